@@ -1,0 +1,193 @@
+//! Rebuild and refresh: folds ranges of the log into states and publishes them as runs.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use anabranch_shared::view::Fold;
+use anabranch_shared::{
+    Error, FoldOptions, FoldProgress, Log, Master, Offsets, Ranges, Result, Unit, blocking,
+    fold_log,
+};
+use arrow::array::RecordBatch;
+use parking_lot::Mutex;
+use tokio::runtime::Handle;
+
+/// States below this many are merged before they are written, so that a view with few keys is one
+/// file.
+const SMALL_ROWS: usize = 200_000;
+
+/// The share of the memory bound that unfinished states may take; the rest is for the files that
+/// are read, for sorting and for writing.
+const FOLD_SHARE: u64 = 4;
+
+/// How a build runs.
+#[derive(Clone, Debug)]
+pub struct BatchOptions {
+    /// How many threads fold.
+    pub threads: usize,
+    /// Bytes of memory that the build may take, about.
+    pub memory_bytes: u64,
+    /// Set from outside to stop early.
+    pub stop: Arc<AtomicBool>,
+    /// What was done so far.
+    pub progress: Arc<FoldProgress>,
+}
+
+/// What a build came to.
+#[derive(Clone, Debug, Default)]
+pub struct BatchOutcome {
+    /// Facts that were read.
+    pub facts: u64,
+    /// States that were published.
+    pub states: u64,
+    /// Bytes of the published files.
+    pub bytes: u64,
+    /// The boundary after it.
+    pub boundary: Offsets,
+}
+
+/// Builds the states of everything below the boundary again, and of everything up to `end` where
+/// the boundary is below it, and publishes them in one commit. Runs that others publish meanwhile
+/// are kept.
+///
+/// # Errors
+/// As [`fold_log`]; nothing is changed then.
+pub async fn rebuild(
+    master: &Arc<Master>,
+    log: &Arc<Log>,
+    end: &Offsets,
+    options: &BatchOptions,
+    now_ms: impl Fn() -> i64,
+) -> Result<BatchOutcome> {
+    let (mut start, mut end) = (Offsets::default(), end.clone());
+    let mut units = Vec::new();
+    loop {
+        units.extend(build(master, log, &start, &end, options).await?);
+        // A run that was merged across `end` meanwhile is rebuilt to its own end.
+        let Some(further) = master.crossing(&end).await? else { break };
+        start = std::mem::replace(&mut end, further);
+    }
+    if let Err(e) = master.publish_rebuild(&end, &units, now_ms()).await {
+        master.discard(&units).await;
+        return Err(e);
+    }
+    Ok(outcome(&units, master.boundary(), options))
+}
+
+/// Absorbs the facts from the boundary to `end` as one more run.
+///
+/// # Errors
+/// As [`fold_log`]; `Fenced` when another process has absorbed some of them meanwhile. Nothing is
+/// changed then.
+pub async fn refresh(
+    master: &Arc<Master>,
+    log: &Arc<Log>,
+    end: &Offsets,
+    options: &BatchOptions,
+    now_ms: impl Fn() -> i64,
+) -> Result<BatchOutcome> {
+    let boundary = master.boundary();
+    let ranges = boundary.ranges_to(end);
+    if ranges.is_empty() {
+        return Ok(BatchOutcome { boundary, ..Default::default() });
+    }
+    let units = build(master, log, &boundary, end, options).await?;
+    if let Err(e) = master.publish_refresh(&ranges, &units, now_ms()).await {
+        master.discard(&units).await;
+        return Err(e);
+    }
+    Ok(outcome(&units, master.boundary(), options))
+}
+
+fn outcome(units: &[Unit], boundary: Offsets, options: &BatchOptions) -> BatchOutcome {
+    BatchOutcome {
+        facts: options.progress.facts.load(Ordering::Relaxed),
+        states: units.iter().map(|u| u.rows).sum(),
+        bytes: units.iter().map(Unit::size_bytes).sum(),
+        boundary,
+    }
+}
+
+/// What the threads of a build have made so far.
+#[derive(Default)]
+struct Made {
+    units: Vec<Unit>,
+    small: Vec<(RecordBatch, Ranges)>,
+}
+
+async fn build(
+    master: &Arc<Master>,
+    log: &Arc<Log>,
+    from: &Offsets,
+    to: &Offsets,
+    options: &BatchOptions,
+) -> Result<Vec<Unit>> {
+    let fold = FoldOptions {
+        threads: options.threads,
+        memory_bytes: usize::try_from(options.memory_bytes / FOLD_SHARE).unwrap_or(usize::MAX),
+        stop: options.stop.clone(),
+        progress: options.progress.clone(),
+    };
+    let made = Arc::new(Mutex::new(Made::default()));
+    let emit = {
+        let (master, made, runtime) = (master.clone(), made.clone(), Handle::current());
+        move |states: RecordBatch, ranges: Ranges| {
+            if states.num_rows() < SMALL_ROWS {
+                made.lock().small.push((states, ranges));
+                return Ok(());
+            }
+            let (unit, body) = master.encode(&states, &ranges)?;
+            runtime.block_on(master.put(&unit, body))?;
+            made.lock().units.push(unit);
+            Ok(())
+        }
+    };
+    let folded = fold_log(log, master.view(), from, to, &fold, emit).await;
+    let Made { mut units, small } = std::mem::take(&mut *made.lock());
+    let written = match folded {
+        Ok(()) => write_small(master, small).await,
+        Err(e) => Err(e),
+    };
+    match written {
+        Ok(unit) => {
+            units.extend(unit);
+            Ok(units)
+        }
+        Err(e) => {
+            master.discard(&units).await;
+            Err(e)
+        }
+    }
+}
+
+/// Merges small batches of states into one file.
+async fn write_small(
+    master: &Arc<Master>,
+    small: Vec<(RecordBatch, Ranges)>,
+) -> Result<Option<Unit>> {
+    if small.is_empty() {
+        return Ok(None);
+    }
+    let worker = master.clone();
+    let (unit, body) = blocking(move || {
+        let mut fold = Fold::new(worker.view())?;
+        let mut ranges = Ranges::new();
+        for (states, of) in &small {
+            fold.states(states)?;
+            ranges.extend(of.iter().copied());
+        }
+        ranges.sort_by_key(|(p, r)| (*p, r.start));
+        worker.encode(&fold.into_states()?, &ranges)
+    })
+    .await?;
+    master.put(&unit, body).await?;
+    Ok(Some(unit))
+}
+
+/// A stop that was asked for.
+pub(crate) fn stopped(options: &BatchOptions) -> Result<()> {
+    match options.stop.load(Ordering::Relaxed) {
+        true => Err(Error::Conflict("stopped; nothing was changed".into())),
+        false => Ok(()),
+    }
+}

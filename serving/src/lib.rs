@@ -1,0 +1,13 @@
+//! Serving layer: joins a master view and its delta, answers SQL.
+
+mod additive;
+mod combine;
+mod http;
+mod layer;
+mod leaf;
+mod scan;
+mod session;
+mod topic_table;
+
+pub use http::{SqlRequest, router};
+pub use session::{Answer, ServingOptions, SqlService};

@@ -1,0 +1,77 @@
+//! Scans of Delta tables' files as plain Parquet scans, pruned by the statistics in the tables'
+//! logs.
+
+use std::sync::Arc;
+
+use anabranch_shared::table::AddFile;
+use anabranch_shared::{Error, Result, Storage};
+use arrow::datatypes::SchemaRef;
+use datafusion::common::pruning::PrunableStatistics;
+use datafusion::datasource::listing::PartitionedFile;
+use datafusion::datasource::physical_plan::parquet::source::ParquetSource;
+use datafusion::datasource::physical_plan::{FileGroup, FileScanConfigBuilder};
+use datafusion::datasource::source::DataSourceExec;
+use datafusion::physical_expr::PhysicalExpr;
+use datafusion::physical_optimizer::pruning::PruningPredicateBuilder;
+use datafusion::physical_plan::ExecutionPlan;
+use datafusion::physical_plan::empty::EmptyExec;
+use object_store::path::Path;
+
+/// Scans some files of the table at `root`: the columns of `projection`, leaving out what
+/// `predicate` can't match by the statistics of files, row groups and pages. Rows that don't match
+/// may still be among the others.
+pub(crate) fn scan_files(
+    root: &Path,
+    files: &[Arc<AddFile>],
+    schema: &SchemaRef,
+    projection: &[usize],
+    predicate: Option<Arc<dyn PhysicalExpr>>,
+    partitions: usize,
+) -> Result<Arc<dyn ExecutionPlan>> {
+    let files = prune(files, schema, predicate.as_ref())?;
+    if files.is_empty() {
+        return Ok(Arc::new(EmptyExec::new(Arc::new(schema.project(projection)?))));
+    }
+    let mut source = ParquetSource::new(schema.clone());
+    if let Some(predicate) = predicate {
+        source = source.with_predicate(predicate);
+    }
+    let config = FileScanConfigBuilder::new(Storage::engine_url()?, Arc::new(source))
+        .with_file_groups(groups(root, &files, schema, partitions))
+        .with_projection_indices(Some(projection.to_vec()))
+        .map_err(Error::from)?
+        .build();
+    Ok(DataSourceExec::from_data_source(config))
+}
+
+/// Divides files over partitions so that each has about as many bytes.
+fn groups(
+    root: &Path,
+    files: &[Arc<AddFile>],
+    schema: &SchemaRef,
+    partitions: usize,
+) -> Vec<FileGroup> {
+    let mut groups = vec![(0_u64, Vec::new()); partitions.clamp(1, files.len())];
+    for file in files {
+        let size = u64::try_from(file.size).unwrap_or(0);
+        let partitioned = PartitionedFile::new(format!("{root}/{}", file.path), size)
+            .with_statistics(file.statistics(schema));
+        if let Some(least) = groups.iter_mut().min_by_key(|(bytes, _)| *bytes) {
+            least.0 += size;
+            least.1.push(partitioned);
+        }
+    }
+    groups.into_iter().map(|(_, files)| FileGroup::new(files)).collect()
+}
+
+fn prune(
+    files: &[Arc<AddFile>],
+    schema: &SchemaRef,
+    predicate: Option<&Arc<dyn PhysicalExpr>>,
+) -> Result<Vec<Arc<AddFile>>> {
+    let Some(predicate) = predicate else { return Ok(files.to_vec()) };
+    let pruning = PruningPredicateBuilder::new(predicate.clone(), schema.clone()).build()?;
+    let statistics = files.iter().map(|f| f.statistics(schema)).collect();
+    let keep = pruning.prune(&PrunableStatistics::new(statistics, schema.clone()))?;
+    Ok(files.iter().zip(keep).filter(|(_, keep)| *keep).map(|(f, _)| f.clone()).collect())
+}

@@ -1,0 +1,242 @@
+//! SQL sessions: a query pins what it reads, is planned over the pins, and runs within bounds of
+//! memory and time.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use anabranch_shared::{Error, Pin, Pinner, ReadMode, Result, Storage, ViewPin};
+use arrow::array::RecordBatch;
+use arrow::datatypes::SchemaRef;
+use datafusion::catalog::TableProvider;
+use datafusion::datasource::ViewTable;
+use datafusion::execution::context::SQLOptions;
+use datafusion::execution::memory_pool::FairSpillPool;
+use datafusion::execution::runtime_env::{RuntimeEnv, RuntimeEnvBuilder};
+use datafusion::execution::{SendableRecordBatchStream, SessionState, SessionStateBuilder};
+use datafusion::logical_expr::LogicalPlan;
+use datafusion::prelude::{DataFrame, SessionConfig, SessionContext};
+use datafusion::sql::parser::Statement;
+
+use crate::combine::{Combine, CombineRule, check_none_left};
+use crate::leaf::MergedLeaf;
+use crate::topic_table::FilesTable;
+use crate::additive;
+
+/// The name of the table of all topics' dead letters.
+const DEAD_LETTERS: &str = "dead_letters";
+
+/// The setting that chooses between merged and batch answers.
+const READ_SETTING: &str = "anabranch.read";
+
+/// Bounds of queries.
+#[derive(Clone, Debug)]
+pub struct ServingOptions {
+    /// Bytes of memory that all queries together may take.
+    pub memory_bytes: usize,
+    /// Threads of one query.
+    pub threads: usize,
+    /// How long one query may run.
+    pub timeout: Duration,
+}
+
+/// An answer that is being computed.
+pub struct Answer {
+    /// Its columns.
+    pub schema: SchemaRef,
+    /// Its rows.
+    pub stream: SendableRecordBatchStream,
+    /// How fresh it is, in one line.
+    pub freshness: String,
+    /// What its reader should know.
+    pub notes: Vec<String>,
+}
+
+impl std::fmt::Debug for Answer {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Answer").field("freshness", &self.freshness).finish_non_exhaustive()
+    }
+}
+
+/// Answers SQL over pinned views, topics and tables.
+#[derive(Debug)]
+pub struct SqlService {
+    pinner: Arc<dyn Pinner>,
+    runtime: Arc<RuntimeEnv>,
+    options: ServingOptions,
+}
+
+impl SqlService {
+    /// A service over whoever pins.
+    pub fn new(
+        pinner: Arc<dyn Pinner>,
+        storage: &Storage,
+        options: ServingOptions,
+    ) -> Result<Self> {
+        let runtime = RuntimeEnvBuilder::new()
+            .with_memory_pool(Arc::new(FairSpillPool::new(options.memory_bytes)))
+            .build_arc()?;
+        storage.register(&runtime)?;
+        Ok(Self { pinner, runtime, options })
+    }
+
+    /// Who pins.
+    pub fn pinner(&self) -> &Arc<dyn Pinner> {
+        &self.pinner
+    }
+
+    /// How long one query may run.
+    pub fn timeout(&self) -> Duration {
+        self.options.timeout
+    }
+
+    /// A session's state, before tables are registered.
+    pub fn session_state(&self) -> Result<SessionState> {
+        let mut config = SessionConfig::new()
+            .with_target_partitions(self.options.threads.max(1))
+            .with_information_schema(true);
+        config.options_mut().execution.time_zone = Some("+00:00".to_owned());
+        config.options_mut().execution.parquet.pushdown_filters = false;
+        let mut state = SessionStateBuilder::new_with_default_features()
+            .with_config(config)
+            .with_runtime_env(self.runtime.clone())
+            .with_optimizer_rule(Arc::new(CombineRule))
+            .build();
+        datafusion::execution::FunctionRegistry::register_udaf(
+            &mut state,
+            Arc::new(Combine::udaf()),
+        )?;
+        Ok(state)
+    }
+
+    /// Answers one statement.
+    ///
+    /// # Errors
+    /// `Invalid` for SQL that can't be answered, and for statements that would change something.
+    pub async fn query(&self, sql: &str, mode: ReadMode) -> Result<Answer> {
+        let state = self.session_state()?;
+        let statement = state.sql_to_statement(sql, &state.config_options().sql_parser.dialect)?;
+        let names = relation_names(&state, &statement)?;
+        let pin = self.pinner.pin(&names, mode).await?;
+        self.query_pinned(state, statement, &pin, mode).await
+    }
+
+    /// Answers one statement over a given pin.
+    pub async fn query_on(&self, sql: &str, pin: &Pin, mode: ReadMode) -> Result<Answer> {
+        let state = self.session_state()?;
+        let statement = state.sql_to_statement(sql, &state.config_options().sql_parser.dialect)?;
+        self.query_pinned(state, statement, pin, mode).await
+    }
+
+    async fn query_pinned(
+        &self,
+        state: SessionState,
+        statement: Statement,
+        pin: &Pin,
+        mode: ReadMode,
+    ) -> Result<Answer> {
+        let context = SessionContext::new_with_state(state);
+        register(&context, pin)?;
+        let state = context.state();
+        let plan = state.statement_to_plan(statement).await?;
+        read_only().verify_plan(&plan)?;
+        additive::check(&plan)?;
+        let plan = context.state().optimize(&plan)?;
+        check_none_left(&plan)?;
+        let schema = Arc::new(plan.schema().as_arrow().clone());
+        let stream = DataFrame::new(context.state(), plan).execute_stream().await?;
+        Ok(Answer { schema, stream, freshness: freshness(pin, mode), notes: pin.notes.clone() })
+    }
+
+    /// Answers one statement and waits for all its rows.
+    pub async fn collect(&self, sql: &str, mode: ReadMode) -> Result<(SchemaRef, Vec<RecordBatch>)> {
+        let answer = self.query(sql, mode).await?;
+        let rows = datafusion::physical_plan::common::collect(answer.stream);
+        let rows = tokio::time::timeout(self.options.timeout, rows).await;
+        match rows {
+            Ok(rows) => Ok((answer.schema, rows?)),
+            Err(_) => Err(timed_out(self.options.timeout)),
+        }
+    }
+}
+
+/// A query that ran too long.
+pub(crate) fn timed_out(limit: Duration) -> Error {
+    Error::Unavailable(format!(
+        "the query ran longer than {} s and was stopped; narrow it, or raise `timeout` in `[query]`",
+        limit.as_secs()
+    ))
+}
+
+/// What of `SET anabranch.read = '…'` a statement is: the mode that it sets.
+pub(crate) fn read_setting(sql: &str) -> Option<Result<ReadMode>> {
+    let rest = sql.trim().trim_end_matches(';').trim();
+    let lower = rest.to_lowercase();
+    let value = lower.strip_prefix("set ")?.trim_start().strip_prefix(READ_SETTING)?;
+    let value = value.trim_start();
+    let value = value.strip_prefix('=').or_else(|| value.strip_prefix("to "))?;
+    Some(match value.trim().trim_matches('\'') {
+        "merged" => Ok(ReadMode::Merged),
+        "batch" => Ok(ReadMode::Batch),
+        other => Err(Error::Invalid(format!(
+            "`{READ_SETTING}` = `{other}`: write 'merged' or 'batch'"
+        ))),
+    })
+}
+
+fn read_only() -> SQLOptions {
+    SQLOptions::new().with_allow_ddl(false).with_allow_dml(false).with_allow_statements(false)
+}
+
+fn relation_names(state: &SessionState, statement: &Statement) -> Result<Vec<String>> {
+    let references = state.resolve_table_references(statement)?;
+    Ok(references.iter().map(|r| r.table().to_owned()).collect())
+}
+
+fn register(context: &SessionContext, pin: &Pin) -> Result<()> {
+    for (name, view) in &pin.views {
+        context.register_table(name.as_str(), view_table(view)?)?;
+    }
+    let mut dead: Option<LogicalPlan> = None;
+    for (name, topic) in &pin.topics {
+        context.register_table(name.as_str(), Arc::new(FilesTable::topic(topic)))?;
+        let table: Arc<dyn TableProvider> = Arc::new(FilesTable::dead_letters(topic));
+        let source = datafusion::datasource::provider_as_source(table);
+        let scan = datafusion::logical_expr::LogicalPlanBuilder::scan(DEAD_LETTERS, source, None)?;
+        dead = Some(match dead {
+            None => scan.build()?,
+            Some(others) => scan.union(others)?.build()?,
+        });
+    }
+    if let Some(plan) = dead {
+        context.register_table(DEAD_LETTERS, Arc::new(ViewTable::new(plan, None)))?;
+    }
+    for (name, table) in &pin.plain {
+        context.register_table(name.as_str(), Arc::new(FilesTable::plain(table)))?;
+    }
+    Ok(())
+}
+
+fn view_table(pin: &ViewPin) -> Result<Arc<dyn TableProvider>> {
+    let leaf = Arc::new(MergedLeaf::new(Arc::new(pin.clone())));
+    let plan = pin.view.answer_plan(leaf)?;
+    Ok(Arc::new(ViewTable::new(plan, Some(pin.view.definition().sql.clone()))))
+}
+
+/// How fresh an answer is, in one line.
+fn freshness(pin: &Pin, mode: ReadMode) -> String {
+    let mut parts = Vec::new();
+    for (name, view) in &pin.views {
+        let behind = view.boundary.distance_to(&view.head);
+        parts.push(match mode {
+            ReadMode::Batch => format!("{name}: batch only, up to boundary [{}]", view.boundary),
+            ReadMode::Merged => format!(
+                "{name}: up to [{}], {behind} offsets of them from the delta",
+                view.head
+            ),
+        });
+    }
+    for (name, topic) in &pin.topics {
+        parts.push(format!("{name}: up to [{}]", topic.head));
+    }
+    parts.join("; ")
+}

@@ -1,0 +1,153 @@
+//! Topics, dead letters and other tables as a query sees them: files in the storage up to a pinned
+//! head, and what has not landed from memory.
+
+use std::sync::Arc;
+
+use anabranch_shared::table::AddFile;
+use anabranch_shared::{
+    FactsFile, OFFSET, PARTITION, PlainPin, Ranges, Result, TopicPin, dead_letter_schema,
+};
+use arrow::array::RecordBatch;
+use arrow::datatypes::SchemaRef;
+use async_trait::async_trait;
+use datafusion::catalog::{Session, TableProvider};
+use datafusion::common::DFSchema;
+use datafusion::logical_expr::utils::conjunction;
+use datafusion::logical_expr::{Expr, TableProviderFilterPushDown, TableType, col, lit};
+use datafusion::physical_expr::PhysicalExpr;
+use datafusion::physical_expr::expressions::Column;
+use datafusion::physical_plan::ExecutionPlan;
+use datafusion::physical_plan::filter::FilterExec;
+use datafusion::physical_plan::projection::ProjectionExec;
+use datafusion::physical_plan::union::UnionExec;
+use object_store::path::Path;
+
+use crate::leaf::memory;
+use crate::scan::scan_files;
+
+/// Rows in files and in memory.
+#[derive(Debug)]
+pub(crate) struct FilesTable {
+    schema: SchemaRef,
+    root: Path,
+    whole: Vec<Arc<AddFile>>,
+    /// Files of which only some ranges count.
+    partial: Vec<(Arc<AddFile>, Ranges)>,
+    memory: Vec<RecordBatch>,
+}
+
+impl FilesTable {
+    pub(crate) fn topic(pin: &TopicPin) -> Self {
+        Self::new(pin.topic.schema(), pin.root.clone(), &pin.files, pin.memory.clone())
+    }
+
+    pub(crate) fn dead_letters(pin: &TopicPin) -> Self {
+        let memory = pin.dead_memory.clone();
+        Self::new(dead_letter_schema(), pin.dead_root.clone(), &pin.dead_files, memory)
+    }
+
+    pub(crate) fn plain(pin: &PlainPin) -> Self {
+        Self {
+            schema: pin.schema.clone(),
+            root: pin.root.clone(),
+            whole: pin.files.clone(),
+            partial: Vec::new(),
+            memory: Vec::new(),
+        }
+    }
+
+    fn new(schema: SchemaRef, root: Path, files: &[FactsFile], memory: Vec<RecordBatch>) -> Self {
+        let (partial, whole): (Vec<&FactsFile>, Vec<&FactsFile>) =
+            files.iter().partition(|f| f.partial);
+        Self {
+            schema,
+            root,
+            whole: whole.iter().map(|f| f.add.clone()).collect(),
+            partial: partial.iter().map(|f| (f.add.clone(), f.wanted.clone())).collect(),
+            memory,
+        }
+    }
+
+    fn part(
+        &self,
+        state: &dyn Session,
+        files: &[Arc<AddFile>],
+        predicate: Option<Arc<dyn PhysicalExpr>>,
+        projection: &[usize],
+    ) -> Result<Arc<dyn ExecutionPlan>> {
+        let partitions = state.config().target_partitions();
+        scan_files(&self.root, files, &self.schema, projection, predicate, partitions)
+    }
+}
+
+fn narrow(
+    input: Arc<dyn ExecutionPlan>,
+    projection: &[usize],
+) -> Result<Arc<dyn ExecutionPlan>> {
+    let schema = input.schema();
+    let exprs = projection.iter().map(|&i| {
+        let name = schema.field(i).name();
+        (Arc::new(Column::new(name, i)) as Arc<dyn PhysicalExpr>, name.clone())
+    });
+    Ok(Arc::new(ProjectionExec::try_new(exprs.collect::<Vec<_>>(), input)?))
+}
+
+#[async_trait]
+impl TableProvider for FilesTable {
+    fn schema(&self) -> SchemaRef {
+        self.schema.clone()
+    }
+
+    fn table_type(&self) -> TableType {
+        TableType::Base
+    }
+
+    fn supports_filters_pushdown(
+        &self,
+        filters: &[&Expr],
+    ) -> datafusion::common::Result<Vec<TableProviderFilterPushDown>> {
+        Ok(vec![TableProviderFilterPushDown::Inexact; filters.len()])
+    }
+
+    async fn scan(
+        &self,
+        state: &dyn Session,
+        projection: Option<&Vec<usize>>,
+        filters: &[Expr],
+        _limit: Option<usize>,
+    ) -> datafusion::common::Result<Arc<dyn ExecutionPlan>> {
+        let wanted: Vec<usize> = match projection {
+            Some(p) => p.clone(),
+            None => (0..self.schema.fields().len()).collect(),
+        };
+        let df_schema = DFSchema::try_from(self.schema.as_ref().clone())?;
+        let predicate = match conjunction(filters.iter().filter(|f| !f.is_volatile()).cloned()) {
+            Some(filter) => Some(state.create_physical_expr(filter, &df_schema)?),
+            None => None,
+        };
+        let mut parts = vec![self.part(state, &self.whole, predicate.clone(), &wanted)?];
+        let every: Vec<usize> = (0..self.schema.fields().len()).collect();
+        for (file, ranges) in &self.partial {
+            let all = self.part(state, std::slice::from_ref(file), predicate.clone(), &every)?;
+            let inside = state.create_physical_expr(in_ranges(ranges), &df_schema)?;
+            parts.push(narrow(Arc::new(FilterExec::try_new(inside, all)?), &wanted)?);
+        }
+        let partitions = state.config().target_partitions();
+        let recent = memory(self.memory.clone(), &self.schema, partitions)?;
+        parts.push(narrow(recent, &wanted)?);
+        UnionExec::try_new(parts)
+    }
+}
+
+fn in_ranges(ranges: &Ranges) -> Expr {
+    ranges
+        .iter()
+        .map(|(p, r)| {
+            col(PARTITION)
+                .eq(lit(p.0))
+                .and(col(OFFSET).gt_eq(lit(r.start.0)))
+                .and(col(OFFSET).lt(lit(r.end.0)))
+        })
+        .reduce(Expr::or)
+        .unwrap_or_else(|| lit(false))
+}

@@ -1,0 +1,270 @@
+//! The catalogue: which topics, partitions and generations there are. Numbered entries, written by
+//! put-if-absent; each holds the whole catalogue, and the highest is current.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use futures::TryStreamExt;
+use object_store::ObjectStore;
+use object_store::path::Path;
+use parking_lot::RwLock;
+use serde::{Deserialize, Serialize};
+
+use crate::storage::{CreateOutcome, Storage};
+use crate::view::Definition;
+use crate::{Error, Generation, PartitionId, Result, Topic};
+
+/// The format of an entry; readers refuse a later one.
+const FORMAT: u32 = 1;
+
+/// How often a change that keeps losing its number is tried again.
+const CHANGE_TRIES: usize = 1_000;
+
+/// One entry.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Entry {
+    /// The format of the entry.
+    pub format: u32,
+    /// The entry's number.
+    pub number: u64,
+    /// A random id, that tells our own entry from others.
+    pub id: String,
+    /// What the change was, for people.
+    pub change: String,
+    /// The topics.
+    pub topics: BTreeMap<String, TopicEntry>,
+    /// The views.
+    pub views: BTreeMap<String, ViewEntry>,
+}
+
+/// A topic in the catalogue.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TopicEntry {
+    /// The topic as it was last declared.
+    pub topic: Topic,
+    /// The owner of each partition: the id of the WAL that alone appends to it.
+    pub partitions: BTreeMap<PartitionId, String>,
+}
+
+/// A view in the catalogue.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ViewEntry {
+    /// The generation that answers; none while the first is being built.
+    pub live: Option<GenerationEntry>,
+    /// The highest number that a generation of the view ever had.
+    pub last_generation: Generation,
+}
+
+/// A generation in the catalogue.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct GenerationEntry {
+    /// The generation's number.
+    pub generation: Generation,
+    /// What it computes.
+    pub definition: Definition,
+}
+
+/// The catalogue of a storage.
+#[derive(Debug)]
+pub struct Catalogue {
+    storage: Storage,
+    current: RwLock<Arc<Entry>>,
+    changing: tokio::sync::Mutex<()>,
+}
+
+fn path(number: u64) -> Path {
+    Path::from(format!("catalogue/{number:020}.json"))
+}
+
+impl Catalogue {
+    /// Opens the catalogue; a storage without one has an empty one.
+    pub async fn open(storage: &Storage) -> Result<Self> {
+        let prefix = Path::from("catalogue");
+        let names = storage.store().list(Some(&prefix));
+        let newest = names
+            .try_fold(0, |newest, meta| async move {
+                let number = meta.location.filename().and_then(|n| n.strip_suffix(".json"));
+                Ok(newest.max(number.and_then(|n| n.parse().ok()).unwrap_or(0)))
+            })
+            .await?;
+        let catalogue = Self {
+            storage: storage.clone(),
+            current: RwLock::default(),
+            changing: tokio::sync::Mutex::default(),
+        };
+        if newest > 0
+            && let Some(entry) = catalogue.read(newest).await?
+        {
+            *catalogue.current.write() = Arc::new(entry);
+        }
+        catalogue.refresh().await?;
+        Ok(catalogue)
+    }
+
+    /// The newest known entry.
+    pub fn current(&self) -> Arc<Entry> {
+        self.current.read().clone()
+    }
+
+    async fn read(&self, number: u64) -> Result<Option<Entry>> {
+        let path = path(number);
+        let Some(bytes) = self.storage.get(&path).await? else { return Ok(None) };
+        let entry: Entry = serde_json::from_slice(&bytes)
+            .map_err(|e| Error::Corrupt(format!("`{path}`: not a catalogue entry: {e}")))?;
+        if entry.format > FORMAT {
+            return Err(Error::Conflict(format!(
+                "`{path}` is of format {}, this version reads up to {FORMAT}; use a newer version",
+                entry.format
+            )));
+        }
+        Ok(Some(entry))
+    }
+
+    /// Reads entries that are new. Returns whether there were any.
+    pub async fn refresh(&self) -> Result<bool> {
+        let mut moved = false;
+        loop {
+            let next = self.current().number + 1;
+            let Some(entry) = self.read(next).await? else { return Ok(moved) };
+            let mut current = self.current.write();
+            if entry.number > current.number {
+                *current = Arc::new(entry);
+            }
+            moved = true;
+        }
+    }
+
+    /// Writes one more entry: what `change` makes of the newest one. It is asked again after every
+    /// entry that won its number first; where it returns `None` nothing is written.
+    pub async fn change(
+        &self,
+        what: &str,
+        mut change: impl FnMut(&Entry) -> Result<Option<Entry>>,
+    ) -> Result<Arc<Entry>> {
+        let _guard = self.changing.lock().await;
+        self.refresh().await?;
+        for _ in 0..CHANGE_TRIES {
+            let current = self.current();
+            let Some(mut next) = change(&current)? else { return Ok(current) };
+            next.format = FORMAT;
+            next.number = current.number + 1;
+            next.id = uuid::Uuid::new_v4().to_string();
+            next.change = what.to_owned();
+            let body =
+                serde_json::to_vec_pretty(&next).map_err(|e| Error::Internal(e.to_string()))?;
+            let outcome = self.storage.create(&path(next.number), body).await;
+            self.refresh().await?;
+            let mine = self.read(next.number).await?.is_some_and(|e| e.id == next.id);
+            match outcome {
+                _ if mine => return Ok(self.current()),
+                Ok(CreateOutcome::Created | CreateOutcome::Exists) => {}
+                Err(e) => return Err(e),
+            }
+        }
+        Err(Error::Conflict(format!(
+            "the catalogue: lost {CHANGE_TRIES} numbers in a row to other writers; try again"
+        )))
+    }
+
+    /// Declares a topic: new, or with new nullable fields.
+    ///
+    /// # Errors
+    /// `Invalid` where facts in the log would not fit the new declaration.
+    pub async fn declare_topic(&self, topic: &Topic) -> Result<Arc<Entry>> {
+        self.change(&format!("declare topic {}", topic.name), |entry| {
+            let mut next = entry.clone();
+            match next.topics.get_mut(&topic.name) {
+                Some(known) if known.topic == *topic => return Ok(None),
+                Some(known) => {
+                    topic.check_evolves_from(&known.topic)?;
+                    known.topic = topic.clone();
+                }
+                None => {
+                    let new = TopicEntry { topic: topic.clone(), partitions: BTreeMap::new() };
+                    next.topics.insert(topic.name.clone(), new);
+                }
+            }
+            Ok(Some(next))
+        })
+        .await
+    }
+
+    /// The partition of a topic that belongs to an owner; a new one where it has none.
+    pub async fn claim_partition(&self, topic: &str, owner: &str) -> Result<PartitionId> {
+        let owned = |entry: &Entry| {
+            let partitions = &entry.topics.get(topic)?.partitions;
+            partitions.iter().find(|(_, o)| *o == owner).map(|(p, _)| *p)
+        };
+        let entry = self
+            .change(&format!("claim a partition of {topic}"), |entry| {
+                if owned(entry).is_some() {
+                    return Ok(None);
+                }
+                let mut next = entry.clone();
+                let known = next.topics.get_mut(topic).ok_or_else(|| unknown_topic(topic))?;
+                let last = known.partitions.keys().next_back();
+                let new = PartitionId(last.map_or(0, |p| p.0 + 1));
+                known.partitions.insert(new, owner.to_owned());
+                Ok(Some(next))
+            })
+            .await?;
+        owned(&entry).ok_or_else(|| Error::Internal(format!("claimed no partition of `{topic}`")))
+    }
+
+    /// A number for a new generation of a view, that nobody else gets.
+    pub async fn claim_generation(&self, view: &str) -> Result<Generation> {
+        let mut claimed = Generation(0);
+        self.change(&format!("claim a generation of {view}"), |entry| {
+            let mut next = entry.clone();
+            let known = next.views.entry(view.to_owned()).or_insert_with(|| ViewEntry {
+                live: None,
+                last_generation: Generation(0),
+            });
+            known.last_generation = Generation(known.last_generation.0 + 1);
+            claimed = known.last_generation;
+            Ok(Some(next))
+        })
+        .await?;
+        Ok(claimed)
+    }
+
+    /// Makes a generation the one that answers, if the one that `from` names still does.
+    ///
+    /// # Errors
+    /// `Conflict` when another generation was cut over to meanwhile.
+    pub async fn cut_over(
+        &self,
+        view: &str,
+        from: Option<Generation>,
+        to: &GenerationEntry,
+    ) -> Result<Arc<Entry>> {
+        self.change(&format!("cut {view} over to generation {}", to.generation), |entry| {
+            let mut next = entry.clone();
+            let known = next.views.get_mut(view);
+            let live = known.as_ref().and_then(|v| v.live.as_ref()).map(|l| l.generation);
+            match known {
+                Some(known) if live == from => known.live = Some(to.clone()),
+                _ => {
+                    return Err(Error::Conflict(format!(
+                        "view `{view}` was cut over or dropped by another process meanwhile; run the command again"
+                    )));
+                }
+            }
+            Ok(Some(next))
+        })
+        .await
+    }
+
+    /// Forgets a view. Its files stay until maintenance removes them.
+    pub async fn drop_view(&self, view: &str) -> Result<Arc<Entry>> {
+        self.change(&format!("drop view {view}"), |entry| {
+            let mut next = entry.clone();
+            Ok(next.views.remove(view).map(|_| next))
+        })
+        .await
+    }
+}
+
+fn unknown_topic(topic: &str) -> Error {
+    Error::NotFound(format!("no topic `{topic}`; declare it as `[topics.{topic}]`"))
+}

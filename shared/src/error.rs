@@ -1,0 +1,220 @@
+//! What can go wrong, grouped by what the operator does next.
+
+use std::fmt;
+
+use datafusion::error::DataFusionError;
+
+use crate::{OffsetRange, PartitionId};
+
+/// Shorthand for results of this project.
+pub type Result<T, E = Error> = std::result::Result<T, E>;
+
+/// What the operator does about an error.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ErrorKind {
+    /// Correct the input, the settings or the SQL.
+    Invalid,
+    /// Name something that exists, or create it.
+    NotFound,
+    /// Somebody else got there first: look, then try again.
+    Conflict,
+    /// Wait and try again; something outside does not answer.
+    Unavailable,
+    /// Stored data are damaged: restore or rebuild.
+    Corrupt,
+    /// A defect of this software: report it.
+    Internal,
+}
+
+impl ErrorKind {
+    /// The process's exit code for an error of this kind.
+    pub fn exit_code(self) -> u8 {
+        match self {
+            Self::Invalid => 64,
+            Self::NotFound => 66,
+            Self::Conflict => 75,
+            Self::Unavailable => 69,
+            Self::Corrupt => 65,
+            Self::Internal => 70,
+        }
+    }
+
+    /// The HTTP status for an error of this kind.
+    pub fn http_status(self) -> u16 {
+        match self {
+            Self::Invalid => 400,
+            Self::NotFound => 404,
+            Self::Conflict => 409,
+            Self::Unavailable => 503,
+            Self::Corrupt | Self::Internal => 500,
+        }
+    }
+}
+
+impl fmt::Display for ErrorKind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Invalid => "invalid",
+            Self::NotFound => "not found",
+            Self::Conflict => "conflict",
+            Self::Unavailable => "unavailable",
+            Self::Corrupt => "corrupt",
+            Self::Internal => "internal",
+        })
+    }
+}
+
+/// An error of any layer.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The project's settings can't be used.
+    #[error(transparent)]
+    Settings(#[from] crate::settings::SettingsError),
+    /// A request, a setting or an argument is wrong.
+    #[error("{0}")]
+    Invalid(String),
+    /// A view's definition can't be used.
+    #[error("view `{view}`: {reason}")]
+    View {
+        /// The view.
+        view: String,
+        /// Why, and what to write instead.
+        reason: String,
+    },
+    /// A view's expression failed on an admitted fact.
+    #[error(
+        "view `{view}` can't be computed: partition {partition}, offsets {range}: {reason}; correct the view's SQL (for example with `nullif` or `try_cast`) and run `anabranch batch rebuild {view}`"
+    )]
+    Expression {
+        /// The view.
+        view: String,
+        /// Where the fact is.
+        partition: PartitionId,
+        /// Where the fact is.
+        range: OffsetRange,
+        /// What failed.
+        reason: String,
+    },
+    /// Something named does not exist.
+    #[error("{0}")]
+    NotFound(String),
+    /// Another process changed what this one relied on.
+    #[error("{0}")]
+    Conflict(String),
+    /// A commit's start is no longer the end of what is committed.
+    #[error(
+        "`{table}`: a commit that starts at offset {start} of {app} was refused: offset {found} is committed"
+    )]
+    Fenced {
+        /// The table.
+        table: String,
+        /// The position's name.
+        app: String,
+        /// Where the commit starts.
+        start: i64,
+        /// What is committed.
+        found: i64,
+    },
+    /// Something outside does not answer, or a bound was reached.
+    #[error("{0}")]
+    Unavailable(String),
+    /// Stored data are damaged.
+    #[error("{0}")]
+    Corrupt(String),
+    /// A defect.
+    #[error("internal: {0}")]
+    Internal(String),
+    /// The object store failed.
+    #[error("storage: {0}")]
+    Store(#[from] object_store::Error),
+    /// The query engine failed.
+    #[error("{}", plain(.0))]
+    Query(#[from] DataFusionError),
+    /// A file operation failed.
+    #[error("{path}: {source}")]
+    Io {
+        /// The file or folder.
+        path: String,
+        /// The cause.
+        source: std::io::Error,
+    },
+}
+
+impl Error {
+    /// What the operator does next.
+    pub fn kind(&self) -> ErrorKind {
+        match self {
+            Self::Settings(_) | Self::Invalid(_) | Self::View { .. } | Self::Expression { .. } => {
+                ErrorKind::Invalid
+            }
+            Self::NotFound(_) => ErrorKind::NotFound,
+            Self::Conflict(_) | Self::Fenced { .. } => ErrorKind::Conflict,
+            Self::Unavailable(_) | Self::Io { .. } => ErrorKind::Unavailable,
+            Self::Corrupt(_) => ErrorKind::Corrupt,
+            Self::Internal(_) => ErrorKind::Internal,
+            Self::Store(object_store::Error::NotFound { .. }) => ErrorKind::NotFound,
+            Self::Store(_) => ErrorKind::Unavailable,
+            Self::Query(e) => query_kind(e),
+        }
+    }
+
+    /// A view's definition can't be used.
+    pub fn view(view: &str, reason: impl fmt::Display) -> Self {
+        Self::View { view: view.to_owned(), reason: reason.to_string() }
+    }
+
+    /// A file operation failed.
+    pub fn io(path: impl AsRef<std::path::Path>, source: std::io::Error) -> Self {
+        Self::Io { path: path.as_ref().display().to_string(), source }
+    }
+}
+
+impl From<Error> for DataFusionError {
+    fn from(e: Error) -> Self {
+        match e {
+            Error::Query(e) => e,
+            e => DataFusionError::External(Box::new(e)),
+        }
+    }
+}
+
+impl From<arrow::error::ArrowError> for Error {
+    fn from(e: arrow::error::ArrowError) -> Self {
+        Self::Query(e.into())
+    }
+}
+
+impl From<parquet::errors::ParquetError> for Error {
+    fn from(e: parquet::errors::ParquetError) -> Self {
+        Self::Query(e.into())
+    }
+}
+
+/// One of our own errors inside the engine's, if there is one.
+fn ours(e: &DataFusionError) -> Option<&Error> {
+    match e.find_root() {
+        DataFusionError::External(e) => e.downcast_ref::<Error>(),
+        _ => None,
+    }
+}
+
+fn query_kind(e: &DataFusionError) -> ErrorKind {
+    if let Some(e) = ours(e) {
+        return e.kind();
+    }
+    match e.find_root() {
+        DataFusionError::Internal(_) => ErrorKind::Internal,
+        DataFusionError::ResourcesExhausted(_)
+        | DataFusionError::IoError(_)
+        | DataFusionError::ObjectStore(_) => ErrorKind::Unavailable,
+        _ => ErrorKind::Invalid,
+    }
+}
+
+/// The engine's error without the wrapping that means nothing to a reader.
+fn plain(e: &DataFusionError) -> String {
+    match ours(e) {
+        Some(e) => e.to_string(),
+        None => e.strip_backtrace(),
+    }
+}

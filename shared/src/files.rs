@@ -1,0 +1,285 @@
+//! Parquet files of the log and of master views: written with the statistics that Delta readers
+//! prune by, and read back in exact types.
+
+use std::sync::Arc;
+
+use arrow::array::{Array, ArrayRef, BooleanArray, RecordBatch, RecordBatchOptions, new_null_array};
+use arrow::compute::{cast, filter_record_batch};
+use arrow::datatypes::{DataType, Field, Int32Type, Int64Type, Schema, SchemaRef, TimeUnit};
+use bytes::Bytes;
+use chrono::{DateTime, SecondsFormat, Timelike};
+use datafusion::common::stats::Precision;
+use datafusion::common::{ColumnStatistics, ScalarValue, Statistics};
+use parquet::arrow::ArrowWriter;
+use parquet::arrow::ProjectionMask;
+use parquet::arrow::arrow_reader::{
+    ArrowReaderMetadata, ArrowReaderOptions, ParquetRecordBatchReaderBuilder,
+};
+use parquet::basic::{Compression, ZstdLevel};
+use parquet::file::metadata::SortingColumn;
+use parquet::file::properties::{EnabledStatistics, WriterProperties};
+use serde_json::{Map, Value, json};
+
+use crate::table::AddFile;
+use crate::topic::{OFFSET, PARTITION};
+use crate::{Error, OffsetRange, PartitionId, Result};
+
+/// Rows of a row group: small enough that a query skips most of a file.
+const ROW_GROUP_ROWS: usize = 131_072;
+
+/// Rows of a batch that a file is read in.
+const READ_ROWS: usize = 8_192;
+
+/// How many of the first columns get statistics in the table's log.
+const STATISTICS_COLUMNS: usize = 32;
+
+/// A Parquet file in memory, and what the table's log says of it.
+#[derive(Debug)]
+pub struct EncodedFile {
+    /// The file's bytes.
+    pub body: Bytes,
+    /// The file's entry in the table's log, still without tags.
+    pub add: AddFile,
+}
+
+/// Writes batches as a Parquet file. `sorted_by` is how many of the first columns they are sorted
+/// by.
+pub fn encode_parquet(
+    name: String,
+    schema: &SchemaRef,
+    batches: &[RecordBatch],
+    sorted_by: usize,
+) -> Result<EncodedFile> {
+    let sorting = (0..sorted_by).filter_map(|i| {
+        Some(SortingColumn { column_idx: i32::try_from(i).ok()?, descending: false, nulls_first: true })
+    });
+    let properties = WriterProperties::builder()
+        .set_compression(Compression::ZSTD(ZstdLevel::try_new(1)?))
+        .set_max_row_group_row_count(Some(ROW_GROUP_ROWS))
+        .set_sorting_columns((sorted_by > 0).then(|| sorting.collect()))
+        .set_statistics_enabled(EnabledStatistics::Page)
+        .set_created_by(concat!("anabranch ", env!("CARGO_PKG_VERSION")).to_owned())
+        .build();
+    let mut writer = ArrowWriter::try_new(Vec::new(), schema.clone(), Some(properties))?;
+    for batch in batches {
+        writer.write(batch)?;
+    }
+    writer.finish()?;
+    let stats = statistics_json(writer.flushed_row_groups(), schema, batches)?;
+    let body = Bytes::from(writer.into_inner()?);
+    let size = i64::try_from(body.len()).unwrap_or(i64::MAX);
+    let add = AddFile { path: name, size, stats: Some(stats), ..Default::default() };
+    Ok(EncodedFile { body, add })
+}
+
+/// Statistics in the form of the Delta protocol ("Per-file Statistics").
+fn statistics_json(
+    groups: &[parquet::file::metadata::RowGroupMetaData],
+    schema: &SchemaRef,
+    batches: &[RecordBatch],
+) -> Result<String> {
+    let rows: usize = batches.iter().map(RecordBatch::num_rows).sum();
+    let (mut min, mut max, mut nulls) = (Map::new(), Map::new(), Map::new());
+    for (index, field) in schema.fields().iter().enumerate().take(STATISTICS_COLUMNS) {
+        let null_count: usize = batches.iter().map(|b| b.column(index).null_count()).sum();
+        nulls.insert(field.name().clone(), json!(null_count));
+        let bounds = groups.iter().map(|g| {
+            let leaf = g.columns().iter().find(|c| c.column_path().parts() == [field.name().as_str()])?;
+            Some(leaf.statistics().cloned())
+        });
+        let Some(bounds) = bounds.collect::<Option<Vec<_>>>() else { continue };
+        if let Some((low, high)) = bounds_of(field.data_type(), &bounds) {
+            min.insert(field.name().clone(), low);
+            max.insert(field.name().clone(), high);
+        }
+    }
+    let stats = json!({
+        "numRecords": rows, "minValues": min, "maxValues": max, "nullCount": nulls,
+    });
+    Ok(stats.to_string())
+}
+
+type ParquetBounds = Option<parquet::file::statistics::Statistics>;
+
+/// The least and greatest value over row groups, where they are known for all of them.
+fn bounds_of(data_type: &DataType, groups: &[ParquetBounds]) -> Option<(Value, Value)> {
+    use parquet::file::statistics::Statistics as S;
+    let mut integers: Option<(i64, i64)> = None;
+    let mut texts: Option<(Vec<u8>, Vec<u8>)> = None;
+    for group in groups {
+        let group = group.as_ref()?;
+        match group {
+            S::Int32(s) => widen(&mut integers, i64::from(*s.min_opt()?), i64::from(*s.max_opt()?)),
+            S::Int64(s) => widen(&mut integers, *s.min_opt()?, *s.max_opt()?),
+            S::ByteArray(s) => {
+                widen(&mut texts, s.min_opt()?.data().to_vec(), s.max_opt()?.data().to_vec());
+            }
+            _ => return None,
+        }
+    }
+    match data_type {
+        DataType::Int8 | DataType::Int16 | DataType::Int32 | DataType::Int64 => {
+            integers.map(|(a, b)| (json!(a), json!(b)))
+        }
+        DataType::Date32 => {
+            let (a, b) = integers?;
+            let day = |d: i64| {
+                Some(json!(DateTime::from_timestamp(d.checked_mul(86_400)?, 0)?.format("%F").to_string()))
+            };
+            Some((day(a)?, day(b)?))
+        }
+        DataType::Timestamp(TimeUnit::Microsecond, Some(_)) => {
+            let (a, b) = integers?;
+            Some((timestamp_json(a)?, timestamp_json(b)?))
+        }
+        DataType::Utf8 | DataType::Utf8View => {
+            let (a, b) = texts?;
+            Some((json!(String::from_utf8(a).ok()?), json!(String::from_utf8(b).ok()?)))
+        }
+        _ => None,
+    }
+}
+
+fn widen<T: Ord>(bounds: &mut Option<(T, T)>, low: T, high: T) {
+    *bounds = Some(match bounds.take() {
+        None => (low, high),
+        Some((a, b)) => (a.min(low), b.max(high)),
+    });
+}
+
+fn timestamp_json(micros: i64) -> Option<Value> {
+    let at = DateTime::from_timestamp_micros(micros)?;
+    debug_assert!(at.nanosecond() % 1_000 == 0);
+    Some(json!(at.to_rfc3339_opts(SecondsFormat::Micros, true)))
+}
+
+impl AddFile {
+    /// The file's statistics as the engine wants them, for a table of this schema.
+    pub fn statistics(&self, schema: &Schema) -> Arc<Statistics> {
+        self.statistics.get_or_init(|| Arc::new(parse_statistics(self, schema))).clone()
+    }
+}
+
+fn parse_statistics(add: &AddFile, schema: &Schema) -> Statistics {
+    let mut statistics = Statistics::new_unknown(schema);
+    let Some(Ok(json)) = add.stats.as_deref().map(serde_json::from_str::<Value>) else {
+        return statistics;
+    };
+    if let Some(rows) = json["numRecords"].as_u64().and_then(|r| usize::try_from(r).ok()) {
+        statistics.num_rows = Precision::Exact(rows);
+    }
+    statistics.total_byte_size = Precision::Inexact(usize::try_from(add.size).unwrap_or(0));
+    for (field, column) in schema.fields().iter().zip(&mut statistics.column_statistics) {
+        let bound = |which: &str| {
+            parse_bound(&json[which][field.name()], field)
+                .map_or(Precision::Absent, Precision::Inexact)
+        };
+        let nulls = json["nullCount"][field.name()].as_u64().and_then(|n| usize::try_from(n).ok());
+        *column = ColumnStatistics {
+            min_value: bound("minValues"),
+            max_value: bound("maxValues"),
+            null_count: nulls.map_or(Precision::Absent, Precision::Exact),
+            ..ColumnStatistics::new_unknown()
+        };
+    }
+    statistics
+}
+
+fn parse_bound(value: &Value, field: &Field) -> Option<ScalarValue> {
+    let integer = value.as_i64();
+    Some(match field.data_type() {
+        DataType::Int8 => ScalarValue::Int8(Some(integer?.try_into().ok()?)),
+        DataType::Int16 => ScalarValue::Int16(Some(integer?.try_into().ok()?)),
+        DataType::Int32 => ScalarValue::Int32(Some(integer?.try_into().ok()?)),
+        DataType::Int64 => ScalarValue::Int64(Some(integer?)),
+        DataType::Date32 => {
+            let at = DateTime::parse_from_rfc3339(&format!("{}T00:00:00Z", value.as_str()?)).ok()?;
+            ScalarValue::Date32(Some((at.timestamp().div_euclid(86_400)).try_into().ok()?))
+        }
+        DataType::Timestamp(TimeUnit::Microsecond, tz) => {
+            let at = DateTime::parse_from_rfc3339(value.as_str()?).ok()?;
+            ScalarValue::TimestampMicrosecond(Some(at.timestamp_micros()), tz.clone())
+        }
+        DataType::Utf8 => ScalarValue::Utf8(Some(value.as_str()?.to_owned())),
+        DataType::Utf8View => ScalarValue::Utf8View(Some(value.as_str()?.to_owned())),
+        _ => return None,
+    })
+}
+
+/// Reads the columns of `wanted` from a Parquet file; a column that the file lacks is null.
+pub fn read_parquet(
+    body: Bytes,
+    wanted: &SchemaRef,
+) -> Result<impl Iterator<Item = Result<RecordBatch>> + use<>> {
+    let plain = ArrowReaderMetadata::load(&body, ArrowReaderOptions::new())?;
+    let present: Vec<bool> =
+        wanted.fields().iter().map(|f| plain.schema().field_with_name(f.name()).is_ok()).collect();
+    // Strings and bytes are read as views straight away; other types are cast afterwards.
+    let hinted: Vec<Field> = plain
+        .schema()
+        .fields()
+        .iter()
+        .map(|f| match wanted.field_with_name(f.name()).map(Field::data_type) {
+            Ok(t @ (DataType::Utf8View | DataType::BinaryView)) => {
+                f.as_ref().clone().with_data_type(t.clone())
+            }
+            _ => f.as_ref().clone(),
+        })
+        .collect();
+    let options = ArrowReaderOptions::new().with_schema(Arc::new(Schema::new(hinted)));
+    let metadata = ArrowReaderMetadata::try_new(plain.metadata().clone(), options)?;
+    let roots = wanted.fields().iter().filter_map(|f| metadata.schema().index_of(f.name()).ok());
+    let mask = ProjectionMask::roots(metadata.parquet_schema(), roots);
+    let reader = ParquetRecordBatchReaderBuilder::new_with_metadata(body, metadata)
+        .with_projection(mask)
+        .with_batch_size(READ_ROWS)
+        .build()?;
+    let wanted = wanted.clone();
+    Ok(reader.map(move |batch| conform(&batch?, &wanted, &present)))
+}
+
+fn conform(batch: &RecordBatch, wanted: &SchemaRef, present: &[bool]) -> Result<RecordBatch> {
+    let columns = wanted
+        .fields()
+        .iter()
+        .zip(present)
+        .map(|(field, &present)| -> Result<ArrayRef> {
+            match batch.column_by_name(field.name()) {
+                Some(c) if c.data_type() == field.data_type() => Ok(c.clone()),
+                Some(c) => Ok(cast(c, field.data_type())?),
+                None if !present => Ok(new_null_array(field.data_type(), batch.num_rows())),
+                None => Err(Error::Internal(format!("column `{}` was not read", field.name()))),
+            }
+        })
+        .collect::<Result<Vec<_>>>()?;
+    let rows = RecordBatchOptions::new().with_row_count(Some(batch.num_rows()));
+    Ok(RecordBatch::try_new_with_options(wanted.clone(), columns, &rows)?)
+}
+
+/// Keeps the facts that lie in one of the ranges. The batch has the columns of a fact's place.
+pub fn keep_ranges(
+    batch: &RecordBatch,
+    ranges: &[(PartitionId, OffsetRange)],
+) -> Result<RecordBatch> {
+    let column = |name: &str| {
+        batch
+            .column_by_name(name)
+            .ok_or_else(|| Error::Internal(format!("a batch of facts without `{name}`")))
+    };
+    let partitions = column(PARTITION)?;
+    let partitions = arrow::array::AsArray::as_primitive::<Int32Type>(partitions.as_ref());
+    let offsets = column(OFFSET)?;
+    let offsets = arrow::array::AsArray::as_primitive::<Int64Type>(offsets.as_ref());
+    let keep: BooleanArray = partitions
+        .values()
+        .iter()
+        .zip(offsets.values())
+        .map(|(&p, &o)| {
+            Some(ranges.iter().any(|(q, r)| q.0 == p && r.start.0 <= o && o < r.end.0))
+        })
+        .collect();
+    match keep.true_count() == batch.num_rows() {
+        true => Ok(batch.clone()),
+        false => Ok(filter_record_batch(batch, &keep)?),
+    }
+}

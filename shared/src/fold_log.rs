@@ -1,0 +1,195 @@
+//! Folds ranges of the log into states, on several threads and within a bound of memory. Owns how
+//! the work is divided; where states go is the caller's.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+
+use arrow::array::RecordBatch;
+use parking_lot::Mutex;
+use tokio::runtime::Handle;
+
+use crate::log::{FactsFile, Log};
+use crate::master::Ranges;
+use crate::view::{Fold, View, fold_facts};
+use crate::{Error, Offsets, Result};
+
+/// Chunks of work for each thread: enough that the threads finish together.
+const CHUNKS_PER_THREAD: usize = 4;
+
+/// How a fold of the log runs.
+#[derive(Clone, Debug)]
+pub struct FoldOptions {
+    /// How many threads fold.
+    pub threads: usize,
+    /// Bytes of memory that all threads' unfinished states may take; a thread over its share hands
+    /// over what it has.
+    pub memory_bytes: usize,
+    /// Set from outside to stop early.
+    pub stop: Arc<AtomicBool>,
+    /// What was done so far.
+    pub progress: Arc<FoldProgress>,
+}
+
+/// How far a fold is.
+#[derive(Debug, Default)]
+pub struct FoldProgress {
+    /// Facts that are to be read.
+    pub facts_total: AtomicU64,
+    /// Facts that were read.
+    pub facts: AtomicU64,
+    /// Bytes of files that were read.
+    pub bytes: AtomicU64,
+    /// States that were handed over.
+    pub states: AtomicU64,
+}
+
+/// Folds the facts of `[from, to)`. `emit` gets each batch of states with the ranges of offsets
+/// that it is of; it is called from threads that may block.
+///
+/// # Errors
+/// `Expression`, with the fact's place, where the view's SQL fails; `Conflict` when stopped.
+pub async fn fold_log(
+    log: &Arc<Log>,
+    view: &Arc<View>,
+    from: &Offsets,
+    to: &Offsets,
+    options: &FoldOptions,
+    emit: impl Fn(RecordBatch, Ranges) -> Result<()> + Send + Sync + 'static,
+) -> Result<()> {
+    let files = log.files_between(from, to)?;
+    let rows: u64 = files.iter().filter_map(|f| f.add.rows()).sum();
+    options.progress.facts_total.fetch_add(rows, Ordering::Relaxed);
+    let threads = options.threads.clamp(1, files.len().max(1));
+    let queue = Arc::new(Mutex::new(chunks(files, threads * CHUNKS_PER_THREAD)));
+    let emit = Arc::new(emit);
+    let workers = (0..threads).map(|_| {
+        let worker = Worker {
+            log: log.clone(),
+            view: view.clone(),
+            queue: queue.clone(),
+            fold_bytes: options.memory_bytes / threads,
+            options: options.clone(),
+            runtime: Handle::current(),
+        };
+        let emit = emit.clone();
+        tokio::task::spawn_blocking(move || worker.run(emit.as_ref()))
+    });
+    let mut outcome = Ok(());
+    for worker in workers.collect::<Vec<_>>() {
+        let ended =
+            worker.await.unwrap_or_else(|e| Err(Error::Internal(format!("a thread ended: {e}"))));
+        if ended.is_err() && outcome.is_ok() {
+            // The others stop at their next batch; their own errors say only that.
+            queue.lock().clear();
+            outcome = ended;
+        }
+    }
+    outcome
+}
+
+/// Divides files, in their order, into about `parts` chunks of about equal rows.
+fn chunks(files: Vec<FactsFile>, parts: usize) -> VecDeque<Vec<FactsFile>> {
+    let rows = |f: &FactsFile| f.add.rows().unwrap_or(1);
+    let total: u64 = files.iter().map(rows).sum();
+    let share = total.div_ceil(parts.max(1) as u64).max(1);
+    let mut chunks = VecDeque::new();
+    let (mut chunk, mut held) = (Vec::new(), 0);
+    for file in files {
+        held += rows(&file);
+        chunk.push(file);
+        if held >= share {
+            chunks.push_back(std::mem::take(&mut chunk));
+            held = 0;
+        }
+    }
+    if !chunk.is_empty() {
+        chunks.push_back(chunk);
+    }
+    chunks
+}
+
+struct Worker {
+    log: Arc<Log>,
+    view: Arc<View>,
+    queue: Arc<Mutex<VecDeque<Vec<FactsFile>>>>,
+    fold_bytes: usize,
+    options: FoldOptions,
+    runtime: Handle,
+}
+
+impl Worker {
+    fn run(&self, emit: &dyn Fn(RecordBatch, Ranges) -> Result<()>) -> Result<()> {
+        let mut fold = Fold::new(&self.view)?;
+        let mut ranges = Ranges::new();
+        loop {
+            let next = self.queue.lock().pop_front();
+            let Some(chunk) = next else { break };
+            for file in chunk {
+                self.fold_file(&file, &mut fold)?;
+                ranges.extend(file.wanted.iter().copied());
+                if fold.size_bytes() > self.fold_bytes {
+                    let full = std::mem::replace(&mut fold, Fold::new(&self.view)?);
+                    self.hand_over(full, std::mem::take(&mut ranges), emit)?;
+                }
+            }
+        }
+        self.hand_over(fold, ranges, emit)
+    }
+
+    fn hand_over(
+        &self,
+        fold: Fold,
+        ranges: Ranges,
+        emit: &dyn Fn(RecordBatch, Ranges) -> Result<()>,
+    ) -> Result<()> {
+        if fold.is_empty() {
+            return Ok(());
+        }
+        let states = fold.into_states()?;
+        self.options.progress.states.fetch_add(states.num_rows() as u64, Ordering::Relaxed);
+        emit(states, join_ranges(ranges))
+    }
+
+    fn fold_file(&self, file: &FactsFile, fold: &mut Fold) -> Result<()> {
+        let batches =
+            self.runtime.block_on(self.log.read_file(file, self.view.fact_projection()))?;
+        for batch in batches {
+            if self.options.stop.load(Ordering::Relaxed) {
+                return Err(Error::Conflict("stopped; nothing was changed".into()));
+            }
+            let batch = batch?;
+            fold.facts(&batch).map_err(|e| self.locate(file, e))?;
+            self.options.progress.facts.fetch_add(batch.num_rows() as u64, Ordering::Relaxed);
+        }
+        let size = u64::try_from(file.add.size).unwrap_or(0);
+        self.options.progress.bytes.fetch_add(size, Ordering::Relaxed);
+        Ok(())
+    }
+
+    /// The error with the place of the fact that causes it, found by reading the file again.
+    fn locate(&self, file: &FactsFile, error: Error) -> Error {
+        let all: Vec<usize> = (0..self.log.topic().schema().fields().len()).collect();
+        let again = self.runtime.block_on(self.log.read_file(file, &all)).and_then(|batches| {
+            let batches = batches.collect::<Result<Vec<_>>>()?;
+            fold_facts(&self.view, &batches).map(|_| ())
+        });
+        match again {
+            Err(e @ Error::Expression { .. }) => e,
+            _ => error,
+        }
+    }
+}
+
+/// The same ranges, those that touch joined.
+fn join_ranges(mut ranges: Ranges) -> Ranges {
+    ranges.sort_by_key(|(p, r)| (*p, r.start));
+    let mut joined = Ranges::new();
+    for (p, r) in ranges {
+        match joined.last_mut() {
+            Some((q, last)) if *q == p && last.end == r.start => last.end = r.end,
+            _ => joined.push((p, r)),
+        }
+    }
+    joined
+}

@@ -1,0 +1,28 @@
+//! The words every layer speaks: facts, the log, views and their states.
+
+mod catalogue;
+mod error;
+mod files;
+mod fold_log;
+mod log;
+mod master;
+mod pin;
+mod place;
+pub mod settings;
+mod storage;
+pub mod table;
+mod topic;
+pub mod view;
+
+pub use catalogue::{Catalogue, Entry, GenerationEntry, TopicEntry, ViewEntry};
+pub use error::{Error, ErrorKind, Result};
+pub use files::{EncodedFile, encode_parquet, keep_ranges, read_parquet};
+pub use fold_log::{FoldOptions, FoldProgress, fold_log};
+pub use log::{FactsFile, Landing, Log, blocking, dead_letter_schema};
+pub use master::{Master, MasterPin, Ranges, Unit};
+pub use pin::{Pin, Pinner, PlainPin, ReadMode, Relation, TopicPin, ViewPin};
+pub use place::{Generation, LogVersion, Offset, OffsetRange, Offsets, PartitionId};
+pub use storage::{CreateOutcome, FolderFiles, RealFolderFiles, Storage};
+pub use topic::{
+    EXTRA, INGESTED_AT, OFFSET, PARTITION, Topic, TopicField, arrow_type, timestamp_type,
+};

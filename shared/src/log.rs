@@ -1,0 +1,358 @@
+//! The log of a topic: all its facts, as an open Delta table, with positions in the same commits.
+//! Owns how facts land and how ranges of them are found; knows nothing of who produces them.
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
+
+use arrow::array::RecordBatch;
+use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
+use object_store::path::Path;
+
+use crate::files::{encode_parquet, keep_ranges, read_parquet};
+use crate::storage::Storage;
+use crate::table::{APPEND_ONLY, AddFile, Commit, RemoveFile, Table, TableState, Txn};
+use crate::topic::{OFFSET, PARTITION, timestamp_type};
+use crate::{Error, LogVersion, Offset, OffsetRange, Offsets, PartitionId, Result, Topic};
+
+/// The position of a partition, by its name in `txn` actions.
+const PARTITION_APP: &str = "partition/";
+/// The position of an ingested file, by its name in `txn` actions.
+const INGEST_APP: &str = "ingest/";
+
+fn partition_app(partition: PartitionId) -> String {
+    format!("{PARTITION_APP}{partition}")
+}
+
+/// The vector of a table's partitions' positions.
+pub(crate) fn positions(state: &TableState) -> Offsets {
+    let position = |(app, &version): (&String, &i64)| {
+        let partition = app.strip_prefix(PARTITION_APP)?.parse().ok()?;
+        Some((PartitionId(partition), Offset(version)))
+    };
+    state.txns.iter().filter_map(position).collect()
+}
+
+/// Positions as `txn` actions.
+pub(crate) fn position_txns(ranges: &[(PartitionId, OffsetRange)]) -> Vec<Txn> {
+    ranges.iter().map(|(p, r)| Txn::new(partition_app(*p), r.end.0)).collect()
+}
+
+/// Refuses a commit whose ranges don't start where the table's positions are.
+pub(crate) fn check_start(
+    table: &Path,
+    state: &TableState,
+    ranges: &[(PartitionId, OffsetRange)],
+) -> Result<()> {
+    for (partition, range) in ranges {
+        let app = partition_app(*partition);
+        let found = state.txn(&app);
+        if found != range.start.0 {
+            let (table, start) = (table.to_string(), range.start.0);
+            return Err(Error::Fenced { table, app, start, found });
+        }
+    }
+    Ok(())
+}
+
+/// What one landing brings.
+#[derive(Debug, Default)]
+pub struct Landing {
+    /// The ranges of offsets that it covers, also where they hold no fact.
+    pub ranges: Vec<(PartitionId, OffsetRange)>,
+    /// The facts, in the topic's schema.
+    pub facts: Vec<RecordBatch>,
+    /// The dead letters of the same ranges, in [`dead_letter_schema`].
+    pub dead_letters: Vec<RecordBatch>,
+    /// How many records of which ingested files are in it or before it.
+    pub ingested: BTreeMap<String, u64>,
+}
+
+/// A file of facts, and which of its facts are wanted.
+#[derive(Clone, Debug)]
+pub struct FactsFile {
+    /// The file's entry in the log.
+    pub add: Arc<AddFile>,
+    /// The ranges that are wanted of it.
+    pub wanted: Vec<(PartitionId, OffsetRange)>,
+    /// Whether it holds facts besides those.
+    pub partial: bool,
+}
+
+/// The schema of dead letters at rest.
+pub fn dead_letter_schema() -> SchemaRef {
+    Arc::new(Schema::new(vec![
+        Field::new("topic", DataType::Utf8View, false),
+        Field::new(PARTITION, DataType::Int32, false),
+        Field::new(OFFSET, DataType::Int64, false),
+        Field::new("received_at", timestamp_type(), false),
+        Field::new("source", DataType::Utf8View, true),
+        Field::new("reason", DataType::Utf8View, false),
+        Field::new("field", DataType::Utf8View, true),
+        Field::new("raw", DataType::BinaryView, false),
+    ]))
+}
+
+/// The log of a topic, with its dead letters.
+#[derive(Debug)]
+pub struct Log {
+    topic: Topic,
+    schema: SchemaRef,
+    table: Table,
+    dead: Table,
+}
+
+impl Log {
+    /// Opens the log of a topic, created where it does not exist.
+    pub async fn open(storage: &Storage, topic: &Topic, now_ms: i64) -> Result<Self> {
+        let schema = topic.schema();
+        let append_only = HashMap::from([(APPEND_ONLY.to_owned(), "true".to_owned())]);
+        let root = format!("topics/{}/log", topic.name);
+        let table =
+            Table::open_or_create(storage, root, &schema, append_only, now_ms).await?;
+        let root = format!("topics/{}/dead_letters", topic.name);
+        let schema_of_dead = dead_letter_schema();
+        let dead =
+            Table::open_or_create(storage, root, &schema_of_dead, HashMap::new(), now_ms).await?;
+        Ok(Self { topic: topic.clone(), schema, table, dead })
+    }
+
+    /// The topic.
+    pub fn topic(&self) -> &Topic {
+        &self.topic
+    }
+
+    /// The Delta table of facts.
+    pub fn table(&self) -> &Table {
+        &self.table
+    }
+
+    /// The Delta table of dead letters. It may be ahead of the facts: only those below the head
+    /// count.
+    pub fn dead_letters(&self) -> &Table {
+        &self.dead
+    }
+
+    /// Reads what others have landed. Returns whether there was something.
+    pub async fn refresh(&self) -> Result<bool> {
+        let moved = self.table.refresh().await?;
+        if moved {
+            self.dead.refresh().await?;
+        }
+        Ok(moved)
+    }
+
+    /// For each partition the first offset that is not landed.
+    pub fn head(&self) -> Offsets {
+        self.table.with_state(positions)
+    }
+
+    /// How many records of an ingested file have landed.
+    pub fn ingested(&self, id: &str) -> u64 {
+        let app = format!("{INGEST_APP}{id}");
+        self.table.with_state(|s| u64::try_from(s.txn(&app)).unwrap_or(0))
+    }
+
+    /// Lands facts: writes their file, their dead letters, and then the commit that makes both
+    /// count.
+    ///
+    /// # Errors
+    /// `Fenced` when a range does not start at the partition's head: somebody else has landed
+    /// there.
+    pub async fn land(&self, landing: &Landing, now_ms: i64) -> Result<LogVersion> {
+        self.table.with_state(|s| check_start(self.table.root(), s, &landing.ranges))?;
+        let adds = self.write_facts(landing).await?;
+        self.land_dead_letters(landing, now_ms).await?;
+        fail::fail_point!("land-before-commit");
+        let version = self
+            .table
+            .commit(now_ms, |state| {
+                check_start(self.table.root(), state, &landing.ranges)?;
+                let mut txns = position_txns(&landing.ranges);
+                txns.extend(landing.ingested.iter().map(|(id, records)| {
+                    let records = i64::try_from(*records).unwrap_or(i64::MAX);
+                    Txn::new(format!("{INGEST_APP}{id}"), records)
+                }));
+                Ok(Commit {
+                    adds: adds.clone(),
+                    txns,
+                    operation: "WRITE",
+                    data_change: true,
+                    ..Default::default()
+                })
+            })
+            .await?;
+        fail::fail_point!("land-after-commit");
+        Ok(version)
+    }
+
+    async fn write_facts(&self, landing: &Landing) -> Result<Vec<AddFile>> {
+        if landing.facts.iter().all(|b| b.num_rows() == 0) {
+            return Ok(Vec::new());
+        }
+        let (schema, facts) = (self.schema.clone(), landing.facts.clone());
+        let name = Table::new_file_name();
+        let encoded = blocking(move || encode_parquet(name, &schema, &facts, 0)).await?;
+        let mut add = encoded.add;
+        add.set_ranges(&landing.ranges)?;
+        let path = self.table.file_path(&add.path);
+        self.table.storage().put(&path, encoded.body).await?;
+        Ok(vec![add])
+    }
+
+    /// Commits the dead letters of a landing. What an attempt of the same ranges left that died
+    /// before its facts were committed is replaced.
+    async fn land_dead_letters(&self, landing: &Landing, now_ms: i64) -> Result<()> {
+        let stale = |state: &TableState| {
+            let ahead = |(p, r): &(PartitionId, OffsetRange)| {
+                state.txn(&partition_app(*p)) > r.start.0
+            };
+            landing.ranges.iter().any(ahead)
+        };
+        let none = landing.dead_letters.iter().all(|b| b.num_rows() == 0);
+        if none && !self.dead.with_state(stale) {
+            return Ok(());
+        }
+        let mut adds = Vec::new();
+        if !none {
+            let batches = landing.dead_letters.clone();
+            let name = Table::new_file_name();
+            let encoded =
+                blocking(move || encode_parquet(name, &dead_letter_schema(), &batches, 0)).await?;
+            let mut add = encoded.add;
+            add.set_ranges(&landing.ranges)?;
+            self.dead.storage().put(&self.dead.file_path(&add.path), encoded.body).await?;
+            adds.push(add);
+        }
+        let commit = self.dead.commit(now_ms, |state| {
+            Ok(Commit {
+                adds: adds.clone(),
+                removes: stale_files(state, &landing.ranges)?,
+                txns: position_txns(&landing.ranges),
+                operation: "WRITE",
+                data_change: true,
+                ..Default::default()
+            })
+        });
+        commit.await?;
+        Ok(())
+    }
+
+    /// The files that hold facts of `[from, to)`, in order of partition and offset.
+    pub fn files_between(&self, from: &Offsets, to: &Offsets) -> Result<Vec<FactsFile>> {
+        let ranges = from.ranges_to(to);
+        self.table.with_state(|state| files_in(state, &ranges))
+    }
+
+    /// As [`Log::files_between`], of the dead letters.
+    pub fn dead_letter_files_between(&self, from: &Offsets, to: &Offsets) -> Result<Vec<FactsFile>> {
+        let ranges = from.ranges_to(to);
+        self.dead.with_state(|state| files_in(state, &ranges))
+    }
+
+    /// Reads the wanted facts of a file: the columns of `projection`, indices into the topic's
+    /// schema.
+    pub async fn read_file(
+        &self,
+        file: &FactsFile,
+        projection: &[usize],
+    ) -> Result<impl Iterator<Item = Result<RecordBatch>> + use<>> {
+        let path = self.table.file_path(&file.add.path);
+        let body = self.table.storage().get(&path).await?.ok_or_else(|| missing(&path))?;
+        read_facts(body, &self.schema, projection, file)
+    }
+
+    /// Reads all wanted facts of some ranges into memory, in the topic's schema.
+    pub async fn read_between(&self, from: &Offsets, to: &Offsets) -> Result<Vec<RecordBatch>> {
+        let all: Vec<usize> = (0..self.schema.fields().len()).collect();
+        let mut batches = Vec::new();
+        for file in self.files_between(from, to)? {
+            for batch in self.read_file(&file, &all).await? {
+                batches.push(batch?);
+            }
+        }
+        Ok(batches)
+    }
+}
+
+/// Files that hold anything at or past the start of one of the ranges.
+fn stale_files(
+    state: &TableState,
+    ranges: &[(PartitionId, OffsetRange)],
+) -> Result<Vec<RemoveFile>> {
+    let mut stale = Vec::new();
+    for add in state.files.values() {
+        let past = |(p, r): &(PartitionId, OffsetRange)| {
+            ranges.iter().any(|(q, s)| q == p && r.end > s.start)
+        };
+        if add.ranges()?.iter().any(past) {
+            stale.push(RemoveFile { path: add.path.clone(), ..Default::default() });
+        }
+    }
+    Ok(stale)
+}
+
+fn missing(path: &Path) -> Error {
+    Error::Unavailable(format!(
+        "`{path}` was removed while it was needed (its table was compacted); try again"
+    ))
+}
+
+/// Runs something that computes for long outside the threads that serve I/O.
+pub async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> Result<T> + Send + 'static,
+) -> Result<T> {
+    match tokio::task::spawn_blocking(work).await {
+        Ok(result) => result,
+        Err(e) => Err(Error::Internal(format!("a worker thread ended: {e}"))),
+    }
+}
+
+fn files_in(state: &TableState, ranges: &[(PartitionId, OffsetRange)]) -> Result<Vec<FactsFile>> {
+    let mut found = Vec::new();
+    for add in state.files.values() {
+        let held = add.ranges()?;
+        let mut wanted = Vec::new();
+        for (p, r) in &held {
+            for (q, want) in ranges.iter().filter(|(q, _)| q == p) {
+                let both = r.intersect(*want);
+                if !both.is_empty() {
+                    wanted.push((*q, both));
+                }
+            }
+        }
+        if !wanted.is_empty() {
+            let partial = wanted != held;
+            found.push(FactsFile { add: add.clone(), wanted, partial });
+        }
+    }
+    found.sort_by_key(|f| f.wanted.first().map(|(p, r)| (*p, r.start)));
+    Ok(found)
+}
+
+/// Reads the wanted facts of a file's bytes.
+pub fn read_facts(
+    body: bytes::Bytes,
+    schema: &SchemaRef,
+    projection: &[usize],
+    file: &FactsFile,
+) -> Result<impl Iterator<Item = Result<RecordBatch>> + use<>> {
+    let mut columns = projection.to_vec();
+    if file.partial {
+        for name in [PARTITION, OFFSET] {
+            let index = schema.index_of(name)?;
+            if !columns.contains(&index) {
+                columns.push(index);
+            }
+        }
+    }
+    let wanted = Arc::new(schema.project(&columns)?);
+    let keep: Option<Vec<_>> = file.partial.then(|| file.wanted.clone());
+    let front: Vec<usize> = (0..projection.len()).collect();
+    Ok(read_parquet(body, &wanted)?.map(move |batch| {
+        let batch = batch?;
+        match &keep {
+            None => Ok(batch),
+            Some(ranges) => Ok(keep_ranges(&batch, ranges)?.project(&front)?),
+        }
+    }))
+}

@@ -1,0 +1,284 @@
+//! Master views: the states of a view for the offsets below its boundary, as files of a Delta
+//! table. Owns how runs are published; the boundary lives in this table's own commits and nowhere
+//! else, and never decreases.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use arrow::array::RecordBatch;
+use object_store::path::Path;
+
+use crate::files::{encode_parquet, read_parquet};
+use crate::log::{blocking, check_start, position_txns, positions};
+use crate::storage::Storage;
+use crate::table::{AddFile, Commit, RemoveFile, Table, TableState};
+use crate::view::{View, sort_by_keys};
+use crate::{Error, Generation, LogVersion, OffsetRange, Offsets, PartitionId, Result};
+
+/// The table property that names the format of the states.
+const STATE_FORMAT: &str = "anabranch.stateFormat";
+
+/// The ranges of a file or a run.
+pub type Ranges = Vec<(PartitionId, OffsetRange)>;
+
+/// States that are written but not yet published.
+#[derive(Clone, Debug)]
+pub struct Unit {
+    add: AddFile,
+    /// How many states.
+    pub rows: u64,
+}
+
+impl Unit {
+    /// Bytes at rest.
+    pub fn size_bytes(&self) -> u64 {
+        u64::try_from(self.add.size).unwrap_or(0)
+    }
+}
+
+/// What a query sees of a master view: a boundary and the files below it.
+#[derive(Clone, Debug, Default)]
+pub struct MasterPin {
+    /// For each partition the first offset that is not absorbed.
+    pub boundary: Offsets,
+    /// The files of states.
+    pub files: Vec<Arc<AddFile>>,
+}
+
+/// The master view of one generation.
+#[derive(Debug)]
+pub struct Master {
+    view: Arc<View>,
+    generation: Generation,
+    table: Table,
+}
+
+impl Master {
+    /// Where the table of a generation lies.
+    pub fn root(view: &str, generation: Generation) -> Path {
+        Path::from(format!("views/{view}/g{generation}"))
+    }
+
+    /// Opens the master view of a generation, created where it does not exist.
+    ///
+    /// # Errors
+    /// `Conflict` when its states are of another format than this version makes.
+    pub async fn open(
+        storage: &Storage,
+        view: &Arc<View>,
+        generation: Generation,
+        now_ms: i64,
+    ) -> Result<Self> {
+        let format = &view.definition().state_format;
+        let configuration = HashMap::from([(STATE_FORMAT.to_owned(), format.clone())]);
+        let root = Self::root(view.name(), generation);
+        let schema = view.codec().storage_schema();
+        let table = Table::open_or_create(storage, root, schema, configuration, now_ms).await?;
+        table.with_state(|s| match s.configuration.get(STATE_FORMAT) {
+            Some(found) if found == format => Ok(()),
+            found => Err(Error::Conflict(format!(
+                "view `{0}`: its stored states are of the format `{1}`, this version makes `{format}`; run `anabranch batch rebuild {0}`",
+                view.name(),
+                found.map_or("unknown", String::as_str),
+            ))),
+        })?;
+        Ok(Self { view: view.clone(), generation, table })
+    }
+
+    /// The view.
+    pub fn view(&self) -> &Arc<View> {
+        &self.view
+    }
+
+    /// The generation.
+    pub fn generation(&self) -> Generation {
+        self.generation
+    }
+
+    /// The Delta table of states.
+    pub fn table(&self) -> &Table {
+        &self.table
+    }
+
+    /// Reads what others have published. Returns whether there was something.
+    pub async fn refresh(&self) -> Result<bool> {
+        self.table.refresh().await
+    }
+
+    /// The boundary and the files below it, of one version.
+    pub fn pin(&self) -> MasterPin {
+        self.table.with_state(|s| MasterPin {
+            boundary: positions(s),
+            files: s.files.values().cloned().collect(),
+        })
+    }
+
+    /// For each partition the first offset that is not absorbed.
+    pub fn boundary(&self) -> Offsets {
+        self.table.with_state(positions)
+    }
+
+    /// Writes states as a file that [`Master::publish_refresh`] or [`Master::publish_rebuild`] can
+    /// make part of the view. Blocks: call it from a thread that may compute.
+    pub fn encode(&self, states: &RecordBatch, ranges: &Ranges) -> Result<(Unit, bytes::Bytes)> {
+        let codec = self.view.codec();
+        let sorted = sort_by_keys(states, codec.keys())?;
+        let stored = codec.encode(&sorted)?;
+        let rows = stored.num_rows() as u64;
+        let name = Table::new_file_name();
+        let encoded = encode_parquet(name, codec.storage_schema(), &[stored], codec.keys())?;
+        let mut add = encoded.add;
+        add.set_ranges(ranges)?;
+        Ok((Unit { add, rows }, encoded.body))
+    }
+
+    /// Puts the bytes of a unit into the storage.
+    pub async fn put(&self, unit: &Unit, body: bytes::Bytes) -> Result<()> {
+        self.table.storage().put(&self.table.file_path(&unit.add.path), body).await
+    }
+
+    /// Removes units that were not published.
+    pub async fn discard(&self, units: &[Unit]) {
+        for unit in units {
+            let path = self.table.file_path(&unit.add.path);
+            if let Err(e) = self.table.storage().delete(&path).await {
+                tracing::warn!(%path, error = %e, "could not remove a file that was not published");
+            }
+        }
+    }
+
+    /// Publishes one more run, of exactly these ranges.
+    ///
+    /// # Errors
+    /// `Fenced` when a range does not start at the boundary: somebody else has absorbed it.
+    pub async fn publish_refresh(
+        &self,
+        ranges: &Ranges,
+        units: &[Unit],
+        now_ms: i64,
+    ) -> Result<LogVersion> {
+        fail::fail_point!("publish-before-commit");
+        let commit = self.table.commit(now_ms, |state| {
+            check_start(self.table.root(), state, ranges)?;
+            Ok(Commit {
+                adds: units.iter().map(|u| u.add.clone()).collect(),
+                txns: position_txns(ranges),
+                operation: "REFRESH",
+                data_change: true,
+                ..Default::default()
+            })
+        });
+        commit.await
+    }
+
+    /// Where runs that cross `end` end, if there are any: a rebuild up to `end` can't replace them,
+    /// one up to there can.
+    pub async fn crossing(&self, end: &Offsets) -> Result<Option<Offsets>> {
+        self.refresh().await?;
+        self.table.with_state(|state| {
+            let mut further = end.clone();
+            for add in state.files.values() {
+                let ranges = add.ranges()?;
+                let below = ranges.iter().any(|(p, r)| r.start < further.get(*p));
+                let above = ranges.iter().any(|(p, r)| r.end > further.get(*p));
+                if below && above {
+                    ranges.iter().for_each(|(p, r)| further.raise(*p, r.end));
+                }
+            }
+            Ok((further != *end).then_some(further))
+        })
+    }
+
+    /// Publishes the states of everything below `end` anew: replaces the runs below it and keeps
+    /// later ones, in one commit. The boundary becomes `end` where it was below it.
+    ///
+    /// # Errors
+    /// `Conflict` when a run that others have published crosses `end`.
+    pub async fn publish_rebuild(
+        &self,
+        end: &Offsets,
+        units: &[Unit],
+        now_ms: i64,
+    ) -> Result<LogVersion> {
+        fail::fail_point!("publish-before-commit");
+        let commit = self.table.commit(now_ms, |state| {
+            let removes = replaced(state, end, self.view.name())?;
+            let mut boundary = positions(state);
+            end.iter().for_each(|(p, o)| boundary.raise(p, o));
+            let ranges: Ranges =
+                boundary.iter().map(|(p, o)| (p, OffsetRange::new(o, o))).collect();
+            Ok(Commit {
+                adds: units.iter().map(|u| u.add.clone()).collect(),
+                removes,
+                txns: position_txns(&ranges),
+                operation: "REBUILD",
+                data_change: true,
+                ..Default::default()
+            })
+        });
+        commit.await
+    }
+
+    /// Replaces some files by the merge of their states; the boundary stays.
+    ///
+    /// # Errors
+    /// `Conflict` when one of the files is gone.
+    pub async fn publish_merge(
+        &self,
+        merged: &[Arc<AddFile>],
+        units: &[Unit],
+        now_ms: i64,
+    ) -> Result<LogVersion> {
+        let commit = self.table.commit(now_ms, |state| {
+            if let Some(gone) = merged.iter().find(|f| !state.files.contains_key(&f.path)) {
+                return Err(Error::Conflict(format!(
+                    "view `{}`: file `{}` was replaced while it was merged",
+                    self.view.name(),
+                    gone.path
+                )));
+            }
+            let remove = |f: &Arc<AddFile>| RemoveFile { path: f.path.clone(), ..Default::default() };
+            Ok(Commit {
+                adds: units.iter().map(|u| u.add.clone()).collect(),
+                removes: merged.iter().map(remove).collect(),
+                operation: "OPTIMIZE",
+                data_change: false,
+                ..Default::default()
+            })
+        });
+        commit.await
+    }
+
+    /// Reads the states of a file.
+    pub async fn read(&self, file: &AddFile) -> Result<Vec<RecordBatch>> {
+        let path = self.table.file_path(&file.path);
+        let body = self.table.storage().get(&path).await?.ok_or_else(|| {
+            Error::Unavailable(format!("`{path}` was removed while it was needed; try again"))
+        })?;
+        let view = self.view.clone();
+        blocking(move || {
+            let codec = view.codec();
+            read_parquet(body, codec.storage_schema())?.map(|b| codec.decode(&b?)).collect()
+        })
+        .await
+    }
+}
+
+/// The files that a rebuild up to `end` replaces.
+fn replaced(state: &TableState, end: &Offsets, view: &str) -> Result<Vec<RemoveFile>> {
+    let mut removes = Vec::new();
+    for add in state.files.values() {
+        let ranges = add.ranges()?;
+        let below = |(p, r): &(PartitionId, OffsetRange)| r.end <= end.get(*p);
+        let above = |(p, r): &(PartitionId, OffsetRange)| r.start >= end.get(*p);
+        if ranges.iter().all(below) {
+            removes.push(RemoveFile { path: add.path.clone(), ..Default::default() });
+        } else if !ranges.iter().all(above) {
+            return Err(Error::Conflict(format!(
+                "view `{view}`: file `{}` crosses the rebuilt offsets {end}: runs were merged meanwhile; run the rebuild again",
+                add.path
+            )));
+        }
+    }
+    Ok(removes)
+}

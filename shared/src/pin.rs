@@ -1,0 +1,114 @@
+//! What a query reads: one head for each topic, one generation and boundary for each view, one
+//! list of pieces. Whoever holds the delta chooses the pin; a query reads only what is in it.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use arrow::array::RecordBatch;
+use arrow::datatypes::SchemaRef;
+use async_trait::async_trait;
+use object_store::path::Path;
+
+use crate::log::FactsFile;
+use crate::table::AddFile;
+use crate::view::View;
+use crate::{Generation, Offsets, Result, Topic};
+
+/// What a query takes of a view.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum ReadMode {
+    /// Master view and delta: everything that was acknowledged.
+    #[default]
+    Merged,
+    /// The master view alone, up to its boundary.
+    Batch,
+}
+
+/// A topic as a query sees it.
+#[derive(Clone, Debug)]
+pub struct TopicPin {
+    /// The topic.
+    pub topic: Topic,
+    /// For each partition the first offset that the query does not see.
+    pub head: Offsets,
+    /// The table of facts in the storage.
+    pub root: Path,
+    /// Its files up to the head.
+    pub files: Vec<FactsFile>,
+    /// Facts between what has landed and the head, in the topic's schema.
+    pub memory: Vec<RecordBatch>,
+    /// The table of dead letters in the storage.
+    pub dead_root: Path,
+    /// Its files up to the head.
+    pub dead_files: Vec<FactsFile>,
+    /// Dead letters between what has landed and the head.
+    pub dead_memory: Vec<RecordBatch>,
+}
+
+/// A view as a query sees it.
+#[derive(Clone, Debug)]
+pub struct ViewPin {
+    /// The view.
+    pub view: Arc<View>,
+    /// The generation that answers.
+    pub generation: Generation,
+    /// For each partition the first offset that the master view has not absorbed.
+    pub boundary: Offsets,
+    /// For each partition the first offset that the query does not see.
+    pub head: Offsets,
+    /// The table of the master view in the storage.
+    pub root: Path,
+    /// The master view's files.
+    pub files: Vec<Arc<AddFile>>,
+    /// The states of the offsets from the boundary to the head.
+    pub delta: Vec<RecordBatch>,
+}
+
+/// A table that is neither topic nor view, such as the history of jobs.
+#[derive(Clone, Debug)]
+pub struct PlainPin {
+    /// The table's schema.
+    pub schema: SchemaRef,
+    /// Where it lies in the storage.
+    pub root: Path,
+    /// Its files.
+    pub files: Vec<Arc<AddFile>>,
+}
+
+/// All that one query reads.
+#[derive(Clone, Debug, Default)]
+pub struct Pin {
+    /// The topics.
+    pub topics: BTreeMap<String, TopicPin>,
+    /// The views.
+    pub views: BTreeMap<String, ViewPin>,
+    /// Other tables.
+    pub plain: BTreeMap<String, PlainPin>,
+    /// What the reader should know, such as an edited view that still answers by its old
+    /// definition.
+    pub notes: Vec<String>,
+}
+
+/// A relation that can be queried.
+#[derive(Clone, Debug)]
+pub struct Relation {
+    /// Its name.
+    pub name: String,
+    /// `topic`, `view` or `table`.
+    pub kind: &'static str,
+    /// Its columns.
+    pub schema: SchemaRef,
+}
+
+/// Chooses pins.
+#[async_trait]
+pub trait Pinner: Send + Sync + std::fmt::Debug {
+    /// What can be queried.
+    async fn relations(&self) -> Result<Vec<Relation>>;
+
+    /// Pins the relations of these names; a name that is not known is left out.
+    ///
+    /// # Errors
+    /// `Unavailable` when there is a gap between a boundary and the pieces, never a smaller answer.
+    async fn pin(&self, names: &[String], mode: ReadMode) -> Result<Pin>;
+}

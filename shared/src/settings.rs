@@ -1,0 +1,252 @@
+//! A user's project: the settings in `anabranch.toml` and the SQL file of each view, read, checked
+//! and with every default filled in. Owns the names, types, defaults and meanings of all settings
+//! and the messages about wrong ones; it doesn't open storage and doesn't plan SQL.
+
+mod choice;
+mod environment;
+mod error;
+mod field_type;
+mod nearest;
+mod reader;
+mod table;
+mod template;
+mod topics;
+mod value;
+mod views;
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use toml::de::DeTable;
+
+use self::choice::resolve;
+use self::error::SourceText;
+use self::reader::{Reader, Table};
+use self::table::Section;
+
+pub use self::choice::{Ack, UnknownFields};
+pub use self::error::{Problem, SettingsError};
+pub use self::field_type::{FieldType, FieldTypeError};
+pub use self::table::reference;
+pub use self::template::template;
+pub use self::topics::{FieldSettings, TopicSettings};
+pub use self::views::ViewSettings;
+
+/// Name of the settings file in a project's folder.
+pub const FILE_NAME: &str = "anabranch.toml";
+
+const LONGEST_NAME: usize = 63;
+/// Tables of Anabranch's own that queries see beside topics and views.
+const RESERVED_NAMES: [&str; 2] = ["dead_letters", "jobs"];
+
+/// A user's project with every setting filled in.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Project {
+    /// The project's folder.
+    pub dir: PathBuf,
+    /// Where the log and the views are.
+    pub storage: StorageSettings,
+    /// The speed layer and its landing.
+    pub daemon: DaemonSettings,
+    /// Refreshes, rebuilds and verifications.
+    pub batch: BatchSettings,
+    /// Answers to queries.
+    pub query: QuerySettings,
+    /// The topics, in the order of the file; no two have one name.
+    pub topics: Vec<TopicSettings>,
+    /// The views, in the order of the file; no two have one name, and none has a topic's.
+    pub views: Vec<ViewSettings>,
+}
+
+/// `[storage]`: where everything durable is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct StorageSettings {
+    /// A folder, as a path or a `file://` URL and relative to the project's; or
+    /// `s3://BUCKET/PREFIX`. Nothing is percent-decoded.
+    pub url: String,
+}
+
+/// `[daemon]`: the speed layer and its landing.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct DaemonSettings {
+    /// Address that HTTP is served on, `HOST:PORT`.
+    pub http: String,
+    /// Folder of the WAL, joined to the project's.
+    pub wal: PathBuf,
+    /// Facts land at least this often.
+    pub land_every: Duration,
+    /// Facts land as soon as this many wait; at least 1.
+    pub land_facts: u64,
+    /// Facts land as soon as this many bytes of the WAL wait; at least 1.
+    pub land_bytes: u64,
+    /// The most bytes that the WAL may hold; at least 1.
+    pub wal_bytes: u64,
+    /// The most bytes of memory for facts and deltas; at least 1.
+    pub memory_bytes: u64,
+    /// The largest request body, in bytes; at least 1.
+    pub max_request_bytes: u64,
+    /// The largest record, in bytes; at least 1.
+    pub max_record_bytes: u64,
+    /// Commits of the log between two checkpoints; at least 1.
+    pub checkpoint_every: u64,
+}
+
+/// `[batch]`: refreshes, rebuilds and verifications.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct BatchSettings {
+    /// The most bytes of memory for a job; at least 1.
+    pub memory_bytes: u64,
+    /// Threads of a job; 0 for all cores.
+    pub threads: usize,
+    /// Facts that a job folds as one unit; at least 1.
+    pub unit_facts: u64,
+}
+
+/// `[query]`: answers to queries.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct QuerySettings {
+    /// The most bytes of memory for queries, all together; at least 1.
+    pub memory_bytes: u64,
+    /// A query that takes longer is cancelled.
+    pub timeout: Duration,
+    /// Threads of queries; 0 for all cores.
+    pub threads: usize,
+}
+
+impl Project {
+    /// Loads the project in the folder `dir`: its `anabranch.toml`, with variables from the
+    /// process's environment, and the SQL files that it names.
+    ///
+    /// # Errors
+    /// [`SettingsError::Missing`] where there is no settings file, [`SettingsError::Unreadable`]
+    /// where it can't be read, [`SettingsError::Invalid`] with all problems found in it.
+    pub fn load(dir: &Path) -> Result<Self, SettingsError> {
+        let path = dir.join(FILE_NAME);
+        let text = match std::fs::read_to_string(&path) {
+            Ok(text) => text,
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
+                // An empty path means the current folder, which a message has to name.
+                let here = dir.as_os_str().is_empty();
+                let dir = if here { Path::new(".") } else { dir }.to_path_buf();
+                return Err(SettingsError::Missing { dir });
+            }
+            Err(source) => return Err(SettingsError::Unreadable { path, source }),
+        };
+        Self::parse(&text, &path, &|name| std::env::var(name).ok())
+    }
+
+    /// Reads the settings `text` as the file `path`, whose folder is the project's; reads the SQL
+    /// files that it names. `environment` gives the value of a variable, if it is set.
+    ///
+    /// # Errors
+    /// [`SettingsError::Invalid`] with all problems found.
+    pub fn parse(
+        text: &str,
+        path: &Path,
+        environment: &dyn Fn(&str) -> Option<String>,
+    ) -> Result<Self, SettingsError> {
+        let dir = path.parent().unwrap_or(Path::new(""));
+        let mut reader = Reader::new(SourceText { text, path }, environment);
+        let (root, errors) = DeTable::parse_recoverable(text);
+        // What a broken file was meant to hold is not guessed at.
+        if !errors.is_empty() {
+            reader.report_syntax(&errors);
+            return Err(SettingsError::Invalid {
+                problems: reader.into_problems(),
+            });
+        }
+        let project = Self::read(&mut reader, root.get_ref(), dir);
+        let problems = reader.into_problems();
+        if problems.is_empty() {
+            Ok(project)
+        } else {
+            Err(SettingsError::Invalid { problems })
+        }
+    }
+
+    /// Reads every section; what is wrong is on record at the reader.
+    fn read<'t>(reader: &mut Reader<'_>, root: &'t DeTable<'t>, dir: &Path) -> Self {
+        reader.refuse_unknown_sections(root);
+        let storage = reader.section(root, Section::Storage);
+        let daemon = reader.section(root, Section::Daemon);
+        let batch = reader.section(root, Section::Batch);
+        let query = reader.section(root, Section::Query);
+        let topic_tables = reader.named(root, Section::Topic);
+        let mut topics = Vec::with_capacity(topic_tables.len());
+        for (name, table) in &topic_tables {
+            check_name(reader, "topic", name, table);
+            topics.extend(topics::read(reader, name, table));
+        }
+        let mut views = Vec::new();
+        for (name, table) in reader.named(root, Section::View) {
+            check_name(reader, "view", name, &table);
+            if topic_tables.iter().any(|(topic, _)| *topic == name) {
+                let message = format!("view `{name}` has the name of a topic; rename one of them");
+                reader.report(&table.span, message);
+            }
+            views.extend(views::read(reader, dir, name, &table));
+        }
+        Self {
+            dir: dir.to_path_buf(),
+            storage: StorageSettings {
+                url: reader.value(&storage, &table::URL).0,
+            },
+            daemon: DaemonSettings::read(reader, &daemon, dir),
+            batch: BatchSettings {
+                memory_bytes: reader.value(&batch, &table::BATCH_MEMORY).0,
+                threads: reader.value(&batch, &table::BATCH_THREADS).0,
+                unit_facts: reader.value(&batch, &table::UNIT_FACTS).0,
+            },
+            query: QuerySettings {
+                memory_bytes: reader.value(&query, &table::QUERY_MEMORY).0,
+                timeout: reader.value(&query, &table::TIMEOUT),
+                threads: reader.value(&query, &table::QUERY_THREADS).0,
+            },
+            topics,
+            views,
+        }
+    }
+}
+
+impl DaemonSettings {
+    fn read(reader: &mut Reader<'_>, daemon: &Table<'_>, dir: &Path) -> Self {
+        let wal = reader.value(daemon, &table::WAL).0;
+        Self {
+            http: reader.value(daemon, &table::HTTP).0,
+            wal: resolve(dir, Path::new(&wal)),
+            land_every: reader.value(daemon, &table::LAND_EVERY),
+            land_facts: reader.value(daemon, &table::LAND_FACTS).0,
+            land_bytes: reader.value(daemon, &table::LAND_BYTES).0,
+            wal_bytes: reader.value(daemon, &table::WAL_BYTES).0,
+            memory_bytes: reader.value(daemon, &table::DAEMON_MEMORY).0,
+            max_request_bytes: reader.value(daemon, &table::MAX_REQUEST_BYTES).0,
+            max_record_bytes: reader.value(daemon, &table::MAX_RECORD_BYTES).0,
+            checkpoint_every: reader.value(daemon, &table::CHECKPOINT_EVERY).0,
+        }
+    }
+}
+
+/// Refuses a name that is no plain SQL identifier, too long for tools, or Anabranch's own.
+fn check_name(reader: &mut Reader<'_>, what: &str, name: &str, table: &Table<'_>) {
+    let shown = name.escape_debug();
+    let plain = name.starts_with(|c: char| c.is_ascii_lowercase())
+        && name
+            .bytes()
+            .all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'_');
+    let wrong = if !plain {
+        format!("`{shown}` can't name a {what}; use a-z, 0-9 and `_`, beginning with a letter")
+    } else if name.len() > LONGEST_NAME {
+        format!(
+            "`{shown}` has {} characters; a {what}'s name has at most {LONGEST_NAME}, so shorten it",
+            name.len()
+        )
+    } else if RESERVED_NAMES.contains(&name) {
+        format!("`{shown}` is a table of Anabranch's own; give the {what} another name")
+    } else {
+        return;
+    };
+    reader.report(&table.span, wrong);
+}
+
+#[cfg(test)]
+mod tests;

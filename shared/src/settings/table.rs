@@ -1,0 +1,314 @@
+//! The one table of settings: every name with its type, default and meaning. The parser reads
+//! through it, the template and the reference are written from it.
+
+use std::marker::PhantomData;
+use std::time::Duration;
+
+use super::choice::{Ack, StorageUrl, UnknownFields};
+use super::value::{
+    Address, Count, FieldName, ProjectPath, Schedule, SettingValue, Size, Threads, ZoneName,
+    minutes,
+};
+
+/// A table of `anabranch.toml`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Section {
+    Storage,
+    Daemon,
+    Batch,
+    Query,
+    Topic,
+    View,
+}
+
+impl Section {
+    pub(super) const ALL: [Self; 6] = [
+        Self::Storage,
+        Self::Daemon,
+        Self::Batch,
+        Self::Query,
+        Self::Topic,
+        Self::View,
+    ];
+
+    /// The key at the top of the file that the section is under.
+    pub(super) fn key(self) -> &'static str {
+        match self {
+            Self::Storage => "storage",
+            Self::Daemon => "daemon",
+            Self::Batch => "batch",
+            Self::Query => "query",
+            Self::Topic => "topics",
+            Self::View => "views",
+        }
+    }
+
+    /// The section's header, with NAME where a topic or view is named.
+    pub(super) fn header(self) -> String {
+        match self {
+            Self::Topic | Self::View => format!("[{}.NAME]", self.key()),
+            _ => format!("[{}]", self.key()),
+        }
+    }
+
+    /// What the section is about, in one line.
+    pub(super) fn doc(self) -> &'static str {
+        match self {
+            Self::Storage => "Where everything durable is.",
+            Self::Daemon => "The speed layer: `anabranch up` and `anabranch speed`.",
+            Self::Batch => "The batch layer: refreshes, rebuilds, verifications.",
+            Self::Query => "Answers to queries.",
+            Self::Topic => "One table for each topic.",
+            Self::View => "One table for each view.",
+        }
+    }
+
+    /// The section's settings, in the order of the table.
+    pub(super) fn rows(self) -> impl Iterator<Item = &'static dyn Row> {
+        TABLE
+            .iter()
+            .copied()
+            .filter(move |row| row.section() == self)
+    }
+}
+
+/// What holds where a setting is not written.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Fallback {
+    /// This value, as TOML.
+    Default(String),
+    /// The setting is off; the example shows one that is on.
+    Unset { example: &'static str },
+    /// An error.
+    Required { example: &'static str },
+}
+
+/// A setting, whatever its type.
+pub(super) trait Row: Sync {
+    fn section(&self) -> Section;
+    fn key(&self) -> &'static str;
+    fn type_name(&self) -> &'static str;
+    fn doc(&self) -> &'static str;
+    fn fallback(&self) -> Fallback;
+}
+
+/// A setting whose kind of value and fallback are known to the compiler.
+pub(super) struct Setting<F> {
+    pub(super) section: Section,
+    pub(super) key: &'static str,
+    pub(super) doc: &'static str,
+    pub(super) absent: F,
+}
+
+/// How a kind of setting behaves where it is absent.
+pub(super) trait Absent: Sync {
+    const TYPE: &'static str;
+    fn fallback(&self) -> Fallback;
+}
+
+/// A default makes the value always there.
+pub(super) struct Defaulted<T>(pub(super) fn() -> T);
+
+impl<T: SettingValue> Absent for Defaulted<T> {
+    const TYPE: &'static str = T::TYPE;
+    fn fallback(&self) -> Fallback {
+        Fallback::Default(self.0().write())
+    }
+}
+
+/// Off unless written.
+pub(super) struct Optional<T> {
+    pub(super) example: &'static str,
+    kind: PhantomData<fn() -> T>,
+}
+
+impl<T: SettingValue> Absent for Optional<T> {
+    const TYPE: &'static str = T::TYPE;
+    fn fallback(&self) -> Fallback {
+        Fallback::Unset {
+            example: self.example,
+        }
+    }
+}
+
+/// Wrong unless written.
+pub(super) struct Required<T> {
+    pub(super) example: &'static str,
+    kind: PhantomData<fn() -> T>,
+}
+
+impl<T: SettingValue> Absent for Required<T> {
+    const TYPE: &'static str = T::TYPE;
+    fn fallback(&self) -> Fallback {
+        Fallback::Required {
+            example: self.example,
+        }
+    }
+}
+
+impl<F: Absent> Row for Setting<F> {
+    fn section(&self) -> Section {
+        self.section
+    }
+    fn key(&self) -> &'static str {
+        self.key
+    }
+    fn type_name(&self) -> &'static str {
+        F::TYPE
+    }
+    fn doc(&self) -> &'static str {
+        self.doc
+    }
+    fn fallback(&self) -> Fallback {
+        self.absent.fallback()
+    }
+}
+
+const fn optional<T>(example: &'static str) -> Optional<T> {
+    Optional {
+        example,
+        kind: PhantomData,
+    }
+}
+
+const fn required<T>(example: &'static str) -> Required<T> {
+    Required {
+        example,
+        kind: PhantomData,
+    }
+}
+
+/// A table of the user's own keys, read by hand; wrong unless written.
+pub(super) struct OwnKeys {
+    pub(super) example: &'static str,
+}
+
+impl Absent for OwnKeys {
+    const TYPE: &'static str = "table of fields";
+    fn fallback(&self) -> Fallback {
+        Fallback::Required {
+            example: self.example,
+        }
+    }
+}
+
+/// Declares the settings and lists them, so that none can be declared and not listed.
+macro_rules! settings {
+    ($($(#[doc = $doc:literal])+ $name:ident: $absent:ty = $section:ident . $key:literal, $value:expr;)+) => {
+        $(pub(super) static $name: Setting<$absent> = Setting {
+            section: Section::$section,
+            key: $key,
+            doc: concat!($($doc),+).trim_ascii(),
+            absent: $value,
+        };)+
+
+        /// Every setting, in the order of the reference.
+        pub(super) static TABLE: &[&dyn Row] = &[$(&$name),+];
+    };
+}
+
+settings! {
+    /// Where the log and the views are: a folder (relative to the project) or s3://BUCKET/PREFIX.
+    URL: Defaulted<StorageUrl> = Storage."url", Defaulted(|| StorageUrl("file://./data".to_owned()));
+
+    /// Address that HTTP is served on: ingestion, queries, state.
+    HTTP: Defaulted<Address> = Daemon."http", Defaulted(|| Address("127.0.0.1:8787".to_owned()));
+    /// Folder of the WAL (relative to the project), on a disk that keeps what it fsyncs.
+    WAL: Defaulted<ProjectPath> = Daemon."wal", Defaulted(|| ProjectPath("wal".to_owned()));
+    /// Facts land in the log at least this often.
+    LAND_EVERY: Defaulted<Duration> = Daemon."land_every", Defaulted(|| Duration::from_secs(5));
+    /// Facts land as soon as this many wait.
+    LAND_FACTS: Defaulted<Count> = Daemon."land_facts", Defaulted(|| Count(500_000));
+    /// Facts land as soon as this much of the WAL waits.
+    LAND_BYTES: Defaulted<Size> = Daemon."land_bytes", Defaulted(|| Size::megabytes(256));
+    /// The most that the WAL may hold; beyond it intake is refused until facts have landed.
+    WAL_BYTES: Defaulted<Size> = Daemon."wal_bytes", Defaulted(|| Size::megabytes(4_000));
+    /// The most memory for the speed layer's facts and deltas.
+    DAEMON_MEMORY: Defaulted<Size> = Daemon."memory", Defaulted(|| Size::megabytes(2_000));
+    /// The largest request body that is taken.
+    MAX_REQUEST_BYTES: Defaulted<Size> = Daemon."max_request_bytes", Defaulted(|| Size::megabytes(256));
+    /// The largest single record that is taken.
+    MAX_RECORD_BYTES: Defaulted<Size> = Daemon."max_record_bytes", Defaulted(|| Size::megabytes(16));
+    /// Commits of the log between two checkpoints of its Delta table.
+    CHECKPOINT_EVERY: Defaulted<Count> = Daemon."checkpoint_every", Defaulted(|| Count(100));
+
+    /// The most memory for a refresh, rebuild or verification.
+    BATCH_MEMORY: Defaulted<Size> = Batch."memory", Defaulted(|| Size::megabytes(1_000));
+    /// Threads of a job; 0 for all cores.
+    BATCH_THREADS: Defaulted<Threads> = Batch."threads", Defaulted(|| Threads(0));
+    /// Facts that a job folds as one unit of work.
+    UNIT_FACTS: Defaulted<Count> = Batch."unit_facts", Defaulted(|| Count(2_000_000));
+
+    /// The most memory for queries, all together.
+    QUERY_MEMORY: Defaulted<Size> = Query."memory", Defaulted(|| Size::megabytes(2_000));
+    /// A query that takes longer is cancelled.
+    TIMEOUT: Defaulted<Duration> = Query."timeout", Defaulted(|| minutes(5));
+    /// Threads of queries; 0 for all cores.
+    QUERY_THREADS: Defaulted<Threads> = Query."threads", Defaulted(|| Threads(0));
+
+    /// The field that says when a fact happened: declared as `timestamp not null`.
+    EVENT_TIME: Required<FieldName> = Topic."event_time", required("\"ts\"");
+    /// When a producer is answered: "wal" after fsync in the WAL, "landed" after the commit in storage.
+    ACK: Defaulted<Ack> = Topic."ack", Defaulted(|| Ack::Wal);
+    /// Undeclared fields: "keep" them as JSON in `_extra`, "ignore" them, or "reject" the record.
+    UNKNOWN_FIELDS: Defaulted<UnknownFields> = Topic."unknown_fields", Defaulted(|| UnknownFields::Keep);
+    /// The fields and their SQL types, as `[topics.NAME.fields]`; nullable unless `not null`.
+    FIELDS: OwnKeys = Topic."fields", OwnKeys { example: "{ ts = \"timestamp not null\" }" };
+
+    /// File with the view's SELECT, relative to the project.
+    SQL: Required<ProjectPath> = View."sql", required("\"views/NAME.sql\"");
+    /// How often the view absorbs the facts that landed since.
+    REFRESH_EVERY: Optional<Duration> = View."refresh_every", optional("\"5m\"");
+    /// When the view is rebuilt from the whole log: minute hour day month weekday.
+    REBUILD_CRON: Optional<Schedule> = View."rebuild_cron", optional("\"0 3 * * *\"");
+    /// When the view is compared with its definition over the log: minute hour day month weekday.
+    VERIFY_CRON: Optional<Schedule> = View."verify_cron", optional("\"0 4 * * 0\"");
+    /// Time zone of the two schedules.
+    TIMEZONE: Defaulted<ZoneName> = View."timezone", Defaulted(|| ZoneName("UTC".to_owned()));
+    /// Also write one finished row a key as a Delta table, for other engines.
+    EXPORT: Defaulted<bool> = View."export", Defaulted(|| false);
+}
+
+/// The reference of all settings, for people: each table with the name, type, default and meaning
+/// of its keys. Ends with a newline.
+#[must_use]
+pub fn reference() -> String {
+    let mut text = String::from("Settings of a project, in its `anabranch.toml`.\n");
+    for section in Section::ALL {
+        let cells: Vec<[String; 4]> = section.rows().map(cells).collect();
+        let width = |column: usize| {
+            let lengths = cells.iter().map(|row| row[column].chars().count());
+            lengths.max().unwrap_or(0)
+        };
+        let widths = [width(0), width(1), width(2)];
+        text.push_str(&format!("\n{}  {}\n", section.header(), section.doc()));
+        for [key, kind, fallback, doc] in &cells {
+            let [a, b, c] = widths;
+            text.push_str(&format!("  {key:a$}  {kind:b$}  {fallback:c$}  {doc}\n"));
+        }
+    }
+    text.push_str(NOTES);
+    text
+}
+
+fn cells(row: &dyn Row) -> [String; 4] {
+    let fallback = match row.fallback() {
+        Fallback::Default(toml) => toml,
+        Fallback::Unset { .. } => "unset".to_owned(),
+        Fallback::Required { .. } => "required".to_owned(),
+    };
+    [
+        row.key().to_owned(),
+        row.type_name().to_owned(),
+        fallback,
+        row.doc().to_owned(),
+    ]
+}
+
+const NOTES: &str = "
+Types of fields: boolean, tinyint, smallint, int, bigint, real, double, decimal(p,s), varchar, binary,
+date, timestamp (UTC, microseconds), and TYPE[] for a list; nullable unless followed by `not null`.
+Durations: \"500ms\", \"30s\", \"5m\", \"1h 30m\". Sizes: \"256MB\" (powers of 1000), \"256MiB\" (powers of
+1024) or bytes. `${VAR}` in a string is replaced from the environment; `$${VAR}` stands for `${VAR}`.
+Names of topics and views: a-z, 0-9 and _, beginning with a letter, at most 63 characters.
+";

@@ -1,0 +1,495 @@
+//! The table of settings against the parser, the template, order, variables and loading. What is
+//! wrong in a file is in `tests/problems.rs`, the types of fields in `tests/field_types.rs`.
+#![expect(
+    clippy::unwrap_used,
+    clippy::panic,
+    reason = "a test fails by panicking"
+)]
+
+mod field_types;
+mod problems;
+
+use std::path::Path;
+use std::time::Duration;
+
+use super::table::{Fallback, Row, Section, TABLE};
+use super::*;
+
+/// A project folder with one SQL file, `v.sql`.
+fn folder() -> tempfile::TempDir {
+    let dir = tempfile::tempdir().unwrap();
+    std::fs::write(dir.path().join("v.sql"), "SELECT 1").unwrap();
+    dir
+}
+
+fn unset(_: &str) -> Option<String> {
+    None
+}
+
+fn parse_in(dir: &Path, text: &str) -> Result<Project, SettingsError> {
+    Project::parse(text, &dir.join(FILE_NAME), &unset)
+}
+
+fn parse(text: &str) -> Project {
+    parse_in(folder().path(), text).unwrap_or_else(|error| panic!("{error}"))
+}
+
+/// A value of `key` that is not its default.
+fn other_value(section: Section, key: &str) -> &'static str {
+    match (section, key) {
+        (Section::Storage, "url") => "\"s3://bucket/prefix\"",
+        (Section::Daemon, "http") => "\"localhost:0\"",
+        (Section::Daemon, "wal") => "\"/elsewhere\"",
+        (Section::Daemon, "land_every") => "\"7s\"",
+        (Section::Daemon, "land_facts" | "checkpoint_every") => "7",
+        (Section::Daemon, _) => "\"7MiB\"",
+        (Section::Batch | Section::Query, "memory") => "7",
+        (Section::Batch | Section::Query, "threads") => "7",
+        (Section::Batch, "unit_facts") => "7",
+        (Section::Query, "timeout") => "\"7s\"",
+        (Section::Topic, "event_time") => "\"u\"",
+        (Section::Topic, "ack") => "\"landed\"",
+        (Section::Topic, "unknown_fields") => "\"reject\"",
+        (Section::Topic, "fields") => "{ ts = \"timestamp not null\" }",
+        (Section::View, "sql") => "\"w.sql\"",
+        (Section::View, "refresh_every") => "\"7m\"",
+        (Section::View, "rebuild_cron" | "verify_cron") => "\"7 3 * * *\"",
+        (Section::View, "timezone") => "\"Europe/Berlin\"",
+        (Section::View, "export") => "true",
+        _ => panic!("add a value of `{key}` in `{}` here", section.header()),
+    }
+}
+
+/// A project in which the settings `written` are the only ones beside those that are required.
+fn project_with(section: Section, written: &[(&str, &str)]) -> String {
+    let required = [
+        (Section::Topic, "event_time", "\"ts\""),
+        (
+            Section::Topic,
+            "fields",
+            "{ ts = \"timestamp not null\", u = \"timestamp not null\" }",
+        ),
+        (Section::View, "sql", "\"v.sql\""),
+    ];
+    let mut text = String::new();
+    for each in Section::ALL {
+        text.push_str(&each.header().replace("NAME", &format!("a_{}", each.key())));
+        text.push('\n');
+        let here = if each == section { written } else { &[] };
+        for (key, value) in here {
+            text.push_str(&format!("{key} = {value}\n"));
+        }
+        for (of, key, value) in required {
+            if of == each && !here.iter().any(|(written, _)| *written == key) {
+                text.push_str(&format!("{key} = {value}\n"));
+            }
+        }
+    }
+    text
+}
+
+fn defaults() -> String {
+    project_with(Section::Storage, &[])
+}
+
+#[test]
+fn every_setting_of_the_table_is_read() {
+    let dir = folder();
+    std::fs::write(dir.path().join("w.sql"), "SELECT 2").unwrap();
+    let plain = parse_in(dir.path(), &defaults()).unwrap();
+    for row in TABLE {
+        let (section, key) = (row.section(), row.key());
+        let text = project_with(section, &[(key, other_value(section, key))]);
+        let changed = parse_in(dir.path(), &text).unwrap_or_else(|error| panic!("{error}"));
+        assert_ne!(
+            changed,
+            plain,
+            "`{key}` in `{}` changes nothing",
+            section.header()
+        );
+    }
+}
+
+#[test]
+fn every_default_of_the_table_is_the_parsers() {
+    let dir = folder();
+    let plain = parse_in(dir.path(), &defaults()).unwrap();
+    for row in TABLE {
+        let (section, key) = (row.section(), row.key());
+        let value = match row.fallback() {
+            Fallback::Default(value) => value,
+            Fallback::Unset { example } => {
+                let text = project_with(section, &[(key, example)]);
+                parse_in(dir.path(), &text).unwrap_or_else(|error| panic!("{error}"));
+                continue;
+            }
+            Fallback::Required { .. } => continue,
+        };
+        let written = parse_in(dir.path(), &project_with(section, &[(key, &value)])).unwrap();
+        assert_eq!(written, plain, "`{key} = {value}` is not the default");
+    }
+}
+
+#[test]
+fn no_key_is_accepted_that_the_table_lacks() {
+    let listed = |section: Section, key: &str| section.rows().any(|row| row.key() == key);
+    // Every key of any table, and the names of the structs' fields that are not keys.
+    let mut keys: Vec<&str> = TABLE.iter().map(|row| row.key()).collect();
+    keys.extend([
+        "name",
+        "dir",
+        "memory_bytes",
+        "sql_path",
+        "sql_text",
+        "query",
+        "cron",
+    ]);
+    for section in Section::ALL {
+        for key in keys.iter().filter(|key| !listed(section, key)) {
+            let text = project_with(section, &[(key, "1")]);
+            let error = parse_in(folder().path(), &text).unwrap_err().to_string();
+            assert!(
+                error.starts_with(&format!("unknown key `{key}` in ")),
+                "{error}"
+            );
+        }
+    }
+}
+
+#[test]
+fn the_table_names_no_key_twice_and_describes_each() {
+    for (at, row) in TABLE.iter().enumerate() {
+        let twin = |other: &&dyn Row| other.section() == row.section() && other.key() == row.key();
+        assert!(
+            !TABLE[..at].iter().any(twin),
+            "`{}` is listed twice",
+            row.key()
+        );
+        assert!(
+            row.doc().ends_with('.') && !row.doc().starts_with(' '),
+            "{}",
+            row.doc()
+        );
+    }
+}
+
+#[test]
+fn defaults_are_those_of_the_documentation() {
+    let dir = folder();
+    let at = dir.path();
+    let project = parse_in(at, "").unwrap();
+    let expected = Project {
+        dir: at.to_path_buf(),
+        storage: StorageSettings {
+            url: "file://./data".to_owned(),
+        },
+        daemon: DaemonSettings {
+            http: "127.0.0.1:8787".to_owned(),
+            wal: at.join("wal"),
+            land_every: Duration::from_secs(5),
+            land_facts: 500_000,
+            land_bytes: 256_000_000,
+            wal_bytes: 4_000_000_000,
+            memory_bytes: 2_000_000_000,
+            max_request_bytes: 256_000_000,
+            max_record_bytes: 16_000_000,
+            checkpoint_every: 100,
+        },
+        batch: BatchSettings {
+            memory_bytes: 1_000_000_000,
+            threads: 0,
+            unit_facts: 2_000_000,
+        },
+        query: QuerySettings {
+            memory_bytes: 2_000_000_000,
+            timeout: Duration::from_secs(300),
+            threads: 0,
+        },
+        topics: vec![],
+        views: vec![],
+    };
+    assert_eq!(project, expected);
+    let project = parse_in(at, &defaults()).unwrap();
+    assert_eq!(project.topics[0].ack, Ack::Wal);
+    assert_eq!(project.topics[0].unknown_fields, UnknownFields::Keep);
+    let view = ViewSettings {
+        name: "a_views".to_owned(),
+        sql_path: at.join("v.sql"),
+        sql_text: "SELECT 1".to_owned(),
+        refresh_every: None,
+        rebuild_cron: None,
+        verify_cron: None,
+        timezone: "UTC".to_owned(),
+        export: false,
+    };
+    assert_eq!(project.views, [view]);
+}
+
+#[test]
+fn the_reference_shows_every_setting_with_its_default() {
+    let text = reference();
+    for section in Section::ALL {
+        let after = text.split_once(&section.header()).unwrap().1;
+        let part = after.split("\n\n").next().unwrap();
+        for row in section.rows() {
+            let line = part
+                .lines()
+                .find(|line| line.trim_start().starts_with(row.key()))
+                .unwrap();
+            assert!(
+                line.contains(row.type_name()) && line.ends_with(row.doc()),
+                "{line}"
+            );
+            if let Fallback::Default(value) = row.fallback() {
+                assert!(line.contains(&value), "{line}");
+            }
+        }
+    }
+    let line = "  land_every         duration      \"5s\"              Facts land in the log at least this often.\n";
+    assert!(text.contains(line), "{text}");
+}
+
+/// Writes the template's files and returns its settings.
+fn write_template(dir: &Path, name: &str) -> String {
+    let (toml, files) = template(name);
+    for (path, contents) in files {
+        let path = dir.join(path);
+        std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+        std::fs::write(path, contents).unwrap();
+    }
+    std::fs::write(dir.join(FILE_NAME), &toml).unwrap();
+    toml
+}
+
+#[test]
+fn the_template_loads() {
+    let dir = tempfile::tempdir().unwrap();
+    write_template(dir.path(), "news\nstray = 1");
+    let project = Project::load(dir.path()).unwrap_or_else(|error| panic!("{error}"));
+    let [topic] = &project.topics[..] else {
+        panic!("{:?}", project.topics)
+    };
+    let fields: Vec<String> = topic
+        .fields
+        .iter()
+        .map(|field| format!("{} {} {}", field.name, field.field_type, field.not_null))
+        .collect();
+    assert_eq!(
+        fields,
+        [
+            "ts timestamp true",
+            "url varchar true",
+            "author varchar false",
+            "section varchar false",
+            "referrer varchar false",
+            "visitor varchar false",
+            "action varchar false",
+            "engaged_ms bigint false",
+        ]
+    );
+    assert_eq!(
+        (topic.name.as_str(), topic.event_time.as_str()),
+        ("pageviews", "ts")
+    );
+    let [view] = &project.views[..] else {
+        panic!("{:?}", project.views)
+    };
+    assert_eq!(view.name, "post_minutes");
+    assert_eq!(view.sql_path, dir.path().join("views/post_minutes.sql"));
+    assert!(view.sql_text.ends_with("\nFROM pageviews GROUP BY 1, 2\n"));
+    assert_eq!(view.refresh_every, Some(Duration::from_secs(300)));
+    assert_eq!(view.rebuild_cron.as_deref(), Some("0 3 * * *"));
+    assert_eq!(view.timezone, "Europe/Berlin");
+}
+
+#[test]
+fn the_templates_comments_are_settings_with_their_defaults() {
+    let dir = tempfile::tempdir().unwrap();
+    let toml = write_template(dir.path(), "news");
+    let before = Project::load(dir.path()).unwrap();
+    let mut keys = 0;
+    let uncommented: String = toml
+        .lines()
+        .map(|line| match line.strip_prefix("# ") {
+            // Its default is to be unset, so the comment shows an example.
+            Some(setting) if setting.starts_with("verify_cron = ") => format!("# {setting}\n"),
+            Some(setting) if setting.contains(" = ") => {
+                keys += 1;
+                format!("{setting}\n")
+            }
+            _ => format!("{line}\n"),
+        })
+        .collect();
+    // All but those that the template sets, and the example.
+    assert_eq!(
+        keys,
+        TABLE.len()
+            - [
+                "event_time",
+                "fields",
+                "sql",
+                "refresh_every",
+                "rebuild_cron",
+                "timezone",
+                "verify_cron"
+            ]
+            .len()
+    );
+    assert_eq!(parse_in(dir.path(), &uncommented).unwrap(), before);
+}
+
+#[test]
+fn topics_views_and_fields_keep_the_order_of_the_file() {
+    let project = parse(
+        r#"
+        [views.zulu]
+        sql = "v.sql"
+        [topics.y]
+        event_time = "ts"
+        fields = { z = "int", a = "int", ts = "timestamp not null" }
+        [topics.b.fields]
+        k = "int"
+        j = "int"
+        ts = "timestamp not null"
+        [views.alpha]
+        sql = "v.sql"
+        [topics.b]
+        event_time = "ts"
+        "#,
+    );
+    let views: Vec<&str> = project
+        .views
+        .iter()
+        .map(|view| view.name.as_str())
+        .collect();
+    assert_eq!(views, ["zulu", "alpha"]);
+    let topics: Vec<&str> = project
+        .topics
+        .iter()
+        .map(|topic| topic.name.as_str())
+        .collect();
+    assert_eq!(topics, ["y", "b"]);
+    let names = |topic: &TopicSettings| -> Vec<String> {
+        topic
+            .fields
+            .iter()
+            .map(|field| field.name.clone())
+            .collect()
+    };
+    assert_eq!(names(&project.topics[0]), ["z", "a", "ts"]);
+    assert_eq!(names(&project.topics[1]), ["k", "j", "ts"]);
+}
+
+#[test]
+fn durations_sizes_and_numbers_are_read_in_their_spellings() {
+    let sized = |value: &str| {
+        parse(&format!("[batch]\nmemory = {value}"))
+            .batch
+            .memory_bytes
+    };
+    assert_eq!(sized("\"256MB\""), 256_000_000);
+    assert_eq!(sized("\"256MiB\""), 268_435_456);
+    assert_eq!(sized("\"3 gib\""), 3_221_225_472);
+    assert_eq!(sized("\"512\""), 512);
+    assert_eq!(sized("\"5KB\""), 5_000);
+    assert_eq!(sized("1_000_000"), 1_000_000);
+    assert_eq!(sized("0x100"), 256);
+    let lasting = |value: &str| {
+        parse(&format!("[query]\ntimeout = \"{value}\""))
+            .query
+            .timeout
+    };
+    assert_eq!(lasting("1h 30m"), Duration::from_secs(5400));
+    assert_eq!(lasting("250ms"), Duration::from_millis(250));
+    for address in [
+        "0.0.0.0:80",
+        "[::1]:8787",
+        "localhost:8787",
+        "db-1.example:1",
+    ] {
+        let project = parse(&format!("[daemon]\nhttp = \"{address}\""));
+        assert_eq!(project.daemon.http, address);
+    }
+}
+
+#[test]
+fn storage_and_paths_are_seen_from_the_project() {
+    let dir = folder();
+    let url = |value: &str| {
+        let text = format!("[storage]\nurl = \"{value}\"");
+        parse_in(dir.path(), &text).unwrap().storage.url
+    };
+    for value in [
+        "file://./a/b",
+        "file:///srv/data",
+        "./a/b",
+        "/srv/data",
+        "s3://bucket/prefix",
+    ] {
+        assert_eq!(url(value), value);
+    }
+    assert_eq!(url("FILE://Data"), "file://Data");
+    assert_eq!(url("S3://Bucket"), "s3://Bucket");
+    let wal = |value: &str| {
+        let text = format!("[daemon]\nwal = \"{value}\"");
+        parse_in(dir.path(), &text).unwrap().daemon.wal
+    };
+    assert_eq!(wal("./a/b"), dir.path().join("a/b"));
+    assert_eq!(wal("../b"), dir.path().join("../b"));
+    assert_eq!(wal("/srv/wal"), Path::new("/srv/wal"));
+    let project = Project::parse("", Path::new(FILE_NAME), &unset).unwrap();
+    assert_eq!(project.daemon.wal, Path::new("wal"));
+    // Paths compare alike with and without `.`, but a message shows it.
+    let project = parse_in(Path::new("p"), "[daemon]\nwal = \"./w\"").unwrap();
+    assert_eq!(project.daemon.wal.as_os_str(), "p/w");
+}
+
+#[test]
+fn variables_are_replaced_in_strings_once() {
+    let environment = |name: &str| {
+        let value = match name {
+            "BUCKET" => "news-${NOT_AGAIN}",
+            "FACTS" => "42",
+            "TYPE" => "timestamp",
+            "TRUE" => "true",
+            _ => return None,
+        };
+        Some(value.to_owned())
+    };
+    let text = r#"
+        [storage]
+        url = "s3://${BUCKET}/$${BUCKET}/$x$"
+        [daemon]
+        land_facts = "${FACTS}"
+        wal_bytes = "${FACTS}KB"
+        [topics.t]
+        event_time = "ts"
+        fields = { ts = "${TYPE} not null" }
+        [views.v]
+        sql = "v.sql"
+        export = "${TRUE}"
+    "#;
+    let dir = folder();
+    let project = Project::parse(text, &dir.path().join(FILE_NAME), &environment).unwrap();
+    let url = "s3://news-${NOT_AGAIN}/${BUCKET}/$x$".to_owned();
+    assert_eq!(project.storage.url, url);
+    assert_eq!(project.daemon.land_facts, 42);
+    assert_eq!(project.daemon.wal_bytes, 42_000);
+    assert_eq!(project.topics[0].fields[0].field_type, FieldType::Timestamp);
+    assert!(project.views[0].export);
+}
+
+#[test]
+fn load_reads_variables_of_the_process() {
+    let dir = tempfile::tempdir().unwrap();
+    let text = "[storage]\nurl = \"s3://b${PATH}\"";
+    std::fs::write(dir.path().join(FILE_NAME), text).unwrap();
+    let url = format!("s3://b{}", std::env::var("PATH").unwrap());
+    assert_eq!(Project::load(dir.path()).unwrap().storage.url, url);
+}
+
+#[test]
+fn a_byte_order_mark_and_carriage_returns_are_no_error() {
+    let project = parse("\u{feff}[daemon]\r\nland_facts = 9\r\n");
+    assert_eq!(project.daemon.land_facts, 9);
+}

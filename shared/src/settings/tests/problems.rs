@@ -1,0 +1,618 @@
+//! What a user is told about a wrong file: the message, and the place that it points at.
+
+use super::*;
+
+fn problems_in(dir: &Path, text: &str) -> Vec<Problem> {
+    match parse_in(dir, text) {
+        Err(SettingsError::Invalid { problems }) => problems,
+        other => panic!("expected problems, got {other:?}"),
+    }
+}
+
+/// The messages, each with the text that its carets are under.
+fn told(text: &str) -> Vec<(String, String)> {
+    let problems = problems_in(folder().path(), text);
+    let pointed = |problem: &Problem| {
+        let from_column = problem.source_line.chars().skip(problem.column - 1);
+        from_column.take(problem.width).collect()
+    };
+    problems
+        .iter()
+        .map(|problem| (problem.message.clone(), pointed(problem)))
+        .collect()
+}
+
+#[track_caller]
+fn assert_told(text: &str, message: &str, pointed: &str) {
+    assert_eq!(told(text), [(message.to_owned(), pointed.to_owned())]);
+}
+
+fn topic(lines: &str) -> String {
+    format!("[topics.t]\nevent_time = \"ts\"\n{lines}")
+}
+
+const TS: &str = "ts = \"timestamp not null\"";
+
+#[test]
+fn a_problem_is_shown_with_its_line_and_a_caret() {
+    let text = "[views.v]\nsql = \"v.sql\"\n\trefresh_evry = \"5m\" # ü\r\n";
+    let dir = folder();
+    let error = parse_in(dir.path(), text).unwrap_err().to_string();
+    let expected = format!(
+        "unknown key `refresh_evry` in `[views.v]`; did you mean `refresh_every`?\n\
+         \x20--> {}:3:2\n\
+         \x20 |\n\
+         3 | \trefresh_evry = \"5m\" # ü\n\
+         \x20 | \t^^^^^^^^^^^^",
+        dir.path().join(FILE_NAME).display()
+    );
+    assert_eq!(error, expected);
+}
+
+#[test]
+fn columns_count_characters_and_wide_line_numbers_align() {
+    let text = format!("{}[daemon]\nhttp = \"ä\" \nwal = \"ü\" ; 1", "\n".repeat(8));
+    let [problem] = &problems_in(folder().path(), &text)[..] else {
+        panic!()
+    };
+    assert_eq!((problem.line, problem.column), (11, 11));
+    let shown = problem.to_string();
+    let lines: Vec<&str> = shown.lines().skip(1).collect();
+    assert!(lines[0].starts_with("  --> "), "{shown}");
+    assert_eq!(lines[1..3], ["   |", "11 | wal = \"ü\" ; 1"]);
+    assert!(lines[3].starts_with("   |           ^"), "{shown}");
+}
+
+#[test]
+fn a_place_over_several_lines_is_underlined_on_its_first() {
+    let text = "[batch]\nthreads = [\n  1,\n]\n";
+    let [problem] = &problems_in(folder().path(), text)[..] else {
+        panic!()
+    };
+    assert_eq!((problem.line, problem.column, problem.width), (2, 11, 1));
+}
+
+#[test]
+fn all_problems_are_told_in_the_order_of_the_file() {
+    let told: Vec<String> = told(
+        "[views.v]\nexport = 1\nsql = \"absent.sql\"\n[daemon]\nland_facts = 0\nhtp = 1\n[storge]\n",
+    )
+    .into_iter()
+    .map(|(_, pointed)| pointed)
+    .collect();
+    assert_eq!(told, ["1", "\"absent.sql\"", "0", "htp", "storge"]);
+    let error = parse_in(Path::new("p"), "a = 1\nb = 2\n")
+        .unwrap_err()
+        .to_string();
+    assert_eq!(error.split("\n\n").count(), 2, "{error}");
+}
+
+#[test]
+fn a_missing_file_says_how_to_make_one() {
+    let dir = tempfile::tempdir().unwrap();
+    for dir in [dir.path().to_path_buf(), dir.path().join("absent")] {
+        let error = Project::load(&dir).unwrap_err();
+        assert!(matches!(error, SettingsError::Missing { .. }));
+        let shown = dir.display();
+        assert_eq!(
+            error.to_string(),
+            format!(
+                "no `anabranch.toml` in `{shown}`; run `anabranch init {shown}` or name a project with --project"
+            )
+        );
+    }
+}
+
+#[test]
+fn an_unreadable_file_is_named() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join(FILE_NAME);
+    std::fs::write(&path, b"[daemon]\n# \xff").unwrap();
+    let error = Project::load(dir.path()).unwrap_err();
+    assert!(matches!(error, SettingsError::Unreadable { .. }));
+    let start = format!("can't read `{}`: ", path.display());
+    assert!(error.to_string().starts_with(&start), "{error}");
+    assert!(
+        error
+            .to_string()
+            .ends_with("; make it a readable text file in UTF-8"),
+        "{error}"
+    );
+}
+
+#[test]
+fn syntax_errors_have_a_place_and_hide_what_follows() {
+    let text = "[daemon]\nland_every = \nhtp = 1\n[batch\n[daemon]\n";
+    let problems = problems_in(folder().path(), text);
+    assert!(
+        problems
+            .iter()
+            .all(|problem| problem.message.starts_with("not valid TOML: "))
+    );
+    let places: Vec<usize> = problems.iter().map(|problem| problem.line).collect();
+    assert_eq!(places, [2, 4, 5], "{problems:?}");
+    let twice = "[query]\nthreads = 1\nthreads = 2\n";
+    assert_told(twice, "not valid TOML: duplicate key", "threads");
+    let [unclosed] = &problems_in(folder().path(), "[query")[..] else {
+        panic!()
+    };
+    assert_eq!((unclosed.line, unclosed.width), (1, 1), "{unclosed}");
+}
+
+#[test]
+fn unknown_keys_and_tables_name_what_is_near_or_known() {
+    assert_told(
+        "[batch]\nthread = 1",
+        "unknown key `thread` in `[batch]`; did you mean `threads`?",
+        "thread",
+    );
+    assert_told(
+        "[batch]\nfoo = 1",
+        "unknown key `foo` in `[batch]`; known keys: `memory`, `threads`, `unit_facts`",
+        "foo",
+    );
+    assert_told(
+        "[batch]\ntimeout = \"5s\"",
+        "unknown key `timeout` in `[batch]`; it belongs in `[query]`",
+        "timeout",
+    );
+    assert_told(
+        "[dameon]",
+        "unknown table `[dameon]`; did you mean `[daemon]`?",
+        "dameon",
+    );
+    assert_told(
+        "[topic.x]",
+        "unknown table `[topic]`; did you mean `[topics]`?",
+        "topic",
+    );
+    assert_told(
+        "[users]",
+        "unknown table `[users]`; known tables: `[storage]`, `[daemon]`, `[batch]`, `[query]`, \
+         `[topics.NAME]`, `[views.NAME]`",
+        "users",
+    );
+    assert_told(
+        "x = 1",
+        "unknown key `x` outside of any table; every setting belongs in a table such as `[daemon]`",
+        "x",
+    );
+    assert_told(
+        "threads = 1",
+        "unknown key `threads` outside of any table; it belongs in `[batch]` or `[query]`",
+        "threads",
+    );
+}
+
+#[test]
+fn what_has_to_be_a_table_says_how_to_write_it() {
+    assert_told(
+        "daemon = 5",
+        "`daemon` must be a table, found the integer `5`; write `[daemon]` above its settings",
+        "5",
+    );
+    assert_told(
+        "topics = \"x\"",
+        "`topics` must be a table, found the string `x`; write `[topics.NAME]` above its settings",
+        "\"x\"",
+    );
+    assert_told(
+        "[views]\nv = true",
+        "`views.v` must be a table, found the boolean `true`; write `[views.v]` above its settings",
+        "true",
+    );
+    assert_told(
+        "[[views]]",
+        "`views` must be a table, found an array; write `[views.NAME]` above its settings",
+        "[[views]]",
+    );
+    assert_told(
+        &topic("fields = [1]"),
+        "`topics.t.fields` must be a table, found an array; write `[topics.t.fields]` above its settings",
+        "[1]",
+    );
+}
+
+#[test]
+fn wrong_values_say_what_was_expected_and_found() {
+    let duration = "must be a duration from 1ms to a year, such as `\"30s\"` or `\"5m\"`";
+    let size =
+        "must be a size such as `\"256MB\"` or `\"256MiB\"`, or a whole number of bytes above 0";
+    let url =
+        "must be a folder such as `\"file://./data\"` or `\"./data\"`, or `\"s3://BUCKET/PREFIX\"`";
+    let address = "must be an address `\"HOST:PORT\"` such as `\"127.0.0.1:8787\"`";
+    let cases = [
+        (
+            "daemon",
+            "land_every",
+            "5",
+            duration,
+            "found the integer `5`",
+        ),
+        (
+            "daemon",
+            "land_every",
+            "\"5 parsecs\"",
+            duration,
+            "found the string `5 parsecs`",
+        ),
+        (
+            "daemon",
+            "land_every",
+            "\"0s\"",
+            duration,
+            "found the string `0s`",
+        ),
+        (
+            "query",
+            "timeout",
+            "\"2years\"",
+            duration,
+            "found the string `2years`",
+        ),
+        (
+            "daemon",
+            "land_bytes",
+            "\"1.5GB\"",
+            size,
+            "found the string `1.5GB`",
+        ),
+        (
+            "daemon",
+            "land_bytes",
+            "\"1Mbit\"",
+            size,
+            "found the string `1Mbit`",
+        ),
+        (
+            "daemon",
+            "land_bytes",
+            "\"99999999999TB\"",
+            size,
+            "found the string `99999999999TB`",
+        ),
+        (
+            "daemon",
+            "land_bytes",
+            "\"0MB\"",
+            size,
+            "found the string `0MB`",
+        ),
+        ("daemon", "land_bytes", "-1", size, "found the integer `-1`"),
+        (
+            "daemon",
+            "land_bytes",
+            "1.5",
+            size,
+            "found a floating-point number",
+        ),
+        (
+            "batch",
+            "unit_facts",
+            "0",
+            "must be a whole number of at least 1",
+            "found the integer `0`",
+        ),
+        (
+            "batch",
+            "unit_facts",
+            "\"7\"",
+            "must be a whole number of at least 1",
+            "found the string `7`",
+        ),
+        (
+            "batch",
+            "unit_facts",
+            "0xffffffffffffffffff",
+            "must be a whole number of at least 1",
+            "found the integer `0xffffffffffffffffff`",
+        ),
+        (
+            "batch",
+            "threads",
+            "1025",
+            "must be a whole number from 0, for all cores, to 1024",
+            "found the integer `1025`",
+        ),
+        (
+            "storage",
+            "url",
+            "\"gs://x\"",
+            url,
+            "found the string `gs://x`",
+        ),
+        (
+            "storage",
+            "url",
+            "\"s3:///prefix\"",
+            url,
+            "found the string `s3:///prefix`",
+        ),
+        (
+            "storage",
+            "url",
+            "\"file:./data\"",
+            url,
+            "found the string `file:./data`; `//` is missing after the colon",
+        ),
+        ("storage", "url", "2020-01-01", url, "found a date or time"),
+        (
+            "daemon",
+            "http",
+            "\"localhost\"",
+            address,
+            "found the string `localhost`",
+        ),
+        (
+            "daemon",
+            "http",
+            "\"h:65536\"",
+            address,
+            "found the string `h:65536`",
+        ),
+        (
+            "daemon",
+            "http",
+            "\":80\"",
+            address,
+            "found the string `:80`; write `0.0.0.0` before the port to listen on every interface",
+        ),
+        (
+            "daemon",
+            "wal",
+            "\" \"",
+            "must be a path, relative to the project's folder or absolute",
+            "found the string ` `",
+        ),
+        (
+            "daemon",
+            "wal",
+            "\"~/wal\"",
+            "must be a path, relative to the project's folder or absolute",
+            "found the string `~/wal`; `~` is not replaced in paths; write `${HOME}` for it",
+        ),
+    ];
+    for (table, key, value, expected, found) in cases {
+        let message = format!("`{key}` in `[{table}]` {expected}, {found}");
+        assert_told(&format!("[{table}]\n{key} = {value}\n"), &message, value);
+    }
+}
+
+#[test]
+fn wrong_topics_and_fields_are_told() {
+    let fields = |more: &str| topic(&format!("[topics.t.fields]\n{TS}\n{more}"));
+    let cases = [
+        (
+            topic(""),
+            "`[topics.t]` lacks `fields`; write for example `fields = { ts = \"timestamp not null\" }`",
+            "t",
+        ),
+        (
+            topic("[topics.t.fields]"),
+            "`[topics.t.fields]` declares no field; write at least the event time, such as `ts = \"timestamp not null\"`",
+            "[topics.t.fields]",
+        ),
+        (
+            format!("[topics.t.fields]\n{TS}"),
+            "`[topics.t]` lacks `event_time`; write for example `event_time = \"ts\"`",
+            "t",
+        ),
+        (
+            topic("fields = { happened = \"timestamp not null\" }"),
+            "`event_time` in `[topics.t]` must name a field of the topic, found the string `ts`; declare it as `timestamp not null`, or name the field that is",
+            "\"ts\"",
+        ),
+        (
+            topic("fields = { Ts = \"timestamp not null\" }"),
+            "`event_time` in `[topics.t]` must name a field of the topic, found the string `ts`; did you mean `Ts`?",
+            "\"ts\"",
+        ),
+        (
+            topic("fields = { ts = \"timestamp\" }"),
+            "field `ts` is the event time of its topic, so it can't be null; write `ts = \"timestamp not null\"`",
+            "\"timestamp\"",
+        ),
+        (
+            topic("fields = { ts = \"bigint not null\" }"),
+            "field `ts` is the event time of its topic, so it must be a timestamp, not `bigint`; write `ts = \"timestamp not null\"`",
+            "\"bigint not null\"",
+        ),
+        (
+            fields("_x = \"int\""),
+            "field `_x` starts with `_`, which is reserved for Anabranch's own columns; rename it",
+            "_x",
+        ),
+        (
+            fields("TS = \"int\""),
+            "field `TS` differs from field `ts` only in case; rename one of them",
+            "TS",
+        ),
+        (
+            fields("\"\" = \"int\""),
+            "a field's name is empty; name it",
+            "\"\"",
+        ),
+        (
+            fields("x = \"varchar(20)\""),
+            "field `x`: `varchar` takes no length or precision here; write `varchar`",
+            "\"varchar(20)\"",
+        ),
+        (
+            fields("x = 5"),
+            "field `x` in `[topics.t.fields]` must be a SQL type such as `\"varchar not null\"`, found the integer `5`",
+            "5",
+        ),
+        // One problem for one mistake: the type is wrong, so nothing is said of the event time.
+        (
+            topic("fields = { ts = \"datetime\" }"),
+            "field `ts`: type `datetime` is not supported; write `timestamp`, an instant in UTC",
+            "\"datetime\"",
+        ),
+        (
+            topic(&format!("ack = \"never\"\nfields = {{ {TS} }}")),
+            "`ack` in `[topics.t]` must be `\"wal\"` or `\"landed\"`, found the string `never`",
+            "\"never\"",
+        ),
+        (
+            topic(&format!("unknown_fields = 1\nfields = {{ {TS} }}")),
+            "`unknown_fields` in `[topics.t]` must be `\"keep\"`, `\"ignore\"` or `\"reject\"`, found the integer `1`",
+            "1",
+        ),
+    ];
+    for (text, message, pointed) in cases {
+        assert_told(&text, message, pointed);
+    }
+}
+
+#[test]
+fn names_of_topics_and_views_are_checked() {
+    let long = "a".repeat(64);
+    for what in ["topic", "view"] {
+        let declare = |name: &str| match what {
+            "topic" => format!("[topics.{name}]\nevent_time = \"ts\"\nfields = {{ {TS} }}\n"),
+            _ => format!("[views.{name}]\nsql = \"v.sql\"\n"),
+        };
+        for name in ["Page", "1a", "_a", "a-b", "\"a b\"", "\"\"", "\"ä\""] {
+            let bare = name.trim_matches('"');
+            let message = format!(
+                "`{bare}` can't name a {what}; use a-z, 0-9 and `_`, beginning with a letter"
+            );
+            assert_told(&declare(name), &message, name);
+        }
+        let message =
+            format!("`{long}` has 64 characters; a {what}'s name has at most 63, so shorten it");
+        assert_told(&declare(&long), &message, &long);
+        parse(&declare(&long[1..]));
+        for name in ["dead_letters", "jobs"] {
+            let message =
+                format!("`{name}` is a table of Anabranch's own; give the {what} another name");
+            assert_told(&declare(name), &message, name);
+        }
+    }
+    let both =
+        format!("[topics.x]\nevent_time = \"ts\"\nfields = {{ {TS} }}\n[views.x]\nsql = \"v.sql\"");
+    assert_told(
+        &both,
+        "view `x` has the name of a topic; rename one of them",
+        "x",
+    );
+    // Also where the topic itself is wrong.
+    assert_eq!(
+        told(&both.replace("fields = ", "ack = 1\nfields = ")).len(),
+        2
+    );
+}
+
+#[test]
+fn wrong_views_are_told() {
+    let view = |line: &str| format!("[views.v]\nsql = \"v.sql\"\n{line}\n");
+    let cron = "must be a cron expression of five fields (minute hour day month weekday) such as `\"0 3 * * *\"`";
+    let zone = "must be an IANA time zone such as `\"UTC\"` or `\"Europe/Berlin\"`";
+    let cases = [
+        ("rebuild_cron", "\"0 3 * *\"", cron, "`0 3 * *`"),
+        ("rebuild_cron", "\"61 3 * * *\"", cron, "`61 3 * * *`"),
+        ("rebuild_cron", "\"0 0 3 * * *\"", cron, "`0 0 3 * * *`"),
+        (
+            "verify_cron",
+            "\"0 0 31 2 *\"",
+            cron,
+            "`0 0 31 2 *`; no date matches it, so it would never run",
+        ),
+        ("verify_cron", "\"\"", cron, "``"),
+        (
+            "timezone",
+            "\"europe/berln\"",
+            zone,
+            "`europe/berln`; did you mean `Europe/Berlin`?",
+        ),
+        (
+            "timezone",
+            "\"Middle of Nowhere\"",
+            zone,
+            "`Middle of Nowhere`",
+        ),
+        ("export", "\"true\"", "must be `true` or `false`", "`true`"),
+    ];
+    for (key, value, expected, found) in cases {
+        let message = format!("`{key}` in `[views.v]` {expected}, found the string {found}");
+        assert_told(&view(&format!("{key} = {value}")), &message, value);
+    }
+    parse(&view(
+        "rebuild_cron = \"0 0 29 2 *\"\nverify_cron = \"@daily\"",
+    ));
+    assert_told(
+        "[views.v]",
+        "`[views.v]` lacks `sql`; write for example `sql = \"views/v.sql\"`",
+        "v",
+    );
+}
+
+#[test]
+fn wrong_sql_files_are_named() {
+    let dir = folder();
+    let path = dir.path().join("w.sql");
+    let only = || {
+        let mut problems = problems_in(dir.path(), "[views.v]\nsql = \"w.sql\"");
+        assert_eq!(problems.len(), 1);
+        let problem = problems.remove(0);
+        assert_eq!((problem.line, problem.column, problem.width), (2, 7, 7));
+        problem.message
+    };
+    let shown = path.display();
+    assert_eq!(
+        only(),
+        format!("no file `{shown}`; write the SELECT of view `v` there, or correct `sql`")
+    );
+    std::fs::write(&path, " \n").unwrap();
+    assert_eq!(
+        only(),
+        format!("file `{shown}` is empty; write the SELECT of view `v` there")
+    );
+    std::fs::write(&path, b"\xff").unwrap();
+    assert!(only().starts_with(&format!("can't read `{shown}`, the SQL of view `v`: ")));
+}
+
+#[test]
+fn variables_that_cannot_be_replaced_are_told_where_they_stand() {
+    assert_eq!(
+        told("[query]\nmemory = \"${NOPE}${NOPE} ${a b} ${open\""),
+        [
+            ("environment variable `NOPE` is not set; set it, or write the value in place of `${NOPE}`", "${NOPE}"),
+            ("`a b` is not the name of an environment variable; write `${NAME}`, or `$${` for a literal `${`", "${a b}"),
+            ("`${` lacks its `}`; write `${NAME}`, or `$${` for a literal `${`", "${open"),
+        ]
+        .map(|(message, pointed)| (message.to_owned(), pointed.to_owned()))
+    );
+    // Commented-out lines and keys are left alone.
+    parse("# ${NOPE}\n[query]\n");
+}
+
+#[test]
+fn what_a_variable_holds_is_never_shown() {
+    let secret = |_: &str| Some("hunter2".to_owned());
+    let text = r#"
+        [storage]
+        url = "gs://${S}"
+        [daemon]
+        http = "${S}"
+        land_every = "${S}"
+        land_facts = "${S}"
+        land_bytes = "${S}"
+        [topics.t]
+        event_time = "${S}"
+        ack = "${S}"
+        fields = { ts = "timestamp not null", a = "${S}", b = "int ${S}" }
+        [views.v]
+        sql = "v.sql"
+        rebuild_cron = "${S}"
+        timezone = "${S}"
+        export = "${S}"
+    "#;
+    let dir = folder();
+    let error = Project::parse(text, &dir.path().join(FILE_NAME), &secret).unwrap_err();
+    let SettingsError::Invalid { problems } = &error else {
+        panic!("{error}")
+    };
+    assert_eq!(problems.len(), 12, "{error}");
+    assert!(!error.to_string().contains("hunter2"), "{error}");
+}

@@ -1,0 +1,74 @@
+//! The views of a project: their names, SQL files and schedules.
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use super::choice::resolve;
+use super::reader::{Reader, Table};
+use super::table::{EXPORT, REBUILD_CRON, REFRESH_EVERY, SQL, TIMEZONE, VERIFY_CRON};
+
+/// A view as it is declared.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ViewSettings {
+    /// Name: a-z, 0-9 and `_`, at most 63 characters; no topic of the project has it.
+    pub name: String,
+    /// The file with the view's SQL, joined to the project's folder.
+    pub sql_path: PathBuf,
+    /// The text of that file; holds more than white space.
+    pub sql_text: String,
+    /// How often the view is refreshed; only by command where absent.
+    pub refresh_every: Option<Duration>,
+    /// When the view is rebuilt: a valid cron expression of five fields, or `@daily` and the like.
+    pub rebuild_cron: Option<String>,
+    /// When the view is verified, likewise.
+    pub verify_cron: Option<String>,
+    /// IANA time zone of the two schedules; known to `chrono-tz`.
+    pub timezone: String,
+    /// Whether one finished row a key is also written for other engines.
+    pub export: bool,
+}
+
+/// Reads a view and its SQL file; `None` where a problem is on record.
+pub(super) fn read(
+    reader: &mut Reader<'_>,
+    dir: &Path,
+    name: &str,
+    table: &Table<'_>,
+) -> Option<ViewSettings> {
+    let refresh_every = reader.optional(table, &REFRESH_EVERY);
+    let rebuild_cron = reader.optional(table, &REBUILD_CRON);
+    let verify_cron = reader.optional(table, &VERIFY_CRON);
+    let timezone = reader.value(table, &TIMEZONE);
+    let export = reader.value(table, &EXPORT);
+    let written = reader.required(table, &SQL)?;
+    let sql_path = resolve(dir, Path::new(&written.0));
+    let sql_text = sql_text(reader, &sql_path, name, table)?;
+    Some(ViewSettings {
+        name: name.to_owned(),
+        sql_path,
+        sql_text,
+        refresh_every,
+        rebuild_cron: rebuild_cron.map(|schedule| schedule.0),
+        verify_cron: verify_cron.map(|schedule| schedule.0),
+        timezone: timezone.0,
+        export,
+    })
+}
+
+fn sql_text(reader: &mut Reader<'_>, path: &Path, name: &str, table: &Table<'_>) -> Option<String> {
+    let shown = path.display();
+    let wrong = match std::fs::read_to_string(path) {
+        Ok(text) if !text.trim().is_empty() => return Some(text),
+        Ok(_) => format!("file `{shown}` is empty; write the SELECT of view `{name}` there"),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
+            format!("no file `{shown}`; write the SELECT of view `{name}` there, or correct `sql`")
+        }
+        Err(error) => format!(
+            "can't read `{shown}`, the SQL of view `{name}`: {error}; make it a readable text file in UTF-8"
+        ),
+    };
+    if let Some(value) = table.get(SQL.key) {
+        reader.report(&value.span(), wrong);
+    }
+    None
+}

@@ -1,0 +1,341 @@
+//! A Delta Lake table as this project writes it: appends and swaps of Parquet files, with
+//! positions (`txn` actions) in the same commit. Owns the commit protocol and the replay of the
+//! table's own log; knows nothing of facts or states.
+//!
+//! A commit is one put-if-absent of `_delta_log/{version:020}.json`, so its cost doesn't grow with
+//! the table. It is decided against a known state, and decided anew against every commit that won
+//! its version first. A random id in each commit settles whether an unanswered put succeeded.
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
+
+use object_store::path::Path;
+use parking_lot::RwLock;
+use uuid::Uuid;
+
+use crate::storage::{CreateOutcome, Storage, join};
+use crate::{Error, LogVersion, Result};
+
+mod action;
+mod checkpoint;
+mod schema;
+
+pub use action::{Action, AddFile, CommitInfo, RemoveFile, Txn};
+use action::{Metadata, Protocol};
+pub use schema::{delta_schema, storage_type};
+
+/// The table property that forbids removing rows, by its name in the Delta protocol.
+pub const APPEND_ONLY: &str = "delta.appendOnly";
+
+/// How often a commit that keeps losing its version is tried again.
+const COMMIT_TRIES: usize = 1_000;
+
+/// How often a commit whose put was not answered is tried again.
+const UNANSWERED_TRIES: usize = 5;
+
+/// What is known of a table at one version.
+#[derive(Clone, Debug, Default)]
+pub struct TableState {
+    /// The newest version that was read; `None` for a table that does not exist.
+    pub version: Option<LogVersion>,
+    /// The live files by path.
+    pub files: BTreeMap<String, Arc<AddFile>>,
+    /// The positions by name.
+    pub txns: HashMap<String, i64>,
+    /// The table's free-form configuration.
+    pub configuration: HashMap<String, String>,
+}
+
+impl TableState {
+    /// The position of a name, 0 if it was never set.
+    pub fn txn(&self, app: &str) -> i64 {
+        self.txns.get(app).copied().unwrap_or(0)
+    }
+
+    fn apply(&mut self, version: LogVersion, actions: Vec<Action>) -> Result<()> {
+        for action in actions {
+            match action {
+                Action::Add(add) => {
+                    self.files.insert(add.path.clone(), Arc::new(add));
+                }
+                Action::Remove(remove) => {
+                    self.files.remove(&remove.path);
+                }
+                Action::Txn(txn) => {
+                    self.txns.insert(txn.app_id, txn.version);
+                }
+                Action::MetaData(metadata) => self.configuration = metadata.configuration,
+                Action::Protocol(protocol) => protocol.check()?,
+                Action::CommitInfo(_) => {}
+            }
+        }
+        self.version = Some(version);
+        Ok(())
+    }
+}
+
+/// A commit, decided against a state.
+#[derive(Debug, Default)]
+pub struct Commit {
+    /// Files to add.
+    pub adds: Vec<AddFile>,
+    /// Files to remove.
+    pub removes: Vec<RemoveFile>,
+    /// Positions to set.
+    pub txns: Vec<Txn>,
+    /// What the commit is, for `DESCRIBE HISTORY` of any engine.
+    pub operation: &'static str,
+    /// More about the commit, kept in its `commitInfo`.
+    pub info: serde_json::Map<String, serde_json::Value>,
+    /// Whether facts change; a reader that follows the log skips a commit that only rewrites.
+    pub data_change: bool,
+}
+
+/// How a commit of ours was found to have gone.
+enum PutOutcome {
+    Ours,
+    Lost(Vec<Action>),
+    Absent,
+}
+
+/// A Delta table in the storage.
+#[derive(Debug)]
+pub struct Table {
+    storage: Storage,
+    root: Path,
+    state: RwLock<TableState>,
+    /// Held while a refresh or a commit of this process changes the state.
+    writing: tokio::sync::Mutex<()>,
+}
+
+impl Table {
+    /// Opens the table below `root`; it need not exist yet.
+    pub async fn open(storage: &Storage, root: impl Into<Path>) -> Result<Self> {
+        let table = Self {
+            storage: storage.clone(),
+            root: root.into(),
+            state: RwLock::default(),
+            writing: tokio::sync::Mutex::default(),
+        };
+        if let Some(state) = checkpoint::read_latest(storage, &table.root).await? {
+            *table.state.write() = state;
+        }
+        table.refresh().await?;
+        Ok(table)
+    }
+
+    /// Opens the table, created with this schema and configuration where it does not exist.
+    pub async fn open_or_create(
+        storage: &Storage,
+        root: impl Into<Path>,
+        schema: &arrow::datatypes::Schema,
+        configuration: HashMap<String, String>,
+        now_ms: i64,
+    ) -> Result<Self> {
+        let table = Self::open(storage, root).await?;
+        if table.exists() {
+            return Ok(table);
+        }
+        let actions = vec![
+            Action::Protocol(Protocol::ours()),
+            Action::MetaData(Metadata::new(&delta_schema(schema)?, configuration, now_ms)),
+            Action::CommitInfo(CommitInfo::new("CREATE TABLE", now_ms)),
+        ];
+        let body = action::encode(&actions)?;
+        // Losing this race is fine: whoever wins writes the same schema.
+        table.storage.create(&table.entry_path(LogVersion(0)), body).await?;
+        table.refresh().await?;
+        Ok(table)
+    }
+
+    /// Whether the table has a first commit.
+    pub fn exists(&self) -> bool {
+        self.state.read().version.is_some()
+    }
+
+    /// Where the table lies in the storage.
+    pub fn root(&self) -> &Path {
+        &self.root
+    }
+
+    /// The storage that holds the table.
+    pub fn storage(&self) -> &Storage {
+        &self.storage
+    }
+
+    /// Reads something off the newest known state.
+    pub fn with_state<T>(&self, read: impl FnOnce(&TableState) -> T) -> T {
+        read(&self.state.read())
+    }
+
+    /// The path of a new data file.
+    pub fn new_file_name() -> String {
+        format!("part-{}.parquet", Uuid::new_v4())
+    }
+
+    /// The full path of one of the table's files.
+    pub fn file_path(&self, name: &str) -> Path {
+        join(&self.root, name)
+    }
+
+    fn entry_path(&self, version: LogVersion) -> Path {
+        join(&self.root, &format!("_delta_log/{:020}.json", version.0))
+    }
+
+    async fn read_entry(&self, version: LogVersion) -> Result<Option<Vec<Action>>> {
+        let path = self.entry_path(version);
+        match self.storage.get(&path).await? {
+            None => Ok(None),
+            Some(bytes) => Ok(Some(action::decode(&bytes, &path)?)),
+        }
+    }
+
+    fn next_version(&self) -> LogVersion {
+        self.state.read().version.map_or(LogVersion(0), LogVersion::next)
+    }
+
+    /// Reads the commits that are new. Returns whether there were any.
+    pub async fn refresh(&self) -> Result<bool> {
+        let _guard = self.writing.lock().await;
+        self.follow().await
+    }
+
+    async fn follow(&self) -> Result<bool> {
+        let mut moved = false;
+        loop {
+            let version = self.next_version();
+            match self.read_entry(version).await? {
+                None => break,
+                Some(actions) => self.state.write().apply(version, actions)?,
+            }
+            moved = true;
+        }
+        Ok(moved)
+    }
+
+    /// Commits what `decide` makes of the newest state; asked again after every commit that won
+    /// its version first. `decide` refuses by an error, which is returned as it is.
+    ///
+    /// # Errors
+    /// `Unavailable` when the storage does not answer; then the commit may or may not be there,
+    /// and `decide` must tell by the positions when it is asked again.
+    pub async fn commit(
+        &self,
+        now_ms: i64,
+        mut decide: impl FnMut(&TableState) -> Result<Commit>,
+    ) -> Result<LogVersion> {
+        let _guard = self.writing.lock().await;
+        self.follow().await?;
+        for _ in 0..COMMIT_TRIES {
+            let version = self.next_version();
+            let commit = decide(&self.state.read())?;
+            let id = Uuid::new_v4().to_string();
+            let actions = commit.into_actions(&id, now_ms);
+            match self.put_entry(version, &id, &actions).await? {
+                PutOutcome::Ours => {
+                    self.state.write().apply(version, actions)?;
+                    return Ok(version);
+                }
+                PutOutcome::Lost(winner) => {
+                    check_winner(&self.state.read(), &winner, &self.root, version)?;
+                    self.state.write().apply(version, winner)?;
+                }
+                PutOutcome::Absent => {}
+            }
+        }
+        Err(Error::Conflict(format!(
+            "`{}`: lost {COMMIT_TRIES} versions in a row to other writers; try again",
+            self.root
+        )))
+    }
+
+    /// Puts one entry and settles what became of it, also where the put was not answered.
+    async fn put_entry(
+        &self,
+        version: LogVersion,
+        id: &str,
+        actions: &[Action],
+    ) -> Result<PutOutcome> {
+        let path = self.entry_path(version);
+        let body = action::encode(actions)?;
+        let mut failure = None;
+        for attempt in 0..UNANSWERED_TRIES {
+            match self.storage.create(&path, body.clone()).await {
+                Ok(CreateOutcome::Created) => return Ok(PutOutcome::Ours),
+                Ok(CreateOutcome::Exists) => {}
+                Err(e) => {
+                    tracing::warn!(%path, attempt, error = %e, "commit entry not answered for");
+                    failure = Some(e);
+                }
+            }
+            match self.read_entry(version).await {
+                Ok(Some(found)) if action::commit_id(&found) == Some(id) => {
+                    return Ok(PutOutcome::Ours);
+                }
+                Ok(Some(winner)) => return Ok(PutOutcome::Lost(winner)),
+                Ok(None) if failure.is_none() => return Ok(PutOutcome::Absent),
+                Ok(None) => {}
+                Err(e) => failure = Some(e),
+            }
+        }
+        Err(Error::Unavailable(format!(
+            "`{path}`: the storage does not answer, and whether the commit is there is not known: {}",
+            failure.map(|e| e.to_string()).unwrap_or_default()
+        )))
+    }
+
+    /// Writes a checkpoint at the newest known version, so that opening the table stays cheap.
+    pub async fn write_checkpoint(&self) -> Result<()> {
+        let Some(version) = self.state.read().version else { return Ok(()) };
+        checkpoint::write(&self.storage, &self.root, version).await
+    }
+}
+
+impl Commit {
+    fn into_actions(self, id: &str, now_ms: i64) -> Vec<Action> {
+        let mut info = CommitInfo::new(self.operation, now_ms);
+        info.id = Some(id.to_owned());
+        info.extra = self.info.into_iter().collect();
+        let mut actions = vec![Action::CommitInfo(info)];
+        actions.extend(self.txns.into_iter().map(|txn| {
+            Action::Txn(Txn { last_updated: Some(now_ms), ..txn })
+        }));
+        let data_change = self.data_change;
+        actions.extend(self.removes.into_iter().map(|mut remove| {
+            (remove.data_change, remove.deletion_timestamp) = (data_change, Some(now_ms));
+            Action::Remove(remove)
+        }));
+        actions.extend(self.adds.into_iter().map(|mut add| {
+            (add.data_change, add.modification_time) = (data_change, now_ms);
+            Action::Add(add)
+        }));
+        actions
+    }
+}
+
+/// A winner's commit that this version does not understand stops the writer.
+fn check_winner(
+    state: &TableState,
+    actions: &[Action],
+    root: &Path,
+    version: LogVersion,
+) -> Result<()> {
+    // The first commit creates the table: that is what a writer that lost it wanted.
+    let append_only = state.configuration.get(APPEND_ONLY).is_some_and(|v| v == "true");
+    let reason = actions.iter().find_map(|a| match a {
+        Action::MetaData(_) | Action::Protocol(_) if version > LogVersion(0) => {
+            Some("changed the table's metadata or protocol")
+        }
+        Action::Remove(r) if r.data_change && append_only => Some("removed facts"),
+        _ => None,
+    });
+    match reason {
+        None => Ok(()),
+        Some(reason) => Err(Error::Conflict(format!(
+            "`{root}`: commit {version} of another writer {reason}; restart to go on"
+        ))),
+    }
+}
+
+#[cfg(test)]
+mod tests;

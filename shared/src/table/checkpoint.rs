@@ -1,0 +1,139 @@
+//! Checkpoints of a table: written by `deltalake`, read here, because a position can be any name
+//! and only the whole list of `txn` actions tells which there are.
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
+
+use arrow::array::{Array, AsArray, RecordBatch};
+use arrow::datatypes::{Int32Type, Int64Type};
+use bytes::Bytes;
+use datafusion::parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
+use object_store::path::Path;
+use serde::Deserialize;
+
+use super::{AddFile, TableState};
+use crate::storage::{Storage, join};
+use crate::{Error, LogVersion, Result};
+
+#[derive(Deserialize)]
+struct LastCheckpoint {
+    version: u64,
+}
+
+/// The state at the newest checkpoint; `None` where there is none.
+pub(super) async fn read_latest(storage: &Storage, root: &Path) -> Result<Option<TableState>> {
+    let hint = join(root, "_delta_log/_last_checkpoint");
+    let Some(bytes) = storage.get(&hint).await? else { return Ok(None) };
+    let Ok(last) = serde_json::from_slice::<LastCheckpoint>(&bytes) else {
+        // The hint is only that: without it the commits are read from the first.
+        tracing::warn!(path = %hint, "checkpoint hint is not readable, reading every commit");
+        return Ok(None);
+    };
+    let path = join(root, &format!("_delta_log/{:020}.checkpoint.parquet", last.version));
+    let Some(bytes) = storage.get(&path).await? else {
+        return Err(Error::Corrupt(format!(
+            "`{path}` is named by `_last_checkpoint` but absent, or in a form that this version does not read"
+        )));
+    };
+    decode(bytes, LogVersion(last.version), &path).map(Some)
+}
+
+fn decode(bytes: Bytes, version: LogVersion, path: &Path) -> Result<TableState> {
+    let mut state = TableState { version: Some(version), ..Default::default() };
+    for batch in ParquetRecordBatchReaderBuilder::try_new(bytes)?.build()? {
+        let batch = batch?;
+        read_txns(&batch, &mut state);
+        read_files(&batch, &mut state)
+            .ok_or_else(|| Error::Corrupt(format!("`{path}`: not the layout of a checkpoint")))?;
+        read_configuration(&batch, &mut state);
+        check_protocol(&batch)?;
+    }
+    Ok(state)
+}
+
+fn read_txns(batch: &RecordBatch, state: &mut TableState) -> Option<()> {
+    let txn = batch.column_by_name("txn")?.as_struct_opt()?;
+    let apps = txn.column_by_name("appId")?.as_string_opt::<i32>()?;
+    let versions = txn.column_by_name("version")?.as_primitive_opt::<Int64Type>()?;
+    for row in (0..txn.len()).filter(|&row| txn.is_valid(row)) {
+        state.txns.insert(apps.value(row).to_owned(), versions.value(row));
+    }
+    Some(())
+}
+
+fn read_files(batch: &RecordBatch, state: &mut TableState) -> Option<()> {
+    let add = batch.column_by_name("add")?.as_struct_opt()?;
+    let paths = add.column_by_name("path")?.as_string_opt::<i32>()?;
+    let sizes = add.column_by_name("size")?.as_primitive_opt::<Int64Type>()?;
+    let times = add.column_by_name("modificationTime")?.as_primitive_opt::<Int64Type>()?;
+    let stats = add.column_by_name("stats")?.as_string_opt::<i32>()?;
+    let tags = add.column_by_name("tags").and_then(|t| t.as_map_opt());
+    for row in (0..add.len()).filter(|&row| add.is_valid(row)) {
+        let file = AddFile {
+            path: paths.value(row).to_owned(),
+            size: sizes.value(row),
+            modification_time: times.value(row),
+            stats: stats.is_valid(row).then(|| stats.value(row).to_owned()),
+            tags: tags.filter(|t| t.is_valid(row)).and_then(|t| read_map(&t.value(row))),
+            ..Default::default()
+        };
+        state.files.insert(file.path.clone(), Arc::new(file));
+    }
+    Some(())
+}
+
+fn read_map(entries: &arrow::array::StructArray) -> Option<BTreeMap<String, Option<String>>> {
+    let keys = entries.column(0).as_string_opt::<i32>()?;
+    let values = entries.column(1).as_string_opt::<i32>()?;
+    Some(
+        (0..entries.len())
+            .map(|i| {
+                let value = values.is_valid(i).then(|| values.value(i).to_owned());
+                (keys.value(i).to_owned(), value)
+            })
+            .collect(),
+    )
+}
+
+fn read_configuration(batch: &RecordBatch, state: &mut TableState) -> Option<()> {
+    let metadata = batch.column_by_name("metaData")?.as_struct_opt()?;
+    let maps = metadata.column_by_name("configuration")?.as_map_opt()?;
+    for row in (0..metadata.len()).filter(|&row| metadata.is_valid(row)) {
+        let map = read_map(&maps.value(row))?;
+        state.configuration =
+            map.into_iter().filter_map(|(k, v)| Some((k, v?))).collect::<HashMap<_, _>>();
+    }
+    Some(())
+}
+
+fn check_protocol(batch: &RecordBatch) -> Result<()> {
+    let versions = (|| {
+        let protocol = batch.column_by_name("protocol")?.as_struct_opt()?;
+        let reader = protocol.column_by_name("minReaderVersion")?.as_primitive_opt::<Int32Type>()?;
+        let writer = protocol.column_by_name("minWriterVersion")?.as_primitive_opt::<Int32Type>()?;
+        let row = (0..protocol.len()).find(|&row| protocol.is_valid(row))?;
+        Some((reader.value(row), writer.value(row)))
+    })();
+    match versions {
+        Some((reader, writer)) => super::action::Protocol::of(reader, writer).check(),
+        None => Ok(()),
+    }
+}
+
+/// Writes a checkpoint of a version.
+pub(super) async fn write(storage: &Storage, root: &Path, version: LogVersion) -> Result<()> {
+    let failed = |e: deltalake_core::DeltaTableError| {
+        Error::Unavailable(format!("`{root}`: checkpoint of version {version}: {e}"))
+    };
+    let url = url::Url::parse(&format!("{}/{root}/", storage.url()))
+        .map_err(|e| Error::Internal(format!("`{root}`: {e}")))?;
+    let prefixed = Arc::new(object_store::prefix::PrefixStore::new(storage.store().clone(), root.clone()));
+    let table = deltalake_core::DeltaTableBuilder::from_url(url.clone())
+        .map_err(failed)?
+        .with_storage_backend(prefixed, url)
+        .with_version(version.0)
+        .load()
+        .await
+        .map_err(failed)?;
+    deltalake_core::protocol::checkpoints::create_checkpoint(&table, None).await.map_err(failed)
+}

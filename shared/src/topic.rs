@@ -1,0 +1,151 @@
+//! Topics: a named stream of facts with one schema, and the columns that the log adds to it.
+
+use std::sync::Arc;
+
+use arrow::datatypes::{DataType, Field, Schema, SchemaRef, TimeUnit};
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
+use crate::settings::{FieldType, TopicSettings};
+use crate::{Error, Result};
+
+/// The column that keeps undeclared fields as JSON.
+pub const EXTRA: &str = "_extra";
+/// The column of a fact's partition.
+pub const PARTITION: &str = "_partition";
+/// The column of a fact's offset.
+pub const OFFSET: &str = "_offset";
+/// The column of the time at which a fact was admitted.
+pub const INGESTED_AT: &str = "_ingested_at";
+
+/// Timestamps are microseconds in UTC throughout.
+pub fn timestamp_type() -> DataType {
+    DataType::Timestamp(TimeUnit::Microsecond, Some("UTC".into()))
+}
+
+/// A declared field of a topic.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TopicField {
+    /// The field's name.
+    pub name: String,
+    /// Its SQL type.
+    #[serde(rename = "type", serialize_with = "as_text", deserialize_with = "from_text")]
+    pub field_type: FieldType,
+    /// Whether a fact may leave it out.
+    pub nullable: bool,
+}
+
+fn as_text<S: Serializer>(t: &FieldType, s: S) -> std::result::Result<S::Ok, S::Error> {
+    s.collect_str(t)
+}
+
+fn from_text<'de, D: Deserializer<'de>>(d: D) -> std::result::Result<FieldType, D::Error> {
+    String::deserialize(d)?.parse().map_err(serde::de::Error::custom)
+}
+
+/// A named stream of facts with one schema.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Topic {
+    /// The topic's name.
+    pub name: String,
+    /// The field that holds a fact's event time.
+    pub event_time: String,
+    /// The declared fields, in order.
+    pub fields: Vec<TopicField>,
+}
+
+impl Topic {
+    /// The topic that a project's settings declare.
+    pub fn from_settings(settings: &TopicSettings) -> Self {
+        let fields = settings.fields.iter().map(|f| TopicField {
+            name: f.name.clone(),
+            field_type: f.field_type.clone(),
+            nullable: !f.not_null,
+        });
+        Self {
+            name: settings.name.clone(),
+            event_time: settings.event_time.clone(),
+            fields: fields.collect(),
+        }
+    }
+
+    /// The canonical Arrow schema of the declared fields.
+    pub fn field_schema(&self) -> SchemaRef {
+        Arc::new(Schema::new(self.arrow_fields()))
+    }
+
+    fn arrow_fields(&self) -> Vec<Field> {
+        let arrow = |f: &TopicField| Field::new(&f.name, arrow_type(&f.field_type), f.nullable);
+        self.fields.iter().map(arrow).collect()
+    }
+
+    /// The canonical Arrow schema of a fact in the log: the declared fields, then `_extra`,
+    /// `_partition`, `_offset` and `_ingested_at`. Every fold, in batch, speed and verification
+    /// alike, starts from this schema, because hashes and sketches depend on the exact types.
+    pub fn schema(&self) -> SchemaRef {
+        let mut fields = self.arrow_fields();
+        fields.push(Field::new(EXTRA, DataType::Utf8View, true));
+        fields.push(Field::new(PARTITION, DataType::Int32, false));
+        fields.push(Field::new(OFFSET, DataType::Int64, false));
+        fields.push(Field::new(INGESTED_AT, timestamp_type(), false));
+        Arc::new(Schema::new(fields))
+    }
+
+    /// Whether facts that were landed under `older` can be read as facts of this topic.
+    ///
+    /// # Errors
+    /// `Invalid`, naming the field, for anything but new nullable fields at the end.
+    pub fn check_evolves_from(&self, older: &Self) -> Result<()> {
+        let refuse = |what: String| {
+            Err(Error::Invalid(format!(
+                "topic `{}`: {what}; facts already in the log were landed under the former declaration, so declare a new field or a new topic instead",
+                self.name
+            )))
+        };
+        if self.event_time != older.event_time {
+            return refuse(format!(
+                "`event_time` changed from `{}` to `{}`",
+                older.event_time, self.event_time
+            ));
+        }
+        for (position, old) in older.fields.iter().enumerate() {
+            match self.fields.get(position) {
+                Some(new) if new == old => {}
+                Some(new) if new.name == old.name => {
+                    let null = |n: bool| if n { "" } else { " not null" };
+                    return refuse(format!(
+                        "field `{}` changed from `{}{}` to `{}{}`",
+                        old.name,
+                        old.field_type,
+                        null(old.nullable),
+                        new.field_type,
+                        null(new.nullable)
+                    ));
+                }
+                _ => return refuse(format!("field `{}` was removed or moved", old.name)),
+            }
+        }
+        match self.fields[older.fields.len()..].iter().find(|f| !f.nullable) {
+            Some(f) => refuse(format!("the new field `{}` is `not null`", f.name)),
+            None => Ok(()),
+        }
+    }
+}
+
+/// The canonical Arrow type of a SQL type.
+pub fn arrow_type(field_type: &FieldType) -> DataType {
+    match field_type {
+        FieldType::Boolean => DataType::Boolean,
+        FieldType::TinyInt => DataType::Int8,
+        FieldType::SmallInt => DataType::Int16,
+        FieldType::Int => DataType::Int32,
+        FieldType::BigInt => DataType::Int64,
+        FieldType::Real => DataType::Float32,
+        FieldType::Double => DataType::Float64,
+        FieldType::Decimal { precision, scale } => DataType::Decimal128(*precision, *scale),
+        FieldType::Varchar => DataType::Utf8View,
+        FieldType::Binary => DataType::BinaryView,
+        FieldType::Date => DataType::Date32,
+        FieldType::Timestamp => timestamp_type(),
+        FieldType::List(item) => DataType::new_list(arrow_type(item), true),
+    }
+}

@@ -1,0 +1,359 @@
+//! Folding: facts into states, states into states. One piece of code for batch and speed layer.
+
+use std::sync::Arc;
+
+use arrow::array::{Array, ArrayRef, AsArray, BooleanArray, RecordBatch, RecordBatchOptions};
+use arrow::compute::{SortColumn, concat, concat_batches, lexsort_to_indices, take};
+use datafusion::logical_expr::utils::AggregateOrderSensitivity;
+use datafusion::logical_expr::{EmitTo, GroupsAccumulator};
+use datafusion::physical_expr::GroupsAccumulatorAdapter;
+use datafusion::physical_expr::aggregate::AggregateFunctionExpr;
+use datafusion::physical_plan::aggregates::group_values::{GroupValues, new_group_values};
+use datafusion::physical_plan::aggregates::order::GroupOrdering;
+
+use super::aggregate::{AggregateSplit, Column};
+use super::View;
+use crate::topic::{OFFSET, PARTITION};
+use crate::{Error, Offset, OffsetRange, PartitionId, Result};
+
+/// Folds facts and states of one view into states.
+///
+/// Invariants: group ids are dense; every accumulator knows as many groups as `keys`.
+pub struct Fold {
+    view: Arc<View>,
+    inner: Inner,
+}
+
+enum Inner {
+    Aggregate(Box<Groups>),
+    Rows(Vec<RecordBatch>),
+}
+
+struct Groups {
+    split: Arc<AggregateSplit>,
+    keys: Box<dyn GroupValues>,
+    accumulators: Vec<Slot>,
+    ids: Vec<usize>,
+}
+
+/// An accumulator, and the input that it must see in order and all at once.
+struct Slot {
+    accumulator: Box<dyn GroupsAccumulator>,
+    waiting: Option<Waiting>,
+}
+
+/// Input of an aggregate that relies on sorted input.
+#[derive(Default)]
+struct Waiting {
+    arguments: Vec<Vec<ArrayRef>>,
+    ids: Vec<usize>,
+    bytes: usize,
+}
+
+impl Fold {
+    /// A fold of nothing.
+    pub fn new(view: &Arc<View>) -> Result<Self> {
+        let inner = match view.aggregate() {
+            Some(split) => Inner::Aggregate(Box::new(Groups::new(split)?)),
+            None => Inner::Rows(Vec::new()),
+        };
+        Ok(Self { view: view.clone(), inner })
+    }
+
+    /// Folds a batch of facts, given as the columns of [`View::fact_projection`].
+    pub fn facts(&mut self, facts: &RecordBatch) -> Result<()> {
+        let batch = self.view.apply_lower(facts)?;
+        if batch.num_rows() == 0 {
+            return Ok(());
+        }
+        match &mut self.inner {
+            Inner::Aggregate(groups) => groups.update(&batch),
+            Inner::Rows(rows) => {
+                rows.push(batch);
+                Ok(())
+            }
+        }
+    }
+
+    /// Merges a batch of states.
+    pub fn states(&mut self, states: &RecordBatch) -> Result<()> {
+        if states.num_rows() == 0 {
+            return Ok(());
+        }
+        match &mut self.inner {
+            Inner::Aggregate(groups) => groups.merge(states),
+            Inner::Rows(rows) => {
+                rows.push(states.clone());
+                Ok(())
+            }
+        }
+    }
+
+    /// How many states there are.
+    pub fn len(&self) -> usize {
+        match &self.inner {
+            Inner::Aggregate(groups) => groups.keys.len(),
+            Inner::Rows(rows) => rows.iter().map(RecordBatch::num_rows).sum(),
+        }
+    }
+
+    /// Whether nothing was folded.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// Bytes of memory in use.
+    pub fn size_bytes(&self) -> usize {
+        match &self.inner {
+            Inner::Aggregate(groups) => groups.size_bytes(),
+            Inner::Rows(rows) => rows.iter().map(RecordBatch::get_array_memory_size).sum(),
+        }
+    }
+
+    /// The states, one row a key, in no order.
+    pub fn into_states(self) -> Result<RecordBatch> {
+        match self.inner {
+            Inner::Aggregate(groups) => groups.into_states(),
+            Inner::Rows(rows) => Ok(concat_batches(self.view.state_schema(), &rows)?),
+        }
+    }
+}
+
+impl Groups {
+    fn new(split: &Arc<AggregateSplit>) -> Result<Self> {
+        let accumulators = split.columns().iter().map(Slot::new).collect::<Result<_>>()?;
+        let keys = new_group_values(split.key_schema(), &GroupOrdering::None)?;
+        Ok(Self { split: split.clone(), keys, accumulators, ids: Vec::new() })
+    }
+
+    fn update(&mut self, batch: &RecordBatch) -> Result<()> {
+        let rows = batch.num_rows();
+        let keys = self
+            .split
+            .key_exprs()
+            .map(|e| e.evaluate(batch)?.into_array(rows))
+            .collect::<Result<Vec<_>, _>>()?;
+        self.keys.intern(&keys, &mut self.ids)?;
+        let groups = self.keys.len();
+        for (slot, column) in self.accumulators.iter_mut().zip(self.split.columns()) {
+            slot.update(column, batch, &self.ids, groups)?;
+        }
+        Ok(())
+    }
+
+    fn merge(&mut self, states: &RecordBatch) -> Result<()> {
+        let keys = &states.columns()[..self.split.keys().len()];
+        self.keys.intern(keys, &mut self.ids)?;
+        let groups = self.keys.len();
+        for (slot, column) in self.accumulators.iter_mut().zip(self.split.columns()) {
+            let values = &states.columns()[column.state_columns()];
+            slot.accumulator.merge_batch(values, &self.ids, groups)?;
+        }
+        Ok(())
+    }
+
+    fn size_bytes(&self) -> usize {
+        let slot = |s: &Slot| s.accumulator.size() + s.waiting.as_ref().map_or(0, |w| w.bytes);
+        self.keys.size() + self.accumulators.iter().map(slot).sum::<usize>()
+    }
+
+    fn into_states(mut self) -> Result<RecordBatch> {
+        let groups = self.keys.len();
+        if groups == 0 {
+            return Ok(RecordBatch::new_empty(self.split.state_schema().clone()));
+        }
+        let mut columns = self.keys.emit(EmitTo::All)?;
+        for (slot, column) in self.accumulators.into_iter().zip(self.split.columns()) {
+            columns.extend(slot.into_state(column, groups)?);
+        }
+        canonical(&self.split, columns)
+    }
+}
+
+/// The states of no facts of an aggregation without GROUP BY: its answer is one row all the same.
+/// `None` for other views, whose answer over no facts is empty.
+pub fn identity_states(view: &Arc<View>) -> Result<Option<RecordBatch>> {
+    let Some(split) = view.aggregate().filter(|s| s.is_global()) else { return Ok(None) };
+    let mut groups = Groups::new(split)?;
+    let key: ArrayRef = Arc::new(arrow::array::Int8Array::from(vec![0]));
+    groups.keys.intern(&[key], &mut groups.ids)?;
+    let nothing = RecordBatch::new_empty(split.input_schema().clone());
+    for (slot, column) in groups.accumulators.iter_mut().zip(split.columns()) {
+        slot.update(column, &nothing, &[], 1)?;
+    }
+    Ok(Some(groups.into_states()?))
+}
+
+/// Merged states as finished values of one column, row by row.
+pub fn finish_column(column: &Column, states: &[ArrayRef]) -> Result<ArrayRef> {
+    let rows = states.first().map_or(0, Array::len);
+    let mut slot = Slot::new(column)?;
+    let ids: Vec<usize> = (0..rows).collect();
+    slot.accumulator.merge_batch(states, &ids, rows)?;
+    Ok(slot.accumulator.evaluate(EmitTo::All)?)
+}
+
+/// An accumulator over groups for an aggregate, also for one that has none of its own.
+pub fn groups_accumulator(
+    aggregate: &Arc<AggregateFunctionExpr>,
+) -> datafusion::common::Result<Box<dyn GroupsAccumulator>> {
+    match aggregate.groups_accumulator_supported() {
+        true => aggregate.create_groups_accumulator(),
+        false => {
+            let aggregate = aggregate.clone();
+            Ok(Box::new(GroupsAccumulatorAdapter::new(move || aggregate.create_accumulator())))
+        }
+    }
+}
+
+/// The state columns in the exact types of the state schema.
+fn canonical(split: &AggregateSplit, columns: Vec<ArrayRef>) -> Result<RecordBatch> {
+    let schema = split.state_schema();
+    let rows = columns.first().map_or(0, Array::len);
+    let columns = columns
+        .into_iter()
+        .zip(schema.fields())
+        .map(|(c, f)| match c.data_type() == f.data_type() {
+            true => Ok(c),
+            false => arrow::compute::cast(&c, f.data_type()),
+        })
+        .collect::<Result<Vec<_>, _>>()?;
+    let options = RecordBatchOptions::new().with_row_count(Some(rows));
+    Ok(RecordBatch::try_new_with_options(schema.clone(), columns, &options)?)
+}
+
+impl Slot {
+    fn new(column: &Column) -> Result<Self> {
+        let aggregate = column.aggregate();
+        let accumulator = groups_accumulator(aggregate)?;
+        let sorted = aggregate.order_sensitivity() == AggregateOrderSensitivity::HardRequirement;
+        Ok(Self { accumulator, waiting: sorted.then(Waiting::default) })
+    }
+
+    fn update(
+        &mut self,
+        column: &Column,
+        batch: &RecordBatch,
+        ids: &[usize],
+        groups: usize,
+    ) -> Result<()> {
+        let rows = batch.num_rows();
+        let filter = match column.filter() {
+            Some(f) => Some(f.evaluate(batch)?.into_array(rows)?),
+            None => None,
+        };
+        let aggregate = column.aggregate();
+        let arguments = aggregate
+            .expressions()
+            .into_iter()
+            .chain(aggregate.order_bys().iter().map(|o| o.expr.clone()))
+            .map(|e| e.evaluate(batch)?.into_array(rows))
+            .collect::<Result<Vec<_>, _>>()?;
+        let filter = filter.as_ref().map(|f| f.as_boolean());
+        match &mut self.waiting {
+            None => Ok(self.accumulator.update_batch(&arguments, ids, filter, groups)?),
+            Some(waiting) => waiting.push(arguments, ids, filter),
+        }
+    }
+
+    fn into_state(mut self, column: &Column, groups: usize) -> Result<Vec<ArrayRef>> {
+        if let Some(waiting) = self.waiting.take() {
+            waiting.feed(column, self.accumulator.as_mut(), groups)?;
+        }
+        Ok(self.accumulator.state(EmitTo::All)?)
+    }
+}
+
+impl Waiting {
+    fn push(
+        &mut self,
+        arguments: Vec<ArrayRef>,
+        ids: &[usize],
+        filter: Option<&BooleanArray>,
+    ) -> Result<()> {
+        let kept = |row: usize| filter.is_none_or(|f| f.is_valid(row) && f.value(row));
+        let rows: Vec<usize> = (0..ids.len()).filter(|&r| kept(r)).collect();
+        let indices = arrow::array::UInt64Array::from_iter_values(rows.iter().map(|&r| r as u64));
+        let arguments =
+            arguments.iter().map(|a| take(a, &indices, None)).collect::<Result<Vec<_>, _>>()?;
+        self.bytes += arguments.iter().map(|a| a.get_array_memory_size()).sum::<usize>();
+        self.bytes += rows.len() * size_of::<usize>();
+        self.ids.extend(rows.iter().map(|&r| ids[r]));
+        self.arguments.push(arguments);
+        Ok(())
+    }
+
+    /// Gives the accumulator all its input at once, sorted as its ORDER BY says.
+    fn feed(
+        self,
+        column: &Column,
+        accumulator: &mut dyn GroupsAccumulator,
+        groups: usize,
+    ) -> Result<()> {
+        let Some(first) = self.arguments.first() else { return Ok(()) };
+        let arguments = (0..first.len())
+            .map(|i| {
+                let parts: Vec<&dyn Array> = self.arguments.iter().map(|a| a[i].as_ref()).collect();
+                concat(&parts)
+            })
+            .collect::<Result<Vec<_>, _>>()?;
+        let orders = column.aggregate().order_bys();
+        let first_order = arguments.len() - orders.len();
+        let sort: Vec<SortColumn> = orders
+            .iter()
+            .zip(&arguments[first_order..])
+            .map(|(o, values)| SortColumn { values: values.clone(), options: Some(o.options) })
+            .collect();
+        let indices = lexsort_to_indices(&sort, None)?;
+        let sorted =
+            arguments.iter().map(|a| take(a, &indices, None)).collect::<Result<Vec<_>, _>>()?;
+        let ids: Vec<usize> = indices.values().iter().map(|&i| self.ids[i as usize]).collect();
+        Ok(accumulator.update_batch(&sorted, &ids, None, groups)?)
+    }
+}
+
+/// Folds facts of one range into states, and says which fact it was where an expression failed.
+///
+/// `facts` has the columns of the topic's schema.
+pub fn fold_facts(view: &Arc<View>, facts: &[RecordBatch]) -> Result<RecordBatch> {
+    let mut fold = Fold::new(view)?;
+    for batch in facts {
+        let projected = batch.project(view.fact_projection())?;
+        fold.facts(&projected).map_err(|e| locate(view, batch, e))?;
+    }
+    fold.into_states()
+}
+
+/// The error with the place of the first fact that causes it.
+fn locate(view: &Arc<View>, batch: &RecordBatch, error: Error) -> Error {
+    let fails = |part: &RecordBatch| {
+        part.project(view.fact_projection())
+            .map_err(Error::from)
+            .and_then(|p| Fold::new(view)?.facts(&p))
+            .err()
+    };
+    let (mut start, mut rows, mut last) = (0, batch.num_rows(), error);
+    while rows > 1 {
+        let half = rows / 2;
+        if let Some(e) = fails(&batch.slice(start, half)) {
+            (rows, last) = (half, e);
+        } else if let Some(e) = fails(&batch.slice(start + half, rows - half)) {
+            (start, rows, last) = (start + half, rows - half, e);
+        } else {
+            break;
+        }
+    }
+    let place = |name: &str| batch.column_by_name(name).cloned();
+    let (Some(partitions), Some(offsets)) = (place(PARTITION), place(OFFSET)) else { return last };
+    let partitions = partitions.as_primitive::<arrow::datatypes::Int32Type>();
+    let offsets = offsets.as_primitive::<arrow::datatypes::Int64Type>();
+    Error::Expression {
+        view: view.name().to_owned(),
+        partition: PartitionId(partitions.value(start)),
+        range: OffsetRange::new(
+            Offset(offsets.value(start)),
+            Offset(offsets.value(start + rows - 1) + 1),
+        ),
+        reason: last.to_string(),
+    }
+}

@@ -1,0 +1,493 @@
+//! Plans a view and splits it. Owns what is accepted and what is refused.
+
+use std::sync::Arc;
+
+use arrow::array::{BooleanArray, RecordBatch, RecordBatchOptions};
+use arrow::compute::filter_record_batch;
+use arrow::datatypes::{Field, Schema, SchemaRef};
+use datafusion::catalog::TableProvider;
+use datafusion::common::tree_node::{TreeNode, TreeNodeRecursion};
+use datafusion::common::{Column as ColumnRef, DFSchema, DataFusionError};
+use datafusion::datasource::provider_as_source;
+use datafusion::execution::{SessionState, SessionStateBuilder};
+use datafusion::logical_expr::expr::{AggregateFunction, Alias};
+use datafusion::logical_expr::physical_planning_context::PhysicalPlanningContext;
+use datafusion::logical_expr::{
+    Aggregate, Expr, ExprSchemable, LogicalPlan, LogicalPlanBuilder, Projection, SubqueryAlias,
+};
+use datafusion::optimizer::optimize_projections::OptimizeProjections;
+use datafusion::optimizer::replace_distinct_aggregate::ReplaceDistinctWithAggregate;
+use datafusion::optimizer::simplify_expressions::SimplifyExpressions;
+use datafusion::optimizer::{Optimizer, OptimizerContext, OptimizerRule};
+use datafusion::physical_expr::PhysicalExpr;
+use datafusion::prelude::{SessionConfig, SessionContext};
+
+use super::order::{self, Needs};
+use super::{AggregateSplit, FactsTable, LeafTable, ast};
+use crate::topic::OFFSET;
+use crate::{Error, Result, Topic};
+
+/// The name under which the leaf stands in the upper plan.
+pub(super) const LEAF: &str = "_leaf";
+
+/// The settings that a view is planned under; part of its definition.
+const SETTINGS: [(&str, &str); 2] = [
+    ("datafusion.execution.time_zone", "+00:00"),
+    ("datafusion.sql_parser.map_string_types_to_utf8view", "true"),
+];
+
+/// The settings that a view is planned under.
+pub(super) fn definition_settings() -> Vec<(String, String)> {
+    SETTINGS.iter().map(|&(k, v)| (k.to_owned(), v.to_owned())).collect()
+}
+
+/// A session that plans views, and recomputes them.
+pub fn planning_session() -> Result<SessionContext> {
+    let mut config = SessionConfig::new().with_information_schema(false);
+    for (key, value) in SETTINGS {
+        config.options_mut().set(key, value)?;
+    }
+    let state = SessionStateBuilder::new_with_default_features().with_config(config).build();
+    Ok(SessionContext::new_with_state(state))
+}
+
+/// A step below the aggregation.
+#[derive(Debug)]
+enum Step {
+    Filter(Arc<dyn PhysicalExpr>),
+    Project(Vec<Arc<dyn PhysicalExpr>>, SchemaRef),
+}
+
+/// A view, planned and split.
+#[derive(Debug)]
+pub(super) struct Planned {
+    /// The columns of a fact that are read, as indices into the topic's schema.
+    pub projection: Vec<usize>,
+    steps: Vec<Step>,
+    lower_schema: SchemaRef,
+    pub aggregate: Option<Arc<AggregateSplit>>,
+    pub leaf_schema: SchemaRef,
+    /// What is done to finished values, over the placeholder [`LEAF`].
+    pub upper: LogicalPlan,
+    /// The whole query, over the placeholder of the topic.
+    pub whole: LogicalPlan,
+}
+
+/// Plans and splits a view.
+pub(super) fn plan(view: &str, sql: &str, topic: &Topic) -> Result<Planned> {
+    let refuse = |e: DataFusionError| Error::view(view, e.strip_backtrace());
+    let context = planning_session()?;
+    let state = context.state();
+    ast::check(view, sql, &topic.name, &state)?;
+    let facts: Arc<dyn TableProvider> = Arc::new(FactsTable(topic.schema()));
+    context.register_table(topic.name.as_str(), facts)?;
+    // Resolving tables in memory never waits, so this does not block.
+    let raw = futures::executor::block_on(state.create_logical_plan(sql)).map_err(refuse)?;
+    let analyzed = state
+        .analyzer()
+        .execute_and_check(raw, state.config_options(), |_, _| {})
+        .map_err(refuse)?;
+    let plan = run_rules(analyzed, vec![Arc::new(ReplaceDistinctWithAggregate::new())])?;
+    check_one_scan(view, &plan)?;
+    let chain = chain(view, &plan)?;
+    let split_at = split_point(view, &chain)?;
+    match chain.get(split_at).copied() {
+        Some(LogicalPlan::Aggregate(aggregate)) => {
+            split_aggregate(view, &plan, aggregate, &state)
+        }
+        _ => split_rows(&plan, chain[split_at.min(chain.len() - 1)], &state),
+    }
+    .map_err(|e| match e {
+        Error::Query(e) => refuse(e),
+        e => e,
+    })
+}
+
+fn run_rules(
+    plan: LogicalPlan,
+    rules: Vec<Arc<dyn OptimizerRule + Send + Sync>>,
+) -> Result<LogicalPlan> {
+    let context = OptimizerContext::new().with_max_passes(3);
+    Ok(Optimizer::with_rules(rules).optimize(plan, &context, |_, _| {})?)
+}
+
+fn check_one_scan(view: &str, plan: &LogicalPlan) -> Result<()> {
+    let mut scans = 0;
+    plan.apply_with_subqueries(|node| {
+        scans += usize::from(matches!(node, LogicalPlan::TableScan(_)));
+        Ok(TreeNodeRecursion::Continue)
+    })?;
+    match scans {
+        1 => Ok(()),
+        0 => Err(Error::view(view, "reads no topic; write `SELECT … FROM <topic>`")),
+        _ => Err(Error::view(
+            view,
+            "reads its topic more than once (a join, a union, a sub-query in an expression, or a CTE used twice); declare one view for each aggregation and join the views in a query",
+        )),
+    }
+}
+
+/// The nodes from the root down to the scan.
+fn chain<'a>(view: &str, plan: &'a LogicalPlan) -> Result<Vec<&'a LogicalPlan>> {
+    let mut nodes = vec![plan];
+    let mut node = plan;
+    while !matches!(node, LogicalPlan::TableScan(_)) {
+        match node.inputs().as_slice() {
+            [input] => node = input,
+            _ => {
+                return Err(Error::view(
+                    view,
+                    format!(
+                        "`{}` is not supported in a view; join or unite views in a query instead",
+                        node.display()
+                    ),
+                ));
+            }
+        }
+        nodes.push(node);
+    }
+    Ok(nodes)
+}
+
+/// The position in the chain below which a view is computed fact by fact: the lowest aggregation,
+/// or the highest of the filters and projections above the scan.
+fn split_point(view: &str, chain: &[&LogicalPlan]) -> Result<usize> {
+    let row_wise = |node: &LogicalPlan| {
+        matches!(
+            node,
+            LogicalPlan::Projection(_) | LogicalPlan::Filter(_) | LogicalPlan::SubqueryAlias(_)
+        )
+    };
+    let windowless = |node: &LogicalPlan| row_wise(node) || matches!(node, LogicalPlan::TableScan(_));
+    let lowest = chain.iter().rposition(|n| matches!(n, LogicalPlan::Aggregate(_)));
+    match lowest {
+        Some(at) => match chain[at + 1..].iter().find(|n| !windowless(n)) {
+            None => Ok(at),
+            Some(node) => Err(Error::view(
+                view,
+                format!(
+                    "`{}` stands below the aggregation that reads the topic, where facts can only be filtered and projected; move it above the aggregation, or into a query over the view",
+                    node.display()
+                ),
+            )),
+        },
+        None => {
+            let top = chain.iter().rposition(|n| !windowless(n)).map_or(0, |at| at + 1);
+            Ok(top)
+        }
+    }
+}
+
+fn split_aggregate(
+    view: &str,
+    plan: &LogicalPlan,
+    aggregate: &Aggregate,
+    state: &SessionState,
+) -> Result<Planned> {
+    if aggregate.group_expr.iter().any(|e| matches!(e, Expr::GroupingSet(_))) {
+        return Err(Error::view(
+            view,
+            "GROUPING SETS, ROLLUP and CUBE are not supported; declare a view for each set, or roll up in a query with `combine`",
+        ));
+    }
+    let aggregate = deterministic(aggregate)?;
+    let whole = replace_node(plan, &LogicalPlan::Aggregate(aggregate.clone()))?;
+    let lower = lower_for(&aggregate)?;
+    let (projection, steps, lower_df) = lower_steps(lower, state)?;
+    let split = AggregateSplit::new(
+        &aggregate.group_expr,
+        &aggregate.aggr_expr,
+        &aggregate.schema,
+        &lower_df,
+        state,
+    )?;
+    check_storable(view, &split)?;
+    let (leaf_schema, leaf) = leaf_of(&aggregate.schema)?;
+    Ok(Planned {
+        projection,
+        steps,
+        lower_schema: Arc::new(lower_df.as_arrow().clone()),
+        aggregate: Some(Arc::new(split)),
+        leaf_schema,
+        upper: replace_node(plan, &leaf)?,
+        whole,
+    })
+}
+
+fn check_storable(view: &str, split: &AggregateSplit) -> Result<()> {
+    for field in split.state_schema().fields() {
+        crate::table::storage_type(field.data_type()).map_err(|e| Error::view(view, e))?;
+    }
+    Ok(())
+}
+
+fn split_rows(plan: &LogicalPlan, lower: &LogicalPlan, state: &SessionState) -> Result<Planned> {
+    let (projection, steps, lower_df) = lower_steps(lower.clone(), state)?;
+    let (leaf_schema, leaf) = leaf_of(lower.schema())?;
+    Ok(Planned {
+        projection,
+        steps,
+        lower_schema: Arc::new(lower_df.as_arrow().clone()),
+        aggregate: None,
+        leaf_schema,
+        upper: replace_by(plan, lower, &leaf)?,
+        whole: plan.clone(),
+    })
+}
+
+/// The aggregation with aggregates that don't depend on the order of facts, under the names that
+/// it had.
+fn deterministic(aggregate: &Aggregate) -> Result<Aggregate> {
+    let needs_place = aggregate.aggr_expr.iter().any(|e| order::needs(e) == Needs::Place);
+    let input = match needs_place {
+        true => with_place(&aggregate.input)?,
+        false => LogicalPlan::clone(&aggregate.input),
+    };
+    let place = order::place_columns(input.schema());
+    let rewritten = aggregate
+        .aggr_expr
+        .iter()
+        .enumerate()
+        .map(|(i, expr)| {
+            let name = aggregate.schema.field(aggregate.group_expr.len() + i).name().clone();
+            rewrite_aggregate(expr.clone(), &input, place.as_ref(), &name)
+        })
+        .collect::<Result<Vec<_>>>()?;
+    Ok(Aggregate::try_new(Arc::new(input), aggregate.group_expr.clone(), rewritten)?)
+}
+
+fn rewrite_aggregate(
+    expr: Expr,
+    input: &LogicalPlan,
+    place: Option<&[ColumnRef; 2]>,
+    name: &str,
+) -> Result<Expr> {
+    match expr {
+        Expr::Alias(Alias { expr, .. }) => rewrite_aggregate(*expr, input, place, name),
+        Expr::AggregateFunction(f) => {
+            let argument = match f.params.args.first() {
+                Some(a) => Some(a.get_type(input.schema())?),
+                None => None,
+            };
+            let f: AggregateFunction = order::make_deterministic(f, argument.as_ref(), place);
+            Ok(Expr::AggregateFunction(f).alias(name))
+        }
+        other => Err(Error::Internal(format!("not an aggregate: {other}"))),
+    }
+}
+
+/// The plan with a fact's place passed through its projections.
+fn with_place(plan: &LogicalPlan) -> Result<LogicalPlan> {
+    Ok(match plan {
+        LogicalPlan::Projection(p) => {
+            let input = with_place(&p.input)?;
+            let mut exprs = p.expr.clone();
+            if order::place_columns(&p.schema).is_none()
+                && let Some(place) = order::place_columns(input.schema())
+            {
+                exprs.extend(place.into_iter().map(Expr::Column));
+            }
+            LogicalPlan::Projection(Projection::try_new(exprs, Arc::new(input))?)
+        }
+        LogicalPlan::SubqueryAlias(a) => LogicalPlan::SubqueryAlias(SubqueryAlias::try_new(
+            Arc::new(with_place(&a.input)?),
+            a.alias.clone(),
+        )?),
+        LogicalPlan::Filter(f) => {
+            LogicalPlanBuilder::from(with_place(&f.input)?).filter(f.predicate.clone())?.build()?
+        }
+        other => other.clone(),
+    })
+}
+
+/// What is below the aggregation, with just the columns that it uses.
+fn lower_for(aggregate: &Aggregate) -> Result<LogicalPlan> {
+    let schema = aggregate.input.schema();
+    let mut used = std::collections::HashSet::new();
+    for expr in aggregate.group_expr.iter().chain(&aggregate.aggr_expr) {
+        used.extend(expr.column_refs().into_iter().cloned());
+    }
+    let all = schema.columns();
+    let mut columns: Vec<Expr> =
+        all.iter().filter(|c| used.contains(c)).cloned().map(Expr::Column).collect();
+    if columns.is_empty() {
+        // Facts of which no column is used are still counted, so one is read: the cheapest.
+        let cheapest = all.iter().find(|c| c.name == OFFSET).or(all.first());
+        columns.extend(cheapest.cloned().map(Expr::Column));
+    }
+    Ok(LogicalPlan::Projection(Projection::try_new(columns, aggregate.input.clone())?))
+}
+
+type Lowered = (Vec<usize>, Vec<Step>, DFSchema);
+
+/// The steps on facts, and the columns of a fact that they read.
+fn lower_steps(lower: LogicalPlan, state: &SessionState) -> Result<Lowered> {
+    let optimized = run_rules(
+        lower.clone(),
+        vec![Arc::new(SimplifyExpressions::new()), Arc::new(OptimizeProjections::new())],
+    )?;
+    // A rule may drop qualifiers or reorder; expressions above refer to the plan as it was.
+    let plan = match optimized.schema() == lower.schema() {
+        true => optimized,
+        false => lower,
+    };
+    let mut steps = Vec::new();
+    let projection = collect_steps(&plan, state, &mut steps)?;
+    Ok((projection, steps, DFSchema::clone(plan.schema())))
+}
+
+fn collect_steps(
+    plan: &LogicalPlan,
+    state: &SessionState,
+    steps: &mut Vec<Step>,
+) -> Result<Vec<usize>> {
+    let physical = |expr: &Expr, input: &LogicalPlan| {
+        datafusion::physical_expr::create_physical_expr(
+            expr,
+            input.schema(),
+            state.execution_props(),
+            &PhysicalPlanningContext::default(),
+        )
+    };
+    match plan {
+        LogicalPlan::TableScan(scan) => Ok(match &scan.projection {
+            Some(projection) => projection.clone(),
+            None => (0..scan.source.schema().fields().len()).collect(),
+        }),
+        LogicalPlan::SubqueryAlias(a) => collect_steps(&a.input, state, steps),
+        LogicalPlan::Filter(f) => {
+            let projection = collect_steps(&f.input, state, steps)?;
+            steps.push(Step::Filter(physical(&f.predicate, &f.input)?));
+            Ok(projection)
+        }
+        LogicalPlan::Projection(p) => {
+            let projection = collect_steps(&p.input, state, steps)?;
+            let exprs =
+                p.expr.iter().map(|e| physical(e, &p.input)).collect::<Result<Vec<_>, _>>()?;
+            steps.push(Step::Project(exprs, Arc::new(p.schema.as_arrow().clone())));
+            Ok(projection)
+        }
+        other => Err(Error::Internal(format!("not a step on facts: {}", other.display()))),
+    }
+}
+
+/// The leaf's schema, with unambiguous names, and its plan, with the names of what it replaces.
+fn leaf_of(output: &DFSchema) -> Result<(SchemaRef, LogicalPlan)> {
+    let name = |i: usize| format!("c{i}");
+    let fields = output
+        .fields()
+        .iter()
+        .enumerate()
+        .map(|(i, f)| Field::new(name(i), f.data_type().clone(), f.is_nullable()))
+        .collect::<Vec<_>>();
+    let schema = Arc::new(Schema::new(fields));
+    let source = provider_as_source(Arc::new(LeafTable(schema.clone())));
+    let restored = output.iter().enumerate().map(|(i, (qualifier, field))| {
+        Expr::Column(ColumnRef::new(Some(LEAF), name(i)))
+            .alias_qualified(qualifier.cloned(), field.name())
+    });
+    let scan = LogicalPlanBuilder::scan(LEAF, source, None)?;
+    let plan = match output.fields().is_empty() {
+        true => scan.build()?,
+        false => scan.project(restored)?.build()?,
+    };
+    Ok((schema, plan))
+}
+
+/// The plan with its lowest aggregation replaced.
+fn replace_node(plan: &LogicalPlan, replacement: &LogicalPlan) -> Result<LogicalPlan> {
+    let is_lowest = |node: &LogicalPlan| {
+        matches!(node, LogicalPlan::Aggregate(a)
+            if !a.input.exists(|n| Ok(matches!(n, LogicalPlan::Aggregate(_)))).unwrap_or(true))
+    };
+    rebuild(plan, &is_lowest, replacement)
+}
+
+fn replace_by(
+    plan: &LogicalPlan,
+    target: &LogicalPlan,
+    replacement: &LogicalPlan,
+) -> Result<LogicalPlan> {
+    rebuild(plan, &|node| node == target, replacement)
+}
+
+fn rebuild(
+    plan: &LogicalPlan,
+    is_target: &dyn Fn(&LogicalPlan) -> bool,
+    replacement: &LogicalPlan,
+) -> Result<LogicalPlan> {
+    if is_target(plan) {
+        return Ok(replacement.clone());
+    }
+    let inputs = plan
+        .inputs()
+        .into_iter()
+        .map(|input| rebuild(input, is_target, replacement))
+        .collect::<Result<Vec<_>>>()?;
+    match inputs.is_empty() {
+        true => Ok(plan.clone()),
+        false => Ok(plan.with_new_exprs(plan.expressions(), inputs)?),
+    }
+}
+
+impl Planned {
+    /// The schema of a row of states.
+    pub(super) fn state_schema(&self) -> SchemaRef {
+        match &self.aggregate {
+            Some(split) => split.state_schema().clone(),
+            None => self.leaf_schema.clone(),
+        }
+    }
+
+    /// The format of the states, in one line.
+    pub(super) fn state_format(&self) -> String {
+        let parts = match &self.aggregate {
+            Some(split) => split.format(),
+            None => {
+                let types = self.leaf_schema.fields().iter().map(|f| f.data_type().to_string());
+                format!("rows({})", types.collect::<Vec<_>>().join(","))
+            }
+        };
+        format!("1 datafusion {} {parts}", datafusion::DATAFUSION_VERSION)
+    }
+
+    /// The steps below the aggregation, on a batch of facts.
+    pub(super) fn apply_lower(&self, facts: &RecordBatch) -> Result<RecordBatch> {
+        let mut batch = facts.clone();
+        for step in &self.steps {
+            batch = match step {
+                Step::Filter(predicate) => {
+                    let keep = predicate.evaluate(&batch)?.into_array(batch.num_rows())?;
+                    let keep = keep
+                        .as_any()
+                        .downcast_ref::<BooleanArray>()
+                        .ok_or_else(|| Error::Internal("a filter gave no booleans".into()))?;
+                    filter_record_batch(&batch, keep)?
+                }
+                Step::Project(exprs, schema) => {
+                    let columns = exprs
+                        .iter()
+                        .map(|e| e.evaluate(&batch)?.into_array(batch.num_rows()))
+                        .collect::<Result<Vec<_>, _>>()?;
+                    let rows = RecordBatchOptions::new().with_row_count(Some(batch.num_rows()));
+                    RecordBatch::try_new_with_options(schema.clone(), columns, &rows)?
+                }
+            };
+        }
+        match self.aggregate {
+            Some(_) => Ok(batch),
+            // Rows are their own states, under the leaf's names.
+            None => Ok(RecordBatch::try_new_with_options(
+                self.leaf_schema.clone(),
+                batch.columns().to_vec(),
+                &RecordBatchOptions::new().with_row_count(Some(batch.num_rows())),
+            )?),
+        }
+    }
+
+    /// The schema after the steps below the aggregation.
+    #[cfg(test)]
+    pub(super) fn lower_schema(&self) -> &SchemaRef {
+        &self.lower_schema
+    }
+}

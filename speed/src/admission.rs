@@ -1,0 +1,247 @@
+//! Admission: input records become typed facts of their topic, or dead letters with a reason.
+//!
+//! Owns the verdict on every record and nothing else: it doesn't number, store or deduplicate facts. A verdict depends
+//! on the record and the topic alone, never on the records around it.
+//!
+//! # Semantics
+//! - Field names match exactly; a name that begins with `_` is undeclared. What each type takes is the table in
+//!   `admission/column.rs`.
+//! - A record that names a declared field twice is a dead letter: neither value is the right one to drop. Undeclared
+//!   fields are kept as they came, repeated ones included.
+//! - NULL and absence are the same, and a dead letter where the field is not null.
+//! - Timestamps outside the years 1678 to 2261 are dead letters in every field, because a view may turn them into
+//!   nanoseconds.
+//! - Of several faults in one record the first that was met is the reason.
+
+mod batch;
+mod cell;
+mod column;
+mod encode;
+mod json;
+mod number;
+mod outcome;
+mod reason;
+#[cfg(test)]
+mod tests;
+mod time;
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use anabranch_shared::settings::UnknownFields;
+use anabranch_shared::{EXTRA, ErrorKind};
+use arrow::array::RecordBatch;
+use arrow::datatypes::{DataType, Field, FieldRef, Schema, SchemaRef};
+use arrow::error::ArrowError;
+use bytes::Bytes;
+use thiserror::Error;
+
+use crate::files::{Chunk, ChunkData};
+use column::Column;
+pub(crate) use json::{is_blank, lines, oversized};
+
+/// How much of an oversized record a dead letter keeps, in bytes.
+pub const RAW_BYTES: usize = 64 * 1024;
+
+/// What came of a run of input records. Facts and dead letters together account for each of them exactly once.
+#[derive(Debug, Clone)]
+pub struct Admitted {
+    /// The facts: the declared fields, then `_extra` (`Utf8View`, nullable).
+    pub facts: RecordBatch,
+    /// For each fact the index of its input record, ascending.
+    pub records: Vec<u64>,
+    /// The others, ascending by record.
+    pub dead: Vec<DeadLetter>,
+    /// How many records the input held.
+    pub record_count: u64,
+    /// How many of the facts carried undeclared fields, kept or not.
+    pub unknown_fields: u64,
+}
+
+/// An input record that could not become a fact.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct DeadLetter {
+    /// Its index in the input, from 0.
+    pub record: u64,
+    /// The field at fault, where it is one field's.
+    pub field: Option<String>,
+    /// Why, for a person.
+    pub reason: String,
+    /// The record as it came: a line without its end, or a row as a JSON object. An oversized record is cut to
+    /// [`RAW_BYTES`].
+    pub raw: Bytes,
+}
+
+/// Why a topic's schema can't be admitted to, or a defect of admission itself. Never a fault of a record.
+#[derive(Debug, Error)]
+pub enum AdmissionError {
+    /// A field's type isn't one of the canonical ones: fix the caller.
+    #[error("field `{field}` has the type {data_type}, which is not a canonical type of a topic")]
+    UnsupportedType {
+        /// The field.
+        field: String,
+        /// Its Arrow type.
+        data_type: DataType,
+    },
+    /// Names that begin with `_` belong to the log.
+    #[error("field `{field}` begins with `_`, which is reserved: rename it")]
+    ReservedName {
+        /// The field.
+        field: String,
+    },
+    /// The event time must be declared.
+    #[error(
+        "event time `{field}` is not a declared field of the topic: declare it as `timestamp` or `date`"
+    )]
+    NoEventTime {
+        /// The field that was named as the event time.
+        field: String,
+    },
+    /// The same name is declared twice.
+    #[error("field `{field}` is declared twice: remove one")]
+    DeclaredTwice {
+        /// The field.
+        field: String,
+    },
+    /// Arrow refused what admission had built; the input is not at fault.
+    #[error("could not build a batch of facts: {source}")]
+    Build {
+        /// Arrow's error.
+        source: ArrowError,
+    },
+}
+
+impl AdmissionError {
+    /// What the operator does about it.
+    pub fn kind(&self) -> ErrorKind {
+        match self {
+            Self::Build { .. } => ErrorKind::Internal,
+            _ => ErrorKind::Invalid,
+        }
+    }
+}
+
+/// Admits the records of one topic. Immutable and cheap to share.
+#[derive(Debug, Clone)]
+pub struct Admission {
+    /// The declared fields, then `_extra`.
+    schema: SchemaRef,
+    declared: usize,
+    by_name: HashMap<String, usize>,
+    unknown: UnknownFields,
+    max_record_bytes: usize,
+}
+
+impl Admission {
+    /// Admission to a topic with the canonical `schema` of its declared fields. Lines longer than `max_record_bytes`
+    /// are dead letters; batches arrive parsed, so that limit doesn't apply to them.
+    ///
+    /// # Errors
+    /// If the schema isn't one that a topic can have.
+    pub fn new(
+        schema: &SchemaRef,
+        event_time: &str,
+        unknown: UnknownFields,
+        max_record_bytes: usize,
+    ) -> Result<Self, AdmissionError> {
+        let mut by_name = HashMap::new();
+        for (index, field) in schema.fields().iter().enumerate() {
+            let name = field.name().clone();
+            if name.starts_with('_') {
+                return Err(AdmissionError::ReservedName { field: name });
+            }
+            if Column::new(field.data_type(), 0).is_none() {
+                return Err(AdmissionError::UnsupportedType {
+                    field: name,
+                    data_type: field.data_type().clone(),
+                });
+            }
+            if by_name.insert(name.clone(), index).is_some() {
+                return Err(AdmissionError::DeclaredTwice { field: name });
+            }
+        }
+        let is_time = |index: &usize| {
+            matches!(
+                schema.field(*index).data_type(),
+                DataType::Timestamp(_, _) | DataType::Date32
+            )
+        };
+        if !by_name.get(event_time).is_some_and(is_time) {
+            return Err(AdmissionError::NoEventTime {
+                field: event_time.to_owned(),
+            });
+        }
+        let mut fields: Vec<FieldRef> = schema.fields().iter().cloned().collect();
+        fields.push(Arc::new(Field::new(EXTRA, DataType::Utf8View, true)));
+        let declared = schema.fields().len();
+        let schema = Arc::new(Schema::new(fields));
+        Ok(Self {
+            schema,
+            declared,
+            by_name,
+            unknown,
+            max_record_bytes,
+        })
+    }
+
+    /// The schema of the facts: the declared fields, then `_extra`.
+    pub fn schema(&self) -> &SchemaRef {
+        &self.schema
+    }
+
+    /// Admits newline-separated JSON objects. `\r\n` ends a line too, blank lines are not records, and the last line
+    /// may lack its end.
+    ///
+    /// # Errors
+    /// Only on a defect of admission; bad records are dead letters.
+    pub fn ndjson(&self, bytes: &Bytes) -> Result<Admitted, AdmissionError> {
+        json::admit(self, bytes)
+    }
+
+    /// Admits the rows of a typed batch, columns matched by name, each value cast where nothing is lost.
+    ///
+    /// # Errors
+    /// As [`Self::ndjson`].
+    pub fn batch(&self, batch: &RecordBatch) -> Result<Admitted, AdmissionError> {
+        batch::admit(self, batch, batch::Source::Typed)
+    }
+
+    /// Admits the rows of a batch of strings that stand for values of any type, as in CSV. Empty is NULL.
+    ///
+    /// # Errors
+    /// As [`Self::ndjson`].
+    pub fn text_batch(&self, batch: &RecordBatch) -> Result<Admitted, AdmissionError> {
+        batch::admit(self, batch, batch::Source::Untyped)
+    }
+
+    /// Admits a chunk of a file, with the records that its reader gave up on. Indices count from the chunk's first
+    /// record.
+    ///
+    /// # Errors
+    /// As [`Self::ndjson`].
+    pub fn chunk(&self, chunk: &Chunk) -> Result<Admitted, AdmissionError> {
+        let mut admitted = match &chunk.data {
+            ChunkData::Ndjson(bytes) => self.ndjson(bytes)?,
+            ChunkData::Batch(batch) => self.batch(batch)?,
+            ChunkData::Text(batch) => self.text_batch(batch)?,
+        };
+        outcome::interleave(&mut admitted, &chunk.dead);
+        Ok(admitted)
+    }
+
+    fn fields(&self) -> &[FieldRef] {
+        &self.schema.fields()[..self.declared]
+    }
+
+    fn field_named(&self, name: &str) -> Option<usize> {
+        self.by_name.get(name).copied()
+    }
+
+    /// Empty columns of the declared fields; all their types were checked when admission was made.
+    fn columns(&self, rows: usize) -> Vec<Column> {
+        self.fields()
+            .iter()
+            .filter_map(|field| Column::new(field.data_type(), rows))
+            .collect()
+    }
+}

@@ -1,0 +1,126 @@
+//! Accounting: which records became facts and which dead letters, and the batch that is left when holes are removed.
+
+use std::sync::Arc;
+
+use arrow::array::{Array, ArrayRef, AsArray, BooleanArray, BooleanBufferBuilder, RecordBatch};
+use arrow::compute::FilterBuilder;
+use arrow::datatypes::DataType;
+use bytes::Bytes;
+
+use super::reason::Fault;
+use super::{Admission, AdmissionError, Admitted, DeadLetter};
+
+/// The verdicts so far, in the order of the records. Each record is one row of the columns; those of dead letters are
+/// holes.
+#[derive(Default)]
+pub(super) struct Rows {
+    records: Vec<u64>,
+    dead: Vec<DeadLetter>,
+    unknown_fields: u64,
+}
+
+impl Rows {
+    fn count(&self) -> u64 {
+        (self.records.len() + self.dead.len()) as u64
+    }
+
+    pub(super) fn fact(&mut self, carried_unknown: bool) {
+        self.records.push(self.count());
+        self.unknown_fields += u64::from(carried_unknown);
+    }
+
+    pub(super) fn dead(&mut self, fault: Fault, raw: Bytes) {
+        let Fault { field, reason } = fault;
+        self.dead.push(DeadLetter {
+            record: self.count(),
+            field,
+            reason,
+            raw,
+        });
+    }
+
+    /// Takes the holes out of `arrays`, which are the declared columns and `_extra`.
+    pub(super) fn finish(
+        self,
+        admission: &Admission,
+        arrays: Vec<ArrayRef>,
+    ) -> Result<Admitted, AdmissionError> {
+        let build = |source| AdmissionError::Build { source };
+        let record_count = self.count();
+        let arrays = if self.dead.is_empty() {
+            arrays
+        } else {
+            self.without_holes(&arrays).map_err(build)?
+        };
+        let facts = RecordBatch::try_new(admission.schema.clone(), arrays).map_err(build)?;
+        let Self {
+            records,
+            dead,
+            unknown_fields,
+        } = self;
+        Ok(Admitted {
+            facts,
+            records,
+            dead,
+            record_count,
+            unknown_fields,
+        })
+    }
+
+    fn without_holes(
+        &self,
+        arrays: &[ArrayRef],
+    ) -> Result<Vec<ArrayRef>, arrow::error::ArrowError> {
+        let mut alive = BooleanBufferBuilder::new(self.records.len() + self.dead.len());
+        alive.append_n(self.records.len() + self.dead.len(), true);
+        for dead in &self.dead {
+            alive.set_bit(dead.record as usize, false);
+        }
+        let filter = FilterBuilder::new(&BooleanArray::new(alive.finish(), None))
+            .optimize()
+            .build();
+        // Filtering leaves the text of views where it was, so what the dead wrote would be stored with the facts.
+        let mostly_dead = self.dead.len() > self.records.len() / 8;
+        arrays
+            .iter()
+            .map(|array| {
+                let kept = filter.filter(array)?;
+                let kept: ArrayRef = match kept.data_type() {
+                    DataType::Utf8View if mostly_dead => Arc::new(kept.as_string_view().gc()),
+                    DataType::BinaryView if mostly_dead => Arc::new(kept.as_binary_view().gc()),
+                    _ => kept,
+                };
+                Ok(kept)
+            })
+            .collect()
+    }
+}
+
+/// Puts dead letters that were decided before admission into their places: `earlier` holds positions in the whole,
+/// ascending, and `admitted` counts only the other records.
+pub(super) fn interleave(admitted: &mut Admitted, earlier: &[DeadLetter]) {
+    if earlier.is_empty() {
+        return;
+    }
+    admitted.record_count += earlier.len() as u64;
+    shift(admitted.records.iter_mut(), earlier);
+    shift(
+        admitted.dead.iter_mut().map(|dead| &mut dead.record),
+        earlier,
+    );
+    admitted.dead.extend_from_slice(earlier);
+    admitted.dead.sort_by_key(|dead| dead.record);
+}
+
+fn shift<'a>(records: impl Iterator<Item = &'a mut u64>, earlier: &[DeadLetter]) {
+    let mut before = 0;
+    for record in records {
+        while earlier
+            .get(before)
+            .is_some_and(|dead| dead.record <= *record + before as u64)
+        {
+            before += 1;
+        }
+        *record += before as u64;
+    }
+}

@@ -1,0 +1,315 @@
+//! The streaming daemon: its topics, the loops that land and follow, and the pins that it chooses.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use anabranch_shared::settings::{Ack, UnknownFields};
+use anabranch_shared::view::View;
+use anabranch_shared::{
+    Catalogue, Error, Log, Master, Pin, Pinner, ReadMode, Relation, Result, Storage,
+};
+use async_trait::async_trait;
+use parking_lot::RwLock;
+use tokio::sync::watch;
+use tokio::task::JoinSet;
+
+use crate::topic::TopicStream;
+use crate::wal::WalLock;
+
+/// How often the loops look whether something is to be done.
+const TICK: Duration = Duration::from_millis(100);
+
+/// How often logs, boundaries and the catalogue are followed.
+const FOLLOW_EVERY: Duration = Duration::from_millis(500);
+
+/// How a daemon runs.
+#[derive(Clone, Debug)]
+pub struct DaemonOptions {
+    /// The folder of the WALs.
+    pub wal: PathBuf,
+    /// How long acknowledged facts wait before they land.
+    pub land_every: Duration,
+    /// How many facts make a landing before its time.
+    pub land_facts: u64,
+    /// How many bytes of facts make a landing before its time.
+    pub land_bytes: u64,
+    /// Bytes that the WAL of a topic may take.
+    pub wal_bytes: u64,
+    /// Bytes that facts and deltas of a topic may take in memory.
+    pub memory_bytes: u64,
+    /// Longer records are dead letters.
+    pub max_record_bytes: u64,
+    /// Longer requests are refused.
+    pub max_request_bytes: u64,
+    /// Commits between checkpoints of a log.
+    pub checkpoint_every: u64,
+    /// Threads that fold.
+    pub threads: usize,
+    /// The time, in microseconds since 1970.
+    pub now_us: fn() -> i64,
+    /// Set when the daemon stops.
+    pub stop: Arc<AtomicBool>,
+}
+
+impl DaemonOptions {
+    /// The time, in milliseconds since 1970.
+    pub fn now_ms(&self) -> i64 {
+        (self.now_us)() / 1_000
+    }
+}
+
+/// How a daemon treats a topic.
+#[derive(Clone, Copy, Debug)]
+pub struct TopicOptions {
+    /// When facts are acknowledged.
+    pub ack: Ack,
+    /// What happens to undeclared fields.
+    pub unknown_fields: UnknownFields,
+}
+
+/// The streaming daemon.
+#[derive(Debug)]
+pub struct Daemon {
+    storage: Storage,
+    catalogue: Arc<Catalogue>,
+    topics: BTreeMap<String, Arc<TopicStream>>,
+    /// What the reader of an answer should know of each view.
+    notes: RwLock<BTreeMap<String, String>>,
+    options: DaemonOptions,
+    /// Set when the loops shall end.
+    ending: watch::Sender<bool>,
+    threads: parking_lot::Mutex<Vec<std::thread::JoinHandle<()>>>,
+    _lock: WalLock,
+}
+
+/// The id of a WAL folder, made when the folder is.
+fn wal_id(root: &std::path::Path) -> Result<String> {
+    let path = root.join("ID");
+    match std::fs::read_to_string(&path) {
+        Ok(id) if !id.trim().is_empty() => return Ok(id.trim().to_owned()),
+        Ok(_) => {}
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound => {}
+        Err(e) => return Err(Error::io(&path, e)),
+    }
+    let id = uuid::Uuid::new_v4().to_string();
+    let write = || {
+        let staged = root.join("ID.new");
+        std::fs::write(&staged, &id)?;
+        std::fs::File::open(&staged)?.sync_all()?;
+        std::fs::rename(&staged, &path)?;
+        std::fs::File::open(root)?.sync_all()
+    };
+    write().map_err(|e| Error::io(&path, e))?;
+    Ok(id)
+}
+
+impl Daemon {
+    /// Opens a daemon on the topics of the catalogue that `topics` names: takes its WALs, replays
+    /// them, and folds what the master views have not absorbed.
+    ///
+    /// # Errors
+    /// `Conflict` when another process holds the WAL folder.
+    pub async fn open(
+        storage: &Storage,
+        catalogue: Arc<Catalogue>,
+        topics: &BTreeMap<String, TopicOptions>,
+        options: DaemonOptions,
+    ) -> Result<Arc<Self>> {
+        std::fs::create_dir_all(&options.wal).map_err(|e| Error::io(&options.wal, e))?;
+        let lock = WalLock::acquire(&options.wal).map_err(crate::appender::wal_error)?;
+        let id = wal_id(&options.wal)?;
+        let mut streams = BTreeMap::new();
+        let mut threads = Vec::new();
+        for (name, settings) in topics {
+            let entry = catalogue.current();
+            let known = entry.topics.get(name).ok_or_else(|| {
+                Error::NotFound(format!("topic `{name}` is not in the catalogue"))
+            })?;
+            let partition = catalogue.claim_partition(name, &id).await?;
+            let log = Arc::new(Log::open(storage, &known.topic, options.now_ms()).await?);
+            let (stream, thread) =
+                TopicStream::open(log, partition, settings, &options).await?;
+            streams.insert(name.clone(), stream);
+            threads.push(thread);
+        }
+        let daemon = Arc::new(Self {
+            storage: storage.clone(),
+            catalogue,
+            topics: streams,
+            notes: RwLock::default(),
+            options,
+            ending: watch::Sender::new(false),
+            threads: parking_lot::Mutex::new(threads),
+            _lock: lock,
+        });
+        daemon.follow_catalogue().await;
+        Ok(daemon)
+    }
+
+    /// The daemon's topics.
+    pub fn topics(&self) -> &BTreeMap<String, Arc<TopicStream>> {
+        &self.topics
+    }
+
+    /// The daemon's settings.
+    pub fn options(&self) -> &DaemonOptions {
+        &self.options
+    }
+
+    /// Sets what the reader of an answer should know of each view.
+    pub fn set_notes(&self, notes: BTreeMap<String, String>) {
+        *self.notes.write() = notes;
+    }
+
+    /// Serves the live generation of each view of the catalogue.
+    async fn follow_catalogue(&self) {
+        if let Err(e) = self.catalogue.refresh().await {
+            tracing::warn!(error = %e, "can't read the catalogue");
+            return;
+        }
+        let entry = self.catalogue.current();
+        for stream in self.topics.values() {
+            let known: Vec<String> = stream.with_delta(|d| d.views.keys().cloned().collect());
+            for name in known {
+                let alive = entry.views.get(&name).and_then(|v| v.live.as_ref());
+                if alive.is_none_or(|l| l.definition.topic.name != stream.topic().name) {
+                    stream.forget(&name);
+                }
+            }
+        }
+        for (name, view) in &entry.views {
+            let Some(live) = &view.live else { continue };
+            let Some(stream) = self.topics.get(&live.definition.topic.name) else { continue };
+            if stream.served(name) == Some(live.generation) {
+                continue;
+            }
+            if let Err(e) = self.serve(name, live, stream).await {
+                tracing::error!(view = %name, generation = %live.generation, error = %e, "can't serve the view");
+                self.notes.write().insert(name.clone(), e.to_string());
+            }
+        }
+    }
+
+    async fn serve(
+        &self,
+        name: &str,
+        live: &anabranch_shared::GenerationEntry,
+        stream: &Arc<TopicStream>,
+    ) -> Result<()> {
+        let view = Arc::new(View::from_definition(name, &live.definition)?);
+        let now = self.options.now_ms();
+        let master = Arc::new(Master::open(&self.storage, &view, live.generation, now).await?);
+        stream.follow().await?;
+        stream.serve(master).await?;
+        tracing::info!(view = %name, generation = %live.generation, "serving");
+        Ok(())
+    }
+
+    /// Runs the loops until [`Daemon::stop`].
+    pub async fn run(self: &Arc<Self>) {
+        let mut tasks = JoinSet::new();
+        for stream in self.topics.values() {
+            tasks.spawn(land_loop(self.clone(), stream.clone()));
+            tasks.spawn(follow_loop(self.clone(), stream.clone()));
+        }
+        tasks.spawn(catalogue_loop(self.clone()));
+        while tasks.join_next().await.is_some() {}
+    }
+
+    /// Ends the loops and lands what is acknowledged. Intake must have ended.
+    pub async fn stop(&self) -> Result<()> {
+        self.ending.send_replace(true);
+        for stream in self.topics.values() {
+            while stream.land().await? > 0 {}
+        }
+        self.options.stop.store(true, Ordering::Relaxed);
+        Ok(())
+    }
+
+    /// The threads that append to WALs; they end when the daemon is dropped.
+    pub fn take_threads(&self) -> Vec<std::thread::JoinHandle<()>> {
+        std::mem::take(&mut self.threads.lock())
+    }
+
+    /// Waits for some time; `false` when the loops shall end.
+    async fn goes_on(&self, wait: Duration) -> bool {
+        let mut ending = self.ending.subscribe();
+        let ended = tokio::time::timeout(wait, ending.wait_for(|e| *e)).await.is_ok();
+        !ended
+    }
+}
+
+async fn land_loop(daemon: Arc<Daemon>, stream: Arc<TopicStream>) {
+    let mut waited = Duration::ZERO;
+    while daemon.goes_on(TICK).await {
+        waited += TICK;
+        if waited < daemon.options.land_every && !stream.is_landing_due() {
+            continue;
+        }
+        waited = Duration::ZERO;
+        if let Err(e) = stream.land().await {
+            tracing::error!(topic = %stream.topic().name, error = %e, "landing failed; it is tried again");
+        }
+    }
+}
+
+async fn follow_loop(daemon: Arc<Daemon>, stream: Arc<TopicStream>) {
+    while daemon.goes_on(FOLLOW_EVERY).await {
+        if let Err(e) = stream.follow().await {
+            tracing::error!(topic = %stream.topic().name, error = %e, "can't follow the log; it is tried again");
+        }
+    }
+}
+
+async fn catalogue_loop(daemon: Arc<Daemon>) {
+    while daemon.goes_on(FOLLOW_EVERY).await {
+        daemon.follow_catalogue().await;
+    }
+}
+
+#[async_trait]
+impl Pinner for Daemon {
+    async fn relations(&self) -> Result<Vec<Relation>> {
+        let mut relations = Vec::new();
+        for (name, stream) in &self.topics {
+            let schema = stream.topic().schema();
+            relations.push(Relation { name: name.clone(), kind: "topic", schema });
+            stream.with_delta(|delta| {
+                for (name, view) in &delta.views {
+                    let schema = view.master.view().schema();
+                    relations.push(Relation { name: name.clone(), kind: "view", schema });
+                }
+            });
+        }
+        Ok(relations)
+    }
+
+    async fn pin(&self, names: &[String], mode: ReadMode) -> Result<Pin> {
+        let mut pin = Pin::default();
+        for (topic, stream) in &self.topics {
+            let views: Vec<String> = stream
+                .with_delta(|d| names.iter().filter(|n| d.views.contains_key(*n)).cloned().collect());
+            let dead = names.iter().any(|n| n == "dead_letters");
+            if views.is_empty() && !names.contains(topic) && !dead {
+                continue;
+            }
+            let (topic_pin, mut pinned) = stream.pin(&views).await?;
+            if mode == ReadMode::Batch {
+                pinned.values_mut().for_each(|v| {
+                    v.delta.clear();
+                    v.head = v.boundary.clone();
+                });
+            }
+            pin.views.extend(pinned);
+            if names.contains(topic) || dead {
+                pin.topics.insert(topic.clone(), topic_pin);
+            }
+        }
+        let notes = self.notes.read();
+        pin.notes = names.iter().filter_map(|n| notes.get(n).cloned()).collect();
+        Ok(pin)
+    }
+}

@@ -1,0 +1,279 @@
+//! Deltas: the states of what the master views have not absorbed, as immutable pieces. Owns which
+//! pieces there are and that they reach without a gap from each boundary to the head.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::sync::Arc;
+
+use anabranch_shared::view::{Fold, fold_facts};
+use anabranch_shared::{
+    Error, FoldOptions, Log, Master, MasterPin, Offset, OffsetRange, Offsets, PartitionId, Ranges,
+    Result, fold_log,
+};
+use arrow::array::RecordBatch;
+use parking_lot::Mutex;
+
+use crate::payload::FactPiece;
+
+/// With more unlanded states than this they are merged.
+const UNLANDED_STATES: usize = 8;
+
+/// With more pieces than this the smallest are merged.
+const PIECES: usize = 24;
+
+/// States of some ranges of landed offsets.
+#[derive(Clone, Debug)]
+pub struct StatePiece {
+    /// The ranges.
+    pub ranges: Ranges,
+    /// The states.
+    pub states: RecordBatch,
+}
+
+impl StatePiece {
+    fn is_below(&self, boundary: &Offsets) -> bool {
+        self.ranges.iter().all(|(p, r)| r.end <= boundary.get(*p))
+    }
+
+    fn is_above(&self, boundary: &Offsets) -> bool {
+        self.ranges.iter().all(|(p, r)| r.start >= boundary.get(*p))
+    }
+}
+
+/// The delta of one view.
+///
+/// Invariant: `pieces` hold every offset of `[pin.boundary, upto)` of the topic once and none
+/// other; `unlanded` holds every offset of `[upto, folded)` of the daemon's own partition once.
+#[derive(Clone, Debug)]
+pub struct ViewDelta {
+    /// The master view.
+    pub master: Arc<Master>,
+    /// What of the master view answers.
+    pub pin: MasterPin,
+    /// States of landed offsets.
+    pub pieces: Vec<Arc<StatePiece>>,
+    /// States of offsets that have not landed.
+    pub unlanded: Vec<RecordBatch>,
+    /// Up to where the daemon's own partition is in `unlanded`.
+    pub folded: Offset,
+    /// Why the view can't answer: its SQL failed on a fact.
+    pub failed: Option<String>,
+}
+
+impl ViewDelta {
+    /// The view's states from its boundary on.
+    pub fn states(&self) -> Vec<RecordBatch> {
+        let landed = self.pieces.iter().map(|p| p.states.clone());
+        landed.chain(self.unlanded.iter().cloned()).collect()
+    }
+
+    /// Bytes of memory.
+    pub fn size_bytes(&self) -> usize {
+        self.states().iter().map(RecordBatch::get_array_memory_size).sum()
+    }
+}
+
+/// What a topic's daemon keeps in memory.
+#[derive(Debug, Default)]
+pub struct TopicDelta {
+    /// Facts that are durable in the WAL and not yet in the log, in order.
+    pub unlanded: VecDeque<Arc<FactPiece>>,
+    /// The first offset of the daemon's own partition that is not durable.
+    pub next: Offset,
+    /// For each partition up to where landed facts are in the pieces.
+    pub upto: Offsets,
+    /// The deltas of the topic's views.
+    pub views: BTreeMap<String, ViewDelta>,
+    /// Counts landings, so that work begun before one is not used after it.
+    pub epoch: u64,
+    /// Bytes of `unlanded`.
+    pub unlanded_bytes: usize,
+    /// Facts in `unlanded`.
+    pub unlanded_facts: usize,
+}
+
+impl TopicDelta {
+    /// Adds facts that have just become durable.
+    pub fn push_unlanded(&mut self, piece: FactPiece) {
+        debug_assert_eq!(piece.range.start, self.next, "pieces follow each other");
+        self.next = piece.range.end;
+        self.unlanded_bytes += piece.bytes;
+        self.unlanded_facts += piece.facts.num_rows();
+        self.unlanded.push_back(Arc::new(piece));
+    }
+
+    /// Removes facts that have landed, and adds their states.
+    pub fn landed(
+        &mut self,
+        partition: PartitionId,
+        end: Offset,
+        states: Vec<(String, Result<RecordBatch>)>,
+    ) {
+        let start = self.upto.get(partition);
+        while let Some(piece) = self.unlanded.front().filter(|p| p.range.end <= end) {
+            self.unlanded_bytes -= piece.bytes;
+            self.unlanded_facts -= piece.facts.num_rows();
+            self.unlanded.pop_front();
+        }
+        self.upto.raise(partition, end);
+        self.epoch += 1;
+        for view in self.views.values_mut() {
+            view.unlanded.clear();
+            view.folded = end;
+        }
+        let ranges = vec![(partition, OffsetRange::new(start, end))];
+        self.add_states(&ranges, states);
+    }
+
+    /// Adds states of landed ranges.
+    pub fn add_states(&mut self, ranges: &Ranges, states: Vec<(String, Result<RecordBatch>)>) {
+        for (name, states) in states {
+            let Some(view) = self.views.get_mut(&name) else { continue };
+            match states {
+                Ok(states) => {
+                    view.pieces.push(Arc::new(StatePiece { ranges: ranges.clone(), states }));
+                }
+                Err(e) => {
+                    tracing::error!(view = %name, error = %e, "the view does not answer any more");
+                    view.failed = Some(e.to_string());
+                }
+            }
+        }
+    }
+
+    /// Bytes of memory.
+    pub fn size_bytes(&self) -> usize {
+        self.unlanded_bytes + self.views.values().map(ViewDelta::size_bytes).sum::<usize>()
+    }
+}
+
+/// The states of pieces of facts.
+pub(crate) fn fold_pieces(
+    view: &Arc<anabranch_shared::view::View>,
+    pieces: &[Arc<FactPiece>],
+) -> Result<RecordBatch> {
+    let facts: Vec<RecordBatch> = pieces.iter().map(|p| p.facts.clone()).collect();
+    fold_facts(view, &facts)
+}
+
+/// Brings a view's unlanded states up to `target`. Works outside the lock; gives up its work when a
+/// landing came between, and starts again.
+pub(crate) fn fold_unlanded(delta: &Mutex<TopicDelta>, view: &str, target: Offset) -> Result<()> {
+    loop {
+        let (epoch, folded, master, pieces) = {
+            let topic = delta.lock();
+            let Some(found) = topic.views.get(view) else { return Ok(()) };
+            if found.folded >= target || found.failed.is_some() {
+                return Ok(());
+            }
+            let wanted = |p: &&Arc<FactPiece>| p.range.start >= found.folded && p.range.end <= target;
+            let pieces: Vec<_> = topic.unlanded.iter().filter(wanted).cloned().collect();
+            (topic.epoch, found.folded, found.master.clone(), pieces)
+        };
+        let states = fold_pieces(master.view(), &pieces);
+        let mut topic = delta.lock();
+        let current = topic.epoch;
+        let Some(found) = topic.views.get_mut(view) else { return Ok(()) };
+        if current != epoch || found.folded != folded || !Arc::ptr_eq(&found.master, &master) {
+            continue;
+        }
+        match states {
+            Ok(states) => found.unlanded.push(states),
+            Err(e) => found.failed = Some(e.to_string()),
+        }
+        found.folded = pieces.last().map_or(folded, |p| p.range.end).max(folded);
+        if found.unlanded.len() > UNLANDED_STATES {
+            let mut fold = Fold::new(master.view())?;
+            found.unlanded.iter().try_for_each(|s| fold.states(s))?;
+            found.unlanded = vec![fold.into_states()?];
+        }
+        return Ok(());
+    }
+}
+
+/// The states of landed facts, read from the log, as pieces.
+pub async fn follow_log(
+    log: &Arc<Log>,
+    master: &Arc<Master>,
+    from: &Offsets,
+    to: &Offsets,
+    options: &FoldOptions,
+) -> Result<Vec<Arc<StatePiece>>> {
+    let mut pieces = Vec::new();
+    // A piece of each partition: a boundary moves in each by itself.
+    for (partition, range) in from.ranges_to(to) {
+        let (mut start, mut end) = (to.clone(), to.clone());
+        start.set(partition, range.start);
+        end.set(partition, range.end);
+        let made = Arc::new(Mutex::new(Vec::new()));
+        let sink = made.clone();
+        fold_log(log, master.view(), &start, &end, options, move |states, ranges| {
+            sink.lock().push((states, ranges));
+            Ok(())
+        })
+        .await?;
+        let made = std::mem::take(&mut *made.lock());
+        let mut fold = Fold::new(master.view())?;
+        for (states, _) in &made {
+            fold.states(states)?;
+        }
+        let ranges = vec![(partition, range)];
+        pieces.push(Arc::new(StatePiece { ranges, states: fold.into_states()? }));
+    }
+    Ok(pieces)
+}
+
+/// A view's pieces above a new boundary. Pieces that it cuts through are read from the log again.
+pub(crate) async fn above_boundary(
+    log: &Arc<Log>,
+    view: &ViewDelta,
+    boundary: &Offsets,
+    options: &FoldOptions,
+) -> Result<Vec<Arc<StatePiece>>> {
+    let mut kept = Vec::new();
+    for piece in &view.pieces {
+        if piece.is_below(boundary) {
+            continue;
+        }
+        if piece.is_above(boundary) {
+            kept.push(piece.clone());
+            continue;
+        }
+        for (partition, range) in &piece.ranges {
+            let start = range.start.max(boundary.get(*partition));
+            let from: Offsets = [(*partition, start)].into_iter().collect();
+            let to: Offsets = [(*partition, range.end)].into_iter().collect();
+            kept.extend(follow_log(log, &view.master, &from, &to, options).await?);
+        }
+    }
+    Ok(kept)
+}
+
+/// Merges the smaller half of a view's pieces where there are many.
+pub(crate) fn merge_pieces(view: &ViewDelta) -> Result<Option<Vec<Arc<StatePiece>>>> {
+    if view.pieces.len() <= PIECES {
+        return Ok(None);
+    }
+    let mut by_size: Vec<Arc<StatePiece>> = view.pieces.clone();
+    by_size.sort_by_key(|p| p.states.num_rows());
+    let large = by_size.split_off(by_size.len() * 3 / 4);
+    let mut fold = Fold::new(view.master.view())?;
+    let mut ranges = Ranges::new();
+    for piece in &by_size {
+        fold.states(&piece.states)?;
+        ranges.extend(piece.ranges.iter().copied());
+    }
+    let mut pieces = large;
+    pieces.push(Arc::new(StatePiece { ranges, states: fold.into_states()? }));
+    Ok(Some(pieces))
+}
+
+/// Refuses an answer that would leave something out.
+pub(crate) fn check_no_gap(name: &str, view: &ViewDelta, upto: &Offsets) -> Result<()> {
+    match upto.covers(&view.pin.boundary) {
+        true => Ok(()),
+        false => Err(Error::Unavailable(format!(
+            "view `{name}`: its boundary [{}] is past what the daemon has followed [{upto}]; try again",
+            view.pin.boundary
+        ))),
+    }
+}

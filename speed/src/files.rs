@@ -1,0 +1,353 @@
+//! Files to chunks of numbered records: NDJSON, CSV, Parquet and Arrow IPC, plain, gzipped or in zstd.
+//!
+//! Owns reading and numbering; verdicts on records are admission's, except on those that can't be handed over at all
+//! (a line too long to hold, a CSV row with the wrong number of fields).
+//!
+//! Numbers depend on the content alone: record N of a file is the same record in every reading, wherever chunks begin,
+//! so an interrupted ingest resumes with [`Chunks::skip_to`].
+
+mod arrow_files;
+mod csv;
+mod ndjson;
+mod source;
+#[cfg(test)]
+mod tests;
+
+use std::collections::VecDeque;
+use std::io::{self, Read};
+
+use anabranch_shared::ErrorKind;
+use arrow::array::RecordBatch;
+use arrow::error::ArrowError;
+use bytes::Bytes;
+use parquet::errors::ParquetError;
+use sha2::{Digest, Sha256};
+use thiserror::Error;
+
+use crate::admission::{DeadLetter, lines};
+pub use source::{Compression, Format, Source};
+
+/// A chunk holds about this many bytes of input, unless a single record is longer.
+pub(crate) const CHUNK_BYTES: usize = 8 * 1024 * 1024;
+/// A chunk holds at most this many records.
+pub(crate) const CHUNK_RECORDS: usize = 65_536;
+
+/// A run of consecutive records.
+#[derive(Debug, Clone)]
+pub struct Chunk {
+    /// The number of its first record in the file, from 0.
+    pub first_record: u64,
+    /// How many records it holds, those in `dead` included.
+    pub record_count: u64,
+    /// Its records, except those in `dead`.
+    pub data: ChunkData,
+    /// Records that the reader gave up on, ascending; indices count from `first_record`.
+    pub dead: Vec<DeadLetter>,
+    /// Bytes of the source read up to the end of this chunk, before decompression: progress against the file's size.
+    /// For Parquet the share of the file that its rows make up.
+    pub bytes_read: u64,
+}
+
+/// A chunk's records, by the way in which admission reads them.
+#[derive(Debug, Clone)]
+pub enum ChunkData {
+    /// Lines of JSON.
+    Ndjson(Bytes),
+    /// Typed rows.
+    Batch(RecordBatch),
+    /// Rows of strings that stand for values of any type.
+    Text(RecordBatch),
+}
+
+/// How to read a file.
+#[derive(Debug, Clone)]
+pub struct Options {
+    /// The format, where the file's name doesn't tell it or tells it wrong.
+    pub format: Option<Format>,
+    /// Longer records of NDJSON and CSV are dead letters, and aren't held in memory whole.
+    pub max_record_bytes: usize,
+}
+
+/// Why a file can't be read, or can't be read further.
+#[derive(Debug, Error)]
+pub enum FileError {
+    /// Check the path and its permissions.
+    #[error("can't open `{file}`: {source}")]
+    Open {
+        /// The file.
+        file: String,
+        /// The system's error.
+        source: io::Error,
+    },
+    /// Name the format.
+    #[error(
+        "can't tell the format of `{file}` from its name: pass `ndjson`, `csv`, `parquet` or `arrow`"
+    )]
+    UnknownFormat {
+        /// The file.
+        file: String,
+    },
+    /// The file is truncated or damaged, or the disk failed. Everything before `record` has been yielded.
+    #[error("reading `{file}` failed at record {record}, after {byte} bytes of the file: {source}")]
+    Read {
+        /// The file.
+        file: String,
+        /// The first record that wasn't read.
+        record: u64,
+        /// How many bytes of the source had been read, before decompression.
+        byte: u64,
+        /// The error, e.g. an unexpected end.
+        source: io::Error,
+    },
+    /// The file isn't valid Arrow IPC, from `record` on.
+    #[error(
+        "`{file}` is not readable as arrow ipc at record {record}, after {byte} bytes of the file: {source}"
+    )]
+    Arrow {
+        /// The file.
+        file: String,
+        /// The first record that wasn't read.
+        record: u64,
+        /// How many bytes of the source had been read, before decompression.
+        byte: u64,
+        /// Arrow's error.
+        source: ArrowError,
+    },
+    /// The file isn't valid Parquet, from `record` on; a truncated one has no footer, so none of it can be read.
+    #[error(
+        "`{file}` is not readable as parquet at record {record}, after {byte} bytes of the file: {source}"
+    )]
+    Parquet {
+        /// The file.
+        file: String,
+        /// The first record that wasn't read.
+        record: u64,
+        /// The share of the file that the rows before make up, in bytes.
+        byte: u64,
+        /// The Parquet reader's error.
+        source: ParquetError,
+    },
+    /// Correct the first line.
+    #[error("the header of `{file}` {problem}")]
+    Header {
+        /// The file.
+        file: String,
+        /// What is wrong with it.
+        problem: String,
+    },
+}
+
+impl FileError {
+    /// What the operator does about it. A damaged file is invalid input; what the system reports may pass.
+    pub fn kind(&self) -> ErrorKind {
+        match self {
+            Self::Open { source, .. } if source.kind() == io::ErrorKind::NotFound => {
+                ErrorKind::NotFound
+            }
+            Self::Open { .. } => ErrorKind::Unavailable,
+            Self::Read { source, .. } if source.raw_os_error().is_some() => ErrorKind::Unavailable,
+            _ => ErrorKind::Invalid,
+        }
+    }
+}
+
+/// Opens a file or a stream for reading from its first record.
+///
+/// # Errors
+/// If it can't be opened, its format is unknown, or its beginning isn't what its format demands.
+pub fn open(source: Source, options: &Options) -> Result<Chunks, FileError> {
+    source::open(source, options)
+}
+
+/// The SHA-256 of everything that `reader` still holds.
+///
+/// # Errors
+/// If reading fails.
+pub fn sha256_of(reader: &mut impl Read) -> io::Result<[u8; 32]> {
+    let mut digest = Sha256::new();
+    let mut buffer = vec![0; 128 * 1024];
+    loop {
+        match reader.read(&mut buffer) {
+            Ok(0) => return Ok(digest.finalize().into()),
+            Ok(read) => digest.update(&buffer[..read]),
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
+        }
+    }
+}
+
+/// One format's reader.
+trait ChunkReader: Send {
+    /// The next chunk, of at least one record, or `None` at a proper end.
+    fn next_chunk(&mut self) -> Result<Option<Chunk>, FileError>;
+
+    /// Promises that no record before `record` is wanted. A reader that can't jump may go on yielding them.
+    fn skip_hint(&mut self, _record: u64) {}
+}
+
+/// The chunks of a file, in order. Ends after the first error.
+pub struct Chunks {
+    reader: Box<dyn ChunkReader>,
+    skip_to: u64,
+    ended: bool,
+    /// Pieces of a chunk too large to hand out at once.
+    pending: VecDeque<Chunk>,
+}
+
+impl Chunks {
+    fn new(reader: Box<dyn ChunkReader>) -> Self {
+        Self {
+            reader,
+            skip_to: 0,
+            ended: false,
+            pending: VecDeque::new(),
+        }
+    }
+
+    /// Passes over the records before `record`, so that the next chunk begins with it. Going back is not possible:
+    /// records that have been yielded stay so.
+    pub fn skip_to(&mut self, record: u64) {
+        self.skip_to = self.skip_to.max(record);
+        self.reader.skip_hint(self.skip_to);
+    }
+}
+
+impl Iterator for Chunks {
+    type Item = Result<Chunk, FileError>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        loop {
+            let chunk = match self.pending.pop_front() {
+                Some(chunk) => chunk,
+                None if self.ended => return None,
+                None => match self.reader.next_chunk() {
+                    Ok(Some(chunk)) => {
+                        self.pending.extend(split(chunk));
+                        continue;
+                    }
+                    outcome => {
+                        self.ended = true;
+                        return outcome.transpose();
+                    }
+                },
+            };
+            if let Some(chunk) = without_first(chunk, self.skip_to) {
+                return Some(Ok(chunk));
+            }
+        }
+    }
+}
+
+/// Typed batches come in the size of their file; the other readers keep to the limits themselves.
+fn split(chunk: Chunk) -> Vec<Chunk> {
+    let ChunkData::Batch(batch) = &chunk.data else {
+        return vec![chunk];
+    };
+    let row_bytes = batch.get_array_memory_size() / batch.num_rows().max(1) + 1;
+    let rows = (CHUNK_BYTES / row_bytes).clamp(1, CHUNK_RECORDS);
+    let slice = |start: usize| {
+        let batch = batch.slice(start, rows.min(batch.num_rows() - start));
+        Chunk {
+            first_record: chunk.first_record + start as u64,
+            record_count: batch.num_rows() as u64,
+            data: ChunkData::Batch(batch),
+            dead: Vec::new(),
+            bytes_read: chunk.bytes_read,
+        }
+    };
+    (0..batch.num_rows()).step_by(rows).map(slice).collect()
+}
+
+/// What of `chunk` lies at `record` or after.
+fn without_first(mut chunk: Chunk, record: u64) -> Option<Chunk> {
+    let skipped = record.saturating_sub(chunk.first_record);
+    if skipped == 0 {
+        return Some(chunk);
+    }
+    if skipped >= chunk.record_count {
+        return None;
+    }
+    let dead_before = chunk
+        .dead
+        .iter()
+        .filter(|dead| dead.record < skipped)
+        .count();
+    let rows_before = skipped as usize - dead_before;
+    chunk.dead.drain(..dead_before);
+    for dead in &mut chunk.dead {
+        dead.record -= skipped;
+    }
+    let tail = |batch: &RecordBatch| batch.slice(rows_before, batch.num_rows() - rows_before);
+    chunk.data = match &chunk.data {
+        ChunkData::Batch(batch) => ChunkData::Batch(tail(batch)),
+        ChunkData::Text(batch) => ChunkData::Text(tail(batch)),
+        ChunkData::Ndjson(bytes) => {
+            let start = lines(bytes)
+                .nth(rows_before)
+                .map_or(bytes.len(), |line| line.start);
+            ChunkData::Ndjson(bytes.slice(start..))
+        }
+    };
+    chunk.first_record += skipped;
+    chunk.record_count -= skipped;
+    Some(chunk)
+}
+
+/// Where a file's name and position stand when an error has to say so.
+struct Position {
+    file: String,
+    record: u64,
+    counter: source::Counter,
+}
+
+impl Position {
+    fn read_error(&self, source: io::Error) -> FileError {
+        let (file, record, byte) = (self.file.clone(), self.record, self.counter.get());
+        FileError::Read {
+            file,
+            record,
+            byte,
+            source,
+        }
+    }
+
+    fn arrow_error(&self, source: ArrowError) -> FileError {
+        let (file, record, byte) = (self.file.clone(), self.record, self.counter.get());
+        match source {
+            ArrowError::IoError(_, source) => FileError::Read {
+                file,
+                record,
+                byte,
+                source,
+            },
+            source => FileError::Arrow {
+                file,
+                record,
+                byte,
+                source,
+            },
+        }
+    }
+
+    /// The next `record_count` records as a chunk.
+    fn chunk(&mut self, data: ChunkData, dead: Vec<DeadLetter>, record_count: u64) -> Chunk {
+        let first_record = self.record;
+        self.record += record_count;
+        Chunk {
+            first_record,
+            record_count,
+            data,
+            dead,
+            bytes_read: self.counter.get(),
+        }
+    }
+}
+
+impl std::fmt::Debug for Chunks {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Chunks")
+            .field("skip_to", &self.skip_to)
+            .field("ended", &self.ended)
+            .finish_non_exhaustive()
+    }
+}

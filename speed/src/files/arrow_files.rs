@@ -1,0 +1,175 @@
+//! Typed rows from Parquet and from Arrow IPC.
+
+use std::fs::File;
+use std::io::BufReader;
+
+use arrow::array::RecordBatch;
+use arrow::error::ArrowError;
+use arrow::ipc::reader::{FileReaderBuilder, StreamReader};
+use parquet::arrow::arrow_reader::{ParquetRecordBatchReader, ParquetRecordBatchReaderBuilder};
+use parquet::errors::ParquetError;
+
+use super::source::Stream;
+use super::{CHUNK_BYTES, CHUNK_RECORDS, Chunk, ChunkData, ChunkReader, FileError, Position};
+
+/// Reads Parquet row by row number: rows before a skip's target are passed over without decoding their pages.
+pub(super) struct ParquetReader {
+    state: State,
+    position: Position,
+    total_rows: u64,
+    file_bytes: u64,
+}
+
+enum State {
+    Opened(Box<ParquetRecordBatchReaderBuilder<File>>),
+    Reading(ParquetRecordBatchReader),
+    Ended,
+}
+
+impl ParquetReader {
+    pub(super) fn open(file: File, position: Position) -> Result<Self, FileError> {
+        let file_bytes = source_bytes(&file, &position)?;
+        let builder = ParquetRecordBatchReaderBuilder::try_new(file)
+            .map_err(|source| parquet_error(&position, source))?;
+        let groups = builder.metadata().row_groups();
+        let decoded: i64 = groups.iter().map(|group| group.total_byte_size()).sum();
+        let rows: i64 = groups.iter().map(|group| group.num_rows()).sum();
+        let total_rows = u64::try_from(rows).unwrap_or(0);
+        let row_bytes = usize::try_from(decoded.max(0) / rows.max(1)).unwrap_or(0) + 1;
+        let builder = builder.with_batch_size((CHUNK_BYTES / row_bytes).clamp(1, CHUNK_RECORDS));
+        Ok(Self {
+            state: State::Opened(Box::new(builder)),
+            position,
+            total_rows,
+            file_bytes,
+        })
+    }
+}
+
+/// The size of the source: of the stream that was spooled, or of the file itself.
+fn source_bytes(file: &File, position: &Position) -> Result<u64, FileError> {
+    match position.counter.get() {
+        0 => Ok(file.metadata().map_err(|e| position.read_error(e))?.len()),
+        spooled => Ok(spooled),
+    }
+}
+
+fn parquet_error(position: &Position, source: ParquetError) -> FileError {
+    let (file, record, byte) = (
+        position.file.clone(),
+        position.record,
+        position.counter.get(),
+    );
+    FileError::Parquet {
+        file,
+        record,
+        byte,
+        source,
+    }
+}
+
+impl ChunkReader for ParquetReader {
+    fn next_chunk(&mut self) -> Result<Option<Chunk>, FileError> {
+        loop {
+            match std::mem::replace(&mut self.state, State::Ended) {
+                State::Opened(builder) => {
+                    let reader = builder
+                        .build()
+                        .map_err(|source| parquet_error(&self.position, source))?;
+                    self.state = State::Reading(reader);
+                }
+                State::Reading(mut reader) => {
+                    let batch = reader.next().transpose();
+                    let Some(batch) = batch.map_err(|e| parquet_error(&self.position, e.into()))?
+                    else {
+                        return Ok(None);
+                    };
+                    self.state = State::Reading(reader);
+                    let rows = batch.num_rows() as u64;
+                    if rows > 0 {
+                        let done =
+                            (self.position.record + rows) as u128 * u128::from(self.file_bytes);
+                        let share = done / u128::from(self.total_rows.max(1));
+                        self.position
+                            .counter
+                            .set(u64::try_from(share).unwrap_or(self.file_bytes));
+                        return Ok(Some(self.position.chunk(
+                            ChunkData::Batch(batch),
+                            Vec::new(),
+                            rows,
+                        )));
+                    }
+                }
+                State::Ended => return Ok(None),
+            }
+        }
+    }
+
+    fn skip_hint(&mut self, record: u64) {
+        let state = std::mem::replace(&mut self.state, State::Ended);
+        self.state = match state {
+            State::Opened(builder) => {
+                let skipped = record.min(self.total_rows);
+                self.position.record = skipped;
+                State::Opened(Box::new(
+                    builder.with_offset(usize::try_from(skipped).unwrap_or(usize::MAX)),
+                ))
+            }
+            state => state,
+        };
+    }
+}
+
+/// Reads the batches of an Arrow IPC file or stream.
+pub(super) struct IpcReader {
+    batches: Box<dyn Iterator<Item = Result<RecordBatch, ArrowError>> + Send>,
+    position: Position,
+}
+
+impl IpcReader {
+    pub(super) fn open_stream(stream: Stream, position: Position) -> Result<Self, FileError> {
+        let reader = StreamReader::try_new(BufReader::new(stream), None)
+            .map_err(|e| position.arrow_error(e))?;
+        Ok(Self {
+            batches: Box::new(reader),
+            position,
+        })
+    }
+
+    pub(super) fn open_file(file: File, position: Position) -> Result<Self, FileError> {
+        let bytes = source_bytes(&file, &position)?;
+        let reader = FileReaderBuilder::new()
+            .build(BufReader::new(file))
+            .map_err(|e| position.arrow_error(e))?;
+        let total = reader.num_batches().max(1) as u64;
+        let counter = position.counter.clone();
+        // Batches are about equal in size, so their count measures progress well enough.
+        let counted = reader.zip(1_u64..).map(move |(batch, nth)| {
+            counter.set(bytes / total * nth);
+            batch
+        });
+        Ok(Self {
+            batches: Box::new(counted),
+            position,
+        })
+    }
+}
+
+impl ChunkReader for IpcReader {
+    fn next_chunk(&mut self) -> Result<Option<Chunk>, FileError> {
+        loop {
+            let Some(batch) = self.batches.next() else {
+                return Ok(None);
+            };
+            let batch = batch.map_err(|e| self.position.arrow_error(e))?;
+            let rows = batch.num_rows() as u64;
+            if rows > 0 {
+                return Ok(Some(self.position.chunk(
+                    ChunkData::Batch(batch),
+                    Vec::new(),
+                    rows,
+                )));
+            }
+        }
+    }
+}

@@ -1,0 +1,267 @@
+//! What a source is: its format, its compression, and the streams and temporary files that the readers need.
+
+use std::fs::File;
+use std::io::{self, BufReader, Cursor, Read, Seek, Write};
+use std::path::{Path, PathBuf};
+use std::str::FromStr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use flate2::bufread::MultiGzDecoder;
+
+use super::arrow_files::{IpcReader, ParquetReader};
+use super::csv::CsvReader;
+use super::ndjson::NdjsonReader;
+use super::{Chunks, FileError, Options, Position};
+
+const GZIP_MAGIC: &[u8] = &[0x1f, 0x8b];
+const ZSTD_MAGIC: &[u8] = &[0x28, 0xb5, 0x2f, 0xfd];
+const IPC_FILE_MAGIC: &[u8] = b"ARROW1";
+const BYTE_ORDER_MARK: &[u8] = b"\xef\xbb\xbf";
+const READ_BYTES: usize = 256 * 1024;
+
+/// Where records come from.
+pub enum Source {
+    /// A local file.
+    Path(PathBuf),
+    /// Any stream, such as standard input. Compression is recognized; the format must be given, unless `name` ends in
+    /// one's extension.
+    Reader {
+        /// What to call it in messages.
+        name: String,
+        /// The stream.
+        reader: Box<dyn Read + Send>,
+    },
+}
+
+impl std::fmt::Debug for Source {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_tuple("Source").field(&self.name()).finish()
+    }
+}
+
+impl Source {
+    fn name(&self) -> String {
+        match self {
+            Self::Path(path) => path.display().to_string(),
+            Self::Reader { name, .. } => name.clone(),
+        }
+    }
+}
+
+/// A format of records.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Format {
+    /// A JSON object a line: `.ndjson`, `.jsonl`, `.json`.
+    Ndjson,
+    /// Comma-separated values whose first row names the fields: `.csv`.
+    Csv,
+    /// Apache Parquet: `.parquet`.
+    Parquet,
+    /// Arrow IPC, file or stream, told apart by content: `.arrow`, `.arrows`, `.ipc`, `.feather`.
+    Arrow,
+}
+
+impl FromStr for Format {
+    type Err = String;
+
+    /// A format by its name or by an extension.
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text.to_ascii_lowercase().as_str() {
+            "ndjson" | "jsonl" | "json" => Ok(Self::Ndjson),
+            "csv" => Ok(Self::Csv),
+            "parquet" => Ok(Self::Parquet),
+            "arrow" | "arrows" | "ipc" | "feather" => Ok(Self::Arrow),
+            _ => Err(format!(
+                "`{text}` is not a format: use `ndjson`, `csv`, `parquet` or `arrow`"
+            )),
+        }
+    }
+}
+
+/// How a whole file is compressed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Compression {
+    /// Not at all.
+    Plain,
+    /// gzip, of any number of members.
+    Gzip,
+    /// Zstandard, of any number of frames.
+    Zstd,
+}
+
+/// The format and the compression that a file's name states.
+pub(super) fn by_name(name: &str) -> (Option<Format>, Option<Compression>) {
+    let path = Path::new(name);
+    let extension = |path: &Path| {
+        path.extension()
+            .and_then(|e| e.to_str())
+            .map(str::to_ascii_lowercase)
+    };
+    let (stem, compression) = match extension(path).as_deref() {
+        Some("gz") => (path.with_extension(""), Some(Compression::Gzip)),
+        Some("zst") => (path.with_extension(""), Some(Compression::Zstd)),
+        _ => (path.to_owned(), None),
+    };
+    (extension(&stem).and_then(|e| e.parse().ok()), compression)
+}
+
+/// Bytes read from a source so far.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Counter(Arc<AtomicU64>);
+
+impl Counter {
+    pub(super) fn get(&self) -> u64 {
+        self.0.load(Ordering::Relaxed)
+    }
+
+    pub(super) fn set(&self, bytes: u64) {
+        self.0.store(bytes, Ordering::Relaxed);
+    }
+}
+
+struct Counted<R> {
+    inner: R,
+    counter: Counter,
+}
+
+impl<R: Read> Read for Counted<R> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let read = self.inner.read(buffer)?;
+        self.counter.0.fetch_add(read as u64, Ordering::Relaxed);
+        Ok(read)
+    }
+}
+
+/// A decompressed stream.
+pub(super) type Stream = Box<dyn Read + Send>;
+
+pub(super) fn open(source: Source, options: &Options) -> Result<Chunks, FileError> {
+    let file = source.name();
+    let (named_format, named_compression) = by_name(&file);
+    let Some(format) = options.format.or(named_format) else {
+        return Err(FileError::UnknownFormat { file });
+    };
+    let position = Position {
+        file,
+        record: 0,
+        counter: Counter::default(),
+    };
+    let open_error = |source| FileError::Open {
+        file: position.file.clone(),
+        source,
+    };
+    let raw: Stream = match source {
+        Source::Reader { reader, .. } => reader,
+        Source::Path(path) => {
+            let mut opened = File::open(path).map_err(open_error)?;
+            if matches!(format, Format::Parquet | Format::Arrow) && named_compression.is_none() {
+                if format == Format::Parquet {
+                    return Ok(Chunks::new(Box::new(ParquetReader::open(
+                        opened, position,
+                    )?)));
+                }
+                let head = head(&mut opened, IPC_FILE_MAGIC.len()).map_err(open_error)?;
+                opened.rewind().map_err(open_error)?;
+                if head == IPC_FILE_MAGIC {
+                    return Ok(Chunks::new(Box::new(IpcReader::open_file(
+                        opened, position,
+                    )?)));
+                }
+            }
+            Box::new(opened)
+        }
+    };
+    let mut stream = decompressed(raw, named_compression, &position)?;
+    Ok(Chunks::new(match format {
+        Format::Ndjson => {
+            let stream = without_mark(stream, &position)?;
+            Box::new(NdjsonReader::new(
+                stream,
+                position,
+                options.max_record_bytes,
+            ))
+        }
+        Format::Csv => {
+            let stream = without_mark(stream, &position)?;
+            Box::new(CsvReader::open(stream, position, options.max_record_bytes)?)
+        }
+        Format::Parquet => Box::new(ParquetReader::open(spooled(stream, &position)?, position)?),
+        Format::Arrow => {
+            let head =
+                head(&mut stream, IPC_FILE_MAGIC.len()).map_err(|e| position.read_error(e))?;
+            let is_file = head == IPC_FILE_MAGIC;
+            let stream: Stream = Box::new(Cursor::new(head).chain(stream));
+            if is_file {
+                Box::new(IpcReader::open_file(spooled(stream, &position)?, position)?)
+            } else {
+                Box::new(IpcReader::open_stream(stream, position)?)
+            }
+        }
+    }))
+}
+
+/// The stream's content. What the name says of its compression is believed, so that an empty `.gz` is the error that
+/// it is; without a word from the name its first bytes tell.
+fn decompressed(
+    raw: Stream,
+    named: Option<Compression>,
+    position: &Position,
+) -> Result<Stream, FileError> {
+    let mut counted = Counted {
+        inner: raw,
+        counter: position.counter.clone(),
+    };
+    let head = head(&mut counted, ZSTD_MAGIC.len()).map_err(|e| position.read_error(e))?;
+    let compression = named.unwrap_or(if head.starts_with(GZIP_MAGIC) {
+        Compression::Gzip
+    } else if head.starts_with(ZSTD_MAGIC) {
+        Compression::Zstd
+    } else {
+        Compression::Plain
+    });
+    let whole = Cursor::new(head).chain(counted);
+    Ok(match compression {
+        Compression::Plain => Box::new(whole),
+        Compression::Gzip => Box::new(MultiGzDecoder::new(BufReader::with_capacity(
+            READ_BYTES, whole,
+        ))),
+        Compression::Zstd => {
+            let buffered = BufReader::with_capacity(READ_BYTES, whole);
+            Box::new(
+                zstd::stream::read::Decoder::with_buffer(buffered)
+                    .map_err(|e| position.read_error(e))?,
+            )
+        }
+    })
+}
+
+/// The stream without the byte order mark that some programs put before UTF-8.
+fn without_mark(mut stream: Stream, position: &Position) -> Result<Stream, FileError> {
+    let head = head(&mut stream, BYTE_ORDER_MARK.len()).map_err(|e| position.read_error(e))?;
+    Ok(if head == BYTE_ORDER_MARK {
+        stream
+    } else {
+        Box::new(Cursor::new(head).chain(stream))
+    })
+}
+
+/// Up to `len` first bytes.
+fn head(reader: &mut impl Read, len: usize) -> io::Result<Vec<u8>> {
+    let mut head = Vec::with_capacity(len);
+    reader.take(len as u64).read_to_end(&mut head)?;
+    Ok(head)
+}
+
+/// Formats with their index at the end need a file to seek in: a nameless temporary one.
+fn spooled(mut stream: Stream, position: &Position) -> Result<File, FileError> {
+    let copy = || {
+        let mut file = tempfile::tempfile()?;
+        io::copy(&mut stream, &mut file)?;
+        file.flush()?;
+        file.rewind()?;
+        Ok(file)
+    };
+    let mut copy = copy;
+    copy().map_err(|e| position.read_error(e))
+}

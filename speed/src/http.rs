@@ -1,0 +1,168 @@
+//! `POST /topics/{topic}`: records in, an acknowledgement out.
+
+use std::io::Read;
+use std::sync::Arc;
+
+use anabranch_shared::{Error, Result};
+use arrow::ipc::reader::StreamReader;
+use axum::Router;
+use axum::body::Bytes;
+use axum::extract::{DefaultBodyLimit, Path, State};
+use axum::http::{HeaderMap, StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use axum::routing::post;
+
+use crate::admission::{Admission, Admitted};
+use crate::daemon::Daemon;
+use crate::topic::{IngestChunk, WriteOutcome};
+
+/// Dead letters that an answer names one by one; the others are counted.
+const NAMED_DEAD_LETTERS: usize = 100;
+
+/// The header that names the ingested file of which a request is a chunk.
+const INGEST_ID: &str = "anabranch-ingest-id";
+/// The header with the number of a chunk's first record.
+const INGEST_FROM: &str = "anabranch-ingest-from";
+
+/// The routes of this layer.
+pub fn router(daemon: Arc<Daemon>) -> Router {
+    let limit = usize::try_from(daemon.options().max_request_bytes).unwrap_or(usize::MAX);
+    Router::new()
+        .route("/topics/{topic}", post(write))
+        .layer(DefaultBodyLimit::max(limit))
+        .with_state(daemon)
+}
+
+async fn write(
+    State(daemon): State<Arc<Daemon>>,
+    Path(topic): Path<String>,
+    headers: HeaderMap,
+    body: Bytes,
+) -> Response {
+    match accept(&daemon, &topic, &headers, body).await {
+        Ok(outcome) => acknowledge(&outcome),
+        Err(e) => refuse(&e),
+    }
+}
+
+fn acknowledge(outcome: &WriteOutcome) -> Response {
+    let dead: Vec<_> = outcome
+        .dead
+        .iter()
+        .take(NAMED_DEAD_LETTERS)
+        .map(|(record, field, reason)| {
+            serde_json::json!({ "record": record, "line": record + 1, "field": field, "reason": reason })
+        })
+        .collect();
+    let body = serde_json::json!({
+        "facts": outcome.facts,
+        "dead_letters": outcome.dead.len(),
+        "dead": dead,
+        "unknown_fields": outcome.unknown_fields,
+        "partition": outcome.partition,
+        "offsets": [outcome.range.start, outcome.range.end],
+        "repeated": outcome.repeated,
+    });
+    (StatusCode::OK, [(header::CONTENT_TYPE, "application/json")], body.to_string())
+        .into_response()
+}
+
+fn refuse(e: &Error) -> Response {
+    let kind = e.kind();
+    let status = StatusCode::from_u16(kind.http_status()).unwrap_or(StatusCode::BAD_REQUEST);
+    let body = serde_json::json!({ "error": e.to_string(), "kind": kind.to_string() });
+    let json = (header::CONTENT_TYPE, "application/json");
+    match status {
+        StatusCode::SERVICE_UNAVAILABLE => {
+            (status, [json, (header::RETRY_AFTER, "1")], body.to_string()).into_response()
+        }
+        _ => (status, [json], body.to_string()).into_response(),
+    }
+}
+
+fn text<'a>(headers: &'a HeaderMap, name: &str) -> Option<&'a str> {
+    headers.get(name).and_then(|v| v.to_str().ok())
+}
+
+async fn accept(
+    daemon: &Arc<Daemon>,
+    topic: &str,
+    headers: &HeaderMap,
+    body: Bytes,
+) -> Result<WriteOutcome> {
+    let stream = daemon.topics().get(topic).ok_or_else(|| {
+        let known: Vec<&str> = daemon.topics().keys().map(String::as_str).collect();
+        Error::NotFound(format!(
+            "no topic `{topic}`; the topics are: {}",
+            known.join(", ")
+        ))
+    })?;
+    let ingest = match (text(headers, INGEST_ID), text(headers, INGEST_FROM)) {
+        (None, _) => None,
+        (Some(id), from) => Some(IngestChunk {
+            id: id.to_owned(),
+            from: from.unwrap_or("0").parse().map_err(|_| {
+                Error::Invalid(format!("`{INGEST_FROM}` is not a number of a record"))
+            })?,
+        }),
+    };
+    let limit = daemon.options().max_request_bytes;
+    let encoding = text(headers, "content-encoding").unwrap_or("identity").to_owned();
+    let kind = text(headers, "content-type").unwrap_or("application/x-ndjson").to_owned();
+    let source = text(headers, "anabranch-source").map(str::to_owned);
+    let admit = move |admission: &Admission| {
+        let body = decompress(body, &encoding, limit)?;
+        admit(admission, body, &kind)
+    };
+    let now = (daemon.options().now_us)();
+    stream.write(admit, source, ingest, now).await
+}
+
+fn admit(admission: &Admission, body: Bytes, kind: &str) -> Result<Admitted> {
+    let bad = |e: arrow::error::ArrowError| {
+        Error::Invalid(format!("the body is not a whole Arrow IPC stream: {e}"))
+    };
+    let failed = |e: crate::admission::AdmissionError| Error::Invalid(e.to_string());
+    if kind.starts_with("application/vnd.apache.arrow.stream") {
+        let reader = StreamReader::try_new(std::io::Cursor::new(body), None).map_err(bad)?;
+        let schema = reader.schema();
+        let batches = reader.collect::<std::result::Result<Vec<_>, _>>().map_err(bad)?;
+        let batch = match batches.as_slice() {
+            [one] => one.clone(),
+            many => arrow::compute::concat_batches(&schema, many)?,
+        };
+        return admission.batch(&batch).map_err(failed);
+    }
+    if ["ndjson", "json", "text/plain", "octet-stream", "x-www-form-urlencoded"]
+        .iter()
+        .any(|k| kind.contains(k))
+    {
+        return admission.ndjson(&body).map_err(failed);
+    }
+    Err(Error::Invalid(format!(
+        "content type `{kind}`: send `application/x-ndjson` or `application/vnd.apache.arrow.stream`"
+    )))
+}
+
+/// The body without its compression; bounded, so that a small body can't become a huge one.
+fn decompress(body: Bytes, encoding: &str, limit: u64) -> Result<Bytes> {
+    let bad = |e: std::io::Error| Error::Invalid(format!("the body is not valid {encoding}: {e}"));
+    let reader: Box<dyn Read + '_> = match encoding {
+        "identity" | "" => return Ok(body),
+        "gzip" => Box::new(flate2::read::MultiGzDecoder::new(body.as_ref())),
+        "zstd" => Box::new(zstd::stream::read::Decoder::new(body.as_ref()).map_err(bad)?),
+        other => {
+            return Err(Error::Invalid(format!(
+                "content encoding `{other}`: send gzip, zstd or none"
+            )));
+        }
+    };
+    let mut out = Vec::new();
+    reader.take(limit + 1).read_to_end(&mut out).map_err(bad)?;
+    match out.len() as u64 > limit {
+        false => Ok(out.into()),
+        true => Err(Error::Invalid(format!(
+            "the body is larger than {limit} bytes (`max_request_bytes` in `[daemon]`); send it in parts"
+        ))),
+    }
+}

@@ -1,0 +1,18 @@
+//! Speed layer: admits facts, lands them in the log, keeps deltas.
+
+pub mod admission;
+mod appender;
+mod daemon;
+mod delta;
+pub mod files;
+mod http;
+mod payload;
+mod topic;
+pub mod wal;
+
+pub use appender::{Written, WriteRequest};
+pub use daemon::{Daemon, DaemonOptions, TopicOptions};
+pub use delta::{StatePiece, TopicDelta, ViewDelta, follow_log};
+pub use http::router;
+pub use payload::{FactPiece, Payload};
+pub use topic::{IngestChunk, TopicStream, WriteOutcome};

@@ -1,0 +1,228 @@
+//! What one admitted request is in the WAL, and in memory once its offsets are known.
+//!
+//! ```text
+//!   version u8 = 1 │ header length u32 LE │ header JSON │ facts, an Arrow IPC stream
+//! ```
+//!
+//! The facts are stored without their place: the record's own range gives it. A record of the
+//! input takes one offset, in order, whether it became a fact or a dead letter.
+
+use std::sync::Arc;
+
+use anabranch_shared::{
+    Error, Offset, OffsetRange, PartitionId, Result, Topic, dead_letter_schema, timestamp_type,
+};
+use arrow::array::{
+    ArrayRef, BinaryViewArray, Int32Array, Int64Array, RecordBatch, StringViewArray,
+    TimestampMicrosecondArray,
+};
+use arrow::ipc::reader::StreamReader;
+use arrow::ipc::writer::StreamWriter;
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
+use bytes::Bytes;
+use serde::{Deserialize, Serialize};
+
+use crate::admission::{Admitted, DeadLetter};
+
+const VERSION: u8 = 1;
+
+/// One admitted request, before it has offsets.
+#[derive(Clone, Debug)]
+pub struct Payload {
+    /// When it was admitted, in microseconds since 1970.
+    pub received_at_us: i64,
+    /// How many records it had.
+    pub records: u64,
+    /// The ingested file that it is of, and how many of that file's records it ends at.
+    pub ingest: Option<(String, u64)>,
+    /// Where it came from, for its dead letters.
+    pub source: Option<String>,
+    /// The declared fields and `_extra` of its facts.
+    pub facts: RecordBatch,
+    /// The records that did not become facts.
+    pub dead: Vec<DeadLetter>,
+}
+
+#[derive(Serialize, Deserialize)]
+struct Header {
+    received_at_us: i64,
+    records: u64,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    ingest: Option<(String, u64)>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    source: Option<String>,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    dead: Vec<DeadHeader>,
+}
+
+#[derive(Serialize, Deserialize)]
+struct DeadHeader {
+    record: u64,
+    field: Option<String>,
+    reason: String,
+    raw: String,
+}
+
+/// Facts and dead letters of one range of offsets.
+#[derive(Clone, Debug)]
+pub struct FactPiece {
+    /// The range, also where it holds no fact.
+    pub range: OffsetRange,
+    /// The facts, in the topic's schema.
+    pub facts: RecordBatch,
+    /// The dead letters, in the schema of dead letters.
+    pub dead: Option<RecordBatch>,
+    /// The ingested file that it is of, and how many of that file's records it ends at.
+    pub ingest: Option<(String, u64)>,
+    /// Bytes of memory.
+    pub bytes: usize,
+}
+
+impl Payload {
+    /// The payload of an admitted request.
+    pub fn new(
+        admitted: Admitted,
+        received_at_us: i64,
+        ingest: Option<(String, u64)>,
+        source: Option<String>,
+    ) -> Self {
+        let Admitted { facts, dead, record_count, .. } = admitted;
+        Self { received_at_us, records: record_count, ingest, source, facts, dead }
+    }
+
+    /// As it is stored.
+    pub fn encode(&self) -> Result<Bytes> {
+        let dead = self.dead.iter().map(|d| DeadHeader {
+            record: d.record,
+            field: d.field.clone(),
+            reason: d.reason.clone(),
+            raw: STANDARD.encode(&d.raw),
+        });
+        let header = Header {
+            received_at_us: self.received_at_us,
+            records: self.records,
+            ingest: self.ingest.clone(),
+            source: self.source.clone(),
+            dead: dead.collect(),
+        };
+        let header = serde_json::to_vec(&header).map_err(|e| Error::Internal(e.to_string()))?;
+        let mut out = Vec::with_capacity(self.facts.get_array_memory_size() + header.len() + 1024);
+        out.push(VERSION);
+        let length = u32::try_from(header.len())
+            .map_err(|_| Error::Invalid("too many dead letters in one request".into()))?;
+        out.extend_from_slice(&length.to_le_bytes());
+        out.extend_from_slice(&header);
+        let mut writer = StreamWriter::try_new(&mut out, &self.facts.schema())?;
+        writer.write(&self.facts)?;
+        writer.finish()?;
+        drop(writer);
+        Ok(out.into())
+    }
+
+    /// From how it is stored.
+    pub fn decode(bytes: &Bytes) -> Result<Self> {
+        let damaged = |what: &str| Error::Corrupt(format!("a WAL record's payload: {what}"));
+        let (version, rest) = bytes.split_first().ok_or_else(|| damaged("is empty"))?;
+        if *version != VERSION {
+            return Err(Error::Conflict(format!(
+                "a WAL record is of format {version}, this version reads {VERSION}; use the version that wrote it"
+            )));
+        }
+        let (length, rest) = rest.split_first_chunk::<4>().ok_or_else(|| damaged("is cut"))?;
+        let length = u32::from_le_bytes(*length) as usize;
+        let header = rest.get(..length).ok_or_else(|| damaged("is cut in its header"))?;
+        let header: Header = serde_json::from_slice(header).map_err(|e| damaged(&e.to_string()))?;
+        let mut reader = StreamReader::try_new(&rest[length..], None)?;
+        let facts = reader.next().ok_or_else(|| damaged("holds no batch"))??;
+        let dead = header
+            .dead
+            .into_iter()
+            .map(|d| {
+                let raw = STANDARD.decode(&d.raw).map_err(|e| damaged(&e.to_string()))?;
+                Ok(DeadLetter { record: d.record, field: d.field, reason: d.reason, raw: raw.into() })
+            })
+            .collect::<Result<Vec<_>>>()?;
+        Ok(Self {
+            received_at_us: header.received_at_us,
+            records: header.records,
+            ingest: header.ingest,
+            source: header.source,
+            facts,
+            dead,
+        })
+    }
+
+    /// The facts and dead letters at their place.
+    pub fn at(&self, topic: &Topic, partition: PartitionId, first: Offset) -> Result<FactPiece> {
+        let rows = self.facts.num_rows();
+        let records = i64::try_from(self.records).unwrap_or(i64::MAX);
+        let offsets: Int64Array = match self.dead.is_empty() {
+            true => (first.0..first.0 + records).collect::<Vec<_>>().into(),
+            false => {
+                let mut dead = self.dead.iter().map(|d| d.record).peekable();
+                let alive = (0..self.records).filter(|r| dead.next_if_eq(r).is_none());
+                alive.map(|r| first.0 + r as i64).collect::<Vec<_>>().into()
+            }
+        };
+        if offsets.len() != rows {
+            return Err(Error::Internal(format!(
+                "{} records with {} dead letters gave {rows} facts",
+                self.records,
+                self.dead.len()
+            )));
+        }
+        let schema = topic.schema();
+        let mut columns = fitted(&self.facts, topic)?;
+        columns.push(Arc::new(Int32Array::from(vec![partition.0; rows])));
+        columns.push(Arc::new(offsets));
+        columns.push(Arc::new(
+            TimestampMicrosecondArray::from(vec![self.received_at_us; rows]).with_timezone("UTC"),
+        ));
+        let facts = RecordBatch::try_new(schema, columns)?;
+        let dead = self.dead_batch(&topic.name, partition, first)?;
+        let bytes = facts.get_array_memory_size()
+            + dead.as_ref().map_or(0, RecordBatch::get_array_memory_size);
+        let range = OffsetRange::new(first, Offset(first.0 + records));
+        Ok(FactPiece { range, facts, dead, ingest: self.ingest.clone(), bytes })
+    }
+
+    fn dead_batch(
+        &self,
+        topic: &str,
+        partition: PartitionId,
+        first: Offset,
+    ) -> Result<Option<RecordBatch>> {
+        if self.dead.is_empty() {
+            return Ok(None);
+        }
+        let rows = self.dead.len();
+        let dead = || self.dead.iter();
+        let columns: Vec<ArrayRef> = vec![
+            Arc::new(StringViewArray::from_iter_values(dead().map(|_| topic))),
+            Arc::new(Int32Array::from(vec![partition.0; rows])),
+            Arc::new(Int64Array::from_iter_values(dead().map(|d| first.0 + d.record as i64))),
+            Arc::new(
+                TimestampMicrosecondArray::from(vec![self.received_at_us; rows])
+                    .with_data_type(timestamp_type()),
+            ),
+            Arc::new(StringViewArray::from_iter(dead().map(|_| self.source.as_deref()))),
+            Arc::new(StringViewArray::from_iter_values(dead().map(|d| &d.reason))),
+            Arc::new(StringViewArray::from_iter(dead().map(|d| d.field.as_deref()))),
+            Arc::new(BinaryViewArray::from_iter_values(dead().map(|d| &d.raw))),
+        ];
+        Ok(Some(RecordBatch::try_new(dead_letter_schema(), columns)?))
+    }
+}
+
+/// The declared fields and `_extra`, also where a field was declared after the facts were stored.
+fn fitted(facts: &RecordBatch, topic: &Topic) -> Result<Vec<ArrayRef>> {
+    let schema = topic.schema();
+    let wanted = topic.fields.len() + 1;
+    let columns = schema.fields()[..wanted].iter().map(|field| {
+        let found = facts.column_by_name(field.name());
+        let missing = || arrow::array::new_null_array(field.data_type(), facts.num_rows());
+        found.cloned().unwrap_or_else(missing)
+    });
+    Ok(columns.collect())
+}
