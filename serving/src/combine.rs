@@ -116,12 +116,18 @@ impl AggregateUDFImpl for MergeStates {
     }
 
     fn create_groups_accumulator(&self, _: AccumulatorArgs) -> Result<Box<dyn GroupsAccumulator>> {
-        Ok(Box::new(MergeGroups(groups_accumulator(&self.inner)?)))
+        Ok(Box::new(MergeGroups {
+            groups: groups_accumulator(&self.inner)?,
+            inner: self.inner.clone(),
+        }))
     }
 }
 
 /// An accumulator over groups whose input is states already.
-struct MergeGroups(Box<dyn GroupsAccumulator>);
+struct MergeGroups {
+    groups: Box<dyn GroupsAccumulator>,
+    inner: Arc<AggregateFunctionExpr>,
+}
 
 impl GroupsAccumulator for MergeGroups {
     fn update_batch(
@@ -131,7 +137,7 @@ impl GroupsAccumulator for MergeGroups {
         filter: Option<&arrow::array::BooleanArray>,
         groups: usize,
     ) -> Result<()> {
-        let Some(filter) = filter else { return self.0.merge_batch(values, ids, groups) };
+        let Some(filter) = filter else { return self.groups.merge_batch(values, ids, groups) };
         let keep = arrow::compute::prep_null_mask_filter(filter);
         let values = values
             .iter()
@@ -139,21 +145,21 @@ impl GroupsAccumulator for MergeGroups {
             .collect::<std::result::Result<Vec<_>, _>>()?;
         let ids: Vec<usize> =
             ids.iter().enumerate().filter(|(i, _)| keep.value(*i)).map(|(_, &id)| id).collect();
-        self.0.merge_batch(&values, &ids, groups)
+        self.groups.merge_batch(&values, &ids, groups)
     }
 
     fn evaluate(
         &mut self,
         emit: datafusion::logical_expr::EmitTo,
     ) -> Result<arrow::array::ArrayRef> {
-        self.0.evaluate(emit)
+        self.groups.evaluate(emit)
     }
 
     fn state(
         &mut self,
         emit: datafusion::logical_expr::EmitTo,
     ) -> Result<Vec<arrow::array::ArrayRef>> {
-        self.0.state(emit)
+        self.groups.state(emit)
     }
 
     fn merge_batch(
@@ -162,7 +168,7 @@ impl GroupsAccumulator for MergeGroups {
         ids: &[usize],
         groups: usize,
     ) -> Result<()> {
-        self.0.merge_batch(values, ids, groups)
+        self.groups.merge_batch(values, ids, groups)
     }
 
     fn convert_to_state(
@@ -170,18 +176,18 @@ impl GroupsAccumulator for MergeGroups {
         values: &[arrow::array::ArrayRef],
         filter: Option<&arrow::array::BooleanArray>,
     ) -> Result<Vec<arrow::array::ArrayRef>> {
-        match filter {
-            None => Ok(values.to_vec()),
-            Some(_) => datafusion::common::not_impl_err!("states are never skipped"),
+        if filter.is_none() {
+            return Ok(values.to_vec());
         }
-    }
-
-    fn supports_convert_to_state(&self) -> bool {
-        false
+        let rows = values.first().map_or(0, |v| v.len());
+        let ids: Vec<usize> = (0..rows).collect();
+        let mut each = Self { groups: groups_accumulator(&self.inner)?, inner: self.inner.clone() };
+        each.update_batch(values, &ids, filter, rows)?;
+        each.groups.state(datafusion::logical_expr::EmitTo::All)
     }
 
     fn size(&self) -> usize {
-        self.0.size()
+        self.groups.size()
     }
 }
 

@@ -70,7 +70,8 @@ fn prune(
     predicate: Option<&Arc<dyn PhysicalExpr>>,
 ) -> Result<Vec<Arc<AddFile>>> {
     let Some(predicate) = predicate else { return Ok(files.to_vec()) };
-    let pruning = PruningPredicateBuilder::new(predicate.clone(), schema.clone()).build()?;
+    let builder = PruningPredicateBuilder::new().with_file_schema(schema.clone());
+    let Some(pruning) = builder.build(predicate.clone()) else { return Ok(files.to_vec()) };
     let statistics = files.iter().map(|f| f.statistics(schema)).collect();
     let keep = pruning.prune(&PrunableStatistics::new(statistics, schema.clone()))?;
     Ok(files.iter().zip(keep).filter(|(_, keep)| *keep).map(|(f, _)| f.clone()).collect())
