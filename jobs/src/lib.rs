@@ -1,1 +1,13 @@
-//! placeholder
+//! The `anabranch` command: projects, schedules, and the layers wired together.
+
+pub mod builds;
+pub mod client;
+pub mod commands;
+pub mod compare;
+pub mod context;
+pub mod generate;
+pub mod history;
+pub mod local;
+pub mod output;
+pub mod shell;
+pub mod verify;

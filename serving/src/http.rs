@@ -11,7 +11,7 @@ use axum::body::Bytes;
 use axum::extract::{Query, State};
 use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
-use axum::routing::post;
+use axum::routing::{get, post};
 use futures::StreamExt;
 
 use crate::session::{Answer, SqlService, read_setting, timed_out};
@@ -30,7 +30,10 @@ pub struct SqlRequest {
 
 /// The routes of this layer.
 pub fn router(service: Arc<SqlService>) -> Router {
-    Router::new().route("/sql", post(sql)).with_state(service)
+    Router::new()
+        .route("/sql", post(sql))
+        .route("/relations", get(relations))
+        .with_state(service)
 }
 
 async fn sql(
@@ -43,6 +46,25 @@ async fn sql(
         Ok(response) => response,
         Err(e) => error_response(&e),
     }
+}
+
+/// What can be queried: name, kind, and columns as name, type and nullability.
+async fn relations(State(service): State<Arc<SqlService>>) -> Response {
+    let list = match service.pinner().relations().await {
+        Ok(list) => list,
+        Err(e) => return error_response(&e),
+    };
+    let shown: Vec<_> = list
+        .iter()
+        .map(|r| {
+            let columns = r.schema.fields().iter();
+            let columns: Vec<_> = columns
+                .map(|f| (f.name().clone(), f.data_type().to_string(), f.is_nullable()))
+                .collect();
+            (r.name.clone(), r.kind, columns)
+        })
+        .collect();
+    axum::Json(shown).into_response()
 }
 
 /// An error as an answer, with its status.

@@ -10,4 +10,4 @@ mod session;
 mod topic_table;
 
 pub use http::{SqlRequest, router};
-pub use session::{Answer, ServingOptions, SqlService};
+pub use session::{Answer, ServingOptions, SqlService, read_setting};

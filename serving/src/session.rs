@@ -4,7 +4,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use anabranch_shared::{Error, Pin, Pinner, ReadMode, Result, Storage, ViewPin};
+use anabranch_shared::{Error, Pin, Pinner, ReadMode, Result, Storage, TopicPin, ViewPin};
 use arrow::array::RecordBatch;
 use arrow::datatypes::SchemaRef;
 use datafusion::catalog::TableProvider;
@@ -77,6 +77,11 @@ impl SqlService {
             .build_arc()?;
         storage.register(&runtime)?;
         Ok(Self { pinner, runtime, options })
+    }
+
+    /// A pinned topic's facts as a table.
+    pub fn topic_provider(&self, pin: &TopicPin) -> Arc<dyn TableProvider> {
+        Arc::new(FilesTable::topic(pin))
     }
 
     /// Who pins.
@@ -168,7 +173,7 @@ pub(crate) fn timed_out(limit: Duration) -> Error {
 }
 
 /// What of `SET anabranch.read = '…'` a statement is: the mode that it sets.
-pub(crate) fn read_setting(sql: &str) -> Option<Result<ReadMode>> {
+pub fn read_setting(sql: &str) -> Option<Result<ReadMode>> {
     let rest = sql.trim().trim_end_matches(';').trim();
     let lower = rest.to_lowercase();
     let value = lower.strip_prefix("set ")?.trim_start().strip_prefix(READ_SETTING)?;

@@ -10,7 +10,7 @@ use axum::body::Bytes;
 use axum::extract::{DefaultBodyLimit, Path, State};
 use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::{IntoResponse, Response};
-use axum::routing::post;
+use axum::routing::{get, post};
 
 use crate::admission::{Admission, Admitted};
 use crate::daemon::Daemon;
@@ -19,16 +19,20 @@ use crate::topic::{IngestChunk, WriteOutcome};
 /// Dead letters that an answer names one by one; the others are counted.
 const NAMED_DEAD_LETTERS: usize = 100;
 
+/// The content type of a payload that `anabranch ingest` has admitted itself.
+pub const PAYLOAD: &str = "application/vnd.anabranch.payload";
+
 /// The header that names the ingested file of which a request is a chunk.
-const INGEST_ID: &str = "anabranch-ingest-id";
+pub const INGEST_ID: &str = "anabranch-ingest-id";
 /// The header with the number of a chunk's first record.
-const INGEST_FROM: &str = "anabranch-ingest-from";
+pub const INGEST_FROM: &str = "anabranch-ingest-from";
 
 /// The routes of this layer.
 pub fn router(daemon: Arc<Daemon>) -> Router {
     let limit = usize::try_from(daemon.options().max_request_bytes).unwrap_or(usize::MAX);
     Router::new()
         .route("/topics/{topic}", post(write))
+        .route("/topics/{topic}/ingested/{id}", get(ingested))
         .layer(DefaultBodyLimit::max(limit))
         .with_state(daemon)
 }
@@ -42,6 +46,17 @@ async fn write(
     match accept(&daemon, &topic, &headers, body).await {
         Ok(outcome) => acknowledge(&outcome),
         Err(e) => refuse(&e),
+    }
+}
+
+/// How many records of an ingested file are acknowledged.
+async fn ingested(
+    State(daemon): State<Arc<Daemon>>,
+    Path((topic, id)): Path<(String, String)>,
+) -> Response {
+    match daemon.topics().get(&topic) {
+        Some(stream) => stream.ingested(&id).to_string().into_response(),
+        None => refuse(&Error::NotFound(format!("no topic `{topic}`"))),
     }
 }
 
@@ -109,6 +124,9 @@ async fn accept(
     let limit = daemon.options().max_request_bytes;
     let encoding = text(headers, "content-encoding").unwrap_or("identity").to_owned();
     let kind = text(headers, "content-type").unwrap_or("application/x-ndjson").to_owned();
+    if kind == PAYLOAD {
+        return stream.write_payload(body, ingest.map(|c| c.from)).await;
+    }
     let source = text(headers, "anabranch-source").map(str::to_owned);
     let admit = move |admission: &Admission| {
         let body = decompress(body, &encoding, limit)?;

@@ -13,6 +13,6 @@ pub mod wal;
 pub use appender::{Written, WriteRequest};
 pub use daemon::{Daemon, DaemonOptions, TopicOptions};
 pub use delta::{StatePiece, TopicDelta, ViewDelta, follow_log};
-pub use http::router;
+pub use http::{INGEST_FROM, INGEST_ID, PAYLOAD, router};
 pub use payload::{FactPiece, Payload};
 pub use topic::{IngestChunk, TopicStream, WriteOutcome};

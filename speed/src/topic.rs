@@ -151,6 +151,15 @@ impl TopicStream {
         self.partition
     }
 
+    /// How many records of an ingested file are acknowledged.
+    pub fn ingested(&self, id: &str) -> u64 {
+        let waiting = self.with_delta(|d| {
+            let of_file = |p: &Arc<FactPiece>| p.ingest.clone().filter(|(i, _)| i == id);
+            d.unlanded.iter().filter_map(of_file).map(|(_, upto)| upto).max()
+        });
+        waiting.unwrap_or(0).max(self.log.ingested(id))
+    }
+
     /// Reads something off the topic's memory.
     pub fn with_delta<T>(&self, read: impl FnOnce(&TopicDelta) -> T) -> T {
         read(&self.delta.lock())
@@ -179,6 +188,27 @@ impl TopicStream {
             Ok((payload, encoded, unknown))
         })
         .await?;
+        let from = ingest.map(|c| c.from);
+        self.submit(payload, encoded, from, unknown_fields).await
+    }
+
+    /// Writes a payload that was admitted elsewhere; answers when it is acknowledged.
+    ///
+    /// # Errors
+    /// As [`TopicStream::write`].
+    pub async fn write_payload(&self, body: Bytes, from: Option<u64>) -> Result<WriteOutcome> {
+        self.check_memory()?;
+        let payload = Payload::decode(&body)?;
+        self.submit(payload, body, from, 0).await
+    }
+
+    async fn submit(
+        &self,
+        payload: Payload,
+        encoded: Bytes,
+        ingest_from: Option<u64>,
+        unknown_fields: u64,
+    ) -> Result<WriteOutcome> {
         let facts = payload.facts.num_rows() as u64;
         let dead =
             payload.dead.iter().map(|d| (d.record, d.field.clone(), d.reason.clone())).collect();
@@ -186,7 +216,7 @@ impl TopicStream {
         let request = WriteRequest::Write {
             payload: Box::new(payload),
             encoded,
-            ingest_from: ingest.map(|c| c.from),
+            ingest_from,
             reply,
         };
         let gone = || Error::Unavailable("the daemon is stopping".into());

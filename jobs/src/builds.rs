@@ -1,0 +1,177 @@
+//! Rebuilds and refreshes of a project's views, with their cut-overs and their rows in the history
+//! of jobs.
+
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+
+use anabranch_batch::{BatchOptions, BatchOutcome, merge_small_runs, rebuild, refresh};
+use anabranch_shared::settings::ViewSettings;
+use anabranch_shared::view::View;
+use anabranch_shared::{
+    Error, FoldProgress, GenerationEntry, Master, Result, ViewEntry,
+};
+
+use crate::context::{Context, ViewStanding, now_ms, now_us, threads};
+use crate::history::{self, JobRecord, peak_memory_bytes};
+
+/// What is done to a view.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Build {
+    /// Everything again, from the log.
+    Rebuild,
+    /// The facts since the boundary.
+    Refresh,
+}
+
+impl Build {
+    /// The job's name.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Rebuild => "rebuild",
+            Self::Refresh => "refresh",
+        }
+    }
+}
+
+/// What a build of one view came to.
+#[derive(Debug)]
+pub struct BuildReport {
+    /// The view.
+    pub view: String,
+    /// What the batch layer did.
+    pub outcome: BatchOutcome,
+    /// How long it took, in microseconds.
+    pub took_us: i64,
+    /// Whether another generation answers now.
+    pub cut_over: bool,
+}
+
+/// Builds one view, and notes it in the history.
+pub async fn build_view(
+    context: &Context,
+    settings: &ViewSettings,
+    build: Build,
+    trigger: &'static str,
+    stop: &Arc<AtomicBool>,
+    progress: &Arc<FoldProgress>,
+) -> Result<BuildReport> {
+    let started_at = now_us();
+    let options = BatchOptions {
+        threads: threads(context.project.batch.threads),
+        memory_bytes: context.project.batch.memory_bytes,
+        stop: stop.clone(),
+        progress: progress.clone(),
+    };
+    let built = build_one(context, settings, build, &options).await;
+    let ended_at = now_us();
+    let mut record = JobRecord {
+        view: settings.name.clone(),
+        job: build.name(),
+        trigger,
+        started_at,
+        ended_at,
+        peak_memory_bytes: peak_memory_bytes(),
+        ..Default::default()
+    };
+    match &built {
+        Ok((outcome, _)) => {
+            record.outcome = "done";
+            record.facts = i64::try_from(outcome.facts).unwrap_or(i64::MAX);
+            record.bytes = i64::try_from(outcome.bytes).unwrap_or(i64::MAX);
+        }
+        Err(e) => {
+            record.outcome = "failed";
+            record.error = Some(e.to_string());
+        }
+    }
+    if let Err(e) = history::record(&context.storage, &record).await {
+        tracing::warn!(error = %e, "could not write the history of jobs");
+    }
+    let (outcome, cut_over) = built?;
+    let took_us = ended_at - started_at;
+    Ok(BuildReport { view: settings.name.clone(), outcome, took_us, cut_over })
+}
+
+async fn build_one(
+    context: &Context,
+    settings: &ViewSettings,
+    build: Build,
+    options: &BatchOptions,
+) -> Result<(BatchOutcome, bool)> {
+    let view = context.compile(settings)?;
+    context.catalogue.refresh().await?;
+    match (context.standing(&view), build) {
+        (ViewStanding::Live, _) => Ok((build_live(context, &view, build, options).await?, false)),
+        (_, Build::Rebuild) => Ok((build_new(context, &view, options).await?, true)),
+        (ViewStanding::Edited, Build::Refresh) => {
+            tracing::warn!(view = %view.name(), "the view was edited; its old definition is refreshed until `anabranch batch rebuild`");
+            let entry = context.catalogue.current();
+            let live = entry.views.get(view.name()).and_then(|v| v.live.clone());
+            let Some(live) = live else { return Err(never_built(view.name())) };
+            let view = Arc::new(View::from_definition(view.name(), &live.definition)?);
+            Ok((build_live(context, &view, build, options).await?, false))
+        }
+        (ViewStanding::New, Build::Refresh) => Err(never_built(view.name())),
+    }
+}
+
+fn never_built(view: &str) -> Error {
+    Error::NotFound(format!("view `{view}` was never built; run `anabranch batch rebuild {view}`"))
+}
+
+async fn build_live(
+    context: &Context,
+    view: &Arc<View>,
+    build: Build,
+    options: &BatchOptions,
+) -> Result<BatchOutcome> {
+    let entry = context.catalogue.current();
+    let live: Option<&ViewEntry> = entry.views.get(view.name());
+    let generation = live
+        .and_then(|v| v.live.as_ref())
+        .map(|l| l.generation)
+        .ok_or_else(|| never_built(view.name()))?;
+    let master = Arc::new(Master::open(&context.storage, view, generation, now_ms()).await?);
+    let log = context.log(&view.topic().name).await?;
+    let head = log.head();
+    let outcome = match build {
+        Build::Rebuild => rebuild(&master, &log, &head, options, now_ms).await?,
+        Build::Refresh => refresh(&master, &log, &head, options, now_ms).await?,
+    };
+    match merge_small_runs(&master, options, now_ms()).await {
+        Ok(_) | Err(Error::Conflict(_)) => {}
+        Err(e) => return Err(e),
+    }
+    Ok(outcome)
+}
+
+/// Builds a new generation beside the live one, and cuts over.
+async fn build_new(
+    context: &Context,
+    view: &Arc<View>,
+    options: &BatchOptions,
+) -> Result<BatchOutcome> {
+    let entry = context.catalogue.current();
+    let from = entry.views.get(view.name()).and_then(|v| v.live.as_ref()).map(|l| l.generation);
+    let generation = context.catalogue.claim_generation(view.name()).await?;
+    let master = Arc::new(Master::open(&context.storage, view, generation, now_ms()).await?);
+    let log = context.log(&view.topic().name).await?;
+    let outcome = rebuild(&master, &log, &log.head(), options, now_ms).await?;
+    let entry = GenerationEntry { generation, definition: view.definition().clone() };
+    context.catalogue.cut_over(view.name(), from, &entry).await?;
+    Ok(outcome)
+}
+
+/// Forgets views that the project does not hold any more. Returns their names.
+pub async fn drop_absent(context: &Context) -> Result<Vec<String>> {
+    context.catalogue.refresh().await?;
+    let entry = context.catalogue.current();
+    let mut dropped = Vec::new();
+    for name in entry.views.keys() {
+        if !context.project.views.iter().any(|v| v.name == *name) {
+            context.catalogue.drop_view(name).await?;
+            dropped.push(name.clone());
+        }
+    }
+    Ok(dropped)
+}

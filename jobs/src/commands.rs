@@ -1,0 +1,18 @@
+//! The commands of `anabranch`, one file each.
+
+pub mod batch;
+pub mod daemon;
+pub mod demo;
+pub mod generate;
+pub mod ingest;
+pub mod init;
+pub mod query;
+pub mod schedule;
+pub mod status;
+pub mod tail;
+pub mod verify;
+
+/// The exit code when a command did its work and found something wrong with the data.
+pub const FOUND_WRONG: u8 = 1;
+/// The exit code when there were dead letters.
+pub const DEAD_LETTERS: u8 = 2;

@@ -1,0 +1,240 @@
+//! `anabranch speed` and `anabranch up`: the streaming daemon, alone or with the scheduler.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use anabranch_serving::SqlService;
+use anabranch_shared::{Error, Pin, Pinner, ReadMode, Relation, Result};
+use anabranch_speed::{Daemon, DaemonOptions, TopicOptions};
+use async_trait::async_trait;
+use axum::Router;
+use axum::extract::State;
+use axum::http::StatusCode;
+use axum::response::IntoResponse;
+use axum::routing::get;
+use tokio::net::TcpListener;
+
+use crate::client::Address;
+use crate::commands::schedule;
+use crate::context::{Context, now_us, threads};
+use crate::history;
+use crate::local::pin_jobs;
+
+/// The daemon's pins, and the tables that belong to the project.
+#[derive(Debug)]
+struct DaemonPinner {
+    daemon: Arc<Daemon>,
+    context: Context,
+}
+
+#[async_trait]
+impl Pinner for DaemonPinner {
+    async fn relations(&self) -> Result<Vec<Relation>> {
+        let mut relations = self.daemon.relations().await?;
+        relations.push(Relation { name: "jobs".into(), kind: "table", schema: history::schema() });
+        Ok(relations)
+    }
+
+    async fn pin(&self, names: &[String], mode: ReadMode) -> Result<Pin> {
+        let mut pin = self.daemon.pin(names, mode).await?;
+        if names.iter().any(|n| n == "jobs") {
+            pin.plain.insert("jobs".into(), pin_jobs(&self.context).await?);
+        }
+        Ok(pin)
+    }
+}
+
+fn daemon_options(context: &Context) -> DaemonOptions {
+    let daemon = &context.project.daemon;
+    DaemonOptions {
+        wal: daemon.wal.clone(),
+        land_every: daemon.land_every,
+        land_facts: daemon.land_facts,
+        land_bytes: daemon.land_bytes,
+        wal_bytes: daemon.wal_bytes,
+        memory_bytes: daemon.memory_bytes,
+        max_record_bytes: daemon.max_record_bytes,
+        max_request_bytes: daemon.max_request_bytes,
+        checkpoint_every: daemon.checkpoint_every,
+        threads: threads(context.project.batch.threads),
+        now_us,
+        stop: Arc::new(AtomicBool::new(false)),
+    }
+}
+
+/// Opens the daemon of a project.
+pub async fn open(context: &Context) -> Result<Arc<Daemon>> {
+    let topics: BTreeMap<String, TopicOptions> = context
+        .project
+        .topics
+        .iter()
+        .map(|t| {
+            let options = TopicOptions { ack: t.ack, unknown_fields: t.unknown_fields };
+            (t.name.clone(), options)
+        })
+        .collect();
+    let (storage, catalogue) = (&context.storage, context.catalogue.clone());
+    let daemon = Daemon::open(storage, catalogue, &topics, daemon_options(context)).await?;
+    daemon.set_notes(context.notes());
+    Ok(daemon)
+}
+
+/// A service that answers from a daemon.
+pub fn service(context: &Context, daemon: &Arc<Daemon>) -> Result<SqlService> {
+    let pinner = Arc::new(DaemonPinner { daemon: daemon.clone(), context: context.clone() });
+    SqlService::new(pinner, &context.storage, context.serving_options())
+}
+
+#[derive(Clone)]
+struct Health {
+    daemon: Arc<Daemon>,
+    id: String,
+}
+
+/// Runs the daemon until SIGINT or SIGTERM: stops intake, drains, lands, stops answering.
+pub async fn run(context: &Context, with_scheduler: bool) -> Result<()> {
+    let begun = std::time::Instant::now();
+    let daemon = open(context).await?;
+    let http = &context.project.daemon.http;
+    let listener = TcpListener::bind(http).await.map_err(|e| {
+        Error::Unavailable(format!("can't listen on `{http}` (`http` in `[daemon]`): {e}"))
+    })?;
+    let local = listener.local_addr().map_err(|e| Error::io(http, e))?;
+    let address = Address {
+        id: uuid::Uuid::new_v4().to_string(),
+        http: local.to_string(),
+        pid: std::process::id(),
+    };
+    let health = Health { daemon: daemon.clone(), id: address.id.clone() };
+    let own = Router::new()
+        .route("/health", get(healthy))
+        .route("/ready", get(ready))
+        .route("/metrics", get(metrics))
+        .with_state(health);
+    let sql = Arc::new(service(context, &daemon)?);
+    let app = own.merge(anabranch_speed::router(daemon.clone())).merge(anabranch_serving::router(sql));
+    address.publish(&context.storage).await?;
+    let recovered = daemon.topics().values().map(|s| s.with_delta(|d| d.unlanded_facts)).sum::<usize>();
+    tracing::info!(http = %local, unlanded_facts = recovered, ready_ms = begun.elapsed().as_millis() as u64, "ready");
+    let loops = tokio::spawn({
+        let daemon = daemon.clone();
+        async move { daemon.run().await }
+    });
+    let stop = Arc::new(AtomicBool::new(false));
+    let notes = tokio::spawn(refresh_notes(context.clone(), daemon.clone()));
+    let scheduler = with_scheduler
+        .then(|| tokio::spawn(schedule::run(context.clone(), stop.clone())));
+    let served = axum::serve(listener, app).with_graceful_shutdown(stop_signal()).await;
+    tracing::info!("stopping: no more intake, landing the rest");
+    stop.store(true, Ordering::Relaxed);
+    notes.abort();
+    if let Some(scheduler) = scheduler {
+        scheduler.await.ok();
+    }
+    let stopped = daemon.stop().await;
+    loops.await.ok();
+    address.withdraw(&context.storage).await?;
+    served.map_err(|e| Error::io(http, e))?;
+    stopped?;
+    tracing::info!("stopped; everything acknowledged has landed");
+    Ok(())
+}
+
+/// Keeps what the daemon says of edited views true.
+async fn refresh_notes(context: Context, daemon: Arc<Daemon>) {
+    loop {
+        tokio::time::sleep(std::time::Duration::from_secs(5)).await;
+        let dir = context.project.dir.clone();
+        match anabranch_shared::settings::Project::load(&dir) {
+            Ok(project) => {
+                let now = Context { project: Arc::new(project), ..context.clone() };
+                daemon.set_notes(now.notes());
+            }
+            Err(e) => tracing::warn!(error = %e, "the project can't be read any more"),
+        }
+    }
+}
+
+/// Ends with SIGINT or SIGTERM.
+pub async fn stop_signal() {
+    let terminate = async {
+        match tokio::signal::unix::signal(tokio::signal::unix::SignalKind::terminate()) {
+            Ok(mut signal) => {
+                signal.recv().await;
+            }
+            Err(_) => std::future::pending().await,
+        }
+    };
+    tokio::select! {
+        _ = tokio::signal::ctrl_c() => {}
+        () = terminate => {}
+    }
+}
+
+async fn healthy(State(health): State<Health>) -> impl IntoResponse {
+    axum::Json(serde_json::json!({ "status": "ok", "id": health.id, "pid": std::process::id() }))
+}
+
+async fn ready(State(health): State<Health>) -> impl IntoResponse {
+    let failed: Vec<String> = health
+        .daemon
+        .topics()
+        .values()
+        .flat_map(|s| {
+            s.with_delta(|d| {
+                let failed = d.views.iter().filter_map(|(n, v)| v.failed.as_ref().map(|_| n.clone()));
+                failed.collect::<Vec<_>>()
+            })
+        })
+        .collect();
+    let body = serde_json::json!({ "ready": failed.is_empty(), "views_that_fail": failed });
+    match failed.is_empty() {
+        true => (StatusCode::OK, axum::Json(body)),
+        false => (StatusCode::SERVICE_UNAVAILABLE, axum::Json(body)),
+    }
+}
+
+/// Prometheus' text format.
+async fn metrics(State(health): State<Health>) -> String {
+    let mut text = String::new();
+    let mut gauge = |name: &str, help: &str, rows: Vec<(String, f64)>| {
+        text += &format!("# HELP {name} {help}\n# TYPE {name} gauge\n");
+        for (labels, value) in rows {
+            text += &format!("{name}{{{labels}}} {value}\n");
+        }
+    };
+    let topics = health.daemon.topics();
+    let by_topic = |read: &dyn Fn(&anabranch_speed::TopicDelta) -> f64| {
+        let row = |(n, s): (&String, &Arc<anabranch_speed::TopicStream>)| {
+            (format!("topic=\"{n}\""), s.with_delta(|d| read(d)))
+        };
+        topics.iter().map(row).collect::<Vec<_>>()
+    };
+    gauge(
+        "anabranch_unlanded_facts",
+        "Facts that are acknowledged and not yet in the log",
+        by_topic(&|d| d.unlanded_facts as f64),
+    );
+    gauge(
+        "anabranch_speed_memory_bytes",
+        "Bytes of facts and deltas in memory",
+        by_topic(&|d| d.size_bytes() as f64),
+    );
+    gauge(
+        "anabranch_acknowledged_offset",
+        "The first offset of the daemon's partition that is not acknowledged",
+        by_topic(&|d| d.next.0 as f64),
+    );
+    let mut behind = Vec::new();
+    for stream in topics.values() {
+        stream.with_delta(|d| {
+            for (name, view) in &d.views {
+                let distance = view.pin.boundary.distance_to(&d.upto) as f64;
+                behind.push((format!("view=\"{name}\""), distance));
+            }
+        });
+    }
+    gauge("anabranch_view_behind_offsets", "Landed offsets past the view's boundary", behind);
+    text
+}

@@ -1,0 +1,284 @@
+//! `anabranch demo`: the whole story in about a minute, on a temporary folder, with the real
+//! binary as a child process that is killed on the way.
+
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use std::process::Stdio;
+use std::time::{Duration, Instant};
+
+use anabranch_shared::{Error, ReadMode, Result};
+use bytes::Bytes;
+use chrono::Utc;
+use tokio::process::{Child, Command};
+
+use crate::builds::Build;
+use crate::client::Client;
+use crate::commands::batch::build;
+use crate::commands::verify::verify_view;
+use crate::context::Context;
+use crate::generate::{FIELDS, Generator, GeneratorOptions};
+use crate::output::{Format, Style, human_count, human_duration, human_rate, write_batches};
+
+/// Facts of a request.
+const REQUEST_FACTS: usize = 2_000;
+
+const POST_MINUTES: &str = "SELECT date_trunc('minute', ts) AS minute, url, author, section,
+       count(*) FILTER (WHERE action = 'pageview') AS page_views,
+       count(*) FILTER (WHERE action = 'share')    AS shares,
+       approx_distinct(visitor)                    AS visitors,
+       sum(engaged_ms)                             AS engaged_ms
+FROM pageviews GROUP BY 1, 2, 3, 4\n";
+
+const AUTHOR_REFERRERS: &str = "SELECT author,
+       count(*) AS visits,
+       count(*) FILTER (WHERE referrer LIKE '%facebook.com%') AS from_facebook
+FROM pageviews WHERE action = 'pageview' GROUP BY author\n";
+
+const POST_SHARES: &str = "SELECT url, count(*) AS shares
+FROM pageviews WHERE action = 'share' GROUP BY url\n";
+
+const POST_READING: &str = "SELECT url, count(*) AS reads, avg(engaged_ms) AS engaged_ms
+FROM pageviews WHERE action = 'heartbeat' GROUP BY url\n";
+
+const EDITED: &str = "SELECT author,
+       count(*) AS visits,
+       count(*) FILTER (WHERE referrer LIKE '%facebook.com%') AS from_facebook,
+       approx_distinct(visitor) AS visitors
+FROM pageviews WHERE action = 'pageview' GROUP BY author\n";
+
+struct Story<'a> {
+    out: &'a mut (dyn Write + Send),
+    style: Style,
+    dir: PathBuf,
+    failures: u32,
+}
+
+/// Tells the story. Returns whether all held.
+pub async fn demo(
+    facts: u64,
+    out: &mut (dyn Write + Send),
+    style: Style,
+) -> Result<bool> {
+    let temporary = tempfile::tempdir().map_err(|e| Error::io("a temporary folder", e))?;
+    let dir = temporary.path().join("newsroom");
+    let mut story = Story { out, style, dir, failures: 0 };
+    let begun = Instant::now();
+    story.tell(facts).await?;
+    let took = human_duration(begun.elapsed());
+    match story.failures {
+        0 => story.say(&format!("\nall held, in {took}"))?,
+        n => story.say(&format!("\n{n} of the checks FAILED, after {took}"))?,
+    }
+    Ok(story.failures == 0)
+}
+
+fn write_project(dir: &Path) -> Result<()> {
+    let mut text = String::from(
+        "[storage]\nurl = \"file://./data\"\n\n[daemon]\nhttp = \"127.0.0.1:0\"\nland_every = \"2s\"\n\n[topics.pageviews]\nevent_time = \"ts\"\n\n[topics.pageviews.fields]\n",
+    );
+    for (name, kind) in FIELDS {
+        text += &format!("{name} = \"{kind}\"\n");
+    }
+    let views = [
+        ("post_minutes", POST_MINUTES),
+        ("author_referrers", AUTHOR_REFERRERS),
+        ("post_shares", POST_SHARES),
+        ("post_reading", POST_READING),
+    ];
+    for (name, _) in views {
+        text += &format!("\n[views.{name}]\nsql = \"views/{name}.sql\"\n");
+    }
+    let write = || {
+        std::fs::create_dir_all(dir.join("views"))?;
+        std::fs::write(dir.join("anabranch.toml"), text)?;
+        views.iter().try_for_each(|(n, sql)| std::fs::write(dir.join(format!("views/{n}.sql")), sql))
+    };
+    write().map_err(|e| Error::io(dir, e))
+}
+
+impl Story<'_> {
+    fn say(&mut self, text: &str) -> Result<()> {
+        writeln!(self.out, "{text}").and_then(|()| self.out.flush()).map_err(|e| Error::io("standard output", e))
+    }
+
+    fn title(&mut self, text: &str) -> Result<()> {
+        self.say(&format!("\n── {text}"))
+    }
+
+    fn check(&mut self, what: &str, held: bool) -> Result<()> {
+        self.failures += u32::from(!held);
+        let mark = if held { "ok    " } else { "FAILED" };
+        self.say(&format!("   {mark} {what}"))
+    }
+
+    /// Starts the daemon as a user would, and waits until it answers.
+    async fn start(&mut self, context: &Context) -> Result<(Child, Client)> {
+        let binary = std::env::current_exe().map_err(|e| Error::io("this program", e))?;
+        let mut child = Command::new(binary)
+            .arg("--project")
+            .arg(&self.dir)
+            .arg("speed")
+            .env("ANABRANCH_LOG", "warn")
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .kill_on_drop(true)
+            .spawn()
+            .map_err(|e| Error::io("the daemon", e))?;
+        let begun = Instant::now();
+        loop {
+            if let Some(client) = Client::find(&context.storage).await? {
+                return Ok((child, client));
+            }
+            let ended = child.try_wait().map_err(|e| Error::io("the daemon", e))?;
+            if let Some(status) = ended {
+                return Err(Error::Unavailable(format!("the daemon ended: {status}")));
+            }
+            if begun.elapsed() > Duration::from_secs(60) {
+                return Err(Error::Unavailable("the daemon does not answer after 60 s".into()));
+            }
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    }
+
+    async fn stream(&self, client: &Client, generator: &mut Generator, facts: u64) -> Result<u64> {
+        let mut acknowledged = 0;
+        while acknowledged < facts {
+            let mut lines = Vec::new();
+            if generator.next_ndjson(&mut lines, REQUEST_FACTS) == 0 {
+                break;
+            }
+            acknowledged += client.write_ndjson("pageviews", Bytes::from(lines)).await?.facts;
+        }
+        Ok(acknowledged)
+    }
+
+    async fn show(&mut self, client: &Client, sql: &str) -> Result<()> {
+        let begun = Instant::now();
+        let answer = client.query(sql, ReadMode::Merged).await?;
+        let took = begun.elapsed();
+        write_batches(self.out, &answer.schema, &answer.batches, Format::Table, self.style)
+            .map_err(|e| Error::io("standard output", e))?;
+        let line = format!("{}; {}", human_duration(took), answer.freshness);
+        self.say(&self.style.dim(&line))
+    }
+
+    async fn count(&self, client: &Client) -> Result<u64> {
+        let answer = client.query("SELECT count(*) FROM pageviews", ReadMode::Merged).await?;
+        let text = answer.batches.first().map(|b| {
+            arrow::util::display::array_value_to_string(b.column(0), 0).unwrap_or_default()
+        });
+        text.unwrap_or_default().parse().map_err(|e| Error::Internal(format!("a count: {e}")))
+    }
+
+    async fn tell(&mut self, facts: u64) -> Result<()> {
+        write_project(&self.dir)?;
+        let context = Context::open(&self.dir).await?;
+        let mut options = GeneratorOptions::new(facts, 7, Utc::now());
+        options.late = 0.03;
+        let mut generator =
+            Generator::new(&options).map_err(|e| Error::Invalid(e.to_string()))?;
+        self.title("a daemon admits, acknowledges and lands a stream of page views")?;
+        let (mut child, client) = self.start(&context).await?;
+        let begun = Instant::now();
+        let first = self.stream(&client, &mut generator, facts / 2).await?;
+        let rate = human_rate(first, begun.elapsed());
+        self.say(&format!("   {} facts acknowledged, durable and visible, over one connection: {rate}", human_count(first)))?;
+
+        self.title("the batch layer rebuilds the views from the log, while the stream goes on")?;
+        let builder = context.clone();
+        let rebuilt = tokio::spawn(async move { build(&builder, Build::Rebuild, &[], false).await });
+        let second = self.stream(&client, &mut generator, facts / 4).await?;
+        let reports = rebuilt.await.map_err(|e| Error::Internal(e.to_string()))??;
+        for report in &reports {
+            let took = Duration::from_micros(u64::try_from(report.took_us).unwrap_or(0));
+            self.say(&format!(
+                "   {}: {} facts → {} states in {} ({})",
+                report.view,
+                human_count(report.outcome.facts),
+                human_count(report.outcome.states),
+                human_duration(took),
+                human_rate(report.outcome.facts, took),
+            ))?;
+        }
+        self.say(&format!("   {} facts came in meanwhile", human_count(second)))?;
+        let third = self.stream(&client, &mut generator, facts / 8).await?;
+        let acknowledged = first + second + third;
+        let found = self.count(&client).await?;
+        self.check(&format!("all {} acknowledged facts are in an answer, each once", human_count(acknowledged)), found == acknowledged)?;
+
+        self.questions(&client).await?;
+
+        self.title("kill -9")?;
+        child.start_kill().map_err(|e| Error::io("the daemon", e))?;
+        child.wait().await.map_err(|e| Error::io("the daemon", e))?;
+        let begun = Instant::now();
+        let (mut child, client) = self.start(&context).await?;
+        let found = self.count(&client).await?;
+        self.say(&format!("   answering again after {}", human_duration(begun.elapsed())))?;
+        self.check(&format!("{} of {} acknowledged facts came back", human_count(found), human_count(acknowledged)), found == acknowledged)?;
+
+        self.cut_over(&context, &client, &mut generator, facts / 8).await?;
+
+        self.title("the law: the merged answers equal a recompute from the raw facts")?;
+        terminate(&mut child).await?;
+        let context = Context::open(&self.dir).await?;
+        for view in &context.project.views {
+            let compared = verify_view(&context, &view.name, "command").await?;
+            for example in &compared.examples {
+                self.say(&format!("          {example}"))?;
+            }
+            self.check(&format!("{}: {} rows compared, {} differ", view.name, human_count(compared.rows as u64), compared.differences), compared.is_equal() && compared.rows > 0)?;
+        }
+        Ok(())
+    }
+
+    async fn questions(&mut self, client: &Client) -> Result<()> {
+        self.title("the most popular stories of the last 4 hours, with unique visitors")?;
+        self.show(client, "SELECT url, sum(page_views) AS page_views, combine(visitors) AS visitors FROM post_minutes WHERE minute >= now() - INTERVAL '4 hours' GROUP BY url ORDER BY page_views DESC, url LIMIT 5").await?;
+        self.title("the authors who drive the most Facebook traffic")?;
+        self.show(client, "SELECT author, from_facebook, visits, round(100.0 * from_facebook / visits, 1) AS percent FROM author_referrers ORDER BY from_facebook DESC, author LIMIT 5").await?;
+        self.title("sharing against reading: two views joined at one head")?;
+        self.show(client, "SELECT CASE WHEN s.shares >= 100 THEN '100 and more' WHEN s.shares >= 10 THEN '10 to 99' ELSE 'under 10' END AS shares, count(*) AS posts, round(avg(r.reads), 1) AS reads_a_post, round(avg(CAST(r.engaged_ms AS DOUBLE)) / 1000, 2) AS seconds_a_heartbeat FROM post_reading r JOIN post_shares s ON r.url = s.url GROUP BY 1 ORDER BY reads_a_post DESC").await
+    }
+
+    async fn cut_over(
+        &mut self,
+        context: &Context,
+        client: &Client,
+        generator: &mut Generator,
+        facts: u64,
+    ) -> Result<()> {
+        self.title("a view's SQL is edited: it answers by its old definition until it is rebuilt")?;
+        let path = self.dir.join("views/author_referrers.sql");
+        std::fs::write(&path, EDITED).map_err(|e| Error::io(&path, e))?;
+        let edited = "SELECT author, visitors FROM author_referrers ORDER BY visitors DESC, author LIMIT 3";
+        let before = client.query(edited, ReadMode::Merged).await;
+        self.check("the new column is not there yet", before.is_err())?;
+        self.stream(client, generator, facts).await?;
+        let reopened = Context::open(&self.dir).await?;
+        build(&reopened, Build::Rebuild, &["author_referrers".to_owned()], false).await?;
+        let begun = Instant::now();
+        while client.query(edited, ReadMode::Merged).await.is_err() {
+            if begun.elapsed() > Duration::from_secs(30) {
+                break;
+            }
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+        self.say(&format!("   the running daemon serves the new generation {} after the cut-over", human_duration(begun.elapsed())))?;
+        self.show(client, edited).await?;
+        context.catalogue.refresh().await?;
+        let entry = context.catalogue.current();
+        let live = entry.views.get("author_referrers").and_then(|v| v.live.as_ref());
+        self.check("generation 2 answers", live.is_some_and(|l| l.generation.0 == 2))
+    }
+}
+
+/// Ends the daemon as an operator would, and waits until it has landed everything.
+async fn terminate(child: &mut Child) -> Result<()> {
+    if let Some(pid) = child.id().and_then(|p| i32::try_from(p).ok()).and_then(rustix::process::Pid::from_raw) {
+        rustix::process::kill_process(pid, rustix::process::Signal::TERM)
+            .map_err(|e| Error::io("the daemon", e.into()))?;
+    }
+    child.wait().await.map_err(|e| Error::io("the daemon", e))?;
+    Ok(())
+}

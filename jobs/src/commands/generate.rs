@@ -1,0 +1,108 @@
+//! `anabranch generate`: deterministic web-analytics facts, to a file, to standard output or into
+//! the daemon.
+
+use std::io::Write;
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
+
+use anabranch_shared::{Error, Result};
+use chrono::{DateTime, Utc};
+
+use crate::client::Client;
+use crate::generate::{Generator, GeneratorOptions};
+
+/// Facts of one request or one write.
+const CHUNK: usize = 1_000;
+
+/// What is generated, and whereto.
+#[derive(Debug, clap::Args)]
+pub struct GenerateArgs {
+    /// The topic (its fields are those of `anabranch init`)
+    pub topic: String,
+    /// How many facts
+    #[arg(long, default_value_t = 100_000)]
+    pub facts: u64,
+    /// The seed: the same seed, the same facts
+    #[arg(long, default_value_t = 1)]
+    pub seed: u64,
+    /// Facts a second, at most
+    #[arg(long)]
+    pub rate: Option<f64>,
+    /// When the facts end (RFC 3339); now unless told
+    #[arg(long)]
+    pub end: Option<DateTime<Utc>>,
+    /// The time that they span, for example `48h`
+    #[arg(long, default_value = "48h")]
+    pub span: humantime::Duration,
+    /// The share of facts that are sent twice, 0 to 1
+    #[arg(long, default_value_t = 0.0)]
+    pub duplicates: f64,
+    /// The share of facts that are late, 0 to 1
+    #[arg(long)]
+    pub late: Option<f64>,
+    /// Writes into this file instead of standard output
+    #[arg(long, conflicts_with = "into_daemon")]
+    pub output: Option<PathBuf>,
+    /// Sends them to the running daemon
+    #[arg(long)]
+    pub into_daemon: bool,
+}
+
+impl GenerateArgs {
+    fn generator(&self) -> Result<Generator> {
+        let end = self.end.unwrap_or_else(Utc::now);
+        let mut options = GeneratorOptions::new(self.facts, self.seed, end);
+        options.span = self.span.into();
+        options.duplicates = self.duplicates;
+        options.late = self.late.unwrap_or(options.late);
+        Generator::new(&options).map_err(|e| Error::Invalid(e.to_string()))
+    }
+
+    /// How long to wait before the next chunk so that the rate holds.
+    fn pause(&self, begun: Instant, sent: u64) -> Duration {
+        let due = self.rate.map_or(0.0, |rate| sent as f64 / rate.max(0.001));
+        Duration::from_secs_f64(due).saturating_sub(begun.elapsed())
+    }
+}
+
+/// Generates facts. Returns how many.
+pub async fn generate(
+    args: &GenerateArgs,
+    client: Option<&Client>,
+    out: &mut (dyn Write + Send),
+) -> Result<u64> {
+    let mut generator = args.generator()?;
+    let failed = |e| Error::io("the output", e);
+    let mut file = match &args.output {
+        Some(path) => {
+            let file = std::fs::File::create(path).map_err(|e| Error::io(path, e))?;
+            Some(std::io::BufWriter::with_capacity(1 << 20, file))
+        }
+        None => None,
+    };
+    let begun = Instant::now();
+    let mut sent = 0;
+    loop {
+        let mut lines = Vec::new();
+        let facts = generator.next_ndjson(&mut lines, CHUNK);
+        if facts == 0 {
+            break;
+        }
+        match (client, &mut file) {
+            (Some(client), _) => {
+                client.write_ndjson(&args.topic, lines.into()).await?;
+            }
+            (None, Some(file)) => file.write_all(&lines).map_err(failed)?,
+            (None, None) => out.write_all(&lines).map_err(failed)?,
+        }
+        sent += facts as u64;
+        let pause = args.pause(begun, sent);
+        if !pause.is_zero() {
+            tokio::time::sleep(pause).await;
+        }
+    }
+    if let Some(mut file) = file {
+        file.flush().map_err(failed)?;
+    }
+    Ok(sent)
+}

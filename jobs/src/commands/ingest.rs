@@ -1,0 +1,350 @@
+//! `anabranch ingest`: lands files. Through the daemon where one runs; otherwise straight into the
+//! log, in a partition of this command's own.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use anabranch_shared::settings::TopicSettings;
+use anabranch_shared::{
+    Error, Landing, Log, Offset, OffsetRange, PartitionId, Result, blocking,
+};
+use anabranch_speed::admission::Admission;
+use anabranch_speed::files::{self, Chunks, Options, Source};
+use anabranch_speed::wal::WalLock;
+use anabranch_speed::{FactPiece, Payload};
+use indicatif::{ProgressBar, ProgressStyle};
+
+use crate::client::Client;
+use crate::context::{Context, now_ms, now_us};
+
+/// Facts of one landing.
+const LANDING_FACTS: usize = 1_000_000;
+
+/// Ingests that may run side by side on one machine.
+const SLOTS: usize = 64;
+
+/// What is ingested.
+#[derive(Debug, clap::Args)]
+pub struct IngestArgs {
+    /// The topic
+    pub topic: String,
+    /// Files or globs: .ndjson .csv .parquet .arrow, plain or .gz or .zst; `-` is standard input
+    #[arg(required = true)]
+    pub files: Vec<String>,
+    /// The format, where the name does not tell it: ndjson, csv, parquet, arrow
+    #[arg(long)]
+    pub input_format: Option<String>,
+    /// The identity of the content, instead of its SHA-256; needed for standard input
+    #[arg(long)]
+    pub id: Option<String>,
+    /// Ingests content that was ingested before once more
+    #[arg(long)]
+    pub again: bool,
+    /// Exits with 0 also where there were dead letters
+    #[arg(long)]
+    pub allow_dead_letters: bool,
+}
+
+/// What an ingest came to.
+#[derive(Clone, Debug, Default, serde::Serialize)]
+pub struct IngestReport {
+    /// Files that were read.
+    pub files: u64,
+    /// Files whose content was there already.
+    pub repeated: u64,
+    /// Records that became facts.
+    pub facts: u64,
+    /// Records that did not.
+    pub dead_letters: u64,
+    /// The partition, and its offsets: first, and the one after the last.
+    pub offsets: BTreeMap<i32, (i64, i64)>,
+}
+
+impl IngestReport {
+    fn add(&mut self, partition: i32, start: i64, end: i64) {
+        if start < end {
+            let at = self.offsets.entry(partition).or_insert((start, end));
+            *at = (at.0.min(start), at.1.max(end));
+        }
+    }
+}
+
+/// Where admitted chunks go.
+enum Target {
+    Daemon(Client),
+    Log(Box<Direct>),
+}
+
+/// Lands without a daemon.
+struct Direct {
+    log: Arc<Log>,
+    partition: PartitionId,
+    pieces: Vec<FactPiece>,
+    facts: usize,
+    next: Offset,
+    start: Offset,
+    _slot: WalLock,
+}
+
+/// Ingests files.
+pub async fn ingest(
+    context: &Context,
+    args: &IngestArgs,
+    progress: bool,
+) -> Result<IngestReport> {
+    let settings = context.project.topics.iter().find(|t| t.name == args.topic).ok_or_else(|| {
+        let names: Vec<&str> = context.project.topics.iter().map(|t| t.name.as_str()).collect();
+        Error::NotFound(format!("no topic `{}`; the topics are: {}", args.topic, names.join(", ")))
+    })?;
+    let mut target = match Client::find(&context.storage).await? {
+        Some(client) => Target::Daemon(client),
+        None => Target::Log(Box::new(Direct::open(context, &args.topic).await?)),
+    };
+    let mut report = IngestReport::default();
+    for file in expand(&args.files)? {
+        let one = ingest_file(context, args, settings, &file, &mut target, progress, &mut report);
+        one.await?;
+    }
+    Ok(report)
+}
+
+/// Files that the arguments name; a pattern that matches nothing is an error.
+fn expand(arguments: &[String]) -> Result<Vec<String>> {
+    let mut files = Vec::new();
+    for argument in arguments {
+        if argument == "-" || Path::new(argument).exists() {
+            files.push(argument.clone());
+            continue;
+        }
+        let found = glob::glob(argument)
+            .map_err(|e| Error::Invalid(format!("`{argument}`: {e}")))?
+            .collect::<std::result::Result<Vec<PathBuf>, _>>()
+            .map_err(|e| Error::Unavailable(format!("`{argument}`: {e}")))?;
+        if found.is_empty() {
+            return Err(Error::NotFound(format!("`{argument}`: no such file")));
+        }
+        files.extend(found.iter().map(|p| p.display().to_string()));
+    }
+    Ok(files)
+}
+
+fn identity(args: &IngestArgs, file: &str) -> Result<String> {
+    let id = match (&args.id, file) {
+        (Some(id), _) => id.clone(),
+        (None, "-") => {
+            return Err(Error::Invalid(
+                "standard input can't be read twice: name its content with `--id NAME`, so that the same content again adds nothing".into(),
+            ));
+        }
+        (None, path) => {
+            let mut reader = std::fs::File::open(path).map_err(|e| Error::io(path, e))?;
+            hex::encode(files::sha256_of(&mut reader).map_err(|e| Error::io(path, e))?)
+        }
+    };
+    Ok(match args.again {
+        true => format!("{id}@{}", now_us()),
+        false => id,
+    })
+}
+
+fn open_file(args: &IngestArgs, file: &str, max_record_bytes: u64) -> Result<Chunks> {
+    let format = match &args.input_format {
+        None => None,
+        Some(f) => Some(f.parse().map_err(|e| Error::Invalid(format!("`--input-format`: {e}")))?),
+    };
+    let options = Options {
+        format,
+        max_record_bytes: usize::try_from(max_record_bytes).unwrap_or(usize::MAX),
+    };
+    let source = match file {
+        "-" => Source::Reader {
+            name: "standard input".into(),
+            reader: Box::new(std::io::stdin()),
+        },
+        path => Source::Path(path.into()),
+    };
+    files::open(source, &options).map_err(file_error)
+}
+
+fn file_error(e: files::FileError) -> Error {
+    match e.kind() {
+        anabranch_shared::ErrorKind::NotFound => Error::NotFound(e.to_string()),
+        anabranch_shared::ErrorKind::Unavailable => Error::Unavailable(e.to_string()),
+        _ => Error::Invalid(e.to_string()),
+    }
+}
+
+async fn ingest_file(
+    context: &Context,
+    args: &IngestArgs,
+    settings: &TopicSettings,
+    file: &str,
+    target: &mut Target,
+    progress: bool,
+    report: &mut IngestReport,
+) -> Result<()> {
+    let id = identity(args, file)?;
+    let done = target.ingested(&args.topic, &id).await?;
+    let mut chunks = open_file(args, file, context.project.daemon.max_record_bytes)?;
+    chunks.skip_to(done);
+    let topic = context.log(&args.topic).await?.topic().clone();
+    let admission = Arc::new(
+        Admission::new(
+            &topic.field_schema(),
+            &settings.event_time,
+            settings.unknown_fields,
+            usize::try_from(context.project.daemon.max_record_bytes).unwrap_or(usize::MAX),
+        )
+        .map_err(|e| Error::Invalid(e.to_string()))?,
+    );
+    let bar = bar(file, progress);
+    let mut any = false;
+    loop {
+        let (next, rest) = blocking(move || Ok((chunks.next(), chunks))).await?;
+        chunks = rest;
+        let Some(chunk) = next else { break };
+        let chunk = chunk.map_err(file_error)?;
+        any = true;
+        bar.set_position(chunk.bytes_read);
+        let (admission, source, id) = (admission.clone(), file.to_owned(), id.clone());
+        let from = chunk.first_record;
+        let payload = blocking(move || {
+            let admitted =
+                admission.chunk(&chunk).map_err(|e| Error::Invalid(e.to_string()))?;
+            let upto = from + admitted.record_count;
+            Ok(Payload::new(admitted, now_us(), Some((id, upto)), Some(source)))
+        })
+        .await?;
+        target.write(&args.topic, payload, from, report).await?;
+    }
+    target.flush(report).await?;
+    bar.finish_and_clear();
+    report.files += 1;
+    report.repeated += u64::from(!any && done > 0);
+    Ok(())
+}
+
+fn bar(file: &str, shown: bool) -> ProgressBar {
+    let size = std::fs::metadata(file).map_or(0, |m| m.len());
+    if !shown || size == 0 {
+        return ProgressBar::hidden();
+    }
+    let bar = ProgressBar::new(size);
+    let style = "{msg} {bar:30} {bytes}/{total_bytes} {bytes_per_sec} {eta} left";
+    if let Ok(style) = ProgressStyle::with_template(style) {
+        bar.set_style(style);
+    }
+    bar.with_message(file.to_owned())
+}
+
+impl Target {
+    async fn ingested(&self, topic: &str, id: &str) -> Result<u64> {
+        match self {
+            Self::Daemon(client) => client.ingested(topic, id).await,
+            Self::Log(direct) => Ok(direct.log.ingested(id)),
+        }
+    }
+
+    async fn write(
+        &mut self,
+        topic: &str,
+        payload: Payload,
+        from: u64,
+        report: &mut IngestReport,
+    ) -> Result<()> {
+        match self {
+            Self::Daemon(client) => {
+                let Some((id, _)) = payload.ingest.clone() else { return Ok(()) };
+                let body = payload.encode()?;
+                let written = client.write_payload(topic, body, &id, from).await?;
+                if !written.repeated {
+                    report.facts += written.facts;
+                    report.dead_letters += written.dead_letters;
+                    report.add(written.partition, written.offsets[0], written.offsets[1]);
+                }
+                Ok(())
+            }
+            Self::Log(direct) => {
+                direct.push(&payload)?;
+                match direct.facts >= LANDING_FACTS {
+                    true => direct.land(report).await,
+                    false => Ok(()),
+                }
+            }
+        }
+    }
+
+    async fn flush(&mut self, report: &mut IngestReport) -> Result<()> {
+        match self {
+            Self::Daemon(_) => Ok(()),
+            Self::Log(direct) => direct.land(report).await,
+        }
+    }
+}
+
+impl Direct {
+    async fn open(context: &Context, topic: &str) -> Result<Self> {
+        let slot = free_slot(&context.project.daemon.wal)?;
+        let owner = slot_id(slot.root())?;
+        let partition = context.catalogue.claim_partition(topic, &owner).await?;
+        let log = context.log(topic).await?;
+        let start = log.head().get(partition);
+        let (pieces, next) = (Vec::new(), start);
+        Ok(Self { log, partition, pieces, facts: 0, next, start, _slot: slot })
+    }
+
+    fn push(&mut self, payload: &Payload) -> Result<()> {
+        let piece = payload.at(self.log.topic(), self.partition, self.next)?;
+        self.next = piece.range.end;
+        self.facts += piece.facts.num_rows();
+        self.pieces.push(piece);
+        Ok(())
+    }
+
+    async fn land(&mut self, report: &mut IngestReport) -> Result<()> {
+        if self.start == self.next {
+            return Ok(());
+        }
+        let mut landing = Landing {
+            ranges: vec![(self.partition, OffsetRange::new(self.start, self.next))],
+            ..Default::default()
+        };
+        for piece in self.pieces.drain(..) {
+            report.facts += piece.facts.num_rows() as u64;
+            report.dead_letters += piece.dead.as_ref().map_or(0, |d| d.num_rows() as u64);
+            landing.facts.push(piece.facts);
+            landing.dead_letters.extend(piece.dead);
+            landing.ingested.extend(piece.ingest);
+        }
+        self.log.land(&landing, now_ms()).await?;
+        report.add(self.partition.0, self.start.0, self.next.0);
+        (self.start, self.facts) = (self.next, 0);
+        Ok(())
+    }
+}
+
+/// The first slot that no other ingest of this machine holds.
+fn free_slot(wal: &Path) -> Result<WalLock> {
+    for slot in 0..SLOTS {
+        let dir = wal.join(format!("ingest-{slot}"));
+        std::fs::create_dir_all(&dir).map_err(|e| Error::io(&dir, e))?;
+        if let Ok(lock) = WalLock::acquire(&dir) {
+            return Ok(lock);
+        }
+    }
+    Err(Error::Unavailable(format!("{SLOTS} ingests run already; wait for one to end")))
+}
+
+/// The id of a slot, made when the slot is first used.
+fn slot_id(dir: &Path) -> Result<String> {
+    let path = dir.join("ID");
+    match std::fs::read_to_string(&path) {
+        Ok(id) if !id.is_empty() => Ok(id),
+        _ => {
+            let id = format!("ingest-{}", uuid::Uuid::new_v4());
+            std::fs::write(&path, &id).map_err(|e| Error::io(&path, e))?;
+            Ok(id)
+        }
+    }
+}

@@ -1,0 +1,86 @@
+//! `anabranch tail`: a topic's facts in order, then those that come, as NDJSON.
+
+use std::io::Write;
+use std::time::Duration;
+
+use anabranch_shared::{Error, OFFSET, PARTITION, Result};
+use arrow::array::AsArray;
+use arrow::datatypes::{Int32Type, Int64Type};
+use chrono::{DateTime, Utc};
+use std::collections::BTreeMap;
+
+use crate::output::{Format, Style, write_batches};
+use crate::shell::Session;
+
+/// How often new facts are looked for.
+const POLL: Duration = Duration::from_millis(500);
+
+/// Where a replay starts.
+#[derive(Clone, Debug)]
+pub enum From {
+    /// At an offset of every partition.
+    Offset(i64),
+    /// At the facts that were admitted at or after a time.
+    Time(DateTime<Utc>),
+}
+
+impl std::str::FromStr for From {
+    type Err = String;
+
+    fn from_str(text: &str) -> std::result::Result<Self, String> {
+        match (text.parse::<i64>(), text.parse::<DateTime<Utc>>()) {
+            (Ok(offset), _) => Ok(Self::Offset(offset)),
+            (_, Ok(time)) => Ok(Self::Time(time)),
+            _ => Err(format!("`{text}` is neither an offset nor a time such as 2026-01-01T00:00:00Z")),
+        }
+    }
+}
+
+/// Prints facts from a place on; goes on for ever where `follow` is set.
+pub async fn tail(
+    session: &dyn Session,
+    topic: &str,
+    from: &From,
+    follow: bool,
+    out: &mut (dyn Write + Send),
+) -> Result<()> {
+    let mut seen: BTreeMap<i32, i64> = BTreeMap::new();
+    loop {
+        let first = match from {
+            From::Offset(o) => format!("{OFFSET} >= {o}"),
+            From::Time(t) => format!("_ingested_at >= TIMESTAMP '{}'", t.to_rfc3339()),
+        };
+        let known: Vec<String> = seen.keys().map(ToString::to_string).collect();
+        let mut parts: Vec<String> = seen
+            .iter()
+            .map(|(p, o)| format!("({PARTITION} = {p} AND {OFFSET} > {o})"))
+            .collect();
+        parts.push(match known.is_empty() {
+            true => format!("({first})"),
+            false => format!("({PARTITION} NOT IN ({}) AND {first})", known.join(", ")),
+        });
+        let sql = format!(
+            "SELECT * FROM \"{topic}\" WHERE {} ORDER BY {PARTITION}, {OFFSET}",
+            parts.join(" OR ")
+        );
+        let answer = session.query(&sql).await.map_err(Error::Invalid)?;
+        for batch in &answer.batches {
+            let (Some(p), Some(o)) = (batch.column_by_name(PARTITION), batch.column_by_name(OFFSET))
+            else {
+                continue;
+            };
+            let (p, o) = (p.as_primitive::<Int32Type>(), o.as_primitive::<Int64Type>());
+            for row in 0..batch.num_rows() {
+                let at = seen.entry(p.value(row)).or_insert(-1);
+                *at = (*at).max(o.value(row));
+            }
+        }
+        write_batches(out, &answer.schema, &answer.batches, Format::Ndjson, Style::plain())
+            .and_then(|()| out.flush())
+            .map_err(|e| Error::io("standard output", e))?;
+        if !follow {
+            return Ok(());
+        }
+        tokio::time::sleep(POLL).await;
+    }
+}

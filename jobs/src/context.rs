@@ -1,0 +1,186 @@
+//! An opened project: its settings, storage and catalogue, and what of them differs.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::sync::Arc;
+
+use anabranch_shared::settings::{Project, ViewSettings};
+use anabranch_shared::view::View;
+use anabranch_shared::{
+    Catalogue, Error, GenerationEntry, Log, Master, Result, Storage, Topic,
+};
+use anabranch_serving::ServingOptions;
+
+/// The time, in microseconds since 1970.
+pub fn now_us() -> i64 {
+    chrono::Utc::now().timestamp_micros()
+}
+
+/// The time, in milliseconds since 1970.
+pub fn now_ms() -> i64 {
+    now_us() / 1_000
+}
+
+/// An opened project.
+#[derive(Clone, Debug)]
+pub struct Context {
+    /// The settings.
+    pub project: Arc<Project>,
+    /// The storage.
+    pub storage: Storage,
+    /// The catalogue.
+    pub catalogue: Arc<Catalogue>,
+}
+
+/// How a view of the project stands to the catalogue.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ViewStanding {
+    /// It answers by the definition that the project holds.
+    Live,
+    /// It answers by an older definition.
+    Edited,
+    /// It has never been built.
+    New,
+}
+
+impl Context {
+    /// Opens a project: checks its views and declares its topics. A view that the catalogue has
+    /// never seen gets its first generation, with an empty master view: it answers from the log
+    /// until it is first refreshed or rebuilt.
+    pub async fn open(dir: &Path) -> Result<Self> {
+        let project = Arc::new(Project::load(dir)?);
+        let storage = Storage::open(&project.storage.url, &project.dir)?;
+        let catalogue = Arc::new(Catalogue::open(&storage).await?);
+        let context = Self { project, storage, catalogue };
+        for topic in &context.project.topics {
+            context.catalogue.declare_topic(&Topic::from_settings(topic)).await?;
+        }
+        for settings in &context.project.views {
+            let view = context.compile(settings)?;
+            if !context.catalogue.current().views.contains_key(view.name()) {
+                context.first_generation(&view).await?;
+            }
+        }
+        Ok(context)
+    }
+
+    async fn first_generation(&self, view: &Arc<View>) -> Result<()> {
+        let generation = self.catalogue.claim_generation(view.name()).await?;
+        Master::open(&self.storage, view, generation, now_ms()).await?;
+        let entry = GenerationEntry { generation, definition: view.definition().clone() };
+        match self.catalogue.cut_over(view.name(), None, &entry).await {
+            // Another process was as quick.
+            Ok(_) | Err(Error::Conflict(_)) => Ok(()),
+            Err(e) => Err(e),
+        }
+    }
+
+    /// Plans a view of the project.
+    pub fn compile(&self, settings: &ViewSettings) -> Result<Arc<View>> {
+        let topics: Vec<Topic> = self.project.topics.iter().map(Topic::from_settings).collect();
+        let read = |t: &&Topic| reads(&settings.sql_text, &t.name);
+        let topic = topics.iter().find(read).ok_or_else(|| {
+            let names: Vec<&str> = topics.iter().map(|t| t.name.as_str()).collect();
+            Error::view(
+                &settings.name,
+                format!("`{}` reads no topic of the project; the topics are: {}", settings.sql_path.display(), names.join(", ")),
+            )
+        })?;
+        Ok(Arc::new(View::compile(&settings.name, &settings.sql_text, topic)?))
+    }
+
+    /// How a view of the project stands to the catalogue.
+    pub fn standing(&self, view: &View) -> ViewStanding {
+        let entry = self.catalogue.current();
+        match entry.views.get(view.name()).and_then(|v| v.live.as_ref()) {
+            None => ViewStanding::New,
+            Some(live) if same_definition(&live.definition, view.definition()) => ViewStanding::Live,
+            Some(_) => ViewStanding::Edited,
+        }
+    }
+
+    /// For each view that does not answer as the project says, what to do about it.
+    pub fn notes(&self) -> BTreeMap<String, String> {
+        let mut notes = BTreeMap::new();
+        for settings in &self.project.views {
+            let name = &settings.name;
+            match self.compile(settings).map(|v| self.standing(&v)) {
+                Ok(ViewStanding::Live) => {}
+                Ok(ViewStanding::Edited) => {
+                    let note = format!(
+                        "view `{name}` was edited and still answers by its old definition; run `anabranch batch rebuild {name}` to cut over"
+                    );
+                    notes.insert(name.clone(), note);
+                }
+                Ok(ViewStanding::New) => {
+                    let note = format!(
+                        "view `{name}` is being built for the first time; run `anabranch batch rebuild {name}` if no build is under way"
+                    );
+                    notes.insert(name.clone(), note);
+                }
+                Err(e) => {
+                    notes.insert(name.clone(), e.to_string());
+                }
+            }
+        }
+        let entry = self.catalogue.current();
+        for name in entry.views.keys() {
+            if !self.project.views.iter().any(|v| v.name == *name) {
+                let note = format!(
+                    "view `{name}` is not in the project any more and still answers; run `anabranch batch rebuild` to drop it"
+                );
+                notes.insert(name.clone(), note);
+            }
+        }
+        notes
+    }
+
+    /// Opens the log of a topic.
+    pub async fn log(&self, topic: &str) -> Result<Arc<Log>> {
+        let entry = self.catalogue.current();
+        let known = entry.topics.get(topic).ok_or_else(|| {
+            let names: Vec<&str> = entry.topics.keys().map(String::as_str).collect();
+            Error::NotFound(format!("no topic `{topic}`; the topics are: {}", names.join(", ")))
+        })?;
+        Ok(Arc::new(Log::open(&self.storage, &known.topic, now_ms()).await?))
+    }
+
+    /// The bounds of queries.
+    pub fn serving_options(&self) -> ServingOptions {
+        let query = &self.project.query;
+        ServingOptions {
+            memory_bytes: usize::try_from(query.memory_bytes).unwrap_or(usize::MAX),
+            threads: threads(query.threads),
+            timeout: query.timeout,
+        }
+    }
+}
+
+/// Whether two definitions compute the same; a new nullable field of the topic changes nothing.
+fn same_definition(
+    a: &anabranch_shared::view::Definition,
+    b: &anabranch_shared::view::Definition,
+) -> bool {
+    a.sql.trim() == b.sql.trim()
+        && a.settings == b.settings
+        && a.state_format == b.state_format
+        && a.topic.name == b.topic.name
+}
+
+/// Whether a view's SQL names a topic, as a word of its own.
+fn reads(sql: &str, topic: &str) -> bool {
+    let word = |c: char| c.is_alphanumeric() || c == '_';
+    sql.match_indices(topic).any(|(at, _)| {
+        let before = sql[..at].chars().next_back().is_some_and(word);
+        let after = sql[at + topic.len()..].chars().next().is_some_and(word);
+        !before && !after
+    })
+}
+
+/// A number of threads, 0 being all cores.
+pub fn threads(setting: usize) -> usize {
+    match setting {
+        0 => std::thread::available_parallelism().map_or(1, usize::from),
+        n => n,
+    }
+}

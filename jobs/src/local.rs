@@ -1,0 +1,194 @@
+//! Pins without a daemon: the delta is computed from the log and, where it lies on this machine,
+//! from the WAL's unlanded rest.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+
+use anabranch_shared::view::{View, fold_facts};
+use anabranch_shared::{
+    FoldOptions, FoldProgress, Log, Master, Offsets, Pin, Pinner, PlainPin, ReadMode,
+    Relation, Result, TopicPin, ViewEntry, ViewPin,
+};
+use anabranch_speed::{FactPiece, TopicStream, follow_log};
+use async_trait::async_trait;
+
+use crate::context::{Context, now_ms, threads};
+use crate::history;
+
+/// Pins straight from the storage.
+#[derive(Debug)]
+pub struct LocalPinner {
+    context: Context,
+}
+
+/// A topic's log and what of the local WAL has not landed.
+struct Opened {
+    log: Arc<Log>,
+    head: Offsets,
+    unlanded: Vec<FactPiece>,
+}
+
+impl LocalPinner {
+    /// A pinner of a project.
+    pub fn new(context: Context) -> Self {
+        Self { context }
+    }
+
+    async fn open_topic(&self, name: &str) -> Result<Opened> {
+        let log = self.context.log(name).await?;
+        let mut head = log.head();
+        let mut unlanded = Vec::new();
+        let id = std::fs::read_to_string(self.context.project.daemon.wal.join("ID"));
+        let entry = self.context.catalogue.current();
+        let partitions = entry.topics.get(name).map(|t| &t.partitions);
+        let own = id.ok().and_then(|id| {
+            let mut all = partitions?.iter();
+            all.find(|(_, owner)| **owner == id.trim()).map(|(p, _)| *p)
+        });
+        if let Some(partition) = own {
+            let root = self.context.project.daemon.wal.clone();
+            let (topic, landed) = (log.topic().clone(), head.get(partition));
+            unlanded = anabranch_shared::blocking(move || {
+                TopicStream::read_unlanded(&root, &topic, partition, landed)
+            })
+            .await?;
+            // A daemon may have landed some of it between the two looks.
+            unlanded.retain(|p| p.range.start >= landed);
+            let end = unlanded.last().map_or(landed, |p| p.range.end);
+            head.raise(partition, end);
+        }
+        Ok(Opened { log, head, unlanded })
+    }
+
+    async fn pin_view(
+        &self,
+        master: &Arc<Master>,
+        topic: &Opened,
+        mode: ReadMode,
+    ) -> Result<ViewPin> {
+        let pin = master.pin();
+        let mut view = ViewPin {
+            view: master.view().clone(),
+            generation: master.generation(),
+            head: pin.boundary.clone(),
+            boundary: pin.boundary,
+            root: master.table().root().clone(),
+            files: pin.files,
+            delta: Vec::new(),
+        };
+        if mode == ReadMode::Batch {
+            return Ok(view);
+        }
+        let query = &self.context.project.query;
+        let options = FoldOptions {
+            threads: threads(query.threads),
+            memory_bytes: usize::try_from(query.memory_bytes / 2).unwrap_or(usize::MAX),
+            stop: Arc::new(AtomicBool::new(false)),
+            progress: Arc::new(FoldProgress::default()),
+        };
+        let landed = topic.log.head();
+        let pieces = follow_log(&topic.log, master, &view.boundary, &landed, &options).await?;
+        view.delta = pieces.iter().map(|p| p.states.clone()).collect();
+        let facts: Vec<_> = topic.unlanded.iter().map(|p| p.facts.clone()).collect();
+        if !facts.is_empty() {
+            view.delta.push(fold_facts(master.view(), &facts)?);
+        }
+        view.head = topic.head.clone();
+        Ok(view)
+    }
+
+    async fn open_master(&self, name: &str, entry: &ViewEntry) -> Result<Option<Arc<Master>>> {
+        let Some(live) = &entry.live else { return Ok(None) };
+        let view = Arc::new(View::from_definition(name, &live.definition)?);
+        let master = Master::open(&self.context.storage, &view, live.generation, now_ms()).await?;
+        Ok(Some(Arc::new(master)))
+    }
+}
+
+fn pin_topic(topic: &Opened) -> Result<TopicPin> {
+    let log = &topic.log;
+    let low = Offsets::default();
+    let landed = log.head();
+    Ok(TopicPin {
+        topic: log.topic().clone(),
+        head: topic.head.clone(),
+        root: log.table().root().clone(),
+        files: log.files_between(&low, &landed)?,
+        memory: topic.unlanded.iter().map(|p| p.facts.clone()).collect(),
+        dead_root: log.dead_letters().root().clone(),
+        dead_files: log.dead_letter_files_between(&low, &landed)?,
+        dead_memory: topic.unlanded.iter().filter_map(|p| p.dead.clone()).collect(),
+    })
+}
+
+
+#[async_trait]
+impl Pinner for LocalPinner {
+    async fn relations(&self) -> Result<Vec<Relation>> {
+        self.context.catalogue.refresh().await?;
+        let entry = self.context.catalogue.current();
+        let mut relations = Vec::new();
+        for (name, topic) in &entry.topics {
+            let schema = topic.topic.schema();
+            relations.push(Relation { name: name.clone(), kind: "topic", schema });
+        }
+        for (name, view) in &entry.views {
+            if let Some(live) = &view.live {
+                let schema = View::from_definition(name, &live.definition)?.schema();
+                relations.push(Relation { name: name.clone(), kind: "view", schema });
+            }
+        }
+        relations.push(Relation { name: "jobs".into(), kind: "table", schema: history::schema() });
+        Ok(relations)
+    }
+
+    async fn pin(&self, names: &[String], mode: ReadMode) -> Result<Pin> {
+        self.context.catalogue.refresh().await?;
+        let entry = self.context.catalogue.current();
+        let mut pin = Pin::default();
+        // Boundaries are read before heads, so that no head is below a boundary.
+        let mut masters = Vec::new();
+        for name in names {
+            if let Some(view) = entry.views.get(name)
+                && let Some(master) = self.open_master(name, view).await?
+            {
+                masters.push((name.clone(), master));
+            }
+        }
+        let dead = names.iter().any(|n| n == "dead_letters");
+        let mut wanted: BTreeSet<&String> =
+            entry.topics.keys().filter(|t| dead || names.contains(t)).collect();
+        wanted.extend(masters.iter().map(|(_, m)| &m.view().topic().name));
+        let mut topics = BTreeMap::new();
+        for name in wanted {
+            topics.insert(name.clone(), self.open_topic(name).await?);
+        }
+        for (name, master) in &masters {
+            if let Some(topic) = topics.get(&master.view().topic().name) {
+                pin.views.insert(name.clone(), self.pin_view(master, topic, mode).await?);
+            }
+        }
+        for (name, topic) in &topics {
+            if dead || names.contains(name) {
+                pin.topics.insert(name.clone(), pin_topic(topic)?);
+            }
+        }
+        if names.iter().any(|n| n == "jobs") {
+            pin.plain.insert("jobs".into(), pin_jobs(&self.context).await?);
+        }
+        let notes = self.context.notes();
+        pin.notes = names.iter().filter_map(|n| notes.get(n).cloned()).collect();
+        Ok(pin)
+    }
+}
+
+/// The history of jobs as a table.
+pub async fn pin_jobs(context: &Context) -> Result<PlainPin> {
+    let table = history::open(&context.storage).await?;
+    Ok(PlainPin {
+        schema: history::schema(),
+        root: table.root().clone(),
+        files: table.with_state(|s| s.files.values().cloned().collect()),
+    })
+}

@@ -1,0 +1,405 @@
+//! The `anabranch` command line.
+
+use std::io::{BufWriter, IsTerminal, Read, Write};
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::time::Duration;
+
+use anabranch_jobs::builds::{Build, BuildReport};
+use anabranch_jobs::client::Client;
+use anabranch_jobs::commands::generate::GenerateArgs;
+use anabranch_jobs::commands::ingest::IngestArgs;
+use anabranch_jobs::commands::query::QuerySession;
+use anabranch_jobs::commands::status::Status;
+use anabranch_jobs::commands::{
+    DEAD_LETTERS, FOUND_WRONG, batch, daemon, demo, generate, ingest, init, schedule, status, tail,
+    verify,
+};
+use anabranch_jobs::context::Context;
+use anabranch_jobs::output::{
+    Format, Style, human_bytes, human_count, human_duration, human_rate, quiet_broken_pipe,
+    rows_table,
+};
+use anabranch_jobs::shell::{ScriptOutcome, ShellOptions, run, run_script};
+use anabranch_shared::{Error, Result};
+use clap::{Parser, Subcommand};
+
+/// Lambda architecture: views written once as SQL, rebuilt in batch, kept fresh by a stream.
+#[derive(Debug, Parser)]
+#[command(name = "anabranch", version, about)]
+struct Cli {
+    /// The project's folder, with its `anabranch.toml`
+    #[arg(long, short, global = true, default_value = ".", env = "ANABRANCH_PROJECT")]
+    project: PathBuf,
+    /// How results are printed: table, csv, json or ndjson
+    #[arg(long, global = true, default_value = "table")]
+    format: Format,
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Makes a project
+    Init {
+        /// The folder
+        dir: PathBuf,
+    },
+    /// Lands files of facts; the same content again adds nothing
+    Ingest(IngestArgs),
+    /// Runs the streaming daemon
+    Speed,
+    /// Runs the daemon and the scheduler in one process
+    Up,
+    /// Runs the scheduler
+    Schedule,
+    /// Rebuilds and refreshes master views
+    #[command(subcommand)]
+    Batch(BatchCommand),
+    /// Asks merged views, topics, `dead_letters` and `jobs`: a shell, or one of the options
+    Sql {
+        /// Runs these statements
+        #[arg(short = 'c', long, conflicts_with = "file")]
+        command: Option<String>,
+        /// Runs the statements of a file
+        #[arg(short = 'f', long)]
+        file: Option<PathBuf>,
+    },
+    /// Compares merged answers with a recompute from the raw facts; exit code 1 where they differ
+    Verify {
+        /// The views; all unless named
+        views: Vec<String>,
+    },
+    /// Shows topics, views and what differs from the project
+    Status,
+    /// Shows the history of jobs
+    Jobs,
+    /// Prints a topic's facts in order, then those that come
+    Tail {
+        /// The topic
+        topic: String,
+        /// An offset, or a time of admission (RFC 3339)
+        #[arg(long, default_value = "0")]
+        from: tail::From,
+        /// Ends with the last fact instead of waiting for more
+        #[arg(long)]
+        no_follow: bool,
+    },
+    /// Makes web-analytics facts
+    Generate(GenerateArgs),
+    /// Prints every setting with its default
+    Settings,
+    /// Tells the whole story on a temporary folder, in about a minute
+    Demo {
+        /// How many facts
+        #[arg(long, default_value_t = 400_000)]
+        facts: u64,
+    },
+}
+
+#[derive(Debug, Subcommand)]
+enum BatchCommand {
+    /// From the whole log; an edited view is built beside the live one and cut over
+    Rebuild {
+        /// The views; all unless named
+        views: Vec<String>,
+    },
+    /// Absorbs the facts since the boundary
+    Refresh {
+        /// The views; all unless named
+        views: Vec<String>,
+    },
+}
+
+fn main() -> ExitCode {
+    let cli = Cli::parse();
+    let filter = std::env::var("ANABRANCH_LOG").unwrap_or_else(|_| "info".into());
+    tracing_subscriber::fmt()
+        .with_env_filter(tracing_subscriber::EnvFilter::new(filter))
+        .with_writer(std::io::stderr)
+        .with_ansi(std::io::stderr().is_terminal())
+        .with_target(false)
+        .init();
+    // Fail points are inert unless the environment names some; crash tests do.
+    let _failpoints = fail::FailScenario::setup();
+    let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(e) => return fail_with(&Error::Unavailable(format!("can't start threads: {e}"))),
+    };
+    match runtime.block_on(execute(cli)) {
+        Ok(code) => ExitCode::from(code),
+        Err(e) => fail_with(&e),
+    }
+}
+
+fn fail_with(e: &Error) -> ExitCode {
+    let style = Style::detect_stderr();
+    let text = format!("error: {e}");
+    // With standard error gone too there is nobody left to tell.
+    writeln!(std::io::stderr(), "{}", style.red(&text)).ok();
+    ExitCode::from(e.kind().exit_code())
+}
+
+/// Everything that the command prints, written at once; a closed pipe is no error.
+fn print(text: &str) -> Result<()> {
+    let mut out = std::io::stdout().lock();
+    let written = out.write_all(text.as_bytes()).and_then(|()| out.flush());
+    quiet_broken_pipe(written).map_err(|e| Error::Unavailable(format!("standard output: {e}")))
+}
+
+fn print_json(value: &impl serde::Serialize) -> Result<()> {
+    let text = serde_json::to_string(value).map_err(|e| Error::Internal(e.to_string()))?;
+    print(&format!("{text}\n"))
+}
+
+async fn execute(cli: Cli) -> Result<u8> {
+    let style = Style::detect();
+    match cli.command {
+        Command::Init { dir } => {
+            init::init(&dir, &mut std::io::stdout())?;
+            return Ok(0);
+        }
+        Command::Demo { facts } => {
+            let held = demo::demo(facts, &mut std::io::stdout(), style).await?;
+            return Ok(if held { 0 } else { FOUND_WRONG });
+        }
+        Command::Settings => {
+            print(&anabranch_shared::settings::reference())?;
+            return Ok(0);
+        }
+        Command::Generate(args) if !args.into_daemon => {
+            let mut out = BufWriter::new(std::io::stdout());
+            generate::generate(&args, None, &mut out).await?;
+            return Ok(0);
+        }
+        _ => {}
+    }
+    let context = Context::open(&cli.project).await?;
+    let json = cli.format != Format::Table;
+    match cli.command {
+        Command::Ingest(args) => {
+            let terminal = std::io::stderr().is_terminal();
+            let begun = std::time::Instant::now();
+            let report = ingest::ingest(&context, &args, terminal).await?;
+            match json {
+                true => print_json(&report)?,
+                false => print(&ingest_line(&report, begun.elapsed()))?,
+            }
+            let fails = report.dead_letters > 0 && !args.allow_dead_letters;
+            Ok(if fails { DEAD_LETTERS } else { 0 })
+        }
+        Command::Speed => daemon::run(&context, false).await.map(|()| 0),
+        Command::Up => daemon::run(&context, true).await.map(|()| 0),
+        Command::Schedule => {
+            let stop = std::sync::Arc::new(std::sync::atomic::AtomicBool::new(false));
+            let runner = tokio::spawn(schedule::run(context, stop.clone()));
+            daemon::stop_signal().await;
+            stop.store(true, std::sync::atomic::Ordering::Relaxed);
+            runner.await.ok();
+            Ok(0)
+        }
+        Command::Batch(command) => {
+            let (build, views) = match command {
+                BatchCommand::Rebuild { views } => (Build::Rebuild, views),
+                BatchCommand::Refresh { views } => (Build::Refresh, views),
+            };
+            let terminal = std::io::stderr().is_terminal();
+            let reports = batch::build(&context, build, &views, terminal).await?;
+            print_builds(&reports, json)?;
+            Ok(0)
+        }
+        Command::Sql { command, file } => sql(&context, command, file, cli.format, style).await,
+        Command::Verify { views } => verify_all(&context, &views, json).await,
+        Command::Status => {
+            let status = status::status(&context).await?;
+            match json {
+                true => print_json(&status)?,
+                false => print(&status_text(&status, style))?,
+            }
+            Ok(0)
+        }
+        Command::Jobs => {
+            let text = "SELECT view, job, trigger, started_at, ended_at, outcome, facts, facts_per_second, bytes, peak_memory_bytes, error FROM jobs ORDER BY started_at DESC LIMIT 50";
+            sql(&context, Some(text.into()), None, cli.format, style).await
+        }
+        Command::Tail { topic, from, no_follow } => {
+            let session = QuerySession::open(&context).await?;
+            let mut out = std::io::stdout();
+            tail::tail(&session, &topic, &from, !no_follow, &mut out).await?;
+            Ok(0)
+        }
+        Command::Generate(args) => {
+            let client = Client::find(&context.storage).await?.ok_or_else(|| {
+                Error::Unavailable("no daemon runs; start one with `anabranch up`".into())
+            })?;
+            let begun = std::time::Instant::now();
+            let sent = generate::generate(&args, Some(&client), &mut std::io::stdout()).await?;
+            let rate = human_rate(sent, begun.elapsed());
+            print(&format!("{} facts acknowledged by the daemon: {rate}\n", human_count(sent)))?;
+            Ok(0)
+        }
+        Command::Init { .. } | Command::Demo { .. } | Command::Settings => Ok(0),
+    }
+}
+
+fn ingest_line(report: &ingest::IngestReport, took: Duration) -> String {
+    let offsets: Vec<String> =
+        report.offsets.iter().map(|(p, (a, b))| format!("partition {p} [{a}, {b})")).collect();
+    let mut line = format!(
+        "{} facts, {} dead letters, {}",
+        human_count(report.facts),
+        human_count(report.dead_letters),
+        if offsets.is_empty() { "no offsets".to_owned() } else { offsets.join(", ") },
+    );
+    if report.repeated > 0 {
+        line += &format!(
+            "; {} of {} files were ingested before and added nothing (`--again` ingests them once more)",
+            report.repeated, report.files
+        );
+    }
+    format!("{line}; {} ({})\n", human_duration(took), human_rate(report.facts, took))
+}
+
+fn print_builds(reports: &[BuildReport], json: bool) -> Result<()> {
+    if json {
+        let rows: Vec<_> = reports
+            .iter()
+            .map(|r| {
+                serde_json::json!({
+                    "view": r.view, "facts": r.outcome.facts, "states": r.outcome.states,
+                    "bytes": r.outcome.bytes, "boundary": r.outcome.boundary,
+                    "seconds": r.took_us as f64 / 1e6, "cut_over": r.cut_over,
+                })
+            })
+            .collect();
+        return print_json(&rows);
+    }
+    let rows = reports.iter().map(|r| {
+        let took = Duration::from_micros(u64::try_from(r.took_us).unwrap_or(0));
+        vec![
+            r.view.clone(),
+            human_count(r.outcome.facts),
+            human_count(r.outcome.states),
+            human_bytes(r.outcome.bytes),
+            human_duration(took),
+            human_rate(r.outcome.facts, took),
+            format!("[{}]", r.outcome.boundary),
+            if r.cut_over { "cut over".into() } else { String::new() },
+        ]
+    });
+    let headers = ["view", "facts", "states", "written", "took", "rate", "boundary", ""];
+    print(&rows_table(&headers, rows.collect()))
+}
+
+async fn verify_all(context: &Context, views: &[String], json: bool) -> Result<u8> {
+    let all: Vec<String> = context.project.views.iter().map(|v| v.name.clone()).collect();
+    let views = if views.is_empty() { &all } else { views };
+    let mut code = 0;
+    for view in views {
+        let compared = verify::verify_view(context, view, "command").await?;
+        if !compared.is_equal() {
+            code = FOUND_WRONG;
+        }
+        if json {
+            print_json(&serde_json::json!({
+                "view": view, "rows": compared.rows, "differences": compared.differences,
+                "examples": compared.examples,
+            }))?;
+            continue;
+        }
+        print(&format!(
+            "{view}: {} rows compared, {} differ\n",
+            human_count(compared.rows as u64),
+            human_count(compared.differences as u64)
+        ))?;
+        for example in &compared.examples {
+            print(&format!("  {example}\n"))?;
+        }
+    }
+    Ok(code)
+}
+
+async fn sql(
+    context: &Context,
+    command: Option<String>,
+    file: Option<PathBuf>,
+    format: Format,
+    style: Style,
+) -> Result<u8> {
+    let session = QuerySession::open(context).await?;
+    let text = match (command, file) {
+        (Some(text), _) => Some(text),
+        (None, Some(path)) => {
+            Some(std::fs::read_to_string(&path).map_err(|e| Error::io(&path, e))?)
+        }
+        (None, None) if !std::io::stdin().is_terminal() => {
+            let mut text = String::new();
+            std::io::stdin()
+                .read_to_string(&mut text)
+                .map_err(|e| Error::io("standard input", e))?;
+            Some(text)
+        }
+        (None, None) => None,
+    };
+    let history = std::env::var_os("HOME").map(|h| PathBuf::from(h).join(".anabranch/history"));
+    let options = ShellOptions {
+        greeting: Some(session.greeting()),
+        history,
+        format,
+        style,
+        error_style: Style::detect_stderr(),
+        ..Default::default()
+    };
+    let failed = |e: anabranch_jobs::shell::ShellError| Error::Unavailable(e.to_string());
+    let Some(text) = text else {
+        return run(&session, options).await.map(|()| 0).map_err(failed);
+    };
+    let (mut out, mut err) = (BufWriter::new(std::io::stdout()), std::io::stderr());
+    let outcome = run_script(&session, &text, &mut out, &mut err, options).await.map_err(failed)?;
+    quiet_broken_pipe(out.flush())
+        .map_err(|e| Error::Unavailable(format!("standard output: {e}")))?;
+    Ok(match outcome {
+        ScriptOutcome::Failed { .. } => anabranch_shared::ErrorKind::Invalid.exit_code(),
+        ScriptOutcome::Finished { .. } | ScriptOutcome::OutputClosed => 0,
+    })
+}
+
+fn status_text(status: &Status, style: Style) -> String {
+    let mut text = format!(
+        "storage {}\ndaemon  {}\n\n",
+        status.storage,
+        status.daemon.as_deref().unwrap_or("none runs")
+    );
+    let topics = status.topics.iter().map(|t| {
+        vec![
+            t.topic.clone(),
+            human_count(t.facts),
+            human_count(t.dead_letters),
+            t.partitions.to_string(),
+            format!("[{}]", t.head),
+            human_count(t.files as u64),
+            human_bytes(t.bytes),
+        ]
+    });
+    let headers = ["topic", "facts landed", "dead letters", "partitions", "head", "files", "size"];
+    text += &rows_table(&headers, topics.collect());
+    text.push('\n');
+    let views = status.views.iter().map(|v| {
+        vec![
+            v.view.clone(),
+            v.generation.to_string(),
+            format!("[{}]", v.boundary),
+            human_count(v.behind),
+            human_count(v.states),
+            human_count(v.files as u64),
+            human_bytes(v.bytes),
+        ]
+    });
+    let headers = ["view", "generation", "boundary", "behind", "states", "files", "size"];
+    text += &rows_table(&headers, views.collect());
+    for note in &status.notes {
+        text += &format!("\n{}", style.yellow(&format!("note: {note}")));
+    }
+    text.push('\n');
+    text
+}
