@@ -69,7 +69,9 @@ fn prune(
     schema: &SchemaRef,
     predicate: Option<&Arc<dyn PhysicalExpr>>,
 ) -> Result<Vec<Arc<AddFile>>> {
-    let Some(predicate) = predicate else { return Ok(files.to_vec()) };
+    let Some(predicate) = predicate.filter(|_| !files.is_empty()) else {
+        return Ok(files.to_vec());
+    };
     let builder = PruningPredicateBuilder::new().with_file_schema(schema.clone());
     let Some(pruning) = builder.build(predicate.clone()) else { return Ok(files.to_vec()) };
     let statistics = files.iter().map(|f| f.statistics(schema)).collect();

@@ -60,13 +60,15 @@ pub fn encode_parquet(
         .set_statistics_enabled(EnabledStatistics::Page)
         .set_created_by(concat!("anabranch ", env!("CARGO_PKG_VERSION")).to_owned())
         .build();
-    let mut writer = ArrowWriter::try_new(Vec::new(), schema.clone(), Some(properties))?;
+    let mut body = Vec::new();
+    let mut writer = ArrowWriter::try_new(&mut body, schema.clone(), Some(properties))?;
     for batch in batches {
         writer.write(batch)?;
     }
     writer.finish()?;
     let stats = statistics_json(writer.flushed_row_groups(), schema, batches)?;
-    let body = Bytes::from(writer.into_inner()?);
+    drop(writer);
+    let body = Bytes::from(body);
     let size = i64::try_from(body.len()).unwrap_or(i64::MAX);
     let add = AddFile { path: name, size, stats: Some(stats), ..Default::default() };
     Ok(EncodedFile { body, add })

@@ -152,6 +152,23 @@ impl Story<'_> {
         Ok(acknowledged)
     }
 
+    /// Waits until so many offsets have landed.
+    async fn landed(&mut self, context: &Context, offsets: u64) -> Result<()> {
+        let begun = Instant::now();
+        loop {
+            let log = context.log("pageviews").await?;
+            let head = log.head();
+            if anabranch_shared::Offsets::default().distance_to(&head) >= offsets {
+                let files = log.table().with_state(|s| s.files.len());
+                return self.say(&format!("   landed as {files} Parquet files of a Delta table, {} later", human_duration(begun.elapsed())));
+            }
+            if begun.elapsed() > Duration::from_secs(60) {
+                return Err(Error::Unavailable("the daemon did not land in 60 s".into()));
+            }
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    }
+
     async fn show(&mut self, client: &Client, sql: &str) -> Result<()> {
         let begun = Instant::now();
         let answer = client.query(sql, ReadMode::Merged).await?;
@@ -184,6 +201,7 @@ impl Story<'_> {
         let rate = human_rate(first, begun.elapsed());
         self.say(&format!("   {} facts acknowledged, durable and visible, over one connection: {rate}", human_count(first)))?;
 
+        self.landed(&context, first).await?;
         self.title("the batch layer rebuilds the views from the log, while the stream goes on")?;
         let builder = context.clone();
         let rebuilt = tokio::spawn(async move { build(&builder, Build::Rebuild, &[], false).await });

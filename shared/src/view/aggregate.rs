@@ -227,7 +227,7 @@ fn split_keys(
         return Ok(vec![Key {
             name: GLOBAL_KEY.to_owned(),
             expr: Arc::new(Literal::new(ScalarValue::Int8(Some(0)))),
-            field: Field::new("k0", DataType::Int8, false),
+            field: Field::new("k0", DataType::Int8, true),
         }]);
     }
     let planning = PhysicalPlanningContext::default();
@@ -245,7 +245,7 @@ fn split_keys(
             Ok(Key {
                 name: field.name().clone(),
                 expr: physical,
-                field: Field::new(format!("k{i}"), field.data_type().clone(), field.is_nullable()),
+                field: Field::new(format!("k{i}"), field.data_type().clone(), true),
             })
         })
         .collect()

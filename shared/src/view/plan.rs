@@ -372,13 +372,14 @@ fn collect_steps(
 }
 
 /// The leaf's schema, with unambiguous names, and its plan, with the names of what it replaces.
+/// Every column is nullable, because files don't promise otherwise.
 fn leaf_of(output: &DFSchema) -> Result<(SchemaRef, LogicalPlan)> {
     let name = |i: usize| format!("c{i}");
     let fields = output
         .fields()
         .iter()
         .enumerate()
-        .map(|(i, f)| Field::new(name(i), f.data_type().clone(), f.is_nullable()))
+        .map(|(i, f)| Field::new(name(i), f.data_type().clone(), true))
         .collect::<Vec<_>>();
     let schema = Arc::new(Schema::new(fields));
     let source = provider_as_source(Arc::new(LeafTable(schema.clone())));
