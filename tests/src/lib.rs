@@ -1,1 +1,5 @@
-//! placeholder
+//! What must hold across the layers.
+
+pub mod facts;
+pub mod places;
+pub mod views;

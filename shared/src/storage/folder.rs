@@ -13,6 +13,7 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use bytes::Bytes;
 use futures::stream::BoxStream;
+use futures::{StreamExt, TryStreamExt};
 use object_store::local::LocalFileSystem;
 use object_store::path::Path;
 use object_store::{
@@ -153,6 +154,18 @@ fn write_durably(
     files.sync_dir(dir)
 }
 
+/// A listing in order of names, as object stores give it and readers of Delta logs expect it.
+fn sorted(
+    listing: BoxStream<'static, object_store::Result<ObjectMeta>>,
+) -> BoxStream<'static, object_store::Result<ObjectMeta>> {
+    let ordered = async move {
+        let mut found: Vec<ObjectMeta> = listing.try_collect().await?;
+        found.sort_by(|a, b| a.location.cmp(&b.location));
+        Ok::<_, object_store::Error>(futures::stream::iter(found.into_iter().map(Ok)))
+    };
+    futures::stream::once(ordered).try_flatten().boxed()
+}
+
 #[async_trait]
 impl ObjectStore for DurableFolder {
     async fn put_opts(
@@ -211,7 +224,7 @@ impl ObjectStore for DurableFolder {
     }
 
     fn list(&self, prefix: Option<&Path>) -> BoxStream<'static, object_store::Result<ObjectMeta>> {
-        self.inner.list(prefix)
+        sorted(self.inner.list(prefix))
     }
 
     fn list_with_offset(
@@ -219,7 +232,7 @@ impl ObjectStore for DurableFolder {
         prefix: Option<&Path>,
         offset: &Path,
     ) -> BoxStream<'static, object_store::Result<ObjectMeta>> {
-        self.inner.list_with_offset(prefix, offset)
+        sorted(self.inner.list_with_offset(prefix, offset))
     }
 
     async fn list_with_delimiter(&self, prefix: Option<&Path>) -> object_store::Result<ListResult> {

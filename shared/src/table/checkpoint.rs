@@ -125,12 +125,13 @@ pub(super) async fn write(storage: &Storage, root: &Path, version: LogVersion) -
     let failed = |e: deltalake_core::DeltaTableError| {
         Error::Unavailable(format!("`{root}`: checkpoint of version {version}: {e}"))
     };
-    let url = url::Url::parse(&format!("{}/{root}/", storage.url()))
+    // The library takes a table's place in a store from the path of its URL; the scheme only has to
+    // be one that it knows.
+    let url = url::Url::parse(&format!("memory:///{root}/"))
         .map_err(|e| Error::Internal(format!("`{root}`: {e}")))?;
-    let prefixed = Arc::new(object_store::prefix::PrefixStore::new(storage.store().clone(), root.clone()));
     let table = deltalake_core::DeltaTableBuilder::from_url(url.clone())
         .map_err(failed)?
-        .with_storage_backend(prefixed, url)
+        .with_storage_backend(storage.store().clone(), url)
         .with_version(version.0)
         .load()
         .await

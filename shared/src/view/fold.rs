@@ -177,9 +177,16 @@ pub fn identity_states(view: &Arc<View>) -> Result<Option<RecordBatch>> {
     let mut groups = Groups::new(split)?;
     let key: ArrayRef = Arc::new(arrow::array::Int8Array::from(vec![0]));
     groups.keys.intern(&[key], &mut groups.ids)?;
+    // A row that is filtered away, not no row: accumulators take a group without rows for one in
+    // which every value was seen.
     let nothing = RecordBatch::new_empty(split.input_schema().clone());
+    let away = BooleanArray::from(vec![false]);
     for (slot, column) in groups.accumulators.iter_mut().zip(split.columns()) {
-        slot.update(column, &nothing, &[], 1)?;
+        let arguments = arguments(column, &nothing)?
+            .iter()
+            .map(|a| arrow::array::new_null_array(a.data_type(), 1))
+            .collect();
+        slot.feed(arguments, &[0], Some(&away), 1)?;
     }
     Ok(Some(groups.into_states()?))
 }
@@ -222,6 +229,17 @@ fn canonical(split: &AggregateSplit, columns: Vec<ArrayRef>) -> Result<RecordBat
     Ok(RecordBatch::try_new_with_options(schema.clone(), columns, &options)?)
 }
 
+/// The values of an aggregate's arguments, and then of its ORDER BY.
+fn arguments(column: &Column, batch: &RecordBatch) -> Result<Vec<ArrayRef>> {
+    let aggregate = column.aggregate();
+    aggregate
+        .expressions()
+        .into_iter()
+        .chain(aggregate.order_bys().iter().map(|o| o.expr.clone()))
+        .map(|e| Ok(e.evaluate(batch)?.into_array(batch.num_rows())?))
+        .collect()
+}
+
 impl Slot {
     fn new(column: &Column) -> Result<Self> {
         let aggregate = column.aggregate();
@@ -242,14 +260,17 @@ impl Slot {
             Some(f) => Some(f.evaluate(batch)?.into_array(rows)?),
             None => None,
         };
-        let aggregate = column.aggregate();
-        let arguments = aggregate
-            .expressions()
-            .into_iter()
-            .chain(aggregate.order_bys().iter().map(|o| o.expr.clone()))
-            .map(|e| e.evaluate(batch)?.into_array(rows))
-            .collect::<Result<Vec<_>, _>>()?;
         let filter = filter.as_ref().map(|f| f.as_boolean());
+        self.feed(arguments(column, batch)?, ids, filter, groups)
+    }
+
+    fn feed(
+        &mut self,
+        arguments: Vec<ArrayRef>,
+        ids: &[usize],
+        filter: Option<&BooleanArray>,
+        groups: usize,
+    ) -> Result<()> {
         match &mut self.waiting {
             None => Ok(self.accumulator.update_batch(&arguments, ids, filter, groups)?),
             Some(waiting) => waiting.push(arguments, ids, filter),

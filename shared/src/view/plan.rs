@@ -87,7 +87,12 @@ pub(super) fn plan(view: &str, sql: &str, topic: &Topic) -> Result<Planned> {
         .analyzer()
         .execute_and_check(raw, state.config_options(), |_, _| {})
         .map_err(refuse)?;
-    let plan = run_rules(analyzed, vec![Arc::new(ReplaceDistinctWithAggregate::new())])?;
+    // Some functions exist only until they are simplified, `coalesce` for one.
+    let rules: Vec<Arc<dyn OptimizerRule + Send + Sync>> = vec![
+        Arc::new(SimplifyExpressions::new()),
+        Arc::new(ReplaceDistinctWithAggregate::new()),
+    ];
+    let plan = run_rules(analyzed, rules)?;
     check_one_scan(view, &plan)?;
     let chain = chain(view, &plan)?;
     let split_at = split_point(view, &chain)?;

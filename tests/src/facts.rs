@@ -1,0 +1,131 @@
+//! Random topics and random facts.
+
+use std::sync::Arc;
+
+use anabranch_shared::settings::FieldType;
+use anabranch_shared::{Offset, PartitionId, Topic, TopicField};
+use arrow::array::{
+    ArrayRef, BooleanArray, Date32Array, Decimal128Array, Float32Array, Float64Array, Int16Array,
+    Int32Array, Int64Array, Int64Builder, ListBuilder, RecordBatch, StringViewArray,
+    TimestampMicrosecondArray,
+};
+use rand::Rng;
+use rand::rngs::SmallRng;
+
+/// The types that random topics have, each under the name of its field.
+pub const FIELDS: [(&str, &str); 10] = [
+    ("b", "boolean"),
+    ("i16", "smallint"),
+    ("i", "int"),
+    ("n", "bigint"),
+    ("f", "double"),
+    ("f32", "real"),
+    ("d", "decimal(12,3)"),
+    ("s", "varchar"),
+    ("day", "date"),
+    ("list", "bigint[]"),
+];
+
+/// A topic with every supported type.
+pub fn topic() -> anyhow::Result<Topic> {
+    let field = |name: &str, kind: &str, nullable| -> anyhow::Result<TopicField> {
+        Ok(TopicField { name: name.into(), field_type: kind.parse::<FieldType>()?, nullable })
+    };
+    let mut fields = vec![field("ts", "timestamp", false)?];
+    for (name, kind) in FIELDS {
+        fields.push(field(name, kind, true)?);
+    }
+    Ok(Topic { name: "facts".into(), event_time: "ts".into(), fields })
+}
+
+fn maybe<T>(rng: &mut SmallRng, value: impl FnOnce(&mut SmallRng) -> T) -> Option<T> {
+    (!rng.random_bool(0.15)).then(|| value(rng))
+}
+
+fn float(rng: &mut SmallRng) -> f64 {
+    match rng.random_range(0..12) {
+        0 => f64::NAN,
+        1 => -0.0,
+        2 => 0.0,
+        _ => f64::from(rng.random_range(-1_000_i32..1_000)) / 8.0,
+    }
+}
+
+fn integer(rng: &mut SmallRng) -> i64 {
+    match rng.random_range(0..20) {
+        0 => i64::MAX,
+        1 => i64::MIN,
+        _ => rng.random_range(-5..20),
+    }
+}
+
+fn text(rng: &mut SmallRng) -> &'static str {
+    let texts = ["", "a", "b", "Ünïcode", "日本語のとても長い文字列です", "a\nb", "z\u{0}", "🦆", "null"];
+    texts[rng.random_range(0..texts.len())]
+}
+
+/// Random facts from an offset on; some offsets are left unused.
+pub fn facts(
+    rng: &mut SmallRng,
+    topic: &Topic,
+    partition: PartitionId,
+    first: Offset,
+    rows: usize,
+) -> anyhow::Result<(RecordBatch, Offset)> {
+    let mut offset = first.0;
+    let offsets: Vec<i64> = (0..rows)
+        .map(|_| {
+            offset += i64::from(rng.random_bool(0.1));
+            offset += 1;
+            offset - 1
+        })
+        .collect();
+    let end = Offset(offset + i64::from(rng.random_bool(0.1)));
+    // Event times in no order, across two days, so that minutes, hours and days collide.
+    let times: Vec<i64> = (0..rows)
+        .map(|_| 1_700_000_000_000_000 + rng.random_range(0..2_880) * 60_000_000)
+        .collect();
+    let mut lists = ListBuilder::new(Int64Builder::new());
+    for _ in 0..rows {
+        match maybe(rng, |r| r.random_range(0..3)) {
+            None => lists.append_null(),
+            Some(n) => {
+                (0..n).for_each(|_| lists.values().append_option(maybe(rng, integer)));
+                lists.append(true);
+            }
+        }
+    }
+    macro_rules! column {
+        ($array:ty, $value:expr) => {{
+            let values: Vec<_> = (0..rows).map(|_| maybe(rng, $value)).collect();
+            Arc::new(<$array>::from_iter(values)) as ArrayRef
+        }};
+    }
+    let decimals: Vec<Option<i128>> =
+        (0..rows).map(|_| maybe(rng, |r| i128::from(r.random_range(-99_999_i64..99_999)))).collect();
+    let columns: Vec<ArrayRef> = vec![
+        Arc::new(TimestampMicrosecondArray::from(times).with_timezone("UTC")),
+        column!(BooleanArray, |r: &mut SmallRng| r.random_bool(0.5)),
+        column!(Int16Array, |r: &mut SmallRng| r.random_range(-3..3_i16)),
+        column!(Int32Array, |r: &mut SmallRng| r.random_range(-100..100_i32)),
+        column!(Int64Array, integer),
+        column!(Float64Array, float),
+        column!(Float32Array, |r: &mut SmallRng| float(r) as f32),
+        Arc::new(Decimal128Array::from(decimals).with_precision_and_scale(12, 3)?),
+        column!(StringViewArray, text),
+        column!(Date32Array, |r: &mut SmallRng| r.random_range(-3..3_i32)),
+        Arc::new(lists.finish()),
+        Arc::new(StringViewArray::from_iter((0..rows).map(|_| None::<&str>))),
+        Arc::new(Int32Array::from(vec![partition.0; rows])),
+        Arc::new(Int64Array::from(offsets)),
+        Arc::new(
+            TimestampMicrosecondArray::from(vec![1_700_000_000_000_000; rows]).with_timezone("UTC"),
+        ),
+    ];
+    let columns = columns
+        .into_iter()
+        .zip(topic.schema().fields())
+        .map(|(c, f)| arrow::compute::cast(&c, f.data_type()))
+        .collect::<Result<Vec<_>, _>>()?;
+    Ok((RecordBatch::try_new(topic.schema(), columns)?, end))
+}

@@ -1,0 +1,7 @@
+//! What must hold across the layers: one binary, because linking the engine takes long.
+
+mod bad_views;
+mod crash;
+mod law;
+mod tables;
+mod weblog;
