@@ -2,4 +2,5 @@
 
 pub mod facts;
 pub mod places;
+pub mod process;
 pub mod views;
