@@ -64,7 +64,9 @@ pub async fn rebuild(
     loop {
         units.extend(build(master, log, &start, &end, options).await?);
         // A run that was merged across `end` meanwhile is rebuilt to its own end.
-        let Some(further) = master.crossing(&end).await? else { break };
+        let Some(further) = master.crossing(&end).await? else {
+            break;
+        };
         start = std::mem::replace(&mut end, further);
     }
     if let Err(e) = master.publish_rebuild(&end, &units, now_ms()).await {
@@ -89,7 +91,10 @@ pub async fn refresh(
     let boundary = master.boundary();
     let ranges = boundary.ranges_to(end);
     if ranges.is_empty() {
-        return Ok(BatchOutcome { boundary, ..Default::default() });
+        return Ok(BatchOutcome {
+            boundary,
+            ..Default::default()
+        });
     }
     let units = build(master, log, &boundary, end, options).await?;
     if let Err(e) = master.publish_refresh(&ranges, &units, now_ms()).await {

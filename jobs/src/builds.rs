@@ -7,9 +7,7 @@ use std::sync::atomic::AtomicBool;
 use anabranch_batch::{BatchOptions, BatchOutcome, merge_small_runs, rebuild, refresh};
 use anabranch_shared::settings::ViewSettings;
 use anabranch_shared::view::View;
-use anabranch_shared::{
-    Error, FoldProgress, GenerationEntry, Master, Result, ViewEntry,
-};
+use anabranch_shared::{Error, FoldProgress, GenerationEntry, Master, Result, ViewEntry};
 
 use crate::context::{Context, ViewStanding, now_ms, now_us, threads};
 use crate::history::{self, JobRecord, peak_memory_bytes};
@@ -89,7 +87,12 @@ pub async fn build_view(
     }
     let (outcome, cut_over) = built?;
     let took_us = ended_at - started_at;
-    Ok(BuildReport { view: settings.name.clone(), outcome, took_us, cut_over })
+    Ok(BuildReport {
+        view: settings.name.clone(),
+        outcome,
+        took_us,
+        cut_over,
+    })
 }
 
 async fn build_one(
@@ -107,7 +110,9 @@ async fn build_one(
             tracing::warn!(view = %view.name(), "the view was edited; its old definition is refreshed until `anabranch batch rebuild`");
             let entry = context.catalogue.current();
             let live = entry.views.get(view.name()).and_then(|v| v.live.clone());
-            let Some(live) = live else { return Err(never_built(view.name())) };
+            let Some(live) = live else {
+                return Err(never_built(view.name()));
+            };
             let view = Arc::new(View::from_definition(view.name(), &live.definition)?);
             Ok((build_live(context, &view, build, options).await?, false))
         }
@@ -116,7 +121,9 @@ async fn build_one(
 }
 
 fn never_built(view: &str) -> Error {
-    Error::NotFound(format!("view `{view}` was never built; run `anabranch batch rebuild {view}`"))
+    Error::NotFound(format!(
+        "view `{view}` was never built; run `anabranch batch rebuild {view}`"
+    ))
 }
 
 async fn build_live(
@@ -152,13 +159,23 @@ async fn build_new(
     options: &BatchOptions,
 ) -> Result<BatchOutcome> {
     let entry = context.catalogue.current();
-    let from = entry.views.get(view.name()).and_then(|v| v.live.as_ref()).map(|l| l.generation);
+    let from = entry
+        .views
+        .get(view.name())
+        .and_then(|v| v.live.as_ref())
+        .map(|l| l.generation);
     let generation = context.catalogue.claim_generation(view.name()).await?;
     let master = Arc::new(Master::open(&context.storage, view, generation, now_ms()).await?);
     let log = context.log(&view.topic().name).await?;
     let outcome = rebuild(&master, &log, &log.head(), options, now_ms).await?;
-    let entry = GenerationEntry { generation, definition: view.definition().clone() };
-    context.catalogue.cut_over(view.name(), from, &entry).await?;
+    let entry = GenerationEntry {
+        generation,
+        definition: view.definition().clone(),
+    };
+    context
+        .catalogue
+        .cut_over(view.name(), from, &entry)
+        .await?;
     Ok(outcome)
 }
 

@@ -101,9 +101,16 @@ impl Client {
             .build()
             .map_err(|e| Error::Internal(format!("HTTP client: {e}")))?;
         for object in found {
-            let Some(bytes) = storage.get(&object.location).await? else { continue };
-            let Ok(address) = serde_json::from_slice::<Address>(&bytes) else { continue };
-            let client = Self { address, http: http.clone() };
+            let Some(bytes) = storage.get(&object.location).await? else {
+                continue;
+            };
+            let Ok(address) = serde_json::from_slice::<Address>(&bytes) else {
+                continue;
+            };
+            let client = Self {
+                address,
+                http: http.clone(),
+            };
             if client.is_alive().await {
                 return Ok(Some(client));
             }
@@ -122,7 +129,12 @@ impl Client {
     }
 
     async fn is_alive(&self) -> bool {
-        let sent = self.http.get(self.url("/health")).timeout(HELLO).send().await;
+        let sent = self
+            .http
+            .get(self.url("/health"))
+            .timeout(HELLO)
+            .send()
+            .await;
         match sent {
             Ok(response) => {
                 let body = response.text().await.unwrap_or_default();
@@ -133,7 +145,10 @@ impl Client {
     }
 
     fn unreachable(&self, e: reqwest::Error) -> Error {
-        Error::Unavailable(format!("the daemon at {} does not answer: {e}", self.address.http))
+        Error::Unavailable(format!(
+            "the daemon at {} does not answer: {e}",
+            self.address.http
+        ))
     }
 
     async fn checked(&self, sent: reqwest::Response) -> Result<reqwest::Response> {
@@ -142,8 +157,10 @@ impl Client {
         }
         let status = sent.status();
         let body = sent.text().await.map_err(|e| self.unreachable(e))?;
-        let refusal = serde_json::from_str::<Refusal>(&body)
-            .unwrap_or_else(|_| Refusal { error: format!("{status}: {body}"), kind: String::new() });
+        let refusal = serde_json::from_str::<Refusal>(&body).unwrap_or_else(|_| Refusal {
+            error: format!("{status}: {body}"),
+            kind: String::new(),
+        });
         let kinds = [
             (ErrorKind::NotFound, Error::NotFound as fn(String) -> Error),
             (ErrorKind::Conflict, Error::Conflict),
@@ -152,7 +169,10 @@ impl Client {
             (ErrorKind::Internal, Error::Internal),
         ];
         let make = kinds.iter().find(|(k, _)| k.to_string() == refusal.kind);
-        Err(make.map_or(Error::Invalid as fn(String) -> Error, |(_, make)| *make)(refusal.error))
+        Err(make.map_or(
+            Error::Invalid as fn(String) -> Error,
+            |(_, make)| *make,
+        )(refusal.error))
     }
 
     /// Asks the daemon.
@@ -172,13 +192,21 @@ impl Client {
         let response = self.checked(sent).await?;
         let text = |v: &reqwest::header::HeaderValue| v.to_str().unwrap_or_default().to_owned();
         let headers = response.headers();
-        let freshness = headers.get("anabranch-freshness").map(text).unwrap_or_default();
+        let freshness = headers
+            .get("anabranch-freshness")
+            .map(text)
+            .unwrap_or_default();
         let notes = headers.get_all("anabranch-note").iter().map(text).collect();
         let body = response.bytes().await.map_err(|e| self.unreachable(e))?;
         let reader = StreamReader::try_new(std::io::Cursor::new(body), None)?;
         let schema = reader.schema();
         let batches = reader.collect::<std::result::Result<Vec<_>, _>>()?;
-        Ok(RemoteAnswer { schema, batches, freshness, notes })
+        Ok(RemoteAnswer {
+            schema,
+            batches,
+            freshness,
+            notes,
+        })
     }
 
     /// What the daemon can be asked for.
@@ -186,9 +214,14 @@ impl Client {
         let sent = self.http.get(self.url("/relations")).send().await;
         let response = self.checked(sent.map_err(|e| self.unreachable(e))?).await?;
         let body = response.bytes().await.map_err(|e| self.unreachable(e))?;
-        let list: Vec<(String, String, Vec<(String, String, bool)>)> = serde_json::from_slice(&body)
-            .map_err(|e| Error::Internal(format!("daemon's answer: {e}")))?;
-        let info = |(name, kind, columns)| RelationInfo { name, kind, columns };
+        let list: Vec<(String, String, Vec<(String, String, bool)>)> =
+            serde_json::from_slice(&body)
+                .map_err(|e| Error::Internal(format!("daemon's answer: {e}")))?;
+        let info = |(name, kind, columns)| RelationInfo {
+            name,
+            kind,
+            columns,
+        };
         Ok(list.into_iter().map(info).collect())
     }
 
@@ -210,8 +243,12 @@ impl Client {
             .send()
             .await
             .map_err(|e| self.unreachable(e))?;
-        let body =
-            self.checked(sent).await?.bytes().await.map_err(|e| self.unreachable(e))?;
+        let body = self
+            .checked(sent)
+            .await?
+            .bytes()
+            .await
+            .map_err(|e| self.unreachable(e))?;
         serde_json::from_slice(&body).map_err(|e| Error::Internal(format!("daemon's answer: {e}")))
     }
 
@@ -223,8 +260,15 @@ impl Client {
             .send()
             .await
             .map_err(|e| self.unreachable(e))?;
-        let body = self.checked(sent).await?.text().await.map_err(|e| self.unreachable(e))?;
-        body.trim().parse().map_err(|e| Error::Internal(format!("daemon's answer: {e}")))
+        let body = self
+            .checked(sent)
+            .await?
+            .text()
+            .await
+            .map_err(|e| self.unreachable(e))?;
+        body.trim()
+            .parse()
+            .map_err(|e| Error::Internal(format!("daemon's answer: {e}")))
     }
 
     /// Writes NDJSON.
@@ -236,8 +280,12 @@ impl Client {
             .send()
             .await
             .map_err(|e| self.unreachable(e))?;
-        let body =
-            self.checked(sent).await?.bytes().await.map_err(|e| self.unreachable(e))?;
+        let body = self
+            .checked(sent)
+            .await?
+            .bytes()
+            .await
+            .map_err(|e| self.unreachable(e))?;
         serde_json::from_slice(&body).map_err(|e| Error::Internal(format!("daemon's answer: {e}")))
     }
 }

@@ -22,7 +22,10 @@ pub struct Tolerance {
 
 impl Default for Tolerance {
     fn default() -> Self {
-        Self { relative: 1e-9, absolute: 1e-9 }
+        Self {
+            relative: 1e-9,
+            absolute: 1e-9,
+        }
     }
 }
 
@@ -54,17 +57,29 @@ struct Rows {
 }
 
 fn is_float(data_type: &DataType) -> bool {
-    matches!(data_type, DataType::Float16 | DataType::Float32 | DataType::Float64)
+    matches!(
+        data_type,
+        DataType::Float16 | DataType::Float32 | DataType::Float64
+    )
 }
 
 fn rows(schema: &SchemaRef, batches: &[RecordBatch]) -> Result<Rows> {
     let fields = schema.fields();
-    let exact: Vec<usize> =
-        (0..fields.len()).filter(|&i| !is_float(fields[i].data_type())).collect();
-    let float: Vec<usize> = (0..fields.len()).filter(|&i| is_float(fields[i].data_type())).collect();
-    let sort = exact.iter().map(|&i| SortField::new(fields[i].data_type().clone()));
+    let exact: Vec<usize> = (0..fields.len())
+        .filter(|&i| !is_float(fields[i].data_type()))
+        .collect();
+    let float: Vec<usize> = (0..fields.len())
+        .filter(|&i| is_float(fields[i].data_type()))
+        .collect();
+    let sort = exact
+        .iter()
+        .map(|&i| SortField::new(fields[i].data_type().clone()));
     let converter = RowConverter::new(sort.collect())?;
-    let mut all = Rows { exact: Vec::new(), floats: Vec::new(), shown: Vec::new() };
+    let mut all = Rows {
+        exact: Vec::new(),
+        floats: Vec::new(),
+        shown: Vec::new(),
+    };
     for batch in batches {
         let columns = exact
             .iter()
@@ -110,8 +125,7 @@ fn close(a: Option<f64>, b: Option<f64>, tolerance: Tolerance) -> bool {
         (Some(a), Some(b)) if a.is_nan() || b.is_nan() => a.is_nan() && b.is_nan(),
         (Some(a), Some(b)) => {
             a == b
-                || (a - b).abs()
-                    <= tolerance.absolute + tolerance.relative * a.abs().max(b.abs())
+                || (a - b).abs() <= tolerance.absolute + tolerance.relative * a.abs().max(b.abs())
         }
         _ => false,
     }
@@ -129,7 +143,10 @@ pub fn compare(
     for (i, row) in found.exact.iter().enumerate() {
         open.entry(row).or_default().push(i);
     }
-    let mut comparison = Comparison { rows: expected.exact.len(), ..Default::default() };
+    let mut comparison = Comparison {
+        rows: expected.exact.len(),
+        ..Default::default()
+    };
     let mut differ = |text: String| {
         comparison.differences += 1;
         if comparison.examples.len() < EXAMPLES {
@@ -181,7 +198,9 @@ mod tests {
     fn differences(a: &[(i64, Option<f64>)], b: &[(i64, Option<f64>)]) -> usize {
         let (schema, a) = batch(a);
         let (_, b) = batch(b);
-        compare(&schema, &[a], &[b], Tolerance::default()).unwrap().differences
+        compare(&schema, &[a], &[b], Tolerance::default())
+            .unwrap()
+            .differences
     }
 
     #[test]

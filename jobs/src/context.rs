@@ -4,12 +4,10 @@ use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
 
+use anabranch_serving::ServingOptions;
 use anabranch_shared::settings::{Project, ViewSettings};
 use anabranch_shared::view::View;
-use anabranch_shared::{
-    Catalogue, Error, GenerationEntry, Log, Master, Result, Storage, Topic,
-};
-use anabranch_serving::ServingOptions;
+use anabranch_shared::{Catalogue, Error, GenerationEntry, Log, Master, Result, Storage, Topic};
 
 /// The time, in microseconds since 1970.
 pub fn now_us() -> i64 {
@@ -51,11 +49,24 @@ impl Context {
         let project = Arc::new(Project::load(dir)?);
         let storage = Storage::open(&project.storage.url, &project.dir)?;
         let catalogue = Arc::new(Catalogue::open(&storage).await?);
-        let context = Self { project, storage, catalogue };
+        let context = Self {
+            project,
+            storage,
+            catalogue,
+        };
         for topic in &context.project.topics {
-            context.catalogue.declare_topic(&Topic::from_settings(topic)).await?;
+            context
+                .catalogue
+                .declare_topic(&Topic::from_settings(topic))
+                .await?;
         }
         for settings in &context.project.views {
+            if settings.export {
+                return Err(Error::Invalid(format!(
+                    "view `{}`: `export = true` is not supported yet; remove it",
+                    settings.name
+                )));
+            }
             let view = context.compile(settings)?;
             if !context.catalogue.current().views.contains_key(view.name()) {
                 context.first_generation(&view).await?;
@@ -67,7 +78,10 @@ impl Context {
     async fn first_generation(&self, view: &Arc<View>) -> Result<()> {
         let generation = self.catalogue.claim_generation(view.name()).await?;
         Master::open(&self.storage, view, generation, now_ms()).await?;
-        let entry = GenerationEntry { generation, definition: view.definition().clone() };
+        let entry = GenerationEntry {
+            generation,
+            definition: view.definition().clone(),
+        };
         match self.catalogue.cut_over(view.name(), None, &entry).await {
             // Another process was as quick.
             Ok(_) | Err(Error::Conflict(_)) => Ok(()),
@@ -77,16 +91,29 @@ impl Context {
 
     /// Plans a view of the project.
     pub fn compile(&self, settings: &ViewSettings) -> Result<Arc<View>> {
-        let topics: Vec<Topic> = self.project.topics.iter().map(Topic::from_settings).collect();
+        let topics: Vec<Topic> = self
+            .project
+            .topics
+            .iter()
+            .map(Topic::from_settings)
+            .collect();
         let read = |t: &&Topic| reads(&settings.sql_text, &t.name);
         let topic = topics.iter().find(read).ok_or_else(|| {
             let names: Vec<&str> = topics.iter().map(|t| t.name.as_str()).collect();
             Error::view(
                 &settings.name,
-                format!("`{}` reads no topic of the project; the topics are: {}", settings.sql_path.display(), names.join(", ")),
+                format!(
+                    "`{}` reads no topic of the project; the topics are: {}",
+                    settings.sql_path.display(),
+                    names.join(", ")
+                ),
             )
         })?;
-        Ok(Arc::new(View::compile(&settings.name, &settings.sql_text, topic)?))
+        Ok(Arc::new(View::compile(
+            &settings.name,
+            &settings.sql_text,
+            topic,
+        )?))
     }
 
     /// How a view of the project stands to the catalogue.
@@ -94,7 +121,9 @@ impl Context {
         let entry = self.catalogue.current();
         match entry.views.get(view.name()).and_then(|v| v.live.as_ref()) {
             None => ViewStanding::New,
-            Some(live) if same_definition(&live.definition, view.definition()) => ViewStanding::Live,
+            Some(live) if same_definition(&live.definition, view.definition()) => {
+                ViewStanding::Live
+            }
             Some(_) => ViewStanding::Edited,
         }
     }
@@ -140,9 +169,14 @@ impl Context {
         let entry = self.catalogue.current();
         let known = entry.topics.get(topic).ok_or_else(|| {
             let names: Vec<&str> = entry.topics.keys().map(String::as_str).collect();
-            Error::NotFound(format!("no topic `{topic}`; the topics are: {}", names.join(", ")))
+            Error::NotFound(format!(
+                "no topic `{topic}`; the topics are: {}",
+                names.join(", ")
+            ))
         })?;
-        Ok(Arc::new(Log::open(&self.storage, &known.topic, now_ms()).await?))
+        Ok(Arc::new(
+            Log::open(&self.storage, &known.topic, now_ms()).await?,
+        ))
     }
 
     /// The bounds of queries.

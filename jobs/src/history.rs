@@ -85,7 +85,9 @@ pub async fn record(storage: &Storage, job: &JobRecord) -> Result<()> {
     ];
     let batch = RecordBatch::try_new(schema(), columns)?;
     let file = encode_parquet(Table::new_file_name(), &schema(), &[batch], 0)?;
-    storage.put(&table.file_path(&file.add.path), file.body).await?;
+    storage
+        .put(&table.file_path(&file.add.path), file.body)
+        .await?;
     table
         .commit(now_ms(), |_| {
             Ok(Commit {

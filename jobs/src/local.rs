@@ -7,8 +7,8 @@ use std::sync::atomic::AtomicBool;
 
 use anabranch_shared::view::{View, fold_facts};
 use anabranch_shared::{
-    FoldOptions, FoldProgress, Log, Master, Offsets, Pin, Pinner, PlainPin, ReadMode,
-    Relation, Result, TopicPin, ViewEntry, ViewPin,
+    FoldOptions, FoldProgress, Log, Master, Offsets, Pin, Pinner, PlainPin, ReadMode, Relation,
+    Result, TopicPin, ViewEntry, ViewPin,
 };
 use anabranch_speed::{FactPiece, TopicStream, follow_log};
 use async_trait::async_trait;
@@ -58,7 +58,11 @@ impl LocalPinner {
             let end = unlanded.last().map_or(landed, |p| p.range.end);
             head.raise(partition, end);
         }
-        Ok(Opened { log, head, unlanded })
+        Ok(Opened {
+            log,
+            head,
+            unlanded,
+        })
     }
 
     async fn pin_view(
@@ -99,7 +103,9 @@ impl LocalPinner {
     }
 
     async fn open_master(&self, name: &str, entry: &ViewEntry) -> Result<Option<Arc<Master>>> {
-        let Some(live) = &entry.live else { return Ok(None) };
+        let Some(live) = &entry.live else {
+            return Ok(None);
+        };
         let view = Arc::new(View::from_definition(name, &live.definition)?);
         let master = Master::open(&self.context.storage, &view, live.generation, now_ms()).await?;
         Ok(Some(Arc::new(master)))
@@ -118,10 +124,13 @@ fn pin_topic(topic: &Opened) -> Result<TopicPin> {
         memory: topic.unlanded.iter().map(|p| p.facts.clone()).collect(),
         dead_root: log.dead_letters().root().clone(),
         dead_files: log.dead_letter_files_between(&low, &landed)?,
-        dead_memory: topic.unlanded.iter().filter_map(|p| p.dead.clone()).collect(),
+        dead_memory: topic
+            .unlanded
+            .iter()
+            .filter_map(|p| p.dead.clone())
+            .collect(),
     })
 }
-
 
 #[async_trait]
 impl Pinner for LocalPinner {
@@ -131,15 +140,27 @@ impl Pinner for LocalPinner {
         let mut relations = Vec::new();
         for (name, topic) in &entry.topics {
             let schema = topic.topic.schema();
-            relations.push(Relation { name: name.clone(), kind: "topic", schema });
+            relations.push(Relation {
+                name: name.clone(),
+                kind: "topic",
+                schema,
+            });
         }
         for (name, view) in &entry.views {
             if let Some(live) = &view.live {
                 let schema = View::from_definition(name, &live.definition)?.schema();
-                relations.push(Relation { name: name.clone(), kind: "view", schema });
+                relations.push(Relation {
+                    name: name.clone(),
+                    kind: "view",
+                    schema,
+                });
             }
         }
-        relations.push(Relation { name: "jobs".into(), kind: "table", schema: history::schema() });
+        relations.push(Relation {
+            name: "jobs".into(),
+            kind: "table",
+            schema: history::schema(),
+        });
         Ok(relations)
     }
 
@@ -157,8 +178,11 @@ impl Pinner for LocalPinner {
             }
         }
         let dead = names.iter().any(|n| n == "dead_letters");
-        let mut wanted: BTreeSet<&String> =
-            entry.topics.keys().filter(|t| dead || names.contains(t)).collect();
+        let mut wanted: BTreeSet<&String> = entry
+            .topics
+            .keys()
+            .filter(|t| dead || names.contains(t))
+            .collect();
         wanted.extend(masters.iter().map(|(_, m)| &m.view().topic().name));
         let mut topics = BTreeMap::new();
         for name in wanted {
@@ -166,7 +190,8 @@ impl Pinner for LocalPinner {
         }
         for (name, master) in &masters {
             if let Some(topic) = topics.get(&master.view().topic().name) {
-                pin.views.insert(name.clone(), self.pin_view(master, topic, mode).await?);
+                pin.views
+                    .insert(name.clone(), self.pin_view(master, topic, mode).await?);
             }
         }
         for (name, topic) in &topics {
@@ -175,7 +200,8 @@ impl Pinner for LocalPinner {
             }
         }
         if names.iter().any(|n| n == "jobs") {
-            pin.plain.insert("jobs".into(), pin_jobs(&self.context).await?);
+            pin.plain
+                .insert("jobs".into(), pin_jobs(&self.context).await?);
         }
         let notes = self.context.notes();
         pin.notes = names.iter().filter_map(|n| notes.get(n).cloned()).collect();

@@ -29,7 +29,13 @@ use clap::{Parser, Subcommand};
 #[command(name = "anabranch", version, about)]
 struct Cli {
     /// The project's folder, with its `anabranch.toml`
-    #[arg(long, short, global = true, default_value = ".", env = "ANABRANCH_PROJECT")]
+    #[arg(
+        long,
+        short,
+        global = true,
+        default_value = ".",
+        env = "ANABRANCH_PROJECT"
+    )]
     project: PathBuf,
     /// How results are printed: table, csv, json or ndjson
     #[arg(long, global = true, default_value = "table")]
@@ -126,7 +132,10 @@ fn main() -> ExitCode {
         std::panic::set_hook(Box::new(|_| std::process::abort()));
     }
     let _failpoints = fail::FailScenario::setup();
-    let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
+    let runtime = match tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()
+    {
         Ok(runtime) => runtime,
         Err(e) => return fail_with(&Error::Unavailable(format!("can't start threads: {e}"))),
     };
@@ -226,7 +235,11 @@ async fn execute(cli: Cli) -> Result<u8> {
             let text = "SELECT view, job, trigger, started_at, ended_at, outcome, facts, facts_per_second, bytes, peak_memory_bytes, error FROM jobs ORDER BY started_at DESC LIMIT 50";
             sql(&context, Some(text.into()), None, cli.format, style).await
         }
-        Command::Tail { topic, from, no_follow } => {
+        Command::Tail {
+            topic,
+            from,
+            no_follow,
+        } => {
             let session = QuerySession::open(&context).await?;
             let mut out = std::io::stdout();
             tail::tail(&session, &topic, &from, !no_follow, &mut out).await?;
@@ -239,7 +252,10 @@ async fn execute(cli: Cli) -> Result<u8> {
             let begun = std::time::Instant::now();
             let sent = generate::generate(&args, Some(&client), &mut std::io::stdout()).await?;
             let rate = human_rate(sent, begun.elapsed());
-            print(&format!("{} facts acknowledged by the daemon: {rate}\n", human_count(sent)))?;
+            print(&format!(
+                "{} facts acknowledged by the daemon: {rate}\n",
+                human_count(sent)
+            ))?;
             Ok(0)
         }
         Command::Init { .. } | Command::Demo { .. } | Command::Settings => Ok(0),
@@ -247,13 +263,20 @@ async fn execute(cli: Cli) -> Result<u8> {
 }
 
 fn ingest_line(report: &ingest::IngestReport, took: Duration) -> String {
-    let offsets: Vec<String> =
-        report.offsets.iter().map(|(p, (a, b))| format!("partition {p} [{a}, {b})")).collect();
+    let offsets: Vec<String> = report
+        .offsets
+        .iter()
+        .map(|(p, (a, b))| format!("partition {p} [{a}, {b})"))
+        .collect();
     let mut line = format!(
         "{} facts, {} dead letters, {}",
         human_count(report.facts),
         human_count(report.dead_letters),
-        if offsets.is_empty() { "no offsets".to_owned() } else { offsets.join(", ") },
+        if offsets.is_empty() {
+            "no offsets".to_owned()
+        } else {
+            offsets.join(", ")
+        },
     );
     if report.repeated > 0 {
         line += &format!(
@@ -261,7 +284,11 @@ fn ingest_line(report: &ingest::IngestReport, took: Duration) -> String {
             report.repeated, report.files
         );
     }
-    format!("{line}; {} ({})\n", human_duration(took), human_rate(report.facts, took))
+    format!(
+        "{line}; {} ({})\n",
+        human_duration(took),
+        human_rate(report.facts, took)
+    )
 }
 
 fn print_builds(reports: &[BuildReport], json: bool) -> Result<()> {
@@ -288,15 +315,26 @@ fn print_builds(reports: &[BuildReport], json: bool) -> Result<()> {
             human_duration(took),
             human_rate(r.outcome.facts, took),
             format!("[{}]", r.outcome.boundary),
-            if r.cut_over { "cut over".into() } else { String::new() },
+            if r.cut_over {
+                "cut over".into()
+            } else {
+                String::new()
+            },
         ]
     });
-    let headers = ["view", "facts", "states", "written", "took", "rate", "boundary", ""];
+    let headers = [
+        "view", "facts", "states", "written", "took", "rate", "boundary", "",
+    ];
     print(&rows_table(&headers, rows.collect()))
 }
 
 async fn verify_all(context: &Context, views: &[String], json: bool) -> Result<u8> {
-    let all: Vec<String> = context.project.views.iter().map(|v| v.name.clone()).collect();
+    let all: Vec<String> = context
+        .project
+        .views
+        .iter()
+        .map(|v| v.name.clone())
+        .collect();
     let views = if views.is_empty() { &all } else { views };
     let mut code = 0;
     for view in views {
@@ -359,7 +397,9 @@ async fn sql(
         return run(&session, options).await.map(|()| 0).map_err(failed);
     };
     let (mut out, mut err) = (BufWriter::new(std::io::stdout()), std::io::stderr());
-    let outcome = run_script(&session, &text, &mut out, &mut err, options).await.map_err(failed)?;
+    let outcome = run_script(&session, &text, &mut out, &mut err, options)
+        .await
+        .map_err(failed)?;
     quiet_broken_pipe(out.flush())
         .map_err(|e| Error::Unavailable(format!("standard output: {e}")))?;
     Ok(match outcome {
@@ -385,7 +425,15 @@ fn status_text(status: &Status, style: Style) -> String {
             human_bytes(t.bytes),
         ]
     });
-    let headers = ["topic", "facts landed", "dead letters", "partitions", "head", "files", "size"];
+    let headers = [
+        "topic",
+        "facts landed",
+        "dead letters",
+        "partitions",
+        "head",
+        "files",
+        "size",
+    ];
     text += &rows_table(&headers, topics.collect());
     text.push('\n');
     let views = status.views.iter().map(|v| {
@@ -399,7 +447,15 @@ fn status_text(status: &Status, style: Style) -> String {
             human_bytes(v.bytes),
         ]
     });
-    let headers = ["view", "generation", "boundary", "behind", "states", "files", "size"];
+    let headers = [
+        "view",
+        "generation",
+        "boundary",
+        "behind",
+        "states",
+        "files",
+        "size",
+    ];
     text += &rows_table(&headers, views.collect());
     for note in &status.notes {
         text += &format!("\n{}", style.yellow(&format!("note: {note}")));

@@ -21,16 +21,28 @@ pub(crate) fn check(plan: &LogicalPlan) -> Result<()> {
 
 fn check_aggregate(aggregate: &Aggregate) -> Result<()> {
     for expr in &aggregate.aggr_expr {
-        let Expr::AggregateFunction(f) = unalias(expr) else { continue };
+        let Expr::AggregateFunction(f) = unalias(expr) else {
+            continue;
+        };
         let name = f.func.name();
         if !matches!(name, "sum" | "avg") {
             continue;
         }
-        let [Expr::Column(column)] = f.params.args.as_slice() else { continue };
-        let Some((leaf, at)) = trace(&aggregate.input, column)? else { continue };
-        let Some(split) = leaf.pin().view.aggregate() else { continue };
-        let Some(at) = at.checked_sub(leaf.key_count()) else { continue };
-        let Some(found) = split.columns().get(at) else { continue };
+        let [Expr::Column(column)] = f.params.args.as_slice() else {
+            continue;
+        };
+        let Some((leaf, at)) = trace(&aggregate.input, column)? else {
+            continue;
+        };
+        let Some(split) = leaf.pin().view.aggregate() else {
+            continue;
+        };
+        let Some(at) = at.checked_sub(leaf.key_count()) else {
+            continue;
+        };
+        let Some(found) = split.columns().get(at) else {
+            continue;
+        };
         let is_extreme = matches!(found.aggregate().fun().name(), "min" | "max");
         // An average over additive values is a question about groups; over others it misleads.
         if found.is_additive() || (name == "avg" && is_extreme) {
@@ -58,22 +70,33 @@ fn unalias(expr: &Expr) -> &Expr {
 fn trace(plan: &LogicalPlan, column: &Column) -> Result<Option<(MergedLeaf, usize)>> {
     match plan {
         LogicalPlan::TableScan(scan) => {
-            let Ok(provider) = source_as_provider(&scan.source) else { return Ok(None) };
+            let Ok(provider) = source_as_provider(&scan.source) else {
+                return Ok(None);
+            };
             let any: &dyn std::any::Any = provider.as_ref();
-            let Some(leaf) = any.downcast_ref::<MergedLeaf>() else { return Ok(None) };
+            let Some(leaf) = any.downcast_ref::<MergedLeaf>() else {
+                return Ok(None);
+            };
             let at = leaf.pin().view.leaf_schema().index_of(&column.name).ok();
             Ok(at.map(|at| (leaf.clone(), at)))
         }
         LogicalPlan::Projection(p) => {
-            let Some(at) = p.schema.maybe_index_of_column(column) else { return Ok(None) };
+            let Some(at) = p.schema.maybe_index_of_column(column) else {
+                return Ok(None);
+            };
             match unalias(&p.expr[at]) {
                 Expr::Column(c) => trace(&p.input, c),
                 _ => Ok(None),
             }
         }
         LogicalPlan::SubqueryAlias(a) => {
-            let Some(at) = a.schema.maybe_index_of_column(column) else { return Ok(None) };
-            trace(&a.input, &Column::from(a.input.schema().qualified_field(at)))
+            let Some(at) = a.schema.maybe_index_of_column(column) else {
+                return Ok(None);
+            };
+            trace(
+                &a.input,
+                &Column::from(a.input.schema().qualified_field(at)),
+            )
         }
         LogicalPlan::Join(j) => {
             for side in [&j.left, &j.right] {

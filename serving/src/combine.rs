@@ -37,7 +37,9 @@ pub(crate) struct Combine {
 
 impl Combine {
     pub(crate) fn udaf() -> AggregateUDF {
-        AggregateUDF::from(Self { signature: Signature::any(1, Volatility::Immutable) })
+        AggregateUDF::from(Self {
+            signature: Signature::any(1, Volatility::Immutable),
+        })
     }
 }
 
@@ -104,7 +106,9 @@ impl AggregateUDFImpl for MergeStates {
     }
 
     fn accumulator(&self, _: AccumulatorArgs) -> Result<Box<dyn Accumulator>> {
-        Ok(Box::new(OneGroup { groups: Mutex::new(groups_accumulator(&self.inner)?) }))
+        Ok(Box::new(OneGroup {
+            groups: Mutex::new(groups_accumulator(&self.inner)?),
+        }))
     }
 
     fn state_fields(&self, _: StateFieldsArgs) -> Result<Vec<FieldRef>> {
@@ -137,14 +141,20 @@ impl GroupsAccumulator for MergeGroups {
         filter: Option<&arrow::array::BooleanArray>,
         groups: usize,
     ) -> Result<()> {
-        let Some(filter) = filter else { return self.groups.merge_batch(values, ids, groups) };
+        let Some(filter) = filter else {
+            return self.groups.merge_batch(values, ids, groups);
+        };
         let keep = arrow::compute::prep_null_mask_filter(filter);
         let values = values
             .iter()
             .map(|v| arrow::compute::filter(v, &keep))
             .collect::<std::result::Result<Vec<_>, _>>()?;
-        let ids: Vec<usize> =
-            ids.iter().enumerate().filter(|(i, _)| keep.value(*i)).map(|(_, &id)| id).collect();
+        let ids: Vec<usize> = ids
+            .iter()
+            .enumerate()
+            .filter(|(i, _)| keep.value(*i))
+            .map(|(_, &id)| id)
+            .collect();
         self.groups.merge_batch(&values, &ids, groups)
     }
 
@@ -181,7 +191,10 @@ impl GroupsAccumulator for MergeGroups {
         }
         let rows = values.first().map_or(0, |v| v.len());
         let ids: Vec<usize> = (0..rows).collect();
-        let mut each = Self { groups: groups_accumulator(&self.inner)?, inner: self.inner.clone() };
+        let mut each = Self {
+            groups: groups_accumulator(&self.inner)?,
+            inner: self.inner.clone(),
+        };
         each.update_batch(values, &ids, filter, rows)?;
         each.groups.state(datafusion::logical_expr::EmitTo::All)
     }
@@ -220,7 +233,10 @@ impl Accumulator for OneGroup {
     }
 
     fn state(&mut self) -> Result<Vec<datafusion::common::ScalarValue>> {
-        let states = self.groups.get_mut().state(datafusion::logical_expr::EmitTo::All)?;
+        let states = self
+            .groups
+            .get_mut()
+            .state(datafusion::logical_expr::EmitTo::All)?;
         states
             .iter()
             .map(|s| match s.is_empty() {
@@ -231,7 +247,10 @@ impl Accumulator for OneGroup {
     }
 
     fn evaluate(&mut self) -> Result<datafusion::common::ScalarValue> {
-        let value = self.groups.get_mut().evaluate(datafusion::logical_expr::EmitTo::All)?;
+        let value = self
+            .groups
+            .get_mut()
+            .evaluate(datafusion::logical_expr::EmitTo::All)?;
         match value.is_empty() {
             true => datafusion::common::ScalarValue::try_from(value.data_type()),
             false => datafusion::common::ScalarValue::try_from_array(&value, 0),
@@ -311,17 +330,27 @@ fn path(aggregate: &Aggregate) -> Result<Path<'_>> {
                 let provider = source_as_provider(&scan.source)?;
                 let any: &dyn std::any::Any = provider.as_ref();
                 return match any.downcast_ref::<MergedLeaf>() {
-                    Some(leaf) if scan.fetch.is_none() => {
-                        Ok(Path { nodes, scan, leaf: leaf.clone() })
-                    }
+                    Some(leaf) if scan.fetch.is_none() => Ok(Path {
+                        nodes,
+                        scan,
+                        leaf: leaf.clone(),
+                    }),
                     Some(_) => plan_err!("{}", refusal("a LIMIT lies between it and the view")),
                     None => plan_err!("{}", refusal("its argument is not a column of a view")),
                 };
             }
             other => {
                 let what = other.display().to_string();
-                let what = what.split([':', '(']).next().unwrap_or_default().trim().to_owned();
-                return plan_err!("{}", refusal(&format!("`{what}` lies between it and the view")));
+                let what = what
+                    .split([':', '('])
+                    .next()
+                    .unwrap_or_default()
+                    .trim()
+                    .to_owned();
+                return plan_err!(
+                    "{}",
+                    refusal(&format!("`{what}` lies between it and the view"))
+                );
             }
         };
     }
@@ -347,11 +376,18 @@ impl Path<'_> {
                 _ => {}
             }
         }
-        self.leaf.pin().view.leaf_schema().index_of(&column.name).ok()
+        self.leaf
+            .pin()
+            .view
+            .leaf_schema()
+            .index_of(&column.name)
+            .ok()
     }
 
     fn has_filter(&self) -> bool {
-        self.nodes.iter().any(|n| matches!(n, LogicalPlan::Filter(_)))
+        self.nodes
+            .iter()
+            .any(|n| matches!(n, LogicalPlan::Filter(_)))
     }
 }
 
@@ -372,8 +408,11 @@ enum Plan {
 
 fn rewrite(aggregate: &Aggregate) -> Result<LogicalPlan> {
     let path = path(aggregate)?;
-    let plans =
-        aggregate.aggr_expr.iter().map(|e| plan_one(&path, e)).collect::<Result<Vec<_>>>()?;
+    let plans = aggregate
+        .aggr_expr
+        .iter()
+        .map(|e| plan_one(&path, e))
+        .collect::<Result<Vec<_>>>()?;
     let columns: BTreeSet<usize> = plans
         .iter()
         .filter_map(|p| match p {
@@ -384,7 +423,9 @@ fn rewrite(aggregate: &Aggregate) -> Result<LogicalPlan> {
     let columns: Vec<usize> = columns.into_iter().collect();
     let keys = path.leaf.key_count();
     let on_keys = |e: &Expr| {
-        e.column_refs().iter().all(|c| path.trace(c).is_some_and(|leaf| leaf < keys))
+        e.column_refs()
+            .iter()
+            .all(|c| path.trace(c).is_some_and(|leaf| leaf < keys))
     };
     // Rows that are not merged by key are as good only where nothing looks at them one by one.
     let straight = !path.has_filter()
@@ -408,13 +449,14 @@ fn rewrite(aggregate: &Aggregate) -> Result<LogicalPlan> {
             }
         })
         .collect::<Result<Vec<_>>>()?;
-    let rewritten =
-        Aggregate::try_new(Arc::new(input), aggregate.group_expr.clone(), aggr_expr)?;
+    let rewritten = Aggregate::try_new(Arc::new(input), aggregate.group_expr.clone(), aggr_expr)?;
     Ok(LogicalPlan::Aggregate(rewritten))
 }
 
 fn plan_one(path: &Path<'_>, expr: &Expr) -> Result<Plan> {
-    let Some(f) = function(expr) else { return Ok(Plan::AsIs) };
+    let Some(f) = function(expr) else {
+        return Ok(Plan::AsIs);
+    };
     let combines = f.func.name() == COMBINE;
     let traced = match f.params.args.as_slice() {
         [argument] => match unalias(argument) {
@@ -433,15 +475,23 @@ fn plan_one(path: &Path<'_>, expr: &Expr) -> Result<Plan> {
                 }
                 return Ok(Plan::Merge(column));
             }
-            Ok(match same_as_merge(f, split.columns()[column].aggregate()) {
-                true => Plan::Merge(column),
-                false => Plan::AsIs,
-            })
+            Ok(
+                match same_as_merge(f, split.columns()[column].aggregate()) {
+                    true => Plan::Merge(column),
+                    false => Plan::AsIs,
+                },
+            )
         }
         _ if combines && traced.is_some() => {
-            plan_err!("{}", refusal("its argument is a key of the view, not an aggregate"))
+            plan_err!(
+                "{}",
+                refusal("its argument is a key of the view, not an aggregate")
+            )
         }
-        _ if combines => plan_err!("{}", refusal("its argument is not one aggregate of the view")),
+        _ if combines => plan_err!(
+            "{}",
+            refusal("its argument is not one aggregate of the view")
+        ),
         _ => Ok(Plan::AsIs),
     }
 }
@@ -467,7 +517,9 @@ fn merge_expr(
     name: &str,
 ) -> Result<Expr> {
     let split = path.leaf.pin().view.aggregate();
-    let Some(split) = split else { return plan_err!("{}", refusal("the view has no aggregate")) };
+    let Some(split) = split else {
+        return plan_err!("{}", refusal("the view has no aggregate"));
+    };
     let inner = split.columns()[column].aggregate().clone();
     let parts = split.columns()[column].state_fields().len();
     let args = (0..parts)
@@ -495,7 +547,9 @@ fn state_column(plan: &LogicalPlan, column: usize, part: usize) -> Result<Expr> 
 fn rebuild(path: &Path<'_>, gives: Gives, columns: &[usize]) -> Result<LogicalPlan> {
     let before = path.leaf.pin().view.leaf_schema().fields().len();
     let leaf = path.leaf.with_states(gives);
-    let after = datafusion::catalog::TableProvider::schema(&leaf).fields().len();
+    let after = datafusion::catalog::TableProvider::schema(&leaf)
+        .fields()
+        .len();
     let mut projection: Vec<usize> = match &path.scan.projection {
         Some(p) => p.clone(),
         None => (0..before).collect(),
@@ -526,10 +580,9 @@ fn rebuild(path: &Path<'_>, gives: Gives, columns: &[usize]) -> Result<LogicalPl
             LogicalPlan::Filter(f) => {
                 LogicalPlan::Filter(Filter::try_new(f.predicate.clone(), Arc::new(plan))?)
             }
-            LogicalPlan::SubqueryAlias(a) => LogicalPlan::SubqueryAlias(SubqueryAlias::try_new(
-                Arc::new(plan),
-                a.alias.clone(),
-            )?),
+            LogicalPlan::SubqueryAlias(a) => {
+                LogicalPlan::SubqueryAlias(SubqueryAlias::try_new(Arc::new(plan), a.alias.clone())?)
+            }
             other => (*other).clone(),
         };
     }

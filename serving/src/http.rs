@@ -90,7 +90,9 @@ async fn answer(
         None | Some("merged") => ReadMode::Merged,
         Some("batch") => ReadMode::Batch,
         Some(other) => {
-            return Err(Error::Invalid(format!("`read` = `{other}`: write `merged` or `batch`")));
+            return Err(Error::Invalid(format!(
+                "`read` = `{other}`: write `merged` or `batch`"
+            )));
         }
     };
     if let Some(setting) = read_setting(sql) {
@@ -100,8 +102,14 @@ async fn answer(
         ));
     }
     let answer = service.query(sql, mode).await?;
-    let accept = headers.get(header::ACCEPT).and_then(|v| v.to_str().ok()).unwrap_or(JSON);
-    let content_type = [ARROW, NDJSON].into_iter().find(|t| accept.contains(t)).unwrap_or(JSON);
+    let accept = headers
+        .get(header::ACCEPT)
+        .and_then(|v| v.to_str().ok())
+        .unwrap_or(JSON);
+    let content_type = [ARROW, NDJSON]
+        .into_iter()
+        .find(|t| accept.contains(t))
+        .unwrap_or(JSON);
     respond(service, answer, content_type).await
 }
 
@@ -112,7 +120,12 @@ async fn respond(
     answer: Answer,
     content_type: &'static str,
 ) -> Result<Response> {
-    let Answer { schema, mut stream, freshness, notes } = answer;
+    let Answer {
+        schema,
+        mut stream,
+        freshness,
+        notes,
+    } = answer;
     let collect = async {
         let mut batches = Vec::new();
         while let Some(batch) = stream.next().await {
@@ -129,7 +142,9 @@ async fn respond(
         // Header values are ASCII; a name with other letters is escaped.
         let value: String = value.escape_default().collect();
         if let Ok(value) = HeaderValue::from_str(&value) {
-            response.headers_mut().append(HeaderName::from_static(name), value);
+            response
+                .headers_mut()
+                .append(HeaderName::from_static(name), value);
         }
     };
     note("anabranch-freshness", &freshness);

@@ -54,13 +54,23 @@ pub(crate) fn state_name(column: usize, part: usize) -> String {
 impl MergedLeaf {
     pub(crate) fn new(pin: Arc<ViewPin>) -> Self {
         let schema = pin.view.leaf_schema().clone();
-        Self { pin, gives: Gives::Finished, schema }
+        Self {
+            pin,
+            gives: Gives::Finished,
+            schema,
+        }
     }
 
     /// The same leaf with states. Columns that it gave before keep their places.
     pub(crate) fn with_states(&self, gives: Gives) -> Self {
-        let mut fields: Vec<Field> =
-            self.pin.view.leaf_schema().fields().iter().map(|f| f.as_ref().clone()).collect();
+        let mut fields: Vec<Field> = self
+            .pin
+            .view
+            .leaf_schema()
+            .fields()
+            .iter()
+            .map(|f| f.as_ref().clone())
+            .collect();
         let (Gives::FinishedAndStates(columns) | Gives::States(columns)) = &gives else {
             return Self::new(self.pin.clone());
         };
@@ -72,7 +82,11 @@ impl MergedLeaf {
                 }
             }
         }
-        Self { pin: self.pin.clone(), gives, schema: Arc::new(Schema::new(fields)) }
+        Self {
+            pin: self.pin.clone(),
+            gives,
+            schema: Arc::new(Schema::new(fields)),
+        }
     }
 
     pub(crate) fn pin(&self) -> &ViewPin {
@@ -92,7 +106,9 @@ impl MergedLeaf {
         let schema = self.pin.view.leaf_schema();
         !filter.is_volatile()
             && filter.column_refs().iter().all(|c| {
-                schema.index_of(c.name()).is_ok_and(|index| index < self.key_count())
+                schema
+                    .index_of(c.name())
+                    .is_ok_and(|index| index < self.key_count())
             })
     }
 
@@ -151,8 +167,12 @@ impl MergedLeaf {
         let mut delta = pin.delta.clone();
         delta.extend(identity_states(&pin.view)?);
         let rows: usize = delta.iter().map(RecordBatch::num_rows).sum();
-        let label =
-            format!("Delta: view={} offsets=[{}, {}) states={rows}", pin.view.name(), pin.boundary, pin.head);
+        let label = format!(
+            "Delta: view={} offsets=[{}, {}) states={rows}",
+            pin.view.name(),
+            pin.boundary,
+            pin.head
+        );
         let delta = memory(delta, codec.state_schema(), partitions)?;
         let delta = LayerExec::wrap(label, delta);
         let narrowed = [master, delta]
@@ -177,15 +197,27 @@ impl MergedLeaf {
     ) -> Result<Arc<dyn ExecutionPlan>> {
         let keys = self.key_count();
         let hidden = split.keys().len() - keys;
-        let columns: Vec<usize> = wanted.iter().filter(|&&w| w >= keys).map(|w| w - keys).collect();
-        let columns: Vec<usize> =
-            columns.into_iter().collect::<BTreeSet<_>>().into_iter().collect();
+        let columns: Vec<usize> = wanted
+            .iter()
+            .filter(|&&w| w >= keys)
+            .map(|w| w - keys)
+            .collect();
+        let columns: Vec<usize> = columns
+            .into_iter()
+            .collect::<BTreeSet<_>>()
+            .into_iter()
+            .collect();
         let states = self.states(state, &split.state_projection(&columns), filter)?;
         let merged = split.merge_exec(final_mode(state), &columns, states)?;
         let place = |w: usize| match w < keys {
             true => w,
             false => {
-                hidden + keys + columns.iter().position(|&c| c + keys == w).unwrap_or_default()
+                hidden
+                    + keys
+                    + columns
+                        .iter()
+                        .position(|&c| c + keys == w)
+                        .unwrap_or_default()
             }
         };
         self.renamed(merged, wanted, &place)
@@ -202,9 +234,15 @@ impl MergedLeaf {
         let exprs = wanted.iter().map(|&w| {
             let at = place(w);
             let column = Column::new(schema.field(at).name(), at);
-            (Arc::new(column) as Arc<dyn PhysicalExpr>, self.schema.field(w).name().clone())
+            (
+                Arc::new(column) as Arc<dyn PhysicalExpr>,
+                self.schema.field(w).name().clone(),
+            )
         });
-        Ok(Arc::new(ProjectionExec::try_new(exprs.collect::<Vec<_>>(), input)?))
+        Ok(Arc::new(ProjectionExec::try_new(
+            exprs.collect::<Vec<_>>(),
+            input,
+        )?))
     }
 }
 
@@ -221,32 +259,43 @@ fn all(codec: &StateCodec) -> Vec<usize> {
 
 /// Whether a filter's columns are stored in the types that they have in memory.
 fn stored_alike(filter: &Arc<dyn PhysicalExpr>, codec: &StateCodec) -> bool {
-    datafusion::physical_expr::utils::collect_columns(filter).iter().all(|c| {
-        let memory = codec.state_schema().field(c.index()).data_type();
-        memory == codec.storage_schema().field(c.index()).data_type()
-    })
+    datafusion::physical_expr::utils::collect_columns(filter)
+        .iter()
+        .all(|c| {
+            let memory = codec.state_schema().field(c.index()).data_type();
+            memory == codec.storage_schema().field(c.index()).data_type()
+        })
 }
 
 /// Stored states in the types that they have in memory.
-fn decoded(
-    stored: Arc<dyn ExecutionPlan>,
-    codec: &StateCodec,
-) -> Result<Arc<dyn ExecutionPlan>> {
-    if codec.state_schema().fields().iter().zip(codec.storage_schema().fields()).all(|(a, b)| {
-        a.data_type() == b.data_type()
-    }) {
+fn decoded(stored: Arc<dyn ExecutionPlan>, codec: &StateCodec) -> Result<Arc<dyn ExecutionPlan>> {
+    if codec
+        .state_schema()
+        .fields()
+        .iter()
+        .zip(codec.storage_schema().fields())
+        .all(|(a, b)| a.data_type() == b.data_type())
+    {
         return Ok(stored);
     }
-    let exprs = codec.state_schema().fields().iter().enumerate().map(|(i, f)| {
-        let column: Arc<dyn PhysicalExpr> = Arc::new(Column::new(f.name(), i));
-        let stored_type: &DataType = codec.storage_schema().field(i).data_type();
-        let expr = match stored_type == f.data_type() {
-            true => column,
-            false => Arc::new(CastExpr::new(column, f.data_type().clone(), None)),
-        };
-        (expr, f.name().clone())
-    });
-    Ok(Arc::new(ProjectionExec::try_new(exprs.collect::<Vec<_>>(), stored)?))
+    let exprs = codec
+        .state_schema()
+        .fields()
+        .iter()
+        .enumerate()
+        .map(|(i, f)| {
+            let column: Arc<dyn PhysicalExpr> = Arc::new(Column::new(f.name(), i));
+            let stored_type: &DataType = codec.storage_schema().field(i).data_type();
+            let expr = match stored_type == f.data_type() {
+                true => column,
+                false => Arc::new(CastExpr::new(column, f.data_type().clone(), None)),
+            };
+            (expr, f.name().clone())
+        });
+    Ok(Arc::new(ProjectionExec::try_new(
+        exprs.collect::<Vec<_>>(),
+        stored,
+    )?))
 }
 
 /// Batches in memory, spread over partitions.
@@ -264,22 +313,29 @@ pub(crate) fn memory(
     for (i, batch) in batches.into_iter().enumerate() {
         spread[i % lanes].push(batch);
     }
-    Ok(MemorySourceConfig::try_new_exec(&spread, schema.clone(), None)?)
+    Ok(MemorySourceConfig::try_new_exec(
+        &spread,
+        schema.clone(),
+        None,
+    )?)
 }
 
-fn project(
-    input: Arc<dyn ExecutionPlan>,
-    projection: &[usize],
-) -> Result<Arc<dyn ExecutionPlan>> {
+fn project(input: Arc<dyn ExecutionPlan>, projection: &[usize]) -> Result<Arc<dyn ExecutionPlan>> {
     let schema = input.schema();
     if projection.len() == schema.fields().len() {
         return Ok(input);
     }
     let exprs = projection.iter().map(|&i| {
         let name = schema.field(i).name();
-        (Arc::new(Column::new(name, i)) as Arc<dyn PhysicalExpr>, name.clone())
+        (
+            Arc::new(Column::new(name, i)) as Arc<dyn PhysicalExpr>,
+            name.clone(),
+        )
     });
-    Ok(Arc::new(ProjectionExec::try_new(exprs.collect::<Vec<_>>(), input)?))
+    Ok(Arc::new(ProjectionExec::try_new(
+        exprs.collect::<Vec<_>>(),
+        input,
+    )?))
 }
 
 #[async_trait]
@@ -374,7 +430,10 @@ impl MergedLeaf {
             let expr: Arc<dyn PhysicalExpr> = if w < keys {
                 Arc::new(Column::new("key", w))
             } else if w < leaf_fields {
-                Arc::new(FinishExpr { split: split.clone(), column: w - keys })
+                Arc::new(FinishExpr {
+                    split: split.clone(),
+                    column: w - keys,
+                })
             } else {
                 let (column, part) = self.state_of(split, columns, w - leaf_fields);
                 let at = split.columns()[column].state_columns().start + part;
@@ -382,7 +441,10 @@ impl MergedLeaf {
             };
             (expr, self.schema.field(w).name().clone())
         });
-        Ok(Arc::new(ProjectionExec::try_new(exprs.collect::<Vec<_>>(), merged)?))
+        Ok(Arc::new(ProjectionExec::try_new(
+            exprs.collect::<Vec<_>>(),
+            merged,
+        )?))
     }
 
     fn state_of(&self, split: &AggregateSplit, columns: &[usize], nth: usize) -> (usize, usize) {
@@ -427,11 +489,18 @@ impl std::fmt::Display for FinishExpr {
 
 impl PhysicalExpr for FinishExpr {
     fn data_type(&self, _: &Schema) -> datafusion::common::Result<DataType> {
-        Ok(self.split.columns()[self.column].aggregate().field().data_type().clone())
+        Ok(self.split.columns()[self.column]
+            .aggregate()
+            .field()
+            .data_type()
+            .clone())
     }
 
     fn nullable(&self, _: &Schema) -> datafusion::common::Result<bool> {
-        Ok(self.split.columns()[self.column].aggregate().field().is_nullable())
+        Ok(self.split.columns()[self.column]
+            .aggregate()
+            .field()
+            .is_nullable())
     }
 
     fn evaluate(&self, batch: &RecordBatch) -> datafusion::common::Result<ColumnarValue> {

@@ -30,7 +30,9 @@ pub(crate) fn scan_files(
 ) -> Result<Arc<dyn ExecutionPlan>> {
     let files = prune(files, schema, predicate.as_ref())?;
     if files.is_empty() {
-        return Ok(Arc::new(EmptyExec::new(Arc::new(schema.project(projection)?))));
+        return Ok(Arc::new(EmptyExec::new(Arc::new(
+            schema.project(projection)?,
+        ))));
     }
     let mut source = ParquetSource::new(schema.clone());
     if let Some(predicate) = predicate {
@@ -61,7 +63,10 @@ fn groups(
             least.1.push(partitioned);
         }
     }
-    groups.into_iter().map(|(_, files)| FileGroup::new(files)).collect()
+    groups
+        .into_iter()
+        .map(|(_, files)| FileGroup::new(files))
+        .collect()
 }
 
 fn prune(
@@ -73,8 +78,15 @@ fn prune(
         return Ok(files.to_vec());
     };
     let builder = PruningPredicateBuilder::new().with_file_schema(schema.clone());
-    let Some(pruning) = builder.build(predicate.clone()) else { return Ok(files.to_vec()) };
+    let Some(pruning) = builder.build(predicate.clone()) else {
+        return Ok(files.to_vec());
+    };
     let statistics = files.iter().map(|f| f.statistics(schema)).collect();
     let keep = pruning.prune(&PrunableStatistics::new(statistics, schema.clone()))?;
-    Ok(files.iter().zip(keep).filter(|(_, keep)| *keep).map(|(f, _)| f.clone()).collect())
+    Ok(files
+        .iter()
+        .zip(keep)
+        .filter(|(_, keep)| *keep)
+        .map(|(f, _)| f.clone())
+        .collect())
 }

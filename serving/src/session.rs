@@ -17,10 +17,10 @@ use datafusion::logical_expr::LogicalPlan;
 use datafusion::prelude::{DataFrame, SessionConfig, SessionContext};
 use datafusion::sql::parser::Statement;
 
+use crate::additive;
 use crate::combine::{Combine, CombineRule, check_none_left};
 use crate::leaf::MergedLeaf;
 use crate::topic_table::FilesTable;
-use crate::additive;
 
 /// The name of the table of all topics' dead letters.
 const DEAD_LETTERS: &str = "dead_letters";
@@ -53,7 +53,9 @@ pub struct Answer {
 
 impl std::fmt::Debug for Answer {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Answer").field("freshness", &self.freshness).finish_non_exhaustive()
+        f.debug_struct("Answer")
+            .field("freshness", &self.freshness)
+            .finish_non_exhaustive()
     }
 }
 
@@ -76,7 +78,11 @@ impl SqlService {
             .with_memory_pool(Arc::new(FairSpillPool::new(options.memory_bytes)))
             .build_arc()?;
         storage.register(&runtime)?;
-        Ok(Self { pinner, runtime, options })
+        Ok(Self {
+            pinner,
+            runtime,
+            options,
+        })
     }
 
     /// A pinned topic's facts as a table.
@@ -148,12 +154,23 @@ impl SqlService {
         let plan = context.state().optimize(&plan)?;
         check_none_left(&plan)?;
         let schema = Arc::new(plan.schema().as_arrow().clone());
-        let stream = DataFrame::new(context.state(), plan).execute_stream().await?;
-        Ok(Answer { schema, stream, freshness: freshness(pin, mode), notes: pin.notes.clone() })
+        let stream = DataFrame::new(context.state(), plan)
+            .execute_stream()
+            .await?;
+        Ok(Answer {
+            schema,
+            stream,
+            freshness: freshness(pin, mode),
+            notes: pin.notes.clone(),
+        })
     }
 
     /// Answers one statement and waits for all its rows.
-    pub async fn collect(&self, sql: &str, mode: ReadMode) -> Result<(SchemaRef, Vec<RecordBatch>)> {
+    pub async fn collect(
+        &self,
+        sql: &str,
+        mode: ReadMode,
+    ) -> Result<(SchemaRef, Vec<RecordBatch>)> {
         let answer = self.query(sql, mode).await?;
         let rows = datafusion::physical_plan::common::collect(answer.stream);
         let rows = tokio::time::timeout(self.options.timeout, rows).await;
@@ -176,9 +193,14 @@ pub(crate) fn timed_out(limit: Duration) -> Error {
 pub fn read_setting(sql: &str) -> Option<Result<ReadMode>> {
     let rest = sql.trim().trim_end_matches(';').trim();
     let lower = rest.to_lowercase();
-    let value = lower.strip_prefix("set ")?.trim_start().strip_prefix(READ_SETTING)?;
+    let value = lower
+        .strip_prefix("set ")?
+        .trim_start()
+        .strip_prefix(READ_SETTING)?;
     let value = value.trim_start();
-    let value = value.strip_prefix('=').or_else(|| value.strip_prefix("to "))?;
+    let value = value
+        .strip_prefix('=')
+        .or_else(|| value.strip_prefix("to "))?;
     Some(match value.trim().trim_matches('\'') {
         "merged" => Ok(ReadMode::Merged),
         "batch" => Ok(ReadMode::Batch),
@@ -189,7 +211,10 @@ pub fn read_setting(sql: &str) -> Option<Result<ReadMode>> {
 }
 
 fn read_only() -> SQLOptions {
-    SQLOptions::new().with_allow_ddl(false).with_allow_dml(false).with_allow_statements(false)
+    SQLOptions::new()
+        .with_allow_ddl(false)
+        .with_allow_dml(false)
+        .with_allow_statements(false)
 }
 
 fn relation_names(state: &SessionState, statement: &Statement) -> Result<Vec<String>> {
@@ -224,7 +249,10 @@ fn register(context: &SessionContext, pin: &Pin) -> Result<()> {
 fn view_table(pin: &ViewPin) -> Result<Arc<dyn TableProvider>> {
     let leaf = Arc::new(MergedLeaf::new(Arc::new(pin.clone())));
     let plan = pin.view.answer_plan(leaf)?;
-    Ok(Arc::new(ViewTable::new(plan, Some(pin.view.definition().sql.clone()))))
+    Ok(Arc::new(ViewTable::new(
+        plan,
+        Some(pin.view.definition().sql.clone()),
+    )))
 }
 
 /// How fresh an answer is, in one line.

@@ -38,12 +38,22 @@ pub(crate) struct FilesTable {
 
 impl FilesTable {
     pub(crate) fn topic(pin: &TopicPin) -> Self {
-        Self::new(pin.topic.schema(), pin.root.clone(), &pin.files, pin.memory.clone())
+        Self::new(
+            pin.topic.schema(),
+            pin.root.clone(),
+            &pin.files,
+            pin.memory.clone(),
+        )
     }
 
     pub(crate) fn dead_letters(pin: &TopicPin) -> Self {
         let memory = pin.dead_memory.clone();
-        Self::new(dead_letter_schema(), pin.dead_root.clone(), &pin.dead_files, memory)
+        Self::new(
+            dead_letter_schema(),
+            pin.dead_root.clone(),
+            &pin.dead_files,
+            memory,
+        )
     }
 
     pub(crate) fn plain(pin: &PlainPin) -> Self {
@@ -63,7 +73,10 @@ impl FilesTable {
             schema,
             root,
             whole: whole.iter().map(|f| f.add.clone()).collect(),
-            partial: partial.iter().map(|f| (f.add.clone(), f.wanted.clone())).collect(),
+            partial: partial
+                .iter()
+                .map(|f| (f.add.clone(), f.wanted.clone()))
+                .collect(),
             memory,
         }
     }
@@ -76,20 +89,30 @@ impl FilesTable {
         projection: &[usize],
     ) -> Result<Arc<dyn ExecutionPlan>> {
         let partitions = state.config().target_partitions();
-        scan_files(&self.root, files, &self.schema, projection, predicate, partitions)
+        scan_files(
+            &self.root,
+            files,
+            &self.schema,
+            projection,
+            predicate,
+            partitions,
+        )
     }
 }
 
-fn narrow(
-    input: Arc<dyn ExecutionPlan>,
-    projection: &[usize],
-) -> Result<Arc<dyn ExecutionPlan>> {
+fn narrow(input: Arc<dyn ExecutionPlan>, projection: &[usize]) -> Result<Arc<dyn ExecutionPlan>> {
     let schema = input.schema();
     let exprs = projection.iter().map(|&i| {
         let name = schema.field(i).name();
-        (Arc::new(Column::new(name, i)) as Arc<dyn PhysicalExpr>, name.clone())
+        (
+            Arc::new(Column::new(name, i)) as Arc<dyn PhysicalExpr>,
+            name.clone(),
+        )
     });
-    Ok(Arc::new(ProjectionExec::try_new(exprs.collect::<Vec<_>>(), input)?))
+    Ok(Arc::new(ProjectionExec::try_new(
+        exprs.collect::<Vec<_>>(),
+        input,
+    )?))
 }
 
 #[async_trait]
@@ -130,7 +153,10 @@ impl TableProvider for FilesTable {
         for (file, ranges) in &self.partial {
             let all = self.part(state, std::slice::from_ref(file), predicate.clone(), &every)?;
             let inside = state.create_physical_expr(in_ranges(ranges), &df_schema)?;
-            parts.push(narrow(Arc::new(FilterExec::try_new(inside, all)?), &wanted)?);
+            parts.push(narrow(
+                Arc::new(FilterExec::try_new(inside, all)?),
+                &wanted,
+            )?);
         }
         let partitions = state.config().target_partitions();
         let recent = memory(self.memory.clone(), &self.schema, partitions)?;

@@ -83,7 +83,10 @@ impl Catalogue {
         let names = storage.store().list(Some(&prefix));
         let newest = names
             .try_fold(0, |newest, meta| async move {
-                let number = meta.location.filename().and_then(|n| n.strip_suffix(".json"));
+                let number = meta
+                    .location
+                    .filename()
+                    .and_then(|n| n.strip_suffix(".json"));
                 Ok(newest.max(number.and_then(|n| n.parse().ok()).unwrap_or(0)))
             })
             .await?;
@@ -108,7 +111,9 @@ impl Catalogue {
 
     async fn read(&self, number: u64) -> Result<Option<Entry>> {
         let path = path(number);
-        let Some(bytes) = self.storage.get(&path).await? else { return Ok(None) };
+        let Some(bytes) = self.storage.get(&path).await? else {
+            return Ok(None);
+        };
         let entry: Entry = serde_json::from_slice(&bytes)
             .map_err(|e| Error::Corrupt(format!("`{path}`: not a catalogue entry: {e}")))?;
         if entry.format > FORMAT {
@@ -125,7 +130,9 @@ impl Catalogue {
         let mut moved = false;
         loop {
             let next = self.current().number + 1;
-            let Some(entry) = self.read(next).await? else { return Ok(moved) };
+            let Some(entry) = self.read(next).await? else {
+                return Ok(moved);
+            };
             let mut current = self.current.write();
             if entry.number > current.number {
                 *current = Arc::new(entry);
@@ -145,7 +152,9 @@ impl Catalogue {
         self.refresh().await?;
         for _ in 0..CHANGE_TRIES {
             let current = self.current();
-            let Some(mut next) = change(&current)? else { return Ok(current) };
+            let Some(mut next) = change(&current)? else {
+                return Ok(current);
+            };
             next.format = FORMAT;
             next.number = current.number + 1;
             next.id = uuid::Uuid::new_v4().to_string();
@@ -154,7 +163,10 @@ impl Catalogue {
                 serde_json::to_vec_pretty(&next).map_err(|e| Error::Internal(e.to_string()))?;
             let outcome = self.storage.create(&path(next.number), body).await;
             self.refresh().await?;
-            let mine = self.read(next.number).await?.is_some_and(|e| e.id == next.id);
+            let mine = self
+                .read(next.number)
+                .await?
+                .is_some_and(|e| e.id == next.id);
             match outcome {
                 _ if mine => return Ok(self.current()),
                 Ok(CreateOutcome::Created | CreateOutcome::Exists) => {}
@@ -180,7 +192,10 @@ impl Catalogue {
                     known.topic = topic.clone();
                 }
                 None => {
-                    let new = TopicEntry { topic: topic.clone(), partitions: BTreeMap::new() };
+                    let new = TopicEntry {
+                        topic: topic.clone(),
+                        partitions: BTreeMap::new(),
+                    };
                     next.topics.insert(topic.name.clone(), new);
                 }
             }
@@ -193,7 +208,10 @@ impl Catalogue {
     pub async fn claim_partition(&self, topic: &str, owner: &str) -> Result<PartitionId> {
         let owned = |entry: &Entry| {
             let partitions = &entry.topics.get(topic)?.partitions;
-            partitions.iter().find(|(_, o)| *o == owner).map(|(p, _)| *p)
+            partitions
+                .iter()
+                .find(|(_, o)| *o == owner)
+                .map(|(p, _)| *p)
         };
         let entry = self
             .change(&format!("claim a partition of {topic}"), |entry| {
@@ -201,7 +219,10 @@ impl Catalogue {
                     return Ok(None);
                 }
                 let mut next = entry.clone();
-                let known = next.topics.get_mut(topic).ok_or_else(|| unknown_topic(topic))?;
+                let known = next
+                    .topics
+                    .get_mut(topic)
+                    .ok_or_else(|| unknown_topic(topic))?;
                 let last = known.partitions.keys().next_back();
                 let new = PartitionId(last.map_or(0, |p| p.0 + 1));
                 known.partitions.insert(new, owner.to_owned());
@@ -216,10 +237,13 @@ impl Catalogue {
         let mut claimed = Generation(0);
         self.change(&format!("claim a generation of {view}"), |entry| {
             let mut next = entry.clone();
-            let known = next.views.entry(view.to_owned()).or_insert_with(|| ViewEntry {
-                live: None,
-                last_generation: Generation(0),
-            });
+            let known = next
+                .views
+                .entry(view.to_owned())
+                .or_insert_with(|| ViewEntry {
+                    live: None,
+                    last_generation: Generation(0),
+                });
             known.last_generation = Generation(known.last_generation.0 + 1);
             claimed = known.last_generation;
             Ok(Some(next))
@@ -266,5 +290,7 @@ impl Catalogue {
 }
 
 fn unknown_topic(topic: &str) -> Error {
-    Error::NotFound(format!("no topic `{topic}`; declare it as `[topics.{topic}]`"))
+    Error::NotFound(format!(
+        "no topic `{topic}`; declare it as `[topics.{topic}]`"
+    ))
 }

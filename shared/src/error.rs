@@ -160,12 +160,18 @@ impl Error {
 
     /// A view's definition can't be used.
     pub fn view(view: &str, reason: impl fmt::Display) -> Self {
-        Self::View { view: view.to_owned(), reason: reason.to_string() }
+        Self::View {
+            view: view.to_owned(),
+            reason: reason.to_string(),
+        }
     }
 
     /// A file operation failed.
     pub fn io(path: impl AsRef<std::path::Path>, source: std::io::Error) -> Self {
-        Self::Io { path: path.as_ref().display().to_string(), source }
+        Self::Io {
+            path: path.as_ref().display().to_string(),
+            source,
+        }
     }
 }
 

@@ -3,7 +3,9 @@
 
 use std::sync::Arc;
 
-use arrow::array::{Array, ArrayRef, BooleanArray, RecordBatch, RecordBatchOptions, new_null_array};
+use arrow::array::{
+    Array, ArrayRef, BooleanArray, RecordBatch, RecordBatchOptions, new_null_array,
+};
 use arrow::compute::{cast, filter_record_batch};
 use arrow::datatypes::{DataType, Field, Int32Type, Int64Type, Schema, SchemaRef, TimeUnit};
 use bytes::Bytes;
@@ -51,7 +53,11 @@ pub fn encode_parquet(
     sorted_by: usize,
 ) -> Result<EncodedFile> {
     let sorting = (0..sorted_by).filter_map(|i| {
-        Some(SortingColumn { column_idx: i32::try_from(i).ok()?, descending: false, nulls_first: true })
+        Some(SortingColumn {
+            column_idx: i32::try_from(i).ok()?,
+            descending: false,
+            nulls_first: true,
+        })
     });
     let properties = WriterProperties::builder()
         .set_compression(Compression::ZSTD(ZstdLevel::try_new(1)?))
@@ -70,7 +76,12 @@ pub fn encode_parquet(
     drop(writer);
     let body = Bytes::from(body);
     let size = i64::try_from(body.len()).unwrap_or(i64::MAX);
-    let add = AddFile { path: name, size, stats: Some(stats), ..Default::default() };
+    let add = AddFile {
+        path: name,
+        size,
+        stats: Some(stats),
+        ..Default::default()
+    };
     Ok(EncodedFile { body, add })
 }
 
@@ -86,10 +97,15 @@ fn statistics_json(
         let null_count: usize = batches.iter().map(|b| b.column(index).null_count()).sum();
         nulls.insert(field.name().clone(), json!(null_count));
         let bounds = groups.iter().map(|g| {
-            let leaf = g.columns().iter().find(|c| c.column_path().parts() == [field.name().as_str()])?;
+            let leaf = g
+                .columns()
+                .iter()
+                .find(|c| c.column_path().parts() == [field.name().as_str()])?;
             Some(leaf.statistics().cloned())
         });
-        let Some(bounds) = bounds.collect::<Option<Vec<_>>>() else { continue };
+        let Some(bounds) = bounds.collect::<Option<Vec<_>>>() else {
+            continue;
+        };
         if let Some((low, high)) = bounds_of(field.data_type(), &bounds) {
             min.insert(field.name().clone(), low);
             max.insert(field.name().clone(), high);
@@ -111,10 +127,18 @@ fn bounds_of(data_type: &DataType, groups: &[ParquetBounds]) -> Option<(Value, V
     for group in groups {
         let group = group.as_ref()?;
         match group {
-            S::Int32(s) => widen(&mut integers, i64::from(*s.min_opt()?), i64::from(*s.max_opt()?)),
+            S::Int32(s) => widen(
+                &mut integers,
+                i64::from(*s.min_opt()?),
+                i64::from(*s.max_opt()?),
+            ),
             S::Int64(s) => widen(&mut integers, *s.min_opt()?, *s.max_opt()?),
             S::ByteArray(s) => {
-                widen(&mut texts, s.min_opt()?.data().to_vec(), s.max_opt()?.data().to_vec());
+                widen(
+                    &mut texts,
+                    s.min_opt()?.data().to_vec(),
+                    s.max_opt()?.data().to_vec(),
+                );
             }
             _ => return None,
         }
@@ -126,7 +150,11 @@ fn bounds_of(data_type: &DataType, groups: &[ParquetBounds]) -> Option<(Value, V
         DataType::Date32 => {
             let (a, b) = integers?;
             let day = |d: i64| {
-                Some(json!(DateTime::from_timestamp(d.checked_mul(86_400)?, 0)?.format("%F").to_string()))
+                Some(json!(
+                    DateTime::from_timestamp(d.checked_mul(86_400)?, 0)?
+                        .format("%F")
+                        .to_string()
+                ))
             };
             Some((day(a)?, day(b)?))
         }
@@ -136,7 +164,10 @@ fn bounds_of(data_type: &DataType, groups: &[ParquetBounds]) -> Option<(Value, V
         }
         DataType::Utf8 | DataType::Utf8View => {
             let (a, b) = texts?;
-            Some((json!(String::from_utf8(a).ok()?), json!(String::from_utf8(b).ok()?)))
+            Some((
+                json!(String::from_utf8(a).ok()?),
+                json!(String::from_utf8(b).ok()?),
+            ))
         }
         _ => None,
     }
@@ -158,7 +189,9 @@ fn timestamp_json(micros: i64) -> Option<Value> {
 impl AddFile {
     /// The file's statistics as the engine wants them, for a table of this schema.
     pub fn statistics(&self, schema: &Schema) -> Arc<Statistics> {
-        self.statistics.get_or_init(|| Arc::new(parse_statistics(self, schema))).clone()
+        self.statistics
+            .get_or_init(|| Arc::new(parse_statistics(self, schema)))
+            .clone()
     }
 }
 
@@ -167,16 +200,25 @@ fn parse_statistics(add: &AddFile, schema: &Schema) -> Statistics {
     let Some(Ok(json)) = add.stats.as_deref().map(serde_json::from_str::<Value>) else {
         return statistics;
     };
-    if let Some(rows) = json["numRecords"].as_u64().and_then(|r| usize::try_from(r).ok()) {
+    if let Some(rows) = json["numRecords"]
+        .as_u64()
+        .and_then(|r| usize::try_from(r).ok())
+    {
         statistics.num_rows = Precision::Exact(rows);
     }
     statistics.total_byte_size = Precision::Inexact(usize::try_from(add.size).unwrap_or(0));
-    for (field, column) in schema.fields().iter().zip(&mut statistics.column_statistics) {
+    for (field, column) in schema
+        .fields()
+        .iter()
+        .zip(&mut statistics.column_statistics)
+    {
         let bound = |which: &str| {
             parse_bound(&json[which][field.name()], field)
                 .map_or(Precision::Absent, Precision::Inexact)
         };
-        let nulls = json["nullCount"][field.name()].as_u64().and_then(|n| usize::try_from(n).ok());
+        let nulls = json["nullCount"][field.name()]
+            .as_u64()
+            .and_then(|n| usize::try_from(n).ok());
         *column = ColumnStatistics {
             min_value: bound("minValues"),
             max_value: bound("maxValues"),
@@ -195,7 +237,8 @@ fn parse_bound(value: &Value, field: &Field) -> Option<ScalarValue> {
         DataType::Int32 => ScalarValue::Int32(Some(integer?.try_into().ok()?)),
         DataType::Int64 => ScalarValue::Int64(Some(integer?)),
         DataType::Date32 => {
-            let at = DateTime::parse_from_rfc3339(&format!("{}T00:00:00Z", value.as_str()?)).ok()?;
+            let at =
+                DateTime::parse_from_rfc3339(&format!("{}T00:00:00Z", value.as_str()?)).ok()?;
             ScalarValue::Date32(Some((at.timestamp().div_euclid(86_400)).try_into().ok()?))
         }
         DataType::Timestamp(TimeUnit::Microsecond, tz) => {
@@ -214,23 +257,31 @@ pub fn read_parquet(
     wanted: &SchemaRef,
 ) -> Result<impl Iterator<Item = Result<RecordBatch>> + use<>> {
     let plain = ArrowReaderMetadata::load(&body, ArrowReaderOptions::new())?;
-    let present: Vec<bool> =
-        wanted.fields().iter().map(|f| plain.schema().field_with_name(f.name()).is_ok()).collect();
+    let present: Vec<bool> = wanted
+        .fields()
+        .iter()
+        .map(|f| plain.schema().field_with_name(f.name()).is_ok())
+        .collect();
     // Strings and bytes are read as views straight away; other types are cast afterwards.
     let hinted: Vec<Field> = plain
         .schema()
         .fields()
         .iter()
-        .map(|f| match wanted.field_with_name(f.name()).map(Field::data_type) {
-            Ok(t @ (DataType::Utf8View | DataType::BinaryView)) => {
-                f.as_ref().clone().with_data_type(t.clone())
-            }
-            _ => f.as_ref().clone(),
-        })
+        .map(
+            |f| match wanted.field_with_name(f.name()).map(Field::data_type) {
+                Ok(t @ (DataType::Utf8View | DataType::BinaryView)) => {
+                    f.as_ref().clone().with_data_type(t.clone())
+                }
+                _ => f.as_ref().clone(),
+            },
+        )
         .collect();
     let options = ArrowReaderOptions::new().with_schema(Arc::new(Schema::new(hinted)));
     let metadata = ArrowReaderMetadata::try_new(plain.metadata().clone(), options)?;
-    let roots = wanted.fields().iter().filter_map(|f| metadata.schema().index_of(f.name()).ok());
+    let roots = wanted
+        .fields()
+        .iter()
+        .filter_map(|f| metadata.schema().index_of(f.name()).ok());
     let mask = ProjectionMask::roots(metadata.parquet_schema(), roots);
     let reader = ParquetRecordBatchReaderBuilder::new_with_metadata(body, metadata)
         .with_projection(mask)
@@ -250,12 +301,19 @@ fn conform(batch: &RecordBatch, wanted: &SchemaRef, present: &[bool]) -> Result<
                 Some(c) if c.data_type() == field.data_type() => Ok(c.clone()),
                 Some(c) => Ok(cast(c, field.data_type())?),
                 None if !present => Ok(new_null_array(field.data_type(), batch.num_rows())),
-                None => Err(Error::Internal(format!("column `{}` was not read", field.name()))),
+                None => Err(Error::Internal(format!(
+                    "column `{}` was not read",
+                    field.name()
+                ))),
             }
         })
         .collect::<Result<Vec<_>>>()?;
     let rows = RecordBatchOptions::new().with_row_count(Some(batch.num_rows()));
-    Ok(RecordBatch::try_new_with_options(wanted.clone(), columns, &rows)?)
+    Ok(RecordBatch::try_new_with_options(
+        wanted.clone(),
+        columns,
+        &rows,
+    )?)
 }
 
 /// Keeps the facts that lie in one of the ranges. The batch has the columns of a fact's place.
@@ -277,7 +335,11 @@ pub fn keep_ranges(
         .iter()
         .zip(offsets.values())
         .map(|(&p, &o)| {
-            Some(ranges.iter().any(|(q, r)| q.0 == p && r.start.0 <= o && o < r.end.0))
+            Some(
+                ranges
+                    .iter()
+                    .any(|(q, r)| q.0 == p && r.start.0 <= o && o < r.end.0),
+            )
         })
         .collect();
     match keep.true_count() == batch.num_rows() {

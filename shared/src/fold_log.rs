@@ -59,7 +59,10 @@ pub async fn fold_log(
 ) -> Result<()> {
     let files = log.files_between(from, to)?;
     let rows: u64 = files.iter().filter_map(|f| f.add.rows()).sum();
-    options.progress.facts_total.fetch_add(rows, Ordering::Relaxed);
+    options
+        .progress
+        .facts_total
+        .fetch_add(rows, Ordering::Relaxed);
     let threads = options.threads.clamp(1, files.len().max(1));
     let queue = Arc::new(Mutex::new(chunks(files, threads * CHUNKS_PER_THREAD)));
     let emit = Arc::new(emit);
@@ -77,8 +80,9 @@ pub async fn fold_log(
     });
     let mut outcome = Ok(());
     for worker in workers.collect::<Vec<_>>() {
-        let ended =
-            worker.await.unwrap_or_else(|e| Err(Error::Internal(format!("a thread ended: {e}"))));
+        let ended = worker
+            .await
+            .unwrap_or_else(|e| Err(Error::Internal(format!("a thread ended: {e}"))));
         if ended.is_err() && outcome.is_ok() {
             // The others stop at their next batch; their own errors say only that.
             queue.lock().clear();
@@ -147,33 +151,46 @@ impl Worker {
             return Ok(());
         }
         let states = fold.into_states()?;
-        self.options.progress.states.fetch_add(states.num_rows() as u64, Ordering::Relaxed);
+        self.options
+            .progress
+            .states
+            .fetch_add(states.num_rows() as u64, Ordering::Relaxed);
         emit(states, join_ranges(ranges))
     }
 
     fn fold_file(&self, file: &FactsFile, fold: &mut Fold) -> Result<()> {
-        let batches =
-            self.runtime.block_on(self.log.read_file(file, self.view.fact_projection()))?;
+        let batches = self
+            .runtime
+            .block_on(self.log.read_file(file, self.view.fact_projection()))?;
         for batch in batches {
             if self.options.stop.load(Ordering::Relaxed) {
                 return Err(Error::Conflict("stopped; nothing was changed".into()));
             }
             let batch = batch?;
             fold.facts(&batch).map_err(|e| self.locate(file, e))?;
-            self.options.progress.facts.fetch_add(batch.num_rows() as u64, Ordering::Relaxed);
+            self.options
+                .progress
+                .facts
+                .fetch_add(batch.num_rows() as u64, Ordering::Relaxed);
         }
         let size = u64::try_from(file.add.size).unwrap_or(0);
-        self.options.progress.bytes.fetch_add(size, Ordering::Relaxed);
+        self.options
+            .progress
+            .bytes
+            .fetch_add(size, Ordering::Relaxed);
         Ok(())
     }
 
     /// The error with the place of the fact that causes it, found by reading the file again.
     fn locate(&self, file: &FactsFile, error: Error) -> Error {
         let all: Vec<usize> = (0..self.log.topic().schema().fields().len()).collect();
-        let again = self.runtime.block_on(self.log.read_file(file, &all)).and_then(|batches| {
-            let batches = batches.collect::<Result<Vec<_>>>()?;
-            fold_facts(&self.view, &batches).map(|_| ())
-        });
+        let again = self
+            .runtime
+            .block_on(self.log.read_file(file, &all))
+            .and_then(|batches| {
+                let batches = batches.collect::<Result<Vec<_>>>()?;
+                fold_facts(&self.view, &batches).map(|_| ())
+            });
         match again {
             Err(e @ Error::Expression { .. }) => e,
             _ => error,

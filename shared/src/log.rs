@@ -34,7 +34,10 @@ pub(crate) fn positions(state: &TableState) -> Offsets {
 
 /// Positions as `txn` actions.
 pub(crate) fn position_txns(ranges: &[(PartitionId, OffsetRange)]) -> Vec<Txn> {
-    ranges.iter().map(|(p, r)| Txn::new(partition_app(*p), r.end.0)).collect()
+    ranges
+        .iter()
+        .map(|(p, r)| Txn::new(partition_app(*p), r.end.0))
+        .collect()
 }
 
 /// Refuses a commit whose ranges don't start where the table's positions are.
@@ -48,7 +51,12 @@ pub(crate) fn check_start(
         let found = state.txn(&app);
         if found != range.start.0 {
             let (table, start) = (table.to_string(), range.start.0);
-            return Err(Error::Fenced { table, app, start, found });
+            return Err(Error::Fenced {
+                table,
+                app,
+                start,
+                found,
+            });
         }
     }
     Ok(())
@@ -107,13 +115,17 @@ impl Log {
         let schema = topic.schema();
         let append_only = HashMap::from([(APPEND_ONLY.to_owned(), "true".to_owned())]);
         let root = format!("topics/{}/log", topic.name);
-        let table =
-            Table::open_or_create(storage, root, &schema, append_only, now_ms).await?;
+        let table = Table::open_or_create(storage, root, &schema, append_only, now_ms).await?;
         let root = format!("topics/{}/dead_letters", topic.name);
         let schema_of_dead = dead_letter_schema();
         let dead =
             Table::open_or_create(storage, root, &schema_of_dead, HashMap::new(), now_ms).await?;
-        Ok(Self { topic: topic.clone(), schema, table, dead })
+        Ok(Self {
+            topic: topic.clone(),
+            schema,
+            table,
+            dead,
+        })
     }
 
     /// The topic.
@@ -149,7 +161,8 @@ impl Log {
     /// How many records of an ingested file have landed.
     pub fn ingested(&self, id: &str) -> u64 {
         let app = format!("{INGEST_APP}{id}");
-        self.table.with_state(|s| u64::try_from(s.txn(&app)).unwrap_or(0))
+        self.table
+            .with_state(|s| u64::try_from(s.txn(&app)).unwrap_or(0))
     }
 
     /// Lands facts: writes their file, their dead letters, and then the commit that makes both
@@ -159,7 +172,8 @@ impl Log {
     /// `Fenced` when a range does not start at the partition's head: somebody else has landed
     /// there.
     pub async fn land(&self, landing: &Landing, now_ms: i64) -> Result<LogVersion> {
-        self.table.with_state(|s| check_start(self.table.root(), s, &landing.ranges))?;
+        self.table
+            .with_state(|s| check_start(self.table.root(), s, &landing.ranges))?;
         let adds = self.write_facts(landing).await?;
         self.land_dead_letters(landing, now_ms).await?;
         fail::fail_point!("land-before-commit");
@@ -203,9 +217,8 @@ impl Log {
     /// before its facts were committed is replaced.
     async fn land_dead_letters(&self, landing: &Landing, now_ms: i64) -> Result<()> {
         let stale = |state: &TableState| {
-            let ahead = |(p, r): &(PartitionId, OffsetRange)| {
-                state.txn(&partition_app(*p)) > r.start.0
-            };
+            let ahead =
+                |(p, r): &(PartitionId, OffsetRange)| state.txn(&partition_app(*p)) > r.start.0;
             landing.ranges.iter().any(ahead)
         };
         let none = landing.dead_letters.iter().all(|b| b.num_rows() == 0);
@@ -220,7 +233,10 @@ impl Log {
                 blocking(move || encode_parquet(name, &dead_letter_schema(), &batches, 0)).await?;
             let mut add = encoded.add;
             add.set_ranges(&landing.ranges)?;
-            self.dead.storage().put(&self.dead.file_path(&add.path), encoded.body).await?;
+            self.dead
+                .storage()
+                .put(&self.dead.file_path(&add.path), encoded.body)
+                .await?;
             adds.push(add);
         }
         let commit = self.dead.commit(now_ms, |state| {
@@ -244,7 +260,11 @@ impl Log {
     }
 
     /// As [`Log::files_between`], of the dead letters.
-    pub fn dead_letter_files_between(&self, from: &Offsets, to: &Offsets) -> Result<Vec<FactsFile>> {
+    pub fn dead_letter_files_between(
+        &self,
+        from: &Offsets,
+        to: &Offsets,
+    ) -> Result<Vec<FactsFile>> {
         let ranges = from.ranges_to(to);
         self.dead.with_state(|state| files_in(state, &ranges))
     }
@@ -257,7 +277,12 @@ impl Log {
         projection: &[usize],
     ) -> Result<impl Iterator<Item = Result<RecordBatch>> + use<>> {
         let path = self.table.file_path(&file.add.path);
-        let body = self.table.storage().get(&path).await?.ok_or_else(|| missing(&path))?;
+        let body = self
+            .table
+            .storage()
+            .get(&path)
+            .await?
+            .ok_or_else(|| missing(&path))?;
         read_facts(body, &self.schema, projection, file)
     }
 
@@ -285,7 +310,10 @@ fn stale_files(
             ranges.iter().any(|(q, s)| q == p && r.end > s.start)
         };
         if add.ranges()?.iter().any(past) {
-            stale.push(RemoveFile { path: add.path.clone(), ..Default::default() });
+            stale.push(RemoveFile {
+                path: add.path.clone(),
+                ..Default::default()
+            });
         }
     }
     Ok(stale)
@@ -322,7 +350,11 @@ fn files_in(state: &TableState, ranges: &[(PartitionId, OffsetRange)]) -> Result
         }
         if !wanted.is_empty() {
             let partial = wanted != held;
-            found.push(FactsFile { add: add.clone(), wanted, partial });
+            found.push(FactsFile {
+                add: add.clone(),
+                wanted,
+                partial,
+            });
         }
     }
     found.sort_by_key(|f| f.wanted.first().map(|(p, r)| (*p, r.start)));
@@ -330,7 +362,7 @@ fn files_in(state: &TableState, ranges: &[(PartitionId, OffsetRange)]) -> Result
 }
 
 /// Reads the wanted facts of a file's bytes.
-pub fn read_facts(
+fn read_facts(
     body: bytes::Bytes,
     schema: &SchemaRef,
     projection: &[usize],

@@ -82,7 +82,11 @@ impl Master {
                 found.map_or("unknown", String::as_str),
             ))),
         })?;
-        Ok(Self { view: view.clone(), generation, table })
+        Ok(Self {
+            view: view.clone(),
+            generation,
+            table,
+        })
     }
 
     /// The view.
@@ -134,7 +138,10 @@ impl Master {
 
     /// Puts the bytes of a unit into the storage.
     pub async fn put(&self, unit: &Unit, body: bytes::Bytes) -> Result<()> {
-        self.table.storage().put(&self.table.file_path(&unit.add.path), body).await
+        self.table
+            .storage()
+            .put(&self.table.file_path(&unit.add.path), body)
+            .await
     }
 
     /// Removes units that were not published.
@@ -205,8 +212,10 @@ impl Master {
             let removes = replaced(state, end, self.view.name())?;
             let mut boundary = positions(state);
             end.iter().for_each(|(p, o)| boundary.raise(p, o));
-            let ranges: Ranges =
-                boundary.iter().map(|(p, o)| (p, OffsetRange::new(o, o))).collect();
+            let ranges: Ranges = boundary
+                .iter()
+                .map(|(p, o)| (p, OffsetRange::new(o, o)))
+                .collect();
             Ok(Commit {
                 adds: units.iter().map(|u| u.add.clone()).collect(),
                 removes,
@@ -237,7 +246,10 @@ impl Master {
                     gone.path
                 )));
             }
-            let remove = |f: &Arc<AddFile>| RemoveFile { path: f.path.clone(), ..Default::default() };
+            let remove = |f: &Arc<AddFile>| RemoveFile {
+                path: f.path.clone(),
+                ..Default::default()
+            };
             Ok(Commit {
                 adds: units.iter().map(|u| u.add.clone()).collect(),
                 removes: merged.iter().map(remove).collect(),
@@ -253,12 +265,16 @@ impl Master {
     pub async fn read(&self, file: &AddFile) -> Result<Vec<RecordBatch>> {
         let path = self.table.file_path(&file.path);
         let body = self.table.storage().get(&path).await?.ok_or_else(|| {
-            Error::Unavailable(format!("`{path}` was removed while it was needed; try again"))
+            Error::Unavailable(format!(
+                "`{path}` was removed while it was needed; try again"
+            ))
         })?;
         let view = self.view.clone();
         blocking(move || {
             let codec = view.codec();
-            read_parquet(body, codec.storage_schema())?.map(|b| codec.decode(&b?)).collect()
+            read_parquet(body, codec.storage_schema())?
+                .map(|b| codec.decode(&b?))
+                .collect()
         })
         .await
     }
@@ -272,7 +288,10 @@ fn replaced(state: &TableState, end: &Offsets, view: &str) -> Result<Vec<RemoveF
         let below = |(p, r): &(PartitionId, OffsetRange)| r.end <= end.get(*p);
         let above = |(p, r): &(PartitionId, OffsetRange)| r.start >= end.get(*p);
         if ranges.iter().all(below) {
-            removes.push(RemoveFile { path: add.path.clone(), ..Default::default() });
+            removes.push(RemoveFile {
+                path: add.path.clone(),
+                ..Default::default()
+            });
         } else if !ranges.iter().all(above) {
             return Err(Error::Conflict(format!(
                 "view `{view}`: file `{}` crosses the rebuilt offsets {end}: runs were merged meanwhile; run the rebuild again",

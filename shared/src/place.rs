@@ -92,7 +92,10 @@ impl OffsetRange {
 
     /// The offsets that both ranges hold.
     pub fn intersect(self, other: Self) -> Self {
-        Self { start: self.start.max(other.start), end: self.end.min(other.end) }
+        Self {
+            start: self.start.max(other.start),
+            end: self.end.min(other.end),
+        }
     }
 
     /// Whether the ranges share an offset.
@@ -165,7 +168,11 @@ impl fmt::Display for Offsets {
         for (i, (p, o)) in self.iter().enumerate() {
             write!(f, "{}{p}:{o}", if i == 0 { "" } else { " " })?;
         }
-        if self.0.is_empty() { f.write_str("0") } else { Ok(()) }
+        if self.0.is_empty() {
+            f.write_str("0")
+        } else {
+            Ok(())
+        }
     }
 }
 
@@ -174,7 +181,9 @@ mod tests {
     use super::*;
 
     fn offsets(list: &[(i32, i64)]) -> Offsets {
-        list.iter().map(|&(p, o)| (PartitionId(p), Offset(o))).collect()
+        list.iter()
+            .map(|&(p, o)| (PartitionId(p), Offset(o)))
+            .collect()
     }
 
     #[test]

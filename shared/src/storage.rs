@@ -13,8 +13,8 @@ use crate::{Error, Result};
 
 mod folder;
 
-pub use folder::{FolderFiles, RealFolderFiles};
 use folder::DurableFolder;
+pub use folder::{FolderFiles, RealFolderFiles};
 
 /// The URL under which the engine finds the store.
 const ENGINE_URL: &str = "anabranch://storage";
@@ -98,7 +98,10 @@ impl Storage {
 
     /// Writes an object unless one of that name exists.
     pub async fn create(&self, path: &Path, body: impl Into<PutPayload>) -> Result<CreateOutcome> {
-        let options = PutOptions { mode: PutMode::Create, ..Default::default() };
+        let options = PutOptions {
+            mode: PutMode::Create,
+            ..Default::default()
+        };
         match self.store.put_opts(path, body.into(), options).await {
             Ok(_) => Ok(CreateOutcome::Created),
             Err(object_store::Error::AlreadyExists { .. }) => Ok(CreateOutcome::Exists),

@@ -143,7 +143,10 @@ impl Table {
         ];
         let body = action::encode(&actions)?;
         // Losing this race is fine: whoever wins writes the same schema.
-        table.storage.create(&table.entry_path(LogVersion(0)), body).await?;
+        table
+            .storage
+            .create(&table.entry_path(LogVersion(0)), body)
+            .await?;
         table.refresh().await?;
         Ok(table)
     }
@@ -191,7 +194,10 @@ impl Table {
     }
 
     fn next_version(&self) -> LogVersion {
-        self.state.read().version.map_or(LogVersion(0), LogVersion::next)
+        self.state
+            .read()
+            .version
+            .map_or(LogVersion(0), LogVersion::next)
     }
 
     /// Reads the commits that are new. Returns whether there were any.
@@ -286,7 +292,9 @@ impl Table {
 
     /// Writes a checkpoint at the newest known version, so that opening the table stays cheap.
     pub async fn write_checkpoint(&self) -> Result<()> {
-        let Some(version) = self.state.read().version else { return Ok(()) };
+        let Some(version) = self.state.read().version else {
+            return Ok(());
+        };
         checkpoint::write(&self.storage, &self.root, version).await
     }
 }
@@ -298,7 +306,10 @@ impl Commit {
         info.extra = self.info.into_iter().collect();
         let mut actions = vec![Action::CommitInfo(info)];
         actions.extend(self.txns.into_iter().map(|txn| {
-            Action::Txn(Txn { last_updated: Some(now_ms), ..txn })
+            Action::Txn(Txn {
+                last_updated: Some(now_ms),
+                ..txn
+            })
         }));
         let data_change = self.data_change;
         actions.extend(self.removes.into_iter().map(|mut remove| {
@@ -321,7 +332,10 @@ fn check_winner(
     version: LogVersion,
 ) -> Result<()> {
     // The first commit creates the table: that is what a writer that lost it wanted.
-    let append_only = state.configuration.get(APPEND_ONLY).is_some_and(|v| v == "true");
+    let append_only = state
+        .configuration
+        .get(APPEND_ONLY)
+        .is_some_and(|v| v == "true");
     let reason = actions.iter().find_map(|a| match a {
         Action::MetaData(_) | Action::Protocol(_) if version > LogVersion(0) => {
             Some("changed the table's metadata or protocol")

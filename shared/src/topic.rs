@@ -28,7 +28,11 @@ pub struct TopicField {
     /// The field's name.
     pub name: String,
     /// Its SQL type.
-    #[serde(rename = "type", serialize_with = "as_text", deserialize_with = "from_text")]
+    #[serde(
+        rename = "type",
+        serialize_with = "as_text",
+        deserialize_with = "from_text"
+    )]
     pub field_type: FieldType,
     /// Whether a fact may leave it out.
     pub nullable: bool,
@@ -39,7 +43,9 @@ fn as_text<S: Serializer>(t: &FieldType, s: S) -> std::result::Result<S::Ok, S::
 }
 
 fn from_text<'de, D: Deserializer<'de>>(d: D) -> std::result::Result<FieldType, D::Error> {
-    String::deserialize(d)?.parse().map_err(serde::de::Error::custom)
+    String::deserialize(d)?
+        .parse()
+        .map_err(serde::de::Error::custom)
 }
 
 /// A named stream of facts with one schema.
@@ -124,7 +130,10 @@ impl Topic {
                 _ => return refuse(format!("field `{}` was removed or moved", old.name)),
             }
         }
-        match self.fields[older.fields.len()..].iter().find(|f| !f.nullable) {
+        match self.fields[older.fields.len()..]
+            .iter()
+            .find(|f| !f.nullable)
+        {
             Some(f) => refuse(format!("the new field `{}` is `not null`", f.name)),
             None => Ok(()),
         }

@@ -30,8 +30,8 @@ mod plan;
 mod states;
 
 pub use aggregate::{AggregateSplit, Column, Key};
-pub use fold::{Fold, finish_column, fold_facts, groups_accumulator, identity_states};
 pub use facts::{FactsTable, LeafTable};
+pub use fold::{Fold, finish_column, fold_facts, groups_accumulator, identity_states};
 pub use plan::planning_session;
 pub use states::{StateCodec, sort_by_keys};
 
@@ -68,15 +68,20 @@ impl View {
     pub fn compile(name: &str, sql: &str, topic: &Topic) -> Result<Self> {
         let planned = plan::plan(name, sql, topic)?;
         let keys = planned.aggregate.as_ref().map_or(0, |a| a.keys().len());
-        let codec = StateCodec::new(planned.state_schema(), keys)
-            .map_err(|e| Error::view(name, e))?;
+        let codec =
+            StateCodec::new(planned.state_schema(), keys).map_err(|e| Error::view(name, e))?;
         let definition = Definition {
             sql: sql.to_owned(),
             topic: topic.clone(),
             settings: plan::definition_settings(),
             state_format: planned.state_format(),
         };
-        Ok(Self { name: name.to_owned(), definition, planned, codec })
+        Ok(Self {
+            name: name.to_owned(),
+            definition,
+            planned,
+            codec,
+        })
     }
 
     /// Plans a stored definition again.
@@ -175,7 +180,11 @@ fn replace_table(
                 .with_filters(scan.filters)
                 .with_fetch(scan.fetch)
                 .build()?;
-            Ok(Transformed::new(LogicalPlan::TableScan(scan), true, TreeNodeRecursion::Jump))
+            Ok(Transformed::new(
+                LogicalPlan::TableScan(scan),
+                true,
+                TreeNodeRecursion::Jump,
+            ))
         }
         node => Ok(Transformed::no(node)),
     })?;
@@ -196,6 +205,3 @@ pub fn tables_of<T: TableProvider + 'static>(plan: &LogicalPlan) -> Result<usize
     })?;
     Ok(found)
 }
-
-#[cfg(test)]
-mod tests;

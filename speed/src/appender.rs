@@ -65,9 +65,10 @@ pub(crate) fn wal_error(e: WalError) -> Error {
     match e {
         WalError::Corrupt { .. } => Error::Corrupt(text),
         WalError::Locked { .. } => Error::Conflict(text),
-        WalError::Full { cause: FullCause::Limit, .. } => Error::Unavailable(format!(
-            "{text}; facts are refused until some have landed"
-        )),
+        WalError::Full {
+            cause: FullCause::Limit,
+            ..
+        } => Error::Unavailable(format!("{text}; facts are refused until some have landed")),
         WalError::TooLarge { .. } | WalError::InvalidTopic { .. } => Error::Invalid(text),
         WalError::NotNext { .. } => Error::Internal(text),
         _ => Error::Unavailable(text),
@@ -79,7 +80,9 @@ impl Appender {
     pub(crate) fn run(mut self) {
         let mut open = true;
         while open {
-            let Some(first) = self.requests.blocking_recv() else { break };
+            let Some(first) = self.requests.blocking_recv() else {
+                break;
+            };
             let mut group = Vec::new();
             let mut bytes = 0;
             let mut next = self.wal.next();
@@ -106,9 +109,12 @@ impl Appender {
         next: &mut u64,
     ) {
         let (payload, encoded, from, reply) = match request {
-            WriteRequest::Write { payload, encoded, ingest_from, reply } => {
-                (payload, encoded, ingest_from, reply)
-            }
+            WriteRequest::Write {
+                payload,
+                encoded,
+                ingest_from,
+                reply,
+            } => (payload, encoded, ingest_from, reply),
             WriteRequest::Cut(below) => {
                 let below = u64::try_from(below.0).unwrap_or(0);
                 if let Err(e) = self.wal.cut(below) {
@@ -123,16 +129,29 @@ impl Appender {
         }
         if payload.records == 0 {
             let at = Offset(i64::try_from(*next).unwrap_or(i64::MAX));
-            reply.send(Ok(Written { range: OffsetRange::new(at, at), repeated: false })).ok();
+            reply
+                .send(Ok(Written {
+                    range: OffsetRange::new(at, at),
+                    repeated: false,
+                }))
+                .ok();
             return;
         }
         if let Some((id, upto)) = &payload.ingest {
             self.ingested.insert(id.clone(), *upto);
         }
-        let record = Record { first: *next, end: *next + payload.records, payload: encoded };
+        let record = Record {
+            first: *next,
+            end: *next + payload.records,
+            payload: encoded,
+        };
         *next = record.end;
         *bytes += record.payload.len();
-        group.push(Waiting { payload, record, reply });
+        group.push(Waiting {
+            payload,
+            record,
+            reply,
+        });
     }
 
     /// The answer to a chunk of a file that was written before.
@@ -140,7 +159,10 @@ impl Appender {
         let ((id, upto), from) = (payload.ingest.as_ref()?, from?);
         let done = self.ingested.get(id).copied().unwrap_or(0);
         if done >= *upto {
-            return Some(Ok(Written { range: OffsetRange::default(), repeated: true }));
+            return Some(Ok(Written {
+                range: OffsetRange::default(),
+                repeated: true,
+            }));
         }
         (done != from).then(|| {
             Err(Error::Conflict(format!(
@@ -162,11 +184,17 @@ impl Appender {
         fail::fail_point!("wal-after-fsync");
         for waiting in group {
             let first = Offset(i64::try_from(waiting.record.first).unwrap_or(i64::MAX));
-            let answer = waiting.payload.at(&self.topic, self.partition, first).map(|piece| {
-                let range = piece.range;
-                self.delta.lock().push_unlanded(piece);
-                Written { range, repeated: false }
-            });
+            let answer = waiting
+                .payload
+                .at(&self.topic, self.partition, first)
+                .map(|piece| {
+                    let range = piece.range;
+                    self.delta.lock().push_unlanded(piece);
+                    Written {
+                        range,
+                        repeated: false,
+                    }
+                });
             // A client that went away does not read its answer; its facts are in all the same.
             waiting.reply.send(answer).ok();
         }
@@ -181,7 +209,10 @@ impl Appender {
                 let done = self.ingested.entry(id.clone()).or_default();
                 *done = (*done).min(before);
             }
-            waiting.reply.send(Err(Error::Unavailable(text.clone()))).ok();
+            waiting
+                .reply
+                .send(Err(Error::Unavailable(text.clone())))
+                .ok();
         }
     }
 }

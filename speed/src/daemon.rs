@@ -130,8 +130,7 @@ impl Daemon {
             })?;
             let partition = catalogue.claim_partition(name, &id).await?;
             let log = Arc::new(Log::open(storage, &known.topic, options.now_ms()).await?);
-            let (stream, thread) =
-                TopicStream::open(log, partition, settings, &options).await?;
+            let (stream, thread) = TopicStream::open(log, partition, settings, &options).await?;
             streams.insert(name.clone(), stream);
             threads.push(thread);
         }
@@ -182,7 +181,9 @@ impl Daemon {
         }
         for (name, view) in &entry.views {
             let Some(live) = &view.live else { continue };
-            let Some(stream) = self.topics.get(&live.definition.topic.name) else { continue };
+            let Some(stream) = self.topics.get(&live.definition.topic.name) else {
+                continue;
+            };
             if stream.served(name) == Some(live.generation) {
                 continue;
             }
@@ -237,7 +238,9 @@ impl Daemon {
     /// Waits for some time; `false` when the loops shall end.
     async fn goes_on(&self, wait: Duration) -> bool {
         let mut ending = self.ending.subscribe();
-        let ended = tokio::time::timeout(wait, ending.wait_for(|e| *e)).await.is_ok();
+        let ended = tokio::time::timeout(wait, ending.wait_for(|e| *e))
+            .await
+            .is_ok();
         !ended
     }
 }
@@ -276,11 +279,19 @@ impl Pinner for Daemon {
         let mut relations = Vec::new();
         for (name, stream) in &self.topics {
             let schema = stream.topic().schema();
-            relations.push(Relation { name: name.clone(), kind: "topic", schema });
+            relations.push(Relation {
+                name: name.clone(),
+                kind: "topic",
+                schema,
+            });
             stream.with_delta(|delta| {
                 for (name, view) in &delta.views {
                     let schema = view.master.view().schema();
-                    relations.push(Relation { name: name.clone(), kind: "view", schema });
+                    relations.push(Relation {
+                        name: name.clone(),
+                        kind: "view",
+                        schema,
+                    });
                 }
             });
         }
@@ -290,8 +301,13 @@ impl Pinner for Daemon {
     async fn pin(&self, names: &[String], mode: ReadMode) -> Result<Pin> {
         let mut pin = Pin::default();
         for (topic, stream) in &self.topics {
-            let views: Vec<String> = stream
-                .with_delta(|d| names.iter().filter(|n| d.views.contains_key(*n)).cloned().collect());
+            let views: Vec<String> = stream.with_delta(|d| {
+                names
+                    .iter()
+                    .filter(|n| d.views.contains_key(*n))
+                    .cloned()
+                    .collect()
+            });
             let dead = names.iter().any(|n| n == "dead_letters");
             if views.is_empty() && !names.contains(topic) && !dead {
                 continue;

@@ -68,7 +68,10 @@ impl ViewDelta {
 
     /// Bytes of memory.
     pub fn size_bytes(&self) -> usize {
-        self.states().iter().map(RecordBatch::get_array_memory_size).sum()
+        self.states()
+            .iter()
+            .map(RecordBatch::get_array_memory_size)
+            .sum()
     }
 }
 
@@ -127,10 +130,15 @@ impl TopicDelta {
     /// Adds states of landed ranges.
     pub fn add_states(&mut self, ranges: &Ranges, states: Vec<(String, Result<RecordBatch>)>) {
         for (name, states) in states {
-            let Some(view) = self.views.get_mut(&name) else { continue };
+            let Some(view) = self.views.get_mut(&name) else {
+                continue;
+            };
             match states {
                 Ok(states) => {
-                    view.pieces.push(Arc::new(StatePiece { ranges: ranges.clone(), states }));
+                    view.pieces.push(Arc::new(StatePiece {
+                        ranges: ranges.clone(),
+                        states,
+                    }));
                 }
                 Err(e) => {
                     tracing::error!(view = %name, error = %e, "the view does not answer any more");
@@ -142,7 +150,12 @@ impl TopicDelta {
 
     /// Bytes of memory.
     pub fn size_bytes(&self) -> usize {
-        self.unlanded_bytes + self.views.values().map(ViewDelta::size_bytes).sum::<usize>()
+        self.unlanded_bytes
+            + self
+                .views
+                .values()
+                .map(ViewDelta::size_bytes)
+                .sum::<usize>()
     }
 }
 
@@ -161,18 +174,23 @@ pub(crate) fn fold_unlanded(delta: &Mutex<TopicDelta>, view: &str, target: Offse
     loop {
         let (epoch, folded, master, pieces) = {
             let topic = delta.lock();
-            let Some(found) = topic.views.get(view) else { return Ok(()) };
+            let Some(found) = topic.views.get(view) else {
+                return Ok(());
+            };
             if found.folded >= target || found.failed.is_some() {
                 return Ok(());
             }
-            let wanted = |p: &&Arc<FactPiece>| p.range.start >= found.folded && p.range.end <= target;
+            let wanted =
+                |p: &&Arc<FactPiece>| p.range.start >= found.folded && p.range.end <= target;
             let pieces: Vec<_> = topic.unlanded.iter().filter(wanted).cloned().collect();
             (topic.epoch, found.folded, found.master.clone(), pieces)
         };
         let states = fold_pieces(master.view(), &pieces);
         let mut topic = delta.lock();
         let current = topic.epoch;
-        let Some(found) = topic.views.get_mut(view) else { return Ok(()) };
+        let Some(found) = topic.views.get_mut(view) else {
+            return Ok(());
+        };
         if current != epoch || found.folded != folded || !Arc::ptr_eq(&found.master, &master) {
             continue;
         }
@@ -206,10 +224,17 @@ pub async fn follow_log(
         end.set(partition, range.end);
         let made = Arc::new(Mutex::new(Vec::new()));
         let sink = made.clone();
-        fold_log(log, master.view(), &start, &end, options, move |states, ranges| {
-            sink.lock().push((states, ranges));
-            Ok(())
-        })
+        fold_log(
+            log,
+            master.view(),
+            &start,
+            &end,
+            options,
+            move |states, ranges| {
+                sink.lock().push((states, ranges));
+                Ok(())
+            },
+        )
         .await?;
         let made = std::mem::take(&mut *made.lock());
         let mut fold = Fold::new(master.view())?;
@@ -217,7 +242,10 @@ pub async fn follow_log(
             fold.states(states)?;
         }
         let ranges = vec![(partition, range)];
-        pieces.push(Arc::new(StatePiece { ranges, states: fold.into_states()? }));
+        pieces.push(Arc::new(StatePiece {
+            ranges,
+            states: fold.into_states()?,
+        }));
     }
     Ok(pieces)
 }
@@ -263,7 +291,10 @@ pub(crate) fn merge_pieces(view: &ViewDelta) -> Result<Option<Vec<Arc<StatePiece
         ranges.extend(piece.ranges.iter().copied());
     }
     let mut pieces = large;
-    pieces.push(Arc::new(StatePiece { ranges, states: fold.into_states()? }));
+    pieces.push(Arc::new(StatePiece {
+        ranges,
+        states: fold.into_states()?,
+    }));
     Ok(Some(pieces))
 }
 

@@ -78,7 +78,11 @@ fn acknowledge(outcome: &WriteOutcome) -> Response {
         "offsets": [outcome.range.start, outcome.range.end],
         "repeated": outcome.repeated,
     });
-    (StatusCode::OK, [(header::CONTENT_TYPE, "application/json")], body.to_string())
+    (
+        StatusCode::OK,
+        [(header::CONTENT_TYPE, "application/json")],
+        body.to_string(),
+    )
         .into_response()
 }
 
@@ -122,8 +126,12 @@ async fn accept(
         }),
     };
     let limit = daemon.options().max_request_bytes;
-    let encoding = text(headers, "content-encoding").unwrap_or("identity").to_owned();
-    let kind = text(headers, "content-type").unwrap_or("application/x-ndjson").to_owned();
+    let encoding = text(headers, "content-encoding")
+        .unwrap_or("identity")
+        .to_owned();
+    let kind = text(headers, "content-type")
+        .unwrap_or("application/x-ndjson")
+        .to_owned();
     if kind == PAYLOAD {
         return stream.write_payload(body, ingest.map(|c| c.from)).await;
     }
@@ -144,16 +152,24 @@ fn admit(admission: &Admission, body: Bytes, kind: &str) -> Result<Admitted> {
     if kind.starts_with("application/vnd.apache.arrow.stream") {
         let reader = StreamReader::try_new(std::io::Cursor::new(body), None).map_err(bad)?;
         let schema = reader.schema();
-        let batches = reader.collect::<std::result::Result<Vec<_>, _>>().map_err(bad)?;
+        let batches = reader
+            .collect::<std::result::Result<Vec<_>, _>>()
+            .map_err(bad)?;
         let batch = match batches.as_slice() {
             [one] => one.clone(),
             many => arrow::compute::concat_batches(&schema, many)?,
         };
         return admission.batch(&batch).map_err(failed);
     }
-    if ["ndjson", "json", "text/plain", "octet-stream", "x-www-form-urlencoded"]
-        .iter()
-        .any(|k| kind.contains(k))
+    if [
+        "ndjson",
+        "json",
+        "text/plain",
+        "octet-stream",
+        "x-www-form-urlencoded",
+    ]
+    .iter()
+    .any(|k| kind.contains(k))
     {
         return admission.ndjson(&body).map_err(failed);
     }

@@ -10,7 +10,7 @@ mod payload;
 mod topic;
 pub mod wal;
 
-pub use appender::{Written, WriteRequest};
+pub use appender::{WriteRequest, Written};
 pub use daemon::{Daemon, DaemonOptions, TopicOptions};
 pub use delta::{StatePiece, TopicDelta, ViewDelta, follow_log};
 pub use http::{INGEST_FROM, INGEST_ID, PAYLOAD, router};

@@ -87,8 +87,20 @@ impl Payload {
         ingest: Option<(String, u64)>,
         source: Option<String>,
     ) -> Self {
-        let Admitted { facts, dead, record_count, .. } = admitted;
-        Self { received_at_us, records: record_count, ingest, source, facts, dead }
+        let Admitted {
+            facts,
+            dead,
+            record_count,
+            ..
+        } = admitted;
+        Self {
+            received_at_us,
+            records: record_count,
+            ingest,
+            source,
+            facts,
+            dead,
+        }
     }
 
     /// As it is stored.
@@ -129,9 +141,13 @@ impl Payload {
                 "a WAL record is of format {version}, this version reads {VERSION}; use the version that wrote it"
             )));
         }
-        let (length, rest) = rest.split_first_chunk::<4>().ok_or_else(|| damaged("is cut"))?;
+        let (length, rest) = rest
+            .split_first_chunk::<4>()
+            .ok_or_else(|| damaged("is cut"))?;
         let length = u32::from_le_bytes(*length) as usize;
-        let header = rest.get(..length).ok_or_else(|| damaged("is cut in its header"))?;
+        let header = rest
+            .get(..length)
+            .ok_or_else(|| damaged("is cut in its header"))?;
         let header: Header = serde_json::from_slice(header).map_err(|e| damaged(&e.to_string()))?;
         let mut reader = StreamReader::try_new(&rest[length..], None)?;
         let facts = reader.next().ok_or_else(|| damaged("holds no batch"))??;
@@ -139,8 +155,15 @@ impl Payload {
             .dead
             .into_iter()
             .map(|d| {
-                let raw = STANDARD.decode(&d.raw).map_err(|e| damaged(&e.to_string()))?;
-                Ok(DeadLetter { record: d.record, field: d.field, reason: d.reason, raw: raw.into() })
+                let raw = STANDARD
+                    .decode(&d.raw)
+                    .map_err(|e| damaged(&e.to_string()))?;
+                Ok(DeadLetter {
+                    record: d.record,
+                    field: d.field,
+                    reason: d.reason,
+                    raw: raw.into(),
+                })
             })
             .collect::<Result<Vec<_>>>()?;
         Ok(Self {
@@ -184,7 +207,13 @@ impl Payload {
         let bytes = facts.get_array_memory_size()
             + dead.as_ref().map_or(0, RecordBatch::get_array_memory_size);
         let range = OffsetRange::new(first, Offset(first.0 + records));
-        Ok(FactPiece { range, facts, dead, ingest: self.ingest.clone(), bytes })
+        Ok(FactPiece {
+            range,
+            facts,
+            dead,
+            ingest: self.ingest.clone(),
+            bytes,
+        })
     }
 
     fn dead_batch(
@@ -201,14 +230,20 @@ impl Payload {
         let columns: Vec<ArrayRef> = vec![
             Arc::new(StringViewArray::from_iter_values(dead().map(|_| topic))),
             Arc::new(Int32Array::from(vec![partition.0; rows])),
-            Arc::new(Int64Array::from_iter_values(dead().map(|d| first.0 + d.record as i64))),
+            Arc::new(Int64Array::from_iter_values(
+                dead().map(|d| first.0 + d.record as i64),
+            )),
             Arc::new(
                 TimestampMicrosecondArray::from(vec![self.received_at_us; rows])
                     .with_data_type(timestamp_type()),
             ),
-            Arc::new(StringViewArray::from_iter(dead().map(|_| self.source.as_deref()))),
+            Arc::new(StringViewArray::from_iter(
+                dead().map(|_| self.source.as_deref()),
+            )),
             Arc::new(StringViewArray::from_iter_values(dead().map(|d| &d.reason))),
-            Arc::new(StringViewArray::from_iter(dead().map(|d| d.field.as_deref()))),
+            Arc::new(StringViewArray::from_iter(
+                dead().map(|d| d.field.as_deref()),
+            )),
             Arc::new(BinaryViewArray::from_iter_values(dead().map(|d| &d.raw))),
         ];
         Ok(Some(RecordBatch::try_new(dead_letter_schema(), columns)?))

@@ -91,11 +91,17 @@ impl TopicStream {
         )
         .map_err(|e| Error::Invalid(format!("topic `{}`: {e}", topic.name)))?;
         let (wal, pieces) = open_wal(&topic, partition, landed, options).await?;
-        let mut delta =
-            TopicDelta { next: landed, upto: head, ..Default::default() };
+        let mut delta = TopicDelta {
+            next: landed,
+            upto: head,
+            ..Default::default()
+        };
         let mut ingested: HashMap<String, u64> = log.table().with_state(|s| {
             let of = |(app, &n): (&String, &i64)| {
-                Some((app.strip_prefix("ingest/")?.to_owned(), u64::try_from(n).ok()?))
+                Some((
+                    app.strip_prefix("ingest/")?.to_owned(),
+                    u64::try_from(n).ok()?,
+                ))
             };
             s.txns.iter().filter_map(of).collect()
         });
@@ -155,7 +161,11 @@ impl TopicStream {
     pub fn ingested(&self, id: &str) -> u64 {
         let waiting = self.with_delta(|d| {
             let of_file = |p: &Arc<FactPiece>| p.ingest.clone().filter(|(i, _)| i == id);
-            d.unlanded.iter().filter_map(of_file).map(|(_, upto)| upto).max()
+            d.unlanded
+                .iter()
+                .filter_map(of_file)
+                .map(|(_, upto)| upto)
+                .max()
         });
         waiting.unwrap_or(0).max(self.log.ingested(id))
     }
@@ -210,8 +220,11 @@ impl TopicStream {
         unknown_fields: u64,
     ) -> Result<WriteOutcome> {
         let facts = payload.facts.num_rows() as u64;
-        let dead =
-            payload.dead.iter().map(|d| (d.record, d.field.clone(), d.reason.clone())).collect();
+        let dead = payload
+            .dead
+            .iter()
+            .map(|d| (d.record, d.field.clone(), d.reason.clone()))
+            .collect();
         let (reply, answer) = oneshot::channel();
         let request = WriteRequest::Write {
             payload: Box::new(payload),
@@ -224,10 +237,20 @@ impl TopicStream {
         let Written { range, repeated } = answer.await.map_err(|_| gone())??;
         if self.ack == Ack::Landed && !repeated {
             let mut landed = self.landed.subscribe();
-            landed.wait_for(|at| *at >= range.end).await.map_err(|_| gone())?;
+            landed
+                .wait_for(|at| *at >= range.end)
+                .await
+                .map_err(|_| gone())?;
         }
         let partition = self.partition;
-        Ok(WriteOutcome { partition, range, facts, dead, unknown_fields, repeated })
+        Ok(WriteOutcome {
+            partition,
+            range,
+            facts,
+            dead,
+            unknown_fields,
+            repeated,
+        })
     }
 
     fn check_memory(&self) -> Result<()> {
@@ -266,7 +289,9 @@ impl TopicStream {
             let pieces: Vec<_> = delta.unlanded.iter().take_while(fits).cloned().collect();
             (pieces, delta.upto.get(self.partition))
         };
-        let Some(last) = pieces.last() else { return Ok(0) };
+        let Some(last) = pieces.last() else {
+            return Ok(0);
+        };
         let end = last.range.end;
         let mut landing = Landing {
             ranges: vec![(self.partition, OffsetRange::new(start, end))],
@@ -299,8 +324,11 @@ impl TopicStream {
     }
 
     async fn checkpoint_when_due(&self) {
-        let commits = self.commits.fetch_add(1, std::sync::atomic::Ordering::Relaxed) + 1;
-        if commits % self.options.checkpoint_every.max(1) != 0 {
+        let commits = self
+            .commits
+            .fetch_add(1, std::sync::atomic::Ordering::Relaxed)
+            + 1;
+        if !commits.is_multiple_of(self.options.checkpoint_every.max(1)) {
             return;
         }
         if let Err(e) = self.log.table().write_checkpoint().await {
@@ -309,7 +337,12 @@ impl TopicStream {
     }
 
     fn masters(&self) -> Vec<(String, Arc<Master>)> {
-        self.delta.lock().views.iter().map(|(n, v)| (n.clone(), v.master.clone())).collect()
+        self.delta
+            .lock()
+            .views
+            .iter()
+            .map(|(n, v)| (n.clone(), v.master.clone()))
+            .collect()
     }
 
     fn fold_options(&self) -> FoldOptions {
@@ -347,13 +380,14 @@ impl TopicStream {
         }
         let mut added = Vec::new();
         for (name, master) in self.masters() {
-            let pieces =
-                follow_log(&self.log, &master, &upto, &head, &self.fold_options()).await;
+            let pieces = follow_log(&self.log, &master, &upto, &head, &self.fold_options()).await;
             added.push((name, pieces));
         }
         let mut delta = self.delta.lock();
         for (name, pieces) in added {
-            let Some(view) = delta.views.get_mut(&name) else { continue };
+            let Some(view) = delta.views.get_mut(&name) else {
+                continue;
+            };
             match pieces {
                 Ok(pieces) => view.pieces.extend(pieces),
                 Err(e @ Error::Expression { .. }) => view.failed = Some(e.to_string()),
@@ -370,8 +404,17 @@ impl TopicStream {
             return Ok(());
         }
         let pin = master.pin();
-        let Some(view) = self.delta.lock().views.get(name).cloned() else { return Ok(()) };
-        check_no_gap(name, &ViewDelta { pin: pin.clone(), ..view.clone() }, &self.upto())?;
+        let Some(view) = self.delta.lock().views.get(name).cloned() else {
+            return Ok(());
+        };
+        check_no_gap(
+            name,
+            &ViewDelta {
+                pin: pin.clone(),
+                ..view.clone()
+            },
+            &self.upto(),
+        )?;
         let pieces = above_boundary(&self.log, &view, &pin.boundary, &self.fold_options()).await?;
         let mut delta = self.delta.lock();
         if let Some(view) = delta.views.get_mut(name) {
@@ -382,7 +425,9 @@ impl TopicStream {
     }
 
     async fn merge(&self, name: &str) -> Result<()> {
-        let Some(view) = self.delta.lock().views.get(name).cloned() else { return Ok(()) };
+        let Some(view) = self.delta.lock().views.get(name).cloned() else {
+            return Ok(());
+        };
         if let Some(pieces) = blocking(move || merge_pieces(&view)).await?
             && let Some(view) = self.delta.lock().views.get_mut(name)
         {
@@ -409,7 +454,14 @@ impl TopicStream {
             Err(e) => return Err(e),
         };
         let folded = upto.get(self.partition);
-        let view = ViewDelta { master, pin, pieces, unlanded: Vec::new(), folded, failed };
+        let view = ViewDelta {
+            master,
+            pin,
+            pieces,
+            unlanded: Vec::new(),
+            folded,
+            failed,
+        };
         check_no_gap(&name, &view, &upto)?;
         self.delta.lock().views.insert(name, view);
         Ok(())
@@ -422,7 +474,11 @@ impl TopicStream {
 
     /// The generation of a view that answers.
     pub(crate) fn served(&self, name: &str) -> Option<Generation> {
-        self.delta.lock().views.get(name).map(|v| v.master.generation())
+        self.delta
+            .lock()
+            .views
+            .get(name)
+            .map(|v| v.master.generation())
     }
 
     /// Pins the topic and some of its views at one head.
@@ -457,7 +513,9 @@ impl TopicStream {
         head.raise(self.partition, target);
         let mut pinned = BTreeMap::new();
         for name in views {
-            let Some(view) = delta.views.get(name) else { continue };
+            let Some(view) = delta.views.get(name) else {
+                continue;
+            };
             if let Some(failed) = &view.failed {
                 return Err(Error::Invalid(failed.clone()));
             }
@@ -511,8 +569,8 @@ async fn open_wal(
             if end <= landed.0 || failed.is_some() {
                 return;
             }
-            let decoded: Result<FactPiece> = Payload::decode(&record.payload)
-                .and_then(|p| p.at(&topic, partition, first));
+            let decoded: Result<FactPiece> =
+                Payload::decode(&record.payload).and_then(|p| p.at(&topic, partition, first));
             match decoded {
                 Ok(piece) => pieces.push(piece),
                 Err(e) => failed = Some(e),

@@ -29,13 +29,21 @@ pub const FIELDS: [(&str, &str); 10] = [
 /// A topic with every supported type.
 pub fn topic() -> anyhow::Result<Topic> {
     let field = |name: &str, kind: &str, nullable| -> anyhow::Result<TopicField> {
-        Ok(TopicField { name: name.into(), field_type: kind.parse::<FieldType>()?, nullable })
+        Ok(TopicField {
+            name: name.into(),
+            field_type: kind.parse::<FieldType>()?,
+            nullable,
+        })
     };
     let mut fields = vec![field("ts", "timestamp", false)?];
     for (name, kind) in FIELDS {
         fields.push(field(name, kind, true)?);
     }
-    Ok(Topic { name: "facts".into(), event_time: "ts".into(), fields })
+    Ok(Topic {
+        name: "facts".into(),
+        event_time: "ts".into(),
+        fields,
+    })
 }
 
 fn maybe<T>(rng: &mut SmallRng, value: impl FnOnce(&mut SmallRng) -> T) -> Option<T> {
@@ -60,7 +68,17 @@ fn integer(rng: &mut SmallRng) -> i64 {
 }
 
 fn text(rng: &mut SmallRng) -> &'static str {
-    let texts = ["", "a", "b", "Ünïcode", "日本語のとても長い文字列です", "a\nb", "z\u{0}", "🦆", "null"];
+    let texts = [
+        "",
+        "a",
+        "b",
+        "Ünïcode",
+        "日本語のとても長い文字列です",
+        "a\nb",
+        "z\u{0}",
+        "🦆",
+        "null",
+    ];
     texts[rng.random_range(0..texts.len())]
 }
 
@@ -101,8 +119,9 @@ pub fn facts(
             Arc::new(<$array>::from_iter(values)) as ArrayRef
         }};
     }
-    let decimals: Vec<Option<i128>> =
-        (0..rows).map(|_| maybe(rng, |r| i128::from(r.random_range(-99_999_i64..99_999)))).collect();
+    let decimals: Vec<Option<i128>> = (0..rows)
+        .map(|_| maybe(rng, |r| i128::from(r.random_range(-99_999_i64..99_999))))
+        .collect();
     let columns: Vec<ArrayRef> = vec![
         Arc::new(TimestampMicrosecondArray::from(times).with_timezone("UTC")),
         column!(BooleanArray, |r: &mut SmallRng| r.random_bool(0.5)),

@@ -25,7 +25,9 @@ pub fn storage() -> anyhow::Result<(TempDir, Storage)> {
 /// The data that is shared between projects and not part of the repository; `None`, said aloud,
 /// where it is absent.
 pub fn shared_data(name: &str) -> Option<PathBuf> {
-    let beside = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../shared/data").join(name);
+    let beside = Path::new(env!("CARGO_MANIFEST_DIR"))
+        .join("../../shared/data")
+        .join(name);
     match beside.exists() {
         true => Some(beside),
         false => {

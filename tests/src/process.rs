@@ -25,8 +25,7 @@ sql = "words.sql"
 "#;
 
 /// The view's SQL.
-pub const VIEW: &str =
-    "SELECT word, count(*) AS facts, sum(id) AS ids, count(DISTINCT id) AS different FROM facts GROUP BY word";
+pub const VIEW: &str = "SELECT word, count(*) AS facts, sum(id) AS ids, count(DISTINCT id) AS different FROM facts GROUP BY word";
 
 /// Writes the project.
 pub fn write_project(dir: &Path) -> anyhow::Result<()> {
@@ -38,9 +37,16 @@ pub fn write_project(dir: &Path) -> anyhow::Result<()> {
 /// The program, which lies beside the tests' own folder.
 pub fn binary() -> anyhow::Result<PathBuf> {
     let own = std::env::current_exe()?;
-    let dir = own.parent().and_then(Path::parent).unwrap_or(Path::new("."));
+    let dir = own
+        .parent()
+        .and_then(Path::parent)
+        .unwrap_or(Path::new("."));
     let path = dir.join("anabranch");
-    anyhow::ensure!(path.exists(), "`{}` is not built: run the whole workspace's tests", path.display());
+    anyhow::ensure!(
+        path.exists(),
+        "`{}` is not built: run the whole workspace's tests",
+        path.display()
+    );
     Ok(path)
 }
 
@@ -48,7 +54,11 @@ pub fn binary() -> anyhow::Result<PathBuf> {
 pub fn start(dir: &Path, arguments: &[&str], failpoints: Option<&str>) -> anyhow::Result<Child> {
     let mut command = Command::new(binary()?);
     command.arg("--project").arg(dir).args(arguments);
-    command.env("ANABRANCH_LOG", "warn").stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+    command
+        .env("ANABRANCH_LOG", "warn")
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(Stdio::null());
     match failpoints {
         Some(points) => command.env("FAILPOINTS", points),
         None => command.env_remove("FAILPOINTS"),

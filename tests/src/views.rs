@@ -116,14 +116,27 @@ pub fn view(rng: &mut SmallRng) -> RandomView {
         .collect();
     let select = |keys: &[&str]| {
         let keys = keys.iter().enumerate().map(|(i, k)| format!("{k} AS k{i}"));
-        let aggregates = chosen.iter().enumerate().map(|(i, a)| format!("{a} AS a{i}"));
+        let aggregates = chosen
+            .iter()
+            .enumerate()
+            .map(|(i, a)| format!("{a} AS a{i}"));
         keys.chain(aggregates).collect::<Vec<_>>().join(", ")
     };
     let group = |keys: &[&str]| match keys.len() {
         0 => String::new(),
-        n => format!(" GROUP BY {}", (1..=n).map(|i| i.to_string()).collect::<Vec<_>>().join(", ")),
+        n => format!(
+            " GROUP BY {}",
+            (1..=n)
+                .map(|i| i.to_string())
+                .collect::<Vec<_>>()
+                .join(", ")
+        ),
     };
-    let plain = format!("SELECT {} FROM facts{filter}{}", select(&keys), group(&keys));
+    let plain = format!(
+        "SELECT {} FROM facts{filter}{}",
+        select(&keys),
+        group(&keys)
+    );
     let (sql, rolled_up) = match rng.random_range(0..6) {
         0 => (format!("{plain} HAVING count(*) > 1"), None),
         1 => {
@@ -137,5 +150,10 @@ pub fn view(rng: &mut SmallRng) -> RandomView {
         }
         _ => (plain, None),
     };
-    RandomView { sql, covers, rolled_up, aggregates: count }
+    RandomView {
+        sql,
+        covers,
+        rolled_up,
+        aggregates: count,
+    }
 }

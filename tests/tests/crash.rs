@@ -8,8 +8,8 @@ use anabranch_jobs::client::Client;
 use anabranch_jobs::commands::verify::verify_view;
 use anabranch_jobs::context::Context;
 use anabranch_shared::ReadMode;
-use anabranch_tests::process::{ready, start, terminate, write_project};
 use anabranch_tests::places;
+use anabranch_tests::process::{ready, start, terminate, write_project};
 use arrow::array::AsArray;
 use arrow::datatypes::Int64Type;
 use rand::rngs::SmallRng;
@@ -20,7 +20,12 @@ const REQUEST: i64 = 50;
 
 fn lines(first: i64) -> String {
     (first..first + REQUEST)
-        .map(|id| format!("{{\"ts\":\"2026-01-01T00:00:00Z\",\"id\":{id},\"word\":\"w{}\"}}\n", id % 7))
+        .map(|id| {
+            format!(
+                "{{\"ts\":\"2026-01-01T00:00:00Z\",\"id\":{id},\"word\":\"w{}\"}}\n",
+                id % 7
+            )
+        })
         .collect()
 }
 
@@ -43,7 +48,10 @@ async fn send(client: &Client, first: i64, most: i64) -> (BTreeSet<i64>, i64) {
 /// What is in the daemon's answer, each with how often.
 async fn found(client: &Client) -> anyhow::Result<Vec<(i64, i64)>> {
     let answer = client
-        .query("SELECT id, count(*) AS times FROM facts GROUP BY id", ReadMode::Merged)
+        .query(
+            "SELECT id, count(*) AS times FROM facts GROUP BY id",
+            ReadMode::Merged,
+        )
         .await?;
     let mut found = Vec::new();
     for batch in &answer.batches {
@@ -75,14 +83,27 @@ async fn check_after_restart(
         begun.elapsed()
     );
     let twice: Vec<_> = found.iter().filter(|(_, times)| *times != 1).collect();
-    anyhow::ensure!(twice.is_empty(), "{what}: facts that are there more than once: {twice:?}");
+    anyhow::ensure!(
+        twice.is_empty(),
+        "{what}: facts that are there more than once: {twice:?}"
+    );
     let ids: BTreeSet<i64> = found.iter().map(|(id, _)| *id).collect();
     let lost: Vec<_> = acknowledged.difference(&ids).take(5).collect();
-    anyhow::ensure!(lost.is_empty(), "{what}: acknowledged and lost, for example {lost:?}");
-    anyhow::ensure!(ids.iter().all(|id| *id < sent), "{what}: facts that nobody sent");
+    anyhow::ensure!(
+        lost.is_empty(),
+        "{what}: acknowledged and lost, for example {lost:?}"
+    );
+    anyhow::ensure!(
+        ids.iter().all(|id| *id < sent),
+        "{what}: facts that nobody sent"
+    );
     terminate(&mut daemon)?;
     let compared = verify_view(context, "words", "command").await?;
-    anyhow::ensure!(compared.is_equal() && compared.rows > 0, "{what}: {:?}", compared.examples);
+    anyhow::ensure!(
+        compared.is_equal() && compared.rows > 0,
+        "{what}: {:?}",
+        compared.examples
+    );
     Ok(())
 }
 
@@ -99,7 +120,11 @@ async fn nothing_is_lost_or_doubled_at_any_point() -> anyhow::Result<()> {
         let dir = places::folder()?;
         write_project(dir.path())?;
         let context = Context::open(dir.path()).await?;
-        let mut daemon = start(dir.path(), &["speed"], Some(&format!("{point}=2*off->panic")))?;
+        let mut daemon = start(
+            dir.path(),
+            &["speed"],
+            Some(&format!("{point}=2*off->panic")),
+        )?;
         let Some(client) = ready(&context, &mut daemon).await? else {
             anyhow::bail!("{point}: the daemon did not start");
         };
@@ -121,16 +146,41 @@ async fn a_build_that_dies_changes_nothing() -> anyhow::Result<()> {
         anyhow::bail!("the daemon did not start");
     };
     let (acknowledged, sent) = send(&client, 0, 5_000).await;
+    let begun = Instant::now();
+    loop {
+        let head = context.log("facts").await?.head();
+        if anabranch_shared::Offsets::default().distance_to(&head) >= 5_000 {
+            break;
+        }
+        anyhow::ensure!(
+            begun.elapsed() < Duration::from_secs(60),
+            "the daemon does not land"
+        );
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
     for command in ["refresh", "rebuild"] {
-        let mut build =
-            start(dir.path(), &["batch", command], Some("publish-before-commit=panic"))?;
+        let mut build = start(
+            dir.path(),
+            &["batch", command],
+            Some("publish-before-commit=panic"),
+        )?;
         anyhow::ensure!(!build.wait()?.success(), "batch {command} was not killed");
         let mut build = start(dir.path(), &["batch", command], None)?;
-        anyhow::ensure!(build.wait()?.success(), "batch {command} fails after one that died");
+        anyhow::ensure!(
+            build.wait()?.success(),
+            "batch {command} fails after one that died"
+        );
     }
     daemon.kill()?;
     daemon.wait()?;
-    check_after_restart("publish-before-commit", &context, dir.path(), &acknowledged, sent).await
+    check_after_restart(
+        "publish-before-commit",
+        &context,
+        dir.path(),
+        &acknowledged,
+        sent,
+    )
+    .await
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -87,7 +87,10 @@ fn fold_options() -> FoldOptions {
 }
 
 impl<'a> Case<'a> {
-    async fn new(seed: u64, coverage: &'a mut Coverage) -> anyhow::Result<(tempfile::TempDir, Self)> {
+    async fn new(
+        seed: u64,
+        coverage: &'a mut Coverage,
+    ) -> anyhow::Result<(tempfile::TempDir, Self)> {
         let mut rng = SmallRng::seed_from_u64(seed);
         let (dir, storage) = places::storage()?;
         let topic = facts::topic()?;
@@ -103,7 +106,15 @@ impl<'a> Case<'a> {
         };
         let service = SqlService::new(Arc::new(NoPins), &storage, options)?;
         let case = Self {
-            rng, storage, topic, log, master, random, landed: Vec::new(), service, coverage,
+            rng,
+            storage,
+            topic,
+            log,
+            master,
+            random,
+            landed: Vec::new(),
+            service,
+            coverage,
         };
         Ok((dir, case))
     }
@@ -130,7 +141,11 @@ impl<'a> Case<'a> {
             7 => {
                 self.coverage.count("event: rebuild");
                 // A small bound of memory makes many units; a late end makes straddled runs.
-                let memory = if self.rng.random_bool(0.5) { 1 } else { 1 << 30 };
+                let memory = if self.rng.random_bool(0.5) {
+                    1
+                } else {
+                    1 << 30
+                };
                 let options = batch_options(memory);
                 rebuild(&self.master, &self.log, &self.log.head(), &options, || NOW).await?;
                 Ok(())
@@ -152,12 +167,13 @@ impl<'a> Case<'a> {
             let partition = PartitionId(p);
             let first = head.get(partition);
             let rows = self.rng.random_range(0..30);
-            let (batch, end) =
-                facts::facts(&mut self.rng, &self.topic, partition, first, rows)?;
+            let (batch, end) = facts::facts(&mut self.rng, &self.topic, partition, first, rows)?;
             if first == end {
                 continue;
             }
-            landing.ranges.push((partition, OffsetRange::new(first, end)));
+            landing
+                .ranges
+                .push((partition, OffsetRange::new(first, end)));
             landing.facts.push(batch);
         }
         if landing.ranges.is_empty() {
@@ -223,7 +239,10 @@ impl<'a> Case<'a> {
         all.views.insert("v".into(), pin.clone());
         let answer = self.service.query_on(sql, &all, ReadMode::Merged).await?;
         let schema = answer.schema.clone();
-        Ok((schema, datafusion::physical_plan::common::collect(answer.stream).await?))
+        Ok((
+            schema,
+            datafusion::physical_plan::common::collect(answer.stream).await?,
+        ))
     }
 
     async fn check(&mut self) -> anyhow::Result<()> {
@@ -235,10 +254,18 @@ impl<'a> Case<'a> {
         if let Some(rolled) = self.random.rolled_up.clone() {
             self.coverage.count("combine");
             let view = View::compile("rolled", &rolled, &self.topic)?;
-            let columns: Vec<String> =
-                (0..self.random.aggregates).map(|i| format!("combine(a{i}) AS a{i}")).collect();
-            let filter = if self.rng.random_bool(0.3) { " WHERE a0 IS NOT NULL OR true" } else { "" };
-            let sql = format!("SELECT k0, {} FROM v{filter} GROUP BY k0", columns.join(", "));
+            let columns: Vec<String> = (0..self.random.aggregates)
+                .map(|i| format!("combine(a{i}) AS a{i}"))
+                .collect();
+            let filter = if self.rng.random_bool(0.3) {
+                " WHERE a0 IS NOT NULL OR true"
+            } else {
+                ""
+            };
+            let sql = format!(
+                "SELECT k0, {} FROM v{filter} GROUP BY k0",
+                columns.join(", ")
+            );
             let (schema, found) = self.ask(&sql, &pin).await?;
             let expected = self.recompute(&view).await?;
             same(&schema, &expected, &found)?;
@@ -252,7 +279,10 @@ fn same(
     expected: &[RecordBatch],
     found: &[RecordBatch],
 ) -> anyhow::Result<()> {
-    let tolerance = Tolerance { relative: 1e-9, absolute: 1e-6 };
+    let tolerance = Tolerance {
+        relative: 1e-9,
+        absolute: 1e-6,
+    };
     let compared = compare(schema, expected, found, tolerance)?;
     anyhow::ensure!(
         compared.is_equal(),
@@ -265,12 +295,18 @@ fn same(
 }
 
 fn number(name: &str, default: u64) -> u64 {
-    std::env::var(name).ok().and_then(|v| v.parse().ok()).unwrap_or(default)
+    std::env::var(name)
+        .ok()
+        .and_then(|v| v.parse().ok())
+        .unwrap_or(default)
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_law_holds() {
-    let (cases, first) = (number("ANABRANCH_LAW_CASES", CASES), number("ANABRANCH_LAW_SEED", 1));
+    let (cases, first) = (
+        number("ANABRANCH_LAW_CASES", CASES),
+        number("ANABRANCH_LAW_SEED", 1),
+    );
     let mut coverage = Coverage::default();
     for seed in first..first + cases {
         let (_dir, mut case) = match Case::new(seed, &mut coverage).await {
@@ -278,7 +314,10 @@ async fn the_law_holds() {
             Err(e) => panic!("seed {seed}: the view was refused: {e}"),
         };
         if let Err(e) = case.run().await {
-            panic!("ANABRANCH_LAW_SEED={seed} ANABRANCH_LAW_CASES=1 breaks the law\n{}\n{e}", case.random.sql);
+            panic!(
+                "ANABRANCH_LAW_SEED={seed} ANABRANCH_LAW_CASES=1 breaks the law\n{}\n{e}",
+                case.random.sql
+            );
         }
     }
     println!("the law held in {cases} cases, which covered:");

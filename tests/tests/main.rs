@@ -3,5 +3,6 @@
 mod bad_views;
 mod crash;
 mod law;
+mod open_formats;
 mod tables;
 mod weblog;

@@ -41,20 +41,76 @@ user_agent = "varchar"
 
 /// Question, view, and the query over the view (or over the topic, where there is no view).
 const QUESTIONS: [(&str, &str, &str); 14] = [
-    ("totals", "SELECT count(*) AS facts, count(DISTINCT event_id) AS ids, count(DISTINCT visitor) AS visitors, count(DISTINCT url_path) AS paths, sum(bytes) AS bytes, min(ts) AS first_ts, max(ts) AS last_ts FROM facts", "SELECT * FROM v"),
-    ("top_paths_last_4_hours", "SELECT date_trunc('hour', ts) AS hour, url_path, count(*) AS views, count(DISTINCT visitor) AS visitors FROM facts GROUP BY 1, 2", "SELECT url_path, sum(views) AS views, combine(visitors) AS visitors FROM v WHERE hour >= TIMESTAMP '2016-12-31T08:00:00Z' AND hour < TIMESTAMP '2016-12-31T12:00:00Z' GROUP BY 1 ORDER BY 2 DESC, 1 LIMIT 10"),
-    ("views_per_day_utc", "SELECT CAST(date_trunc('day', ts) AS DATE) AS day, count(*) AS views, count(DISTINCT visitor) AS visitors FROM facts GROUP BY 1", "SELECT * FROM v WHERE day >= DATE '2016-12-01' ORDER BY 1"),
-    ("views_per_local_day", "SELECT CAST(to_timestamp_micros(CAST(ts AS BIGINT) + tz_offset_min * 60000000) AS DATE) AS day, count(*) AS views FROM facts WHERE ts >= TIMESTAMP '2016-12-20T00:00:00Z' GROUP BY 1", "SELECT * FROM v ORDER BY 1"),
-    ("referrer_categories", "SELECT ref_category, count(*) AS views, count(DISTINCT visitor) AS visitors FROM facts GROUP BY 1", "SELECT * FROM v ORDER BY 2 DESC, 1"),
-    ("top_social_landing_paths", "SELECT url_path, ref_domain, count(*) AS views FROM facts WHERE ref_category = 'social' GROUP BY 1, 2", "SELECT * FROM v ORDER BY 3 DESC, 1, 2 LIMIT 15"),
-    ("hourly_series", "SELECT date_trunc('hour', ts) AS hour, count(*) AS views, sum(bytes) AS bytes, avg(bytes) AS avg_bytes FROM facts GROUP BY 1", "SELECT * FROM v WHERE hour >= TIMESTAMP '2016-12-30T00:00:00Z' AND hour < TIMESTAMP '2016-12-31T00:00:00Z' ORDER BY 1"),
-    ("status_by_method", "SELECT method, status, count(*) AS views FROM facts GROUP BY 1, 2", "SELECT * FROM v ORDER BY 3 DESC, 1, 2 LIMIT 20"),
-    ("minute_by_path_shape", "SELECT date_trunc('minute', ts) AS minute, url_path, count(*) AS views FROM facts GROUP BY 1, 2", "SELECT count(*) AS rows, sum(views) AS views, max(views) AS busiest FROM v"),
-    ("hour_by_path_shape", "SELECT count(*) AS rows, sum(views) AS views, max(views) AS busiest FROM (SELECT date_trunc('hour', ts) AS hour, url_path, count(*) AS views FROM facts GROUP BY 1, 2)", "SELECT * FROM v"),
-    ("day_by_path_visitors_shape", "SELECT date_trunc('day', ts) AS day, url_path, count(DISTINCT visitor) AS visitors FROM facts GROUP BY 1, 2", "SELECT count(*) AS rows, sum(CAST(visitors AS BIGINT)) AS visitors, max(visitors) AS most FROM v"),
-    ("spread", "SELECT ref_category, avg(bytes) AS avg_bytes, stddev_samp(bytes) AS stddev_bytes, min(ts) AS first_ts, max(ts) AS last_ts, median(CAST(bytes AS DOUBLE)) AS median_bytes FROM facts GROUP BY 1", "SELECT * FROM v ORDER BY 1"),
-    ("sessions_30min", "", "SELECT count(*) AS sessions, sum(views) AS views, max(views) AS longest FROM (SELECT visitor, s, count(*) AS views FROM (SELECT visitor, ts, sum(new_s) OVER (PARTITION BY visitor ORDER BY ts, event_id ROWS UNBOUNDED PRECEDING) AS s FROM (SELECT visitor, ts, event_id, CASE WHEN lag(ts) OVER (PARTITION BY visitor ORDER BY ts, event_id) IS NULL OR CAST(ts AS BIGINT) - CAST(lag(ts) OVER (PARTITION BY visitor ORDER BY ts, event_id) AS BIGINT) > 1800000000 THEN 1 ELSE 0 END AS new_s FROM facts)) GROUP BY 1, 2)"),
-    ("late_facts", "", "SELECT count(*) FILTER (WHERE late > 60000000) AS over_1m, count(*) FILTER (WHERE late > 300000000) AS over_5m, count(*) FILTER (WHERE late > 3600000000) AS over_1h, max(late) AS worst FROM (SELECT CAST(max(ts) OVER (ORDER BY ingest_date, CAST(split_part(event_id, '#', 2) AS BIGINT) ROWS UNBOUNDED PRECEDING) AS BIGINT) - CAST(ts AS BIGINT) AS late FROM facts)"),
+    (
+        "totals",
+        "SELECT count(*) AS facts, count(DISTINCT event_id) AS ids, count(DISTINCT visitor) AS visitors, count(DISTINCT url_path) AS paths, sum(bytes) AS bytes, min(ts) AS first_ts, max(ts) AS last_ts FROM facts",
+        "SELECT * FROM v",
+    ),
+    (
+        "top_paths_last_4_hours",
+        "SELECT date_trunc('hour', ts) AS hour, url_path, count(*) AS views, count(DISTINCT visitor) AS visitors FROM facts GROUP BY 1, 2",
+        "SELECT url_path, sum(views) AS views, combine(visitors) AS visitors FROM v WHERE hour >= TIMESTAMP '2016-12-31T08:00:00Z' AND hour < TIMESTAMP '2016-12-31T12:00:00Z' GROUP BY 1 ORDER BY 2 DESC, 1 LIMIT 10",
+    ),
+    (
+        "views_per_day_utc",
+        "SELECT CAST(date_trunc('day', ts) AS DATE) AS day, count(*) AS views, count(DISTINCT visitor) AS visitors FROM facts GROUP BY 1",
+        "SELECT * FROM v WHERE day >= DATE '2016-12-01' ORDER BY 1",
+    ),
+    (
+        "views_per_local_day",
+        "SELECT CAST(to_timestamp_micros(CAST(ts AS BIGINT) + tz_offset_min * 60000000) AS DATE) AS day, count(*) AS views FROM facts WHERE ts >= TIMESTAMP '2016-12-20T00:00:00Z' GROUP BY 1",
+        "SELECT * FROM v ORDER BY 1",
+    ),
+    (
+        "referrer_categories",
+        "SELECT ref_category, count(*) AS views, count(DISTINCT visitor) AS visitors FROM facts GROUP BY 1",
+        "SELECT * FROM v ORDER BY 2 DESC, 1",
+    ),
+    (
+        "top_social_landing_paths",
+        "SELECT url_path, ref_domain, count(*) AS views FROM facts WHERE ref_category = 'social' GROUP BY 1, 2",
+        "SELECT * FROM v ORDER BY 3 DESC, 1, 2 LIMIT 15",
+    ),
+    (
+        "hourly_series",
+        "SELECT date_trunc('hour', ts) AS hour, count(*) AS views, sum(bytes) AS bytes, avg(bytes) AS avg_bytes FROM facts GROUP BY 1",
+        "SELECT * FROM v WHERE hour >= TIMESTAMP '2016-12-30T00:00:00Z' AND hour < TIMESTAMP '2016-12-31T00:00:00Z' ORDER BY 1",
+    ),
+    (
+        "status_by_method",
+        "SELECT method, status, count(*) AS views FROM facts GROUP BY 1, 2",
+        "SELECT * FROM v ORDER BY 3 DESC, 1, 2 LIMIT 20",
+    ),
+    (
+        "minute_by_path_shape",
+        "SELECT date_trunc('minute', ts) AS minute, url_path, count(*) AS views FROM facts GROUP BY 1, 2",
+        "SELECT count(*) AS rows, sum(views) AS views, max(views) AS busiest FROM v",
+    ),
+    (
+        "hour_by_path_shape",
+        "SELECT count(*) AS rows, sum(views) AS views, max(views) AS busiest FROM (SELECT date_trunc('hour', ts) AS hour, url_path, count(*) AS views FROM facts GROUP BY 1, 2)",
+        "SELECT * FROM v",
+    ),
+    (
+        "day_by_path_visitors_shape",
+        "SELECT date_trunc('day', ts) AS day, url_path, count(DISTINCT visitor) AS visitors FROM facts GROUP BY 1, 2",
+        "SELECT count(*) AS rows, sum(CAST(visitors AS BIGINT)) AS visitors, max(visitors) AS most FROM v",
+    ),
+    (
+        "spread",
+        "SELECT ref_category, avg(bytes) AS avg_bytes, stddev_samp(bytes) AS stddev_bytes, min(ts) AS first_ts, max(ts) AS last_ts, median(CAST(bytes AS DOUBLE)) AS median_bytes FROM facts GROUP BY 1",
+        "SELECT * FROM v ORDER BY 1",
+    ),
+    (
+        "sessions_30min",
+        "",
+        "SELECT count(*) AS sessions, sum(views) AS views, max(views) AS longest FROM (SELECT visitor, s, count(*) AS views FROM (SELECT visitor, ts, sum(new_s) OVER (PARTITION BY visitor ORDER BY ts, event_id ROWS UNBOUNDED PRECEDING) AS s FROM (SELECT visitor, ts, event_id, CASE WHEN lag(ts) OVER (PARTITION BY visitor ORDER BY ts, event_id) IS NULL OR CAST(ts AS BIGINT) - CAST(lag(ts) OVER (PARTITION BY visitor ORDER BY ts, event_id) AS BIGINT) > 1800000000 THEN 1 ELSE 0 END AS new_s FROM facts)) GROUP BY 1, 2)",
+    ),
+    (
+        "late_facts",
+        "",
+        "SELECT count(*) FILTER (WHERE late > 60000000) AS over_1m, count(*) FILTER (WHERE late > 300000000) AS over_5m, count(*) FILTER (WHERE late > 3600000000) AS over_1h, max(late) AS worst FROM (SELECT CAST(max(ts) OVER (ORDER BY ingest_date, CAST(split_part(event_id, '#', 2) AS BIGINT) ROWS UNBOUNDED PRECEDING) AS BIGINT) - CAST(ts AS BIGINT) AS late FROM facts)",
+    ),
 ];
 
 fn write_project(dir: &Path) -> anyhow::Result<()> {
@@ -73,10 +129,18 @@ fn write_project(dir: &Path) -> anyhow::Result<()> {
 fn parts(source: &Path, dir: &Path) -> anyhow::Result<Vec<String>> {
     // The facts in arrival order, cut where 37 % and 99 % of them are.
     let mut text = String::new();
-    let gz = std::process::Command::new("gzip").arg("-dc").arg(source).output()?;
+    let gz = std::process::Command::new("gzip")
+        .arg("-dc")
+        .arg(source)
+        .output()?;
     text.push_str(std::str::from_utf8(&gz.stdout)?);
     let lines: Vec<&str> = text.lines().collect();
-    let cuts = [0, lines.len() * 37 / 100, lines.len() * 99 / 100, lines.len()];
+    let cuts = [
+        0,
+        lines.len() * 37 / 100,
+        lines.len() * 99 / 100,
+        lines.len(),
+    ];
     let mut files = Vec::new();
     for (i, cut) in cuts.windows(2).enumerate() {
         let path = dir.join(format!("part-{i}.ndjson"));
@@ -96,13 +160,20 @@ async fn land(context: &Context, file: &str) -> anyhow::Result<u64> {
         allow_dead_letters: false,
     };
     let report = ingest(context, &args, false).await?;
-    anyhow::ensure!(report.dead_letters == 0, "{} dead letters", report.dead_letters);
+    anyhow::ensure!(
+        report.dead_letters == 0,
+        "{} dead letters",
+        report.dead_letters
+    );
     Ok(report.facts)
 }
 
 async fn refresh_all(context: &Context) -> anyhow::Result<()> {
     for view in &context.project.views {
-        let (stop, progress) = (Arc::new(AtomicBool::new(false)), Arc::new(FoldProgress::default()));
+        let (stop, progress) = (
+            Arc::new(AtomicBool::new(false)),
+            Arc::new(FoldProgress::default()),
+        );
         build_view(context, view, Build::Refresh, "command", &stop, &progress).await?;
     }
     Ok(())
@@ -133,10 +204,17 @@ fn equal(expected: &Value, found: &Value) -> bool {
 fn interval_micros(value: &Value) -> Option<Value> {
     let text = value.as_str()?;
     let (days, clock) = match text.split_once(" day") {
-        Some((days, rest)) => (days.parse::<i64>().ok()?, rest.trim_start_matches(['s', ',', ' '])),
+        Some((days, rest)) => (
+            days.parse::<i64>().ok()?,
+            rest.trim_start_matches(['s', ',', ' ']),
+        ),
         None => (0, text),
     };
-    let parts: Vec<f64> = clock.split(':').map(str::parse).collect::<Result<_, _>>().ok()?;
+    let parts: Vec<f64> = clock
+        .split(':')
+        .map(str::parse)
+        .collect::<Result<_, _>>()
+        .ok()?;
     let seconds = parts.iter().fold(0.0, |sum, p| sum * 60.0 + p) + days as f64 * 86_400.0;
     Some(Value::from((seconds * 1e6) as i64))
 }
@@ -154,16 +232,30 @@ async fn check_all(context: &Context, answers: &Value, absorbed: &str) -> anyhow
             .map_err(|e| anyhow::anyhow!("{name}: {e}"))?;
         let found: Vec<Vec<Value>> = batches
             .iter()
-            .flat_map(|b| (0..b.num_rows()).map(|r| (0..b.num_columns()).map(|c| cell(b, c, r)).collect()))
+            .flat_map(|b| {
+                (0..b.num_rows()).map(|r| (0..b.num_columns()).map(|c| cell(b, c, r)).collect())
+            })
             .collect();
-        let expected = answers[name]["rows"].as_array().cloned().unwrap_or_default();
-        anyhow::ensure!(expected.len() == found.len(), "{name}: {} rows, expected {}", found.len(), expected.len());
+        let expected = answers[name]["rows"]
+            .as_array()
+            .cloned()
+            .unwrap_or_default();
+        anyhow::ensure!(
+            expected.len() == found.len(),
+            "{name}: {} rows, expected {}",
+            found.len(),
+            expected.len()
+        );
         for (e, f) in expected.iter().zip(&found) {
             let e = e.as_array().cloned().unwrap_or_default();
-            let same = e.iter().zip(f).all(|(e, f)| {
-                equal(e, f) || interval_micros(e).is_some_and(|e| equal(&e, f))
-            });
-            anyhow::ensure!(e.len() == f.len() && same, "{name}, {absorbed} absorbed:\nexpected {e:?}\nfound    {f:?}");
+            let same = e
+                .iter()
+                .zip(f)
+                .all(|(e, f)| equal(e, f) || interval_micros(e).is_some_and(|e| equal(&e, f)));
+            anyhow::ensure!(
+                e.len() == f.len() && same,
+                "{name}, {absorbed} absorbed:\nexpected {e:?}\nfound    {f:?}"
+            );
         }
     }
     Ok(())
@@ -171,7 +263,9 @@ async fn check_all(context: &Context, answers: &Value, absorbed: &str) -> anyhow
 
 #[tokio::test(flavor = "multi_thread")]
 async fn real_questions_have_the_known_answers() -> anyhow::Result<()> {
-    let Some(source) = places::shared_data("weblog") else { return Ok(()) };
+    let Some(source) = places::shared_data("weblog") else {
+        return Ok(());
+    };
     let answers: Value = serde_json::from_slice(&std::fs::read(source.join("answers.json"))?)?;
     for (absorbed, upto) in [("0 %", 0), ("37 %", 1), ("99 %", 2), ("100 %", 3)] {
         let dir = places::folder()?;
@@ -186,9 +280,15 @@ async fn real_questions_have_the_known_answers() -> anyhow::Result<()> {
             }
         }
         anyhow::ensure!(facts == 344_810, "{facts} facts landed");
-        anyhow::ensure!(land(&context, &files[0]).await? == 0, "the same content again added facts");
+        anyhow::ensure!(
+            land(&context, &files[0]).await? == 0,
+            "the same content again added facts"
+        );
         check_all(&context, &answers, absorbed).await?;
-        println!("all {} answers are right with {absorbed} absorbed", QUESTIONS.len());
+        println!(
+            "all {} answers are right with {absorbed} absorbed",
+            QUESTIONS.len()
+        );
     }
     Ok(())
 }

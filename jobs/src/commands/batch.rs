@@ -55,7 +55,10 @@ fn chosen<'a>(context: &'a Context, names: &[String]) -> Result<Vec<&'a ViewSett
     let find = |name: &String| {
         all.iter().find(|v| v.name == *name).ok_or_else(|| {
             let known: Vec<&str> = all.iter().map(|v| v.name.as_str()).collect();
-            Error::NotFound(format!("no view `{name}`; the views are: {}", known.join(", ")))
+            Error::NotFound(format!(
+                "no view `{name}`; the views are: {}",
+                known.join(", ")
+            ))
         })
     };
     names.iter().map(find).collect()
@@ -79,7 +82,7 @@ async fn show(view: String, progress: Arc<FoldProgress>, shown: bool) {
         bar.set_length(total);
         bar.set_position(facts);
         ticks += 1;
-        if !shown && ticks % 25 == 0 {
+        if !shown && ticks.is_multiple_of(25) {
             tracing::info!(%view, facts, of = total, "building");
         }
     }

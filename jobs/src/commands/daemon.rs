@@ -32,14 +32,19 @@ struct DaemonPinner {
 impl Pinner for DaemonPinner {
     async fn relations(&self) -> Result<Vec<Relation>> {
         let mut relations = self.daemon.relations().await?;
-        relations.push(Relation { name: "jobs".into(), kind: "table", schema: history::schema() });
+        relations.push(Relation {
+            name: "jobs".into(),
+            kind: "table",
+            schema: history::schema(),
+        });
         Ok(relations)
     }
 
     async fn pin(&self, names: &[String], mode: ReadMode) -> Result<Pin> {
         let mut pin = self.daemon.pin(names, mode).await?;
         if names.iter().any(|n| n == "jobs") {
-            pin.plain.insert("jobs".into(), pin_jobs(&self.context).await?);
+            pin.plain
+                .insert("jobs".into(), pin_jobs(&self.context).await?);
         }
         Ok(pin)
     }
@@ -70,7 +75,10 @@ pub async fn open(context: &Context) -> Result<Arc<Daemon>> {
         .topics
         .iter()
         .map(|t| {
-            let options = TopicOptions { ack: t.ack, unknown_fields: t.unknown_fields };
+            let options = TopicOptions {
+                ack: t.ack,
+                unknown_fields: t.unknown_fields,
+            };
             (t.name.clone(), options)
         })
         .collect();
@@ -82,7 +90,10 @@ pub async fn open(context: &Context) -> Result<Arc<Daemon>> {
 
 /// A service that answers from a daemon.
 pub fn service(context: &Context, daemon: &Arc<Daemon>) -> Result<SqlService> {
-    let pinner = Arc::new(DaemonPinner { daemon: daemon.clone(), context: context.clone() });
+    let pinner = Arc::new(DaemonPinner {
+        daemon: daemon.clone(),
+        context: context.clone(),
+    });
     SqlService::new(pinner, &context.storage, context.serving_options())
 }
 
@@ -98,7 +109,9 @@ pub async fn run(context: &Context, with_scheduler: bool) -> Result<()> {
     let daemon = open(context).await?;
     let http = &context.project.daemon.http;
     let listener = TcpListener::bind(http).await.map_err(|e| {
-        Error::Unavailable(format!("can't listen on `{http}` (`http` in `[daemon]`): {e}"))
+        Error::Unavailable(format!(
+            "can't listen on `{http}` (`http` in `[daemon]`): {e}"
+        ))
     })?;
     let local = listener.local_addr().map_err(|e| Error::io(http, e))?;
     let address = Address {
@@ -106,16 +119,25 @@ pub async fn run(context: &Context, with_scheduler: bool) -> Result<()> {
         http: local.to_string(),
         pid: std::process::id(),
     };
-    let health = Health { daemon: daemon.clone(), id: address.id.clone() };
+    let health = Health {
+        daemon: daemon.clone(),
+        id: address.id.clone(),
+    };
     let own = Router::new()
         .route("/health", get(healthy))
         .route("/ready", get(ready))
         .route("/metrics", get(metrics))
         .with_state(health);
     let sql = Arc::new(service(context, &daemon)?);
-    let app = own.merge(anabranch_speed::router(daemon.clone())).merge(anabranch_serving::router(sql));
+    let app = own
+        .merge(anabranch_speed::router(daemon.clone()))
+        .merge(anabranch_serving::router(sql));
     address.publish(&context.storage).await?;
-    let recovered = daemon.topics().values().map(|s| s.with_delta(|d| d.unlanded_facts)).sum::<usize>();
+    let recovered = daemon
+        .topics()
+        .values()
+        .map(|s| s.with_delta(|d| d.unlanded_facts))
+        .sum::<usize>();
     tracing::info!(http = %local, unlanded_facts = recovered, ready_ms = begun.elapsed().as_millis() as u64, "ready");
     let loops = tokio::spawn({
         let daemon = daemon.clone();
@@ -123,9 +145,11 @@ pub async fn run(context: &Context, with_scheduler: bool) -> Result<()> {
     });
     let stop = Arc::new(AtomicBool::new(false));
     let notes = tokio::spawn(refresh_notes(context.clone(), daemon.clone()));
-    let scheduler = with_scheduler
-        .then(|| tokio::spawn(schedule::run(context.clone(), stop.clone())));
-    let served = axum::serve(listener, app).with_graceful_shutdown(stop_signal()).await;
+    let scheduler =
+        with_scheduler.then(|| tokio::spawn(schedule::run(context.clone(), stop.clone())));
+    let served = axum::serve(listener, app)
+        .with_graceful_shutdown(stop_signal())
+        .await;
     tracing::info!("stopping: no more intake, landing the rest");
     stop.store(true, Ordering::Relaxed);
     notes.abort();
@@ -148,7 +172,10 @@ async fn refresh_notes(context: Context, daemon: Arc<Daemon>) {
         let dir = context.project.dir.clone();
         match anabranch_shared::settings::Project::load(&dir) {
             Ok(project) => {
-                let now = Context { project: Arc::new(project), ..context.clone() };
+                let now = Context {
+                    project: Arc::new(project),
+                    ..context.clone()
+                };
                 daemon.set_notes(now.notes());
             }
             Err(e) => tracing::warn!(error = %e, "the project can't be read any more"),
@@ -183,7 +210,10 @@ async fn ready(State(health): State<Health>) -> impl IntoResponse {
         .values()
         .flat_map(|s| {
             s.with_delta(|d| {
-                let failed = d.views.iter().filter_map(|(n, v)| v.failed.as_ref().map(|_| n.clone()));
+                let failed = d
+                    .views
+                    .iter()
+                    .filter_map(|(n, v)| v.failed.as_ref().map(|_| n.clone()));
                 failed.collect::<Vec<_>>()
             })
         })
@@ -235,6 +265,10 @@ async fn metrics(State(health): State<Health>) -> String {
             }
         });
     }
-    gauge("anabranch_view_behind_offsets", "Landed offsets past the view's boundary", behind);
+    gauge(
+        "anabranch_view_behind_offsets",
+        "Landed offsets past the view's boundary",
+        behind,
+    );
     text
 }

@@ -54,14 +54,15 @@ struct Story<'a> {
 }
 
 /// Tells the story. Returns whether all held.
-pub async fn demo(
-    facts: u64,
-    out: &mut (dyn Write + Send),
-    style: Style,
-) -> Result<bool> {
+pub async fn demo(facts: u64, out: &mut (dyn Write + Send), style: Style) -> Result<bool> {
     let temporary = tempfile::tempdir().map_err(|e| Error::io("a temporary folder", e))?;
     let dir = temporary.path().join("newsroom");
-    let mut story = Story { out, style, dir, failures: 0 };
+    let mut story = Story {
+        out,
+        style,
+        dir,
+        failures: 0,
+    };
     let begun = Instant::now();
     story.tell(facts).await?;
     let took = human_duration(begun.elapsed());
@@ -91,14 +92,18 @@ fn write_project(dir: &Path) -> Result<()> {
     let write = || {
         std::fs::create_dir_all(dir.join("views"))?;
         std::fs::write(dir.join("anabranch.toml"), text)?;
-        views.iter().try_for_each(|(n, sql)| std::fs::write(dir.join(format!("views/{n}.sql")), sql))
+        views
+            .iter()
+            .try_for_each(|(n, sql)| std::fs::write(dir.join(format!("views/{n}.sql")), sql))
     };
     write().map_err(|e| Error::io(dir, e))
 }
 
 impl Story<'_> {
     fn say(&mut self, text: &str) -> Result<()> {
-        writeln!(self.out, "{text}").and_then(|()| self.out.flush()).map_err(|e| Error::io("standard output", e))
+        writeln!(self.out, "{text}")
+            .and_then(|()| self.out.flush())
+            .map_err(|e| Error::io("standard output", e))
     }
 
     fn title(&mut self, text: &str) -> Result<()> {
@@ -134,7 +139,9 @@ impl Story<'_> {
                 return Err(Error::Unavailable(format!("the daemon ended: {status}")));
             }
             if begun.elapsed() > Duration::from_secs(60) {
-                return Err(Error::Unavailable("the daemon does not answer after 60 s".into()));
+                return Err(Error::Unavailable(
+                    "the daemon does not answer after 60 s".into(),
+                ));
             }
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
@@ -147,7 +154,10 @@ impl Story<'_> {
             if generator.next_ndjson(&mut lines, REQUEST_FACTS) == 0 {
                 break;
             }
-            acknowledged += client.write_ndjson("pageviews", Bytes::from(lines)).await?.facts;
+            acknowledged += client
+                .write_ndjson("pageviews", Bytes::from(lines))
+                .await?
+                .facts;
         }
         Ok(acknowledged)
     }
@@ -160,7 +170,10 @@ impl Story<'_> {
             let head = log.head();
             if anabranch_shared::Offsets::default().distance_to(&head) >= offsets {
                 let files = log.table().with_state(|s| s.files.len());
-                return self.say(&format!("   landed as {files} Parquet files of a Delta table, {} later", human_duration(begun.elapsed())));
+                return self.say(&format!(
+                    "   landed as {files} Parquet files of a Delta table, {} later",
+                    human_duration(begun.elapsed())
+                ));
             }
             if begun.elapsed() > Duration::from_secs(60) {
                 return Err(Error::Unavailable("the daemon did not land in 60 s".into()));
@@ -173,18 +186,28 @@ impl Story<'_> {
         let begun = Instant::now();
         let answer = client.query(sql, ReadMode::Merged).await?;
         let took = begun.elapsed();
-        write_batches(self.out, &answer.schema, &answer.batches, Format::Table, self.style)
-            .map_err(|e| Error::io("standard output", e))?;
+        write_batches(
+            self.out,
+            &answer.schema,
+            &answer.batches,
+            Format::Table,
+            self.style,
+        )
+        .map_err(|e| Error::io("standard output", e))?;
         let line = format!("{}; {}", human_duration(took), answer.freshness);
         self.say(&self.style.dim(&line))
     }
 
     async fn count(&self, client: &Client) -> Result<u64> {
-        let answer = client.query("SELECT count(*) FROM pageviews", ReadMode::Merged).await?;
+        let answer = client
+            .query("SELECT count(*) FROM pageviews", ReadMode::Merged)
+            .await?;
         let text = answer.batches.first().map(|b| {
             arrow::util::display::array_value_to_string(b.column(0), 0).unwrap_or_default()
         });
-        text.unwrap_or_default().parse().map_err(|e| Error::Internal(format!("a count: {e}")))
+        text.unwrap_or_default()
+            .parse()
+            .map_err(|e| Error::Internal(format!("a count: {e}")))
     }
 
     async fn tell(&mut self, facts: u64) -> Result<()> {
@@ -192,21 +215,26 @@ impl Story<'_> {
         let context = Context::open(&self.dir).await?;
         let mut options = GeneratorOptions::new(facts, 7, Utc::now());
         options.late = 0.03;
-        let mut generator =
-            Generator::new(&options).map_err(|e| Error::Invalid(e.to_string()))?;
+        let mut generator = Generator::new(&options).map_err(|e| Error::Invalid(e.to_string()))?;
         self.title("a daemon admits, acknowledges and lands a stream of page views")?;
         let (mut child, client) = self.start(&context).await?;
         let begun = Instant::now();
         let first = self.stream(&client, &mut generator, facts / 2).await?;
         let rate = human_rate(first, begun.elapsed());
-        self.say(&format!("   {} facts acknowledged, durable and visible, over one connection: {rate}", human_count(first)))?;
+        self.say(&format!(
+            "   {} facts acknowledged, durable and visible, over one connection: {rate}",
+            human_count(first)
+        ))?;
 
         self.landed(&context, first).await?;
         self.title("the batch layer rebuilds the views from the log, while the stream goes on")?;
         let builder = context.clone();
-        let rebuilt = tokio::spawn(async move { build(&builder, Build::Rebuild, &[], false).await });
+        let rebuilt =
+            tokio::spawn(async move { build(&builder, Build::Rebuild, &[], false).await });
         let second = self.stream(&client, &mut generator, facts / 4).await?;
-        let reports = rebuilt.await.map_err(|e| Error::Internal(e.to_string()))??;
+        let reports = rebuilt
+            .await
+            .map_err(|e| Error::Internal(e.to_string()))??;
         for report in &reports {
             let took = Duration::from_micros(u64::try_from(report.took_us).unwrap_or(0));
             self.say(&format!(
@@ -218,11 +246,20 @@ impl Story<'_> {
                 human_rate(report.outcome.facts, took),
             ))?;
         }
-        self.say(&format!("   {} facts came in meanwhile", human_count(second)))?;
+        self.say(&format!(
+            "   {} facts came in meanwhile",
+            human_count(second)
+        ))?;
         let third = self.stream(&client, &mut generator, facts / 8).await?;
         let acknowledged = first + second + third;
         let found = self.count(&client).await?;
-        self.check(&format!("all {} acknowledged facts are in an answer, each once", human_count(acknowledged)), found == acknowledged)?;
+        self.check(
+            &format!(
+                "all {} acknowledged facts are in an answer, each once",
+                human_count(acknowledged)
+            ),
+            found == acknowledged,
+        )?;
 
         self.questions(&client).await?;
 
@@ -232,10 +269,21 @@ impl Story<'_> {
         let begun = Instant::now();
         let (mut child, client) = self.start(&context).await?;
         let found = self.count(&client).await?;
-        self.say(&format!("   answering again after {}", human_duration(begun.elapsed())))?;
-        self.check(&format!("{} of {} acknowledged facts came back", human_count(found), human_count(acknowledged)), found == acknowledged)?;
+        self.say(&format!(
+            "   answering again after {}",
+            human_duration(begun.elapsed())
+        ))?;
+        self.check(
+            &format!(
+                "{} of {} acknowledged facts came back",
+                human_count(found),
+                human_count(acknowledged)
+            ),
+            found == acknowledged,
+        )?;
 
-        self.cut_over(&context, &client, &mut generator, facts / 8).await?;
+        self.cut_over(&context, &client, &mut generator, facts / 8)
+            .await?;
 
         self.title("the law: the merged answers equal a recompute from the raw facts")?;
         terminate(&mut child).await?;
@@ -245,7 +293,15 @@ impl Story<'_> {
             for example in &compared.examples {
                 self.say(&format!("          {example}"))?;
             }
-            self.check(&format!("{}: {} rows compared, {} differ", view.name, human_count(compared.rows as u64), compared.differences), compared.is_equal() && compared.rows > 0)?;
+            self.check(
+                &format!(
+                    "{}: {} rows compared, {} differ",
+                    view.name,
+                    human_count(compared.rows as u64),
+                    compared.differences
+                ),
+                compared.is_equal() && compared.rows > 0,
+            )?;
         }
         Ok(())
     }
@@ -269,12 +325,19 @@ impl Story<'_> {
         self.title("a view's SQL is edited: it answers by its old definition until it is rebuilt")?;
         let path = self.dir.join("views/author_referrers.sql");
         std::fs::write(&path, EDITED).map_err(|e| Error::io(&path, e))?;
-        let edited = "SELECT author, visitors FROM author_referrers ORDER BY visitors DESC, author LIMIT 3";
+        let edited =
+            "SELECT author, visitors FROM author_referrers ORDER BY visitors DESC, author LIMIT 3";
         let before = client.query(edited, ReadMode::Merged).await;
         self.check("the new column is not there yet", before.is_err())?;
         self.stream(client, generator, facts).await?;
         let reopened = Context::open(&self.dir).await?;
-        build(&reopened, Build::Rebuild, &["author_referrers".to_owned()], false).await?;
+        build(
+            &reopened,
+            Build::Rebuild,
+            &["author_referrers".to_owned()],
+            false,
+        )
+        .await?;
         let begun = Instant::now();
         while client.query(edited, ReadMode::Merged).await.is_err() {
             if begun.elapsed() > Duration::from_secs(30) {
@@ -282,18 +345,31 @@ impl Story<'_> {
             }
             tokio::time::sleep(Duration::from_millis(50)).await;
         }
-        self.say(&format!("   the running daemon serves the new generation {} after the cut-over", human_duration(begun.elapsed())))?;
+        self.say(&format!(
+            "   the running daemon serves the new generation {} after the cut-over",
+            human_duration(begun.elapsed())
+        ))?;
         self.show(client, edited).await?;
         context.catalogue.refresh().await?;
         let entry = context.catalogue.current();
-        let live = entry.views.get("author_referrers").and_then(|v| v.live.as_ref());
-        self.check("generation 2 answers", live.is_some_and(|l| l.generation.0 == 2))
+        let live = entry
+            .views
+            .get("author_referrers")
+            .and_then(|v| v.live.as_ref());
+        self.check(
+            "generation 2 answers",
+            live.is_some_and(|l| l.generation.0 == 2),
+        )
     }
 }
 
 /// Ends the daemon as an operator would, and waits until it has landed everything.
 async fn terminate(child: &mut Child) -> Result<()> {
-    if let Some(pid) = child.id().and_then(|p| i32::try_from(p).ok()).and_then(rustix::process::Pid::from_raw) {
+    if let Some(pid) = child
+        .id()
+        .and_then(|p| i32::try_from(p).ok())
+        .and_then(rustix::process::Pid::from_raw)
+    {
         rustix::process::kill_process(pid, rustix::process::Signal::TERM)
             .map_err(|e| Error::io("the daemon", e.into()))?;
     }

@@ -6,9 +6,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use anabranch_shared::settings::TopicSettings;
-use anabranch_shared::{
-    Error, Landing, Log, Offset, OffsetRange, PartitionId, Result, blocking,
-};
+use anabranch_shared::{Error, Landing, Log, Offset, OffsetRange, PartitionId, Result, blocking};
 use anabranch_speed::admission::Admission;
 use anabranch_speed::files::{self, Chunks, Options, Source};
 use anabranch_speed::wal::WalLock;
@@ -88,22 +86,40 @@ struct Direct {
 }
 
 /// Ingests files.
-pub async fn ingest(
-    context: &Context,
-    args: &IngestArgs,
-    progress: bool,
-) -> Result<IngestReport> {
-    let settings = context.project.topics.iter().find(|t| t.name == args.topic).ok_or_else(|| {
-        let names: Vec<&str> = context.project.topics.iter().map(|t| t.name.as_str()).collect();
-        Error::NotFound(format!("no topic `{}`; the topics are: {}", args.topic, names.join(", ")))
-    })?;
+pub async fn ingest(context: &Context, args: &IngestArgs, progress: bool) -> Result<IngestReport> {
+    let settings = context
+        .project
+        .topics
+        .iter()
+        .find(|t| t.name == args.topic)
+        .ok_or_else(|| {
+            let names: Vec<&str> = context
+                .project
+                .topics
+                .iter()
+                .map(|t| t.name.as_str())
+                .collect();
+            Error::NotFound(format!(
+                "no topic `{}`; the topics are: {}",
+                args.topic,
+                names.join(", ")
+            ))
+        })?;
     let mut target = match Client::find(&context.storage).await? {
         Some(client) => Target::Daemon(client),
         None => Target::Log(Box::new(Direct::open(context, &args.topic).await?)),
     };
     let mut report = IngestReport::default();
     for file in expand(&args.files)? {
-        let one = ingest_file(context, args, settings, &file, &mut target, progress, &mut report);
+        let one = ingest_file(
+            context,
+            args,
+            settings,
+            &file,
+            &mut target,
+            progress,
+            &mut report,
+        );
         one.await?;
     }
     Ok(report)
@@ -151,7 +167,10 @@ fn identity(args: &IngestArgs, file: &str) -> Result<String> {
 fn open_file(args: &IngestArgs, file: &str, max_record_bytes: u64) -> Result<Chunks> {
     let format = match &args.input_format {
         None => None,
-        Some(f) => Some(f.parse().map_err(|e| Error::Invalid(format!("`--input-format`: {e}")))?),
+        Some(f) => Some(
+            f.parse()
+                .map_err(|e| Error::Invalid(format!("`--input-format`: {e}")))?,
+        ),
     };
     let options = Options {
         format,
@@ -210,10 +229,16 @@ async fn ingest_file(
         let (admission, source, id) = (admission.clone(), file.to_owned(), id.clone());
         let from = chunk.first_record;
         let payload = blocking(move || {
-            let admitted =
-                admission.chunk(&chunk).map_err(|e| Error::Invalid(e.to_string()))?;
+            let admitted = admission
+                .chunk(&chunk)
+                .map_err(|e| Error::Invalid(e.to_string()))?;
             let upto = from + admitted.record_count;
-            Ok(Payload::new(admitted, now_us(), Some((id, upto)), Some(source)))
+            Ok(Payload::new(
+                admitted,
+                now_us(),
+                Some((id, upto)),
+                Some(source),
+            ))
         })
         .await?;
         target.write(&args.topic, payload, from, report).await?;
@@ -255,7 +280,9 @@ impl Target {
     ) -> Result<()> {
         match self {
             Self::Daemon(client) => {
-                let Some((id, _)) = payload.ingest.clone() else { return Ok(()) };
+                let Some((id, _)) = payload.ingest.clone() else {
+                    return Ok(());
+                };
                 let body = payload.encode()?;
                 let written = client.write_payload(topic, body, &id, from).await?;
                 if !written.repeated {
@@ -291,7 +318,15 @@ impl Direct {
         let log = context.log(topic).await?;
         let start = log.head().get(partition);
         let (pieces, next) = (Vec::new(), start);
-        Ok(Self { log, partition, pieces, facts: 0, next, start, _slot: slot })
+        Ok(Self {
+            log,
+            partition,
+            pieces,
+            facts: 0,
+            next,
+            start,
+            _slot: slot,
+        })
     }
 
     fn push(&mut self, payload: &Payload) -> Result<()> {
@@ -333,7 +368,9 @@ fn free_slot(wal: &Path) -> Result<WalLock> {
             return Ok(lock);
         }
     }
-    Err(Error::Unavailable(format!("{SLOTS} ingests run already; wait for one to end")))
+    Err(Error::Unavailable(format!(
+        "{SLOTS} ingests run already; wait for one to end"
+    )))
 }
 
 /// The id of a slot, made when the slot is first used.

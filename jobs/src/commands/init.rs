@@ -15,7 +15,9 @@ pub fn init(dir: &Path, out: &mut dyn Write) -> Result<()> {
             settings.display()
         )));
     }
-    let name = dir.file_name().map_or("project".into(), |n| n.to_string_lossy().into_owned());
+    let name = dir
+        .file_name()
+        .map_or("project".into(), |n| n.to_string_lossy().into_owned());
     let (text, files) = template(&name);
     let write = |path: &Path, text: &str| {
         let parent = path.parent().unwrap_or(dir);

@@ -41,13 +41,18 @@ impl QuerySession {
             Some(client) => Answerer::Daemon(client),
             None => Answerer::Local(Box::new(local_service(context)?)),
         };
-        Ok(Self { answerer, mode: Mutex::default() })
+        Ok(Self {
+            answerer,
+            mode: Mutex::default(),
+        })
     }
 
     /// Who answers, in one line.
     pub fn greeting(&self) -> String {
         match &self.answerer {
-            Answerer::Daemon(client) => format!("answers come from the daemon at {}", client.address().http),
+            Answerer::Daemon(client) => {
+                format!("answers come from the daemon at {}", client.address().http)
+            }
             Answerer::Local(_) => {
                 "no daemon runs: answers come from the log and this machine's WAL".to_owned()
             }
@@ -58,14 +63,24 @@ impl QuerySession {
         if let Some(mode) = anabranch_serving::read_setting(sql) {
             *self.mode.lock() = mode?;
             let schema = Arc::new(arrow::datatypes::Schema::empty());
-            return Ok(Answer { schema, batches: vec![], freshness: String::new(), notes: vec![] });
+            return Ok(Answer {
+                schema,
+                batches: vec![],
+                freshness: String::new(),
+                notes: vec![],
+            });
         }
         let mode = *self.mode.lock();
         match &self.answerer {
             Answerer::Daemon(client) => {
                 let a = client.query(sql, mode).await?;
                 let (schema, batches) = (a.schema, a.batches);
-                Ok(Answer { schema, batches, freshness: a.freshness, notes: a.notes })
+                Ok(Answer {
+                    schema,
+                    batches,
+                    freshness: a.freshness,
+                    notes: a.notes,
+                })
             }
             Answerer::Local(service) => {
                 let a = service.query(sql, mode).await?;

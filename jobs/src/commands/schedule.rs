@@ -52,7 +52,9 @@ pub fn next_time(view: &ViewSettings, job: Job, last: DateTime<Utc>) -> Option<D
         Job::Verify => view.verify_cron.as_ref()?,
     };
     let zone = Tz::from_str(&view.timezone).ok()?;
-    let next = Cron::from_str(cron).ok()?.find_next_occurrence(&last.with_timezone(&zone), false);
+    let next = Cron::from_str(cron)
+        .ok()?
+        .find_next_occurrence(&last.with_timezone(&zone), false);
     next.ok().map(|at| at.with_timezone(&Utc))
 }
 
@@ -66,7 +68,10 @@ pub fn due(
     let mut due = Vec::new();
     for (index, view) in views.iter().enumerate() {
         for job in [Job::Rebuild, Job::Refresh, Job::Verify] {
-            let last = last.get(&(view.name.clone(), job)).copied().unwrap_or(begun);
+            let last = last
+                .get(&(view.name.clone(), job))
+                .copied()
+                .unwrap_or(begun);
             if next_time(view, job, last).is_some_and(|at| at <= now) {
                 due.push((index, job));
             }
@@ -89,7 +94,9 @@ pub async fn run(context: Context, stop: Arc<AtomicBool>) {
         let views = &context.project.views;
         for (index, job) in due(views, &last, begun, Utc::now()) {
             let started = Utc::now();
-            let Some(view) = views.get(index) else { continue };
+            let Some(view) = views.get(index) else {
+                continue;
+            };
             match run_job(&context, view, job, &stop).await {
                 Ok(summary) => tracing::info!(view = %view.name, job = job.name(), "{summary}"),
                 Err(e) => {
@@ -117,7 +124,10 @@ async fn run_job(
         Job::Refresh => Build::Refresh,
         Job::Verify => {
             let report = verify_view(context, &view.name, "schedule").await?;
-            return Ok(format!("{} rows compared, {} differ", report.rows, report.differences));
+            return Ok(format!(
+                "{} rows compared, {} differ",
+                report.rows, report.differences
+            ));
         }
     };
     let report = build_view(context, view, build, "schedule", stop, &progress).await?;
@@ -130,8 +140,11 @@ async fn run_job(
 /// When each job last began, from the history.
 pub async fn last_times(context: &Context) -> Result<BTreeMap<(String, Job), DateTime<Utc>>> {
     let service = crate::commands::query::local_service(context)?;
-    let sql = "SELECT view, job, CAST(max(started_at) AS BIGINT) AS at FROM jobs GROUP BY view, job";
-    let (_, batches) = service.collect(sql, anabranch_shared::ReadMode::Merged).await?;
+    let sql =
+        "SELECT view, job, CAST(max(started_at) AS BIGINT) AS at FROM jobs GROUP BY view, job";
+    let (_, batches) = service
+        .collect(sql, anabranch_shared::ReadMode::Merged)
+        .await?;
     let mut last = BTreeMap::new();
     for batch in &batches {
         let text = |i: usize, row| {
@@ -143,7 +156,10 @@ pub async fn last_times(context: &Context) -> Result<BTreeMap<(String, Job), Dat
                 "refresh" => Job::Refresh,
                 _ => Job::Verify,
             };
-            let at = text(2, row).parse().ok().and_then(DateTime::from_timestamp_micros);
+            let at = text(2, row)
+                .parse()
+                .ok()
+                .and_then(DateTime::from_timestamp_micros);
             if let Some(at) = at {
                 last.insert((text(0, row), job), at);
             }

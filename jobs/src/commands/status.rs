@@ -115,6 +115,14 @@ pub async fn status(context: &Context) -> Result<Status> {
             states: pin.files.iter().filter_map(|f| f.rows()).sum(),
         });
     }
-    let daemon = Client::find(&context.storage).await?.map(|c| c.address().http.clone());
-    Ok(Status { storage: context.storage.url().to_owned(), daemon, topics, views, notes })
+    let daemon = Client::find(&context.storage)
+        .await?
+        .map(|c| c.address().http.clone());
+    Ok(Status {
+        storage: context.storage.url().to_owned(),
+        daemon,
+        topics,
+        views,
+        notes,
+    })
 }

@@ -31,7 +31,9 @@ impl std::str::FromStr for From {
         match (text.parse::<i64>(), text.parse::<DateTime<Utc>>()) {
             (Ok(offset), _) => Ok(Self::Offset(offset)),
             (_, Ok(time)) => Ok(Self::Time(time)),
-            _ => Err(format!("`{text}` is neither an offset nor a time such as 2026-01-01T00:00:00Z")),
+            _ => Err(format!(
+                "`{text}` is neither an offset nor a time such as 2026-01-01T00:00:00Z"
+            )),
         }
     }
 }
@@ -65,8 +67,10 @@ pub async fn tail(
         );
         let answer = session.query(&sql).await.map_err(Error::Invalid)?;
         for batch in &answer.batches {
-            let (Some(p), Some(o)) = (batch.column_by_name(PARTITION), batch.column_by_name(OFFSET))
-            else {
+            let (Some(p), Some(o)) = (
+                batch.column_by_name(PARTITION),
+                batch.column_by_name(OFFSET),
+            ) else {
                 continue;
             };
             let (p, o) = (p.as_primitive::<Int32Type>(), o.as_primitive::<Int64Type>());
@@ -75,9 +79,15 @@ pub async fn tail(
                 *at = (*at).max(o.value(row));
             }
         }
-        write_batches(out, &answer.schema, &answer.batches, Format::Ndjson, Style::plain())
-            .and_then(|()| out.flush())
-            .map_err(|e| Error::io("standard output", e))?;
+        write_batches(
+            out,
+            &answer.schema,
+            &answer.batches,
+            Format::Ndjson,
+            Style::plain(),
+        )
+        .and_then(|()| out.flush())
+        .map_err(|e| Error::io("standard output", e))?;
         if !follow {
             return Ok(());
         }

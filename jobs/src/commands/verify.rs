@@ -47,13 +47,22 @@ pub async fn verify_view(
 async fn compare_view(context: &Context, name: &str) -> Result<Comparison> {
     context.catalogue.refresh().await?;
     let entry = context.catalogue.current();
-    let live = entry.views.get(name).and_then(|v| v.live.as_ref()).ok_or_else(|| {
-        let names: Vec<&str> = entry.views.keys().map(String::as_str).collect();
-        Error::NotFound(format!("no view `{name}`; the views are: {}", names.join(", ")))
-    })?;
+    let live = entry
+        .views
+        .get(name)
+        .and_then(|v| v.live.as_ref())
+        .ok_or_else(|| {
+            let names: Vec<&str> = entry.views.keys().map(String::as_str).collect();
+            Error::NotFound(format!(
+                "no view `{name}`; the views are: {}",
+                names.join(", ")
+            ))
+        })?;
     let topic = live.definition.topic.name.clone();
     let service = local_service(context)?;
     let names = [name.to_owned(), topic.clone()];
-    let pin = LocalPinner::new(context.clone()).pin(&names, ReadMode::Merged).await?;
+    let pin = LocalPinner::new(context.clone())
+        .pin(&names, ReadMode::Merged)
+        .await?;
     verify_pin(&service, &context.storage, &pin, name, &topic).await
 }

@@ -111,9 +111,10 @@ impl fmt::Display for DurableFolder {
 fn failed(path: &FsPath, source: io::Error) -> object_store::Error {
     let path = path.display().to_string();
     match source.kind() {
-        io::ErrorKind::AlreadyExists => {
-            object_store::Error::AlreadyExists { path, source: source.into() }
-        }
+        io::ErrorKind::AlreadyExists => object_store::Error::AlreadyExists {
+            path,
+            source: source.into(),
+        },
         _ => object_store::Error::Generic {
             store: "folder",
             source: format!("{path}: {source}").into(),
@@ -186,8 +187,12 @@ impl ObjectStore for DurableFolder {
         let done = tokio::task::spawn_blocking(move || {
             write_durably(files.as_ref(), &path, &parts, &opts.mode).map_err(|e| failed(&path, e))
         });
-        done.await.map_err(|source| object_store::Error::JoinError { source })??;
-        Ok(PutResult { e_tag: None, version: None })
+        done.await
+            .map_err(|source| object_store::Error::JoinError { source })??;
+        Ok(PutResult {
+            e_tag: None,
+            version: None,
+        })
     }
 
     async fn put_multipart_opts(
@@ -197,7 +202,11 @@ impl ObjectStore for DurableFolder {
     ) -> object_store::Result<Box<dyn MultipartUpload>> {
         let path = self.inner.path_to_filesystem(location)?;
         let inner = self.inner.put_multipart_opts(location, opts).await?;
-        Ok(Box::new(DurableUpload { inner, path, files: self.files.clone() }))
+        Ok(Box::new(DurableUpload {
+            inner,
+            path,
+            files: self.files.clone(),
+        }))
     }
 
     async fn get_opts(
@@ -280,7 +289,9 @@ impl MultipartUpload for DurableUpload {
                 .and_then(|()| files.sync_dir(path.parent().unwrap_or(&path)))
                 .map_err(|e| failed(&path, e))
         });
-        synced.await.map_err(|source| object_store::Error::JoinError { source })??;
+        synced
+            .await
+            .map_err(|source| object_store::Error::JoinError { source })??;
         Ok(done)
     }
 

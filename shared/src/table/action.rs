@@ -67,7 +67,9 @@ impl AddFile {
 
     /// Sets a tag.
     pub fn set_tag(&mut self, name: &str, value: String) {
-        self.tags.get_or_insert_default().insert(name.to_owned(), Some(value));
+        self.tags
+            .get_or_insert_default()
+            .insert(name.to_owned(), Some(value));
     }
 
     /// Notes which ranges of offsets the file holds.
@@ -82,12 +84,14 @@ impl AddFile {
     /// # Errors
     /// `Corrupt` for a file without that note.
     pub fn ranges(&self) -> Result<Vec<(PartitionId, OffsetRange)>> {
-        self.tag(RANGES_TAG).and_then(|tag| serde_json::from_str(tag).ok()).ok_or_else(|| {
-            Error::Corrupt(format!(
-                "file `{}` has no `{RANGES_TAG}` tag: another writer added or rewrote it",
-                self.path
-            ))
-        })
+        self.tag(RANGES_TAG)
+            .and_then(|tag| serde_json::from_str(tag).ok())
+            .ok_or_else(|| {
+                Error::Corrupt(format!(
+                    "file `{}` has no `{RANGES_TAG}` tag: another writer added or rewrote it",
+                    self.path
+                ))
+            })
     }
 
     /// How many rows the file holds, where its statistics say so.
@@ -97,7 +101,9 @@ impl AddFile {
         struct Rows {
             num_records: u64,
         }
-        serde_json::from_str::<Rows>(self.stats.as_deref()?).ok().map(|s| s.num_records)
+        serde_json::from_str::<Rows>(self.stats.as_deref()?)
+            .ok()
+            .map(|s| s.num_records)
     }
 }
 
@@ -130,7 +136,11 @@ pub struct Txn {
 impl Txn {
     /// A position.
     pub fn new(app_id: impl Into<String>, version: i64) -> Self {
-        Self { app_id: app_id.into(), version, last_updated: None }
+        Self {
+            app_id: app_id.into(),
+            version,
+            last_updated: None,
+        }
     }
 }
 
@@ -163,7 +173,10 @@ impl Metadata {
     ) -> Self {
         Self {
             id: uuid::Uuid::new_v4().to_string(),
-            format: Format { provider: "parquet".into(), options: HashMap::new() },
+            format: Format {
+                provider: "parquet".into(),
+                options: HashMap::new(),
+            },
             schema_string: schema.to_string(),
             partition_columns: Vec::new(),
             configuration,
@@ -196,7 +209,11 @@ impl Protocol {
     }
 
     pub(super) fn of(min_reader_version: i32, min_writer_version: i32) -> Self {
-        Self { min_reader_version, min_writer_version, ..Self::ours() }
+        Self {
+            min_reader_version,
+            min_writer_version,
+            ..Self::ours()
+        }
     }
 
     pub(super) fn check(&self) -> Result<()> {
@@ -224,7 +241,11 @@ pub struct CommitInfo {
     #[serde(default)]
     pub engine_info: Option<String>,
     /// The random id that tells our own commit from others.
-    #[serde(default, rename = "anabranchCommit", skip_serializing_if = "Option::is_none")]
+    #[serde(
+        default,
+        rename = "anabranchCommit",
+        skip_serializing_if = "Option::is_none"
+    )]
     pub id: Option<String>,
     /// Anything else.
     #[serde(flatten)]
@@ -263,7 +284,10 @@ pub(super) fn encode(actions: &[Action]) -> Result<bytes::Bytes> {
 pub(super) fn decode(body: &[u8], path: &Path) -> Result<Vec<Action>> {
     let known = ["add", "remove", "txn", "metaData", "protocol", "commitInfo"];
     let corrupt = |line: usize, why: String| {
-        Error::Corrupt(format!("`{path}`, line {}: not a Delta action: {why}", line + 1))
+        Error::Corrupt(format!(
+            "`{path}`, line {}: not a Delta action: {why}",
+            line + 1
+        ))
     };
     let mut actions = Vec::new();
     for (number, line) in body.split(|&b| b == b'\n').enumerate() {

@@ -23,13 +23,18 @@ struct LastCheckpoint {
 /// The state at the newest checkpoint; `None` where there is none.
 pub(super) async fn read_latest(storage: &Storage, root: &Path) -> Result<Option<TableState>> {
     let hint = join(root, "_delta_log/_last_checkpoint");
-    let Some(bytes) = storage.get(&hint).await? else { return Ok(None) };
+    let Some(bytes) = storage.get(&hint).await? else {
+        return Ok(None);
+    };
     let Ok(last) = serde_json::from_slice::<LastCheckpoint>(&bytes) else {
         // The hint is only that: without it the commits are read from the first.
         tracing::warn!(path = %hint, "checkpoint hint is not readable, reading every commit");
         return Ok(None);
     };
-    let path = join(root, &format!("_delta_log/{:020}.checkpoint.parquet", last.version));
+    let path = join(
+        root,
+        &format!("_delta_log/{:020}.checkpoint.parquet", last.version),
+    );
     let Some(bytes) = storage.get(&path).await? else {
         return Err(Error::Corrupt(format!(
             "`{path}` is named by `_last_checkpoint` but absent, or in a form that this version does not read"
@@ -39,7 +44,10 @@ pub(super) async fn read_latest(storage: &Storage, root: &Path) -> Result<Option
 }
 
 fn decode(bytes: Bytes, version: LogVersion, path: &Path) -> Result<TableState> {
-    let mut state = TableState { version: Some(version), ..Default::default() };
+    let mut state = TableState {
+        version: Some(version),
+        ..Default::default()
+    };
     for batch in ParquetRecordBatchReaderBuilder::try_new(bytes)?.build()? {
         let batch = batch?;
         read_txns(&batch, &mut state);
@@ -54,9 +62,13 @@ fn decode(bytes: Bytes, version: LogVersion, path: &Path) -> Result<TableState> 
 fn read_txns(batch: &RecordBatch, state: &mut TableState) -> Option<()> {
     let txn = batch.column_by_name("txn")?.as_struct_opt()?;
     let apps = txn.column_by_name("appId")?.as_string_opt::<i32>()?;
-    let versions = txn.column_by_name("version")?.as_primitive_opt::<Int64Type>()?;
+    let versions = txn
+        .column_by_name("version")?
+        .as_primitive_opt::<Int64Type>()?;
     for row in (0..txn.len()).filter(|&row| txn.is_valid(row)) {
-        state.txns.insert(apps.value(row).to_owned(), versions.value(row));
+        state
+            .txns
+            .insert(apps.value(row).to_owned(), versions.value(row));
     }
     Some(())
 }
@@ -64,8 +76,12 @@ fn read_txns(batch: &RecordBatch, state: &mut TableState) -> Option<()> {
 fn read_files(batch: &RecordBatch, state: &mut TableState) -> Option<()> {
     let add = batch.column_by_name("add")?.as_struct_opt()?;
     let paths = add.column_by_name("path")?.as_string_opt::<i32>()?;
-    let sizes = add.column_by_name("size")?.as_primitive_opt::<Int64Type>()?;
-    let times = add.column_by_name("modificationTime")?.as_primitive_opt::<Int64Type>()?;
+    let sizes = add
+        .column_by_name("size")?
+        .as_primitive_opt::<Int64Type>()?;
+    let times = add
+        .column_by_name("modificationTime")?
+        .as_primitive_opt::<Int64Type>()?;
     let stats = add.column_by_name("stats")?.as_string_opt::<i32>()?;
     let tags = add.column_by_name("tags").and_then(|t| t.as_map_opt());
     for row in (0..add.len()).filter(|&row| add.is_valid(row)) {
@@ -74,7 +90,9 @@ fn read_files(batch: &RecordBatch, state: &mut TableState) -> Option<()> {
             size: sizes.value(row),
             modification_time: times.value(row),
             stats: stats.is_valid(row).then(|| stats.value(row).to_owned()),
-            tags: tags.filter(|t| t.is_valid(row)).and_then(|t| read_map(&t.value(row))),
+            tags: tags
+                .filter(|t| t.is_valid(row))
+                .and_then(|t| read_map(&t.value(row))),
             ..Default::default()
         };
         state.files.insert(file.path.clone(), Arc::new(file));
@@ -100,8 +118,10 @@ fn read_configuration(batch: &RecordBatch, state: &mut TableState) -> Option<()>
     let maps = metadata.column_by_name("configuration")?.as_map_opt()?;
     for row in (0..metadata.len()).filter(|&row| metadata.is_valid(row)) {
         let map = read_map(&maps.value(row))?;
-        state.configuration =
-            map.into_iter().filter_map(|(k, v)| Some((k, v?))).collect::<HashMap<_, _>>();
+        state.configuration = map
+            .into_iter()
+            .filter_map(|(k, v)| Some((k, v?)))
+            .collect::<HashMap<_, _>>();
     }
     Some(())
 }
@@ -109,8 +129,12 @@ fn read_configuration(batch: &RecordBatch, state: &mut TableState) -> Option<()>
 fn check_protocol(batch: &RecordBatch) -> Result<()> {
     let versions = (|| {
         let protocol = batch.column_by_name("protocol")?.as_struct_opt()?;
-        let reader = protocol.column_by_name("minReaderVersion")?.as_primitive_opt::<Int32Type>()?;
-        let writer = protocol.column_by_name("minWriterVersion")?.as_primitive_opt::<Int32Type>()?;
+        let reader = protocol
+            .column_by_name("minReaderVersion")?
+            .as_primitive_opt::<Int32Type>()?;
+        let writer = protocol
+            .column_by_name("minWriterVersion")?
+            .as_primitive_opt::<Int32Type>()?;
         let row = (0..protocol.len()).find(|&row| protocol.is_valid(row))?;
         Some((reader.value(row), writer.value(row)))
     })();
@@ -136,5 +160,7 @@ pub(super) async fn write(storage: &Storage, root: &Path, version: LogVersion) -
         .load()
         .await
         .map_err(failed)?;
-    deltalake_core::protocol::checkpoints::create_checkpoint(&table, None).await.map_err(failed)
+    deltalake_core::protocol::checkpoints::create_checkpoint(&table, None)
+        .await
+        .map_err(failed)
 }

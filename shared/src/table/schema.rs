@@ -47,9 +47,12 @@ pub fn storage_type(data_type: &DataType) -> Result<DataType> {
         DataType::List(item) | DataType::LargeList(item) | DataType::ListView(item) => {
             DataType::List(storage_field(item)?)
         }
-        DataType::Struct(fields) => {
-            DataType::Struct(fields.iter().map(storage_field).collect::<Result<Fields>>()?)
-        }
+        DataType::Struct(fields) => DataType::Struct(
+            fields
+                .iter()
+                .map(storage_field)
+                .collect::<Result<Fields>>()?,
+        ),
         other => {
             return Err(Error::Invalid(format!(
                 "the type {other} can't be stored in a Delta table; cast it, for example to varchar"
@@ -107,7 +110,9 @@ fn delta_type(data_type: &DataType) -> Result<Value> {
         }),
         DataType::Struct(fields) => struct_type(fields)?,
         other => {
-            return Err(Error::Invalid(format!("the type {other} is not one that Delta has")));
+            return Err(Error::Invalid(format!(
+                "the type {other} is not one that Delta has"
+            )));
         }
     })
 }

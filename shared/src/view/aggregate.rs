@@ -7,8 +7,8 @@ use arrow::datatypes::{DataType, Field, FieldRef, Schema, SchemaRef};
 use datafusion::common::ScalarValue;
 use datafusion::common::{DFSchema, DFSchemaRef};
 use datafusion::execution::SessionState;
-use datafusion::logical_expr::physical_planning_context::PhysicalPlanningContext;
 use datafusion::logical_expr::Expr;
+use datafusion::logical_expr::physical_planning_context::PhysicalPlanningContext;
 use datafusion::physical_expr::PhysicalExpr;
 use datafusion::physical_expr::aggregate::{AggregateFunctionExpr, LoweredAggregateBuilder};
 use datafusion::physical_expr::expressions::{Column as PhysicalColumn, Literal};
@@ -117,7 +117,13 @@ impl AggregateSplit {
             });
         }
         let state_schema = Arc::new(Schema::new(state_fields));
-        Ok(Self { keys, columns, global: group_expr.is_empty(), input_schema, state_schema })
+        Ok(Self {
+            keys,
+            columns,
+            global: group_expr.is_empty(),
+            input_schema,
+            state_schema,
+        })
     }
 
     /// The keys; an aggregation without GROUP BY has one synthetic key.
@@ -142,7 +148,12 @@ impl AggregateSplit {
 
     /// The schema of the keys alone.
     pub fn key_schema(&self) -> SchemaRef {
-        Arc::new(Schema::new(self.keys.iter().map(|k| k.field.clone()).collect::<Vec<_>>()))
+        Arc::new(Schema::new(
+            self.keys
+                .iter()
+                .map(|k| k.field.clone())
+                .collect::<Vec<_>>(),
+        ))
     }
 
     pub(super) fn key_exprs(&self) -> impl Iterator<Item = &Arc<dyn PhysicalExpr>> {
@@ -151,7 +162,10 @@ impl AggregateSplit {
 
     /// Which columns of a row of states the keys and some finished columns need, in order.
     pub fn state_projection(&self, columns: &[usize]) -> Vec<usize> {
-        let states = columns.iter().filter_map(|&c| self.columns.get(c)).map(Column::state_columns);
+        let states = columns
+            .iter()
+            .filter_map(|&c| self.columns.get(c))
+            .map(Column::state_columns);
         (0..self.keys.len()).chain(states.flatten()).collect()
     }
 
@@ -165,7 +179,10 @@ impl AggregateSplit {
     ) -> Result<Arc<dyn ExecutionPlan>> {
         let keys = self.keys.iter().enumerate().map(|(i, k)| {
             let name = k.field.name().clone();
-            (Arc::new(PhysicalColumn::new(&name, i)) as Arc<dyn PhysicalExpr>, name)
+            (
+                Arc::new(PhysicalColumn::new(&name, i)) as Arc<dyn PhysicalExpr>,
+                name,
+            )
         });
         let aggregates = columns
             .iter()
@@ -197,7 +214,11 @@ impl AggregateSplit {
         }
         for column in &self.columns {
             let types = |fields: &[FieldRef]| {
-                fields.iter().map(|f| f.data_type().to_string()).collect::<Vec<_>>().join(",")
+                fields
+                    .iter()
+                    .map(|f| f.data_type().to_string())
+                    .collect::<Vec<_>>()
+                    .join(",")
             };
             let arguments = column.aggregate.expressions();
             let arguments = arguments
@@ -206,7 +227,11 @@ impl AggregateSplit {
                 .map(|t| t.to_string())
                 .collect::<Vec<_>>()
                 .join(",");
-            let distinct = if column.aggregate.is_distinct() { "distinct " } else { "" };
+            let distinct = if column.aggregate.is_distinct() {
+                "distinct "
+            } else {
+                ""
+            };
             text += &format!(
                 "{}({distinct}{arguments})→[{}] ",
                 column.aggregate.fun().name(),

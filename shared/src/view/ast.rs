@@ -23,16 +23,35 @@ pub(super) fn check(view: &str, sql: &str, topic: &str, state: &SessionState) ->
     let statement = match (statements.pop_front(), statements.is_empty()) {
         (Some(statement), true) => statement,
         (None, _) => return Err(Error::view(view, "the SQL is empty; write one SELECT")),
-        _ => return Err(Error::view(view, "more than one statement; write one SELECT")),
+        _ => {
+            return Err(Error::view(
+                view,
+                "more than one statement; write one SELECT",
+            ));
+        }
     };
     let query = match statement {
         Statement::Statement(s) => match *s {
             SqlStatement::Query(query) => query,
-            _ => return Err(Error::view(view, "not a SELECT; a view is one SELECT over a topic")),
+            _ => {
+                return Err(Error::view(
+                    view,
+                    "not a SELECT; a view is one SELECT over a topic",
+                ));
+            }
         },
-        _ => return Err(Error::view(view, "not a SELECT; a view is one SELECT over a topic")),
+        _ => {
+            return Err(Error::view(
+                view,
+                "not a SELECT; a view is one SELECT over a topic",
+            ));
+        }
     };
-    let mut checker = Checker { state, topic, relations: 0 };
+    let mut checker = Checker {
+        state,
+        topic,
+        relations: 0,
+    };
     match query.visit(&mut checker) {
         ControlFlow::Continue(()) => Ok(()),
         ControlFlow::Break(Refusal { span, reason }) => {
@@ -60,7 +79,10 @@ struct Checker<'a> {
 }
 
 fn refuse(span: Span, reason: impl Into<String>) -> ControlFlow<Refusal> {
-    ControlFlow::Break(Refusal { span, reason: reason.into() })
+    ControlFlow::Break(Refusal {
+        span,
+        reason: reason.into(),
+    })
 }
 
 impl Checker<'_> {
@@ -82,9 +104,8 @@ impl Checker<'_> {
             );
         }
         if let GroupByExpr::Expressions(exprs, modifiers) = &select.group_by {
-            let sets = |e: &Expr| {
-                matches!(e, Expr::GroupingSets(_) | Expr::Rollup(_) | Expr::Cube(_))
-            };
+            let sets =
+                |e: &Expr| matches!(e, Expr::GroupingSets(_) | Expr::Rollup(_) | Expr::Cube(_));
             let found = exprs.iter().find(|e| sets(e));
             if found.is_some() || !modifiers.is_empty() {
                 return refuse(
@@ -105,7 +126,9 @@ impl Visitor for Checker<'_> {
             SetExpr::Select(select) => self.check_select(select),
             SetExpr::SetOperation { op, .. } => refuse(
                 query.body.span(),
-                format!("{op} is not supported in a view; declare a view for each part and unite them in a query"),
+                format!(
+                    "{op} is not supported in a view; declare a view for each part and unite them in a query"
+                ),
             ),
             _ => ControlFlow::Continue(()),
         }
@@ -116,23 +139,31 @@ impl Visitor for Checker<'_> {
         if self.relations > 1 {
             return refuse(
                 relation.span(),
-                format!("`{relation}` is read a second time; declare one view for each aggregation and join the views in a query"),
+                format!(
+                    "`{relation}` is read a second time; declare one view for each aggregation and join the views in a query"
+                ),
             );
         }
         ControlFlow::Continue(())
     }
 
     fn pre_visit_expr(&mut self, expr: &Expr) -> ControlFlow<Refusal> {
-        let Expr::Function(function) = expr else { return ControlFlow::Continue(()) };
+        let Expr::Function(function) = expr else {
+            return ControlFlow::Continue(());
+        };
         let name = function.name.to_string().to_lowercase();
         match self.volatility(&name) {
             Some(Volatility::Stable) => refuse(
                 function.name.span(),
-                format!("`{name}()` has another value at each run, so batch and speed layer would disagree; use it in a query over the view, for example `WHERE minute >= now() - INTERVAL '4 hours'`"),
+                format!(
+                    "`{name}()` has another value at each run, so batch and speed layer would disagree; use it in a query over the view, for example `WHERE minute >= now() - INTERVAL '4 hours'`"
+                ),
             ),
             Some(Volatility::Volatile) => refuse(
                 function.name.span(),
-                format!("`{name}()` has another value at each call, so a view of it can't be rebuilt; put the value into the facts"),
+                format!(
+                    "`{name}()` has another value at each call, so a view of it can't be rebuilt; put the value into the facts"
+                ),
             ),
             _ if name == "combine" => refuse(
                 function.name.span(),

@@ -11,8 +11,8 @@ use datafusion::physical_expr::aggregate::AggregateFunctionExpr;
 use datafusion::physical_plan::aggregates::group_values::{GroupValues, new_group_values};
 use datafusion::physical_plan::aggregates::order::GroupOrdering;
 
-use super::aggregate::{AggregateSplit, Column};
 use super::View;
+use super::aggregate::{AggregateSplit, Column};
 use crate::topic::{OFFSET, PARTITION};
 use crate::{Error, Offset, OffsetRange, PartitionId, Result};
 
@@ -57,7 +57,10 @@ impl Fold {
             Some(split) => Inner::Aggregate(Box::new(Groups::new(split)?)),
             None => Inner::Rows(Vec::new()),
         };
-        Ok(Self { view: view.clone(), inner })
+        Ok(Self {
+            view: view.clone(),
+            inner,
+        })
     }
 
     /// Folds a batch of facts, given as the columns of [`View::fact_projection`].
@@ -121,9 +124,18 @@ impl Fold {
 
 impl Groups {
     fn new(split: &Arc<AggregateSplit>) -> Result<Self> {
-        let accumulators = split.columns().iter().map(Slot::new).collect::<Result<_>>()?;
+        let accumulators = split
+            .columns()
+            .iter()
+            .map(Slot::new)
+            .collect::<Result<_>>()?;
         let keys = new_group_values(split.key_schema(), &GroupOrdering::None)?;
-        Ok(Self { split: split.clone(), keys, accumulators, ids: Vec::new() })
+        Ok(Self {
+            split: split.clone(),
+            keys,
+            accumulators,
+            ids: Vec::new(),
+        })
     }
 
     fn update(&mut self, batch: &RecordBatch) -> Result<()> {
@@ -173,7 +185,9 @@ impl Groups {
 /// The states of no facts of an aggregation without GROUP BY: its answer is one row all the same.
 /// `None` for other views, whose answer over no facts is empty.
 pub fn identity_states(view: &Arc<View>) -> Result<Option<RecordBatch>> {
-    let Some(split) = view.aggregate().filter(|s| s.is_global()) else { return Ok(None) };
+    let Some(split) = view.aggregate().filter(|s| s.is_global()) else {
+        return Ok(None);
+    };
     let mut groups = Groups::new(split)?;
     let key: ArrayRef = Arc::new(arrow::array::Int8Array::from(vec![0]));
     groups.keys.intern(&[key], &mut groups.ids)?;
@@ -208,7 +222,9 @@ pub fn groups_accumulator(
         true => aggregate.create_groups_accumulator(),
         false => {
             let aggregate = aggregate.clone();
-            Ok(Box::new(GroupsAccumulatorAdapter::new(move || aggregate.create_accumulator())))
+            Ok(Box::new(GroupsAccumulatorAdapter::new(move || {
+                aggregate.create_accumulator()
+            })))
         }
     }
 }
@@ -226,7 +242,11 @@ fn canonical(split: &AggregateSplit, columns: Vec<ArrayRef>) -> Result<RecordBat
         })
         .collect::<Result<Vec<_>, _>>()?;
     let options = RecordBatchOptions::new().with_row_count(Some(rows));
-    Ok(RecordBatch::try_new_with_options(schema.clone(), columns, &options)?)
+    Ok(RecordBatch::try_new_with_options(
+        schema.clone(),
+        columns,
+        &options,
+    )?)
 }
 
 /// The values of an aggregate's arguments, and then of its ORDER BY.
@@ -245,7 +265,10 @@ impl Slot {
         let aggregate = column.aggregate();
         let accumulator = groups_accumulator(aggregate)?;
         let sorted = aggregate.order_sensitivity() == AggregateOrderSensitivity::HardRequirement;
-        Ok(Self { accumulator, waiting: sorted.then(Waiting::default) })
+        Ok(Self {
+            accumulator,
+            waiting: sorted.then(Waiting::default),
+        })
     }
 
     fn update(
@@ -272,7 +295,9 @@ impl Slot {
         groups: usize,
     ) -> Result<()> {
         match &mut self.waiting {
-            None => Ok(self.accumulator.update_batch(&arguments, ids, filter, groups)?),
+            None => Ok(self
+                .accumulator
+                .update_batch(&arguments, ids, filter, groups)?),
             Some(waiting) => waiting.push(arguments, ids, filter),
         }
     }
@@ -295,9 +320,14 @@ impl Waiting {
         let kept = |row: usize| filter.is_none_or(|f| f.is_valid(row) && f.value(row));
         let rows: Vec<usize> = (0..ids.len()).filter(|&r| kept(r)).collect();
         let indices = arrow::array::UInt64Array::from_iter_values(rows.iter().map(|&r| r as u64));
-        let arguments =
-            arguments.iter().map(|a| take(a, &indices, None)).collect::<Result<Vec<_>, _>>()?;
-        self.bytes += arguments.iter().map(|a| a.get_array_memory_size()).sum::<usize>();
+        let arguments = arguments
+            .iter()
+            .map(|a| take(a, &indices, None))
+            .collect::<Result<Vec<_>, _>>()?;
+        self.bytes += arguments
+            .iter()
+            .map(|a| a.get_array_memory_size())
+            .sum::<usize>();
         self.bytes += rows.len() * size_of::<usize>();
         self.ids.extend(rows.iter().map(|&r| ids[r]));
         self.arguments.push(arguments);
@@ -311,7 +341,9 @@ impl Waiting {
         accumulator: &mut dyn GroupsAccumulator,
         groups: usize,
     ) -> Result<()> {
-        let Some(first) = self.arguments.first() else { return Ok(()) };
+        let Some(first) = self.arguments.first() else {
+            return Ok(());
+        };
         let arguments = (0..first.len())
             .map(|i| {
                 let parts: Vec<&dyn Array> = self.arguments.iter().map(|a| a[i].as_ref()).collect();
@@ -323,12 +355,21 @@ impl Waiting {
         let sort: Vec<SortColumn> = orders
             .iter()
             .zip(&arguments[first_order..])
-            .map(|(o, values)| SortColumn { values: values.clone(), options: Some(o.options) })
+            .map(|(o, values)| SortColumn {
+                values: values.clone(),
+                options: Some(o.options),
+            })
             .collect();
         let indices = lexsort_to_indices(&sort, None)?;
-        let sorted =
-            arguments.iter().map(|a| take(a, &indices, None)).collect::<Result<Vec<_>, _>>()?;
-        let ids: Vec<usize> = indices.values().iter().map(|&i| self.ids[i as usize]).collect();
+        let sorted = arguments
+            .iter()
+            .map(|a| take(a, &indices, None))
+            .collect::<Result<Vec<_>, _>>()?;
+        let ids: Vec<usize> = indices
+            .values()
+            .iter()
+            .map(|&i| self.ids[i as usize])
+            .collect();
         Ok(accumulator.update_batch(&sorted, &ids, None, groups)?)
     }
 }
@@ -365,7 +406,9 @@ fn locate(view: &Arc<View>, batch: &RecordBatch, error: Error) -> Error {
         }
     }
     let place = |name: &str| batch.column_by_name(name).cloned();
-    let (Some(partitions), Some(offsets)) = (place(PARTITION), place(OFFSET)) else { return last };
+    let (Some(partitions), Some(offsets)) = (place(PARTITION), place(OFFSET)) else {
+        return last;
+    };
     let partitions = partitions.as_primitive::<arrow::datatypes::Int32Type>();
     let offsets = offsets.as_primitive::<arrow::datatypes::Int64Type>();
     Error::Expression {

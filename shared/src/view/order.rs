@@ -18,7 +18,13 @@ use datafusion_functions_aggregate_common::aggregate::groups_accumulator::prim_o
 use crate::topic::{OFFSET, PARTITION};
 
 /// The functions whose answer depends on the order of their input.
-const ORDERED: [&str; 5] = ["first_value", "last_value", "nth_value", "array_agg", "string_agg"];
+const ORDERED: [&str; 5] = [
+    "first_value",
+    "last_value",
+    "nth_value",
+    "array_agg",
+    "string_agg",
+];
 
 /// What an aggregate needs besides its own columns to be independent of the order of facts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -33,9 +39,7 @@ pub(super) enum Needs {
 pub(super) fn needs(expr: &Expr) -> Needs {
     match strip_alias(expr) {
         Expr::AggregateFunction(f) if f.func.name() == "any_value" => Needs::Place,
-        Expr::AggregateFunction(f)
-            if ORDERED.contains(&f.func.name()) && !f.params.distinct =>
-        {
+        Expr::AggregateFunction(f) if ORDERED.contains(&f.func.name()) && !f.params.distinct => {
             Needs::Place
         }
         _ => Needs::Nothing,
@@ -75,7 +79,9 @@ pub(super) fn make_deterministic(
             f.params.order_by = f.params.args.first().cloned().map(by).into_iter().collect();
         }
     } else if let Some(place) = place {
-        f.params.order_by.extend(place.iter().cloned().map(Expr::Column).map(by));
+        f.params
+            .order_by
+            .extend(place.iter().cloned().map(Expr::Column).map(by));
     }
     f
 }
@@ -87,7 +93,10 @@ fn by(expr: Expr) -> Sort {
 /// The columns of a fact's place in a schema, wherever they are qualified.
 pub(super) fn place_columns(schema: &datafusion::common::DFSchema) -> Option<[ColumnRef; 2]> {
     let find = |name: &str| {
-        schema.iter().find(|(_, f)| f.name() == name).map(|(q, f)| ColumnRef::from((q, f)))
+        schema
+            .iter()
+            .find(|(_, f)| f.name() == name)
+            .map(|(q, f)| ColumnRef::from((q, f)))
     };
     Some([find(PARTITION)?, find(OFFSET)?])
 }
@@ -108,7 +117,10 @@ struct TotalOrder {
 
 impl TotalOrder {
     fn udaf(extreme: Extreme) -> AggregateUDF {
-        AggregateUDF::from(Self { extreme, signature: Signature::numeric(1, Volatility::Immutable) })
+        AggregateUDF::from(Self {
+            extreme,
+            signature: Signature::numeric(1, Volatility::Immutable),
+        })
     }
 }
 
@@ -130,7 +142,10 @@ impl AggregateUDFImpl for TotalOrder {
 
     fn accumulator(&self, args: AccumulatorArgs) -> Result<Box<dyn Accumulator>> {
         let best = ScalarValue::try_from(args.return_field.data_type())?;
-        Ok(Box::new(TotalOrderAccumulator { extreme: self.extreme, best }))
+        Ok(Box::new(TotalOrderAccumulator {
+            extreme: self.extreme,
+            best,
+        }))
     }
 
     fn groups_accumulator_supported(&self, _args: AccumulatorArgs) -> bool {
@@ -180,7 +195,9 @@ struct TotalOrderAccumulator {
 
 impl Accumulator for TotalOrderAccumulator {
     fn update_batch(&mut self, values: &[ArrayRef]) -> Result<()> {
-        let Some(values) = values.first() else { return Ok(()) };
+        let Some(values) = values.first() else {
+            return Ok(());
+        };
         for row in 0..values.len() {
             let new = ScalarValue::try_from_array(values, row)?;
             let order = match (&new, &self.best) {

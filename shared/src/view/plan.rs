@@ -38,7 +38,10 @@ const SETTINGS: [(&str, &str); 2] = [
 
 /// The settings that a view is planned under.
 pub(super) fn definition_settings() -> Vec<(String, String)> {
-    SETTINGS.iter().map(|&(k, v)| (k.to_owned(), v.to_owned())).collect()
+    SETTINGS
+        .iter()
+        .map(|&(k, v)| (k.to_owned(), v.to_owned()))
+        .collect()
 }
 
 /// A session that plans views, and recomputes them.
@@ -47,7 +50,9 @@ pub fn planning_session() -> Result<SessionContext> {
     for (key, value) in SETTINGS {
         config.options_mut().set(key, value)?;
     }
-    let state = SessionStateBuilder::new_with_default_features().with_config(config).build();
+    let state = SessionStateBuilder::new_with_default_features()
+        .with_config(config)
+        .build();
     Ok(SessionContext::new_with_state(state))
 }
 
@@ -64,7 +69,6 @@ pub(super) struct Planned {
     /// The columns of a fact that are read, as indices into the topic's schema.
     pub projection: Vec<usize>,
     steps: Vec<Step>,
-    lower_schema: SchemaRef,
     pub aggregate: Option<Arc<AggregateSplit>>,
     pub leaf_schema: SchemaRef,
     /// What is done to finished values, over the placeholder [`LEAF`].
@@ -97,9 +101,7 @@ pub(super) fn plan(view: &str, sql: &str, topic: &Topic) -> Result<Planned> {
     let chain = chain(view, &plan)?;
     let split_at = split_point(view, &chain)?;
     match chain.get(split_at).copied() {
-        Some(LogicalPlan::Aggregate(aggregate)) => {
-            split_aggregate(view, &plan, aggregate, &state)
-        }
+        Some(LogicalPlan::Aggregate(aggregate)) => split_aggregate(view, &plan, aggregate, &state),
         _ => split_rows(&plan, chain[split_at.min(chain.len() - 1)], &state),
     }
     .map_err(|e| match e {
@@ -124,7 +126,10 @@ fn check_one_scan(view: &str, plan: &LogicalPlan) -> Result<()> {
     })?;
     match scans {
         1 => Ok(()),
-        0 => Err(Error::view(view, "reads no topic; write `SELECT … FROM <topic>`")),
+        0 => Err(Error::view(
+            view,
+            "reads no topic; write `SELECT … FROM <topic>`",
+        )),
         _ => Err(Error::view(
             view,
             "reads its topic more than once (a join, a union, a sub-query in an expression, or a CTE used twice); declare one view for each aggregation and join the views in a query",
@@ -163,8 +168,11 @@ fn split_point(view: &str, chain: &[&LogicalPlan]) -> Result<usize> {
             LogicalPlan::Projection(_) | LogicalPlan::Filter(_) | LogicalPlan::SubqueryAlias(_)
         )
     };
-    let windowless = |node: &LogicalPlan| row_wise(node) || matches!(node, LogicalPlan::TableScan(_));
-    let lowest = chain.iter().rposition(|n| matches!(n, LogicalPlan::Aggregate(_)));
+    let windowless =
+        |node: &LogicalPlan| row_wise(node) || matches!(node, LogicalPlan::TableScan(_));
+    let lowest = chain
+        .iter()
+        .rposition(|n| matches!(n, LogicalPlan::Aggregate(_)));
     match lowest {
         Some(at) => match chain[at + 1..].iter().find(|n| !windowless(n)) {
             None => Ok(at),
@@ -177,7 +185,10 @@ fn split_point(view: &str, chain: &[&LogicalPlan]) -> Result<usize> {
             )),
         },
         None => {
-            let top = chain.iter().rposition(|n| !windowless(n)).map_or(0, |at| at + 1);
+            let top = chain
+                .iter()
+                .rposition(|n| !windowless(n))
+                .map_or(0, |at| at + 1);
             Ok(top)
         }
     }
@@ -189,7 +200,11 @@ fn split_aggregate(
     aggregate: &Aggregate,
     state: &SessionState,
 ) -> Result<Planned> {
-    if aggregate.group_expr.iter().any(|e| matches!(e, Expr::GroupingSet(_))) {
+    if aggregate
+        .group_expr
+        .iter()
+        .any(|e| matches!(e, Expr::GroupingSet(_)))
+    {
         return Err(Error::view(
             view,
             "GROUPING SETS, ROLLUP and CUBE are not supported; declare a view for each set, or roll up in a query with `combine`",
@@ -211,7 +226,6 @@ fn split_aggregate(
     Ok(Planned {
         projection,
         steps,
-        lower_schema: Arc::new(lower_df.as_arrow().clone()),
         aggregate: Some(Arc::new(split)),
         leaf_schema,
         upper: replace_node(plan, &leaf)?,
@@ -227,12 +241,11 @@ fn check_storable(view: &str, split: &AggregateSplit) -> Result<()> {
 }
 
 fn split_rows(plan: &LogicalPlan, lower: &LogicalPlan, state: &SessionState) -> Result<Planned> {
-    let (projection, steps, lower_df) = lower_steps(lower.clone(), state)?;
+    let (projection, steps, _) = lower_steps(lower.clone(), state)?;
     let (leaf_schema, leaf) = leaf_of(lower.schema())?;
     Ok(Planned {
         projection,
         steps,
-        lower_schema: Arc::new(lower_df.as_arrow().clone()),
         aggregate: None,
         leaf_schema,
         upper: replace_by(plan, lower, &leaf)?,
@@ -243,7 +256,10 @@ fn split_rows(plan: &LogicalPlan, lower: &LogicalPlan, state: &SessionState) -> 
 /// The aggregation with aggregates that don't depend on the order of facts, under the names that
 /// it had.
 fn deterministic(aggregate: &Aggregate) -> Result<Aggregate> {
-    let needs_place = aggregate.aggr_expr.iter().any(|e| order::needs(e) == Needs::Place);
+    let needs_place = aggregate
+        .aggr_expr
+        .iter()
+        .any(|e| order::needs(e) == Needs::Place);
     let input = match needs_place {
         true => with_place(&aggregate.input)?,
         false => LogicalPlan::clone(&aggregate.input),
@@ -254,11 +270,19 @@ fn deterministic(aggregate: &Aggregate) -> Result<Aggregate> {
         .iter()
         .enumerate()
         .map(|(i, expr)| {
-            let name = aggregate.schema.field(aggregate.group_expr.len() + i).name().clone();
+            let name = aggregate
+                .schema
+                .field(aggregate.group_expr.len() + i)
+                .name()
+                .clone();
             rewrite_aggregate(expr.clone(), &input, place.as_ref(), &name)
         })
         .collect::<Result<Vec<_>>>()?;
-    Ok(Aggregate::try_new(Arc::new(input), aggregate.group_expr.clone(), rewritten)?)
+    Ok(Aggregate::try_new(
+        Arc::new(input),
+        aggregate.group_expr.clone(),
+        rewritten,
+    )?)
 }
 
 fn rewrite_aggregate(
@@ -298,9 +322,9 @@ fn with_place(plan: &LogicalPlan) -> Result<LogicalPlan> {
             Arc::new(with_place(&a.input)?),
             a.alias.clone(),
         )?),
-        LogicalPlan::Filter(f) => {
-            LogicalPlanBuilder::from(with_place(&f.input)?).filter(f.predicate.clone())?.build()?
-        }
+        LogicalPlan::Filter(f) => LogicalPlanBuilder::from(with_place(&f.input)?)
+            .filter(f.predicate.clone())?
+            .build()?,
         other => other.clone(),
     })
 }
@@ -313,14 +337,21 @@ fn lower_for(aggregate: &Aggregate) -> Result<LogicalPlan> {
         used.extend(expr.column_refs().into_iter().cloned());
     }
     let all = schema.columns();
-    let mut columns: Vec<Expr> =
-        all.iter().filter(|c| used.contains(c)).cloned().map(Expr::Column).collect();
+    let mut columns: Vec<Expr> = all
+        .iter()
+        .filter(|c| used.contains(c))
+        .cloned()
+        .map(Expr::Column)
+        .collect();
     if columns.is_empty() {
         // Facts of which no column is used are still counted, so one is read: the cheapest.
         let cheapest = all.iter().find(|c| c.name == OFFSET).or(all.first());
         columns.extend(cheapest.cloned().map(Expr::Column));
     }
-    Ok(LogicalPlan::Projection(Projection::try_new(columns, aggregate.input.clone())?))
+    Ok(LogicalPlan::Projection(Projection::try_new(
+        columns,
+        aggregate.input.clone(),
+    )?))
 }
 
 type Lowered = (Vec<usize>, Vec<Step>, DFSchema);
@@ -329,7 +360,10 @@ type Lowered = (Vec<usize>, Vec<Step>, DFSchema);
 fn lower_steps(lower: LogicalPlan, state: &SessionState) -> Result<Lowered> {
     let optimized = run_rules(
         lower.clone(),
-        vec![Arc::new(SimplifyExpressions::new()), Arc::new(OptimizeProjections::new())],
+        vec![
+            Arc::new(SimplifyExpressions::new()),
+            Arc::new(OptimizeProjections::new()),
+        ],
     )?;
     // A rule may drop qualifiers or reorder; expressions above refer to the plan as it was.
     let plan = match optimized.schema() == lower.schema() {
@@ -367,12 +401,18 @@ fn collect_steps(
         }
         LogicalPlan::Projection(p) => {
             let projection = collect_steps(&p.input, state, steps)?;
-            let exprs =
-                p.expr.iter().map(|e| physical(e, &p.input)).collect::<Result<Vec<_>, _>>()?;
+            let exprs = p
+                .expr
+                .iter()
+                .map(|e| physical(e, &p.input))
+                .collect::<Result<Vec<_>, _>>()?;
             steps.push(Step::Project(exprs, Arc::new(p.schema.as_arrow().clone())));
             Ok(projection)
         }
-        other => Err(Error::Internal(format!("not a step on facts: {}", other.display()))),
+        other => Err(Error::Internal(format!(
+            "not a step on facts: {}",
+            other.display()
+        ))),
     }
 }
 
@@ -450,7 +490,11 @@ impl Planned {
         let parts = match &self.aggregate {
             Some(split) => split.format(),
             None => {
-                let types = self.leaf_schema.fields().iter().map(|f| f.data_type().to_string());
+                let types = self
+                    .leaf_schema
+                    .fields()
+                    .iter()
+                    .map(|f| f.data_type().to_string());
                 format!("rows({})", types.collect::<Vec<_>>().join(","))
             }
         };
@@ -489,11 +533,5 @@ impl Planned {
                 &RecordBatchOptions::new().with_row_count(Some(batch.num_rows())),
             )?),
         }
-    }
-
-    /// The schema after the steps below the aggregation.
-    #[cfg(test)]
-    pub(super) fn lower_schema(&self) -> &SchemaRef {
-        &self.lower_schema
     }
 }

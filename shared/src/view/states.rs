@@ -35,7 +35,11 @@ impl StateCodec {
             .iter()
             .map(|f| Ok(Field::new(f.name(), storage_type(f.data_type())?, true)))
             .collect::<Result<Vec<_>>>()?;
-        Ok(Self { storage_schema: Arc::new(Schema::new(fields)), state_schema, keys })
+        Ok(Self {
+            storage_schema: Arc::new(Schema::new(fields)),
+            state_schema,
+            keys,
+        })
     }
 
     /// The schema of states in memory.
@@ -72,7 +76,11 @@ fn convert(batch: &RecordBatch, schema: &SchemaRef) -> Result<RecordBatch> {
         .map(|(c, f)| cast(c, f.data_type()))
         .collect::<Result<Vec<_>>>()?;
     let options = RecordBatchOptions::new().with_row_count(Some(batch.num_rows()));
-    Ok(RecordBatch::try_new_with_options(schema.clone(), columns, &options)?)
+    Ok(RecordBatch::try_new_with_options(
+        schema.clone(),
+        columns,
+        &options,
+    )?)
 }
 
 fn cast(array: &ArrayRef, to: &DataType) -> Result<ArrayRef> {
@@ -90,13 +98,19 @@ pub fn sort_by_keys(states: &RecordBatch, keys: usize) -> Result<RecordBatch> {
     let schema = states.schema();
     let fields = &schema.fields()[..keys];
     let converter = RowConverter::new(
-        fields.iter().map(|f| SortField::new(f.data_type().clone())).collect(),
+        fields
+            .iter()
+            .map(|f| SortField::new(f.data_type().clone()))
+            .collect(),
     )?;
     let rows = converter.convert_columns(&states.columns()[..keys])?;
     let mut order: Vec<u32> = (0..u32::try_from(states.num_rows()).unwrap_or(u32::MAX)).collect();
     order.sort_unstable_by(|&a, &b| rows.row(a as usize).cmp(&rows.row(b as usize)));
     let order = arrow::array::UInt32Array::from(order);
-    let columns =
-        states.columns().iter().map(|c| take(c, &order, None)).collect::<Result<Vec<_>, _>>()?;
+    let columns = states
+        .columns()
+        .iter()
+        .map(|c| take(c, &order, None))
+        .collect::<Result<Vec<_>, _>>()?;
     Ok(RecordBatch::try_new(states.schema(), columns)?)
 }
