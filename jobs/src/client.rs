@@ -84,6 +84,9 @@ pub struct Acknowledged {
     pub offsets: [i64; 2],
 }
 
+/// A relation as the daemon lists it: name, kind, and columns as name, type and nullability.
+type Listed = (String, String, Vec<(String, String, bool)>);
+
 #[derive(Deserialize)]
 struct Refusal {
     error: String,
@@ -214,9 +217,8 @@ impl Client {
         let sent = self.http.get(self.url("/relations")).send().await;
         let response = self.checked(sent.map_err(|e| self.unreachable(e))?).await?;
         let body = response.bytes().await.map_err(|e| self.unreachable(e))?;
-        let list: Vec<(String, String, Vec<(String, String, bool)>)> =
-            serde_json::from_slice(&body)
-                .map_err(|e| Error::Internal(format!("daemon's answer: {e}")))?;
+        let list: Vec<Listed> = serde_json::from_slice(&body)
+            .map_err(|e| Error::Internal(format!("daemon's answer: {e}")))?;
         let info = |(name, kind, columns)| RelationInfo {
             name,
             kind,
