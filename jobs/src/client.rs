@@ -235,22 +235,25 @@ impl Client {
         id: &str,
         from: u64,
     ) -> Result<Acknowledged> {
-        let sent = self
+        let request = self
             .http
             .post(self.url(&format!("/topics/{topic}")))
             .header("content-type", PAYLOAD)
             .header(INGEST_ID, id)
-            .header(INGEST_FROM, from.to_string())
-            .body(payload)
-            .send()
-            .await
-            .map_err(|e| self.unreachable(e))?;
-        let body = self
-            .checked(sent)
-            .await?
-            .bytes()
-            .await
-            .map_err(|e| self.unreachable(e))?;
+            .header(INGEST_FROM, from.to_string());
+        self.acknowledged(request.body(payload)).await
+    }
+
+    /// Writes NDJSON.
+    pub async fn write_ndjson(&self, topic: &str, body: Bytes) -> Result<Acknowledged> {
+        let request = self.http.post(self.url(&format!("/topics/{topic}")));
+        self.acknowledged(request.body(body)).await
+    }
+
+    async fn acknowledged(&self, request: reqwest::RequestBuilder) -> Result<Acknowledged> {
+        let sent = request.send().await.map_err(|e| self.unreachable(e))?;
+        let answer = self.checked(sent).await?.bytes().await;
+        let body = answer.map_err(|e| self.unreachable(e))?;
         serde_json::from_slice(&body).map_err(|e| Error::Internal(format!("daemon's answer: {e}")))
     }
 
@@ -271,23 +274,5 @@ impl Client {
         body.trim()
             .parse()
             .map_err(|e| Error::Internal(format!("daemon's answer: {e}")))
-    }
-
-    /// Writes NDJSON.
-    pub async fn write_ndjson(&self, topic: &str, body: Bytes) -> Result<Acknowledged> {
-        let sent = self
-            .http
-            .post(self.url(&format!("/topics/{topic}")))
-            .body(body)
-            .send()
-            .await
-            .map_err(|e| self.unreachable(e))?;
-        let body = self
-            .checked(sent)
-            .await?
-            .bytes()
-            .await
-            .map_err(|e| self.unreachable(e))?;
-        serde_json::from_slice(&body).map_err(|e| Error::Internal(format!("daemon's answer: {e}")))
     }
 }

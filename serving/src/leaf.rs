@@ -320,9 +320,13 @@ pub(crate) fn memory(
     )?)
 }
 
-fn project(input: Arc<dyn ExecutionPlan>, projection: &[usize]) -> Result<Arc<dyn ExecutionPlan>> {
+/// Some columns of a plan, in the order given.
+pub(crate) fn project(
+    input: Arc<dyn ExecutionPlan>,
+    projection: &[usize],
+) -> Result<Arc<dyn ExecutionPlan>> {
     let schema = input.schema();
-    if projection.len() == schema.fields().len() {
+    if projection.iter().copied().eq(0..schema.fields().len()) {
         return Ok(input);
     }
     let exprs = projection.iter().map(|&i| {

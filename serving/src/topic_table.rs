@@ -15,14 +15,12 @@ use datafusion::common::DFSchema;
 use datafusion::logical_expr::utils::conjunction;
 use datafusion::logical_expr::{Expr, TableProviderFilterPushDown, TableType, col, lit};
 use datafusion::physical_expr::PhysicalExpr;
-use datafusion::physical_expr::expressions::Column;
 use datafusion::physical_plan::ExecutionPlan;
 use datafusion::physical_plan::filter::FilterExec;
-use datafusion::physical_plan::projection::ProjectionExec;
 use datafusion::physical_plan::union::UnionExec;
 use object_store::path::Path;
 
-use crate::leaf::memory;
+use crate::leaf::{memory, project};
 use crate::scan::scan_files;
 
 /// Rows in files and in memory.
@@ -100,21 +98,6 @@ impl FilesTable {
     }
 }
 
-fn narrow(input: Arc<dyn ExecutionPlan>, projection: &[usize]) -> Result<Arc<dyn ExecutionPlan>> {
-    let schema = input.schema();
-    let exprs = projection.iter().map(|&i| {
-        let name = schema.field(i).name();
-        (
-            Arc::new(Column::new(name, i)) as Arc<dyn PhysicalExpr>,
-            name.clone(),
-        )
-    });
-    Ok(Arc::new(ProjectionExec::try_new(
-        exprs.collect::<Vec<_>>(),
-        input,
-    )?))
-}
-
 #[async_trait]
 impl TableProvider for FilesTable {
     fn schema(&self) -> SchemaRef {
@@ -153,14 +136,14 @@ impl TableProvider for FilesTable {
         for (file, ranges) in &self.partial {
             let all = self.part(state, std::slice::from_ref(file), predicate.clone(), &every)?;
             let inside = state.create_physical_expr(in_ranges(ranges), &df_schema)?;
-            parts.push(narrow(
+            parts.push(project(
                 Arc::new(FilterExec::try_new(inside, all)?),
                 &wanted,
             )?);
         }
         let partitions = state.config().target_partitions();
         let recent = memory(self.memory.clone(), &self.schema, partitions)?;
-        parts.push(narrow(recent, &wanted)?);
+        parts.push(project(recent, &wanted)?);
         UnionExec::try_new(parts)
     }
 }
