@@ -3,6 +3,7 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
+use std::time::Instant;
 
 use arrow::array::RecordBatch;
 use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
@@ -174,7 +175,9 @@ impl Log {
     pub async fn land(&self, landing: &Landing, now_ms: i64) -> Result<LogVersion> {
         self.table
             .with_state(|s| check_start(self.table.root(), s, &landing.ranges))?;
+        let begun = Instant::now();
         let adds = self.write_facts(landing).await?;
+        let written = begun.elapsed();
         self.land_dead_letters(landing, now_ms).await?;
         fail::fail_point!("land-before-commit");
         let version = self
@@ -196,6 +199,14 @@ impl Log {
             })
             .await?;
         fail::fail_point!("land-after-commit");
+        tracing::debug!(
+            table = %self.table.root(),
+            version = version.0,
+            facts = landing.facts.iter().map(RecordBatch::num_rows).sum::<usize>(),
+            file_us = written.as_micros() as u64,
+            commit_us = (begun.elapsed() - written).as_micros() as u64,
+            "landed"
+        );
         Ok(version)
     }
 

@@ -107,7 +107,7 @@ pub fn run(args: &IngestArgs) -> Result<()> {
         "latency_ms": latencies.json(),
         "usage": usage.json(),
     });
-    args.common.print(&text, &json)
+    args.common.output.print(&text, &json)
 }
 
 /// Sends requests until none is left; their latencies.

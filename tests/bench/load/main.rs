@@ -4,6 +4,7 @@
 
 mod http;
 mod ingest;
+mod land;
 mod open;
 mod process;
 mod query;
@@ -32,6 +33,8 @@ enum Mode {
     Open(open::OpenArgs),
     /// Asks one statement again and again
     Query(query::QueryArgs),
+    /// Makes a log of many small landings, without a daemon
+    Land(land::LandArgs),
 }
 
 /// How results are printed.
@@ -54,12 +57,12 @@ struct Common {
     output: Output,
 }
 
-impl Common {
-    fn print(&self, line: &str, json: &serde_json::Value) -> Result<()> {
+impl Output {
+    fn print(self, line: &str, json: &serde_json::Value) -> Result<()> {
         let mut out = std::io::stdout().lock();
-        match self.output {
-            Output::Text => writeln!(out, "{line}")?,
-            Output::Json => writeln!(out, "{json}")?,
+        match self {
+            Self::Text => writeln!(out, "{line}")?,
+            Self::Json => writeln!(out, "{json}")?,
         }
         Ok(())
     }
@@ -70,5 +73,6 @@ fn main() -> Result<()> {
         Mode::Ingest(arguments) => ingest::run(&arguments),
         Mode::Open(arguments) => open::run(&arguments),
         Mode::Query(arguments) => query::run(&arguments),
+        Mode::Land(arguments) => land::run(&arguments),
     }
 }

@@ -118,7 +118,7 @@ pub fn run(args: &OpenArgs) -> Result<()> {
         "latest_ms": latest_ms,
         "usage": usage.json(),
     });
-    args.common.print(&text, &json)
+    args.common.output.print(&text, &json)
 }
 
 impl Seen {

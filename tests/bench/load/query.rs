@@ -92,5 +92,5 @@ pub fn run(args: &QueryArgs) -> Result<()> {
         "latency_ms": latencies.json(),
         "usage": usage.json(),
     });
-    args.common.print(&text, &json)
+    args.common.output.print(&text, &json)
 }

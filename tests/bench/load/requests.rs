@@ -107,12 +107,15 @@ impl Requests {
     }
 }
 
-struct Lines {
+/// A file's lines that are not empty, some at a time.
+#[derive(Debug)]
+pub struct Lines {
     file: BufReader<File>,
 }
 
 impl Lines {
-    fn open(path: &Path) -> Result<Self> {
+    /// Opens the file.
+    pub fn open(path: &Path) -> Result<Self> {
         let file =
             File::open(path).with_context(|| format!("`{}` can't be read", path.display()))?;
         Ok(Self {
@@ -120,8 +123,22 @@ impl Lines {
         })
     }
 
-    /// The next lines that are not empty, and how many.
-    fn next(&mut self, most: u64) -> Result<(Vec<u8>, u64)> {
+    /// Passes over some lines.
+    pub fn pass(&mut self, lines: u64) -> Result<()> {
+        let mut left = lines;
+        while left > 0 {
+            let (_, passed) = self.next(left.min(1_000))?;
+            ensure!(
+                passed > 0,
+                "the file ends {left} lines before those to pass over"
+            );
+            left -= passed;
+        }
+        Ok(())
+    }
+
+    /// The next lines, and how many.
+    pub fn next(&mut self, most: u64) -> Result<(Vec<u8>, u64)> {
         let (mut body, mut count) = (Vec::new(), 0);
         while count < most {
             let start = body.len();

@@ -1,0 +1,242 @@
+"""What is measured of a running daemon: acknowledgements, memory, queries, recovery, landing."""
+
+import json
+import os
+import re
+import statistics
+import time
+
+from measures import END, cpu_rows
+from project import VIEW, Daemon, daemon
+from runs import Failure, percentile, say
+from table import Row, latency_rows
+
+TOP10 = (
+    f"SELECT url, sum(page_views) AS page_views, combine(visitors) AS visitors FROM {VIEW} "
+    f"WHERE minute >= TIMESTAMP '{END}' - INTERVAL '4 hours' AND minute < TIMESTAMP '{END}' "
+    "GROUP BY url ORDER BY page_views DESC, url LIMIT 10"
+)
+
+# Landings at each size of the log are timed for so long.
+LANDING_SECONDS = 8
+LOG_SIZES = (10, 1_000, 20_000)
+
+
+# ---- acknowledgements and memory under an open loop -------------------------
+
+
+def ack(bench):
+    return _open_loop(bench, "ack")
+
+
+def memory(bench):
+    return _open_loop(bench, "memory")
+
+
+def _open_loop(bench, figure):
+    """Both figures come out of the same minutes of load; the second one asked for finds them measured."""
+    if not hasattr(bench, "open_loop"):
+        bench.open_loop = _measure_open_loop(bench)
+    return bench.open_loop[figure]
+
+
+def _measure_open_loop(bench):
+    options = bench.options
+    file = bench.facts(int(options.rate * options.seconds))
+    reports, bytes_a_group, grown, groups = [], [], [], []
+    for _ in bench.runs():
+        with bench.project() as project:
+            project.configure(memory=options.daemon_memory)
+            with daemon(project) as running:
+                before = running.resident_bytes()
+                reports.append(running.load(
+                    "open", "--file", file, "--rate", options.rate, "--connections", 64, "--seconds", options.seconds,
+                ))  # fmt: skip
+                running.await_landed()
+                after = running.resident_bytes()
+                # Asked only now: a query would add its own memory.
+                groups.append(running.sql(f"SELECT count(*) AS groups FROM {VIEW}")[0]["groups"])
+                grown.append((after - before) / 1e6)
+                bytes_a_group.append((after - before) / groups[-1])
+    note = f"{options.rate:,} facts/s for {options.seconds} s, 64 connections"
+    late = [report["late"] for report in reports]
+    return {
+        "ack": [
+            *latency_rows("ack", "from the due time", reports, note),
+            Row("ack", "requests sent late", "", late, note=f"of {reports[0]['latency_ms']['count']:,}"),
+            *cpu_rows("ack", reports, [r["seconds"] for r in reports]),
+        ],
+        "memory": [
+            Row("memory", "growth of resident memory over groups of the delta", "bytes", bytes_a_group, note=note),
+            Row("memory", "growth of resident memory", "MB", grown),
+            Row("memory", "distinct groups of the delta", "", groups),
+        ],
+    }
+
+
+# ---- top 10 ----------------------------------------------------------------
+
+
+def top10(bench):
+    """48 hours of facts, the last of them in the delta; idle, and with facts coming in."""
+    options = bench.options
+    in_delta = min(options.delta_facts, options.facts // 2)
+    master, delta = _cut(bench, bench.facts(options.facts), options.facts - in_delta)
+    times = {"merged": [], "batch": [], "busy": []}
+    tails = {"merged": [], "busy": []}
+    theirs = []
+    with bench.project() as project:
+        project.configure(memory=options.daemon_memory, batch_memory=options.batch_memory)
+        say("landing and absorbing the older facts")
+        project.ingest(master)
+        project.build("rebuild")
+        with daemon(project) as running:
+            running.load("ingest", "--file", delta, "--format", "arrow")
+            if running.counted() != options.facts:
+                raise Failure(f"the view counts {running.counted()} facts of {options.facts}; the figures are worthless")
+            behind = running.metric("anabranch_view_behind_offsets")
+            for _ in bench.runs():
+                for read in ("merged", "batch"):
+                    report = running.load("query", "-c", TOP10, "--times", options.times, "--read", read)
+                    times[read].append(report["median_ms"])
+                    if read == "merged":
+                        tails[read].append(report["p99_ms"])
+                if "clickhouse" in options.peers:
+                    report = bench.peer("top10", "--facts", project.log, "--engine", "clickhouse", "--runs", options.times, "--end", END, "--work", bench.work)
+                    theirs.append(report["optimized"]["seconds"]["median"] * 1e3)
+                    _compare(running.sql(TOP10), report["rows"])
+            for _ in bench.runs():
+                report = _while_ingesting(bench, running)
+                times["busy"].append(report["median_ms"])
+                tails["busy"].append(report["p99_ms"])
+    ratio = [merged / batch for merged, batch in zip(times["merged"], times["batch"])]
+    note = f"{options.facts:,} facts, {behind:,.0f} of them in the delta"
+    return [
+        Row("top10", "merged, median", "ms", times["merged"], theirs, note=note),
+        Row("top10", "merged, p99", "ms", tails["merged"]),
+        Row("top10", "batch only, median", "ms", times["batch"]),
+        Row("top10", "merged over batch only", "", ratio),
+        Row("top10", f"at {options.rate:,} facts/s, median", "ms", times["busy"]),
+        Row("top10", f"at {options.rate:,} facts/s, p99", "ms", tails["busy"]),
+    ]
+
+
+def _cut(bench, file, first):
+    """The file's first facts and the rest, as two files."""
+    names = [f"{file}.first-{first}", f"{file}.after-{first}"]
+    if not all(os.path.exists(name) for name in names):
+        with open(file, "rb") as lines, open(names[0], "wb") as head, open(names[1], "wb") as rest:
+            for number, line in enumerate(lines):
+                (head if number < first else rest).write(line)
+    return names
+
+
+def _compare(ours, theirs):
+    """The same urls with the same views; visitors are estimates of two kinds, at most 5 % apart."""
+    for mine, (url, views, visitors) in zip(ours, theirs, strict=True):
+        if (mine["url"], mine["page_views"]) != (url, views) or abs(mine["visitors"] - visitors) > 0.05 * visitors:
+            raise Failure(f"the answers differ: {mine} here, {[url, views, visitors]} there; the figures are worthless")
+
+
+def _while_ingesting(bench, running):
+    options = bench.options
+    seconds = max(10, options.busy_seconds)
+    file = bench.facts(int(options.rate * seconds), seed=2)
+    beside = running.load_beside("open", "--file", file, "--rate", options.rate, "--seconds", seconds)
+    try:
+        # The load has prepared its requests once facts arrive.
+        before = running.metric("anabranch_acknowledged_offset")
+        while running.metric("anabranch_acknowledged_offset") == before:
+            if beside.poll() is not None:
+                raise Failure(f"the load generator ended with {beside.returncode} before it sent anything")
+            time.sleep(0.05)
+        report = running.load("query", "-c", TOP10, "--times", options.times, "--warm-up", 0)
+        if beside.poll() is not None:
+            raise Failure("the load ended before the queries did; raise `--busy-seconds` or lower `--times`")
+    except BaseException:
+        beside.kill()
+        raise
+    out, _ = beside.communicate()
+    if beside.returncode != 0 or not json.loads(out)["facts"]:
+        raise Failure("the load beside the queries failed; the figures are worthless")
+    return report
+
+
+# ---- recovery --------------------------------------------------------------
+
+
+def recovery(bench):
+    """kill -9 with facts unabsorbed and some of them unlanded, until an exact answer."""
+    options = bench.options
+    total = options.recovery_facts
+    unlanded = total // 10
+    landed_file, unlanded_file = _cut(bench, bench.facts(total), total - unlanded)
+    seconds, ready, resident = [], [], []
+    with bench.project() as project:
+        project.configure(memory=options.daemon_memory)
+        with daemon(project) as running:
+            running.load("ingest", "--file", landed_file, "--format", "arrow")
+        project.configure(memory=options.daemon_memory, wal_bytes="8GB", land_every="1h", land_facts=total, land_bytes="8GB")
+        running = Daemon(project)
+        try:
+            running.load("ingest", "--file", unlanded_file, "--format", "arrow", "--no-wait")
+            if running.metric("anabranch_unlanded_facts") != unlanded:
+                raise Failure(f"{running.metric('anabranch_unlanded_facts')} facts are unlanded, not {unlanded}")
+            for _ in bench.runs():
+                running.kill()
+                begun = time.perf_counter()
+                running = Daemon(project)
+                ready.append(time.perf_counter() - begun)
+                counted = running.counted()
+                seconds.append(time.perf_counter() - begun)
+                resident.append(running.resident_bytes() / 1e6)
+                if counted != total:
+                    raise Failure(f"after the restart the view counts {counted} facts of {total}")
+        finally:
+            running.kill()
+    note = f"{total:,} facts unabsorbed, {unlanded:,} of them unlanded"
+    return [
+        Row("recovery", "start → exact answer", "s", seconds, note=note),
+        Row("recovery", "start → ready", "s", ready),
+        Row("recovery", "resident memory", "MB", resident),
+    ]
+
+
+# ---- landing ---------------------------------------------------------------
+
+
+def landing(bench):
+    """What a commit costs besides its Parquet file, as the log grows."""
+    rows, landings = [], 0
+    per_landing = 50
+    file = bench.facts(1_000_000 + per_landing * LOG_SIZES[-1])
+    with bench.project() as project:
+        for size in LOG_SIZES:
+            say(f"  a log of {size:,} files")
+            if size > landings:
+                project.configure()
+                project.small_landings(file, size - landings, per_landing, skip=landings * per_landing)
+                landings = size
+                project.build("refresh")
+            project.configure(land_every="100ms")
+            with daemon(project, log_filter="info,anabranch_shared=debug") as running:
+                running.load("open", "--file", file, "--rate", 5_000, "--seconds", LANDING_SECONDS)
+                running.await_landed()
+                said = running.said()
+            commits = commit_times(said)
+            if len(commits) < 20:
+                raise Failure(f"the daemon told of {len(commits)} commits; at least 20 were to be timed")
+            landings += len(commits)
+            note = f"p99 {percentile(commits, 0.99):.3g} ms, {len(commits)} commits; file written in {statistics.median(file_times(said)):.3g} ms"
+            rows.append(Row("landing", f"commit with {size:,} files in the log", "ms", commits, note=note))
+    return rows
+
+
+def commit_times(said):
+    """Milliseconds of each commit of a landing, from the daemon's debug log."""
+    return [int(us) / 1e3 for us in re.findall(r"landed .*commit_us=(\d+)", said)]
+
+
+def file_times(said):
+    """Milliseconds of each landing's Parquet file, from the daemon's debug log."""
+    return [int(us) / 1e3 for us in re.findall(r"landed .*file_us=(\d+)", said)]
