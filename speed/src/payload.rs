@@ -21,6 +21,7 @@ use arrow::ipc::writer::StreamWriter;
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
+use datafusion::common::utils::memory::get_record_batch_memory_size;
 use serde::{Deserialize, Serialize};
 
 use crate::admission::{Admitted, DeadLetter};
@@ -119,7 +120,8 @@ impl Payload {
             dead: dead.collect(),
         };
         let header = serde_json::to_vec(&header).map_err(|e| Error::Internal(e.to_string()))?;
-        let mut out = Vec::with_capacity(self.facts.get_array_memory_size() + header.len() + 1024);
+        let mut out =
+            Vec::with_capacity(get_record_batch_memory_size(&self.facts) + header.len() + 1024);
         out.push(VERSION);
         let length = u32::try_from(header.len())
             .map_err(|_| Error::Invalid("too many dead letters in one request".into()))?;
@@ -204,8 +206,9 @@ impl Payload {
         ));
         let facts = RecordBatch::try_new(schema, columns)?;
         let dead = self.dead_batch(&topic.name, partition, first)?;
-        let bytes = facts.get_array_memory_size()
-            + dead.as_ref().map_or(0, RecordBatch::get_array_memory_size);
+        // The columns of one Arrow message share its memory: each buffer is counted once.
+        let bytes = get_record_batch_memory_size(&facts)
+            + dead.as_ref().map_or(0, get_record_batch_memory_size);
         let range = OffsetRange::new(first, Offset(first.0 + records));
         Ok(FactPiece {
             range,
@@ -260,4 +263,53 @@ fn fitted(facts: &RecordBatch, topic: &Topic) -> Result<Vec<ArrayRef>> {
         found.cloned().unwrap_or_else(missing)
     });
     Ok(columns.collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use anabranch_shared::TopicField;
+    use anabranch_shared::settings::{FieldType, UnknownFields};
+
+    use crate::admission::Admission;
+
+    /// What a request takes in memory bounds the intake, so an Arrow body is not to be counted
+    /// once for each of its columns.
+    #[test]
+    fn memory_shared_by_columns_is_counted_once() -> Result<()> {
+        let field = |name: &str, field_type| TopicField {
+            name: name.into(),
+            field_type,
+            nullable: name != "ts",
+        };
+        let words = (0..12).map(|n| field(&format!("word_{n}"), FieldType::Varchar));
+        let mut fields = vec![field("ts", FieldType::Timestamp)];
+        fields.extend(words);
+        let topic = Topic {
+            name: "facts".into(),
+            event_time: "ts".into(),
+            fields,
+        };
+        let internal = |e: crate::admission::AdmissionError| Error::Internal(e.to_string());
+        let admission = Admission::new(&topic.field_schema(), "ts", UnknownFields::Keep, 1 << 20)
+            .map_err(internal)?;
+        let line = (0..12).map(|n| format!("\"word_{n}\":\"a word of more than twelve bytes\","));
+        let line = format!(
+            "{{{}\"ts\":\"2026-01-01T00:00:00Z\"}}\n",
+            line.collect::<String>()
+        );
+        let admitted = admission
+            .ndjson(&line.repeat(1_000).into())
+            .map_err(internal)?;
+        let encoded = Payload::new(admitted, 0, None, None).encode()?;
+        let piece = Payload::decode(&encoded)?.at(&topic, PartitionId(0), Offset(0))?;
+        assert_eq!(piece.facts.num_rows(), 1_000);
+        assert!(
+            (encoded.len()..encoded.len() * 2).contains(&piece.bytes),
+            "{} bytes of memory for {} of the WAL",
+            piece.bytes,
+            encoded.len()
+        );
+        Ok(())
+    }
 }
