@@ -92,6 +92,7 @@ def parser():
     size("times", 50, "queries of a run of top10")
     size("busy-seconds", 60, "most seconds of ingest beside the queries of top10")
     size("recovery-facts", 5_000_000, "facts of recovery")
+    out.add_argument("--land-every", default="1s", help="the daemon's `land_every` of ingest-ndjson and ingest-arrow (default 1s)")
     out.add_argument("--daemon-memory", default="2GB", help="the daemon's bound (default 2GB)")
     out.add_argument("--batch-memory", default="1GiB", help="the rebuild's bound (default 1GiB)")
     return out

@@ -3,8 +3,6 @@
 import dataclasses
 import statistics
 
-from runs import percentile
-
 
 @dataclasses.dataclass
 class Row:
@@ -71,6 +69,3 @@ def latency_rows(figure, what, reports, note=""):
     for name, key in (("p50", "p50"), ("p99", "p99"), ("p99.9", "p99_9"), ("max", "max")):
         rows.append(Row(figure, f"{what}, {name}", "ms", [report["latency_ms"][key] for report in reports], note=note))
     return rows
-
-
-__all__ = ["Row", "aligned", "latency_rows", "number", "percentile"]
