@@ -21,7 +21,7 @@ memory          growth of resident memory over distinct groups of the delta, aft
 top10           top 10 of the last 4 hours, `--delta-facts` of the facts in the delta; batch only;
                 ClickHouse's merge of states; and while ingesting `--rate` facts/s
 recovery        kill -9 with `--recovery-facts` unabsorbed, a tenth of them unlanded → exact answer
-landing         a landing's commit, besides its Parquet, at 10, 1,000 and 20,000 files in the log
+landing         a landing's commit, besides its Parquet, at 10 files in the log, a twentieth of `--log-files`, and all of them
 
 Exit codes: 0 done; 2 a figure could not be measured, with the reason on stderr.
 """
@@ -91,6 +91,7 @@ def parser():
     size("delta-facts", 1_000_000, "facts in the delta of top10")
     size("times", 50, "queries of a run of top10")
     size("busy-seconds", 60, "most seconds of ingest beside the queries of top10")
+    size("log-files", 20_000, "files of the largest log of landing")
     size("recovery-facts", 5_000_000, "facts of recovery")
     out.add_argument("--land-every", default="1s", help="the daemon's `land_every` of ingest-ndjson and ingest-arrow (default 1s)")
     out.add_argument("--daemon-memory", default="2GB", help="the daemon's bound (default 2GB)")
