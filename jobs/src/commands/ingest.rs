@@ -79,6 +79,8 @@ struct Direct {
     log: Arc<Log>,
     partition: PartitionId,
     pieces: Vec<FactPiece>,
+    /// At which record of which content the pieces start.
+    from: BTreeMap<String, u64>,
     facts: usize,
     next: Offset,
     start: Offset,
@@ -293,7 +295,7 @@ impl Target {
                 Ok(())
             }
             Self::Log(direct) => {
-                direct.push(&payload)?;
+                direct.push(&payload, from)?;
                 match direct.facts >= LANDING_FACTS {
                     true => direct.land(report).await,
                     false => Ok(()),
@@ -322,6 +324,7 @@ impl Direct {
             log,
             partition,
             pieces,
+            from: BTreeMap::new(),
             facts: 0,
             next,
             start,
@@ -329,7 +332,10 @@ impl Direct {
         })
     }
 
-    fn push(&mut self, payload: &Payload) -> Result<()> {
+    fn push(&mut self, payload: &Payload, from: u64) -> Result<()> {
+        if let Some((id, _)) = &payload.ingest {
+            self.from.entry(id.clone()).or_insert(from);
+        }
         let piece = payload.at(self.log.topic(), self.partition, self.next)?;
         self.next = piece.range.end;
         self.facts += piece.facts.num_rows();
@@ -343,6 +349,7 @@ impl Direct {
         }
         let mut landing = Landing {
             ranges: vec![(self.partition, OffsetRange::new(self.start, self.next))],
+            ingested_before: std::mem::take(&mut self.from),
             ..Default::default()
         };
         for piece in self.pieces.drain(..) {
