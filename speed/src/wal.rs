@@ -267,6 +267,12 @@ impl Wal {
         self.truncated_bytes
     }
 
+    /// Whether a write or a sync failed, so that nothing can be appended until the WAL is opened
+    /// again.
+    pub fn is_poisoned(&self) -> bool {
+        self.condition == Condition::Poisoned
+    }
+
     fn check_usable(&self) -> Result<(), WalError> {
         match self.condition {
             Condition::Poisoned => Err(WalError::Poisoned {
