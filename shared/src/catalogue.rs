@@ -98,6 +98,7 @@ impl Catalogue {
         if newest > 0
             && let Some(entry) = catalogue.read(newest).await?
         {
+            storage.note_found(&prefix);
             *catalogue.current.write() = Arc::new(entry);
         }
         catalogue.refresh().await?;
@@ -133,6 +134,7 @@ impl Catalogue {
             let Some(entry) = self.read(next).await? else {
                 return Ok(moved);
             };
+            self.storage.note_found(&Path::from("catalogue"));
             let mut current = self.current.write();
             if entry.number > current.number {
                 *current = Arc::new(entry);
@@ -168,7 +170,12 @@ impl Catalogue {
                 .await?
                 .is_some_and(|e| e.id == next.id);
             match outcome {
-                _ if mine => return Ok(self.current()),
+                Ok(_) if mine => return Ok(self.current()),
+                Err(_) if mine => {
+                    // The put failed when the entry was there, and perhaps not yet durable.
+                    self.storage.settle().await?;
+                    return Ok(self.current());
+                }
                 Ok(CreateOutcome::Created | CreateOutcome::Exists) => {}
                 Err(e) => return Err(e),
             }

@@ -366,7 +366,10 @@ impl TopicStream {
     /// Follows what others have landed, and the boundaries that others have moved.
     pub(crate) async fn follow(&self) -> Result<()> {
         let _guard = self.upkeep.lock().await;
-        self.log.refresh().await?;
+        if self.log.refresh().await? {
+            // Content that others have ingested is answered for as being there already.
+            self.log.table().storage().settle().await?;
+        }
         self.follow_partitions().await?;
         for (name, master) in self.masters() {
             match self.adopt(&name, &master).await {

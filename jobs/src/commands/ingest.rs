@@ -246,6 +246,8 @@ async fn ingest_file(
         target.write(&args.topic, payload, from, report).await?;
     }
     target.flush(report).await?;
+    // What is there already may be another process's, which did not come to make it durable.
+    context.storage.settle().await?;
     bar.finish_and_clear();
     report.files += 1;
     report.repeated += u64::from(!any && done > 0);
@@ -380,7 +382,8 @@ fn free_slot(wal: &Path) -> Result<WalLock> {
     )))
 }
 
-/// The id of a slot, made when the slot is first used.
+/// The id of a slot, made when the slot is first used. It is not made durable: nothing waits in a
+/// slot, so an id that is lost costs a partition and no fact.
 fn slot_id(dir: &Path) -> Result<String> {
     let path = dir.join("ID");
     match std::fs::read_to_string(&path) {
