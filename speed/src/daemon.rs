@@ -18,7 +18,7 @@ use tokio::task::JoinSet;
 
 use crate::failure::{Failure, Reason};
 use crate::topic::TopicStream;
-use crate::wal::WalLock;
+use crate::wal::{RealFiles, WalLock, wal_id};
 
 /// How often the loops look whether something is to be done.
 const TICK: Duration = Duration::from_millis(100);
@@ -87,27 +87,6 @@ pub struct Daemon {
     _lock: WalLock,
 }
 
-/// The id of a WAL folder, made when the folder is.
-fn wal_id(root: &std::path::Path) -> Result<String> {
-    let path = root.join("ID");
-    match std::fs::read_to_string(&path) {
-        Ok(id) if !id.trim().is_empty() => return Ok(id.trim().to_owned()),
-        Ok(_) => {}
-        Err(e) if e.kind() == std::io::ErrorKind::NotFound => {}
-        Err(e) => return Err(Error::io(&path, e)),
-    }
-    let id = uuid::Uuid::new_v4().to_string();
-    let write = || {
-        let staged = root.join("ID.new");
-        std::fs::write(&staged, &id)?;
-        std::fs::File::open(&staged)?.sync_all()?;
-        std::fs::rename(&staged, &path)?;
-        std::fs::File::open(root)?.sync_all()
-    };
-    write().map_err(|e| Error::io(&path, e))?;
-    Ok(id)
-}
-
 impl Daemon {
     /// Opens a daemon on the topics of the catalogue that `topics` names: takes its WALs, replays
     /// them, and folds what the master views have not absorbed.
@@ -120,9 +99,9 @@ impl Daemon {
         topics: &BTreeMap<String, TopicOptions>,
         options: DaemonOptions,
     ) -> Result<Arc<Self>> {
-        std::fs::create_dir_all(&options.wal).map_err(|e| Error::io(&options.wal, e))?;
         let lock = WalLock::acquire(&options.wal).map_err(crate::appender::wal_error)?;
-        let id = wal_id(&options.wal)?;
+        let fresh = || uuid::Uuid::new_v4().to_string();
+        let id = wal_id(&options.wal, &RealFiles, fresh).map_err(crate::appender::wal_error)?;
         let failure = Failure::default();
         let mut streams = BTreeMap::new();
         let mut threads = Vec::new();

@@ -260,10 +260,15 @@ async fn killed_at_random_times_under_load() -> anyhow::Result<()> {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_daemon_whose_own_thread_or_loop_ends_says_so_and_ends() -> anyhow::Result<()> {
-    for (point, names) in [
-        ("wal-before-append=3*off->panic", "panicked"),
-        ("wal-after-fsync=3*off->panic", "panicked"),
-        ("land-before-commit=1*off->panic", "loop"),
+    for (point, code, names) in [
+        ("wal-before-append=3*off->panic", 70, "panicked"),
+        ("wal-after-fsync=3*off->panic", 70, "panicked"),
+        (
+            "wal-sync-fails=6*off->return",
+            69,
+            "can't be written any more",
+        ),
+        ("land-before-commit=1*off->panic", 70, "loop"),
     ] {
         let dir = places::folder()?;
         write_project(dir.path(), Setup::default())?;
@@ -274,7 +279,7 @@ async fn a_daemon_whose_own_thread_or_loop_ends_says_so_and_ends() -> anyhow::Re
         let status = daemon.ended().await?;
         let errors = daemon.errors().await;
         anyhow::ensure!(
-            status.code() == Some(70)
+            status.code() == Some(code)
                 && errors.lines().any(|l| l.starts_with("error: ")
                     && l.contains(names)
                     && l.contains("start it again")),
