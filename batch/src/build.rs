@@ -62,25 +62,47 @@ pub async fn rebuild(
     let (mut start, mut end) = (Offsets::default(), end.clone());
     let mut units = Vec::new();
     loop {
-        units.extend(build(master, log, &start, &end, options).await?);
-        // A run that was merged across `end` meanwhile is rebuilt to its own end.
-        let Some(further) = master.crossing(&end).await? else {
-            break;
+        let step = async {
+            units.extend(build(master, log, &start, &end, options).await?);
+            publish_or_extend(master, &end, &units, now_ms()).await
         };
-        start = std::mem::replace(&mut end, further);
+        match step.await {
+            Ok(None) => return Ok(outcome(&units, master.boundary(), options)),
+            Ok(Some(further)) => start = std::mem::replace(&mut end, further),
+            Err(e) => {
+                master.discard(&units).await;
+                return Err(e);
+            }
+        }
     }
-    if let Err(e) = master.publish_rebuild(&end, &units, now_ms()).await {
-        master.discard(&units).await;
-        return Err(e);
-    }
-    Ok(outcome(&units, master.boundary(), options))
 }
 
-/// Absorbs the facts from the boundary to `end` as one more run.
+/// Publishes a rebuild up to `end`; where a run that others published meanwhile crosses `end`,
+/// returns that run's end instead, up to which the rebuild must go on.
+async fn publish_or_extend(
+    master: &Arc<Master>,
+    end: &Offsets,
+    units: &[Unit],
+    now_ms: i64,
+) -> Result<Option<Offsets>> {
+    if let Some(further) = master.crossing(end).await? {
+        return Ok(Some(further));
+    }
+    match master.publish_rebuild(end, units, now_ms).await {
+        Ok(_) => Ok(None),
+        Err(conflict @ Error::Conflict(_)) => match master.crossing(end).await? {
+            Some(further) => Ok(Some(further)),
+            None => Err(conflict),
+        },
+        Err(e) => Err(e),
+    }
+}
+
+/// Absorbs the facts from the boundary to `end` as one more run. Where another process absorbs some
+/// of them meanwhile, begins again from the boundary that it left.
 ///
 /// # Errors
-/// As [`fold_log`]; `Fenced` when another process has absorbed some of them meanwhile. Nothing is
-/// changed then.
+/// As [`fold_log`]; nothing is changed then.
 pub async fn refresh(
     master: &Arc<Master>,
     log: &Arc<Log>,
@@ -88,20 +110,25 @@ pub async fn refresh(
     options: &BatchOptions,
     now_ms: impl Fn() -> i64,
 ) -> Result<BatchOutcome> {
-    let boundary = master.boundary();
-    let ranges = boundary.ranges_to(end);
-    if ranges.is_empty() {
-        return Ok(BatchOutcome {
-            boundary,
-            ..Default::default()
-        });
+    loop {
+        let boundary = master.boundary();
+        let ranges = boundary.ranges_to(end);
+        if ranges.is_empty() {
+            return Ok(BatchOutcome {
+                boundary,
+                ..Default::default()
+            });
+        }
+        let units = build(master, log, &boundary, end, options).await?;
+        match master.publish_refresh(&ranges, &units, now_ms()).await {
+            Ok(_) => return Ok(outcome(&units, master.boundary(), options)),
+            Err(Error::Fenced { .. }) => master.discard(&units).await,
+            Err(e) => {
+                master.discard(&units).await;
+                return Err(e);
+            }
+        }
     }
-    let units = build(master, log, &boundary, end, options).await?;
-    if let Err(e) = master.publish_refresh(&ranges, &units, now_ms()).await {
-        master.discard(&units).await;
-        return Err(e);
-    }
-    Ok(outcome(&units, master.boundary(), options))
 }
 
 fn outcome(units: &[Unit], boundary: Offsets, options: &BatchOptions) -> BatchOutcome {

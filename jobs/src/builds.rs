@@ -184,7 +184,8 @@ pub async fn drop_absent(context: &Context) -> Result<Vec<String>> {
     context.catalogue.refresh().await?;
     let entry = context.catalogue.current();
     let mut dropped = Vec::new();
-    for name in entry.views.keys() {
+    let answering = entry.views.iter().filter(|(_, view)| view.live.is_some());
+    for (name, _) in answering {
         if !context.project.views.iter().any(|v| v.name == *name) {
             context.catalogue.drop_view(name).await?;
             dropped.push(name.clone());

@@ -94,15 +94,37 @@ struct Refusal {
 }
 
 impl Client {
-    /// The running daemon of a storage, if there is one. Addresses of daemons that are gone are
-    /// removed where their process is of this machine and dead.
+    /// A running daemon of a storage, if there is one.
     pub async fn find(storage: &Storage) -> Result<Option<Self>> {
+        for client in Self::known(storage).await? {
+            if client.is_alive().await {
+                return Ok(Some(client));
+            }
+            tracing::debug!(http = %client.address.http, "a daemon's address does not answer");
+        }
+        Ok(None)
+    }
+
+    /// The running daemons of a storage.
+    pub async fn all(storage: &Storage) -> Result<Vec<Self>> {
+        let mut alive = Vec::new();
+        for client in Self::known(storage).await? {
+            if client.is_alive().await {
+                alive.push(client);
+            }
+        }
+        Ok(alive)
+    }
+
+    /// The daemons that made themselves known and didn't withdraw; some may be gone.
+    async fn known(storage: &Storage) -> Result<Vec<Self>> {
         let prefix = Path::from(DAEMONS);
         let found: Vec<_> = storage.store().list(Some(&prefix)).try_collect().await?;
         let http = reqwest::Client::builder()
             .no_proxy()
             .build()
             .map_err(|e| Error::Internal(format!("HTTP client: {e}")))?;
+        let mut known = Vec::new();
         for object in found {
             let Some(bytes) = storage.get(&object.location).await? else {
                 continue;
@@ -110,16 +132,12 @@ impl Client {
             let Ok(address) = serde_json::from_slice::<Address>(&bytes) else {
                 continue;
             };
-            let client = Self {
+            known.push(Self {
                 address,
                 http: http.clone(),
-            };
-            if client.is_alive().await {
-                return Ok(Some(client));
-            }
-            tracing::debug!(http = %client.address.http, "a daemon's address does not answer");
+            });
         }
-        Ok(None)
+        Ok(known)
     }
 
     /// The daemon's address.

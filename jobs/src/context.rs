@@ -68,7 +68,8 @@ impl Context {
                 )));
             }
             let view = context.compile(settings)?;
-            if !context.catalogue.current().views.contains_key(view.name()) {
+            // Also after a process that died between claiming the number and cutting over to it.
+            if context.standing(&view) == ViewStanding::New {
                 context.first_generation(&view).await?;
             }
         }
@@ -153,7 +154,8 @@ impl Context {
             }
         }
         let entry = self.catalogue.current();
-        for name in entry.views.keys() {
+        let answering = entry.views.iter().filter(|(_, view)| view.live.is_some());
+        for (name, _) in answering {
             if !self.project.views.iter().any(|v| v.name == *name) {
                 let note = format!(
                     "view `{name}` is not in the project any more and still answers; run `anabranch batch rebuild` to drop it"

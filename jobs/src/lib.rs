@@ -5,6 +5,7 @@ pub mod client;
 pub mod commands;
 pub mod compare;
 pub mod context;
+pub mod fail_points;
 pub mod generate;
 pub mod history;
 pub mod local;

@@ -126,12 +126,10 @@ fn main() -> ExitCode {
         .with_ansi(std::io::stderr().is_terminal())
         .with_target(false)
         .init();
-    // Fail points are inert unless the environment names some; crash tests do, and then a panic at
-    // one ends the process on the spot, as a loss of power would.
-    if std::env::var_os("FAILPOINTS").is_some() {
-        std::panic::set_hook(Box::new(|_| std::process::abort()));
-    }
-    let _failpoints = fail::FailScenario::setup();
+    let _failpoints = match anabranch_jobs::fail_points::setup() {
+        Ok(scenario) => scenario,
+        Err(e) => return fail_with(&e),
+    };
     let runtime = match tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .build()

@@ -49,7 +49,7 @@ pub struct TopicEntry {
 /// A view in the catalogue.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ViewEntry {
-    /// The generation that answers; none while the first is being built.
+    /// The generation that answers; none while the first is being built, and of a dropped view.
     pub live: Option<GenerationEntry>,
     /// The highest number that a generation of the view ever had.
     pub last_generation: Generation,
@@ -98,6 +98,7 @@ impl Catalogue {
         if newest > 0
             && let Some(entry) = catalogue.read(newest).await?
         {
+            storage.note_found(&prefix);
             *catalogue.current.write() = Arc::new(entry);
         }
         catalogue.refresh().await?;
@@ -133,6 +134,7 @@ impl Catalogue {
             let Some(entry) = self.read(next).await? else {
                 return Ok(moved);
             };
+            self.storage.note_found(&Path::from("catalogue"));
             let mut current = self.current.write();
             if entry.number > current.number {
                 *current = Arc::new(entry);
@@ -168,7 +170,12 @@ impl Catalogue {
                 .await?
                 .is_some_and(|e| e.id == next.id);
             match outcome {
-                _ if mine => return Ok(self.current()),
+                Ok(_) if mine => return Ok(self.current()),
+                Err(_) if mine => {
+                    // The put failed when the entry was there, and perhaps not yet durable.
+                    self.storage.settle().await?;
+                    return Ok(self.current());
+                }
                 Ok(CreateOutcome::Created | CreateOutcome::Exists) => {}
                 Err(e) => return Err(e),
             }
@@ -262,7 +269,9 @@ impl Catalogue {
         from: Option<Generation>,
         to: &GenerationEntry,
     ) -> Result<Arc<Entry>> {
-        self.change(&format!("cut {view} over to generation {}", to.generation), |entry| {
+        fail::fail_point!("cut-over-before-entry");
+        let what = format!("cut {view} over to generation {}", to.generation);
+        let changed = self.change(&what, |entry| {
             let mut next = entry.clone();
             let known = next.views.get_mut(view);
             let live = known.as_ref().and_then(|v| v.live.as_ref()).map(|l| l.generation);
@@ -275,15 +284,19 @@ impl Catalogue {
                 }
             }
             Ok(Some(next))
-        })
-        .await
+        });
+        let entry = changed.await?;
+        fail::fail_point!("cut-over-after-entry");
+        Ok(entry)
     }
 
-    /// Forgets a view. Its files stay until maintenance removes them.
+    /// Forgets a view. Its files stay until maintenance removes them, so the numbers of its
+    /// generations stay taken: a view of that name that comes later must not find the old runs.
     pub async fn drop_view(&self, view: &str) -> Result<Arc<Entry>> {
         self.change(&format!("drop view {view}"), |entry| {
             let mut next = entry.clone();
-            Ok(next.views.remove(view).map(|_| next))
+            let live = next.views.get_mut(view).and_then(|v| v.live.take());
+            Ok(live.map(|_| next))
         })
         .await
     }

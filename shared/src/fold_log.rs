@@ -48,7 +48,8 @@ pub struct FoldProgress {
 /// that it is of; it is called from threads that may block.
 ///
 /// # Errors
-/// `Expression`, with the fact's place, where the view's SQL fails; `Conflict` when stopped.
+/// `Expression`, with the fact's place, where the view's SQL fails; `Conflict` when stopped;
+/// `Unavailable` when the log does not reach to `to`.
 pub async fn fold_log(
     log: &Arc<Log>,
     view: &Arc<View>,
@@ -57,6 +58,17 @@ pub async fn fold_log(
     options: &FoldOptions,
     emit: impl Fn(RecordBatch, Ranges) -> Result<()> + Send + Sync + 'static,
 ) -> Result<()> {
+    // Others land, and publish what they landed: without this their facts would be left out.
+    if !log.head().covers(to) {
+        log.refresh().await?;
+    }
+    if !log.head().covers(to) {
+        return Err(Error::Unavailable(format!(
+            "topic `{}`: facts up to [{to}] are wanted, the log ends at [{}]; try again",
+            log.topic().name,
+            log.head()
+        )));
+    }
     let files = log.files_between(from, to)?;
     let rows: u64 = files.iter().filter_map(|f| f.add.rows()).sum();
     options

@@ -22,7 +22,7 @@ pub use log::{FactsFile, Landing, Log, blocking, dead_letter_schema};
 pub use master::{Master, MasterPin, Ranges, Unit};
 pub use pin::{Pin, Pinner, PlainPin, ReadMode, Relation, TopicPin, ViewPin};
 pub use place::{Generation, LogVersion, Offset, OffsetRange, Offsets, PartitionId};
-pub use storage::{CreateOutcome, FolderFiles, RealFolderFiles, Storage};
+pub use storage::{CreateOutcome, FolderFiles, FolderSync, RealFolderFiles, Storage};
 pub use topic::{
     EXTRA, INGESTED_AT, OFFSET, PARTITION, Topic, TopicField, arrow_type, timestamp_type,
 };

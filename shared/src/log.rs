@@ -74,6 +74,9 @@ pub struct Landing {
     pub dead_letters: Vec<RecordBatch>,
     /// How many records of which ingested files are in it or before it.
     pub ingested: BTreeMap<String, u64>,
+    /// How many records of ingested files must have landed before it, for it to count: so two
+    /// processes that ingest the same content don't both land it.
+    pub ingested_before: BTreeMap<String, u64>,
 }
 
 /// A file of facts, and which of its facts are wanted.
@@ -171,10 +174,13 @@ impl Log {
     ///
     /// # Errors
     /// `Fenced` when a range does not start at the partition's head: somebody else has landed
-    /// there.
+    /// there. `Conflict` when others have landed records of the same ingested file meanwhile.
     pub async fn land(&self, landing: &Landing, now_ms: i64) -> Result<LogVersion> {
-        self.table
-            .with_state(|s| check_start(self.table.root(), s, &landing.ranges))?;
+        let check = |state: &TableState| {
+            check_start(self.table.root(), state, &landing.ranges)?;
+            check_ingested(state, landing)
+        };
+        self.table.with_state(check)?;
         let begun = Instant::now();
         let adds = self.write_facts(landing).await?;
         let written = begun.elapsed();
@@ -183,7 +189,7 @@ impl Log {
         let version = self
             .table
             .commit(now_ms, |state| {
-                check_start(self.table.root(), state, &landing.ranges)?;
+                check(state)?;
                 let mut txns = position_txns(&landing.ranges);
                 txns.extend(landing.ingested.iter().map(|(id, records)| {
                     let records = i64::try_from(*records).unwrap_or(i64::MAX);
@@ -308,6 +314,18 @@ impl Log {
         }
         Ok(batches)
     }
+}
+
+fn check_ingested(state: &TableState, landing: &Landing) -> Result<()> {
+    for (id, before) in &landing.ingested_before {
+        let found = state.txn(&format!("{INGEST_APP}{id}"));
+        if u64::try_from(found) != Ok(*before) {
+            return Err(Error::Conflict(format!(
+                "content `{id}`: another process ingests it too, and has landed {found} of its records; run the command again when that one has ended, it goes on from there"
+            )));
+        }
+    }
+    Ok(())
 }
 
 /// Files that hold anything at or past the start of one of the ranges.

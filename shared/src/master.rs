@@ -175,7 +175,9 @@ impl Master {
                 ..Default::default()
             })
         });
-        commit.await
+        let version = commit.await?;
+        fail::fail_point!("publish-after-commit");
+        Ok(version)
     }
 
     /// Where runs that cross `end` end, if there are any: a rebuild up to `end` can't replace them,
@@ -225,7 +227,9 @@ impl Master {
                 ..Default::default()
             })
         });
-        commit.await
+        let version = commit.await?;
+        fail::fail_point!("publish-after-commit");
+        Ok(version)
     }
 
     /// Replaces some files by the merge of their states; the boundary stays.

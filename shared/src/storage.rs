@@ -11,10 +11,16 @@ use object_store::{ObjectStore, ObjectStoreExt, PutMode, PutOptions, PutPayload}
 
 use crate::{Error, Result};
 
+mod durable;
 mod folder;
+#[cfg(test)]
+mod testing;
+#[cfg(test)]
+mod tests;
 
+use durable::DurableFiles;
+pub use durable::{FolderFiles, FolderSync, RealFolderFiles};
 use folder::DurableFolder;
-pub use folder::{FolderFiles, RealFolderFiles};
 
 /// The URL under which the engine finds the store.
 const ENGINE_URL: &str = "anabranch://storage";
@@ -25,6 +31,8 @@ pub struct Storage {
     url: String,
     store: Arc<dyn ObjectStore>,
     folder: Option<PathBuf>,
+    /// Where the storage is a folder, what makes it durable.
+    files: Option<Arc<DurableFiles>>,
 }
 
 /// What a put-if-absent came to.
@@ -44,12 +52,13 @@ impl Storage {
 
     /// A folder on a given layer of file operations.
     pub fn folder_with(path: &FsPath, files: Arc<dyn FolderFiles>) -> Result<Self> {
-        files.create_dir_all(path).map_err(|e| Error::io(path, e))?;
-        let path = path.canonicalize().map_err(|e| Error::io(path, e))?;
+        let files = Arc::new(DurableFiles::open(path, files).map_err(|e| Error::io(path, e))?);
+        let path = files.root().to_path_buf();
         Ok(Self {
             url: format!("file://{}", path.display()),
-            store: Arc::new(DurableFolder::new(&path, files)?),
+            store: Arc::new(DurableFolder::new(files.clone())?),
             folder: Some(path),
+            files: Some(files),
         })
     }
 
@@ -94,6 +103,24 @@ impl Storage {
     pub fn register(&self, env: &RuntimeEnv) -> Result<()> {
         env.register_object_store(Self::engine_url()?.as_ref(), self.store.clone());
         Ok(())
+    }
+
+    /// Notes that objects which others have written were found below a path, so that they are made
+    /// durable before this process writes anything that may build on them: an object can be seen
+    /// before its writer has made its name durable, and that writer may have died.
+    pub fn note_found(&self, dir: &Path) {
+        if let (Some(root), Some(files)) = (&self.folder, &self.files) {
+            files.note_found(root.join(dir.as_ref()));
+        }
+    }
+
+    /// Makes durable what was found. Needed only before something is answered for that rests on it
+    /// without anything being written.
+    pub async fn settle(&self) -> Result<()> {
+        let Some(files) = self.files.clone() else {
+            return Ok(());
+        };
+        crate::blocking(move || files.settle().map_err(|e| Error::io(files.root(), e))).await
     }
 
     /// Writes an object unless one of that name exists.

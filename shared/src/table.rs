@@ -119,6 +119,7 @@ impl Table {
         };
         if let Some(state) = checkpoint::read_latest(storage, &table.root).await? {
             *table.state.write() = state;
+            storage.note_found(&table.log_path());
         }
         table.refresh().await?;
         Ok(table)
@@ -181,6 +182,10 @@ impl Table {
         join(&self.root, name)
     }
 
+    fn log_path(&self) -> Path {
+        join(&self.root, "_delta_log")
+    }
+
     fn entry_path(&self, version: LogVersion) -> Path {
         join(&self.root, &format!("_delta_log/{:020}.json", version.0))
     }
@@ -215,6 +220,9 @@ impl Table {
                 Some(actions) => self.state.write().apply(version, actions)?,
             }
             moved = true;
+        }
+        if moved {
+            self.storage.note_found(&self.log_path());
         }
         Ok(moved)
     }
@@ -276,7 +284,12 @@ impl Table {
             }
             match self.read_entry(version).await {
                 Ok(Some(found)) if action::commit_id(&found) == Some(id) => {
-                    return Ok(PutOutcome::Ours);
+                    // The put may have failed when the entry was there and not yet durable.
+                    self.storage.note_found(&self.log_path());
+                    match self.storage.settle().await {
+                        Ok(()) => return Ok(PutOutcome::Ours),
+                        Err(e) => failure = Some(e),
+                    }
                 }
                 Ok(Some(winner)) => return Ok(PutOutcome::Lost(winner)),
                 Ok(None) if failure.is_none() => return Ok(PutOutcome::Absent),

@@ -1,7 +1,9 @@
 //! The one thread that appends to a topic's WAL: takes what waits, gives it offsets, writes it as
-//! one group with one fsync, makes it visible, and only then answers.
+//! one group with one fsync, makes it visible, and only then answers. Where it can't go on it says
+//! so to the daemon, which ends.
 
 use std::collections::HashMap;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 
 use anabranch_shared::{Error, Offset, OffsetRange, PartitionId, Result, Topic};
@@ -10,6 +12,7 @@ use parking_lot::Mutex;
 use tokio::sync::{mpsc, oneshot};
 
 use crate::delta::TopicDelta;
+use crate::failure::{Failure, Reason, panic_text};
 use crate::payload::Payload;
 use crate::wal::{FullCause, Record, Wal, WalError};
 
@@ -54,21 +57,38 @@ pub(crate) struct Appender {
     pub ingested: HashMap<String, u64>,
 }
 
+/// What is written and answered together.
+#[derive(Default)]
+struct Group {
+    waiting: Vec<Waiting>,
+    /// Answers to chunks that are there already: perhaps in this very group, so they wait for it.
+    repeated: Vec<(oneshot::Sender<Result<Written>>, Written)>,
+    bytes: usize,
+    next: u64,
+}
+
 struct Waiting {
     payload: Box<Payload>,
     record: Record,
     reply: oneshot::Sender<Result<Written>>,
 }
 
-pub(crate) fn wal_error(e: WalError) -> Error {
-    let text = e.to_string();
+/// What a sender is told whose facts the WAL refuses.
+fn refusal(e: &WalError) -> String {
     match e {
-        WalError::Corrupt { .. } => Error::Corrupt(text),
-        WalError::Locked { .. } => Error::Conflict(text),
         WalError::Full {
             cause: FullCause::Limit,
             ..
-        } => Error::Unavailable(format!("{text}; facts are refused until some have landed")),
+        } => format!("{e}; facts are refused until some have landed"),
+        _ => e.to_string(),
+    }
+}
+
+pub(crate) fn wal_error(e: WalError) -> Error {
+    let text = refusal(&e);
+    match e {
+        WalError::Corrupt { .. } => Error::Corrupt(text),
+        WalError::Locked { .. } => Error::Conflict(text),
         WalError::TooLarge { .. } | WalError::InvalidTopic { .. } => Error::Invalid(text),
         WalError::NotNext { .. } => Error::Internal(text),
         _ => Error::Unavailable(text),
@@ -76,38 +96,46 @@ pub(crate) fn wal_error(e: WalError) -> Error {
 }
 
 impl Appender {
-    /// Runs until every sender is gone.
-    pub(crate) fn run(mut self) {
-        let mut open = true;
-        while open {
-            let Some(first) = self.requests.blocking_recv() else {
-                break;
-            };
-            let mut group = Vec::new();
-            let mut bytes = 0;
-            let mut next = self.wal.next();
-            self.take(first, &mut group, &mut bytes, &mut next);
-            while bytes < GROUP_BYTES {
-                match self.requests.try_recv() {
-                    Ok(request) => self.take(request, &mut group, &mut bytes, &mut next),
-                    Err(mpsc::error::TryRecvError::Empty) => break,
-                    Err(mpsc::error::TryRecvError::Disconnected) => {
-                        open = false;
-                        break;
-                    }
-                }
-            }
-            self.append(group);
-        }
+    /// Runs until every sender is gone, or until nothing can be appended any more: then `failure`
+    /// gets the reason.
+    pub(crate) fn run(mut self, failure: &Failure) {
+        let topic = self.topic.name.clone();
+        let reason = match catch_unwind(AssertUnwindSafe(|| self.serve())) {
+            Ok(None) => return,
+            Ok(Some(e)) => Reason::Outside(format!(
+                "the WAL of topic `{topic}` can't be written any more: {e}"
+            )),
+            Err(panic) => Reason::Defect(format!(
+                "the thread that appends to the WAL of topic `{topic}` panicked: {}",
+                panic_text(panic.as_ref())
+            )),
+        };
+        failure.report(reason);
     }
 
-    fn take(
-        &mut self,
-        request: WriteRequest,
-        group: &mut Vec<Waiting>,
-        bytes: &mut usize,
-        next: &mut u64,
-    ) {
+    /// Serves requests; returns why it can't any more, or `None` when every sender is gone.
+    fn serve(&mut self) -> Option<WalError> {
+        while let Some(first) = self.requests.blocking_recv() {
+            let mut group = Group {
+                next: self.wal.next(),
+                ..Default::default()
+            };
+            self.take(first, &mut group);
+            while group.bytes < GROUP_BYTES
+                && let Ok(request) = self.requests.try_recv()
+            {
+                self.take(request, &mut group);
+            }
+            if let Err(e) = self.append(group)
+                && self.wal.is_poisoned()
+            {
+                return Some(e);
+            }
+        }
+        None
+    }
+
+    fn take(&mut self, request: WriteRequest, group: &mut Group) {
         let (payload, encoded, from, reply) = match request {
             WriteRequest::Write {
                 payload,
@@ -123,12 +151,16 @@ impl Appender {
                 return;
             }
         };
-        if let Some(answer) = self.already(&payload, from) {
-            reply.send(answer).ok();
-            return;
+        match self.already(&payload, from) {
+            Some(Ok(written)) => return group.repeated.push((reply, written)),
+            Some(Err(e)) => {
+                reply.send(Err(e)).ok();
+                return;
+            }
+            None => {}
         }
         if payload.records == 0 {
-            let at = Offset(i64::try_from(*next).unwrap_or(i64::MAX));
+            let at = Offset(i64::try_from(group.next).unwrap_or(i64::MAX));
             reply
                 .send(Ok(Written {
                     range: OffsetRange::new(at, at),
@@ -141,13 +173,13 @@ impl Appender {
             self.ingested.insert(id.clone(), *upto);
         }
         let record = Record {
-            first: *next,
-            end: *next + payload.records,
+            first: group.next,
+            end: group.next + payload.records,
             payload: encoded,
         };
-        *next = record.end;
-        *bytes += record.payload.len();
-        group.push(Waiting {
+        group.next = record.end;
+        group.bytes += record.payload.len();
+        group.waiting.push(Waiting {
             payload,
             record,
             reply,
@@ -171,18 +203,17 @@ impl Appender {
         })
     }
 
-    fn append(&mut self, group: Vec<Waiting>) {
-        if group.is_empty() {
-            return;
+    fn append(&mut self, group: Group) -> std::result::Result<(), WalError> {
+        let records: Vec<Record> = group.waiting.iter().map(|w| w.record.clone()).collect();
+        if !records.is_empty() {
+            fail::fail_point!("wal-before-append");
+            if let Err(e) = self.wal.append(&records) {
+                self.refuse(group, &e);
+                return Err(e);
+            }
+            fail::fail_point!("wal-after-fsync");
         }
-        let records: Vec<Record> = group.iter().map(|w| w.record.clone()).collect();
-        fail::fail_point!("wal-before-append");
-        if let Err(e) = self.wal.append(&records) {
-            self.refuse(group, e);
-            return;
-        }
-        fail::fail_point!("wal-after-fsync");
-        for waiting in group {
+        for waiting in group.waiting {
             let first = Offset(i64::try_from(waiting.record.first).unwrap_or(i64::MAX));
             let answer = waiting
                 .payload
@@ -198,12 +229,19 @@ impl Appender {
             // A client that went away does not read its answer; its facts are in all the same.
             waiting.reply.send(answer).ok();
         }
+        for (reply, written) in group.repeated {
+            reply.send(Ok(written)).ok();
+        }
+        Ok(())
     }
 
-    fn refuse(&mut self, group: Vec<Waiting>, e: WalError) {
+    fn refuse(&mut self, group: Group, e: &WalError) {
         tracing::error!(topic = %self.topic.name, error = %e, "facts refused: the WAL can't be written");
-        let text = wal_error(e).to_string();
-        for waiting in group {
+        let text = refusal(e);
+        for (reply, _) in group.repeated {
+            reply.send(Err(Error::Unavailable(text.clone()))).ok();
+        }
+        for waiting in group.waiting {
             if let Some((id, upto)) = &waiting.payload.ingest {
                 let before = upto.saturating_sub(waiting.payload.records);
                 let done = self.ingested.entry(id.clone()).or_default();

@@ -16,8 +16,9 @@ use parking_lot::RwLock;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 
+use crate::failure::{Failure, Reason};
 use crate::topic::TopicStream;
-use crate::wal::WalLock;
+use crate::wal::{RealFiles, WalLock, wal_id};
 
 /// How often the loops look whether something is to be done.
 const TICK: Duration = Duration::from_millis(100);
@@ -81,29 +82,9 @@ pub struct Daemon {
     options: DaemonOptions,
     /// Set when the loops shall end.
     ending: watch::Sender<bool>,
+    failure: Failure,
     threads: parking_lot::Mutex<Vec<std::thread::JoinHandle<()>>>,
     _lock: WalLock,
-}
-
-/// The id of a WAL folder, made when the folder is.
-fn wal_id(root: &std::path::Path) -> Result<String> {
-    let path = root.join("ID");
-    match std::fs::read_to_string(&path) {
-        Ok(id) if !id.trim().is_empty() => return Ok(id.trim().to_owned()),
-        Ok(_) => {}
-        Err(e) if e.kind() == std::io::ErrorKind::NotFound => {}
-        Err(e) => return Err(Error::io(&path, e)),
-    }
-    let id = uuid::Uuid::new_v4().to_string();
-    let write = || {
-        let staged = root.join("ID.new");
-        std::fs::write(&staged, &id)?;
-        std::fs::File::open(&staged)?.sync_all()?;
-        std::fs::rename(&staged, &path)?;
-        std::fs::File::open(root)?.sync_all()
-    };
-    write().map_err(|e| Error::io(&path, e))?;
-    Ok(id)
 }
 
 impl Daemon {
@@ -118,9 +99,10 @@ impl Daemon {
         topics: &BTreeMap<String, TopicOptions>,
         options: DaemonOptions,
     ) -> Result<Arc<Self>> {
-        std::fs::create_dir_all(&options.wal).map_err(|e| Error::io(&options.wal, e))?;
         let lock = WalLock::acquire(&options.wal).map_err(crate::appender::wal_error)?;
-        let id = wal_id(&options.wal)?;
+        let fresh = || uuid::Uuid::new_v4().to_string();
+        let id = wal_id(&options.wal, &RealFiles, fresh).map_err(crate::appender::wal_error)?;
+        let failure = Failure::default();
         let mut streams = BTreeMap::new();
         let mut threads = Vec::new();
         for (name, settings) in topics {
@@ -130,7 +112,8 @@ impl Daemon {
             })?;
             let partition = catalogue.claim_partition(name, &id).await?;
             let log = Arc::new(Log::open(storage, &known.topic, options.now_ms()).await?);
-            let (stream, thread) = TopicStream::open(log, partition, settings, &options).await?;
+            let (stream, thread) =
+                TopicStream::open(log, partition, settings, &options, &failure).await?;
             streams.insert(name.clone(), stream);
             threads.push(thread);
         }
@@ -141,6 +124,7 @@ impl Daemon {
             notes: RwLock::default(),
             options,
             ending: watch::Sender::new(false),
+            failure,
             threads: parking_lot::Mutex::new(threads),
             _lock: lock,
         });
@@ -217,12 +201,31 @@ impl Daemon {
             tasks.spawn(follow_loop(self.clone(), stream.clone()));
         }
         tasks.spawn(catalogue_loop(self.clone()));
-        while tasks.join_next().await.is_some() {}
+        while let Some(ended) = tasks.join_next().await {
+            if let Err(e) = ended {
+                let text = format!("a loop that lands or follows ended: {e}");
+                self.failure.report(Reason::Defect(text));
+            }
+        }
     }
 
-    /// Ends the loops and lands what is acknowledged. Intake must have ended.
+    /// Waits until the daemon can't go on: a thread that appends or a loop that lands has ended.
+    pub async fn failed(&self) -> Error {
+        self.failure.wait().await
+    }
+
+    /// Why the daemon can't go on, if it can't.
+    pub fn failure(&self) -> Option<Error> {
+        self.failure.get()
+    }
+
+    /// Ends the loops and lands what is acknowledged. Intake must have ended. After a failure
+    /// nothing is landed: that is left to the next start, which trusts nothing but the WAL.
     pub async fn stop(&self) -> Result<()> {
         self.ending.send_replace(true);
+        if self.failure.get().is_some() {
+            return Ok(());
+        }
         for stream in self.topics.values() {
             while stream.land().await? > 0 {}
         }

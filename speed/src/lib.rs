@@ -4,6 +4,7 @@ pub mod admission;
 mod appender;
 mod daemon;
 mod delta;
+mod failure;
 pub mod files;
 mod http;
 mod payload;

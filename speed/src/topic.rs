@@ -20,6 +20,7 @@ use crate::delta::{
     TopicDelta, ViewDelta, above_boundary, check_no_gap, fold_pieces, fold_unlanded, follow_log,
     merge_pieces,
 };
+use crate::failure::Failure;
 use crate::payload::{FactPiece, Payload};
 use crate::wal::{RealFiles, Wal, WalOptions};
 
@@ -68,6 +69,7 @@ pub struct TopicStream {
     /// Held by whoever chooses a pin, so that all views of one query end at one head.
     pinning: tokio::sync::Mutex<()>,
     options: DaemonOptions,
+    failure: Failure,
     commits: std::sync::atomic::AtomicU64,
 }
 
@@ -78,6 +80,7 @@ impl TopicStream {
         partition: PartitionId,
         settings: &TopicOptions,
         options: &DaemonOptions,
+        failure: &Failure,
     ) -> Result<(Arc<Self>, std::thread::JoinHandle<()>)> {
         let topic = log.topic().clone();
         let head = log.head();
@@ -123,7 +126,10 @@ impl TopicStream {
         };
         let thread = std::thread::Builder::new()
             .name(format!("wal-{}", topic.name))
-            .spawn(move || appender.run())
+            .spawn({
+                let failure = failure.clone();
+                move || appender.run(&failure)
+            })
             .map_err(|e| Error::Unavailable(format!("can't start a thread: {e}")))?;
         let stream = Self {
             ack: settings.ack,
@@ -137,6 +143,7 @@ impl TopicStream {
             upkeep: tokio::sync::Mutex::default(),
             pinning: tokio::sync::Mutex::default(),
             options: options.clone(),
+            failure: failure.clone(),
             commits: std::sync::atomic::AtomicU64::new(0),
         };
         Ok((Arc::new(stream), thread))
@@ -237,10 +244,12 @@ impl TopicStream {
         let Written { range, repeated } = answer.await.map_err(|_| gone())??;
         if self.ack == Ack::Landed && !repeated {
             let mut landed = self.landed.subscribe();
-            landed
-                .wait_for(|at| *at >= range.end)
-                .await
-                .map_err(|_| gone())?;
+            tokio::select! {
+                reached = landed.wait_for(|at| *at >= range.end) => {
+                    reached.map_err(|_| gone())?;
+                }
+                e = self.failure.wait() => return Err(e),
+            }
         }
         let partition = self.partition;
         Ok(WriteOutcome {
@@ -357,7 +366,10 @@ impl TopicStream {
     /// Follows what others have landed, and the boundaries that others have moved.
     pub(crate) async fn follow(&self) -> Result<()> {
         let _guard = self.upkeep.lock().await;
-        self.log.refresh().await?;
+        if self.log.refresh().await? {
+            // Content that others have ingested is answered for as being there already.
+            self.log.table().storage().settle().await?;
+        }
         self.follow_partitions().await?;
         for (name, master) in self.masters() {
             match self.adopt(&name, &master).await {
@@ -416,8 +428,8 @@ impl TopicStream {
             &self.upto(),
         )?;
         let pieces = above_boundary(&self.log, &view, &pin.boundary, &self.fold_options()).await?;
-        let mut delta = self.delta.lock();
-        if let Some(view) = delta.views.get_mut(name) {
+        fail::fail_point!("delta-before-adopt");
+        if let Some(view) = self.delta.lock().views.get_mut(name) {
             (view.pin, view.pieces) = (pin, pieces);
         }
         fail::fail_point!("delta-after-adopt");

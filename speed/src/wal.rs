@@ -9,6 +9,7 @@
 //!
 //! ```text
 //! <root>/LOCK                            held by the daemon that owns the root
+//! <root>/ID                              by which the catalogue knows whose a partition is
 //! <root>/<topic>/{start:020}.wal         one segment; `start` is its first offset
 //!
 //! segment   | magic 8 "ANBRWAL1" | version u32 | start u64 | crc u32 |  frame  |  frame  | ...
@@ -37,6 +38,7 @@ mod append;
 mod error;
 mod files;
 mod frame;
+mod identity;
 mod lock;
 mod replay;
 mod segments;
@@ -55,6 +57,7 @@ use bytes::Bytes;
 pub use error::{FullCause, WalError};
 pub use files::{RealFiles, SyncPoint, WalFile, WalFiles};
 pub use frame::MAX_GROUP_BYTES;
+pub use identity::wal_id;
 pub use lock::WalLock;
 
 use files::{ensure_dir, topic_dir};
@@ -265,6 +268,12 @@ impl Wal {
     /// Bytes of a torn tail that opening cut off; 0 after a clean stop.
     pub fn truncated_bytes(&self) -> u64 {
         self.truncated_bytes
+    }
+
+    /// Whether a write or a sync failed, so that nothing can be appended until the WAL is opened
+    /// again.
+    pub fn is_poisoned(&self) -> bool {
+        self.condition == Condition::Poisoned
     }
 
     fn check_usable(&self) -> Result<(), WalError> {

@@ -1,6 +1,7 @@
 //! What must hold across the layers.
 
 pub mod facts;
+pub mod ledger;
 pub mod places;
 pub mod process;
 pub mod views;

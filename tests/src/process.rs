@@ -1,35 +1,74 @@
-//! The real `anabranch` process: started as a user would, and killed.
+//! The real `anabranch` process: started as a user would, stopped at a point, and killed.
 
+use std::future::Future;
+use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, Command, ExitStatus, Output, Stdio};
 use std::time::{Duration, Instant};
 
 use anabranch_jobs::client::Client;
 use anabranch_jobs::context::Context;
+use anabranch_jobs::fail_points::STOP_AT;
+use rustix::process::{Pid, Signal, WaitId, WaitIdOptions, kill_process, waitid};
+use tokio::sync::mpsc;
 
-/// A project with a topic of numbered facts and one view.
-pub const PROJECT: &str = r#"
+/// How long anything that a test waits for may take.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// The view's SQL.
+pub const VIEW: &str = "SELECT word, count(*) AS facts, sum(id) AS ids, count(DISTINCT id) AS different FROM facts GROUP BY word";
+
+/// The view's SQL after an edit.
+pub const EDITED: &str = "SELECT word, count(*) AS facts, sum(id) AS ids, max(id) AS newest FROM facts WHERE id % 2 = 0 GROUP BY word";
+
+/// What of a project differs between tests.
+#[derive(Clone, Copy, Debug)]
+pub struct Setup<'a> {
+    /// `url` in `[storage]`.
+    pub storage: &'a str,
+    /// More lines of `[daemon]`.
+    pub daemon: &'a str,
+    /// `ack` of the topic.
+    pub ack: &'a str,
+}
+
+impl Default for Setup<'_> {
+    fn default() -> Self {
+        Self {
+            storage: "file://./data",
+            daemon: "",
+            ack: "wal",
+        }
+    }
+}
+
+/// Writes a project with a topic of numbered facts and one view.
+pub fn write_project(dir: &Path, setup: Setup<'_>) -> anyhow::Result<()> {
+    let Setup {
+        storage,
+        daemon,
+        ack,
+    } = setup;
+    let project = format!(
+        r#"
 [storage]
-url = "file://./data"
+url = "{storage}"
 [daemon]
 http = "127.0.0.1:0"
 land_every = "100ms"
+{daemon}
 [topics.facts]
 event_time = "ts"
+ack = "{ack}"
 [topics.facts.fields]
 ts = "timestamp not null"
 id = "bigint not null"
 word = "varchar"
 [views.words]
 sql = "words.sql"
-"#;
-
-/// The view's SQL.
-pub const VIEW: &str = "SELECT word, count(*) AS facts, sum(id) AS ids, count(DISTINCT id) AS different FROM facts GROUP BY word";
-
-/// Writes the project.
-pub fn write_project(dir: &Path) -> anyhow::Result<()> {
-    std::fs::write(dir.join("anabranch.toml"), PROJECT)?;
+"#
+    );
+    std::fs::write(dir.join("anabranch.toml"), project)?;
     std::fs::write(dir.join("words.sql"), VIEW)?;
     Ok(())
 }
@@ -50,43 +89,199 @@ pub fn binary() -> anyhow::Result<PathBuf> {
     Ok(path)
 }
 
-/// Starts a command of the program on a project.
-pub fn start(dir: &Path, arguments: &[&str], failpoints: Option<&str>) -> anyhow::Result<Child> {
+fn command(dir: &Path, arguments: &[&str]) -> anyhow::Result<Command> {
     let mut command = Command::new(binary()?);
     command.arg("--project").arg(dir).args(arguments);
     command
         .env("ANABRANCH_LOG", "warn")
+        .env_remove("FAILPOINTS")
+        .env_remove(STOP_AT)
         .stdin(Stdio::null())
-        .stdout(Stdio::null())
-        .stderr(Stdio::null());
-    match failpoints {
-        Some(points) => command.env("FAILPOINTS", points),
-        None => command.env_remove("FAILPOINTS"),
-    };
-    Ok(command.spawn()?)
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped());
+    Ok(command)
 }
 
-/// Waits until the daemon answers; `None` when its process ended first.
-pub async fn ready(context: &Context, child: &mut Child) -> anyhow::Result<Option<Client>> {
+/// Runs a command of the program to its end.
+pub async fn run(dir: &Path, arguments: &[&str]) -> anyhow::Result<Output> {
+    let mut command = command(dir, arguments)?;
+    Ok(tokio::task::spawn_blocking(move || command.output()).await??)
+}
+
+/// Runs a command of the program to its end, which must be a success. Returns what it printed.
+pub async fn run_well(dir: &Path, arguments: &[&str]) -> anyhow::Result<String> {
+    let output = run(dir, arguments).await?;
+    anyhow::ensure!(
+        output.status.success(),
+        "`anabranch {}` ends with {}: {}",
+        arguments.join(" "),
+        output.status,
+        String::from_utf8_lossy(&output.stderr)
+    );
+    Ok(String::from_utf8_lossy(&output.stdout).into_owned())
+}
+
+/// A running command of the program. It is killed when this is dropped.
+#[derive(Debug)]
+pub struct Process {
+    child: Child,
+    said: mpsc::UnboundedReceiver<String>,
+    errors: mpsc::UnboundedReceiver<String>,
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        // Most have ended by now, and then there is nothing to kill.
+        self.child.kill().ok();
+        self.child.wait().ok();
+    }
+}
+
+fn lines(from: impl std::io::Read + Send + 'static) -> mpsc::UnboundedReceiver<String> {
+    let (send, receive) = mpsc::unbounded_channel();
+    std::thread::spawn(move || {
+        let lines = BufReader::new(from).lines().map_while(Result::ok);
+        lines.map(|line| send.send(line)).all(|sent| sent.is_ok())
+    });
+    receive
+}
+
+impl Process {
+    /// Starts a command of the program on a project.
+    pub fn start(dir: &Path, arguments: &[&str]) -> anyhow::Result<Self> {
+        Self::spawn(command(dir, arguments)?)
+    }
+
+    /// As [`Process::start`]; the process stops when it passes a fail point for the `nth` time.
+    pub fn start_to_stop(
+        dir: &Path,
+        arguments: &[&str],
+        point: &str,
+        nth: u64,
+    ) -> anyhow::Result<Self> {
+        let mut command = command(dir, arguments)?;
+        Self::spawn({
+            command.env(STOP_AT, format!("{point}:{nth}"));
+            command
+        })
+    }
+
+    /// As [`Process::start`], with what fail points do.
+    pub fn start_with(dir: &Path, arguments: &[&str], points: &str) -> anyhow::Result<Self> {
+        let mut command = command(dir, arguments)?;
+        command.env("FAILPOINTS", points);
+        Self::spawn(command)
+    }
+
+    fn spawn(mut command: Command) -> anyhow::Result<Self> {
+        let mut child = command.spawn()?;
+        let missing = || anyhow::anyhow!("no pipe to the process");
+        let said = lines(child.stdout.take().ok_or_else(missing)?);
+        let errors = lines(child.stderr.take().ok_or_else(missing)?);
+        Ok(Self {
+            child,
+            said,
+            errors,
+        })
+    }
+
+    /// The process's id.
+    pub fn id(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// Waits until the process stops at its point.
+    pub async fn stopped(&mut self) -> anyhow::Result<()> {
+        let pid = self.pid()?;
+        let events = WaitIdOptions::STOPPED | WaitIdOptions::EXITED | WaitIdOptions::NOWAIT;
+        let waited = tokio::task::spawn_blocking(move || waitid(WaitId::Pid(pid), events));
+        let Ok(status) = tokio::time::timeout(PATIENCE, waited).await else {
+            // Ends the thread that waits, too.
+            self.kill()?;
+            anyhow::bail!("the point is not reached within {PATIENCE:?}");
+        };
+        match status?? {
+            Some(status) if status.stopped() => Ok(()),
+            _ => anyhow::bail!("the process ended first: {}", self.errors().await),
+        }
+    }
+
+    /// Lets a process that has stopped go on.
+    pub fn go_on(&self) -> anyhow::Result<()> {
+        Ok(kill_process(self.pid()?, Signal::CONT)?)
+    }
+
+    fn pid(&self) -> anyhow::Result<Pid> {
+        let pid = Pid::from_raw(i32::try_from(self.child.id())?);
+        pid.ok_or_else(|| anyhow::anyhow!("the process has no id"))
+    }
+
+    /// Kills the process with SIGKILL and waits for its end.
+    pub fn kill(&mut self) -> anyhow::Result<()> {
+        self.child.kill()?;
+        self.child.wait()?;
+        Ok(())
+    }
+
+    /// Waits for the process's own end.
+    pub async fn ended(&mut self) -> anyhow::Result<ExitStatus> {
+        // Standard output is closed by the end of the process.
+        let closed = async { while self.said.recv().await.is_some() {} };
+        if tokio::time::timeout(PATIENCE, closed).await.is_err() {
+            anyhow::bail!("the process does not end within {PATIENCE:?}");
+        }
+        Ok(self.child.wait()?)
+    }
+
+    /// What the process wrote to standard error, until it closed it.
+    pub async fn errors(&mut self) -> String {
+        let mut text = String::new();
+        while let Some(line) = self.errors.recv().await {
+            text += &line;
+            text.push('\n');
+        }
+        text
+    }
+
+    /// Ends the process with SIGTERM, and waits for it to end well.
+    pub async fn terminate(&mut self) -> anyhow::Result<()> {
+        kill_process(self.pid()?, Signal::TERM)?;
+        let status = self.ended().await?;
+        anyhow::ensure!(
+            status.success(),
+            "ends with {status}: {}",
+            self.errors().await
+        );
+        Ok(())
+    }
+
+    /// Waits until this daemon answers.
+    pub async fn ready(&mut self, context: &Context) -> anyhow::Result<Client> {
+        let begun = Instant::now();
+        while begun.elapsed() < PATIENCE {
+            let all = Client::all(&context.storage).await?;
+            if let Some(own) = all.into_iter().find(|c| c.address().pid == self.id()) {
+                return Ok(own);
+            }
+            if let Some(status) = self.child.try_wait()? {
+                anyhow::bail!("the daemon ends with {status}: {}", self.errors().await);
+            }
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+        anyhow::bail!("the daemon does not answer within {PATIENCE:?}")
+    }
+}
+
+/// Looks again and again until something holds.
+pub async fn until<F, R>(what: &str, mut look: F) -> anyhow::Result<()>
+where
+    F: FnMut() -> R,
+    R: Future<Output = anyhow::Result<bool>>,
+{
     let begun = Instant::now();
-    while begun.elapsed() < Duration::from_secs(60) {
-        if let Some(client) = Client::find(&context.storage).await? {
-            return Ok(Some(client));
-        }
-        if child.try_wait()?.is_some() {
-            return Ok(None);
-        }
+    while !look().await? {
+        anyhow::ensure!(begun.elapsed() < PATIENCE, "{what}: not so in {PATIENCE:?}");
         tokio::time::sleep(Duration::from_millis(10)).await;
     }
-    anyhow::bail!("the daemon does not answer after 60 s")
-}
-
-/// Ends a process with SIGTERM and waits for it.
-pub fn terminate(child: &mut Child) -> anyhow::Result<()> {
-    let pid = i32::try_from(child.id())?;
-    if let Some(pid) = rustix::process::Pid::from_raw(pid) {
-        rustix::process::kill_process(pid, rustix::process::Signal::TERM)?;
-    }
-    child.wait()?;
     Ok(())
 }

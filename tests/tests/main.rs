@@ -5,4 +5,5 @@ mod crash;
 mod law;
 mod open_formats;
 mod tables;
+mod two_processes;
 mod weblog;

@@ -1,6 +1,7 @@
 //! `anabranch speed` and `anabranch up`: the streaming daemon, alone or with the scheduler.
 
 use std::collections::BTreeMap;
+use std::future::IntoFuture;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -103,7 +104,14 @@ struct Health {
     id: String,
 }
 
+/// How long requests in flight may take to end once the daemon can't go on.
+const DRAIN: std::time::Duration = std::time::Duration::from_secs(5);
+
 /// Runs the daemon until SIGINT or SIGTERM: stops intake, drains, lands, stops answering.
+///
+/// # Errors
+/// Besides what opening and landing give: why the daemon could not go on, once a thread or a loop
+/// of it has ended by itself.
 pub async fn run(context: &Context, with_scheduler: bool) -> Result<()> {
     let begun = std::time::Instant::now();
     let daemon = open(context).await?;
@@ -147,9 +155,22 @@ pub async fn run(context: &Context, with_scheduler: bool) -> Result<()> {
     let notes = tokio::spawn(refresh_notes(context.clone(), daemon.clone()));
     let scheduler =
         with_scheduler.then(|| tokio::spawn(schedule::run(context.clone(), stop.clone())));
-    let served = axum::serve(listener, app)
-        .with_graceful_shutdown(stop_signal())
-        .await;
+    let stopping = {
+        let daemon = daemon.clone();
+        async move {
+            tokio::select! {
+                () = stop_signal() => {}
+                e = daemon.failed() => tracing::error!(error = %e, "the daemon can't go on"),
+            }
+        }
+    };
+    let served = tokio::select! {
+        served = axum::serve(listener, app).with_graceful_shutdown(stopping).into_future() => served,
+        () = async {
+            daemon.failed().await;
+            tokio::time::sleep(DRAIN).await;
+        } => Ok(()),
+    };
     tracing::info!("stopping: no more intake, landing the rest");
     stop.store(true, Ordering::Relaxed);
     notes.abort();
@@ -158,7 +179,11 @@ pub async fn run(context: &Context, with_scheduler: bool) -> Result<()> {
     }
     let stopped = daemon.stop().await;
     loops.await.ok();
-    address.withdraw(&context.storage).await?;
+    let withdrawn = address.withdraw(&context.storage).await;
+    if let Some(failure) = daemon.failure() {
+        return Err(failure);
+    }
+    withdrawn?;
     served.map_err(|e| Error::io(http, e))?;
     stopped?;
     tracing::info!("stopped; everything acknowledged has landed");

@@ -79,6 +79,8 @@ struct Direct {
     log: Arc<Log>,
     partition: PartitionId,
     pieces: Vec<FactPiece>,
+    /// At which record of which content the pieces start.
+    from: BTreeMap<String, u64>,
     facts: usize,
     next: Offset,
     start: Offset,
@@ -244,6 +246,8 @@ async fn ingest_file(
         target.write(&args.topic, payload, from, report).await?;
     }
     target.flush(report).await?;
+    // What is there already may be another process's, which did not come to make it durable.
+    context.storage.settle().await?;
     bar.finish_and_clear();
     report.files += 1;
     report.repeated += u64::from(!any && done > 0);
@@ -293,7 +297,7 @@ impl Target {
                 Ok(())
             }
             Self::Log(direct) => {
-                direct.push(&payload)?;
+                direct.push(&payload, from)?;
                 match direct.facts >= LANDING_FACTS {
                     true => direct.land(report).await,
                     false => Ok(()),
@@ -322,6 +326,7 @@ impl Direct {
             log,
             partition,
             pieces,
+            from: BTreeMap::new(),
             facts: 0,
             next,
             start,
@@ -329,7 +334,10 @@ impl Direct {
         })
     }
 
-    fn push(&mut self, payload: &Payload) -> Result<()> {
+    fn push(&mut self, payload: &Payload, from: u64) -> Result<()> {
+        if let Some((id, _)) = &payload.ingest {
+            self.from.entry(id.clone()).or_insert(from);
+        }
         let piece = payload.at(self.log.topic(), self.partition, self.next)?;
         self.next = piece.range.end;
         self.facts += piece.facts.num_rows();
@@ -343,6 +351,7 @@ impl Direct {
         }
         let mut landing = Landing {
             ranges: vec![(self.partition, OffsetRange::new(self.start, self.next))],
+            ingested_before: std::mem::take(&mut self.from),
             ..Default::default()
         };
         for piece in self.pieces.drain(..) {
@@ -373,7 +382,8 @@ fn free_slot(wal: &Path) -> Result<WalLock> {
     )))
 }
 
-/// The id of a slot, made when the slot is first used.
+/// The id of a slot, made when the slot is first used. It is not made durable: nothing waits in a
+/// slot, so an id that is lost costs a partition and no fact.
 fn slot_id(dir: &Path) -> Result<String> {
     let path = dir.join("ID");
     match std::fs::read_to_string(&path) {

@@ -52,7 +52,8 @@ async fn compare_view(context: &Context, name: &str) -> Result<Comparison> {
         .get(name)
         .and_then(|v| v.live.as_ref())
         .ok_or_else(|| {
-            let names: Vec<&str> = entry.views.keys().map(String::as_str).collect();
+            let answering = entry.views.iter().filter(|(_, view)| view.live.is_some());
+            let names: Vec<&str> = answering.map(|(name, _)| name.as_str()).collect();
             Error::NotFound(format!(
                 "no view `{name}`; the views are: {}",
                 names.join(", ")

@@ -1,11 +1,9 @@
 //! A folder as a durable object store: an object that a put has answered for survives a loss of
-//! power. `object_store`'s own folder never fsyncs, so this one writes files itself: the bytes go
-//! to a staged file, the file is fsynced, linked (put-if-absent) or renamed into place, and then
-//! its folder is fsynced. Reading and listing are the inner store's.
+//! power, and one that was removed stays away. `object_store`'s own folder never fsyncs, so writing
+//! is done by [`DurableFiles`]; reading and listing are the inner store's.
 
 use std::fmt;
-use std::fs::{self, File};
-use std::io::{self, Write};
+use std::io;
 use std::ops::Range;
 use std::path::{Path as FsPath, PathBuf};
 use std::sync::Arc;
@@ -13,92 +11,34 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use bytes::Bytes;
 use futures::stream::BoxStream;
-use futures::{StreamExt, TryStreamExt};
+use futures::{FutureExt, StreamExt, TryStreamExt};
 use object_store::local::LocalFileSystem;
 use object_store::path::Path;
 use object_store::{
-    CopyOptions, GetOptions, GetResult, ListResult, MultipartUpload, ObjectMeta, ObjectStore,
-    PutMode, PutMultipartOptions, PutOptions, PutPayload, PutResult, RenameOptions, UploadPart,
+    CopyMode, CopyOptions, GetOptions, GetResult, ListResult, MultipartUpload, ObjectMeta,
+    ObjectStore, ObjectStoreExt, PutMode, PutMultipartOptions, PutOptions, PutPayload, PutResult,
+    UploadPart,
 };
 
+use super::durable::DurableFiles;
 use crate::{Error, Result};
 
-/// The file operations that durability rests on, so that tests can watch them and lose power.
-pub trait FolderFiles: fmt::Debug + Send + Sync {
-    /// Creates a folder and those above it that are absent, each durable in its parent.
-    fn create_dir_all(&self, path: &FsPath) -> io::Result<()>;
-    /// Writes a new file.
-    fn write(&self, path: &FsPath, parts: &[Bytes]) -> io::Result<()>;
-    /// Makes a file's bytes durable.
-    fn sync_file(&self, path: &FsPath) -> io::Result<()>;
-    /// Gives a file a second name; fails if that name exists.
-    fn link(&self, from: &FsPath, to: &FsPath) -> io::Result<()>;
-    /// Renames a file, replacing one of that name.
-    fn rename(&self, from: &FsPath, to: &FsPath) -> io::Result<()>;
-    /// Removes a file.
-    fn remove(&self, path: &FsPath) -> io::Result<()>;
-    /// Makes the entries of a folder durable.
-    fn sync_dir(&self, path: &FsPath) -> io::Result<()>;
-}
-
-/// The operating system's file operations.
-#[derive(Debug)]
-pub struct RealFolderFiles;
-
-impl FolderFiles for RealFolderFiles {
-    fn create_dir_all(&self, path: &FsPath) -> io::Result<()> {
-        if path.is_dir() {
-            return Ok(());
-        }
-        if let Some(parent) = path.parent().filter(|p| !p.as_os_str().is_empty()) {
-            self.create_dir_all(parent)?;
-        }
-        match fs::create_dir(path) {
-            Err(e) if e.kind() != io::ErrorKind::AlreadyExists => return Err(e),
-            _ => {}
-        }
-        match path.parent() {
-            Some(parent) if !parent.as_os_str().is_empty() => self.sync_dir(parent),
-            _ => Ok(()),
-        }
-    }
-
-    fn write(&self, path: &FsPath, parts: &[Bytes]) -> io::Result<()> {
-        let mut file = File::options().write(true).create_new(true).open(path)?;
-        parts.iter().try_for_each(|p| file.write_all(p))
-    }
-
-    fn sync_file(&self, path: &FsPath) -> io::Result<()> {
-        File::open(path)?.sync_data()
-    }
-
-    fn link(&self, from: &FsPath, to: &FsPath) -> io::Result<()> {
-        fs::hard_link(from, to)
-    }
-
-    fn rename(&self, from: &FsPath, to: &FsPath) -> io::Result<()> {
-        fs::rename(from, to)
-    }
-
-    fn remove(&self, path: &FsPath) -> io::Result<()> {
-        fs::remove_file(path)
-    }
-
-    fn sync_dir(&self, path: &FsPath) -> io::Result<()> {
-        File::open(path)?.sync_all()
-    }
-}
+/// Removals that are synced together.
+const REMOVALS: usize = 256;
 
 #[derive(Debug)]
 pub(super) struct DurableFolder {
-    inner: LocalFileSystem,
-    files: Arc<dyn FolderFiles>,
+    inner: Arc<LocalFileSystem>,
+    files: Arc<DurableFiles>,
 }
 
 impl DurableFolder {
-    pub(super) fn new(path: &FsPath, files: Arc<dyn FolderFiles>) -> Result<Self> {
-        let inner = LocalFileSystem::new_with_prefix(path).map_err(Error::Store)?;
-        Ok(Self { inner, files })
+    pub(super) fn new(files: Arc<DurableFiles>) -> Result<Self> {
+        let inner = LocalFileSystem::new_with_prefix(files.root()).map_err(Error::Store)?;
+        Ok(Self {
+            inner: Arc::new(inner),
+            files,
+        })
     }
 }
 
@@ -115,6 +55,10 @@ fn failed(path: &FsPath, source: io::Error) -> object_store::Error {
             path,
             source: source.into(),
         },
+        io::ErrorKind::NotFound => object_store::Error::NotFound {
+            path,
+            source: source.into(),
+        },
         _ => object_store::Error::Generic {
             store: "folder",
             source: format!("{path}: {source}").into(),
@@ -122,37 +66,64 @@ fn failed(path: &FsPath, source: io::Error) -> object_store::Error {
     }
 }
 
-/// A name beside `path` that the inner store's listings leave out (they skip `#` and digits).
-fn staged(path: &FsPath) -> PathBuf {
-    let mut name = path.as_os_str().to_owned();
-    name.push(format!("#{}", uuid::Uuid::new_v4().as_u128()));
-    name.into()
+async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> object_store::Result<T> + Send + 'static,
+) -> object_store::Result<T> {
+    let done = tokio::task::spawn_blocking(work).await;
+    done.map_err(|source| object_store::Error::JoinError { source })?
 }
 
-fn write_durably(
-    files: &dyn FolderFiles,
-    path: &FsPath,
-    parts: &[Bytes],
-    mode: &PutMode,
-) -> io::Result<()> {
-    let dir = path.parent().unwrap_or(path);
-    files.create_dir_all(dir)?;
-    let staged = staged(path);
-    let placed = (|| {
-        files.write(&staged, parts)?;
-        files.sync_file(&staged)?;
-        match mode {
-            PutMode::Create => files.link(&staged, path),
-            _ => files.rename(&staged, path),
+async fn put(
+    files: Arc<DurableFiles>,
+    path: PathBuf,
+    parts: Vec<Bytes>,
+    mode: PutMode,
+) -> object_store::Result<PutResult> {
+    blocking(move || {
+        files
+            .put(&path, &parts, &mode)
+            .map_err(|e| failed(&path, e))?;
+        Ok(PutResult {
+            e_tag: None,
+            version: None,
+        })
+    })
+    .await
+}
+
+/// Removes objects for good; those before one that can't be removed are in the answer.
+async fn remove(
+    inner: Arc<LocalFileSystem>,
+    files: Arc<DurableFiles>,
+    locations: Vec<object_store::Result<Path>>,
+) -> Vec<object_store::Result<Path>> {
+    let mut answers = Vec::new();
+    let (mut wanted, mut paths) = (Vec::new(), Vec::new());
+    for location in locations {
+        match location.and_then(|l| Ok((inner.path_to_filesystem(&l)?, l))) {
+            Ok((path, location)) => {
+                paths.push(path);
+                wanted.push(location);
+            }
+            Err(e) => answers.push(Err(e)),
         }
-    })();
-    if placed.is_err() || matches!(mode, PutMode::Create) {
-        // The second name of a linked file, or what is left of a failed write: both are garbage,
-        // and a file that can't be removed does no harm.
-        files.remove(&staged).ok();
     }
-    placed?;
-    files.sync_dir(dir)
+    let removed = blocking(move || {
+        let at = |path: &PathBuf| paths.iter().position(|p| p == path).unwrap_or(0);
+        match files.remove(&paths) {
+            Ok(()) => Ok((paths.len(), None)),
+            Err((path, e)) => Ok((at(&path), Some(failed(&path, e)))),
+        }
+    });
+    match removed.await {
+        Ok((done, failure)) => {
+            wanted.truncate(done);
+            answers.extend(wanted.into_iter().map(Ok));
+            answers.extend(failure.map(Err));
+        }
+        Err(e) => answers.push(Err(e)),
+    }
+    answers
 }
 
 /// A listing in order of names, as object stores give it and readers of Delta logs expect it.
@@ -182,30 +153,19 @@ impl ObjectStore for DurableFolder {
             });
         }
         let path = self.inner.path_to_filesystem(location)?;
-        let files = self.files.clone();
-        let parts: Vec<Bytes> = payload.into_iter().collect();
-        let done = tokio::task::spawn_blocking(move || {
-            write_durably(files.as_ref(), &path, &parts, &opts.mode).map_err(|e| failed(&path, e))
-        });
-        done.await
-            .map_err(|source| object_store::Error::JoinError { source })??;
-        Ok(PutResult {
-            e_tag: None,
-            version: None,
-        })
+        let parts = payload.into_iter().collect();
+        put(self.files.clone(), path, parts, opts.mode).await
     }
 
     async fn put_multipart_opts(
         &self,
         location: &Path,
-        opts: PutMultipartOptions,
+        _opts: PutMultipartOptions,
     ) -> object_store::Result<Box<dyn MultipartUpload>> {
-        let path = self.inner.path_to_filesystem(location)?;
-        let inner = self.inner.put_multipart_opts(location, opts).await?;
-        Ok(Box::new(DurableUpload {
-            inner,
-            path,
+        Ok(Box::new(Upload {
+            path: self.inner.path_to_filesystem(location)?,
             files: self.files.clone(),
+            parts: Vec::new(),
         }))
     }
 
@@ -229,7 +189,12 @@ impl ObjectStore for DurableFolder {
         &self,
         locations: BoxStream<'static, object_store::Result<Path>>,
     ) -> BoxStream<'static, object_store::Result<Path>> {
-        self.inner.delete_stream(locations)
+        let (inner, files) = (self.inner.clone(), self.files.clone());
+        locations
+            .ready_chunks(REMOVALS)
+            .then(move |chunk| remove(inner.clone(), files.clone(), chunk))
+            .flat_map(futures::stream::iter)
+            .boxed()
     }
 
     fn list(&self, prefix: Option<&Path>) -> BoxStream<'static, object_store::Result<ObjectMeta>> {
@@ -254,48 +219,40 @@ impl ObjectStore for DurableFolder {
         to: &Path,
         options: CopyOptions,
     ) -> object_store::Result<()> {
-        self.inner.copy_opts(from, to, options).await
-    }
-
-    async fn rename_opts(
-        &self,
-        from: &Path,
-        to: &Path,
-        options: RenameOptions,
-    ) -> object_store::Result<()> {
-        self.inner.rename_opts(from, to, options).await
+        let mode = match options.mode {
+            CopyMode::Overwrite => PutMode::Overwrite,
+            CopyMode::Create => PutMode::Create,
+        };
+        let bytes = self.inner.get(from).await?.bytes().await?;
+        self.put_opts(to, bytes.into(), mode.into()).await?;
+        Ok(())
     }
 }
 
+/// An upload in parts. They are kept in memory until it is complete, because then the object is
+/// written like any other; only checkpoints of tables may come in parts.
 #[derive(Debug)]
-struct DurableUpload {
-    inner: Box<dyn MultipartUpload>,
+struct Upload {
     path: PathBuf,
-    files: Arc<dyn FolderFiles>,
+    files: Arc<DurableFiles>,
+    parts: Vec<Bytes>,
 }
 
 #[async_trait]
-impl MultipartUpload for DurableUpload {
+impl MultipartUpload for Upload {
     fn put_part(&mut self, data: PutPayload) -> UploadPart {
-        self.inner.put_part(data)
+        self.parts.extend(data);
+        futures::future::ready(Ok(())).boxed()
     }
 
     async fn complete(&mut self) -> object_store::Result<PutResult> {
-        let done = self.inner.complete().await?;
-        let (path, files) = (self.path.clone(), self.files.clone());
-        let synced = tokio::task::spawn_blocking(move || {
-            files
-                .sync_file(&path)
-                .and_then(|()| files.sync_dir(path.parent().unwrap_or(&path)))
-                .map_err(|e| failed(&path, e))
-        });
-        synced
-            .await
-            .map_err(|source| object_store::Error::JoinError { source })??;
-        Ok(done)
+        let parts = std::mem::take(&mut self.parts);
+        let (files, path) = (self.files.clone(), self.path.clone());
+        put(files, path, parts, PutMode::Overwrite).await
     }
 
     async fn abort(&mut self) -> object_store::Result<()> {
-        self.inner.abort().await
+        self.parts.clear();
+        Ok(())
     }
 }

@@ -95,6 +95,7 @@ impl Wal {
                 self.poison(self.active.path.clone(), "write", source)
             });
         }
+        fail::fail_point!("wal-before-fsync");
         match self.active.file.sync(SyncPoint::Group) {
             Ok(()) => Ok(back),
             Err(source) => Err(self.poison(self.active.path.clone(), "sync", source)),

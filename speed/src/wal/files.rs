@@ -11,6 +11,10 @@ use super::WalError;
 /// time and show what it would lose.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum SyncPoint {
+    /// The id of a root, before a partition is claimed for it.
+    Identity,
+    /// The entry of that id.
+    IdentityEntry,
     /// The entry of a directory in its parent, before anything is made inside it.
     Directory,
     /// A topic's directory at opening, before its listing is relied on.
@@ -31,7 +35,9 @@ pub enum SyncPoint {
 
 impl SyncPoint {
     /// Every reason.
-    pub const ALL: [Self; 8] = [
+    pub const ALL: [Self; 10] = [
+        Self::Identity,
+        Self::IdentityEntry,
         Self::Directory,
         Self::Listing,
         Self::SegmentHeader,
@@ -157,6 +163,7 @@ impl WalFile for RealFile {
     }
 
     fn sync(&mut self, point: SyncPoint) -> io::Result<()> {
+        fail::fail_point!("wal-sync-fails", |_| Err(io::Error::other("a fail point")));
         match point {
             // The length is part of what `fdatasync` must keep, times are not.
             SyncPoint::Group => self.file.sync_data(),

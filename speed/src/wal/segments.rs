@@ -30,6 +30,7 @@ impl Wal {
         let frees = self.condition == Condition::Full || self.active.bytes >= worth;
         if has_records && self.next <= below && frees {
             self.roll()?;
+            fail::fail_point!("wal-after-roll");
             self.remove_sealed(below)?;
         }
         Ok(())
@@ -82,6 +83,7 @@ impl Wal {
             // segment coming back without the newer one would be a gap.
             self.remove(&path)?;
             self.sealed.pop_front();
+            fail::fail_point!("wal-in-cut");
         }
         Ok(())
     }

@@ -4,6 +4,7 @@
 mod beside;
 mod damage;
 mod faults;
+mod identity;
 mod power;
 
 use std::path::{Path, PathBuf};

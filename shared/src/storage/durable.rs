@@ -1,0 +1,279 @@
+//! What makes a folder durable: the file operations below it, and the order in which they are done.
+//! Owns that order; knows nothing of objects.
+//!
+//! 1. A folder's entry is synced before anything is made inside it.
+//! 2. What other processes were found to have made is synced before anything that may build on it
+//!    is visible. They may have died, or not yet have come to their own sync.
+//! 3. A file is written under a staged name and synced before it is linked (put-if-absent) or
+//!    renamed into place, so that an object is whole wherever it is found.
+//! 4. The folder that holds it is synced before the put is answered.
+
+use std::collections::{BTreeSet, HashSet};
+use std::fmt;
+use std::fs::{self, File};
+use std::io::{self, Write};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use bytes::Bytes;
+use object_store::PutMode;
+use parking_lot::Mutex;
+
+/// Why a sync is done. Every sync names its reason, so that a test can take out one reason at a
+/// time and show what it would lose.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum FolderSync {
+    /// The entry of a folder in its parent, before anything is made inside it.
+    Directory,
+    /// The entries that other processes have made, before anything is built on them.
+    Found,
+    /// The bytes of an object, before it has its name.
+    Object,
+    /// The name of an object, before its put is answered.
+    Entry,
+    /// The removal of objects, before it is answered.
+    Removal,
+}
+
+impl FolderSync {
+    /// Every reason.
+    pub const ALL: [Self; 5] = [
+        Self::Directory,
+        Self::Found,
+        Self::Object,
+        Self::Entry,
+        Self::Removal,
+    ];
+}
+
+/// The file operations that durability rests on, so that tests can watch them and lose power.
+///
+/// # Contract
+///
+/// Nothing is durable before the sync that covers it returns: a file's bytes by
+/// [`FolderFiles::sync_file`], entries made or removed in a folder by [`FolderFiles::sync_dir`].
+pub trait FolderFiles: fmt::Debug + Send + Sync {
+    /// Whether there is a folder.
+    fn is_dir(&self, path: &Path) -> bool;
+    /// Creates one folder, whose parent exists; succeeds if it is already there.
+    fn create_dir(&self, path: &Path) -> io::Result<()>;
+    /// Writes a new file.
+    fn write(&self, path: &Path, parts: &[Bytes]) -> io::Result<()>;
+    /// Makes a file's bytes durable.
+    fn sync_file(&self, path: &Path, reason: FolderSync) -> io::Result<()>;
+    /// Gives a file a second name; fails if that name exists.
+    fn link(&self, from: &Path, to: &Path) -> io::Result<()>;
+    /// Renames a file within its folder, replacing one of that name.
+    fn rename(&self, from: &Path, to: &Path) -> io::Result<()>;
+    /// Removes a file.
+    fn remove(&self, path: &Path) -> io::Result<()>;
+    /// Makes the entries of a folder durable.
+    fn sync_dir(&self, path: &Path, reason: FolderSync) -> io::Result<()>;
+}
+
+/// The operating system's file operations.
+#[derive(Debug)]
+pub struct RealFolderFiles;
+
+impl FolderFiles for RealFolderFiles {
+    fn is_dir(&self, path: &Path) -> bool {
+        path.is_dir()
+    }
+
+    fn create_dir(&self, path: &Path) -> io::Result<()> {
+        match fs::create_dir(path) {
+            Err(e) if e.kind() == io::ErrorKind::AlreadyExists && path.is_dir() => Ok(()),
+            outcome => outcome,
+        }
+    }
+
+    fn write(&self, path: &Path, parts: &[Bytes]) -> io::Result<()> {
+        let mut file = File::options().write(true).create_new(true).open(path)?;
+        parts.iter().try_for_each(|p| file.write_all(p))
+    }
+
+    fn sync_file(&self, path: &Path, _reason: FolderSync) -> io::Result<()> {
+        File::open(path)?.sync_data()
+    }
+
+    fn link(&self, from: &Path, to: &Path) -> io::Result<()> {
+        fs::hard_link(from, to)
+    }
+
+    fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
+        fs::rename(from, to)
+    }
+
+    fn remove(&self, path: &Path) -> io::Result<()> {
+        fs::remove_file(path)
+    }
+
+    fn sync_dir(&self, path: &Path, _reason: FolderSync) -> io::Result<()> {
+        File::open(path)?.sync_all()
+    }
+}
+
+/// A folder whose puts and removals are durable when they return. Everything blocks.
+#[derive(Debug)]
+pub(super) struct DurableFiles {
+    root: PathBuf,
+    files: Arc<dyn FolderFiles>,
+    /// Folders whose entries this process has synced.
+    synced: Mutex<HashSet<PathBuf>>,
+    /// Folders in which entries of others were found and not yet synced.
+    found: Mutex<BTreeSet<PathBuf>>,
+    /// Held while those are synced: nobody may go on before that is done.
+    settling: Mutex<()>,
+}
+
+impl DurableFiles {
+    /// A folder, created if it is absent.
+    pub(super) fn open(root: &Path, files: Arc<dyn FolderFiles>) -> io::Result<Self> {
+        let exists = files.is_dir(root);
+        if !exists {
+            create_below(files.as_ref(), root)?;
+        }
+        let root = root.canonicalize()?;
+        let synced = (!exists).then(|| root.clone()).into_iter().collect();
+        Ok(Self {
+            root,
+            files,
+            synced: Mutex::new(synced),
+            found: Mutex::default(),
+            settling: Mutex::default(),
+        })
+    }
+
+    /// Where the folder is.
+    pub(super) fn root(&self) -> &Path {
+        &self.root
+    }
+
+    /// Notes that entries of others were found in a folder.
+    pub(super) fn note_found(&self, dir: PathBuf) {
+        self.found.lock().insert(dir);
+    }
+
+    /// Makes durable what others were found to have made.
+    pub(super) fn settle(&self) -> io::Result<()> {
+        let _guard = self.settling.lock();
+        let dirs = std::mem::take(&mut *self.found.lock());
+        let mut left = dirs.iter();
+        while let Some(dir) = left.next() {
+            match self.files.sync_dir(dir, FolderSync::Found) {
+                Err(e) if e.kind() != io::ErrorKind::NotFound => {
+                    let mut found = self.found.lock();
+                    found.insert(dir.clone());
+                    found.extend(left.cloned());
+                    return Err(e);
+                }
+                _ => {}
+            }
+        }
+        Ok(())
+    }
+
+    /// Writes an object; with [`PutMode::Create`] fails if there is one of that name.
+    pub(super) fn put(&self, path: &Path, parts: &[Bytes], mode: &PutMode) -> io::Result<()> {
+        let dir = path.parent().unwrap_or(path);
+        self.ensure_dir(dir)?;
+        self.settle()?;
+        let files = self.files.as_ref();
+        let staged = staged(path);
+        let placed = (|| {
+            files.write(&staged, parts)?;
+            files.sync_file(&staged, FolderSync::Object)?;
+            match mode {
+                PutMode::Create => files.link(&staged, path),
+                _ => files.rename(&staged, path),
+            }
+        })();
+        if placed.is_err() || matches!(mode, PutMode::Create) {
+            // The second name of a linked file, or what is left of a failed write: both are
+            // garbage, and a file that can't be removed does no harm.
+            files.remove(&staged).ok();
+        }
+        placed?;
+        files.sync_dir(dir, FolderSync::Entry)
+    }
+
+    /// Removes objects, in order. Fails at the first that can't be removed; those before it are
+    /// removed for good.
+    pub(super) fn remove(&self, paths: &[PathBuf]) -> Result<(), (PathBuf, io::Error)> {
+        let mut dirs = BTreeSet::new();
+        let mut removed = Ok(());
+        for path in paths {
+            if let Err(e) = self.files.remove(path) {
+                removed = Err((path.clone(), e));
+                break;
+            }
+            dirs.extend(path.parent());
+        }
+        for dir in dirs {
+            let synced = self.files.sync_dir(dir, FolderSync::Removal);
+            synced.map_err(|e| (dir.to_path_buf(), e))?;
+        }
+        removed
+    }
+
+    /// Makes a folder of this one, and those above it, durably. Also one that is there already is
+    /// synced once: its maker may have died before it came to that.
+    fn ensure_dir(&self, dir: &Path) -> io::Result<()> {
+        let files = self.files.as_ref();
+        if self.synced.lock().contains(dir) && files.is_dir(dir) {
+            return Ok(());
+        }
+        let parent = match dir.parent() {
+            Some(parent) if dir != self.root => {
+                self.ensure_dir(parent)?;
+                parent
+            }
+            Some(parent) => parent,
+            None => return Ok(()),
+        };
+        files.create_dir(dir)?;
+        match dir == self.root {
+            true => sync_if_readable(files, parent)?,
+            false => files.sync_dir(parent, FolderSync::Directory)?,
+        }
+        self.synced.lock().insert(dir.to_path_buf());
+        Ok(())
+    }
+}
+
+/// Creates a folder and what is missing above it, each durable before the next is made inside it.
+fn create_below(files: &dyn FolderFiles, path: &Path) -> io::Result<()> {
+    let Some(parent) = parent(path) else {
+        return Ok(());
+    };
+    match files.is_dir(parent) {
+        false => create_below(files, parent)?,
+        // Who made that one may have died before making it durable.
+        true => self::parent(parent).map_or(Ok(()), |above| sync_if_readable(files, above))?,
+    }
+    files.create_dir(path)?;
+    files.sync_dir(parent, FolderSync::Directory)
+}
+
+fn parent(path: &Path) -> Option<&Path> {
+    match path.parent()? {
+        parent if parent.as_os_str().is_empty() => Some(Path::new(".")),
+        parent => Some(parent),
+    }
+}
+
+/// Makes the entries of a folder above the storage durable. Who may not read it did not make the
+/// storage in it either.
+fn sync_if_readable(files: &dyn FolderFiles, dir: &Path) -> io::Result<()> {
+    match files.sync_dir(dir, FolderSync::Directory) {
+        Err(e) if e.kind() == io::ErrorKind::PermissionDenied => Ok(()),
+        synced => synced,
+    }
+}
+
+/// A name beside `path` that the inner store's listings leave out (they skip `#` and digits).
+fn staged(path: &Path) -> PathBuf {
+    let mut name = path.as_os_str().to_owned();
+    name.push(format!("#{}", uuid::Uuid::new_v4().as_u128()));
+    name.into()
+}
