@@ -136,10 +136,7 @@ impl Context {
             match self.compile(settings).map(|v| self.standing(&v)) {
                 Ok(ViewStanding::Live) => {}
                 Ok(ViewStanding::Edited) => {
-                    let note = format!(
-                        "view `{name}` was edited and still answers by its old definition; run `anabranch batch rebuild {name}` to cut over"
-                    );
-                    notes.insert(name.clone(), note);
+                    notes.insert(name.clone(), self.edited_note(name));
                 }
                 Ok(ViewStanding::New) => {
                     let note = format!(
@@ -162,6 +159,18 @@ impl Context {
             }
         }
         notes
+    }
+
+    /// What to say of a view whose live definition is not the project's.
+    fn edited_note(&self, name: &str) -> String {
+        let entry = self.catalogue.current();
+        let live = entry.views.get(name).and_then(|v| v.live.as_ref());
+        match live.map(|live| View::from_definition(name, &live.definition)) {
+            Some(Err(e)) => e.to_string(),
+            _ => format!(
+                "view `{name}` was edited and still answers by its old definition; run `anabranch batch rebuild {name}` to cut over"
+            ),
+        }
     }
 
     /// Opens the log of a topic.

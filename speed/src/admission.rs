@@ -38,7 +38,7 @@ use thiserror::Error;
 
 use crate::files::{Chunk, ChunkData};
 use column::Column;
-pub(crate) use json::{is_blank, lines, oversized};
+pub(crate) use json::{BYTE_ORDER_MARK, is_blank, lines, oversized};
 
 /// How much of an oversized record a dead letter keeps, in bytes.
 pub const RAW_BYTES: usize = 64 * 1024;
@@ -63,6 +63,8 @@ pub struct Admitted {
 pub struct DeadLetter {
     /// Its index in the input, from 0.
     pub record: u64,
+    /// The line of the input on which it begins, from 1; `None` where the input has no lines.
+    pub line: Option<u64>,
     /// The field at fault, where it is one field's.
     pub field: Option<String>,
     /// Why, for a person.
@@ -223,8 +225,17 @@ impl Admission {
         let mut admitted = match &chunk.data {
             ChunkData::Ndjson(bytes) => self.ndjson(bytes)?,
             ChunkData::Batch(batch) => self.batch(batch)?,
-            ChunkData::Text(batch) => self.text_batch(batch)?,
+            ChunkData::Text(batch, _) => self.text_batch(batch)?,
         };
+        for dead in &mut admitted.dead {
+            dead.line = match &chunk.data {
+                ChunkData::Ndjson(_) => dead.line.map(|line| line + chunk.first_line - 1),
+                ChunkData::Batch(_) => None,
+                ChunkData::Text(_, lines) => usize::try_from(dead.record)
+                    .ok()
+                    .and_then(|row| lines.get(row).copied()),
+            };
+        }
         outcome::interleave(&mut admitted, &chunk.dead);
         Ok(admitted)
     }

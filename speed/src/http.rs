@@ -1,12 +1,15 @@
 //! `POST /topics/{topic}`: records in, an acknowledgement out.
 
-use std::io::Read;
+use std::io::{Cursor, Read};
 use std::sync::Arc;
 
-use anabranch_shared::{Error, Result};
+use anabranch_shared::{Error, ErrorKind, Result};
+use arrow::array::RecordBatch;
+use arrow::error::ArrowError;
 use arrow::ipc::reader::StreamReader;
 use axum::Router;
 use axum::body::Bytes;
+use axum::extract::rejection::BytesRejection;
 use axum::extract::{DefaultBodyLimit, Path, State};
 use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::{IntoResponse, Response};
@@ -14,6 +17,7 @@ use axum::routing::{get, post};
 
 use crate::admission::{Admission, Admitted};
 use crate::daemon::Daemon;
+use crate::payload::STREAM_END;
 use crate::topic::{IngestChunk, WriteOutcome};
 
 /// Dead letters that an answer names one by one; the others are counted.
@@ -41,12 +45,37 @@ async fn write(
     State(daemon): State<Arc<Daemon>>,
     Path(topic): Path<String>,
     headers: HeaderMap,
-    body: Bytes,
+    body: std::result::Result<Bytes, BytesRejection>,
 ) -> Response {
+    let body = match body {
+        Ok(body) => body,
+        Err(e) => return unread(&e, daemon.options().max_request_bytes),
+    };
     match accept(&daemon, &topic, &headers, body).await {
         Ok(outcome) => acknowledge(&outcome),
         Err(e) => refuse(&e),
     }
+}
+
+/// The answer to a request whose body could not be read to its end: nothing of it was admitted.
+fn unread(e: &BytesRejection, limit: u64) -> Response {
+    let status = e.status();
+    let text = match status {
+        StatusCode::PAYLOAD_TOO_LARGE => too_large(limit),
+        _ => format!(
+            "the body could not be read; send it again: {}",
+            e.body_text()
+        ),
+    };
+    let body = serde_json::json!({ "error": text, "kind": ErrorKind::Invalid.to_string() });
+    let json = [(header::CONTENT_TYPE, "application/json")];
+    (status, json, body.to_string()).into_response()
+}
+
+fn too_large(limit: u64) -> String {
+    format!(
+        "the body is larger than {limit} bytes (`max_request_bytes` in `[daemon]`), and nothing of it was admitted; send it in parts"
+    )
 }
 
 /// How many records of an ingested file are acknowledged.
@@ -65,8 +94,8 @@ fn acknowledge(outcome: &WriteOutcome) -> Response {
         .dead
         .iter()
         .take(NAMED_DEAD_LETTERS)
-        .map(|(record, field, reason)| {
-            serde_json::json!({ "record": record, "line": record + 1, "field": field, "reason": reason })
+        .map(|d| {
+            serde_json::json!({ "record": d.record, "line": d.line, "field": d.field, "reason": d.reason })
         })
         .collect();
     let body = serde_json::json!({
@@ -128,10 +157,11 @@ async fn accept(
     let limit = daemon.options().max_request_bytes;
     let encoding = text(headers, "content-encoding")
         .unwrap_or("identity")
-        .to_owned();
+        .trim()
+        .to_lowercase();
     let kind = text(headers, "content-type")
         .unwrap_or("application/x-ndjson")
-        .to_owned();
+        .to_lowercase();
     if kind == PAYLOAD {
         return stream.write_payload(body, ingest.map(|c| c.from)).await;
     }
@@ -145,21 +175,9 @@ async fn accept(
 }
 
 fn admit(admission: &Admission, body: Bytes, kind: &str) -> Result<Admitted> {
-    let bad = |e: arrow::error::ArrowError| {
-        Error::Invalid(format!("the body is not a whole Arrow IPC stream: {e}"))
-    };
     let failed = |e: crate::admission::AdmissionError| Error::Invalid(e.to_string());
     if kind.starts_with("application/vnd.apache.arrow.stream") {
-        let reader = StreamReader::try_new(std::io::Cursor::new(body), None).map_err(bad)?;
-        let schema = reader.schema();
-        let batches = reader
-            .collect::<std::result::Result<Vec<_>, _>>()
-            .map_err(bad)?;
-        let batch = match batches.as_slice() {
-            [one] => one.clone(),
-            many => arrow::compute::concat_batches(&schema, many)?,
-        };
-        return admission.batch(&batch).map_err(failed);
+        return admission.batch(&arrow_stream(body)?).map_err(failed);
     }
     if [
         "ndjson",
@@ -178,9 +196,49 @@ fn admit(admission: &Admission, body: Bytes, kind: &str) -> Result<Admitted> {
     )))
 }
 
+/// The rows of a whole Arrow IPC stream.
+fn arrow_stream(body: Bytes) -> Result<RecordBatch> {
+    let bad = |e: ArrowError| {
+        Error::Invalid(format!(
+            "the body is not a whole Arrow IPC stream, and nothing of it was admitted: {e}"
+        ))
+    };
+    let mut reader = StreamReader::try_new(Cursor::new(body), None).map_err(bad)?;
+    let schema = reader.schema();
+    let batches = reader
+        .by_ref()
+        .collect::<Result<Vec<_>, _>>()
+        .map_err(bad)?;
+    check_end(reader.get_ref()).map_err(|e| bad(ArrowError::IpcError(e.into())))?;
+    match batches.as_slice() {
+        [one] => Ok(one.clone()),
+        many => arrow::compute::concat_batches(&schema, many).map_err(bad),
+    }
+}
+
+/// A stream says where it ends. One that was cut between two batches would otherwise pass for a shorter one, and what
+/// follows the end would be lost.
+fn check_end(read: &Cursor<Bytes>) -> std::result::Result<(), &'static str> {
+    let (body, at) = (
+        read.get_ref(),
+        usize::try_from(read.position()).unwrap_or(usize::MAX),
+    );
+    match body.get(..at).is_some_and(|b| b.ends_with(&STREAM_END)) {
+        false => Err("it ends without its end-of-stream marker; send it again, whole"),
+        true if at < body.len() => {
+            Err("something follows its end-of-stream marker; send one stream a request")
+        }
+        true => Ok(()),
+    }
+}
+
 /// The body without its compression; bounded, so that a small body can't become a huge one.
 fn decompress(body: Bytes, encoding: &str, limit: u64) -> Result<Bytes> {
-    let bad = |e: std::io::Error| Error::Invalid(format!("the body is not valid {encoding}: {e}"));
+    let bad = |e: std::io::Error| {
+        Error::Invalid(format!(
+            "the body is not valid {encoding}, and nothing of it was admitted; send it again, whole: {e}"
+        ))
+    };
     let reader: Box<dyn Read + '_> = match encoding {
         "identity" | "" => return Ok(body),
         "gzip" => Box::new(flate2::read::MultiGzDecoder::new(body.as_ref())),
@@ -195,8 +253,6 @@ fn decompress(body: Bytes, encoding: &str, limit: u64) -> Result<Bytes> {
     reader.take(limit + 1).read_to_end(&mut out).map_err(bad)?;
     match out.len() as u64 > limit {
         false => Ok(out.into()),
-        true => Err(Error::Invalid(format!(
-            "the body is larger than {limit} bytes (`max_request_bytes` in `[daemon]`); send it in parts"
-        ))),
+        true => Err(Error::Invalid(too_large(limit))),
     }
 }

@@ -1,8 +1,12 @@
 //! What must hold across the layers: one binary, because linking the engine takes long.
 
+mod bad_input;
+mod bad_input_arrow;
 mod bad_views;
 mod crash;
 mod law;
+mod old_states;
 mod open_formats;
 mod tables;
+mod view_errors;
 mod weblog;

@@ -22,9 +22,11 @@ use datafusion::optimizer::{Optimizer, OptimizerContext, OptimizerRule};
 use datafusion::physical_expr::PhysicalExpr;
 use datafusion::prelude::{SessionConfig, SessionContext};
 
+use super::fold::evaluate;
 use super::order::{self, Needs};
 use super::{AggregateSplit, FactsTable, LeafTable, ast};
 use crate::topic::OFFSET;
+
 use crate::{Error, Result, Topic};
 
 /// The name under which the leaf stands in the upper plan.
@@ -507,7 +509,7 @@ impl Planned {
         for step in &self.steps {
             batch = match step {
                 Step::Filter(predicate) => {
-                    let keep = predicate.evaluate(&batch)?.into_array(batch.num_rows())?;
+                    let keep = evaluate(predicate, &batch)?;
                     let keep = keep
                         .as_any()
                         .downcast_ref::<BooleanArray>()
@@ -517,8 +519,8 @@ impl Planned {
                 Step::Project(exprs, schema) => {
                     let columns = exprs
                         .iter()
-                        .map(|e| e.evaluate(&batch)?.into_array(batch.num_rows()))
-                        .collect::<Result<Vec<_>, _>>()?;
+                        .map(|e| evaluate(e, &batch))
+                        .collect::<Result<Vec<_>>>()?;
                     let rows = RecordBatchOptions::new().with_row_count(Some(batch.num_rows()));
                     RecordBatch::try_new_with_options(schema.clone(), columns, &rows)?
                 }

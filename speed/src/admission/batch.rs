@@ -54,7 +54,7 @@ pub(super) fn admit(
     let mut rows = Rows::default();
     for row in 0..batch.num_rows() {
         match faults.remove(&row) {
-            Some(fault) => rows.dead(fault, Bytes::from(raw.next().unwrap_or_default())),
+            Some(fault) => rows.dead(fault, Bytes::from(raw.next().unwrap_or_default()), None),
             None => rows.fact(undeclared.carried_by(row)),
         }
     }

@@ -29,10 +29,11 @@ impl Rows {
         self.unknown_fields += u64::from(carried_unknown);
     }
 
-    pub(super) fn dead(&mut self, fault: Fault, raw: Bytes) {
+    pub(super) fn dead(&mut self, fault: Fault, raw: Bytes, line: Option<u64>) {
         let Fault { field, reason } = fault;
         self.dead.push(DeadLetter {
             record: self.count(),
+            line,
             field,
             reason,
             raw,

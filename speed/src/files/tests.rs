@@ -59,7 +59,7 @@ fn read(chunks: Chunks) -> (Vec<Chunk>, Option<FileError>) {
                 }
                 let rows = match &chunk.data {
                     ChunkData::Ndjson(bytes) => lines(bytes).count(),
-                    ChunkData::Batch(batch) | ChunkData::Text(batch) => batch.num_rows(),
+                    ChunkData::Batch(batch) | ChunkData::Text(batch, _) => batch.num_rows(),
                 };
                 assert_eq!(chunk.record_count, (rows + chunk.dead.len()) as u64);
                 assert!((1..=CHUNK_RECORDS as u64).contains(&chunk.record_count));
