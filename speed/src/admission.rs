@@ -43,6 +43,10 @@ pub(crate) use json::{BYTE_ORDER_MARK, is_blank, lines, oversized};
 /// How much of an oversized record a dead letter keeps, in bytes.
 pub const RAW_BYTES: usize = 64 * 1024;
 
+/// More dead letters than this aren't kept of one input: it is refused whole, because they would take many times its
+/// size in memory. Chunks of files hold fewer records.
+pub const MAX_DEAD_LETTERS: usize = 100_000;
+
 /// What came of a run of input records. Facts and dead letters together account for each of them exactly once.
 #[derive(Debug, Clone)]
 pub struct Admitted {
@@ -74,7 +78,8 @@ pub struct DeadLetter {
     pub raw: Bytes,
 }
 
-/// Why a topic's schema can't be admitted to, or a defect of admission itself. Never a fault of a record.
+/// Why a topic's schema can't be admitted to, why an input is refused whole, or a defect of admission itself. Never a
+/// fault of one record.
 #[derive(Debug, Error)]
 pub enum AdmissionError {
     /// A field's type isn't one of the canonical ones: fix the caller.
@@ -104,6 +109,16 @@ pub enum AdmissionError {
     DeclaredTwice {
         /// The field.
         field: String,
+    },
+    /// The input is of another kind than it should be, most likely.
+    #[error(
+        "more than {MAX_DEAD_LETTERS} of the records can't become facts, and nothing was admitted; the first is record {record}: {reason}; correct them, or send them in parts"
+    )]
+    TooManyDead {
+        /// The first that can't, from 0.
+        record: u64,
+        /// Why it can't.
+        reason: String,
     },
     /// Arrow refused what admission had built; the input is not at fault.
     #[error("could not build a batch of facts: {source}")]
@@ -195,7 +210,7 @@ impl Admission {
     /// may lack its end.
     ///
     /// # Errors
-    /// Only on a defect of admission; bad records are dead letters.
+    /// Where there are more than [`MAX_DEAD_LETTERS`], and on a defect of admission; bad records are dead letters.
     pub fn ndjson(&self, bytes: &Bytes) -> Result<Admitted, AdmissionError> {
         json::admit(self, bytes)
     }

@@ -1,12 +1,9 @@
 //! `POST /topics/{topic}`: records in, an acknowledgement out.
 
-use std::io::{Cursor, Read};
+use std::io::Read;
 use std::sync::Arc;
 
 use anabranch_shared::{Error, ErrorKind, Result};
-use arrow::array::RecordBatch;
-use arrow::error::ArrowError;
-use arrow::ipc::reader::StreamReader;
 use axum::Router;
 use axum::body::Bytes;
 use axum::extract::rejection::BytesRejection;
@@ -16,8 +13,8 @@ use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 
 use crate::admission::{Admission, Admitted};
+use crate::arrow_stream;
 use crate::daemon::Daemon;
-use crate::payload::STREAM_END;
 use crate::topic::{IngestChunk, WriteOutcome};
 
 /// Dead letters that an answer names one by one; the others are counted.
@@ -168,16 +165,18 @@ async fn accept(
     let source = text(headers, "anabranch-source").map(str::to_owned);
     let admit = move |admission: &Admission| {
         let body = decompress(body, &encoding, limit)?;
-        admit(admission, body, &kind)
+        admit(admission, body, &kind, limit)
     };
     let now = (daemon.options().now_us)();
     stream.write(admit, source, ingest, now).await
 }
 
-fn admit(admission: &Admission, body: Bytes, kind: &str) -> Result<Admitted> {
+fn admit(admission: &Admission, body: Bytes, kind: &str, limit: u64) -> Result<Admitted> {
     let failed = |e: crate::admission::AdmissionError| Error::Invalid(e.to_string());
     if kind.starts_with("application/vnd.apache.arrow.stream") {
-        return admission.batch(&arrow_stream(body)?).map_err(failed);
+        return admission
+            .batch(&arrow_stream::read(body, limit)?)
+            .map_err(failed);
     }
     if [
         "ndjson",
@@ -194,42 +193,6 @@ fn admit(admission: &Admission, body: Bytes, kind: &str) -> Result<Admitted> {
     Err(Error::Invalid(format!(
         "content type `{kind}`: send `application/x-ndjson` or `application/vnd.apache.arrow.stream`"
     )))
-}
-
-/// The rows of a whole Arrow IPC stream.
-fn arrow_stream(body: Bytes) -> Result<RecordBatch> {
-    let bad = |e: ArrowError| {
-        Error::Invalid(format!(
-            "the body is not a whole Arrow IPC stream, and nothing of it was admitted: {e}"
-        ))
-    };
-    let mut reader = StreamReader::try_new(Cursor::new(body), None).map_err(bad)?;
-    let schema = reader.schema();
-    let batches = reader
-        .by_ref()
-        .collect::<Result<Vec<_>, _>>()
-        .map_err(bad)?;
-    check_end(reader.get_ref()).map_err(|e| bad(ArrowError::IpcError(e.into())))?;
-    match batches.as_slice() {
-        [one] => Ok(one.clone()),
-        many => arrow::compute::concat_batches(&schema, many).map_err(bad),
-    }
-}
-
-/// A stream says where it ends. One that was cut between two batches would otherwise pass for a shorter one, and what
-/// follows the end would be lost.
-fn check_end(read: &Cursor<Bytes>) -> std::result::Result<(), &'static str> {
-    let (body, at) = (
-        read.get_ref(),
-        usize::try_from(read.position()).unwrap_or(usize::MAX),
-    );
-    match body.get(..at).is_some_and(|b| b.ends_with(&STREAM_END)) {
-        false => Err("it ends without its end-of-stream marker; send it again, whole"),
-        true if at < body.len() => {
-            Err("something follows its end-of-stream marker; send one stream a request")
-        }
-        true => Ok(()),
-    }
 }
 
 /// The body without its compression; bounded, so that a small body can't become a huge one.

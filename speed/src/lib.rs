@@ -2,6 +2,7 @@
 
 pub mod admission;
 mod appender;
+mod arrow_stream;
 mod daemon;
 mod delta;
 pub mod files;

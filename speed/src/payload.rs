@@ -27,9 +27,6 @@ use crate::admission::{Admitted, DeadLetter};
 
 const VERSION: u8 = 1;
 
-/// How an Arrow IPC stream says that it ends: a continuation marker, and a message of no length.
-pub(crate) const STREAM_END: [u8; 8] = [0xff, 0xff, 0xff, 0xff, 0, 0, 0, 0];
-
 /// One admitted request, before it has offsets.
 #[derive(Clone, Debug)]
 pub struct Payload {

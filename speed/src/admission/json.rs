@@ -92,6 +92,7 @@ pub(super) fn admit(admission: &Admission, bytes: &Bytes) -> Result<Admitted, Ad
                 counted = start;
                 let raw = Bytes::copy_from_slice(&line[..shown]);
                 rows.dead(fault, raw, Some(line_ends + 1));
+                rows.check_dead()?;
             }
         }
     }
@@ -297,7 +298,7 @@ fn syntax(error: JiterError) -> Fault {
 }
 
 fn not_an_object(jiter: &mut Jiter<'_>, peek: Peek) -> Fault {
-    match described(jiter, peek) {
+    match described(jiter, peek).and_then(|found| jiter.finish().map(|()| found)) {
         Ok(found) => Fault::record(format!("expected a json object, found {found}")),
         Err(error) => syntax(error),
     }
@@ -306,9 +307,11 @@ fn not_an_object(jiter: &mut Jiter<'_>, peek: Peek) -> Fault {
 /// The next value in words; consumes it.
 fn described(jiter: &mut Jiter<'_>, peek: Peek) -> Result<String, JiterError> {
     Ok(match peek {
-        Peek::Null => Cell::Null.describe(),
-        Peek::True => Cell::Bool(true).describe(),
-        Peek::False => Cell::Bool(false).describe(),
+        Peek::Null => {
+            jiter.known_null()?;
+            Cell::Null.describe()
+        }
+        Peek::True | Peek::False => Cell::Bool(jiter.known_bool(peek)?).describe(),
         Peek::String => Cell::Text(jiter.known_str()?).describe(),
         Peek::Array | Peek::Object => {
             let start = jiter.current_index();

@@ -12,7 +12,7 @@ use parquet::errors::ParquetError;
 
 use super::source::Stream;
 use super::{CHUNK_BYTES, CHUNK_RECORDS, Chunk, ChunkData, ChunkReader, FileError, Position};
-use crate::payload::STREAM_END;
+use crate::arrow_stream::{STREAM_END, caught};
 
 /// Reads Parquet row by row number: rows before a skip's target are passed over without decoding their pages.
 pub(super) struct ParquetReader {
@@ -217,10 +217,10 @@ impl IpcReader {
 impl ChunkReader for IpcReader {
     fn next_chunk(&mut self) -> Result<Option<Chunk>, FileError> {
         loop {
-            let Some(batch) = self.batches.next() else {
+            let batch = caught(|| self.batches.next().transpose());
+            let Some(batch) = batch.map_err(|e| self.position.arrow_error(e))? else {
                 return Ok(None);
             };
-            let batch = batch.map_err(|e| self.position.arrow_error(e))?;
             let rows = batch.num_rows() as u64;
             if rows > 0 {
                 return Ok(Some(self.position.chunk(
