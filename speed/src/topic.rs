@@ -334,7 +334,7 @@ impl TopicStream {
         }
         self.log.land(&landing, self.options.now_ms()).await?;
         drop(landing);
-        let views: Vec<(String, Arc<Master>)> = self.masters();
+        let views: Vec<(String, Arc<Master>)> = self.folding();
         let facts: u64 = pieces.iter().map(|p| p.facts.num_rows() as u64).sum();
         let states = blocking(move || {
             let fold = |(name, master): (String, Arc<Master>)| {
@@ -366,13 +366,19 @@ impl TopicStream {
         }
     }
 
-    /// The views that answer.
+    /// The views for which states are kept: those that have not failed.
+    fn folding(&self) -> Vec<(String, Arc<Master>)> {
+        let mut masters = self.masters();
+        let delta = self.delta.lock();
+        masters.retain(|(name, _)| delta.views.get(name).is_some_and(|v| v.failed.is_none()));
+        masters
+    }
+
     fn masters(&self) -> Vec<(String, Arc<Master>)> {
         self.delta
             .lock()
             .views
             .iter()
-            .filter(|(_, v)| v.failed.is_none())
             .map(|(n, v)| (n.clone(), v.master.clone()))
             .collect()
     }
@@ -414,7 +420,7 @@ impl TopicStream {
             return Ok(());
         }
         let mut added = Vec::new();
-        for (name, master) in self.masters() {
+        for (name, master) in self.folding() {
             let pieces = follow_log(&self.log, &master, &upto, &head, &self.fold_options()).await;
             added.push((name, pieces));
         }

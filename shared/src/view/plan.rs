@@ -79,6 +79,18 @@ pub(super) struct Planned {
     pub whole: LogicalPlan,
 }
 
+/// The relations that a statement reads, without those that it declares itself.
+///
+/// # Errors
+/// `Query` where it is no SQL.
+pub fn relations_read(sql: &str) -> Result<Vec<String>> {
+    let state = planning_session()?.state();
+    let dialect = state.config_options().sql_parser.dialect;
+    let statement = state.sql_to_statement(sql, &dialect)?;
+    let references = state.resolve_table_references(&statement)?;
+    Ok(references.iter().map(|r| r.table().to_owned()).collect())
+}
+
 /// Plans and splits a view.
 pub(super) fn plan(view: &str, sql: &str, topic: &Topic) -> Result<Planned> {
     let refuse = |e: DataFusionError| Error::view(view, e.strip_backtrace());
