@@ -218,7 +218,9 @@ async fn execute(cli: Cli) -> Result<u8> {
             };
             let terminal = std::io::stderr().is_terminal();
             let built = batch::build(&context, build, &views, terminal).await?;
-            print_builds(&built.reports, json)?;
+            if built.failed.is_none() || !built.reports.is_empty() {
+                print_builds(&built.reports, json)?;
+            }
             built.failed.map_or(Ok(0), Err)
         }
         Command::Sql { command, file } => sql(&context, command, file, cli.format, style).await,

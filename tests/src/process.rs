@@ -150,6 +150,22 @@ impl Daemon {
         shown(&answer.batches)
     }
 
+    /// Waits until no view fails.
+    pub async fn serves_all(&self) -> anyhow::Result<()> {
+        let begun = Instant::now();
+        loop {
+            let failing = self.client.views_that_fail().await?;
+            if failing.is_empty() {
+                return Ok(());
+            }
+            anyhow::ensure!(
+                begun.elapsed() < Duration::from_secs(60),
+                "still failing after 60 s: {failing:?}"
+            );
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    }
+
     /// Waits until this many offsets of a topic have landed.
     pub async fn landed(&self, topic: &str, offsets: i64) -> anyhow::Result<()> {
         let begun = Instant::now();

@@ -233,15 +233,7 @@ async fn mend(dir: &Path, daemon: &Daemon) -> anyhow::Result<()> {
         let ran = run(dir, &["batch", "rebuild", view])?;
         anyhow::ensure!(ran.code == Some(0), "{view}: {ran:?}");
     }
-    let begun = Instant::now();
-    loop {
-        let failing = daemon.client.views_that_fail().await?;
-        if failing.is_empty() {
-            break;
-        }
-        anyhow::ensure!(begun.elapsed() < WAIT, "still failing: {failing:?}");
-        tokio::time::sleep(Duration::from_millis(20)).await;
-    }
+    daemon.serves_all().await?;
     post(daemon, "facts", &lines(7..8)).await?;
     for (view, ..) in CASES
         .iter()
