@@ -6,24 +6,39 @@ use std::sync::Arc;
 use anabranch_tests::places;
 use anabranch_tests::process::{Daemon, run};
 use arrow::array::{
-    ArrayRef, DictionaryArray, Float64Array, Int32Array, Int64Array, RecordBatch, StringArray,
-    TimestampMicrosecondArray, TimestampMillisecondArray, TimestampNanosecondArray,
+    ArrayRef, DictionaryArray, Float64Array, Int32Array, Int64Array, NullArray, RecordBatch,
+    StringArray, TimestampMicrosecondArray, TimestampMillisecondArray, TimestampNanosecondArray,
     TimestampSecondArray,
 };
 use arrow::datatypes::Int32Type;
-use arrow::ipc::writer::StreamWriter;
+use arrow::ipc::CompressionType;
+use arrow::ipc::writer::{IpcWriteOptions, StreamWriter};
 use rand::rngs::SmallRng;
 use rand::{Rng, SeedableRng};
 
 use crate::bad_input::write_project;
 
 const ARROW: &[(&str, &str)] = &[("content-type", "application/vnd.apache.arrow.stream")];
+/// How many torn streams are sent.
+const ROUNDS: usize = 600;
 /// 2026-01-01T00:00:00Z.
 const NEW_YEAR: i64 = 1_767_225_600;
 
 fn stream(batches: &[RecordBatch]) -> anyhow::Result<Vec<u8>> {
     let mut out = Vec::new();
     let mut writer = StreamWriter::try_new(&mut out, &batches[0].schema())?;
+    for batch in batches {
+        writer.write(batch)?;
+    }
+    writer.finish()?;
+    drop(writer);
+    Ok(out)
+}
+
+fn packed(batches: &[RecordBatch], compression: CompressionType) -> anyhow::Result<Vec<u8>> {
+    let options = IpcWriteOptions::default().try_with_compression(Some(compression))?;
+    let mut out = Vec::new();
+    let mut writer = StreamWriter::try_new_with_options(&mut out, &batches[0].schema(), options)?;
     for batch in batches {
         writer.write(batch)?;
     }
@@ -120,12 +135,17 @@ async fn flipped_bits_never_stop_the_daemon() -> anyhow::Result<()> {
     let dir = places::folder()?;
     write_project(dir.path())?;
     let mut daemon = Daemon::start(dir.path()).await?;
-    let whole = stream(&[facts(0, 20)?, facts(20, 20)?])?;
+    let batches = [facts(0, 20)?, facts(20, 20)?];
+    let wholes = [
+        stream(&batches)?,
+        packed(&batches, CompressionType::ZSTD)?,
+        packed(&batches, CompressionType::LZ4_FRAME)?,
+    ];
     let seed = 11;
     let mut rng = SmallRng::seed_from_u64(seed);
     let (mut next, mut accepted) = (0, 0);
-    for round in 0..400 {
-        let mut torn = whole.clone();
+    for round in 0..ROUNDS {
+        let mut torn = wholes[round % wholes.len()].clone();
         for _ in 0..rng.random_range(1..4) {
             let at = rng.random_range(0..torn.len());
             torn[at] ^= 1 << rng.random_range(0..8);
@@ -146,7 +166,7 @@ async fn flipped_bits_never_stop_the_daemon() -> anyhow::Result<()> {
             accepted += 1;
         }
     }
-    println!("{accepted} of 400 torn streams could be read all the same, {next} records");
+    println!("{accepted} of {ROUNDS} torn streams could be read all the same, {next} records");
     anyhow::ensure!(daemon.runs()?, "the daemon ended");
     daemon.landed("facts", next).await?;
     daemon.stop()?;
@@ -348,5 +368,48 @@ async fn units_and_zones_are_the_same_instants() -> anyhow::Result<()> {
     anyhow::ensure!(found == [["2026-01-01T00:00:00Z"]], "{found:?}");
     let count = daemon.rows("SELECT count(*) FROM facts").await?;
     anyhow::ensure!(count == [[(sent + 1).to_string()]], "{count:?}");
+    daemon.stop()
+}
+
+/// Streams that take little room and claim much: refused before memory is taken for them.
+#[tokio::test(flavor = "multi_thread")]
+async fn streams_that_claim_too_much_are_refused() -> anyhow::Result<()> {
+    let dir = places::folder()?;
+    write_project(dir.path())?;
+    let mut daemon = Daemon::start(dir.path()).await?;
+    let nothing = batch(vec![("odd", Arc::new(NullArray::new(1 << 40)) as ArrayRef)])?;
+    let many_rows = stream(&[nothing])?;
+    // 40 MB of zeros where the project's bound of a request is 8 MB.
+    let zeros = batch(vec![
+        ("ts", times(5_000_000)),
+        ("id", Arc::new(Int64Array::from(vec![0; 5_000_000]))),
+    ])?;
+    let packed = packed(&[zeros], CompressionType::ZSTD)?;
+    anyhow::ensure!(packed.len() < 100_000, "{} bytes", packed.len());
+    // The length of the first message's body, as its header states it, is the stream's last word on it: any number
+    // that looks like it is made huge.
+    let whole = stream(&[facts(0, 1_000)?])?;
+    let mut long_bodies = Vec::new();
+    for at in (0..whole.len().min(2_000)).step_by(8) {
+        let mut claim = whole.clone();
+        claim[at..at + 8].copy_from_slice(&(i64::MAX / 2).to_le_bytes());
+        long_bodies.push(claim);
+    }
+    let mut sent = vec![
+        ("more than 1000000 rows", many_rows),
+        ("send it in parts", packed),
+    ];
+    sent.extend(long_bodies.into_iter().map(|body| ("", body)));
+    for (reason, body) in sent {
+        let (status, answer) = daemon.post("facts", ARROW, &body).await?;
+        let said = answer["error"].as_str().unwrap_or_default();
+        let refused = status == 400 && said.contains(reason);
+        // A torn value is still a value: such a stream may be whole.
+        anyhow::ensure!(
+            refused || (reason.is_empty() && status == 200),
+            "{reason}: {status} {answer}"
+        );
+    }
+    anyhow::ensure!(daemon.runs()?, "the daemon ended");
     daemon.stop()
 }
