@@ -61,7 +61,8 @@ pub async fn build_view(
         progress: progress.clone(),
     };
     let built = build_one(context, settings, build, &options).await;
-    let ended_at = now_us();
+    // The clock may have been set back meanwhile.
+    let ended_at = now_us().max(started_at);
     let mut record = JobRecord {
         view: settings.name.clone(),
         job: build.name(),
@@ -104,19 +105,35 @@ async fn build_one(
     let view = context.compile(settings)?;
     context.catalogue.refresh().await?;
     match (context.standing(&view), build) {
+        (ViewStanding::Live, Build::Rebuild) if !is_readable(context, &view).await? => {
+            Ok((build_new(context, &view, options).await?, true))
+        }
         (ViewStanding::Live, _) => Ok((build_live(context, &view, build, options).await?, false)),
         (_, Build::Rebuild) => Ok((build_new(context, &view, options).await?, true)),
         (ViewStanding::Edited, Build::Refresh) => {
-            tracing::warn!(view = %view.name(), "the view was edited; its old definition is refreshed until `anabranch batch rebuild`");
             let entry = context.catalogue.current();
             let live = entry.views.get(view.name()).and_then(|v| v.live.clone());
             let Some(live) = live else {
                 return Err(never_built(view.name()));
             };
             let view = Arc::new(View::from_definition(view.name(), &live.definition)?);
+            tracing::warn!(view = %view.name(), "the view was edited; its old definition is refreshed until `anabranch batch rebuild`");
             Ok((build_live(context, &view, build, options).await?, false))
         }
         (ViewStanding::New, Build::Refresh) => Err(never_built(view.name())),
+    }
+}
+
+/// Whether the live master view's states are of the format that this version makes. A rebuild makes a new generation
+/// where they are not.
+async fn is_readable(context: &Context, view: &Arc<View>) -> Result<bool> {
+    let entry = context.catalogue.current();
+    let live = entry.views.get(view.name()).and_then(|v| v.live.as_ref());
+    let Some(live) = live else { return Ok(true) };
+    match Master::open(&context.storage, view, live.generation, now_ms()).await {
+        Ok(_) => Ok(true),
+        Err(Error::Conflict(_)) => Ok(false),
+        Err(e) => Err(e),
     }
 }
 

@@ -1,5 +1,6 @@
 //! Talking to a running daemon: finding it, asking it, writing through it.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use anabranch_shared::{Error, ErrorKind, ReadMode, Result, Storage};
@@ -86,6 +87,11 @@ pub struct Acknowledged {
 
 /// A relation as the daemon lists it: name, kind, and columns as name, type and nullability.
 type Listed = (String, String, Vec<(String, String, bool)>);
+
+#[derive(Deserialize)]
+struct Ready {
+    views_that_fail: BTreeMap<String, String>,
+}
 
 #[derive(Deserialize)]
 struct Refusal {
@@ -183,17 +189,19 @@ impl Client {
             kind: String::new(),
         });
         let kinds = [
-            (ErrorKind::NotFound, Error::NotFound as fn(String) -> Error),
-            (ErrorKind::Conflict, Error::Conflict),
-            (ErrorKind::Unavailable, Error::Unavailable),
-            (ErrorKind::Corrupt, Error::Corrupt),
-            (ErrorKind::Internal, Error::Internal),
+            ErrorKind::NotFound,
+            ErrorKind::Conflict,
+            ErrorKind::Unavailable,
+            ErrorKind::Corrupt,
+            ErrorKind::Internal,
         ];
-        let make = kinds.iter().find(|(k, _)| k.to_string() == refusal.kind);
-        Err(make.map_or(
-            Error::Invalid as fn(String) -> Error,
-            |(_, make)| *make,
-        )(refusal.error))
+        let kind = kinds.into_iter().find(|k| k.to_string() == refusal.kind);
+        let text = match kind {
+            // The text says so already.
+            Some(ErrorKind::Internal) => refusal.error.trim_start_matches("internal: ").to_owned(),
+            _ => refusal.error,
+        };
+        Err(Error::of_kind(kind.unwrap_or(ErrorKind::Invalid), text))
     }
 
     /// Asks the daemon.
@@ -228,6 +236,16 @@ impl Client {
             freshness,
             notes,
         })
+    }
+
+    /// The views that don't answer, and why.
+    pub async fn views_that_fail(&self) -> Result<BTreeMap<String, String>> {
+        let sent = self.http.get(self.url("/ready")).send().await;
+        let response = self.checked(sent.map_err(|e| self.unreachable(e))?).await?;
+        let body = response.bytes().await.map_err(|e| self.unreachable(e))?;
+        let ready: Ready = serde_json::from_slice(&body)
+            .map_err(|e| Error::Internal(format!("daemon's answer: {e}")))?;
+        Ok(ready.views_that_fail)
     }
 
     /// What the daemon can be asked for.

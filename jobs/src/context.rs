@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use anabranch_serving::ServingOptions;
 use anabranch_shared::settings::{Project, ViewSettings};
-use anabranch_shared::view::View;
+use anabranch_shared::view::{View, relations_read};
 use anabranch_shared::{Catalogue, Error, GenerationEntry, Log, Master, Result, Storage, Topic};
 
 /// The time, in microseconds since 1970.
@@ -98,7 +98,12 @@ impl Context {
             .iter()
             .map(Topic::from_settings)
             .collect();
-        let read = |t: &&Topic| reads(&settings.sql_text, &t.name);
+        // What doesn't parse is planned over any topic that it names: planning says where it is wrong.
+        let relations = relations_read(&settings.sql_text);
+        let read = |t: &&Topic| match &relations {
+            Ok(names) => names.contains(&t.name),
+            Err(_) => names(&settings.sql_text, &t.name),
+        };
         let topic = topics.iter().find(read).ok_or_else(|| {
             let names: Vec<&str> = topics.iter().map(|t| t.name.as_str()).collect();
             Error::view(
@@ -137,10 +142,7 @@ impl Context {
             match self.compile(settings).map(|v| self.standing(&v)) {
                 Ok(ViewStanding::Live) => {}
                 Ok(ViewStanding::Edited) => {
-                    let note = format!(
-                        "view `{name}` was edited and still answers by its old definition; run `anabranch batch rebuild {name}` to cut over"
-                    );
-                    notes.insert(name.clone(), note);
+                    notes.insert(name.clone(), self.edited_note(name));
                 }
                 Ok(ViewStanding::New) => {
                     let note = format!(
@@ -164,6 +166,18 @@ impl Context {
             }
         }
         notes
+    }
+
+    /// What to say of a view whose live definition is not the project's.
+    fn edited_note(&self, name: &str) -> String {
+        let entry = self.catalogue.current();
+        let live = entry.views.get(name).and_then(|v| v.live.as_ref());
+        match live.map(|live| View::from_definition(name, &live.definition)) {
+            Some(Err(e)) => e.to_string(),
+            _ => format!(
+                "view `{name}` was edited and still answers by its old definition; run `anabranch batch rebuild {name}` to cut over"
+            ),
+        }
     }
 
     /// Opens the log of a topic.
@@ -204,7 +218,7 @@ fn same_definition(
 }
 
 /// Whether a view's SQL names a topic, as a word of its own.
-fn reads(sql: &str, topic: &str) -> bool {
+fn names(sql: &str, topic: &str) -> bool {
     let word = |c: char| c.is_alphanumeric() || c == '_';
     sql.match_indices(topic).any(|(at, _)| {
         let before = sql[..at].chars().next_back().is_some_and(word);

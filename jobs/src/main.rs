@@ -215,9 +215,11 @@ async fn execute(cli: Cli) -> Result<u8> {
                 BatchCommand::Refresh { views } => (Build::Refresh, views),
             };
             let terminal = std::io::stderr().is_terminal();
-            let reports = batch::build(&context, build, &views, terminal).await?;
-            print_builds(&reports, json)?;
-            Ok(0)
+            let built = batch::build(&context, build, &views, terminal).await?;
+            if built.failed.is_none() || !built.reports.is_empty() {
+                print_builds(&built.reports, json)?;
+            }
+            built.failed.map_or(Ok(0), Err)
         }
         Command::Sql { command, file } => sql(&context, command, file, cli.format, style).await,
         Command::Verify { views } => verify_all(&context, &views, json).await,

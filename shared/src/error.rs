@@ -158,6 +158,18 @@ impl Error {
         }
     }
 
+    /// An error whose text is known and whose kind is not lost, as it comes over the network.
+    pub fn of_kind(kind: ErrorKind, text: String) -> Self {
+        match kind {
+            ErrorKind::Invalid => Self::Invalid(text),
+            ErrorKind::NotFound => Self::NotFound(text),
+            ErrorKind::Conflict => Self::Conflict(text),
+            ErrorKind::Unavailable => Self::Unavailable(text),
+            ErrorKind::Corrupt => Self::Corrupt(text),
+            ErrorKind::Internal => Self::Internal(text),
+        }
+    }
+
     /// A view's definition can't be used.
     pub fn view(view: &str, reason: impl fmt::Display) -> Self {
         Self::View {

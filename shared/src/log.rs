@@ -98,6 +98,7 @@ pub fn dead_letter_schema() -> SchemaRef {
         Field::new(OFFSET, DataType::Int64, false),
         Field::new("received_at", timestamp_type(), false),
         Field::new("source", DataType::Utf8View, true),
+        Field::new("line", DataType::Int64, true),
         Field::new("reason", DataType::Utf8View, false),
         Field::new("field", DataType::Utf8View, true),
         Field::new("raw", DataType::BinaryView, false),

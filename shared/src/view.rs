@@ -32,7 +32,7 @@ mod states;
 pub use aggregate::{AggregateSplit, Column, Key};
 pub use facts::{FactsTable, LeafTable};
 pub use fold::{Fold, finish_column, fold_facts, groups_accumulator, identity_states};
-pub use plan::planning_session;
+pub use plan::{planning_session, relations_read};
 pub use states::{StateCodec, sort_by_keys};
 
 use plan::Planned;

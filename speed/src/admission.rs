@@ -38,10 +38,14 @@ use thiserror::Error;
 
 use crate::files::{Chunk, ChunkData};
 use column::Column;
-pub(crate) use json::{is_blank, lines, oversized};
+pub(crate) use json::{BYTE_ORDER_MARK, is_blank, lines, oversized};
 
 /// How much of an oversized record a dead letter keeps, in bytes.
 pub const RAW_BYTES: usize = 64 * 1024;
+
+/// More dead letters than this aren't kept of one input: it is refused whole, because they would take many times its
+/// size in memory. Chunks of files hold fewer records.
+pub const MAX_DEAD_LETTERS: usize = 100_000;
 
 /// What came of a run of input records. Facts and dead letters together account for each of them exactly once.
 #[derive(Debug, Clone)]
@@ -63,6 +67,8 @@ pub struct Admitted {
 pub struct DeadLetter {
     /// Its index in the input, from 0.
     pub record: u64,
+    /// The line of the input on which it begins, from 1; `None` where the input has no lines.
+    pub line: Option<u64>,
     /// The field at fault, where it is one field's.
     pub field: Option<String>,
     /// Why, for a person.
@@ -72,7 +78,8 @@ pub struct DeadLetter {
     pub raw: Bytes,
 }
 
-/// Why a topic's schema can't be admitted to, or a defect of admission itself. Never a fault of a record.
+/// Why a topic's schema can't be admitted to, why an input is refused whole, or a defect of admission itself. Never a
+/// fault of one record.
 #[derive(Debug, Error)]
 pub enum AdmissionError {
     /// A field's type isn't one of the canonical ones: fix the caller.
@@ -102,6 +109,16 @@ pub enum AdmissionError {
     DeclaredTwice {
         /// The field.
         field: String,
+    },
+    /// The input is of another kind than it should be, most likely.
+    #[error(
+        "more than {MAX_DEAD_LETTERS} of the records can't become facts, and nothing was admitted; the first is record {record}: {reason}; correct them, or send them in parts"
+    )]
+    TooManyDead {
+        /// The first that can't, from 0.
+        record: u64,
+        /// Why it can't.
+        reason: String,
     },
     /// Arrow refused what admission had built; the input is not at fault.
     #[error("could not build a batch of facts: {source}")]
@@ -193,7 +210,7 @@ impl Admission {
     /// may lack its end.
     ///
     /// # Errors
-    /// Only on a defect of admission; bad records are dead letters.
+    /// Where there are more than [`MAX_DEAD_LETTERS`], and on a defect of admission; bad records are dead letters.
     pub fn ndjson(&self, bytes: &Bytes) -> Result<Admitted, AdmissionError> {
         json::admit(self, bytes)
     }
@@ -223,8 +240,17 @@ impl Admission {
         let mut admitted = match &chunk.data {
             ChunkData::Ndjson(bytes) => self.ndjson(bytes)?,
             ChunkData::Batch(batch) => self.batch(batch)?,
-            ChunkData::Text(batch) => self.text_batch(batch)?,
+            ChunkData::Text(batch, _) => self.text_batch(batch)?,
         };
+        for dead in &mut admitted.dead {
+            dead.line = match &chunk.data {
+                ChunkData::Ndjson(_) => dead.line.map(|line| line + chunk.first_line - 1),
+                ChunkData::Batch(_) => None,
+                ChunkData::Text(_, lines) => usize::try_from(dead.record)
+                    .ok()
+                    .and_then(|row| lines.get(row).copied()),
+            };
+        }
         outcome::interleave(&mut admitted, &chunk.dead);
         Ok(admitted)
     }

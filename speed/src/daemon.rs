@@ -9,13 +9,15 @@ use std::time::Duration;
 use anabranch_shared::settings::{Ack, UnknownFields};
 use anabranch_shared::view::View;
 use anabranch_shared::{
-    Catalogue, Error, Log, Master, Pin, Pinner, ReadMode, Relation, Result, Storage,
+    Catalogue, Error, ErrorKind, Generation, Log, Master, Pin, Pinner, ReadMode, Relation, Result,
+    Storage,
 };
 use async_trait::async_trait;
 use parking_lot::RwLock;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 
+use crate::delta::ViewDelta;
 use crate::failure::{Failure, Reason};
 use crate::topic::TopicStream;
 use crate::wal::{RealFiles, WalLock, wal_id};
@@ -79,6 +81,8 @@ pub struct Daemon {
     topics: BTreeMap<String, Arc<TopicStream>>,
     /// What the reader of an answer should know of each view.
     notes: RwLock<BTreeMap<String, String>>,
+    /// Views that can't be served, and why.
+    unserved: RwLock<BTreeMap<String, (ErrorKind, String)>>,
     options: DaemonOptions,
     /// Set when the loops shall end.
     ending: watch::Sender<bool>,
@@ -122,6 +126,7 @@ impl Daemon {
             catalogue,
             topics: streams,
             notes: RwLock::default(),
+            unserved: RwLock::default(),
             options,
             ending: watch::Sender::new(false),
             failure,
@@ -171,11 +176,57 @@ impl Daemon {
             if stream.served(name) == Some(live.generation) {
                 continue;
             }
-            if let Err(e) = self.serve(name, live, stream).await {
-                tracing::error!(view = %name, generation = %live.generation, error = %e, "can't serve the view");
-                self.notes.write().insert(name.clone(), e.to_string());
+            let served = self.serve(name, live, stream).await;
+            self.note_served(name, live.generation, served);
+        }
+        let gone = |name: &String| entry.views.get(name).is_none_or(|v| v.live.is_none());
+        self.unserved.write().retain(|name, _| !gone(name));
+    }
+
+    /// Remembers why a view can't be served; it is tried again, so the same error is logged once.
+    fn note_served(&self, name: &str, generation: Generation, served: Result<()>) {
+        let mut unserved = self.unserved.write();
+        let Err(e) = served else {
+            unserved.remove(name);
+            return;
+        };
+        let why = (e.kind(), e.to_string());
+        if unserved.get(name) != Some(&why) {
+            tracing::error!(view = %name, %generation, error = %e, "can't serve the view");
+            unserved.insert(name.to_owned(), why);
+        }
+    }
+
+    /// The views that don't answer, and why.
+    pub fn views_that_fail(&self) -> BTreeMap<String, String> {
+        let mut failing = BTreeMap::new();
+        for stream in self.topics.values() {
+            stream.with_delta(|delta| {
+                let failed = |(n, v): (&String, &ViewDelta)| Some((n.clone(), v.failed.clone()?));
+                failing.extend(delta.views.iter().filter_map(failed));
+            });
+        }
+        let unserved = self.unserved.read();
+        let absent = unserved.iter().filter(|(name, _)| !self.serves(name));
+        failing.extend(absent.map(|(name, (_, why))| (name.clone(), why.clone())));
+        failing
+    }
+
+    fn serves(&self, view: &str) -> bool {
+        self.topics.values().any(|s| s.served(view).is_some())
+    }
+
+    /// An error where one of the names is a view that can't be served.
+    fn check_served(&self, names: &[String]) -> Result<()> {
+        let unserved = self.unserved.read();
+        for name in names {
+            if let Some((kind, why)) = unserved.get(name)
+                && !self.serves(name)
+            {
+                return Err(Error::of_kind(*kind, why.clone()));
             }
         }
+        Ok(())
     }
 
     async fn serve(
@@ -302,6 +353,7 @@ impl Pinner for Daemon {
     }
 
     async fn pin(&self, names: &[String], mode: ReadMode) -> Result<Pin> {
+        self.check_served(names)?;
         let mut pin = Pin::default();
         for (topic, stream) in &self.topics {
             let views: Vec<String> = stream.with_delta(|d| {
@@ -315,7 +367,7 @@ impl Pinner for Daemon {
             if views.is_empty() && !names.contains(topic) && !dead {
                 continue;
             }
-            let (topic_pin, mut pinned) = stream.pin(&views).await?;
+            let (topic_pin, mut pinned) = stream.pin(&views, mode).await?;
             if mode == ReadMode::Batch {
                 pinned.values_mut().for_each(|v| {
                     v.delta.clear();

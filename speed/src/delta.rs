@@ -6,8 +6,8 @@ use std::sync::Arc;
 
 use anabranch_shared::view::{Fold, fold_facts};
 use anabranch_shared::{
-    Error, FoldOptions, Log, Master, MasterPin, Offset, OffsetRange, Offsets, PartitionId, Ranges,
-    Result, fold_log,
+    Error, ErrorKind, FoldOptions, Log, Master, MasterPin, Offset, OffsetRange, Offsets,
+    PartitionId, Ranges, Result, fold_log,
 };
 use arrow::array::RecordBatch;
 use parking_lot::Mutex;
@@ -42,7 +42,8 @@ impl StatePiece {
 /// The delta of one view.
 ///
 /// Invariant: `pieces` hold every offset of `[pin.boundary, upto)` of the topic once and none
-/// other; `unlanded` holds every offset of `[upto, folded)` of the daemon's own partition once.
+/// other; `unlanded` holds every offset of `[upto, folded)` of the daemon's own partition once. Both are empty once the
+/// view has failed.
 #[derive(Clone, Debug)]
 pub struct ViewDelta {
     /// The master view.
@@ -64,6 +65,16 @@ impl ViewDelta {
     pub fn states(&self) -> Vec<RecordBatch> {
         let landed = self.pieces.iter().map(|p| p.states.clone());
         landed.chain(self.unlanded.iter().cloned()).collect()
+    }
+
+    /// Stops answering, because the view's SQL failed on a fact. What is kept of the delta is of no use any more.
+    pub(crate) fn fail(&mut self, e: &Error) {
+        if self.failed.is_none() {
+            tracing::error!(view = %self.master.view().name(), error = %e, "the view does not answer any more");
+            self.failed = Some(e.to_string());
+        }
+        self.pieces.clear();
+        self.unlanded.clear();
     }
 
     /// Bytes of memory.
@@ -134,16 +145,14 @@ impl TopicDelta {
                 continue;
             };
             match states {
+                _ if view.failed.is_some() => {}
                 Ok(states) => {
                     view.pieces.push(Arc::new(StatePiece {
                         ranges: ranges.clone(),
                         states,
                     }));
                 }
-                Err(e) => {
-                    tracing::error!(view = %name, error = %e, "the view does not answer any more");
-                    view.failed = Some(e.to_string());
-                }
+                Err(e) => view.fail(&e),
             }
         }
     }
@@ -196,7 +205,10 @@ pub(crate) fn fold_unlanded(delta: &Mutex<TopicDelta>, view: &str, target: Offse
         }
         match states {
             Ok(states) => found.unlanded.push(states),
-            Err(e) => found.failed = Some(e.to_string()),
+            Err(e) => {
+                found.fail(&e);
+                return Ok(());
+            }
         }
         found.folded = pieces.last().map_or(folded, |p| p.range.end).max(folded);
         if found.unlanded.len() > UNLANDED_STATES {
@@ -274,6 +286,11 @@ pub(crate) async fn above_boundary(
         }
     }
     Ok(kept)
+}
+
+/// Whether an error comes from what a view computes, so that trying again gives it again.
+pub(crate) fn is_of_view(e: &Error) -> bool {
+    matches!(e.kind(), ErrorKind::Invalid | ErrorKind::Internal)
 }
 
 /// Merges the smaller half of a view's pieces where there are many.

@@ -39,6 +39,8 @@ pub struct Chunk {
     pub first_record: u64,
     /// How many records it holds, those in `dead` included.
     pub record_count: u64,
+    /// Of lines of JSON, the line of the file with which `data` begins, from 1.
+    pub first_line: u64,
     /// Its records, except those in `dead`.
     pub data: ChunkData,
     /// Records that the reader gave up on, ascending; indices count from `first_record`.
@@ -55,8 +57,8 @@ pub enum ChunkData {
     Ndjson(Bytes),
     /// Typed rows.
     Batch(RecordBatch),
-    /// Rows of strings that stand for values of any type.
-    Text(RecordBatch),
+    /// Rows of strings that stand for values of any type, and the line of the file on which each begins.
+    Text(RecordBatch, Vec<u64>),
 }
 
 /// How to read a file.
@@ -249,6 +251,7 @@ fn split(chunk: Chunk) -> Vec<Chunk> {
         let batch = batch.slice(start, rows.min(batch.num_rows() - start));
         Chunk {
             first_record: chunk.first_record + start as u64,
+            first_line: chunk.first_line,
             record_count: batch.num_rows() as u64,
             data: ChunkData::Batch(batch),
             dead: Vec::new(),
@@ -280,17 +283,25 @@ fn without_first(mut chunk: Chunk, record: u64) -> Option<Chunk> {
     let tail = |batch: &RecordBatch| batch.slice(rows_before, batch.num_rows() - rows_before);
     chunk.data = match &chunk.data {
         ChunkData::Batch(batch) => ChunkData::Batch(tail(batch)),
-        ChunkData::Text(batch) => ChunkData::Text(tail(batch)),
+        ChunkData::Text(batch, lines) => {
+            ChunkData::Text(tail(batch), lines[rows_before..].to_vec())
+        }
         ChunkData::Ndjson(bytes) => {
             let start = lines(bytes)
                 .nth(rows_before)
                 .map_or(bytes.len(), |line| line.start);
+            chunk.first_line += line_ends(&bytes[..start]);
             ChunkData::Ndjson(bytes.slice(start..))
         }
     };
     chunk.first_record += skipped;
     chunk.record_count -= skipped;
     Some(chunk)
+}
+
+/// How many lines end in `bytes`.
+fn line_ends(bytes: &[u8]) -> u64 {
+    memchr::memchr_iter(b'\n', bytes).count() as u64
 }
 
 /// Where a file's name and position stand when an error has to say so.
@@ -335,6 +346,7 @@ impl Position {
         self.record += record_count;
         Chunk {
             first_record,
+            first_line: 1,
             record_count,
             data,
             dead,

@@ -3,16 +3,17 @@
 use std::io::Read;
 use std::sync::Arc;
 
-use anabranch_shared::{Error, Result};
-use arrow::ipc::reader::StreamReader;
+use anabranch_shared::{Error, ErrorKind, Result};
 use axum::Router;
 use axum::body::Bytes;
+use axum::extract::rejection::BytesRejection;
 use axum::extract::{DefaultBodyLimit, Path, State};
 use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 
 use crate::admission::{Admission, Admitted};
+use crate::arrow_stream;
 use crate::daemon::Daemon;
 use crate::topic::{IngestChunk, WriteOutcome};
 
@@ -41,12 +42,37 @@ async fn write(
     State(daemon): State<Arc<Daemon>>,
     Path(topic): Path<String>,
     headers: HeaderMap,
-    body: Bytes,
+    body: std::result::Result<Bytes, BytesRejection>,
 ) -> Response {
+    let body = match body {
+        Ok(body) => body,
+        Err(e) => return unread(&e, daemon.options().max_request_bytes),
+    };
     match accept(&daemon, &topic, &headers, body).await {
         Ok(outcome) => acknowledge(&outcome),
         Err(e) => refuse(&e),
     }
+}
+
+/// The answer to a request whose body could not be read to its end: nothing of it was admitted.
+fn unread(e: &BytesRejection, limit: u64) -> Response {
+    let status = e.status();
+    let text = match status {
+        StatusCode::PAYLOAD_TOO_LARGE => too_large(limit),
+        _ => format!(
+            "the body could not be read; send it again: {}",
+            e.body_text()
+        ),
+    };
+    let body = serde_json::json!({ "error": text, "kind": ErrorKind::Invalid.to_string() });
+    let json = [(header::CONTENT_TYPE, "application/json")];
+    (status, json, body.to_string()).into_response()
+}
+
+fn too_large(limit: u64) -> String {
+    format!(
+        "the body is larger than {limit} bytes (`max_request_bytes` in `[daemon]`), and nothing of it was admitted; send it in parts"
+    )
 }
 
 /// How many records of an ingested file are acknowledged.
@@ -65,8 +91,8 @@ fn acknowledge(outcome: &WriteOutcome) -> Response {
         .dead
         .iter()
         .take(NAMED_DEAD_LETTERS)
-        .map(|(record, field, reason)| {
-            serde_json::json!({ "record": record, "line": record + 1, "field": field, "reason": reason })
+        .map(|d| {
+            serde_json::json!({ "record": d.record, "line": d.line, "field": d.field, "reason": d.reason })
         })
         .collect();
     let body = serde_json::json!({
@@ -128,38 +154,29 @@ async fn accept(
     let limit = daemon.options().max_request_bytes;
     let encoding = text(headers, "content-encoding")
         .unwrap_or("identity")
-        .to_owned();
+        .trim()
+        .to_lowercase();
     let kind = text(headers, "content-type")
         .unwrap_or("application/x-ndjson")
-        .to_owned();
+        .to_lowercase();
     if kind == PAYLOAD {
         return stream.write_payload(body, ingest.map(|c| c.from)).await;
     }
     let source = text(headers, "anabranch-source").map(str::to_owned);
     let admit = move |admission: &Admission| {
         let body = decompress(body, &encoding, limit)?;
-        admit(admission, body, &kind)
+        admit(admission, body, &kind, limit)
     };
     let now = (daemon.options().now_us)();
     stream.write(admit, source, ingest, now).await
 }
 
-fn admit(admission: &Admission, body: Bytes, kind: &str) -> Result<Admitted> {
-    let bad = |e: arrow::error::ArrowError| {
-        Error::Invalid(format!("the body is not a whole Arrow IPC stream: {e}"))
-    };
+fn admit(admission: &Admission, body: Bytes, kind: &str, limit: u64) -> Result<Admitted> {
     let failed = |e: crate::admission::AdmissionError| Error::Invalid(e.to_string());
     if kind.starts_with("application/vnd.apache.arrow.stream") {
-        let reader = StreamReader::try_new(std::io::Cursor::new(body), None).map_err(bad)?;
-        let schema = reader.schema();
-        let batches = reader
-            .collect::<std::result::Result<Vec<_>, _>>()
-            .map_err(bad)?;
-        let batch = match batches.as_slice() {
-            [one] => one.clone(),
-            many => arrow::compute::concat_batches(&schema, many)?,
-        };
-        return admission.batch(&batch).map_err(failed);
+        return admission
+            .batch(&arrow_stream::read(body, limit)?)
+            .map_err(failed);
     }
     if [
         "ndjson",
@@ -180,7 +197,11 @@ fn admit(admission: &Admission, body: Bytes, kind: &str) -> Result<Admitted> {
 
 /// The body without its compression; bounded, so that a small body can't become a huge one.
 fn decompress(body: Bytes, encoding: &str, limit: u64) -> Result<Bytes> {
-    let bad = |e: std::io::Error| Error::Invalid(format!("the body is not valid {encoding}: {e}"));
+    let bad = |e: std::io::Error| {
+        Error::Invalid(format!(
+            "the body is not valid {encoding}, and nothing of it was admitted; send it again, whole: {e}"
+        ))
+    };
     let reader: Box<dyn Read + '_> = match encoding {
         "identity" | "" => return Ok(body),
         "gzip" => Box::new(flate2::read::MultiGzDecoder::new(body.as_ref())),
@@ -195,8 +216,6 @@ fn decompress(body: Bytes, encoding: &str, limit: u64) -> Result<Bytes> {
     reader.take(limit + 1).read_to_end(&mut out).map_err(bad)?;
     match out.len() as u64 > limit {
         false => Ok(out.into()),
-        true => Err(Error::Invalid(format!(
-            "the body is larger than {limit} bytes (`max_request_bytes` in `[daemon]`); send it in parts"
-        ))),
+        true => Err(Error::Invalid(too_large(limit))),
     }
 }

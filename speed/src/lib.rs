@@ -2,6 +2,7 @@
 
 pub mod admission;
 mod appender;
+mod arrow_stream;
 mod daemon;
 mod delta;
 mod failure;
@@ -16,4 +17,4 @@ pub use daemon::{Daemon, DaemonOptions, TopicOptions};
 pub use delta::{StatePiece, TopicDelta, ViewDelta, follow_log};
 pub use http::{INGEST_FROM, INGEST_ID, PAYLOAD, router};
 pub use payload::{FactPiece, Payload};
-pub use topic::{IngestChunk, TopicStream, WriteOutcome};
+pub use topic::{IngestChunk, RefusedRecord, TopicStream, WriteOutcome};

@@ -60,6 +60,8 @@ struct Header {
 #[derive(Serialize, Deserialize)]
 struct DeadHeader {
     record: u64,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    line: Option<u64>,
     field: Option<String>,
     reason: String,
     raw: String,
@@ -108,6 +110,7 @@ impl Payload {
     pub fn encode(&self) -> Result<Bytes> {
         let dead = self.dead.iter().map(|d| DeadHeader {
             record: d.record,
+            line: d.line,
             field: d.field.clone(),
             reason: d.reason.clone(),
             raw: STANDARD.encode(&d.raw),
@@ -162,6 +165,7 @@ impl Payload {
                     .map_err(|e| damaged(&e.to_string()))?;
                 Ok(DeadLetter {
                     record: d.record,
+                    line: d.line,
                     field: d.field,
                     reason: d.reason,
                     raw: raw.into(),
@@ -176,6 +180,32 @@ impl Payload {
             facts,
             dead,
         })
+    }
+
+    /// Whether the payload says the same in all its parts, and fits the topic. Admission's do; one that came over the
+    /// network may not.
+    ///
+    /// # Errors
+    /// `Invalid`, with what doesn't fit.
+    pub fn check(&self, topic: &Topic, ingest_from: Option<u64>) -> Result<()> {
+        let bad = |what: &str| Err(Error::Invalid(format!("the payload {what}")));
+        let (facts, dead) = (self.facts.num_rows() as u64, self.dead.len() as u64);
+        if self.records != facts + dead {
+            return bad("does not account for each of its records once");
+        }
+        let places = self.dead.windows(2).all(|w| w[0].record < w[1].record);
+        if !places || self.dead.last().is_some_and(|d| d.record >= self.records) {
+            return bad("names dead letters out of order or twice");
+        }
+        if let (Some((_, upto)), Some(from)) = (&self.ingest, ingest_from)
+            && from.checked_add(self.records) != Some(*upto)
+        {
+            return bad("does not end in its file where its records do");
+        }
+        match self.at(topic, PartitionId(0), Offset(0)) {
+            Ok(_) => Ok(()),
+            Err(e) => bad(&format!("does not fit topic `{}`: {e}", topic.name)),
+        }
     }
 
     /// The facts and dead letters at their place.
@@ -242,6 +272,9 @@ impl Payload {
             ),
             Arc::new(StringViewArray::from_iter(
                 dead().map(|_| self.source.as_deref()),
+            )),
+            Arc::new(Int64Array::from_iter(
+                dead().map(|d| d.line.and_then(|line| i64::try_from(line).ok())),
             )),
             Arc::new(StringViewArray::from_iter_values(dead().map(|d| &d.reason))),
             Arc::new(StringViewArray::from_iter(

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use anabranch_shared::settings::Ack;
 use anabranch_shared::{
     Error, FoldOptions, FoldProgress, Generation, Landing, Log, Master, Offset, OffsetRange,
-    Offsets, PartitionId, Result, Topic, TopicPin, ViewPin, blocking,
+    Offsets, PartitionId, ReadMode, Result, Topic, TopicPin, ViewPin, blocking,
 };
 use bytes::Bytes;
 use parking_lot::Mutex;
@@ -18,7 +18,7 @@ use crate::appender::{Appender, WriteRequest, Written, wal_error};
 use crate::daemon::{DaemonOptions, TopicOptions};
 use crate::delta::{
     TopicDelta, ViewDelta, above_boundary, check_no_gap, fold_pieces, fold_unlanded, follow_log,
-    merge_pieces,
+    is_of_view, merge_pieces,
 };
 use crate::failure::Failure;
 use crate::payload::{FactPiece, Payload};
@@ -36,6 +36,19 @@ pub struct IngestChunk {
     pub from: u64,
 }
 
+/// A record that did not become a fact.
+#[derive(Clone, Debug)]
+pub struct RefusedRecord {
+    /// Its number in the request, from 0.
+    pub record: u64,
+    /// Its line, from 1, where the request has lines.
+    pub line: Option<u64>,
+    /// The field at fault, where it is one field's.
+    pub field: Option<String>,
+    /// Why.
+    pub reason: String,
+}
+
 /// What came of one request, for its sender.
 #[derive(Clone, Debug)]
 pub struct WriteOutcome {
@@ -45,8 +58,8 @@ pub struct WriteOutcome {
     pub range: OffsetRange,
     /// How many became facts.
     pub facts: u64,
-    /// The records that did not, by number, with field and reason.
-    pub dead: Vec<(u64, Option<String>, String)>,
+    /// The records that did not.
+    pub dead: Vec<RefusedRecord>,
     /// How many facts carried undeclared fields.
     pub unknown_fields: u64,
     /// Whether it was there already, so that nothing was written.
@@ -213,9 +226,21 @@ impl TopicStream {
     ///
     /// # Errors
     /// As [`TopicStream::write`].
-    pub async fn write_payload(&self, body: Bytes, from: Option<u64>) -> Result<WriteOutcome> {
+    pub async fn write_payload(
+        self: &Arc<Self>,
+        body: Bytes,
+        from: Option<u64>,
+    ) -> Result<WriteOutcome> {
         self.check_memory()?;
-        let payload = Payload::decode(&body)?;
+        let (worker, encoded) = (self.clone(), body.clone());
+        let payload = blocking(move || {
+            // What the WAL holds must be readable when it is replayed, so it is checked before.
+            let payload = Payload::decode(&encoded)
+                .map_err(|e| Error::Invalid(format!("the body is not a payload: {e}")))?;
+            payload.check(&worker.topic, from)?;
+            Ok(payload)
+        })
+        .await?;
         self.submit(payload, body, from, 0).await
     }
 
@@ -230,7 +255,12 @@ impl TopicStream {
         let dead = payload
             .dead
             .iter()
-            .map(|d| (d.record, d.field.clone(), d.reason.clone()))
+            .map(|d| RefusedRecord {
+                record: d.record,
+                line: d.line,
+                field: d.field.clone(),
+                reason: d.reason.clone(),
+            })
             .collect();
         let (reply, answer) = oneshot::channel();
         let request = WriteRequest::Write {
@@ -313,7 +343,7 @@ impl TopicStream {
         }
         self.log.land(&landing, self.options.now_ms()).await?;
         drop(landing);
-        let views: Vec<(String, Arc<Master>)> = self.masters();
+        let views: Vec<(String, Arc<Master>)> = self.folding();
         let facts: u64 = pieces.iter().map(|p| p.facts.num_rows() as u64).sum();
         let states = blocking(move || {
             let fold = |(name, master): (String, Arc<Master>)| {
@@ -345,6 +375,14 @@ impl TopicStream {
         }
     }
 
+    /// The views for which states are kept: those that have not failed.
+    fn folding(&self) -> Vec<(String, Arc<Master>)> {
+        let mut masters = self.masters();
+        let delta = self.delta.lock();
+        masters.retain(|(name, _)| delta.views.get(name).is_some_and(|v| v.failed.is_none()));
+        masters
+    }
+
     fn masters(&self) -> Vec<(String, Arc<Master>)> {
         self.delta
             .lock()
@@ -374,9 +412,12 @@ impl TopicStream {
         for (name, master) in self.masters() {
             match self.adopt(&name, &master).await {
                 Ok(()) => {}
+                Err(e) if is_of_view(&e) => self.give_up_or(&name, e)?,
                 Err(e) => tracing::warn!(view = %name, error = %e, "can't follow the boundary yet"),
             }
-            self.merge(&name).await?;
+            if let Err(e) = self.merge(&name).await {
+                self.give_up_or(&name, e)?;
+            }
         }
         Ok(())
     }
@@ -391,7 +432,7 @@ impl TopicStream {
             return Ok(());
         }
         let mut added = Vec::new();
-        for (name, master) in self.masters() {
+        for (name, master) in self.folding() {
             let pieces = follow_log(&self.log, &master, &upto, &head, &self.fold_options()).await;
             added.push((name, pieces));
         }
@@ -402,11 +443,22 @@ impl TopicStream {
             };
             match pieces {
                 Ok(pieces) => view.pieces.extend(pieces),
-                Err(e @ Error::Expression { .. }) => view.failed = Some(e.to_string()),
+                Err(e) if is_of_view(&e) => view.fail(&e),
                 Err(e) => return Err(e),
             }
         }
         ranges.iter().for_each(|(p, r)| delta.upto.raise(*p, r.end));
+        Ok(())
+    }
+
+    /// Stops a view whose SQL is at fault; any other error is handed on.
+    fn give_up_or(&self, name: &str, e: Error) -> Result<()> {
+        if !is_of_view(&e) {
+            return Err(e);
+        }
+        if let Some(view) = self.delta.lock().views.get_mut(name) {
+            view.fail(&e);
+        }
         Ok(())
     }
 
@@ -462,7 +514,10 @@ impl TopicStream {
         let folded = follow_log(&self.log, &master, &pin.boundary, &upto, &options);
         let (pieces, failed) = match folded.await {
             Ok(pieces) => (pieces, None),
-            Err(e @ Error::Expression { .. }) => (Vec::new(), Some(e.to_string())),
+            Err(e) if is_of_view(&e) => {
+                tracing::error!(view = %name, error = %e, "the view does not answer");
+                (Vec::new(), Some(e.to_string()))
+            }
             Err(e) => return Err(e),
         };
         let folded = upto.get(self.partition);
@@ -497,6 +552,7 @@ impl TopicStream {
     pub(crate) async fn pin(
         self: &Arc<Self>,
         views: &[String],
+        mode: ReadMode,
     ) -> Result<(TopicPin, BTreeMap<String, ViewPin>)> {
         let _guard = self.pinning.lock().await;
         loop {
@@ -504,13 +560,14 @@ impl TopicStream {
                 let delta = self.delta.lock();
                 (delta.next, delta.epoch)
             };
-            for name in views {
+            // What is not absorbed is not asked for in batch mode.
+            for name in views.iter().filter(|_| mode == ReadMode::Merged) {
                 let (worker, name) = (self.clone(), name.clone());
                 blocking(move || fold_unlanded(&worker.delta, &name, target)).await?;
             }
             let delta = self.delta.lock();
             if delta.epoch == epoch {
-                return self.pinned(&delta, views, target);
+                return self.pinned(&delta, views, target, mode);
             }
         }
     }
@@ -520,6 +577,7 @@ impl TopicStream {
         delta: &TopicDelta,
         views: &[String],
         target: Offset,
+        mode: ReadMode,
     ) -> Result<(TopicPin, BTreeMap<String, ViewPin>)> {
         let mut head = delta.upto.clone();
         head.raise(self.partition, target);
@@ -528,7 +586,9 @@ impl TopicStream {
             let Some(view) = delta.views.get(name) else {
                 continue;
             };
-            if let Some(failed) = &view.failed {
+            if let Some(failed) = &view.failed
+                && mode == ReadMode::Merged
+            {
                 return Err(Error::Invalid(failed.clone()));
             }
             check_no_gap(name, view, &delta.upto)?;

@@ -23,11 +23,13 @@ pub fn storage() -> anyhow::Result<(TempDir, Storage)> {
 }
 
 /// The data that is shared between projects and not part of the repository; `None`, said aloud,
-/// where it is absent.
+/// where it is absent. It lies in `../shared/data` from the repository, or where `ANABRANCH_SHARED_DATA` says.
 pub fn shared_data(name: &str) -> Option<PathBuf> {
-    let beside = Path::new(env!("CARGO_MANIFEST_DIR"))
-        .join("../../shared/data")
-        .join(name);
+    let beside = match std::env::var_os("ANABRANCH_SHARED_DATA") {
+        Some(folder) => PathBuf::from(folder),
+        None => Path::new(env!("CARGO_MANIFEST_DIR")).join("../../shared/data"),
+    };
+    let beside = beside.join(name);
     match beside.exists() {
         true => Some(beside),
         false => {

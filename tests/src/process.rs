@@ -89,7 +89,7 @@ pub fn binary() -> anyhow::Result<PathBuf> {
     Ok(path)
 }
 
-fn command(dir: &Path, arguments: &[&str]) -> anyhow::Result<Command> {
+pub(crate) fn command(dir: &Path, arguments: &[&str]) -> anyhow::Result<Command> {
     let mut command = Command::new(binary()?);
     command.arg("--project").arg(dir).args(arguments);
     command
@@ -183,6 +183,11 @@ impl Process {
             said,
             errors,
         })
+    }
+
+    /// Whether the process runs.
+    pub fn runs(&mut self) -> anyhow::Result<bool> {
+        Ok(self.child.try_wait()?.is_none())
     }
 
     /// The process's id.

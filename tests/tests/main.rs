@@ -1,9 +1,14 @@
 //! What must hold across the layers: one binary, because linking the engine takes long.
 
+mod bad_input;
+mod bad_input_arrow;
 mod bad_views;
+mod clock;
 mod crash;
 mod law;
+mod old_states;
 mod open_formats;
 mod tables;
 mod two_processes;
+mod view_errors;
 mod weblog;

@@ -1,16 +1,21 @@
 //! Real input: the questions of the web log's `answers.json` as views, answered merged with 0 %,
-//! 37 %, 99 % and 100 % of the facts absorbed, without a daemon. The answers come from DuckDB.
+//! 37 %, 99 % and 100 % of the facts absorbed, without a daemon and by a running one. The answers come from DuckDB.
 
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
+use std::time::{Duration, Instant};
 
+use anabranch_batch::{BatchOptions, refresh};
 use anabranch_jobs::builds::{Build, build_view};
 use anabranch_jobs::commands::ingest::{IngestArgs, ingest};
 use anabranch_jobs::commands::query::local_service;
-use anabranch_jobs::context::Context;
-use anabranch_shared::{FoldProgress, ReadMode};
+use anabranch_jobs::context::{Context, now_ms};
+use anabranch_serving::SqlService;
+use anabranch_shared::view::View;
+use anabranch_shared::{Error, FoldProgress, Master, Offset, Offsets, PartitionId, ReadMode};
 use anabranch_tests::places;
+use anabranch_tests::daemon::{Daemon, run};
 use arrow::array::RecordBatch;
 use arrow::datatypes::DataType;
 use serde_json::Value;
@@ -18,6 +23,9 @@ use serde_json::Value;
 const PROJECT: &str = r#"
 [storage]
 url = "file://./data"
+[daemon]
+http = "127.0.0.1:0"
+land_every = "200ms"
 [topics.facts]
 event_time = "ts"
 [topics.facts.fields]
@@ -219,15 +227,29 @@ fn interval_micros(value: &Value) -> Option<Value> {
     Some(Value::from((seconds * 1e6) as i64))
 }
 
-async fn check_all(context: &Context, answers: &Value, absorbed: &str) -> anyhow::Result<()> {
-    let service = local_service(context)?;
+/// Who answers.
+enum Answerer<'a> {
+    Itself(Box<SqlService>),
+    Daemon(&'a Daemon),
+}
+
+impl Answerer<'_> {
+    async fn ask(&self, sql: &str) -> Result<Vec<RecordBatch>, Error> {
+        match self {
+            Self::Itself(service) => Ok(service.collect(sql, ReadMode::Merged).await?.1),
+            Self::Daemon(daemon) => Ok(daemon.client.query(sql, ReadMode::Merged).await?.batches),
+        }
+    }
+}
+
+async fn check_all(by: &Answerer<'_>, answers: &Value, absorbed: &str) -> anyhow::Result<()> {
     for (name, view, query) in QUESTIONS {
         let sql = match view.is_empty() {
             true => query.to_owned(),
             false => query.replace("FROM v", &format!("FROM {name}")),
         };
-        let (_, batches) = service
-            .collect(&sql, ReadMode::Merged)
+        let batches = by
+            .ask(&sql)
             .await
             .map_err(|e| anyhow::anyhow!("{name}: {e}"))?;
         let found: Vec<Vec<Value>> = batches
@@ -284,11 +306,136 @@ async fn real_questions_have_the_known_answers() -> anyhow::Result<()> {
             land(&context, &files[0]).await? == 0,
             "the same content again added facts"
         );
-        check_all(&context, &answers, absorbed).await?;
+        let by = Answerer::Itself(Box::new(local_service(&context)?));
+        check_all(&by, &answers, absorbed).await?;
         println!(
             "all {} answers are right with {absorbed} absorbed",
             QUESTIONS.len()
         );
+    }
+    Ok(())
+}
+
+/// How many facts are sent at once.
+const REQUEST_FACTS: usize = 20_000;
+
+/// Sends a file's facts to the daemon. Returns how many it has acknowledged.
+async fn send(daemon: &Daemon, file: &str) -> anyhow::Result<usize> {
+    let text = std::fs::read_to_string(file)?;
+    let lines: Vec<&str> = text.lines().collect();
+    for request in lines.chunks(REQUEST_FACTS) {
+        let sent = daemon
+            .client
+            .write_ndjson("facts", request.join("\n").into());
+        let sent = sent.await?;
+        anyhow::ensure!(
+            sent.facts == request.len() as u64 && sent.dead_letters == 0,
+            "{sent:?}"
+        );
+    }
+    Ok(lines.len())
+}
+
+/// Waits until the daemon answers every view with just this many facts from the delta.
+async fn follows(daemon: &Daemon, unabsorbed: usize) -> anyhow::Result<()> {
+    let begun = Instant::now();
+    for (name, view, _) in QUESTIONS {
+        if view.is_empty() {
+            continue;
+        }
+        let expected = format!(", {unabsorbed} offsets of them from the delta");
+        loop {
+            let sql = format!("SELECT 1 FROM {name} LIMIT 1");
+            let answer = daemon.client.query(&sql, ReadMode::Merged).await?;
+            if answer.freshness.contains(&expected) {
+                break;
+            }
+            anyhow::ensure!(
+                begun.elapsed() < Duration::from_secs(60),
+                "{name}: {}, not{expected}",
+                answer.freshness
+            );
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    }
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn real_questions_are_answered_by_a_daemon() -> anyhow::Result<()> {
+    let Some(source) = places::shared_data("weblog") else {
+        return Ok(());
+    };
+    let answers: Value = serde_json::from_slice(&std::fs::read(source.join("answers.json"))?)?;
+    // A part is absorbed, and the rest streams in; then the rest is absorbed too.
+    let dir = places::folder()?;
+    write_project(dir.path())?;
+    let files = parts(&source.join("facts.ndjson.gz"), dir.path())?;
+    let daemon = Daemon::start(dir.path()).await?;
+    let absorbed = send(&daemon, &files[0]).await?;
+    absorb(dir.path(), &daemon, "refresh", absorbed).await?;
+    let sent = absorbed + send(&daemon, &files[1]).await? + send(&daemon, &files[2]).await?;
+    anyhow::ensure!(sent == 344_810, "{sent} facts acknowledged");
+    check_daemon(&daemon, &answers, "37 %", sent - absorbed).await?;
+    absorb(dir.path(), &daemon, "rebuild", sent).await?;
+    check_daemon(&daemon, &answers, "100 %", 0).await?;
+    daemon.stop().await?;
+    // Everything streams in, and then all but a little is absorbed while the daemon runs.
+    let dir = places::folder()?;
+    write_project(dir.path())?;
+    let files = parts(&source.join("facts.ndjson.gz"), dir.path())?;
+    let daemon = Daemon::start(dir.path()).await?;
+    let most = send(&daemon, &files[0]).await? + send(&daemon, &files[1]).await?;
+    let sent = most + send(&daemon, &files[2]).await?;
+    check_daemon(&daemon, &answers, "0 %", sent).await?;
+    daemon.landed("facts", i64::try_from(sent)?).await?;
+    absorb_upto(&daemon.context, most).await?;
+    check_daemon(&daemon, &answers, "99 %", sent - most).await?;
+    daemon.stop().await
+}
+
+/// The daemon's answers, with so many facts from the delta.
+async fn check_daemon(
+    daemon: &Daemon,
+    answers: &Value,
+    absorbed: &str,
+    unabsorbed: usize,
+) -> anyhow::Result<()> {
+    follows(daemon, unabsorbed).await?;
+    check_all(&Answerer::Daemon(daemon), answers, absorbed).await?;
+    println!(
+        "all {} answers of the daemon are right with {absorbed} absorbed",
+        QUESTIONS.len()
+    );
+    Ok(())
+}
+
+/// Lets the views absorb what was sent.
+async fn absorb(dir: &Path, daemon: &Daemon, command: &str, sent: usize) -> anyhow::Result<()> {
+    daemon.landed("facts", i64::try_from(sent)?).await?;
+    let ran = run(dir, &["batch", command])?;
+    anyhow::ensure!(ran.code == Some(0), "{ran:?}");
+    Ok(())
+}
+
+/// Lets the views absorb the facts below an offset, as a refresh does that began when no more had landed.
+async fn absorb_upto(context: &Context, end: usize) -> anyhow::Result<()> {
+    let options = BatchOptions {
+        threads: 2,
+        memory_bytes: 1 << 30,
+        stop: Arc::new(AtomicBool::new(false)),
+        progress: Arc::new(FoldProgress::default()),
+    };
+    let log = context.log("facts").await?;
+    let end: Offsets = [(PartitionId(0), Offset(i64::try_from(end)?))]
+        .into_iter()
+        .collect();
+    for (name, entry) in &context.catalogue.current().views {
+        let Some(live) = &entry.live else { continue };
+        let view = Arc::new(View::from_definition(name, &live.definition)?);
+        let master = Master::open(&context.storage, &view, live.generation, now_ms()).await?;
+        let outcome = refresh(&Arc::new(master), &log, &end, &options, now_ms).await?;
+        anyhow::ensure!(outcome.boundary == end, "{name}: {}", outcome.boundary);
     }
     Ok(())
 }

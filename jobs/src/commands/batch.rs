@@ -14,13 +14,29 @@ use crate::context::Context;
 /// How often progress is shown.
 const SHOW_EVERY: Duration = Duration::from_millis(200);
 
-/// Builds some views, or all. Stops at the first that fails.
+/// What became of the views.
+#[derive(Debug)]
+pub struct Built {
+    /// Those that were built.
+    pub reports: Vec<BuildReport>,
+    /// Why the others were not.
+    pub failed: Option<Error>,
+}
+
+impl Built {
+    /// The reports, where no view failed.
+    pub fn all(self) -> Result<Vec<BuildReport>> {
+        self.failed.map_or(Ok(self.reports), Err)
+    }
+}
+
+/// Builds some views, or all. One that fails stops itself alone.
 pub async fn build(
     context: &Context,
     build: Build,
     names: &[String],
     shown: bool,
-) -> Result<Vec<BuildReport>> {
+) -> Result<Built> {
     let views = chosen(context, names)?;
     let stop = Arc::new(AtomicBool::new(false));
     let stopper = tokio::spawn({
@@ -30,21 +46,41 @@ pub async fn build(
             stop.store(true, Ordering::Relaxed);
         }
     });
-    let mut reports = Vec::new();
+    let (mut reports, mut failures) = (Vec::new(), Vec::new());
     for view in views {
         let progress = Arc::new(FoldProgress::default());
         let shower = tokio::spawn(show(view.name.clone(), progress.clone(), shown));
         let built = build_view(context, view, build, "command", &stop, &progress).await;
         shower.abort();
-        reports.push(built?);
+        match built {
+            Ok(report) => reports.push(report),
+            Err(e) => failures.push(e),
+        }
+        if stop.load(Ordering::Relaxed) {
+            break;
+        }
     }
     stopper.abort();
-    if build == Build::Rebuild && names.is_empty() {
+    if build == Build::Rebuild && names.is_empty() && !stop.load(Ordering::Relaxed) {
         for name in drop_absent(context).await? {
             tracing::info!(view = %name, "dropped: the project does not hold it any more");
         }
     }
-    Ok(reports)
+    let failed = all_of(failures);
+    Ok(Built { reports, failed })
+}
+
+/// Errors as one, of the kind of the first.
+fn all_of(errors: Vec<Error>) -> Option<Error> {
+    let kind = errors.first()?.kind();
+    let texts: Vec<String> = errors.iter().map(Error::to_string).collect();
+    match errors.len() {
+        1 => errors.into_iter().next(),
+        n => Some(Error::of_kind(
+            kind,
+            format!("{n} views failed:\n  {}", texts.join("\n  ")),
+        )),
+    }
 }
 
 fn chosen<'a>(context: &'a Context, names: &[String]) -> Result<Vec<&'a ViewSettings>> {

@@ -11,7 +11,6 @@ use anabranch_speed::{Daemon, DaemonOptions, TopicOptions};
 use async_trait::async_trait;
 use axum::Router;
 use axum::extract::State;
-use axum::http::StatusCode;
 use axum::response::IntoResponse;
 use axum::routing::get;
 use tokio::net::TcpListener;
@@ -228,26 +227,10 @@ async fn healthy(State(health): State<Health>) -> impl IntoResponse {
     axum::Json(serde_json::json!({ "status": "ok", "id": health.id, "pid": std::process::id() }))
 }
 
+/// The daemon is ready once it listens. A view that fails stops itself alone, so it is named and nothing more.
 async fn ready(State(health): State<Health>) -> impl IntoResponse {
-    let failed: Vec<String> = health
-        .daemon
-        .topics()
-        .values()
-        .flat_map(|s| {
-            s.with_delta(|d| {
-                let failed = d
-                    .views
-                    .iter()
-                    .filter_map(|(n, v)| v.failed.as_ref().map(|_| n.clone()));
-                failed.collect::<Vec<_>>()
-            })
-        })
-        .collect();
-    let body = serde_json::json!({ "ready": failed.is_empty(), "views_that_fail": failed });
-    match failed.is_empty() {
-        true => (StatusCode::OK, axum::Json(body)),
-        false => (StatusCode::SERVICE_UNAVAILABLE, axum::Json(body)),
-    }
+    let failing = health.daemon.views_that_fail();
+    axum::Json(serde_json::json!({ "ready": true, "views_that_fail": failing }))
 }
 
 /// Prometheus' text format.

@@ -234,7 +234,8 @@ impl Story<'_> {
         let second = self.stream(&client, &mut generator, facts / 4).await?;
         let reports = rebuilt
             .await
-            .map_err(|e| Error::Internal(e.to_string()))??;
+            .map_err(|e| Error::Internal(e.to_string()))??
+            .all()?;
         for report in &reports {
             let took = Duration::from_micros(u64::try_from(report.took_us).unwrap_or(0));
             self.say(&format!(
@@ -337,7 +338,8 @@ impl Story<'_> {
             &["author_referrers".to_owned()],
             false,
         )
-        .await?;
+        .await?
+        .all()?;
         let begun = Instant::now();
         while client.query(edited, ReadMode::Merged).await.is_err() {
             if begun.elapsed() > Duration::from_secs(30) {

@@ -16,8 +16,11 @@ use indicatif::{ProgressBar, ProgressStyle};
 use crate::client::Client;
 use crate::context::{Context, now_ms, now_us};
 
-/// Facts of one landing.
-const LANDING_FACTS: usize = 1_000_000;
+/// Records of one landing.
+const LANDING_RECORDS: u64 = 1_000_000;
+
+/// Bytes of one landing, in memory.
+const LANDING_BYTES: usize = 1 << 30;
 
 /// Ingests that may run side by side on one machine.
 const SLOTS: usize = 64;
@@ -81,7 +84,8 @@ struct Direct {
     pieces: Vec<FactPiece>,
     /// At which record of which content the pieces start.
     from: BTreeMap<String, u64>,
-    facts: usize,
+    records: u64,
+    bytes: usize,
     next: Offset,
     start: Offset,
     _slot: WalLock,
@@ -225,7 +229,10 @@ async fn ingest_file(
         let (next, rest) = blocking(move || Ok((chunks.next(), chunks))).await?;
         chunks = rest;
         let Some(chunk) = next else { break };
-        let chunk = chunk.map_err(file_error)?;
+        let chunk = match chunk {
+            Ok(chunk) => chunk,
+            Err(e) => return Err(target.unfinished(&args.topic, &id, e).await?),
+        };
         any = true;
         bar.set_position(chunk.bytes_read);
         let (admission, source, id) = (admission.clone(), file.to_owned(), id.clone());
@@ -275,6 +282,20 @@ impl Target {
         }
     }
 
+    /// The error of a file that can't be read further, with what of it is written and how to go on.
+    async fn unfinished(&self, topic: &str, id: &str, e: files::FileError) -> Result<Error> {
+        let advice = match self.ingested(topic, id).await? {
+            0 => "nothing of it was written; mend it and ingest it again".to_owned(),
+            n => format!(
+                "its first {n} records are written; mend it and ingest it with `--id {id}`, which goes on after them"
+            ),
+        };
+        Ok(match file_error(e) {
+            Error::Unavailable(text) => Error::Unavailable(format!("{text}; {advice}")),
+            e => Error::Invalid(format!("{e}; {advice}")),
+        })
+    }
+
     async fn write(
         &mut self,
         topic: &str,
@@ -298,7 +319,7 @@ impl Target {
             }
             Self::Log(direct) => {
                 direct.push(&payload, from)?;
-                match direct.facts >= LANDING_FACTS {
+                match direct.records >= LANDING_RECORDS || direct.bytes >= LANDING_BYTES {
                     true => direct.land(report).await,
                     false => Ok(()),
                 }
@@ -327,7 +348,8 @@ impl Direct {
             partition,
             pieces,
             from: BTreeMap::new(),
-            facts: 0,
+            records: 0,
+            bytes: 0,
             next,
             start,
             _slot: slot,
@@ -340,7 +362,8 @@ impl Direct {
         }
         let piece = payload.at(self.log.topic(), self.partition, self.next)?;
         self.next = piece.range.end;
-        self.facts += piece.facts.num_rows();
+        self.records += payload.records;
+        self.bytes += piece.bytes;
         self.pieces.push(piece);
         Ok(())
     }
@@ -363,7 +386,7 @@ impl Direct {
         }
         self.log.land(&landing, now_ms()).await?;
         report.add(self.partition.0, self.start.0, self.next.0);
-        (self.start, self.facts) = (self.next, 0);
+        (self.start, self.records, self.bytes) = (self.next, 0, 0);
         Ok(())
     }
 }

@@ -80,9 +80,20 @@ pub fn due(
     due
 }
 
+/// Brings times that lie after `now` back to it: the clock was set back. Otherwise a job would wait until the clock has
+/// come to where it was; so it runs at its next time from `now` on.
+pub fn forget_future(
+    last: &mut BTreeMap<(String, Job), DateTime<Utc>>,
+    begun: &mut DateTime<Utc>,
+    now: DateTime<Utc>,
+) {
+    *begun = now.min(*begun);
+    last.values_mut().for_each(|at| *at = now.min(*at));
+}
+
 /// Runs jobs until told to stop. Jobs run one after another, so those of one view never overlap.
 pub async fn run(context: Context, stop: Arc<AtomicBool>) {
-    let begun = Utc::now();
+    let mut begun = Utc::now();
     let mut last = match last_times(&context).await {
         Ok(last) => last,
         Err(e) => {
@@ -92,7 +103,9 @@ pub async fn run(context: Context, stop: Arc<AtomicBool>) {
     };
     while !stop.load(Ordering::Relaxed) {
         let views = &context.project.views;
-        for (index, job) in due(views, &last, begun, Utc::now()) {
+        let now = Utc::now();
+        forget_future(&mut last, &mut begun, now);
+        for (index, job) in due(views, &last, begun, now) {
             let started = Utc::now();
             let Some(view) = views.get(index) else {
                 continue;
@@ -211,5 +224,83 @@ mod tests {
         last.insert(("v".to_owned(), Job::Rebuild), now);
         last.insert(("v".to_owned(), Job::Refresh), now);
         assert!(due(&[v], &last, begun, at("2026-01-10T09:11:00Z")).is_empty());
+    }
+
+    /// When the jobs of a view run if the clock is looked at every `step` seconds from `from` to `to`.
+    fn runs(view: &ViewSettings, from: &str, to: &str, step: i64) -> Vec<String> {
+        let (begun, end) = (at(from), at(to));
+        let (mut now, mut last, mut runs) = (begun, BTreeMap::new(), Vec::new());
+        while now <= end {
+            for (_, job) in due(std::slice::from_ref(view), &last, begun, now) {
+                runs.push(now.format("%m-%dT%H:%M").to_string());
+                last.insert((view.name.clone(), job), now);
+            }
+            now += TimeDelta::seconds(step);
+        }
+        runs
+    }
+
+    #[test]
+    fn a_time_in_the_gap_or_the_fold_of_a_night_runs_once() {
+        // In Berlin the clock goes from 02:00 to 03:00 on 2026-03-29, and from 03:00 to 02:00 on 2026-10-25.
+        let v = view(Some("30 2 * * *"), None, "Europe/Berlin");
+        let spring = runs(&v, "2026-03-27T12:00:00Z", "2026-03-31T12:00:00Z", 60);
+        assert_eq!(
+            spring,
+            ["03-28T01:30", "03-29T01:00", "03-30T00:30", "03-31T00:30"],
+            "02:30 does not exist on the 29th: it runs where the gap ends"
+        );
+        let autumn = runs(&v, "2026-10-23T12:00:00Z", "2026-10-27T12:00:00Z", 60);
+        assert_eq!(
+            autumn,
+            ["10-24T00:30", "10-25T00:30", "10-26T01:30", "10-27T01:30"],
+            "02:30 exists twice on the 25th: it runs at the first"
+        );
+    }
+
+    #[test]
+    fn an_hourly_job_goes_on_through_gap_and_fold() {
+        let v = view(Some("15 * * * *"), None, "Europe/Berlin");
+        let spring = runs(&v, "2026-03-28T23:30:00Z", "2026-03-29T03:30:00Z", 60);
+        assert_eq!(
+            spring,
+            ["03-29T00:15", "03-29T01:15", "03-29T02:15", "03-29T03:15"]
+        );
+        let autumn = runs(&v, "2026-10-24T23:30:00Z", "2026-10-25T03:30:00Z", 60);
+        assert_eq!(
+            autumn,
+            ["10-25T00:15", "10-25T01:15", "10-25T02:15", "10-25T03:15"]
+        );
+    }
+
+    #[test]
+    fn a_clock_that_jumps_loses_no_job_and_repeats_none() {
+        let v = view(Some("0 3 * * *"), Some(300), "UTC");
+        let views = std::slice::from_ref(&v);
+        let mut begun = at("2026-05-10T00:00:00Z");
+        let mut last = BTreeMap::from([
+            (("v".to_owned(), Job::Rebuild), at("2026-05-10T03:00:00Z")),
+            (("v".to_owned(), Job::Refresh), at("2026-05-10T12:00:00Z")),
+        ]);
+        // Set back by a month: nothing runs at once, and both run at their next times.
+        let now = at("2026-04-10T12:00:01Z");
+        forget_future(&mut last, &mut begun, now);
+        assert_eq!(due(views, &last, begun, now), vec![]);
+        let later = at("2026-04-10T12:05:01Z");
+        forget_future(&mut last, &mut begun, later);
+        assert_eq!(due(views, &last, begun, later), vec![(0, Job::Refresh)]);
+        last.insert(("v".to_owned(), Job::Refresh), later);
+        let night = at("2026-04-11T03:00:00Z");
+        forget_future(&mut last, &mut begun, night);
+        assert!(due(views, &last, begun, night).contains(&(0, Job::Rebuild)));
+        // Set forward by a year: each runs once.
+        let year = at("2027-04-11T12:00:00Z");
+        let jobs = due(views, &last, begun, year);
+        assert_eq!(jobs, vec![(0, Job::Rebuild), (0, Job::Refresh)]);
+        for (_, job) in jobs {
+            last.insert(("v".to_owned(), job), year);
+        }
+        let next = at("2027-04-11T12:01:00Z");
+        assert_eq!(due(views, &last, begun, next), vec![]);
     }
 }

@@ -1,10 +1,13 @@
 //! `anabranch status`: topics, views, and what differs from the project.
 
-use anabranch_shared::{Master, Result, view::View};
+use anabranch_shared::{Master, ReadMode, Result, view::View};
+use arrow::util::display::array_value_to_string;
 use serde::Serialize;
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use crate::client::Client;
+use crate::commands::query::local_service;
 use crate::context::{Context, now_ms};
 
 /// A topic.
@@ -115,9 +118,16 @@ pub async fn status(context: &Context) -> Result<Status> {
             states: pin.files.iter().filter_map(|f| f.rows()).sum(),
         });
     }
-    let daemon = Client::find(&context.storage)
-        .await?
-        .map(|c| c.address().http.clone());
+    let client = Client::find(&context.storage).await?;
+    if let Some(client) = &client {
+        notes.extend(client.views_that_fail().await?.into_values());
+    }
+    for failure in failed_jobs(context).await? {
+        notes.push(failure);
+    }
+    let mut said = BTreeSet::new();
+    notes.retain(|note| said.insert(note.clone()));
+    let daemon = client.map(|c| c.address().http.clone());
     Ok(Status {
         storage: context.storage.url().to_owned(),
         daemon,
@@ -125,4 +135,23 @@ pub async fn status(context: &Context) -> Result<Status> {
         views,
         notes,
     })
+}
+
+/// The views whose last job failed, and why.
+async fn failed_jobs(context: &Context) -> Result<Vec<String>> {
+    let sql = "SELECT view, job, error FROM (SELECT view, job, error, outcome, row_number() OVER (PARTITION BY view ORDER BY ended_at DESC) AS nth FROM jobs) WHERE nth = 1 AND outcome = 'failed' ORDER BY view";
+    let (_, batches) = local_service(context)?
+        .collect(sql, ReadMode::Merged)
+        .await?;
+    let mut failures = Vec::new();
+    for batch in &batches {
+        let text = |column: usize, row| array_value_to_string(batch.column(column), row);
+        for row in 0..batch.num_rows() {
+            let (view, job, error) = (text(0, row)?, text(1, row)?, text(2, row)?);
+            if context.project.views.iter().any(|v| v.name == view) {
+                failures.push(format!("view `{view}`: its last {job} failed: {error}"));
+            }
+        }
+    }
+    Ok(failures)
 }

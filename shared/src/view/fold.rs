@@ -7,14 +7,16 @@ use arrow::compute::{SortColumn, concat, concat_batches, lexsort_to_indices, tak
 use datafusion::logical_expr::utils::AggregateOrderSensitivity;
 use datafusion::logical_expr::{EmitTo, GroupsAccumulator};
 use datafusion::physical_expr::GroupsAccumulatorAdapter;
+use datafusion::physical_expr::PhysicalExpr;
 use datafusion::physical_expr::aggregate::AggregateFunctionExpr;
+use datafusion::physical_expr_common::physical_expr::fmt_sql;
 use datafusion::physical_plan::aggregates::group_values::{GroupValues, new_group_values};
 use datafusion::physical_plan::aggregates::order::GroupOrdering;
 
 use super::View;
 use super::aggregate::{AggregateSplit, Column};
 use crate::topic::{OFFSET, PARTITION};
-use crate::{Error, Offset, OffsetRange, PartitionId, Result};
+use crate::{Error, ErrorKind, Offset, OffsetRange, PartitionId, Result};
 
 /// Folds facts and states of one view into states.
 ///
@@ -139,12 +141,11 @@ impl Groups {
     }
 
     fn update(&mut self, batch: &RecordBatch) -> Result<()> {
-        let rows = batch.num_rows();
         let keys = self
             .split
             .key_exprs()
-            .map(|e| e.evaluate(batch)?.into_array(rows))
-            .collect::<Result<Vec<_>, _>>()?;
+            .map(|e| evaluate(e, batch))
+            .collect::<Result<Vec<_>>>()?;
         self.keys.intern(&keys, &mut self.ids)?;
         let groups = self.keys.len();
         for (slot, column) in self.accumulators.iter_mut().zip(self.split.columns()) {
@@ -249,6 +250,23 @@ fn canonical(split: &AggregateSplit, columns: Vec<ArrayRef>) -> Result<RecordBat
     )?)
 }
 
+/// The values of an expression; an error names it.
+pub(super) fn evaluate(expr: &Arc<dyn PhysicalExpr>, batch: &RecordBatch) -> Result<ArrayRef> {
+    expr.evaluate(batch)
+        .and_then(|values| values.into_array(batch.num_rows()))
+        .map_err(|e| named(fmt_sql(expr.as_ref()), e.into()))
+}
+
+/// An error with the expression that it comes from.
+fn named(expression: impl std::fmt::Display, e: Error) -> Error {
+    match (e.kind(), &e) {
+        (ErrorKind::Invalid, Error::Query(_)) => {
+            Error::Invalid(format!("`{expression}` failed: {e}"))
+        }
+        _ => e,
+    }
+}
+
 /// The values of an aggregate's arguments, and then of its ORDER BY.
 fn arguments(column: &Column, batch: &RecordBatch) -> Result<Vec<ArrayRef>> {
     let aggregate = column.aggregate();
@@ -256,7 +274,7 @@ fn arguments(column: &Column, batch: &RecordBatch) -> Result<Vec<ArrayRef>> {
         .expressions()
         .into_iter()
         .chain(aggregate.order_bys().iter().map(|o| o.expr.clone()))
-        .map(|e| Ok(e.evaluate(batch)?.into_array(batch.num_rows())?))
+        .map(|e| evaluate(&e, batch))
         .collect()
 }
 
@@ -278,13 +296,10 @@ impl Slot {
         ids: &[usize],
         groups: usize,
     ) -> Result<()> {
-        let rows = batch.num_rows();
-        let filter = match column.filter() {
-            Some(f) => Some(f.evaluate(batch)?.into_array(rows)?),
-            None => None,
-        };
+        let filter = column.filter().map(|f| evaluate(f, batch)).transpose()?;
         let filter = filter.as_ref().map(|f| f.as_boolean());
         self.feed(arguments(column, batch)?, ids, filter, groups)
+            .map_err(|e| named(column.aggregate().name(), e))
     }
 
     fn feed(

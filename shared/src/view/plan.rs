@@ -22,9 +22,11 @@ use datafusion::optimizer::{Optimizer, OptimizerContext, OptimizerRule};
 use datafusion::physical_expr::PhysicalExpr;
 use datafusion::prelude::{SessionConfig, SessionContext};
 
+use super::fold::evaluate;
 use super::order::{self, Needs};
 use super::{AggregateSplit, FactsTable, LeafTable, ast};
 use crate::topic::OFFSET;
+
 use crate::{Error, Result, Topic};
 
 /// The name under which the leaf stands in the upper plan.
@@ -75,6 +77,18 @@ pub(super) struct Planned {
     pub upper: LogicalPlan,
     /// The whole query, over the placeholder of the topic.
     pub whole: LogicalPlan,
+}
+
+/// The relations that a statement reads, without those that it declares itself.
+///
+/// # Errors
+/// `Query` where it is no SQL.
+pub fn relations_read(sql: &str) -> Result<Vec<String>> {
+    let state = planning_session()?.state();
+    let dialect = state.config_options().sql_parser.dialect;
+    let statement = state.sql_to_statement(sql, &dialect)?;
+    let references = state.resolve_table_references(&statement)?;
+    Ok(references.iter().map(|r| r.table().to_owned()).collect())
 }
 
 /// Plans and splits a view.
@@ -507,7 +521,7 @@ impl Planned {
         for step in &self.steps {
             batch = match step {
                 Step::Filter(predicate) => {
-                    let keep = predicate.evaluate(&batch)?.into_array(batch.num_rows())?;
+                    let keep = evaluate(predicate, &batch)?;
                     let keep = keep
                         .as_any()
                         .downcast_ref::<BooleanArray>()
@@ -517,8 +531,8 @@ impl Planned {
                 Step::Project(exprs, schema) => {
                     let columns = exprs
                         .iter()
-                        .map(|e| e.evaluate(&batch)?.into_array(batch.num_rows()))
-                        .collect::<Result<Vec<_>, _>>()?;
+                        .map(|e| evaluate(e, &batch))
+                        .collect::<Result<Vec<_>>>()?;
                     let rows = RecordBatchOptions::new().with_row_count(Some(batch.num_rows()));
                     RecordBatch::try_new_with_options(schema.clone(), columns, &rows)?
                 }

@@ -20,7 +20,7 @@ use super::cell::{Cell, cell};
 use super::column::Column;
 use super::outcome::Rows;
 use super::reason::Fault;
-use super::{Admission, AdmissionError, Admitted, encode, json, time};
+use super::{Admission, AdmissionError, Admitted, MAX_DEAD_LETTERS, encode, json, time};
 
 /// How the strings of a batch are to be read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -48,13 +48,21 @@ pub(super) fn admit(
     let undeclared = undeclared(admission, batch, source, &mut faults).map_err(build)?;
     arrays.push(extra(admission, &undeclared, batch.num_rows()).map_err(build)?);
 
+    if faults.len() > MAX_DEAD_LETTERS
+        && let Some((row, fault)) = faults.first_key_value()
+    {
+        return Err(AdmissionError::TooManyDead {
+            record: *row as u64,
+            reason: fault.reason.clone(),
+        });
+    }
     // A batch of types that can't be shown still has its verdicts; its dead letters are then empty.
     let raw = encode::rows(batch, faults.keys().map(|row| *row as u64).collect());
     let mut raw = raw.unwrap_or_default().into_iter();
     let mut rows = Rows::default();
     for row in 0..batch.num_rows() {
         match faults.remove(&row) {
-            Some(fault) => rows.dead(fault, Bytes::from(raw.next().unwrap_or_default())),
+            Some(fault) => rows.dead(fault, Bytes::from(raw.next().unwrap_or_default()), None),
             None => rows.fact(undeclared.carried_by(row)),
         }
     }
@@ -95,9 +103,7 @@ fn declared(
     {
         let missing = nulls.iter().enumerate().filter(|(_, valid)| !valid);
         for (row, _) in missing {
-            faults
-                .entry(row)
-                .or_insert_with(|| Fault::null(field.name(), field.data_type()));
+            note(faults, row, || Fault::null(field.name(), field.data_type()));
         }
     }
     Ok(array)
@@ -114,8 +120,15 @@ fn named(batch: &RecordBatch, name: &str) -> impl Iterator<Item = usize> {
 }
 
 fn every_row(rows: usize, faults: &mut Faults, fault: &Fault) {
-    for row in 0..rows {
-        faults.entry(row).or_insert_with(|| fault.clone());
+    for row in 0..rows.min(MAX_DEAD_LETTERS + 1) {
+        note(faults, row, || fault.clone());
+    }
+}
+
+/// Notes a row's first fault. With more bad rows than are kept all are refused, so the others need no note.
+fn note(faults: &mut Faults, row: usize, fault: impl FnOnce() -> Fault) {
+    if faults.len() <= MAX_DEAD_LETTERS {
+        faults.entry(row).or_insert_with(fault);
     }
 }
 
@@ -210,9 +223,7 @@ fn by_value(
             },
         };
         if let Err(what) = put {
-            faults
-                .entry(row)
-                .or_insert_with(|| Fault::field(field.name(), &what));
+            note(faults, row, || Fault::field(field.name(), &what));
             column.settle(row + 1);
         }
     }

@@ -11,7 +11,7 @@ use anabranch_shared::settings::UnknownFields;
 use arrow::array::{ArrayRef, StringViewBuilder};
 use bytes::Bytes;
 use jiter::{Jiter, JiterError, Peek};
-use memchr::memchr;
+use memchr::{memchr, memchr_iter};
 
 use super::cell::Cell;
 use super::column::Column;
@@ -21,6 +21,8 @@ use super::{Admission, AdmissionError, Admitted, DeadLetter, RAW_BYTES};
 
 /// More rows than this are not allocated for on the word of one short line.
 const MAX_ROWS_GUESS: usize = 65_536;
+
+pub(crate) const BYTE_ORDER_MARK: &[u8] = b"\xef\xbb\xbf";
 
 /// The records of a chunk: its lines without their ends, except the blank ones.
 pub(crate) fn lines(bytes: &[u8]) -> impl Iterator<Item = Range<usize>> + '_ {
@@ -46,7 +48,15 @@ pub(crate) fn lines(bytes: &[u8]) -> impl Iterator<Item = Range<usize>> + '_ {
 
 /// Whether a line holds no record.
 pub(crate) fn is_blank(line: &[u8]) -> bool {
-    line.iter().all(|b| matches!(b, b' ' | b'\t' | b'\r'))
+    unmarked(line)
+        .iter()
+        .all(|b| matches!(b, b' ' | b'\t' | b'\r'))
+}
+
+/// A line without the byte order mark that some programs put before UTF-8. It is passed over on every line, because
+/// files that begin with one are put one after the other.
+fn unmarked(line: &[u8]) -> &[u8] {
+    line.strip_prefix(BYTE_ORDER_MARK).unwrap_or(line)
 }
 
 pub(super) fn admit(admission: &Admission, bytes: &Bytes) -> Result<Admitted, AdmissionError> {
@@ -54,7 +64,10 @@ pub(super) fn admit(admission: &Admission, bytes: &Bytes) -> Result<Admitted, Ad
     let all_utf8 = std::str::from_utf8(bytes).is_ok();
     let mut reader = Reader::new(admission, bytes);
     let mut rows = Rows::default();
+    // Ends of lines are counted up to here; only dead letters need them.
+    let (mut counted, mut line_ends) = (0, 0);
     for range in lines(bytes) {
+        let start = range.start;
         let line = &bytes[range];
         let verdict = if line.len() > admission.max_record_bytes {
             Err(Fault::oversized(
@@ -62,7 +75,7 @@ pub(super) fn admit(admission: &Admission, bytes: &Bytes) -> Result<Admitted, Ad
                 admission.max_record_bytes,
             ))
         } else if let Some(text) = text(line, all_utf8) {
-            reader.record(text)
+            reader.record(unmarked(text))
         } else {
             Err(Fault::not_utf8())
         };
@@ -75,7 +88,11 @@ pub(super) fn admit(admission: &Admission, bytes: &Bytes) -> Result<Admitted, Ad
                 } else {
                     line.len()
                 };
-                rows.dead(fault, Bytes::copy_from_slice(&line[..shown]));
+                line_ends += memchr_iter(b'\n', &bytes[counted..start]).count() as u64;
+                counted = start;
+                let raw = Bytes::copy_from_slice(&line[..shown]);
+                rows.dead(fault, raw, Some(line_ends + 1));
+                rows.check_dead()?;
             }
         }
     }
@@ -83,10 +100,17 @@ pub(super) fn admit(admission: &Admission, bytes: &Bytes) -> Result<Admitted, Ad
 }
 
 /// The dead letter of a record whose first bytes alone were kept.
-pub(crate) fn oversized(record: u64, head: &[u8], size_bytes: u64, max_bytes: usize) -> DeadLetter {
+pub(crate) fn oversized(
+    record: u64,
+    line: u64,
+    head: &[u8],
+    size_bytes: u64,
+    max_bytes: usize,
+) -> DeadLetter {
     let Fault { field, reason } = Fault::oversized(size_bytes, max_bytes);
     DeadLetter {
         record,
+        line: Some(line),
         field,
         reason,
         raw: Bytes::copy_from_slice(&head[..head.len().min(RAW_BYTES)]),
@@ -274,7 +298,7 @@ fn syntax(error: JiterError) -> Fault {
 }
 
 fn not_an_object(jiter: &mut Jiter<'_>, peek: Peek) -> Fault {
-    match described(jiter, peek) {
+    match described(jiter, peek).and_then(|found| jiter.finish().map(|()| found)) {
         Ok(found) => Fault::record(format!("expected a json object, found {found}")),
         Err(error) => syntax(error),
     }
@@ -283,9 +307,11 @@ fn not_an_object(jiter: &mut Jiter<'_>, peek: Peek) -> Fault {
 /// The next value in words; consumes it.
 fn described(jiter: &mut Jiter<'_>, peek: Peek) -> Result<String, JiterError> {
     Ok(match peek {
-        Peek::Null => Cell::Null.describe(),
-        Peek::True => Cell::Bool(true).describe(),
-        Peek::False => Cell::Bool(false).describe(),
+        Peek::Null => {
+            jiter.known_null()?;
+            Cell::Null.describe()
+        }
+        Peek::True | Peek::False => Cell::Bool(jiter.known_bool(peek)?).describe(),
         Peek::String => Cell::Text(jiter.known_str()?).describe(),
         Peek::Array | Peek::Object => {
             let start = jiter.current_index();

@@ -8,7 +8,7 @@ use arrow::datatypes::DataType;
 use bytes::Bytes;
 
 use super::reason::Fault;
-use super::{Admission, AdmissionError, Admitted, DeadLetter};
+use super::{Admission, AdmissionError, Admitted, DeadLetter, MAX_DEAD_LETTERS};
 
 /// The verdicts so far, in the order of the records. Each record is one row of the columns; those of dead letters are
 /// holes.
@@ -29,14 +29,27 @@ impl Rows {
         self.unknown_fields += u64::from(carried_unknown);
     }
 
-    pub(super) fn dead(&mut self, fault: Fault, raw: Bytes) {
+    pub(super) fn dead(&mut self, fault: Fault, raw: Bytes, line: Option<u64>) {
         let Fault { field, reason } = fault;
         self.dead.push(DeadLetter {
             record: self.count(),
+            line,
             field,
             reason,
             raw,
         });
+    }
+
+    /// # Errors
+    /// `TooManyDead` where the input is of another kind than it should be, most likely.
+    pub(super) fn check_dead(&self) -> Result<(), AdmissionError> {
+        match self.dead.first() {
+            Some(first) if self.dead.len() > MAX_DEAD_LETTERS => Err(AdmissionError::TooManyDead {
+                record: first.record,
+                reason: first.reason.clone(),
+            }),
+            _ => Ok(()),
+        }
     }
 
     /// Takes the holes out of `arrays`, which are the declared columns and `_extra`.

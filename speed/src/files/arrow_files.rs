@@ -1,7 +1,8 @@
 //! Typed rows from Parquet and from Arrow IPC.
 
+use std::collections::VecDeque;
 use std::fs::File;
-use std::io::BufReader;
+use std::io::{self, BufReader, Read};
 
 use arrow::array::RecordBatch;
 use arrow::error::ArrowError;
@@ -11,6 +12,7 @@ use parquet::errors::ParquetError;
 
 use super::source::Stream;
 use super::{CHUNK_BYTES, CHUNK_RECORDS, Chunk, ChunkData, ChunkReader, FileError, Position};
+use crate::arrow_stream::{STREAM_END, caught};
 
 /// Reads Parquet row by row number: rows before a skip's target are passed over without decoding their pages.
 pub(super) struct ParquetReader {
@@ -120,6 +122,63 @@ impl ChunkReader for ParquetReader {
     }
 }
 
+/// Remembers the last bytes that were read of a stream.
+struct Tail {
+    inner: BufReader<Stream>,
+    last: VecDeque<u8>,
+}
+
+impl Tail {
+    fn new(stream: Stream) -> Self {
+        Self {
+            inner: BufReader::new(stream),
+            last: VecDeque::new(),
+        }
+    }
+}
+
+impl Read for Tail {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let read = self.inner.read(buffer)?;
+        self.last
+            .extend(&buffer[read.saturating_sub(STREAM_END.len())..read]);
+        let spare = self.last.len().saturating_sub(STREAM_END.len());
+        self.last.drain(..spare);
+        Ok(read)
+    }
+}
+
+/// The batches of a stream, and an error after the last one where the stream doesn't end there: one that was cut
+/// between two batches would otherwise pass for a shorter one, and what follows the end would be lost.
+struct WholeStream(Option<StreamReader<Tail>>);
+
+impl WholeStream {
+    fn check_end(read: &mut Tail) -> Result<(), ArrowError> {
+        if read.last != STREAM_END {
+            let what = "the stream ends without its end-of-stream marker: it is cut off";
+            return Err(ArrowError::IpcError(what.into()));
+        }
+        match read.inner.read(&mut [0])? {
+            0 => Ok(()),
+            _ => Err(ArrowError::IpcError(
+                "something follows the end-of-stream marker: write one stream a file".into(),
+            )),
+        }
+    }
+}
+
+impl Iterator for WholeStream {
+    type Item = Result<RecordBatch, ArrowError>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        if let Some(next) = self.0.as_mut()?.next() {
+            return Some(next);
+        }
+        let mut ended = self.0.take()?;
+        Self::check_end(ended.get_mut()).err().map(Err)
+    }
+}
+
 /// Reads the batches of an Arrow IPC file or stream.
 pub(super) struct IpcReader {
     batches: Box<dyn Iterator<Item = Result<RecordBatch, ArrowError>> + Send>,
@@ -128,10 +187,10 @@ pub(super) struct IpcReader {
 
 impl IpcReader {
     pub(super) fn open_stream(stream: Stream, position: Position) -> Result<Self, FileError> {
-        let reader = StreamReader::try_new(BufReader::new(stream), None)
-            .map_err(|e| position.arrow_error(e))?;
+        let reader =
+            StreamReader::try_new(Tail::new(stream), None).map_err(|e| position.arrow_error(e))?;
         Ok(Self {
-            batches: Box::new(reader),
+            batches: Box::new(WholeStream(Some(reader))),
             position,
         })
     }
@@ -158,10 +217,10 @@ impl IpcReader {
 impl ChunkReader for IpcReader {
     fn next_chunk(&mut self) -> Result<Option<Chunk>, FileError> {
         loop {
-            let Some(batch) = self.batches.next() else {
+            let batch = caught(|| self.batches.next().transpose());
+            let Some(batch) = batch.map_err(|e| self.position.arrow_error(e))? else {
                 return Ok(None);
             };
-            let batch = batch.map_err(|e| self.position.arrow_error(e))?;
             let rows = batch.num_rows() as u64;
             if rows > 0 {
                 return Ok(Some(self.position.chunk(

@@ -10,7 +10,9 @@ use bytes::Bytes;
 use csv_core::ReadRecordResult;
 
 use super::source::Stream;
-use super::{CHUNK_BYTES, CHUNK_RECORDS, Chunk, ChunkData, ChunkReader, FileError, Position};
+use super::{
+    CHUNK_BYTES, CHUNK_RECORDS, Chunk, ChunkData, ChunkReader, FileError, Position, line_ends,
+};
 use crate::admission::{DeadLetter, RAW_BYTES, oversized};
 
 const READ_BYTES: usize = 256 * 1024;
@@ -100,6 +102,7 @@ impl ChunkReader for CsvReader {
             .map(|_| StringViewBuilder::new())
             .collect();
         let mut dead: Vec<DeadLetter> = Vec::new();
+        let mut lines = Vec::new();
         let (mut rows, mut bytes) = (0, 0);
         while !self.ended && rows + dead.len() < CHUNK_RECORDS && bytes < CHUNK_BYTES as u64 {
             let record = (rows + dead.len()) as u64;
@@ -107,6 +110,7 @@ impl ChunkReader for CsvReader {
                 Ok(RowOutcome::Row) => match self.values() {
                     Ok(values) => {
                         rows += 1;
+                        lines.push(self.rows.line);
                         columns
                             .iter_mut()
                             .zip(values)
@@ -115,6 +119,7 @@ impl ChunkReader for CsvReader {
                     Err(reason) => {
                         dead.push(DeadLetter {
                             record,
+                            line: Some(self.rows.line),
                             field: None,
                             reason,
                             raw: self.rows.raw(),
@@ -124,6 +129,7 @@ impl ChunkReader for CsvReader {
                 Ok(RowOutcome::Oversized) => {
                     dead.push(oversized(
                         record,
+                        self.rows.line,
                         &self.rows.raw,
                         self.rows.size_bytes,
                         self.rows.max_record_bytes,
@@ -138,7 +144,7 @@ impl ChunkReader for CsvReader {
             bytes += self.rows.size_bytes;
         }
         if rows + dead.len() > 0 {
-            let data = ChunkData::Text(self.batch(columns, rows)?);
+            let data = ChunkData::Text(self.batch(columns, rows)?, lines);
             let records = (rows + dead.len()) as u64;
             return Ok(Some(self.position.chunk(data, dead, records)));
         }
@@ -173,6 +179,10 @@ struct Rows {
     raw: Vec<u8>,
     /// The current row's length in the file, without its line end.
     size_bytes: u64,
+    /// The line of the file on which the current row begins, from 1.
+    line: u64,
+    /// The line of the file that is being read.
+    reading_line: u64,
 }
 
 impl Rows {
@@ -189,6 +199,8 @@ impl Rows {
             field_count: 0,
             raw: Vec::new(),
             size_bytes: 0,
+            line: 1,
+            reading_line: 1,
         }
     }
 
@@ -257,10 +269,13 @@ impl Rows {
     fn keep_raw(&mut self, taken: std::ops::Range<usize>) {
         let mut taken = &self.input[taken];
         if self.size_bytes == 0 {
-            while let [b'\r' | b'\n', rest @ ..] = taken {
+            while let [end @ (b'\r' | b'\n'), rest @ ..] = taken {
+                self.reading_line += u64::from(*end == b'\n');
                 taken = rest;
             }
+            self.line = self.reading_line;
         }
+        self.reading_line += line_ends(taken);
         self.size_bytes += taken.len() as u64;
         let room = (RAW_BYTES + 1).saturating_sub(self.raw.len());
         self.raw.extend_from_slice(&taken[..taken.len().min(room)]);

@@ -6,7 +6,9 @@ use bytes::Bytes;
 use memchr::{memchr, memrchr};
 
 use super::source::Stream;
-use super::{CHUNK_BYTES, CHUNK_RECORDS, Chunk, ChunkData, ChunkReader, FileError, Position};
+use super::{
+    CHUNK_BYTES, CHUNK_RECORDS, Chunk, ChunkData, ChunkReader, FileError, Position, line_ends,
+};
 use crate::admission::{RAW_BYTES, is_blank, lines, oversized};
 
 const SKIP_BYTES: usize = 256 * 1024;
@@ -19,6 +21,8 @@ pub(super) struct NdjsonReader {
     buffer: Vec<u8>,
     /// Whole lines that have left `buffer` but haven't been yielded.
     ready: Bytes,
+    /// The line of the file with which `ready`, or else `buffer`, begins, from 1.
+    line: u64,
     end: End,
 }
 
@@ -36,6 +40,7 @@ impl NdjsonReader {
             max_record_bytes,
             buffer: Vec::new(),
             ready: Bytes::new(),
+            line: 1,
             end: End::NotYet,
         }
     }
@@ -83,9 +88,15 @@ impl NdjsonReader {
             records += 1;
         }
         let bytes = self.ready.split_to(end);
+        let first_line = self.line;
+        self.line += line_ends(&bytes);
         (records > 0).then(|| {
-            self.position
-                .chunk(ChunkData::Ndjson(bytes), Vec::new(), records as u64)
+            let data = ChunkData::Ndjson(bytes);
+            let chunk = self.position.chunk(data, Vec::new(), records as u64);
+            Chunk {
+                first_line,
+                ..chunk
+            }
         })
     }
 
@@ -120,10 +131,12 @@ impl NdjsonReader {
                 .unwrap_or(usize::MAX)
                 .min(RAW_BYTES),
         );
+        let line = self.line;
+        self.line += 1;
         if blank {
             return Ok(None);
         }
-        let dead = oversized(0, &head, size_bytes, self.max_record_bytes);
+        let dead = oversized(0, line, &head, size_bytes, self.max_record_bytes);
         Ok(Some(self.position.chunk(
             ChunkData::Ndjson(Bytes::new()),
             vec![dead],

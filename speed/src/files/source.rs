@@ -13,11 +13,11 @@ use super::arrow_files::{IpcReader, ParquetReader};
 use super::csv::CsvReader;
 use super::ndjson::NdjsonReader;
 use super::{Chunks, FileError, Options, Position};
+use crate::admission::BYTE_ORDER_MARK;
 
 const GZIP_MAGIC: &[u8] = &[0x1f, 0x8b];
 const ZSTD_MAGIC: &[u8] = &[0x28, 0xb5, 0x2f, 0xfd];
 const IPC_FILE_MAGIC: &[u8] = b"ARROW1";
-const BYTE_ORDER_MARK: &[u8] = b"\xef\xbb\xbf";
 const READ_BYTES: usize = 256 * 1024;
 
 /// Where records come from.

@@ -59,7 +59,7 @@ fn read(chunks: Chunks) -> (Vec<Chunk>, Option<FileError>) {
                 }
                 let rows = match &chunk.data {
                     ChunkData::Ndjson(bytes) => lines(bytes).count(),
-                    ChunkData::Batch(batch) | ChunkData::Text(batch) => batch.num_rows(),
+                    ChunkData::Batch(batch) | ChunkData::Text(batch, _) => batch.num_rows(),
                 };
                 assert_eq!(chunk.record_count, (rows + chunk.dead.len()) as u64);
                 assert!((1..=CHUNK_RECORDS as u64).contains(&chunk.record_count));
@@ -543,6 +543,53 @@ fn csv_rows_that_do_not_fit_are_dead_letters() {
         dead[4].1,
         "record of 100005 bytes is longer than the topic's limit of 50000 bytes"
     );
+}
+
+/// The lines of a file's dead letters, read from `from` on.
+fn dead_lines(name: &str, bytes: &[u8], from: u64) -> Vec<Option<u64>> {
+    let mut chunks = open(stream(name, bytes.to_vec()), &options(None, 100)).unwrap();
+    chunks.skip_to(from);
+    let timestamp = DataType::Timestamp(TimeUnit::Microsecond, Some("UTC".into()));
+    let fields = vec![
+        Field::new("ts", timestamp, true),
+        Field::new("n", DataType::Int64, false),
+    ];
+    let admission = Admission::new(
+        &Arc::new(Schema::new(fields)),
+        "ts",
+        UnknownFields::Keep,
+        100,
+    )
+    .unwrap();
+    let (chunks, error) = read(chunks);
+    assert!(error.is_none(), "{error:?}");
+    let dead = chunks.iter().flat_map(|c| admission.chunk(c).unwrap().dead);
+    dead.map(|d| d.line).collect()
+}
+
+#[test]
+fn dead_letters_name_the_line_of_their_file() {
+    let long = "x".repeat(CHUNK_BYTES + 100);
+    let json = format!("\u{feff}{{\"n\":1}}\r\n\nbad\n{long}\n{{\"n\":2}}\nbad\n\n{long}\nbad");
+    let all = [3, 4, 6, 8, 9].map(Some);
+    assert_eq!(dead_lines("f.ndjson", json.as_bytes(), 0), all);
+    for from in 1..7 {
+        let skipped = usize::try_from(from - u64::from(from > 3) - 1).unwrap();
+        assert_eq!(
+            dead_lines("f.ndjson", json.as_bytes(), from),
+            all[skipped..],
+            "from record {from}"
+        );
+    }
+    let many = format!("{}bad\n", "{\"n\":1}\n".repeat(2 * CHUNK_RECORDS + 10));
+    let last = Some(2 * CHUNK_RECORDS as u64 + 11);
+    assert_eq!(dead_lines("f.ndjson", many.as_bytes(), 0), [last]);
+    let csv = "n,text\r\n1,a\r\n\r\nx,b\r\n2,\"two\r\nlines\"\r\ny,\"c\nd\"\r\n3\r\n4,e\nz,f";
+    assert_eq!(
+        dead_lines("f.csv", csv.as_bytes(), 0),
+        [4, 7, 9, 11].map(Some)
+    );
+    assert_eq!(dead_lines("f.csv", csv.as_bytes(), 4), [9, 11].map(Some));
 }
 
 #[test]

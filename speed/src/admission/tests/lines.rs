@@ -1,7 +1,7 @@
 //! Lines of JSON.
 
 use super::*;
-use crate::admission::{AdmissionError, RAW_BYTES};
+use crate::admission::{AdmissionError, ErrorKind, MAX_DEAD_LETTERS, RAW_BYTES};
 
 const FACT: &str = r#"{"ts":"2014-03-10T08:00:00Z","i64":1}"#;
 
@@ -513,5 +513,40 @@ fn what_dead_letters_wrote_is_not_stored_with_the_facts() {
         text.get_buffer_memory_size() < 10_000,
         "{}",
         text.get_buffer_memory_size()
+    );
+}
+
+#[test]
+fn dead_letters_name_their_line() {
+    let admitted = admit(format!(
+        "\u{feff}{FACT}\n\n \r\nx\r\n{FACT}\n\u{feff}\ny\n\u{feff}{FACT}\nnull x\nnot"
+    ));
+    assert_eq!(admitted.records, [0, 2, 4]);
+    let lines: Vec<_> = admitted.dead.iter().map(|d| d.line).collect();
+    assert_eq!(lines, [Some(4), Some(7), Some(9), Some(10)]);
+    assert_eq!(
+        admitted.dead[2].reason,
+        "record is not valid json: trailing characters (byte 5)"
+    );
+    assert!(
+        admitted.dead[3].reason.contains("not valid json"),
+        "{}",
+        admitted.dead[3].reason
+    );
+}
+
+#[test]
+fn an_input_that_is_nothing_but_dead_letters_is_refused() {
+    let junk = |lines: usize| Bytes::from("x\n".repeat(lines));
+    let admission = admission(UnknownFields::Keep);
+    let most = admission.ndjson(&junk(MAX_DEAD_LETTERS)).unwrap();
+    assert_eq!(most.dead.len(), MAX_DEAD_LETTERS);
+    let error = admission.ndjson(&junk(MAX_DEAD_LETTERS + 1)).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Invalid);
+    assert!(
+        error
+            .to_string()
+            .contains("nothing was admitted; the first is record 0"),
+        "{error}"
     );
 }

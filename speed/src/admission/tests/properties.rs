@@ -81,9 +81,14 @@ proptest! {
         let whole = admission.ndjson(&Bytes::from(lines.join(end.as_bytes()))).unwrap();
         check_accounts(&whole);
         let (mut facts, mut dead, mut records, mut count, mut unknown) = (Vec::new(), Vec::new(), Vec::new(), 0, 0);
+        let mut lines_before = 0;
         for line in &lines {
             let mut one = admission.ndjson(&Bytes::copy_from_slice(line)).unwrap();
-            one.dead.iter_mut().for_each(|dead| dead.record += count);
+            one.dead.iter_mut().for_each(|dead| {
+                dead.record += count;
+                dead.line = dead.line.map(|line| line + lines_before);
+            });
+            lines_before += 1 + line.iter().filter(|b| **b == b'\n').count() as u64;
             records.extend(one.records.iter().map(|record| record + count));
             dead.append(&mut one.dead);
             facts.push(one.facts);

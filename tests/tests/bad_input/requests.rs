@@ -1,0 +1,246 @@
+//! Requests without records, and requests that can't be read.
+
+use anabranch_tests::places;
+use anabranch_tests::daemon::{Daemon, run};
+
+use super::{good, gzip, hex, write_project};
+
+#[tokio::test(flavor = "multi_thread")]
+async fn requests_without_records_and_of_odd_shapes() -> anyhow::Result<()> {
+    let dir = places::folder()?;
+    write_project(dir.path())?;
+    let daemon = Daemon::start(dir.path()).await?;
+    for body in [
+        &b""[..],
+        b"\n",
+        b"\r\n \t\n\n",
+        b"\xef\xbb\xbf",
+        b"\xef\xbb\xbf\r\n",
+    ] {
+        let (status, answer) = daemon.post("facts", &[], body).await?;
+        anyhow::ensure!(
+            status == 200
+                && answer["facts"] == 0
+                && answer["dead_letters"] == 0
+                && answer["offsets"] == serde_json::json!([0, 0]),
+            "{body:?}: {status} {answer}"
+        );
+    }
+    let mut next = 0;
+    for body in [
+        good(0),
+        format!("{}\n", good(1)),
+        format!("{}\r\n", good(2)),
+        format!("\u{feff}{}\n\u{feff}{}", good(3), good(4)),
+    ] {
+        let (status, answer) = daemon.post("facts", &[], body.as_bytes()).await?;
+        let facts = answer["facts"].as_i64().unwrap_or(-1);
+        anyhow::ensure!(
+            status == 200
+                && facts > 0
+                && answer["dead_letters"] == 0
+                && answer["offsets"] == serde_json::json!([next, next + facts]),
+            "{body}: {status} {answer}"
+        );
+        next += facts;
+    }
+    anyhow::ensure!(next == 5, "{next} facts");
+    // A file with a mark at its start, and one with nothing but blank lines.
+    let file = dir.path().join("marked.ndjson");
+    std::fs::write(&file, format!("\u{feff}{}\r\n\r\nnonsense", good(5)))?;
+    let ran = run(
+        dir.path(),
+        &[
+            "--format",
+            "json",
+            "ingest",
+            "facts",
+            &file.display().to_string(),
+        ],
+    )?;
+    anyhow::ensure!(
+        ran.code == Some(2) && ran.said.contains("\"facts\":1,\"dead_letters\":1"),
+        "{ran:?}"
+    );
+    let line = daemon
+        .rows("SELECT line, encode(raw, 'hex') FROM dead_letters")
+        .await?;
+    anyhow::ensure!(line == [["3".to_owned(), hex(b"nonsense")]], "{line:?}");
+    std::fs::write(&file, "\n\n")?;
+    let ran = run(
+        dir.path(),
+        &[
+            "--format",
+            "json",
+            "ingest",
+            "facts",
+            &file.display().to_string(),
+        ],
+    )?;
+    anyhow::ensure!(
+        ran.code == Some(0) && ran.said.contains("\"facts\":0,\"dead_letters\":0"),
+        "{ran:?}"
+    );
+    daemon.stop().await
+}
+
+/// A request that can't be read says what to do, and nothing of it is admitted.
+async fn refused(
+    daemon: &Daemon,
+    what: &str,
+    expected: (u16, &str),
+    (topic, headers, body): (&str, &[(&str, &str)], &[u8]),
+) -> anyhow::Result<()> {
+    let before = daemon.rows("SELECT count(*) FROM facts").await?;
+    let (status, answer) = daemon.post(topic, headers, body).await?;
+    let error = answer["error"].as_str().unwrap_or_default();
+    anyhow::ensure!(
+        status == expected.0 && error.contains(expected.1),
+        "{what}: {status} {answer}"
+    );
+    let after = daemon.rows("SELECT count(*) FROM facts").await?;
+    let dead = daemon.rows("SELECT count(*) FROM dead_letters").await?;
+    anyhow::ensure!(
+        before == after && dead == [["0".to_owned()]],
+        "{what}: something was admitted"
+    );
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn requests_that_cannot_be_read_admit_nothing() -> anyhow::Result<()> {
+    let dir = places::folder()?;
+    write_project(dir.path())?;
+    let mut daemon = Daemon::start(dir.path()).await?;
+    let lines: Vec<u8> = (0..2_000)
+        .map(|id| good(id) + "\n")
+        .collect::<String>()
+        .into();
+    let packed = gzip(&lines)?;
+    let (gz, zst) = (
+        &[("content-encoding", "gzip")][..],
+        &[("content-encoding", "zstd")][..],
+    );
+    for cut in [
+        1,
+        9,
+        11,
+        packed.len() / 2,
+        packed.len() - 8,
+        packed.len() - 1,
+    ] {
+        let what = format!("gzip cut at {cut} of {}", packed.len());
+        refused(
+            &daemon,
+            &what,
+            (400, "not valid gzip"),
+            ("facts", gz, &packed[..cut]),
+        )
+        .await?;
+    }
+    let mut torn = packed.clone();
+    torn[packed.len() / 2] ^= 0x40;
+    refused(
+        &daemon,
+        "a flipped bit",
+        (400, "not valid gzip"),
+        ("facts", gz, &torn),
+    )
+    .await?;
+    refused(
+        &daemon,
+        "no gzip",
+        (400, "not valid gzip"),
+        ("facts", gz, &lines),
+    )
+    .await?;
+    refused(
+        &daemon,
+        "no zstd",
+        (400, "not valid zstd"),
+        ("facts", zst, &lines),
+    )
+    .await?;
+    let bomb = gzip(&vec![b' '; 200_000_000])?;
+    anyhow::ensure!(bomb.len() < 1_000_000, "{} bytes", bomb.len());
+    refused(
+        &daemon,
+        "a bomb",
+        (400, "send it in parts"),
+        ("facts", gz, &bomb),
+    )
+    .await?;
+    refused(
+        &daemon,
+        "too long",
+        (413, "send it in parts"),
+        ("facts", &[], &vec![b'\n'; 8_100_000]),
+    )
+    .await?;
+    refused(
+        &daemon,
+        "brotli",
+        (400, "send gzip, zstd or none"),
+        ("facts", &[("content-encoding", "br")], &lines),
+    )
+    .await?;
+    refused(
+        &daemon,
+        "xml",
+        (400, "send `application/x-ndjson`"),
+        ("facts", &[("content-type", "text/xml")], &lines),
+    )
+    .await?;
+    refused(
+        &daemon,
+        "no topic",
+        (404, "the topics are: facts"),
+        ("nosuch", &[], &lines),
+    )
+    .await?;
+    let junk = "x\n".repeat(100_001);
+    refused(
+        &daemon,
+        "nothing but junk",
+        (400, "correct them, or send them in parts"),
+        ("facts", &[], junk.as_bytes()),
+    )
+    .await?;
+    let payload = [("content-type", "application/vnd.anabranch.payload")];
+    for body in [
+        &b""[..],
+        b"\x01",
+        b"\x01\xff\xff\xff\xff",
+        b"\x02abc",
+        &lines,
+    ] {
+        refused(
+            &daemon,
+            "no payload",
+            (400, "not a payload"),
+            ("facts", &payload, body),
+        )
+        .await?;
+    }
+    let chunk = [
+        ("anabranch-ingest-id", "f"),
+        ("anabranch-ingest-from", "many"),
+    ];
+    refused(
+        &daemon,
+        "no number",
+        (400, "not a number"),
+        ("facts", &chunk, &lines),
+    )
+    .await?;
+    // What it is sent after all that, it takes.
+    anyhow::ensure!(daemon.runs()?, "the daemon ended");
+    let (status, answer) = daemon
+        .post("facts", &[("content-encoding", "GZIP")], &packed)
+        .await?;
+    anyhow::ensure!(
+        status == 200 && answer["offsets"] == serde_json::json!([0, 2_000]),
+        "{status} {answer}"
+    );
+    daemon.stop().await
+}
