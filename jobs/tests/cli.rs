@@ -17,7 +17,7 @@ fn text(bytes: &[u8]) -> String {
 fn a_folder_without_a_project_is_named() -> std::io::Result<()> {
     let dir = tempfile::tempdir()?;
     let out = anabranch(&["--project", &dir.path().display().to_string(), "status"])?;
-    assert_eq!(out.status.code(), Some(64));
+    assert_eq!(out.status.code(), Some(66));
     let said = text(&out.stderr);
     assert!(
         said.contains("anabranch.toml") && said.contains("anabranch init"),

@@ -9,7 +9,7 @@ use arrow::datatypes::SchemaRef;
 use datafusion::common::pruning::PrunableStatistics;
 use datafusion::datasource::listing::PartitionedFile;
 use datafusion::datasource::physical_plan::parquet::source::ParquetSource;
-use datafusion::datasource::physical_plan::{FileGroup, FileScanConfigBuilder};
+use datafusion::datasource::physical_plan::{FileGroup, FileScanConfig, FileScanConfigBuilder};
 use datafusion::datasource::source::DataSourceExec;
 use datafusion::physical_expr::PhysicalExpr;
 use datafusion::physical_optimizer::pruning::PruningPredicateBuilder;
@@ -44,6 +44,15 @@ pub(crate) fn scan_files(
         .map_err(Error::from)?
         .build();
     Ok(DataSourceExec::from_data_source(config))
+}
+
+/// How many files a scan reads, after those were left out that its predicate can't match.
+pub(crate) fn count_files(scan: &Arc<dyn ExecutionPlan>) -> usize {
+    let Some(source) = scan.downcast_ref::<DataSourceExec>() else {
+        return 0;
+    };
+    let config = source.data_source().downcast_ref::<FileScanConfig>();
+    config.map_or(0, |c| c.file_groups.iter().map(FileGroup::len).sum())
 }
 
 /// Divides files over partitions so that each has about as many bytes.

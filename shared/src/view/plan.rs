@@ -75,6 +75,8 @@ pub(super) struct Planned {
     pub upper: LogicalPlan,
     /// The whole query, over the placeholder of the topic.
     pub whole: LogicalPlan,
+    /// The node of `whole` in whose place the leaf stands in `upper`.
+    pub lower: LogicalPlan,
 }
 
 /// Plans and splits a view.
@@ -230,6 +232,7 @@ fn split_aggregate(
         leaf_schema,
         upper: replace_node(plan, &leaf)?,
         whole,
+        lower: LogicalPlan::Aggregate(aggregate),
     })
 }
 
@@ -250,6 +253,7 @@ fn split_rows(plan: &LogicalPlan, lower: &LogicalPlan, state: &SessionState) -> 
         leaf_schema,
         upper: replace_by(plan, lower, &leaf)?,
         whole: plan.clone(),
+        lower: lower.clone(),
     })
 }
 
@@ -449,7 +453,7 @@ fn replace_node(plan: &LogicalPlan, replacement: &LogicalPlan) -> Result<Logical
     rebuild(plan, &is_lowest, replacement)
 }
 
-fn replace_by(
+pub(super) fn replace_by(
     plan: &LogicalPlan,
     target: &LogicalPlan,
     replacement: &LogicalPlan,
