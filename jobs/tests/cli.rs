@@ -1,5 +1,18 @@
 //! The command line as its user meets it.
 
+#[path = "cli/ingest_urls.rs"]
+mod ingest_urls;
+#[path = "cli/jobs.rs"]
+mod jobs;
+#[path = "cli/sql.rs"]
+mod sql;
+#[path = "cli/status.rs"]
+mod status;
+#[path = "cli/support.rs"]
+mod support;
+#[path = "cli/verify.rs"]
+mod verify;
+
 use std::process::{Command, Output};
 
 fn anabranch(arguments: &[&str]) -> std::io::Result<Output> {

@@ -151,6 +151,9 @@ impl Error {
             Self::Settings(_) | Self::Invalid(_) | Self::View { .. } | Self::Expression { .. } => {
                 ErrorKind::Invalid
             }
+            Self::Io { source, .. } if source.kind() == std::io::ErrorKind::NotFound => {
+                ErrorKind::NotFound
+            }
             Self::Conflict(_) | Self::Fenced { .. } => ErrorKind::Conflict,
             Self::Unavailable(_) | Self::Io { .. } => ErrorKind::Unavailable,
             Self::Corrupt(_) => ErrorKind::Corrupt,

@@ -182,6 +182,7 @@ async fn compare_view(context: &Context, name: &str, options: &VerifyOptions) ->
     let names = [name.to_owned(), topic.clone()];
     let pinner = LocalPinner::new(context.clone()).stopped_by(&options.stop);
     let pin = unless_stopped(&options.stop, pinner.pin(&names, ReadMode::Merged)).await??;
+    fail::fail_point!("verify-after-pin");
     verify_pin(&service, &context.storage, &pin, name, &topic, options).await
 }
 
@@ -192,6 +193,9 @@ pub async fn verify_shown(
     options: &VerifyOptions,
     terminal: bool,
 ) -> Result<Verified> {
+    if !terminal {
+        tracing::info!(view = %name, "verifying");
+    }
     let shower = tokio::spawn(show(name.to_owned(), options.progress.clone(), terminal));
     let verified = verify_view_with(context, name, "command", options).await;
     shower.abort();
