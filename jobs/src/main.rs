@@ -26,7 +26,7 @@ use clap::{Parser, Subcommand};
 
 /// Lambda architecture: views written once as SQL, rebuilt in batch, kept fresh by a stream.
 #[derive(Debug, Parser)]
-#[command(name = "anabranch", version, about)]
+#[command(name = "anabranch", version, about, after_help = EXIT_CODES)]
 struct Cli {
     /// The project's folder, with its `anabranch.toml`
     #[arg(
@@ -37,12 +37,18 @@ struct Cli {
         env = "ANABRANCH_PROJECT"
     )]
     project: PathBuf,
-    /// How results are printed: table, csv, json or ndjson
+    /// How results are printed: table, csv (only `sql` and `jobs`), json or ndjson
     #[arg(long, global = true, default_value = "table")]
     format: Format,
     #[command(subcommand)]
     command: Command,
 }
+
+const EXIT_CODES: &str = "\
+Exit codes: 0 done; 1 `verify` or `demo` found a difference; 2 dead letters, or wrong arguments;
+64 wrong input, SQL or settings; 65 damaged data; 66 no such thing; 69 unavailable, or a bound was
+reached; 70 a defect; 75 stopped, or another process was first: try again.
+ANABRANCH_LOG sets what is logged on standard error: error, warn, info (default), debug.";
 
 #[derive(Debug, Subcommand)]
 enum Command {
@@ -51,18 +57,19 @@ enum Command {
         /// The folder
         dir: PathBuf,
     },
-    /// Lands files of facts; the same content again adds nothing
+    /// Lands facts from files and URLs; the same content again adds nothing
     Ingest(IngestArgs),
-    /// Runs the streaming daemon
+    /// Runs the streaming daemon: takes facts over HTTP, lands them, answers queries
     Speed,
-    /// Runs the daemon and the scheduler in one process
+    /// Runs the daemon and the scheduler in one process: the whole system on a laptop
     Up,
-    /// Runs the scheduler
+    /// Runs the views' jobs at their times, without the daemon
     Schedule,
-    /// Rebuilds and refreshes master views
+    /// Rebuilds and refreshes master views now
     #[command(subcommand)]
     Batch(BatchCommand),
-    /// Asks merged views, topics, `dead_letters` and `jobs`: a shell, or one of the options
+    /// Answers SQL over merged views, topics, `dead_letters` and `jobs`: in a shell, or from -c, -f
+    /// or standard input
     Sql {
         /// Runs these statements
         #[arg(short = 'c', long, conflicts_with = "file")]
@@ -73,14 +80,14 @@ enum Command {
     },
     /// Compares merged answers with a recompute from the raw facts; exit code 1 where they differ
     Verify(VerifyArgs),
-    /// Shows topics, views and what differs from the project
+    /// Shows what there is and what is not done: topics, views, jobs, edits that wait for a rebuild
     Status,
     /// Shows each job of the views: how it last ended, and when it is next due
     Jobs {
         #[command(subcommand)]
         command: Option<JobsCommand>,
     },
-    /// Prints a topic's facts in order, then those that come
+    /// Prints a topic's facts in order as NDJSON, then those that come
     Tail {
         /// The topic
         topic: String,
@@ -91,7 +98,7 @@ enum Command {
         #[arg(long)]
         no_follow: bool,
     },
-    /// Makes web-analytics facts
+    /// Makes web-analytics facts for trying it: to standard output, a file or the daemon
     Generate(GenerateArgs),
     /// Prints every setting with its default
     Settings,

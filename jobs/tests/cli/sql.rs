@@ -199,3 +199,67 @@ async fn statements_that_write_or_read_files_are_refused() -> Result<()> {
     ensure!(cte == "a\n1\n", "{cte}");
     Ok(())
 }
+
+/// A filter in WHERE goes down to the files, which may be skipped; one in FILTER does not.
+#[test]
+fn files_that_are_skipped_hold_nothing_that_is_wanted() -> Result<()> {
+    let keys = "SELECT word, n, CAST(ts AS DATE) AS day, date_trunc('minute', ts) AS minute, repeat(word, 40) AS long, count(*) AS c FROM facts GROUP BY 1, 2, 3, 4, 5";
+    let project = Project::new(&[("keyed", keys, "")])?;
+    for start in [0, 300, 700, 1_500] {
+        project.ingest(start..start + 200)?;
+        project.ok(&["batch", "refresh"])?;
+    }
+    let odd = project.path("odd.ndjson");
+    std::fs::write(
+        &odd,
+        "{\"ts\":\"1969-12-31T23:59:59.999999Z\",\"n\":-7}\n{\"ts\":\"2026-06-01T00:00:00Z\",\"word\":\"\u{1F600}\u{10FFFF}\"}\n",
+    )?;
+    project.ok(&["ingest", "facts", &odd.display().to_string()])?;
+    project.ok(&["batch", "refresh"])?;
+    project.ingest(5_000..5_050)?;
+    let of_both = [
+        "n = 350",
+        "n < 100",
+        "n >= 1500 AND n < 1503",
+        "n BETWEEN 190 AND 305",
+        "n IS NULL",
+        "word IS NULL",
+        "word > 'w9'",
+        "word = 'w310'",
+        "word >= '\u{1F600}'",
+        "word LIKE 'w75%'",
+        "word IN ('w1', 'w899', 'nope')",
+        "TIME < '1970-01-01T00:00:00Z'",
+        "TIME > '2026-01-01T10:30:00Z'",
+        "n <> 7",
+        "NOT (n > 500)",
+        "n + 1 = 351 OR word = 'w5'",
+    ];
+    let of_view = [
+        "long = repeat('w310', 40)",
+        "long > repeat('w85', 30)",
+        "day < '1970-01-01'",
+        "day = '2026-01-01'",
+    ];
+    let tables = [("keyed", "minute"), ("facts", "ts")];
+    let both = of_both
+        .iter()
+        .flat_map(|p| tables.map(|(table, time)| (table, p.replace("TIME", time))));
+    let all = both.chain(of_view.map(|p| ("keyed", p.to_owned())));
+    let script: Vec<String> = all
+        .map(|(table, p)| format!("SELECT (SELECT count(*) FROM {table} WHERE {p}) AS a, (SELECT count(*) FILTER (WHERE {p}) FROM {table}) AS b;"))
+        .collect();
+    let answers = project.ok(&["--format", "csv", "sql", "-c", &script.join("\n")])?;
+    let mut found = 0;
+    let answers: Vec<&str> = answers.lines().filter(|l| *l != "a,b").collect();
+    ensure!(answers.len() == script.len(), "{answers:?}");
+    for (answer, sql) in answers.iter().zip(script) {
+        let (a, b) = answer.split_once(',').unwrap_or_default();
+        ensure!(a == b, "{answer}: {sql}");
+        found += a.parse::<u64>()?;
+    }
+    ensure!(found > 1_000, "{found}");
+    let skipped = project.ok(&["sql", "-c", "EXPLAIN SELECT c FROM keyed WHERE n < 100"])?;
+    ensure!(skipped.contains("files=2 of 5"), "{skipped}");
+    Ok(())
+}
