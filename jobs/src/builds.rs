@@ -2,7 +2,7 @@
 //! of jobs.
 
 use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use anabranch_batch::{BatchOptions, BatchOutcome, merge_small_runs, rebuild, refresh};
 use anabranch_shared::settings::ViewSettings;
@@ -79,7 +79,10 @@ pub async fn build_view(
             record.bytes = i64::try_from(outcome.bytes).unwrap_or(i64::MAX);
         }
         Err(e) => {
-            record.outcome = "failed";
+            record.outcome = match stop.load(Ordering::Relaxed) {
+                true => "stopped",
+                false => "failed",
+            };
             record.error = Some(e.to_string());
         }
     }

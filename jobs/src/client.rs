@@ -14,6 +14,7 @@ use object_store::ObjectStore;
 use object_store::path::Path;
 use serde::{Deserialize, Serialize};
 
+use crate::commands::status::DaemonStatus;
 use crate::shell::RelationInfo;
 
 /// The folder of the daemons' addresses in the storage.
@@ -261,6 +262,14 @@ impl Client {
             columns,
         };
         Ok(list.into_iter().map(info).collect())
+    }
+
+    /// What the daemon knows and the storage does not.
+    pub async fn status(&self) -> Result<DaemonStatus> {
+        let sent = self.http.get(self.url("/status")).send().await;
+        let response = self.checked(sent.map_err(|e| self.unreachable(e))?).await?;
+        let body = response.bytes().await.map_err(|e| self.unreachable(e))?;
+        serde_json::from_slice(&body).map_err(|e| Error::Internal(format!("daemon's answer: {e}")))
     }
 
     /// Writes an admitted chunk of a file.

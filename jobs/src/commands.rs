@@ -1,11 +1,15 @@
 //! The commands of `anabranch`, one file each.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
 pub mod batch;
 pub mod daemon;
 pub mod demo;
 pub mod generate;
 pub mod ingest;
 pub mod init;
+pub mod jobs;
 pub mod query;
 pub mod schedule;
 pub mod status;
@@ -16,3 +20,14 @@ pub mod verify;
 pub const FOUND_WRONG: u8 = 1;
 /// The exit code when there were dead letters.
 pub const DEAD_LETTERS: u8 = 2;
+
+/// A flag that SIGINT and SIGTERM set.
+pub fn stop_flag() -> Arc<AtomicBool> {
+    let stop = Arc::new(AtomicBool::new(false));
+    let set = stop.clone();
+    tokio::spawn(async move {
+        daemon::stop_signal().await;
+        set.store(true, Ordering::Relaxed);
+    });
+    stop
+}

@@ -1,14 +1,22 @@
 //! Compares two answers as multisets of rows: exact values by equality, floating point within a
-//! bound, rows in any order.
+//! bound, rows in any order. Rows are dealt into buckets by a hash of their exact values, and buckets
+//! go to temporary files when they take more memory than allowed.
 
 use std::collections::HashMap;
 
-use anabranch_shared::Result;
-use arrow::array::{Array, ArrayRef, AsArray, RecordBatch};
+use anabranch_shared::{Error, Result};
+use arrow::array::{Array, ArrayRef, AsArray, Float64Array, RecordBatch};
 use arrow::compute::cast;
 use arrow::datatypes::{DataType, Float64Type, SchemaRef};
-use arrow::row::{OwnedRow, RowConverter, SortField};
+use arrow::row::{RowConverter, SortField};
 use arrow::util::display::{ArrayFormatter, FormatOptions};
+
+use self::bucket::{Bucket, Stored};
+
+mod bucket;
+
+/// How many buckets there are: so many times more than the bound of memory can be compared.
+const BUCKETS: usize = 64;
 
 /// How far two floating point values may be apart, relative to their size and to the size of what
 /// was summed up.
@@ -38,6 +46,8 @@ pub struct Comparison {
     pub differences: usize,
     /// Some of them, for people.
     pub examples: Vec<String>,
+    /// Whether rows went to temporary files because they took more memory than allowed.
+    pub spilled: bool,
 }
 
 impl Comparison {
@@ -50,10 +60,29 @@ impl Comparison {
 /// How many differing rows are shown.
 const EXAMPLES: usize = 10;
 
-struct Rows {
-    exact: Vec<OwnedRow>,
-    floats: Vec<Vec<Option<f64>>>,
-    shown: Vec<String>,
+/// Whose rows they are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Side {
+    /// What the answer should be.
+    Expected,
+    /// What it is.
+    Found,
+}
+
+/// Takes the rows of two answers, in any order, and compares them.
+#[derive(Debug)]
+pub struct Comparer {
+    schema: SchemaRef,
+    /// The columns compared by equality, and those compared within a bound.
+    exact: Vec<usize>,
+    float: Vec<usize>,
+    converter: RowConverter,
+    tolerance: Tolerance,
+    memory_bytes: usize,
+    held: usize,
+    expected: Vec<Bucket>,
+    found: Vec<Bucket>,
+    comparison: Comparison,
 }
 
 fn is_float(data_type: &DataType) -> bool {
@@ -63,60 +92,160 @@ fn is_float(data_type: &DataType) -> bool {
     )
 }
 
-fn rows(schema: &SchemaRef, batches: &[RecordBatch]) -> Result<Rows> {
-    let fields = schema.fields();
-    let exact: Vec<usize> = (0..fields.len())
-        .filter(|&i| !is_float(fields[i].data_type()))
-        .collect();
-    let float: Vec<usize> = (0..fields.len())
-        .filter(|&i| is_float(fields[i].data_type()))
-        .collect();
-    let sort = exact
-        .iter()
-        .map(|&i| SortField::new(fields[i].data_type().clone()));
-    let converter = RowConverter::new(sort.collect())?;
-    let mut all = Rows {
-        exact: Vec::new(),
-        floats: Vec::new(),
-        shown: Vec::new(),
-    };
-    for batch in batches {
-        let columns = exact
+impl Comparer {
+    /// A comparer of answers with this schema. Beyond `memory_bytes` rows go to temporary files.
+    ///
+    /// # Errors
+    /// For a type whose values can't be compared.
+    pub fn new(schema: &SchemaRef, tolerance: Tolerance, memory_bytes: usize) -> Result<Self> {
+        let fields = schema.fields();
+        let (float, exact): (Vec<usize>, Vec<usize>) =
+            (0..fields.len()).partition(|&i| is_float(fields[i].data_type()));
+        let sort = exact
             .iter()
-            .map(|&i| cast(batch.column(i), fields[i].data_type()))
+            .map(|&i| SortField::new(fields[i].data_type().clone()));
+        Ok(Self {
+            converter: RowConverter::new(sort.collect())?,
+            schema: schema.clone(),
+            exact,
+            float,
+            tolerance,
+            memory_bytes,
+            held: 0,
+            expected: (0..BUCKETS).map(|_| Bucket::default()).collect(),
+            found: (0..BUCKETS).map(|_| Bucket::default()).collect(),
+            comparison: Comparison::default(),
+        })
+    }
+
+    /// Adds rows to one side.
+    ///
+    /// # Errors
+    /// `Unavailable` where a temporary file can't be written.
+    pub fn push(&mut self, side: Side, batch: &RecordBatch) -> Result<()> {
+        let exact = self
+            .exact
+            .iter()
+            .map(|&i| cast(batch.column(i), self.schema.field(i).data_type()))
             .collect::<std::result::Result<Vec<_>, _>>()?;
-        let converted = match columns.is_empty() {
+        let rows = match exact.is_empty() {
             true => None,
-            false => Some(converter.convert_columns(&columns)?),
+            false => Some(self.converter.convert_columns(&exact)?),
         };
-        let floats: Vec<ArrayRef> = float
+        let floats: Vec<ArrayRef> = self
+            .float
             .iter()
             .map(|&i| cast(batch.column(i), &DataType::Float64))
             .collect::<std::result::Result<_, _>>()?;
-        let options = FormatOptions::default().with_null("NULL");
-        let formats = batch
-            .columns()
-            .iter()
-            .map(|c| ArrayFormatter::try_new(c.as_ref(), &options))
-            .collect::<std::result::Result<Vec<_>, _>>()?;
-        for row in 0..batch.num_rows() {
-            all.exact.push(match &converted {
-                Some(c) => c.row(row).owned(),
-                None => RowConverter::new(vec![SortField::new(DataType::Null)])?
-                    .convert_columns(&[arrow::array::new_null_array(&DataType::Null, 1)])?
-                    .row(0)
-                    .owned(),
-            });
-            let value = |a: &ArrayRef| {
+        let buckets = match side {
+            Side::Expected => {
+                self.comparison.rows += batch.num_rows();
+                &mut self.expected
+            }
+            Side::Found => &mut self.found,
+        };
+        for at in 0..batch.num_rows() {
+            let row = rows.as_ref().map(|r| r.row(at));
+            let exact = row.as_ref().map_or(&[][..], |r| r.as_ref());
+            let values = floats.iter().map(|a| {
                 let a = a.as_primitive::<Float64Type>();
-                a.is_valid(row).then(|| a.value(row))
-            };
-            all.floats.push(floats.iter().map(value).collect());
-            let cells = formats.iter().map(|f| f.value(row).to_string());
-            all.shown.push(cells.collect::<Vec<_>>().join(" | "));
+                a.is_valid(at).then(|| a.value(at))
+            });
+            let bucket = &mut buckets[bucket::number(exact, BUCKETS)];
+            self.held += bucket.push(exact, values);
         }
+        if self.held > self.memory_bytes {
+            self.comparison.spilled = true;
+            for bucket in self.expected.iter_mut().chain(&mut self.found) {
+                bucket.spill()?;
+            }
+            self.held = 0;
+        }
+        Ok(())
     }
-    Ok(all)
+
+    /// Compares one more bucket; `None` when that was the last.
+    ///
+    /// # Errors
+    /// `Unavailable` where a bucket alone takes more memory than allowed.
+    pub fn compare_next(&mut self) -> Result<Option<()>> {
+        let (Some(expected), Some(found)) = (self.expected.pop(), self.found.pop()) else {
+            return Ok(None);
+        };
+        let size = expected.size_bytes() + found.size_bytes();
+        if self.comparison.spilled && size > self.memory_bytes as u64 {
+            return Err(Error::Unavailable(format!(
+                "too many rows are alike to compare them in {} bytes of memory; raise `memory` in `[batch]`, or compare a part with `--sample`",
+                self.memory_bytes
+            )));
+        }
+        let (expected, found) = (expected.read()?, found.read()?);
+        let floats = self.float.len();
+        let found: Vec<Stored> = bucket::rows(&found, floats).collect();
+        let mut open: HashMap<&[u8], Vec<usize>> = HashMap::with_capacity(found.len());
+        for (i, row) in found.iter().enumerate() {
+            open.entry(row.exact).or_default().push(i);
+        }
+        for row in bucket::rows(&expected, floats) {
+            let matching = |&j: &usize| {
+                let mut pairs = row.floats().zip(found[j].floats());
+                pairs.all(|(a, b)| close(a, b, self.tolerance))
+            };
+            let hit = open
+                .get_mut(row.exact)
+                .and_then(|c| Some((c.iter().position(matching)?, c)));
+            match hit {
+                Some((at, candidates)) => {
+                    candidates.swap_remove(at);
+                }
+                None => self.differ("missing", &row)?,
+            }
+        }
+        for i in open.into_values().flatten() {
+            self.differ("not expected", &found[i])?;
+        }
+        Ok(Some(()))
+    }
+
+    /// The comparison of all rows.
+    ///
+    /// # Errors
+    /// As [`Comparer::compare_next`].
+    pub fn finish(mut self) -> Result<Comparison> {
+        while self.compare_next()?.is_some() {}
+        Ok(self.comparison)
+    }
+
+    fn differ(&mut self, how: &str, row: &Stored) -> Result<()> {
+        self.comparison.differences += 1;
+        if self.comparison.examples.len() < EXAMPLES {
+            let shown = self.shown(row)?;
+            self.comparison.examples.push(format!("{how}: {shown}"));
+        }
+        Ok(())
+    }
+
+    /// A row's values, for people.
+    fn shown(&self, row: &Stored) -> Result<String> {
+        let mut columns: Vec<Option<ArrayRef>> = vec![None; self.schema.fields().len()];
+        if !self.exact.is_empty() {
+            let parser = self.converter.parser();
+            let exact = self.converter.convert_rows([parser.parse(row.exact)])?;
+            for (&i, column) in self.exact.iter().zip(exact) {
+                columns[i] = Some(column);
+            }
+        }
+        for (&i, value) in self.float.iter().zip(row.floats()) {
+            columns[i] = Some(std::sync::Arc::new(Float64Array::from(vec![value])));
+        }
+        let options = FormatOptions::default().with_null("NULL");
+        let cells = columns
+            .iter()
+            .flatten()
+            .map(|c| Ok(ArrayFormatter::try_new(c, &options)?.value(0).to_string()))
+            .collect::<Result<Vec<_>>>()?;
+        Ok(cells.join(" | "))
+    }
 }
 
 fn close(a: Option<f64>, b: Option<f64>, tolerance: Tolerance) -> bool {
@@ -131,46 +260,21 @@ fn close(a: Option<f64>, b: Option<f64>, tolerance: Tolerance) -> bool {
     }
 }
 
-/// Compares an answer with what it should be.
+/// Compares an answer with what it should be, in memory.
 pub fn compare(
     schema: &SchemaRef,
     expected: &[RecordBatch],
     found: &[RecordBatch],
     tolerance: Tolerance,
 ) -> Result<Comparison> {
-    let (expected, found) = (rows(schema, expected)?, rows(schema, found)?);
-    let mut open: HashMap<&OwnedRow, Vec<usize>> = HashMap::new();
-    for (i, row) in found.exact.iter().enumerate() {
-        open.entry(row).or_default().push(i);
+    let mut comparer = Comparer::new(schema, tolerance, usize::MAX)?;
+    for batch in expected {
+        comparer.push(Side::Expected, batch)?;
     }
-    let mut comparison = Comparison {
-        rows: expected.exact.len(),
-        ..Default::default()
-    };
-    let mut differ = |text: String| {
-        comparison.differences += 1;
-        if comparison.examples.len() < EXAMPLES {
-            comparison.examples.push(text);
-        }
-    };
-    for (i, row) in expected.exact.iter().enumerate() {
-        let matching = |j: &usize| {
-            let pairs = expected.floats[i].iter().zip(&found.floats[*j]);
-            pairs.clone().all(|(a, b)| close(*a, *b, tolerance))
-        };
-        let candidates = open.get_mut(row);
-        let hit = candidates.and_then(|c| Some((c.iter().position(matching)?, c)));
-        match hit {
-            Some((at, candidates)) => {
-                candidates.swap_remove(at);
-            }
-            None => differ(format!("missing: {}", expected.shown[i])),
-        }
+    for batch in found {
+        comparer.push(Side::Found, batch)?;
     }
-    for i in open.into_values().flatten() {
-        differ(format!("not expected: {}", found.shown[i]));
-    }
-    Ok(comparison)
+    comparer.finish()
 }
 
 #[cfg(test)]
@@ -215,5 +319,40 @@ mod tests {
         assert_eq!(differences(&[(1, None), (1, None)], &[(1, None)]), 1);
         assert_eq!(differences(&[(1, Some(1.0))], &[(1, Some(1.001))]), 2);
         assert_eq!(differences(&[(1, Some(0.0))], &[(1, None)]), 2);
+    }
+
+    /// The same rows with a bound so small that they go to files batch by batch.
+    #[test]
+    fn rows_in_files_compare_as_rows_in_memory() {
+        let rows: Vec<(i64, Option<f64>)> = (0..5_000)
+            .map(|i| (i % 1_000, Some(f64::from(i as i32))))
+            .collect();
+        let mut others = rows.clone();
+        others.reverse();
+        others[7].1 = None;
+        others.push((3, Some(0.5)));
+        let (schema, a) = batch(&rows);
+        let (_, b) = batch(&others);
+        let run = |memory_bytes| {
+            let mut comparer = Comparer::new(&schema, Tolerance::default(), memory_bytes).unwrap();
+            for at in (0..a.num_rows()).step_by(500) {
+                comparer.push(Side::Expected, &a.slice(at, 500)).unwrap();
+                comparer.push(Side::Found, &b.slice(at, 500)).unwrap();
+            }
+            comparer.push(Side::Found, &b.slice(5_000, 1)).unwrap();
+            comparer.finish()
+        };
+        let (spilled, held) = (run(20_000).unwrap(), run(usize::MAX).unwrap());
+        assert!(spilled.spilled && !held.spilled);
+        for comparison in [&spilled, &held] {
+            assert_eq!((comparison.rows, comparison.differences), (5_000, 3));
+            let shown = &comparison.examples;
+            assert!(
+                shown.contains(&"not expected: 3 | 0.5".to_owned()),
+                "{shown:?}"
+            );
+        }
+        let refused = run(100).unwrap_err().to_string();
+        assert!(refused.contains("`--sample`"), "{refused}");
     }
 }

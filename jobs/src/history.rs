@@ -4,13 +4,16 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use anabranch_shared::table::{Commit, Table};
-use anabranch_shared::{Result, Storage, encode_parquet, timestamp_type};
+use anabranch_shared::{Pin, PlainPin, Relation, Result, Storage, encode_parquet, timestamp_type};
 use arrow::array::{
     ArrayRef, Float64Array, Int64Array, RecordBatch, StringViewArray, TimestampMicrosecondArray,
 };
 use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
 
 use crate::context::now_ms;
+
+/// The table's name, for queries and in the storage.
+const NAME: &str = "jobs";
 
 /// A job that ended.
 #[derive(Clone, Debug, Default)]
@@ -25,7 +28,7 @@ pub struct JobRecord {
     pub started_at: i64,
     /// When it ended, in microseconds since 1970.
     pub ended_at: i64,
-    /// `done` or `failed`.
+    /// `done`, `failed`, or `stopped` by its user.
     pub outcome: &'static str,
     /// Facts that were read.
     pub facts: i64,
@@ -55,9 +58,33 @@ pub fn schema() -> SchemaRef {
     ]))
 }
 
+/// The history as a relation that can be queried.
+pub fn relation() -> Relation {
+    Relation {
+        name: NAME.into(),
+        kind: "table",
+        schema: schema(),
+    }
+}
+
+/// Pins the history where `names` asks for it.
+pub async fn pin(storage: &Storage, names: &[String], pin: &mut Pin) -> Result<()> {
+    if !names.iter().any(|n| n == NAME) {
+        return Ok(());
+    }
+    let table = open(storage).await?;
+    let jobs = PlainPin {
+        schema: schema(),
+        root: table.root().clone(),
+        files: table.with_state(|s| s.files.values().cloned().collect()),
+    };
+    pin.plain.insert(NAME.into(), jobs);
+    Ok(())
+}
+
 /// Opens the table, created where it does not exist.
-pub async fn open(storage: &Storage) -> Result<Table> {
-    Table::open_or_create(storage, "jobs", &schema(), HashMap::new(), now_ms()).await
+async fn open(storage: &Storage) -> Result<Table> {
+    Table::open_or_create(storage, NAME, &schema(), HashMap::new(), now_ms()).await
 }
 
 /// Adds a job that ended.

@@ -7,8 +7,8 @@ use std::sync::atomic::AtomicBool;
 
 use anabranch_shared::view::{View, fold_facts};
 use anabranch_shared::{
-    FoldOptions, FoldProgress, Log, Master, Offsets, Pin, Pinner, PlainPin, ReadMode, Relation,
-    Result, TopicPin, ViewEntry, ViewPin,
+    FoldOptions, FoldProgress, Log, Master, Offsets, Pin, Pinner, ReadMode, Relation, Result,
+    TopicPin, ViewEntry, ViewPin,
 };
 use anabranch_speed::{FactPiece, TopicStream, follow_log};
 use async_trait::async_trait;
@@ -20,6 +20,7 @@ use crate::history;
 #[derive(Debug)]
 pub struct LocalPinner {
     context: Context,
+    stop: Arc<AtomicBool>,
 }
 
 /// A topic's log and what of the local WAL has not landed.
@@ -32,7 +33,23 @@ struct Opened {
 impl LocalPinner {
     /// A pinner of a project.
     pub fn new(context: Context) -> Self {
-        Self { context }
+        Self {
+            context,
+            stop: Arc::default(),
+        }
+    }
+
+    /// The same, ending its folds early when `stop` is set.
+    pub fn stopped_by(self, stop: &Arc<AtomicBool>) -> Self {
+        let stop = stop.clone();
+        Self { stop, ..self }
+    }
+
+    /// How many facts of the topic lie in this machine's WAL and have not landed.
+    pub async fn unlanded(&self, topic: &str) -> Result<u64> {
+        let opened = self.open_topic(topic).await?;
+        let rows = opened.unlanded.iter().map(|p| p.facts.num_rows() as u64);
+        Ok(rows.sum())
     }
 
     async fn open_topic(&self, name: &str) -> Result<Opened> {
@@ -88,7 +105,7 @@ impl LocalPinner {
         let options = FoldOptions {
             threads: threads(query.threads),
             memory_bytes: usize::try_from(query.memory_bytes / 2).unwrap_or(usize::MAX),
-            stop: Arc::new(AtomicBool::new(false)),
+            stop: self.stop.clone(),
             progress: Arc::new(FoldProgress::default()),
         };
         let landed = topic.log.head();
@@ -156,11 +173,7 @@ impl Pinner for LocalPinner {
                 });
             }
         }
-        relations.push(Relation {
-            name: "jobs".into(),
-            kind: "table",
-            schema: history::schema(),
-        });
+        relations.push(history::relation());
         Ok(relations)
     }
 
@@ -199,22 +212,9 @@ impl Pinner for LocalPinner {
                 pin.topics.insert(name.clone(), pin_topic(topic)?);
             }
         }
-        if names.iter().any(|n| n == "jobs") {
-            pin.plain
-                .insert("jobs".into(), pin_jobs(&self.context).await?);
-        }
+        history::pin(&self.context.storage, names, &mut pin).await?;
         let notes = self.context.notes();
         pin.notes = names.iter().filter_map(|n| notes.get(n).cloned()).collect();
         Ok(pin)
     }
-}
-
-/// The history of jobs as a table.
-pub async fn pin_jobs(context: &Context) -> Result<PlainPin> {
-    let table = history::open(&context.storage).await?;
-    Ok(PlainPin {
-        schema: history::schema(),
-        root: table.root().clone(),
-        files: table.with_state(|s| s.files.values().cloned().collect()),
-    })
 }

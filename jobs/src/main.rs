@@ -10,15 +10,15 @@ use anabranch_jobs::client::Client;
 use anabranch_jobs::commands::generate::GenerateArgs;
 use anabranch_jobs::commands::ingest::IngestArgs;
 use anabranch_jobs::commands::query::QuerySession;
-use anabranch_jobs::commands::status::Status;
+use anabranch_jobs::commands::verify::VerifyArgs;
 use anabranch_jobs::commands::{
-    DEAD_LETTERS, FOUND_WRONG, batch, daemon, demo, generate, ingest, init, schedule, status, tail,
-    verify,
+    DEAD_LETTERS, FOUND_WRONG, batch, daemon, demo, generate, ingest, init, jobs, schedule, status,
+    stop_flag, tail, verify,
 };
 use anabranch_jobs::context::Context;
 use anabranch_jobs::output::{
     Format, Style, human_bytes, human_count, human_duration, human_rate, quiet_broken_pipe,
-    rows_table,
+    rows_table, write_batches,
 };
 use anabranch_jobs::shell::{ScriptOutcome, ShellOptions, run, run_script};
 use anabranch_shared::{Error, Result};
@@ -26,7 +26,7 @@ use clap::{Parser, Subcommand};
 
 /// Lambda architecture: views written once as SQL, rebuilt in batch, kept fresh by a stream.
 #[derive(Debug, Parser)]
-#[command(name = "anabranch", version, about)]
+#[command(name = "anabranch", version, about, after_help = EXIT_CODES)]
 struct Cli {
     /// The project's folder, with its `anabranch.toml`
     #[arg(
@@ -37,12 +37,18 @@ struct Cli {
         env = "ANABRANCH_PROJECT"
     )]
     project: PathBuf,
-    /// How results are printed: table, csv, json or ndjson
+    /// How results are printed: table, csv (only `sql` and `jobs`), json or ndjson
     #[arg(long, global = true, default_value = "table")]
     format: Format,
     #[command(subcommand)]
     command: Command,
 }
+
+const EXIT_CODES: &str = "\
+Exit codes: 0 done; 1 `verify` or `demo` found a difference; 2 dead letters, or wrong arguments;
+64 wrong input, SQL or settings; 65 damaged data; 66 no such thing; 69 unavailable, or a bound was
+reached; 70 a defect; 75 stopped, or another process was first: try again.
+ANABRANCH_LOG sets what is logged on standard error: error, warn, info (default), debug.";
 
 #[derive(Debug, Subcommand)]
 enum Command {
@@ -51,18 +57,19 @@ enum Command {
         /// The folder
         dir: PathBuf,
     },
-    /// Lands files of facts; the same content again adds nothing
+    /// Lands facts from files and URLs; the same content again adds nothing
     Ingest(IngestArgs),
-    /// Runs the streaming daemon
+    /// Runs the streaming daemon: takes facts over HTTP, lands them, answers queries
     Speed,
-    /// Runs the daemon and the scheduler in one process
+    /// Runs the daemon and the scheduler in one process: the whole system on a laptop
     Up,
-    /// Runs the scheduler
+    /// Runs the views' jobs at their times, without the daemon
     Schedule,
-    /// Rebuilds and refreshes master views
+    /// Rebuilds and refreshes master views now
     #[command(subcommand)]
     Batch(BatchCommand),
-    /// Asks merged views, topics, `dead_letters` and `jobs`: a shell, or one of the options
+    /// Answers SQL over merged views, topics, `dead_letters` and `jobs`: in a shell, or from -c, -f
+    /// or standard input
     Sql {
         /// Runs these statements
         #[arg(short = 'c', long, conflicts_with = "file")]
@@ -72,15 +79,15 @@ enum Command {
         file: Option<PathBuf>,
     },
     /// Compares merged answers with a recompute from the raw facts; exit code 1 where they differ
-    Verify {
-        /// The views; all unless named
-        views: Vec<String>,
-    },
-    /// Shows topics, views and what differs from the project
+    Verify(VerifyArgs),
+    /// Shows what there is and what is not done: topics, views, jobs, edits that wait for a rebuild
     Status,
-    /// Shows the history of jobs
-    Jobs,
-    /// Prints a topic's facts in order, then those that come
+    /// Shows each job of the views: how it last ended, and when it is next due
+    Jobs {
+        #[command(subcommand)]
+        command: Option<JobsCommand>,
+    },
+    /// Prints a topic's facts in order as NDJSON, then those that come
     Tail {
         /// The topic
         topic: String,
@@ -91,7 +98,7 @@ enum Command {
         #[arg(long)]
         no_follow: bool,
     },
-    /// Makes web-analytics facts
+    /// Makes web-analytics facts for trying it: to standard output, a file or the daemon
     Generate(GenerateArgs),
     /// Prints every setting with its default
     Settings,
@@ -100,6 +107,19 @@ enum Command {
         /// How many facts
         #[arg(long, default_value_t = 400_000)]
         facts: u64,
+    },
+}
+
+#[derive(Debug, Subcommand)]
+enum JobsCommand {
+    /// Shows the jobs that ran, the newest first: when, why, what they read and wrote, how they ended
+    History {
+        /// Only of this view
+        #[arg(long)]
+        view: Option<String>,
+        /// At most so many
+        #[arg(long, default_value_t = 50)]
+        limit: u64,
     },
 }
 
@@ -165,6 +185,13 @@ fn print_json(value: &impl serde::Serialize) -> Result<()> {
 
 async fn execute(cli: Cli) -> Result<u8> {
     let style = Style::detect();
+    if cli.format == Format::Csv
+        && !matches!(cli.command, Command::Sql { .. } | Command::Jobs { .. })
+    {
+        return Err(Error::Invalid(
+            "`--format csv` is for rows, of `sql` and `jobs`; use `json` here".into(),
+        ));
+    }
     match cli.command {
         Command::Init { dir } => {
             init::init(&dir, &mut std::io::stdout())?;
@@ -202,11 +229,7 @@ async fn execute(cli: Cli) -> Result<u8> {
         Command::Speed => daemon::run(&context, false).await.map(|()| 0),
         Command::Up => daemon::run(&context, true).await.map(|()| 0),
         Command::Schedule => {
-            let stop = std::sync::Arc::new(std::sync::atomic::AtomicBool::new(false));
-            let runner = tokio::spawn(schedule::run(context, stop.clone()));
-            daemon::stop_signal().await;
-            stop.store(true, std::sync::atomic::Ordering::Relaxed);
-            runner.await.ok();
+            schedule::run(context, stop_flag()).await;
             Ok(0)
         }
         Command::Batch(command) => {
@@ -222,18 +245,33 @@ async fn execute(cli: Cli) -> Result<u8> {
             built.failed.map_or(Ok(0), Err)
         }
         Command::Sql { command, file } => sql(&context, command, file, cli.format, style).await,
-        Command::Verify { views } => verify_all(&context, &views, json).await,
+        Command::Verify(args) => verify_all(&context, &args, cli.format).await,
         Command::Status => {
             let status = status::status(&context).await?;
             match json {
                 true => print_json(&status)?,
-                false => print(&status_text(&status, style))?,
+                false => print(&status::text(&status, style))?,
             }
             Ok(0)
         }
-        Command::Jobs => {
-            let text = "SELECT view, job, trigger, started_at, ended_at, outcome, facts, facts_per_second, bytes, peak_memory_bytes, error FROM jobs ORDER BY started_at DESC LIMIT 50";
-            sql(&context, Some(text.into()), None, cli.format, style).await
+        Command::Jobs { command: None } => {
+            let states = jobs::states(&context, chrono::Utc::now()).await?;
+            let (rows, mut out) = (jobs::rows(&states)?, std::io::stdout());
+            quiet_broken_pipe(write_batches(
+                &mut out,
+                &rows.schema(),
+                std::slice::from_ref(&rows),
+                cli.format,
+                style,
+            ))
+            .map_err(|e| Error::io("standard output", e))?;
+            Ok(0)
+        }
+        Command::Jobs {
+            command: Some(JobsCommand::History { view, limit }),
+        } => {
+            let text = jobs::history_sql(&context, view.as_deref(), limit)?;
+            sql(&context, Some(text), None, cli.format, style).await
         }
         Command::Tail {
             topic,
@@ -328,35 +366,26 @@ fn print_builds(reports: &[BuildReport], json: bool) -> Result<()> {
     print(&rows_table(&headers, rows.collect()))
 }
 
-async fn verify_all(context: &Context, views: &[String], json: bool) -> Result<u8> {
-    let all: Vec<String> = context
-        .project
-        .views
-        .iter()
-        .map(|v| v.name.clone())
-        .collect();
-    let views = if views.is_empty() { &all } else { views };
+async fn verify_all(context: &Context, args: &VerifyArgs, format: Format) -> Result<u8> {
+    let (views, part) = args.chosen(context)?;
+    let stop = stop_flag();
+    let terminal = std::io::stderr().is_terminal();
+    let mut all = Vec::new();
     let mut code = 0;
-    for view in views {
-        let compared = verify::verify_view(context, view, "command").await?;
-        if !compared.is_equal() {
+    for view in &views {
+        let options = verify::options(context, part, &stop);
+        let verified = verify::verify_shown(context, view, &options, terminal).await?;
+        if !verified.comparison.is_equal() {
             code = FOUND_WRONG;
         }
-        if json {
-            print_json(&serde_json::json!({
-                "view": view, "rows": compared.rows, "differences": compared.differences,
-                "examples": compared.examples,
-            }))?;
-            continue;
+        match format {
+            Format::Table => print(&verify::text(view, &verified))?,
+            Format::Ndjson => print_json(&verify::json(view, &verified))?,
+            _ => all.push(verify::json(view, &verified)),
         }
-        print(&format!(
-            "{view}: {} rows compared, {} differ\n",
-            human_count(compared.rows as u64),
-            human_count(compared.differences as u64)
-        ))?;
-        for example in &compared.examples {
-            print(&format!("  {example}\n"))?;
-        }
+    }
+    if format == Format::Json {
+        print_json(&all)?;
     }
     Ok(code)
 }
@@ -406,60 +435,4 @@ async fn sql(
         ScriptOutcome::Failed { .. } => anabranch_shared::ErrorKind::Invalid.exit_code(),
         ScriptOutcome::Finished { .. } | ScriptOutcome::OutputClosed => 0,
     })
-}
-
-fn status_text(status: &Status, style: Style) -> String {
-    let mut text = format!(
-        "storage {}\ndaemon  {}\n\n",
-        status.storage,
-        status.daemon.as_deref().unwrap_or("none runs")
-    );
-    let topics = status.topics.iter().map(|t| {
-        vec![
-            t.topic.clone(),
-            human_count(t.facts),
-            human_count(t.dead_letters),
-            t.partitions.to_string(),
-            format!("[{}]", t.head),
-            human_count(t.files as u64),
-            human_bytes(t.bytes),
-        ]
-    });
-    let headers = [
-        "topic",
-        "facts landed",
-        "dead letters",
-        "partitions",
-        "head",
-        "files",
-        "size",
-    ];
-    text += &rows_table(&headers, topics.collect());
-    text.push('\n');
-    let views = status.views.iter().map(|v| {
-        vec![
-            v.view.clone(),
-            v.generation.to_string(),
-            format!("[{}]", v.boundary),
-            human_count(v.behind),
-            human_count(v.states),
-            human_count(v.files as u64),
-            human_bytes(v.bytes),
-        ]
-    });
-    let headers = [
-        "view",
-        "generation",
-        "boundary",
-        "behind",
-        "states",
-        "files",
-        "size",
-    ];
-    text += &rows_table(&headers, views.collect());
-    for note in &status.notes {
-        text += &format!("\n{}", style.yellow(&format!("note: {note}")));
-    }
-    text.push('\n');
-    text
 }

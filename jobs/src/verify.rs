@@ -1,60 +1,279 @@
 //! Verification: the merged answer of a view against a recompute from the raw facts, both at one
-//! pinned head. The law, on live data.
+//! pinned head. The law, on live data; of all keys, or of a sample.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::Duration;
 
 use anabranch_serving::SqlService;
-use anabranch_shared::view::planning_session;
-use anabranch_shared::{Error, Pin, Pinner, ReadMode, Result, Storage};
+use anabranch_shared::view::{KeySample, planning_session};
+use anabranch_shared::{Error, Pin, Result, Storage, TopicPin, ViewPin, blocking};
 use arrow::array::RecordBatch;
-use datafusion::prelude::DataFrame;
+use datafusion::execution::memory_pool::FairSpillPool;
+use datafusion::execution::runtime_env::RuntimeEnvBuilder;
+use datafusion::execution::{SendableRecordBatchStream, SessionStateBuilder};
+use datafusion::physical_plan::{ExecutionPlan, execute_stream};
+use datafusion::prelude::{DataFrame, SessionContext};
+use futures::StreamExt;
+use parking_lot::Mutex;
 
-use crate::compare::{Comparison, Tolerance, compare};
+use crate::compare::{Comparer, Comparison, Side, Tolerance};
 
-/// Verifies one view.
-pub async fn verify(
-    pinner: &Arc<dyn Pinner>,
-    service: &SqlService,
-    storage: &Storage,
-    view: &str,
-    topic: &str,
-) -> Result<Comparison> {
-    let names = [view.to_owned(), topic.to_owned()];
-    let pin = pinner.pin(&names, ReadMode::Merged).await?;
-    verify_pin(service, storage, &pin, view, topic).await
+/// How often a stop is looked for.
+const LOOK_EVERY: Duration = Duration::from_millis(100);
+
+/// How a verification runs.
+#[derive(Clone, Debug)]
+pub struct VerifyOptions {
+    /// What of the view is compared.
+    pub part: Part,
+    /// Bytes of memory; beyond them work goes to temporary files or is refused.
+    pub memory_bytes: u64,
+    /// Threads that recompute.
+    pub threads: usize,
+    /// Set from outside to stop early.
+    pub stop: Arc<AtomicBool>,
+    /// What was done so far.
+    pub progress: Arc<VerifyProgress>,
+}
+
+/// What of a view is compared.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Part {
+    /// Everything.
+    Whole,
+    /// A share of the keys, above 0 and at most 1.
+    Share {
+        /// The share.
+        share: f64,
+        /// Another seed, other keys.
+        seed: u64,
+    },
+    /// About so many keys.
+    Keys {
+        /// How many.
+        keys: u64,
+        /// Another seed, other keys.
+        seed: u64,
+    },
+}
+
+impl Part {
+    /// The sample of a view with at most `keys` keys; `None` where everything is compared.
+    fn sample(self, keys: u64) -> Option<KeySample> {
+        match self {
+            Self::Whole => None,
+            Self::Share { share, seed } => Some(KeySample { share, seed }),
+            Self::Keys { keys: wanted, seed } => {
+                let share = wanted as f64 / keys.max(1) as f64;
+                (share < 1.0).then_some(KeySample { share, seed })
+            }
+        }
+    }
+}
+
+/// How far a verification is.
+#[derive(Debug, Default)]
+pub struct VerifyProgress {
+    /// Facts that are read again, at most.
+    pub facts_total: AtomicU64,
+    /// Rows of the recomputed answer.
+    pub expected: AtomicU64,
+    /// Rows of the merged answer.
+    pub found: AtomicU64,
+    plan: Mutex<Option<Arc<dyn ExecutionPlan>>>,
+}
+
+impl VerifyProgress {
+    /// Facts that were read again.
+    pub fn facts(&self) -> u64 {
+        self.plan.lock().as_ref().map_or(0, leaf_rows)
+    }
+}
+
+/// Rows that came from the leaves of a plan that runs.
+fn leaf_rows(plan: &Arc<dyn ExecutionPlan>) -> u64 {
+    let children = plan.children();
+    if children.is_empty() {
+        let rows = plan.metrics().and_then(|m| m.output_rows());
+        return rows.map_or(0, |rows| rows as u64);
+    }
+    children.into_iter().map(leaf_rows).sum()
+}
+
+/// What a verification came to.
+#[derive(Clone, Debug)]
+pub struct Verified {
+    /// The comparison.
+    pub comparison: Comparison,
+    /// The sample of keys that was compared; none where everything was.
+    pub sample: Option<KeySample>,
+    /// Why everything was compared although a sample was asked for.
+    pub note: Option<String>,
 }
 
 /// Verifies one view over a pin that holds it and its topic.
+///
+/// # Errors
+/// `Conflict` when stopped; `Unavailable` where the memory does not suffice.
 pub async fn verify_pin(
     service: &SqlService,
     storage: &Storage,
     pin: &Pin,
     view: &str,
     topic: &str,
-) -> Result<Comparison> {
-    let answer = service
-        .query_on(&format!("SELECT * FROM \"{view}\""), pin, ReadMode::Merged)
-        .await?;
-    let schema = answer.schema.clone();
-    let merged = datafusion::physical_plan::common::collect(answer.stream).await?;
-    let recomputed = recompute(service, storage, pin, view, topic).await?;
-    compare(&schema, &recomputed, &merged, Tolerance::default())
-}
-
-/// The view's answer by plain evaluation over the raw facts.
-pub async fn recompute(
-    service: &SqlService,
-    storage: &Storage,
-    pin: &Pin,
-    view: &str,
-    topic: &str,
-) -> Result<Vec<RecordBatch>> {
+    options: &VerifyOptions,
+) -> Result<Verified> {
     let missing = |name: &str| Error::NotFound(format!("`{name}` was not pinned"));
     let view = pin.views.get(view).ok_or_else(|| missing(view))?;
     let facts = pin.topics.get(topic).ok_or_else(|| missing(topic))?;
-    let session = planning_session()?;
-    storage.register(&session.runtime_env())?;
+    let (sample, note) = chosen(view, options.part);
+    let (schema, answer) = service.view_answer(view, sample.as_ref()).await?;
+    let share = usize::try_from(options.memory_bytes / 4).unwrap_or(usize::MAX);
+    let mut comparer = Comparer::new(&schema, Tolerance::default(), share)?;
+    let recomputed = recompute(service, storage, view, facts, sample.as_ref(), options).await?;
+    let progress = &options.progress;
+    comparer = fill(
+        comparer,
+        Side::Expected,
+        recomputed,
+        &progress.expected,
+        &options.stop,
+    )
+    .await
+    .map_err(|e| bounded(e, "recomputing", "`memory` in `[batch]`"))?;
+    *progress.plan.lock() = None;
+    comparer = fill(
+        comparer,
+        Side::Found,
+        answer,
+        &progress.found,
+        &options.stop,
+    )
+    .await
+    .map_err(|e| bounded(e, "merging", "`memory` in `[query]`"))?;
+    let stop = options.stop.clone();
+    let comparison = blocking(move || {
+        while comparer.compare_next()?.is_some() {
+            if stop.load(Ordering::Relaxed) {
+                return Err(stopped());
+            }
+        }
+        comparer.finish()
+    })
+    .await?;
+    Ok(Verified {
+        comparison,
+        sample,
+        note,
+    })
+}
+
+/// The sample that is compared, and a note where it is not what was asked for.
+fn chosen(view: &ViewPin, part: Part) -> (Option<KeySample>, Option<String>) {
+    if part == Part::Whole {
+        return (None, None);
+    }
+    if view.view.key_count() == 0 {
+        let note = "its aggregate has no GROUP BY, so there is one row and no key to sample by: compared whole";
+        return (None, Some(note.to_owned()));
+    }
+    let master = view.files.iter().filter_map(|f| f.rows()).sum::<u64>();
+    let delta = view.delta.iter().map(|b| b.num_rows() as u64).sum::<u64>();
+    let sample = part.sample(master + delta);
+    let note = sample
+        .is_none()
+        .then(|| "it has no more keys than the sample: compared whole".to_owned());
+    (sample, note)
+}
+
+fn stopped() -> Error {
+    Error::Conflict("stopped before all was compared; nothing was changed".into())
+}
+
+/// An error of the engine's bound of memory, with what to do about it.
+fn bounded(e: Error, doing: &str, setting: &str) -> Error {
+    use datafusion::error::DataFusionError::ResourcesExhausted;
+    match &e {
+        Error::Query(query) if matches!(query.find_root(), ResourcesExhausted(_)) => {
+            Error::Unavailable(format!(
+                "{doing} takes more memory than allowed; raise {setting}, or compare a part with `--sample`"
+            ))
+        }
+        _ => e,
+    }
+}
+
+/// Gives all rows of an answer to the comparer.
+async fn fill(
+    mut comparer: Comparer,
+    side: Side,
+    rows: SendableRecordBatchStream,
+    count: &AtomicU64,
+    stop: &AtomicBool,
+) -> Result<Comparer> {
+    let mut rows = std::pin::pin!(rows);
+    while let Some(batch) = unless_stopped(stop, rows.next()).await? {
+        let batch = batch?;
+        count.fetch_add(batch.num_rows() as u64, Ordering::Relaxed);
+        comparer = blocking(move || {
+            comparer.push(side, &batch)?;
+            Ok(comparer)
+        })
+        .await?;
+    }
+    Ok(comparer)
+}
+
+/// What a future comes to, unless told to stop while waiting for it.
+///
+/// # Errors
+/// `Conflict` when stopped.
+pub async fn unless_stopped<T>(stop: &AtomicBool, work: impl Future<Output = T>) -> Result<T> {
+    let mut work = std::pin::pin!(work);
+    loop {
+        if stop.load(Ordering::Relaxed) {
+            return Err(stopped());
+        }
+        if let Ok(done) = tokio::time::timeout(LOOK_EVERY, &mut work).await {
+            return Ok(done);
+        }
+    }
+}
+
+/// The view's answer by plain evaluation over the raw facts.
+async fn recompute(
+    service: &SqlService,
+    storage: &Storage,
+    view: &ViewPin,
+    facts: &TopicPin,
+    sample: Option<&KeySample>,
+    options: &VerifyOptions,
+) -> Result<SendableRecordBatchStream> {
+    let pool = usize::try_from(options.memory_bytes / 4 * 3).unwrap_or(usize::MAX);
+    let runtime = RuntimeEnvBuilder::new()
+        .with_memory_pool(Arc::new(FairSpillPool::new(pool)))
+        .build_arc()?;
+    storage.register(&runtime)?;
+    let mut config = planning_session()?.copied_config();
+    config.options_mut().execution.target_partitions = options.threads.max(1);
+    let state = SessionStateBuilder::new_with_default_features()
+        .with_config(config)
+        .with_runtime_env(runtime)
+        .build();
+    let session = SessionContext::new_with_state(state);
+    let in_files = facts.files.iter().filter_map(|f| f.add.rows()).sum::<u64>();
+    let in_memory: usize = facts.memory.iter().map(RecordBatch::num_rows).sum();
+    let total = in_files + in_memory as u64;
+    options.progress.facts_total.store(total, Ordering::Relaxed);
     let provider = service.topic_provider(facts);
-    let plan = view.view.recompute_plan(provider)?;
-    Ok(DataFrame::new(session.state(), plan).collect().await?)
+    let plan = match sample {
+        Some(sample) => view.view.sampled_recompute_plan(provider, sample)?,
+        None => view.view.recompute_plan(provider)?,
+    };
+    let plan = DataFrame::new(session.state(), plan)
+        .create_physical_plan()
+        .await?;
+    *options.progress.plan.lock() = Some(plan.clone());
+    Ok(execute_stream(plan, session.task_ctx())?)
 }

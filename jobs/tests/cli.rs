@@ -1,5 +1,18 @@
 //! The command line as its user meets it.
 
+#[path = "cli/ingest_urls.rs"]
+mod ingest_urls;
+#[path = "cli/jobs.rs"]
+mod jobs;
+#[path = "cli/sql.rs"]
+mod sql;
+#[path = "cli/status.rs"]
+mod status;
+#[path = "cli/support.rs"]
+mod support;
+#[path = "cli/verify.rs"]
+mod verify;
+
 use std::process::{Command, Output};
 
 fn anabranch(arguments: &[&str]) -> std::io::Result<Output> {
@@ -17,7 +30,7 @@ fn text(bytes: &[u8]) -> String {
 fn a_folder_without_a_project_is_named() -> std::io::Result<()> {
     let dir = tempfile::tempdir()?;
     let out = anabranch(&["--project", &dir.path().display().to_string(), "status"])?;
-    assert_eq!(out.status.code(), Some(64));
+    assert_eq!(out.status.code(), Some(66));
     let said = text(&out.stderr);
     assert!(
         said.contains("anabranch.toml") && said.contains("anabranch init"),

@@ -25,7 +25,7 @@ use datafusion::physical_plan::projection::ProjectionExec;
 use datafusion::physical_plan::union::UnionExec;
 
 use crate::layer::LayerExec;
-use crate::scan::scan_files;
+use crate::scan::{count_files, scan_files};
 
 /// What the leaf gives besides keys.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -95,11 +95,7 @@ impl MergedLeaf {
 
     /// How many of the leaf's columns are keys.
     pub(crate) fn key_count(&self) -> usize {
-        match self.pin.view.aggregate() {
-            Some(split) if split.is_global() => 0,
-            Some(split) => split.keys().len(),
-            None => self.pin.view.leaf_schema().fields().len(),
-        }
+        self.pin.view.key_count()
     }
 
     fn is_key_filter(&self, filter: &Expr) -> bool {
@@ -157,10 +153,11 @@ impl MergedLeaf {
             partitions,
         )?;
         let label = format!(
-            "MasterView: view={} generation={} boundary=[{}] files={}",
+            "MasterView: view={} generation={} offsets=below boundary [{}] files={} of {}",
             pin.view.name(),
             pin.generation,
             pin.boundary,
+            count_files(&master),
             pin.files.len()
         );
         let master = LayerExec::wrap(label, decoded(master, codec)?);
@@ -168,7 +165,7 @@ impl MergedLeaf {
         delta.extend(identity_states(&pin.view)?);
         let rows: usize = delta.iter().map(RecordBatch::num_rows).sum();
         let label = format!(
-            "Delta: view={} offsets=[{}, {}) states={rows}",
+            "Delta: view={} offsets=from boundary [{}] up to head [{}] states={rows}",
             pin.view.name(),
             pin.boundary,
             pin.head

@@ -7,6 +7,7 @@ mod layer;
 mod leaf;
 mod scan;
 mod session;
+mod statement;
 mod topic_table;
 
 pub use http::{SqlRequest, router};

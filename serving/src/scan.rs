@@ -7,9 +7,11 @@ use anabranch_shared::table::AddFile;
 use anabranch_shared::{Error, Result, Storage};
 use arrow::datatypes::SchemaRef;
 use datafusion::common::pruning::PrunableStatistics;
+use datafusion::common::stats::Precision;
+use datafusion::common::{ColumnStatistics, ScalarValue, Statistics};
 use datafusion::datasource::listing::PartitionedFile;
 use datafusion::datasource::physical_plan::parquet::source::ParquetSource;
-use datafusion::datasource::physical_plan::{FileGroup, FileScanConfigBuilder};
+use datafusion::datasource::physical_plan::{FileGroup, FileScanConfig, FileScanConfigBuilder};
 use datafusion::datasource::source::DataSourceExec;
 use datafusion::physical_expr::PhysicalExpr;
 use datafusion::physical_optimizer::pruning::PruningPredicateBuilder;
@@ -44,6 +46,15 @@ pub(crate) fn scan_files(
         .map_err(Error::from)?
         .build();
     Ok(DataSourceExec::from_data_source(config))
+}
+
+/// How many files a scan reads, after those were left out that its predicate can't match.
+pub(crate) fn count_files(scan: &Arc<dyn ExecutionPlan>) -> usize {
+    let Some(source) = scan.downcast_ref::<DataSourceExec>() else {
+        return 0;
+    };
+    let config = source.data_source().downcast_ref::<FileScanConfig>();
+    config.map_or(0, |c| c.file_groups.iter().map(FileGroup::len).sum())
 }
 
 /// Divides files over partitions so that each has about as many bytes.
@@ -81,7 +92,10 @@ fn prune(
     let Some(pruning) = builder.build(predicate.clone()) else {
         return Ok(files.to_vec());
     };
-    let statistics = files.iter().map(|f| f.statistics(schema)).collect();
+    let statistics = files
+        .iter()
+        .map(|f| bounds(&f.statistics(schema)))
+        .collect();
     let keep = pruning.prune(&PrunableStatistics::new(statistics, schema.clone()))?;
     Ok(files
         .iter()
@@ -89,4 +103,25 @@ fn prune(
         .filter(|(_, keep)| *keep)
         .map(|(f, _)| f.clone())
         .collect())
+}
+
+/// The statistics for pruning, which looks only at exact values. Least and greatest values are not
+/// exact, because long strings are cut, and still are bounds: all that pruning needs.
+fn bounds(statistics: &Statistics) -> Arc<Statistics> {
+    let exact = |bound: &Precision<ScalarValue>| match bound.get_value() {
+        Some(value) => Precision::Exact(value.clone()),
+        None => Precision::Absent,
+    };
+    let columns = statistics
+        .column_statistics
+        .iter()
+        .map(|c| ColumnStatistics {
+            min_value: exact(&c.min_value),
+            max_value: exact(&c.max_value),
+            ..c.clone()
+        });
+    Arc::new(Statistics {
+        column_statistics: columns.collect(),
+        ..statistics.clone()
+    })
 }

@@ -4,6 +4,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use anabranch_shared::view::KeySample;
 use anabranch_shared::{Error, Pin, Pinner, ReadMode, Result, Storage, TopicPin, ViewPin};
 use arrow::array::RecordBatch;
 use arrow::datatypes::SchemaRef;
@@ -20,6 +21,7 @@ use datafusion::sql::parser::Statement;
 use crate::additive;
 use crate::combine::{Combine, CombineRule, check_none_left};
 use crate::leaf::MergedLeaf;
+use crate::statement;
 use crate::topic_table::FilesTable;
 
 /// The name of the table of all topics' dead letters.
@@ -126,15 +128,64 @@ impl SqlService {
     pub async fn query(&self, sql: &str, mode: ReadMode) -> Result<Answer> {
         let state = self.session_state()?;
         let statement = state.sql_to_statement(sql, &state.config_options().sql_parser.dialect)?;
+        statement::check(&statement)?;
         let names = relation_names(&state, &statement)?;
         let pin = self.pinner.pin(&names, mode).await?;
-        self.query_pinned(state, statement, &pin, mode).await
+        match self.query_pinned(state, statement, &pin, mode).await {
+            Err(e) => Err(self.explained(e).await),
+            answer => answer,
+        }
+    }
+
+    /// The error with what there is, where it is that something is not there.
+    async fn explained(&self, e: Error) -> Error {
+        let text = e.to_string();
+        if let Some((_, rest)) = text.split_once("table function '") {
+            let name = rest.split('\'').next().unwrap_or(rest);
+            return Error::NotFound(format!(
+                "no table function `{name}`; queries read topics, views, `dead_letters` and `jobs`, never files"
+            ));
+        }
+        let Some(name) = text
+            .split_once("table 'datafusion.public.")
+            .and_then(|(_, rest)| rest.strip_suffix("' not found"))
+        else {
+            return e;
+        };
+        let mut known: Vec<String> = match self.pinner.relations().await {
+            Ok(relations) => relations.into_iter().map(|r| r.name).collect(),
+            Err(_) => return e,
+        };
+        known.push(DEAD_LETTERS.to_owned());
+        known.sort_unstable();
+        Error::NotFound(format!(
+            "no topic, view or table `{name}`; there are: {}",
+            known.join(", ")
+        ))
+    }
+
+    /// The answer of a view, pinned; of a sample of its keys where one is given.
+    pub async fn view_answer(
+        &self,
+        pin: &ViewPin,
+        sample: Option<&KeySample>,
+    ) -> Result<(SchemaRef, SendableRecordBatchStream)> {
+        let leaf = Arc::new(MergedLeaf::new(Arc::new(pin.clone())));
+        let plan = match sample {
+            Some(sample) => pin.view.sampled_answer_plan(leaf, sample)?,
+            None => pin.view.answer_plan(leaf)?,
+        };
+        let schema = Arc::new(plan.schema().as_arrow().clone());
+        let state = self.session_state()?;
+        let stream = DataFrame::new(state, plan).execute_stream().await?;
+        Ok((schema, stream))
     }
 
     /// Answers one statement over a given pin.
     pub async fn query_on(&self, sql: &str, pin: &Pin, mode: ReadMode) -> Result<Answer> {
         let state = self.session_state()?;
         let statement = state.sql_to_statement(sql, &state.config_options().sql_parser.dialect)?;
+        statement::check(&statement)?;
         self.query_pinned(state, statement, pin, mode).await
     }
 

@@ -4,6 +4,7 @@ use std::fmt;
 
 use datafusion::error::DataFusionError;
 
+use crate::settings::SettingsError;
 use crate::{OffsetRange, PartitionId};
 
 /// Shorthand for results of this project.
@@ -69,7 +70,7 @@ impl fmt::Display for ErrorKind {
 pub enum Error {
     /// The project's settings can't be used.
     #[error(transparent)]
-    Settings(#[from] crate::settings::SettingsError),
+    Settings(#[from] SettingsError),
     /// A request, a setting or an argument is wrong.
     #[error("{0}")]
     Invalid(String),
@@ -144,10 +145,15 @@ impl Error {
     /// What the operator does next.
     pub fn kind(&self) -> ErrorKind {
         match self {
+            Self::NotFound(_) | Self::Settings(SettingsError::Missing { .. }) => {
+                ErrorKind::NotFound
+            }
             Self::Settings(_) | Self::Invalid(_) | Self::View { .. } | Self::Expression { .. } => {
                 ErrorKind::Invalid
             }
-            Self::NotFound(_) => ErrorKind::NotFound,
+            Self::Io { source, .. } if source.kind() == std::io::ErrorKind::NotFound => {
+                ErrorKind::NotFound
+            }
             Self::Conflict(_) | Self::Fenced { .. } => ErrorKind::Conflict,
             Self::Unavailable(_) | Self::Io { .. } => ErrorKind::Unavailable,
             Self::Corrupt(_) => ErrorKind::Corrupt,

@@ -71,8 +71,9 @@ pub fn encode_parquet(
     for batch in batches {
         writer.write(batch)?;
     }
-    writer.finish()?;
-    let stats = statistics_json(writer.flushed_row_groups(), schema, batches)?;
+    // The writer itself forgets its row groups when it ends.
+    let metadata = writer.finish()?;
+    let stats = statistics_json(metadata.row_groups(), schema, batches)?;
     drop(writer);
     let body = Bytes::from(body);
     let size = i64::try_from(body.len()).unwrap_or(i64::MAX);

@@ -27,12 +27,14 @@ mod facts;
 mod fold;
 mod order;
 mod plan;
+mod sample;
 mod states;
 
 pub use aggregate::{AggregateSplit, Column, Key};
 pub use facts::{FactsTable, LeafTable};
 pub use fold::{Fold, finish_column, fold_facts, groups_accumulator, identity_states};
 pub use plan::{planning_session, relations_read};
+pub use sample::KeySample;
 pub use states::{StateCodec, sort_by_keys};
 
 use plan::Planned;

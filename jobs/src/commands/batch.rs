@@ -1,14 +1,15 @@
 //! `anabranch batch rebuild` and `batch refresh`.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use anabranch_shared::settings::ViewSettings;
 use anabranch_shared::{Error, FoldProgress, Result};
-use indicatif::{ProgressBar, ProgressStyle};
+use indicatif::{ProgressBar, ProgressFinish, ProgressStyle};
 
 use crate::builds::{Build, BuildReport, build_view, drop_absent};
+use crate::commands::stop_flag;
 use crate::context::Context;
 
 /// How often progress is shown.
@@ -38,14 +39,7 @@ pub async fn build(
     shown: bool,
 ) -> Result<Built> {
     let views = chosen(context, names)?;
-    let stop = Arc::new(AtomicBool::new(false));
-    let stopper = tokio::spawn({
-        let stop = stop.clone();
-        async move {
-            crate::commands::daemon::stop_signal().await;
-            stop.store(true, Ordering::Relaxed);
-        }
-    });
+    let stop = stop_flag();
     let (mut reports, mut failures) = (Vec::new(), Vec::new());
     for view in views {
         let progress = Arc::new(FoldProgress::default());
@@ -60,7 +54,6 @@ pub async fn build(
             break;
         }
     }
-    stopper.abort();
     if build == Build::Rebuild && names.is_empty() && !stop.load(Ordering::Relaxed) {
         for name in drop_absent(context).await? {
             tracing::info!(view = %name, "dropped: the project does not hold it any more");
@@ -102,7 +95,7 @@ fn chosen<'a>(context: &'a Context, names: &[String]) -> Result<Vec<&'a ViewSett
 
 async fn show(view: String, progress: Arc<FoldProgress>, shown: bool) {
     let bar = match shown {
-        true => ProgressBar::new(0),
+        true => ProgressBar::new(0).with_finish(ProgressFinish::AndClear),
         false => ProgressBar::hidden(),
     };
     let style = "{msg} {bar:30} {human_pos}/{human_len} facts {per_sec} {eta} left";

@@ -17,9 +17,9 @@ use tokio::net::TcpListener;
 
 use crate::client::Address;
 use crate::commands::schedule;
+use crate::commands::status::DaemonStatus;
 use crate::context::{Context, now_us, threads};
 use crate::history;
-use crate::local::pin_jobs;
 
 /// The daemon's pins, and the tables that belong to the project.
 #[derive(Debug)]
@@ -32,20 +32,13 @@ struct DaemonPinner {
 impl Pinner for DaemonPinner {
     async fn relations(&self) -> Result<Vec<Relation>> {
         let mut relations = self.daemon.relations().await?;
-        relations.push(Relation {
-            name: "jobs".into(),
-            kind: "table",
-            schema: history::schema(),
-        });
+        relations.push(history::relation());
         Ok(relations)
     }
 
     async fn pin(&self, names: &[String], mode: ReadMode) -> Result<Pin> {
         let mut pin = self.daemon.pin(names, mode).await?;
-        if names.iter().any(|n| n == "jobs") {
-            pin.plain
-                .insert("jobs".into(), pin_jobs(&self.context).await?);
-        }
+        history::pin(&self.context.storage, names, &mut pin).await?;
         Ok(pin)
     }
 }
@@ -133,6 +126,7 @@ pub async fn run(context: &Context, with_scheduler: bool) -> Result<()> {
     let own = Router::new()
         .route("/health", get(healthy))
         .route("/ready", get(ready))
+        .route("/status", get(status))
         .route("/metrics", get(metrics))
         .with_state(health);
     let sql = Arc::new(service(context, &daemon)?);
@@ -231,6 +225,11 @@ async fn healthy(State(health): State<Health>) -> impl IntoResponse {
 async fn ready(State(health): State<Health>) -> impl IntoResponse {
     let failing = health.daemon.views_that_fail();
     axum::Json(serde_json::json!({ "ready": true, "views_that_fail": failing }))
+}
+
+/// What `anabranch status` asks for.
+async fn status(State(health): State<Health>) -> impl IntoResponse {
+    axum::Json(DaemonStatus::of(&health.daemon))
 }
 
 /// Prometheus' text format.

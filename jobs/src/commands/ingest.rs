@@ -13,8 +13,11 @@ use anabranch_speed::wal::WalLock;
 use anabranch_speed::{FactPiece, Payload};
 use indicatif::{ProgressBar, ProgressStyle};
 
+use self::remote::Input;
 use crate::client::Client;
 use crate::context::{Context, now_ms, now_us};
+
+mod remote;
 
 /// Records of one landing.
 const LANDING_RECORDS: u64 = 1_000_000;
@@ -30,8 +33,10 @@ const SLOTS: usize = 64;
 pub struct IngestArgs {
     /// The topic
     pub topic: String,
-    /// Files or globs: .ndjson .csv .parquet .arrow, plain or .gz or .zst; `-` is standard input
-    #[arg(required = true)]
+    /// Files, globs or URLs: .ndjson .csv .parquet .arrow, plain or .gz or .zst; `-` is standard
+    /// input. URLs are file://, http://, https:// and s3:// (with AWS_* from the environment), each
+    /// of one file, which is downloaded to a temporary file (in TMPDIR) first
+    #[arg(required = true, value_name = "FILE|URL")]
     pub files: Vec<String>,
     /// The format, where the name does not tell it: ndjson, csv, parquet, arrow
     #[arg(long)]
@@ -117,11 +122,15 @@ pub async fn ingest(context: &Context, args: &IngestArgs, progress: bool) -> Res
     };
     let mut report = IngestReport::default();
     for file in expand(&args.files)? {
+        let input = match remote::is_url(&file) {
+            true => remote::open(&file, progress).await?,
+            false => Input::local(&file),
+        };
         let one = ingest_file(
             context,
             args,
             settings,
-            &file,
+            &input,
             &mut target,
             progress,
             &mut report,
@@ -135,7 +144,7 @@ pub async fn ingest(context: &Context, args: &IngestArgs, progress: bool) -> Res
 fn expand(arguments: &[String]) -> Result<Vec<String>> {
     let mut files = Vec::new();
     for argument in arguments {
-        if argument == "-" || Path::new(argument).exists() {
+        if argument == "-" || remote::is_url(argument) || Path::new(argument).exists() {
             files.push(argument.clone());
             continue;
         }
@@ -151,15 +160,15 @@ fn expand(arguments: &[String]) -> Result<Vec<String>> {
     Ok(files)
 }
 
-fn identity(args: &IngestArgs, file: &str) -> Result<String> {
-    let id = match (&args.id, file) {
+fn identity(args: &IngestArgs, input: &Input) -> Result<String> {
+    let id = match (&args.id, &input.path) {
         (Some(id), _) => id.clone(),
-        (None, "-") => {
+        (None, None) => {
             return Err(Error::Invalid(
                 "standard input can't be read twice: name its content with `--id NAME`, so that the same content again adds nothing".into(),
             ));
         }
-        (None, path) => {
+        (None, Some(path)) => {
             let mut reader = std::fs::File::open(path).map_err(|e| Error::io(path, e))?;
             hex::encode(files::sha256_of(&mut reader).map_err(|e| Error::io(path, e))?)
         }
@@ -170,7 +179,7 @@ fn identity(args: &IngestArgs, file: &str) -> Result<String> {
     })
 }
 
-fn open_file(args: &IngestArgs, file: &str, max_record_bytes: u64) -> Result<Chunks> {
+fn open_file(args: &IngestArgs, input: &Input, max_record_bytes: u64) -> Result<Chunks> {
     let format = match &args.input_format {
         None => None,
         Some(f) => Some(
@@ -182,12 +191,15 @@ fn open_file(args: &IngestArgs, file: &str, max_record_bytes: u64) -> Result<Chu
         format,
         max_record_bytes: usize::try_from(max_record_bytes).unwrap_or(usize::MAX),
     };
-    let source = match file {
-        "-" => Source::Reader {
+    let source = match &input.path {
+        None => Source::Reader {
             name: "standard input".into(),
             reader: Box::new(std::io::stdin()),
         },
-        path => Source::Path(path.into()),
+        Some(path) => Source::Named {
+            name: input.name.clone(),
+            path: path.clone(),
+        },
     };
     files::open(source, &options).map_err(file_error)
 }
@@ -204,14 +216,14 @@ async fn ingest_file(
     context: &Context,
     args: &IngestArgs,
     settings: &TopicSettings,
-    file: &str,
+    input: &Input,
     target: &mut Target,
     progress: bool,
     report: &mut IngestReport,
 ) -> Result<()> {
-    let id = identity(args, file)?;
+    let id = identity(args, input)?;
     let done = target.ingested(&args.topic, &id).await?;
-    let mut chunks = open_file(args, file, context.project.daemon.max_record_bytes)?;
+    let mut chunks = open_file(args, input, context.project.daemon.max_record_bytes)?;
     chunks.skip_to(done);
     let topic = context.log(&args.topic).await?.topic().clone();
     let admission = Arc::new(
@@ -223,7 +235,7 @@ async fn ingest_file(
         )
         .map_err(|e| Error::Invalid(e.to_string()))?,
     );
-    let bar = bar(file, progress);
+    let bar = bar(input, progress);
     let mut any = false;
     loop {
         let (next, rest) = blocking(move || Ok((chunks.next(), chunks))).await?;
@@ -235,7 +247,7 @@ async fn ingest_file(
         };
         any = true;
         bar.set_position(chunk.bytes_read);
-        let (admission, source, id) = (admission.clone(), file.to_owned(), id.clone());
+        let (admission, source, id) = (admission.clone(), input.name.clone(), id.clone());
         let from = chunk.first_record;
         let payload = blocking(move || {
             let admitted = admission
@@ -261,8 +273,11 @@ async fn ingest_file(
     Ok(())
 }
 
-fn bar(file: &str, shown: bool) -> ProgressBar {
-    let size = std::fs::metadata(file).map_or(0, |m| m.len());
+fn bar(input: &Input, shown: bool) -> ProgressBar {
+    let size = match &input.path {
+        Some(path) => std::fs::metadata(path).map_or(0, |m| m.len()),
+        None => 0,
+    };
     if !shown || size == 0 {
         return ProgressBar::hidden();
     }
@@ -271,7 +286,7 @@ fn bar(file: &str, shown: bool) -> ProgressBar {
     if let Ok(style) = ProgressStyle::with_template(style) {
         bar.set_style(style);
     }
-    bar.with_message(file.to_owned())
+    bar.with_message(input.name.clone())
 }
 
 impl Target {

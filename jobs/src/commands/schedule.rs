@@ -7,15 +7,17 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use anabranch_shared::settings::ViewSettings;
-use anabranch_shared::{FoldProgress, Result};
+use anabranch_shared::settings::{Project, ViewSettings};
+use anabranch_shared::{Error, FoldProgress, Result};
 use chrono::{DateTime, TimeDelta, Utc};
 use chrono_tz::Tz;
 use croner::Cron;
 
 use crate::builds::{Build, build_view};
-use crate::commands::verify::verify_view;
+use crate::commands::jobs::last_times;
+use crate::commands::verify;
 use crate::context::Context;
+use crate::verify::Part;
 
 /// How often the clock is looked at.
 const TICK: Duration = Duration::from_millis(500);
@@ -32,6 +34,9 @@ pub enum Job {
 }
 
 impl Job {
+    /// All jobs.
+    pub const ALL: [Self; 3] = [Self::Rebuild, Self::Refresh, Self::Verify];
+
     /// The job's name.
     pub fn name(self) -> &'static str {
         match self {
@@ -67,7 +72,7 @@ pub fn due(
 ) -> Vec<(usize, Job)> {
     let mut due = Vec::new();
     for (index, view) in views.iter().enumerate() {
-        for job in [Job::Rebuild, Job::Refresh, Job::Verify] {
+        for job in Job::ALL {
             let last = last
                 .get(&(view.name.clone(), job))
                 .copied()
@@ -91,37 +96,114 @@ pub fn forget_future(
     last.values_mut().for_each(|at| *at = now.min(*at));
 }
 
-/// Runs jobs until told to stop. Jobs run one after another, so those of one view never overlap.
+/// Runs jobs until told to stop.
 pub async fn run(context: Context, stop: Arc<AtomicBool>) {
-    let mut begun = Utc::now();
-    let mut last = match last_times(&context).await {
-        Ok(last) => last,
-        Err(e) => {
-            tracing::warn!(error = %e, "can't read the history of jobs; times that were missed are not caught up");
-            BTreeMap::new()
-        }
-    };
+    let mut scheduler = Scheduler::new(context, Utc::now()).await;
     while !stop.load(Ordering::Relaxed) {
-        let views = &context.project.views;
-        let now = Utc::now();
-        forget_future(&mut last, &mut begun, now);
-        for (index, job) in due(views, &last, begun, now) {
-            let started = Utc::now();
-            let Some(view) = views.get(index) else {
-                continue;
+        scheduler.tick(Utc::now(), &stop).await;
+        tokio::time::sleep(TICK).await;
+    }
+}
+
+/// How a job that a scheduler ran ended.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct JobEnd {
+    /// The view.
+    pub view: String,
+    /// The job.
+    pub job: Job,
+    /// What it came to, or why it failed.
+    pub outcome: std::result::Result<String, String>,
+}
+
+/// Runs jobs one after another, so that those of one view never overlap.
+#[derive(Debug)]
+pub struct Scheduler {
+    context: Context,
+    /// When each job last began, by the clock that is given.
+    last: BTreeMap<(String, Job), DateTime<Utc>>,
+    begun: DateTime<Utc>,
+    /// Why the project can't be read any more.
+    unreadable: Option<String>,
+}
+
+impl Scheduler {
+    /// A scheduler that begins at `now`, and catches up on what the history of jobs says it missed.
+    pub async fn new(context: Context, now: DateTime<Utc>) -> Self {
+        let last = match last_times(&context).await {
+            Ok(last) => last,
+            Err(e) => {
+                tracing::warn!(error = %e, "can't read the history of jobs; times that were missed are not caught up");
+                BTreeMap::new()
+            }
+        };
+        Self {
+            context,
+            last,
+            begun: now,
+            unreadable: None,
+        }
+    }
+
+    /// Runs what is due at `now`.
+    pub async fn tick(&mut self, now: DateTime<Utc>, stop: &Arc<AtomicBool>) -> Vec<JobEnd> {
+        self.reload().await;
+        forget_future(&mut self.last, &mut self.begun, now);
+        let views = &self.context.project.views;
+        let mut ends = Vec::new();
+        for (index, job) in due(views, &self.last, self.begun, now) {
+            let Some(view) = views.get(index).filter(|_| !stop.load(Ordering::Relaxed)) else {
+                break;
             };
-            match run_job(&context, view, job, &stop).await {
+            // A rebuild cuts over to the definition that the project holds, so it must be known.
+            if job == Job::Rebuild && self.unreadable.is_some() {
+                continue;
+            }
+            let outcome = run_job(&self.context, view, job, stop).await;
+            match &outcome {
                 Ok(summary) => tracing::info!(view = %view.name, job = job.name(), "{summary}"),
+                Err(e) if stop.load(Ordering::Relaxed) => {
+                    tracing::info!(view = %view.name, job = job.name(), "{e}");
+                }
                 Err(e) => {
                     tracing::error!(view = %view.name, job = job.name(), error = %e, "job failed; the live view stays, and the job is tried again at its next time");
                 }
             }
-            last.insert((view.name.clone(), job), started);
-            if stop.load(Ordering::Relaxed) {
-                return;
+            self.last.insert((view.name.clone(), job), now);
+            ends.push(JobEnd {
+                view: view.name.clone(),
+                job,
+                outcome: outcome.map_err(|e| e.to_string()),
+            });
+        }
+        ends
+    }
+
+    /// Follows edits of the project: a rebuild by its former text would undo a cut-over.
+    async fn reload(&mut self) {
+        let dir = self.context.project.dir.clone();
+        let loaded = match Project::load(&dir) {
+            Ok(project) if project == *self.context.project => Ok(None),
+            Ok(_) => Context::open(&dir).await.map(Some),
+            Err(e) => Err(e.into()),
+        };
+        match loaded {
+            Ok(None) => self.unreadable = None,
+            Ok(Some(context)) => {
+                tracing::info!(
+                    "the project was edited; its schedules are followed as they are now"
+                );
+                self.context = context;
+                self.unreadable = None;
+            }
+            Err(e) => {
+                let why = e.to_string();
+                if self.unreadable.as_ref() != Some(&why) {
+                    tracing::error!(error = %why, "the project can't be read any more; no rebuilds until it can, refreshes go on");
+                    self.unreadable = Some(why);
+                }
             }
         }
-        tokio::time::sleep(TICK).await;
     }
 }
 
@@ -136,11 +218,21 @@ async fn run_job(
         Job::Rebuild => Build::Rebuild,
         Job::Refresh => Build::Refresh,
         Job::Verify => {
-            let report = verify_view(context, &view.name, "schedule").await?;
-            return Ok(format!(
+            let options = verify::options(context, Part::Whole, stop);
+            let verified =
+                verify::verify_view_with(context, &view.name, "schedule", &options).await?;
+            let compared = verified.comparison;
+            let summary = format!(
                 "{} rows compared, {} differ",
-                report.rows, report.differences
-            ));
+                compared.rows, compared.differences
+            );
+            return match compared.is_equal() {
+                true => Ok(summary),
+                false => Err(Error::Corrupt(format!(
+                    "{summary}; run `anabranch verify {name}`, then `anabranch batch rebuild {name}`",
+                    name = view.name
+                ))),
+            };
         }
     };
     let report = build_view(context, view, build, "schedule", stop, &progress).await?;
@@ -148,37 +240,6 @@ async fn run_job(
         "{} facts, {} states, boundary [{}]",
         report.outcome.facts, report.outcome.states, report.outcome.boundary
     ))
-}
-
-/// When each job last began, from the history.
-pub async fn last_times(context: &Context) -> Result<BTreeMap<(String, Job), DateTime<Utc>>> {
-    let service = crate::commands::query::local_service(context)?;
-    let sql =
-        "SELECT view, job, CAST(max(started_at) AS BIGINT) AS at FROM jobs GROUP BY view, job";
-    let (_, batches) = service
-        .collect(sql, anabranch_shared::ReadMode::Merged)
-        .await?;
-    let mut last = BTreeMap::new();
-    for batch in &batches {
-        let text = |i: usize, row| {
-            arrow::util::display::array_value_to_string(batch.column(i), row).unwrap_or_default()
-        };
-        for row in 0..batch.num_rows() {
-            let job = match text(1, row).as_str() {
-                "rebuild" => Job::Rebuild,
-                "refresh" => Job::Refresh,
-                _ => Job::Verify,
-            };
-            let at = text(2, row)
-                .parse()
-                .ok()
-                .and_then(DateTime::from_timestamp_micros);
-            if let Some(at) = at {
-                last.insert((text(0, row), job), at);
-            }
-        }
-    }
-    Ok(last)
 }
 
 #[cfg(test)]
@@ -302,5 +363,123 @@ mod tests {
         }
         let next = at("2027-04-11T12:01:00Z");
         assert_eq!(due(views, &last, begun, next), vec![]);
+    }
+
+    #[test]
+    fn a_night_missed_is_one_night_caught_up() {
+        let v = view(Some("0 3 * * *"), None, "Europe/Berlin");
+        let mut last = BTreeMap::new();
+        last.insert(("v".to_owned(), Job::Rebuild), at("2026-01-10T02:00:00Z"));
+        let views = std::slice::from_ref(&v);
+        let begun = at("2026-01-14T09:00:00Z");
+        assert_eq!(due(views, &last, begun, begun), vec![(0, Job::Rebuild)]);
+        last.insert(("v".to_owned(), Job::Rebuild), begun);
+        assert!(due(views, &last, begun, at("2026-01-15T01:59:59Z")).is_empty());
+        assert_eq!(
+            due(views, &last, begun, at("2026-01-15T02:00:00Z")).len(),
+            1
+        );
+    }
+
+    const PROJECT: &str = r#"
+[topics.facts]
+event_time = "ts"
+[topics.facts.fields]
+ts = "timestamp not null"
+n = "bigint"
+[views.v]
+sql = "v.sql"
+rebuild_cron = "0 3 * * *"
+refresh_every = "1h"
+"#;
+
+    async fn project(dir: &std::path::Path, sql: &str) -> Context {
+        std::fs::write(dir.join("anabranch.toml"), PROJECT).unwrap();
+        std::fs::write(dir.join("v.sql"), sql).unwrap();
+        let context = Context::open(dir).await.unwrap();
+        let facts = dir.join("f.ndjson");
+        std::fs::write(&facts, "{\"ts\":\"2026-01-01T00:00:00Z\",\"n\":5}\n").unwrap();
+        let args = crate::commands::ingest::IngestArgs {
+            topic: "facts".into(),
+            files: vec![facts.display().to_string()],
+            input_format: None,
+            id: None,
+            again: false,
+            allow_dead_letters: false,
+        };
+        crate::commands::ingest::ingest(&context, &args, false)
+            .await
+            .unwrap();
+        context
+    }
+
+    fn jobs(ends: &[JobEnd]) -> Vec<(Job, bool)> {
+        ends.iter().map(|e| (e.job, e.outcome.is_ok())).collect()
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn a_failed_job_keeps_the_view_and_is_tried_again_at_its_next_time() {
+        let dir = tempfile::tempdir().unwrap();
+        let sql = "SELECT n, sum(10 / (n - 5)) AS s FROM facts GROUP BY n";
+        let context = project(dir.path(), sql).await;
+        let stop = Arc::new(AtomicBool::new(false));
+        let mut scheduler = Scheduler::new(context.clone(), at("2026-01-10T12:00:00Z")).await;
+        assert!(
+            scheduler
+                .tick(at("2026-01-10T12:30:00Z"), &stop)
+                .await
+                .is_empty()
+        );
+        // Two days late: one rebuild and one refresh, not two of the one and forty-eight of the other.
+        let late = scheduler.tick(at("2026-01-12T12:30:00Z"), &stop).await;
+        assert_eq!(jobs(&late), [(Job::Rebuild, false), (Job::Refresh, false)]);
+        assert!(
+            scheduler
+                .tick(at("2026-01-12T12:31:00Z"), &stop)
+                .await
+                .is_empty()
+        );
+        let again = scheduler.tick(at("2026-01-12T13:31:00Z"), &stop).await;
+        assert_eq!(jobs(&again), [(Job::Refresh, false)]);
+        let states = crate::commands::jobs::states(&context, Utc::now())
+            .await
+            .unwrap();
+        let refresh = states.iter().find(|s| s.job == "refresh").unwrap();
+        let last = refresh.last.clone().unwrap();
+        assert_eq!(
+            (last.outcome.as_str(), last.trigger.as_str()),
+            ("failed", "schedule")
+        );
+        assert!(last.error.unwrap().contains("partition 0"));
+    }
+
+    /// A rebuild by the text that the scheduler began with would undo the cut-over.
+    #[tokio::test(flavor = "multi_thread")]
+    async fn an_edit_is_followed() {
+        let dir = tempfile::tempdir().unwrap();
+        let sql = "SELECT n, count(*) AS c FROM facts GROUP BY n";
+        let context = project(dir.path(), sql).await;
+        let stop = Arc::new(AtomicBool::new(false));
+        let mut scheduler = Scheduler::new(context.clone(), at("2026-01-10T12:00:00Z")).await;
+        let edited = "SELECT n, count(*) AS c, max(ts) AS last FROM facts GROUP BY n";
+        std::fs::write(dir.path().join("v.sql"), edited).unwrap();
+        let ends = scheduler.tick(at("2026-01-11T12:00:00Z"), &stop).await;
+        assert_eq!(jobs(&ends), [(Job::Rebuild, true), (Job::Refresh, true)]);
+        let live = || {
+            let entry = context.catalogue.current();
+            entry.views["v"]
+                .live
+                .as_ref()
+                .unwrap()
+                .definition
+                .sql
+                .clone()
+        };
+        context.catalogue.refresh().await.unwrap();
+        assert_eq!(live(), edited);
+        // While the project can't be read there is no rebuild, and refreshes go on.
+        std::fs::write(dir.path().join("anabranch.toml"), "[views").unwrap();
+        let ends = scheduler.tick(at("2026-01-12T12:00:00Z"), &stop).await;
+        assert_eq!(jobs(&ends), [(Job::Refresh, true)]);
     }
 }

@@ -1,14 +1,20 @@
 //! `anabranch status`: topics, views, and what differs from the project.
 
-use anabranch_shared::{Master, ReadMode, Result, view::View};
-use arrow::util::display::array_value_to_string;
-use serde::Serialize;
-use std::collections::BTreeSet;
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use anabranch_shared::table::AddFile;
+use anabranch_shared::{INGESTED_AT, Log, Master, Result, view::View};
+use arrow::datatypes::SchemaRef;
+use chrono::{DateTime, Utc};
+use datafusion::common::ScalarValue;
+use serde::{Deserialize, Serialize};
+
 use crate::client::Client;
-use crate::commands::query::local_service;
+use crate::commands::jobs::{JobState, states};
 use crate::context::{Context, now_ms};
+use crate::local::LocalPinner;
+use crate::output::{Style, human_bytes, human_count, rows_table};
 
 /// A topic.
 #[derive(Debug, Serialize)]
@@ -17,6 +23,8 @@ pub struct TopicStatus {
     pub topic: String,
     /// Landed facts.
     pub facts: u64,
+    /// Facts that are acknowledged and have not landed: the daemon's, or those in this machine's WAL.
+    pub unlanded_facts: u64,
     /// Partitions.
     pub partitions: usize,
     /// For each partition the first offset that has not landed.
@@ -25,6 +33,10 @@ pub struct TopicStatus {
     pub files: usize,
     /// Their bytes.
     pub bytes: u64,
+    /// The latest event time of a landed fact.
+    pub newest_event_at: Option<DateTime<Utc>>,
+    /// When the newest landed fact was admitted.
+    pub newest_ingested_at: Option<DateTime<Utc>>,
     /// Landed dead letters.
     pub dead_letters: u64,
 }
@@ -36,6 +48,8 @@ pub struct ViewStatus {
     pub view: String,
     /// The generation that answers.
     pub generation: u64,
+    /// Whether the project holds another definition than the one that answers.
+    pub edited: bool,
     /// For each partition the first offset that is not absorbed.
     pub boundary: String,
     /// Landed offsets past the boundary.
@@ -46,6 +60,54 @@ pub struct ViewStatus {
     pub bytes: u64,
     /// Its states.
     pub states: u64,
+    /// What the daemon keeps of the view; none where no daemon runs: then it is computed when asked.
+    pub delta: Option<DeltaStatus>,
+    /// Its jobs, how they last ended and when they are next due.
+    pub jobs: Vec<JobState>,
+}
+
+/// A view's delta in the daemon.
+#[derive(Clone, Debug, Deserialize, Serialize)]
+pub struct DeltaStatus {
+    /// States, over all pieces.
+    pub states: u64,
+    /// Bytes of memory.
+    pub bytes: u64,
+    /// Why the view can't answer.
+    pub failed: Option<String>,
+}
+
+/// What the daemon knows and the storage does not.
+#[derive(Clone, Debug, Default, Deserialize, Serialize)]
+pub struct DaemonStatus {
+    /// For each topic its acknowledged facts that have not landed.
+    pub unlanded_facts: BTreeMap<String, u64>,
+    /// For each view its delta.
+    pub deltas: BTreeMap<String, DeltaStatus>,
+}
+
+impl DaemonStatus {
+    /// Looks at a daemon's topics.
+    pub fn of(daemon: &anabranch_speed::Daemon) -> Self {
+        let mut status = Self::default();
+        for (topic, stream) in daemon.topics() {
+            stream.with_delta(|d| {
+                status
+                    .unlanded_facts
+                    .insert(topic.clone(), d.unlanded_facts as u64);
+                for (name, view) in &d.views {
+                    let rows = view.states().iter().map(|b| b.num_rows() as u64).sum();
+                    let delta = DeltaStatus {
+                        states: rows,
+                        bytes: view.size_bytes() as u64,
+                        failed: view.failed.clone(),
+                    };
+                    status.deltas.insert(name.clone(), delta);
+                }
+            });
+        }
+        status
+    }
 }
 
 /// What `status` shows.
@@ -66,9 +128,68 @@ pub struct Status {
 /// Looks at everything.
 pub async fn status(context: &Context) -> Result<Status> {
     context.catalogue.refresh().await?;
+    let client = Client::find(&context.storage).await?;
+    let daemon = match &client {
+        Some(client) => Some(client.status().await?),
+        None => None,
+    };
+    let mut notes = context.notes();
+    let edited = notes.keys().cloned().collect::<Vec<_>>();
+    let mut jobs = states(context, Utc::now()).await?;
+    for job in &jobs {
+        if let Some(last) = job.last.as_ref().filter(|l| l.outcome == "failed") {
+            let why = last.error.as_deref().unwrap_or("no reason is known");
+            let at = last.started_at.format("%Y-%m-%d %H:%M:%S UTC");
+            let note = format!("{} of view `{}` failed at {at}: {why}", job.job, job.view);
+            notes.insert(format!("{} {}", job.view, job.job), note);
+        }
+    }
+    let mut views = Vec::new();
+    for name in context.catalogue.current().views.keys() {
+        let (own, rest) = jobs.into_iter().partition(|j| j.view == *name);
+        jobs = rest;
+        match view_status(context, name, daemon.as_ref()).await {
+            Ok(None) => {}
+            Ok(Some(view)) => {
+                if let Some(why) = view.delta.as_ref().and_then(|d| d.failed.clone()) {
+                    notes.insert(format!("{name} failed"), why);
+                }
+                views.push(ViewStatus {
+                    edited: edited.contains(name),
+                    jobs: own,
+                    ..view
+                });
+            }
+            Err(e) => {
+                notes.insert(name.clone(), e.to_string());
+            }
+        }
+    }
+    if let Some(client) = &client {
+        for (name, why) in client.views_that_fail().await? {
+            notes.insert(format!("{name} failed"), why);
+        }
+    }
+    Ok(Status {
+        storage: context.storage.url().to_owned(),
+        daemon: client.map(|c| c.address().http.clone()),
+        topics: topic_statuses(context, daemon.as_ref()).await?,
+        views,
+        notes: notes.into_values().collect(),
+    })
+}
+
+async fn topic_statuses(
+    context: &Context,
+    daemon: Option<&DaemonStatus>,
+) -> Result<Vec<TopicStatus>> {
     let entry = context.catalogue.current();
     let mut topics = Vec::new();
-    for name in entry.topics.keys() {
+    for (name, known) in &entry.topics {
+        let unlanded_facts = match daemon {
+            Some(daemon) => daemon.unlanded_facts.get(name).copied().unwrap_or(0),
+            None => LocalPinner::new(context.clone()).unlanded(name).await?,
+        };
         let log = context.log(name).await?;
         let (files, bytes, facts) = log.table().with_state(|s| {
             let bytes: i64 = s.files.values().map(|f| f.size).sum();
@@ -79,79 +200,151 @@ pub async fn status(context: &Context) -> Result<Status> {
         topics.push(TopicStatus {
             topic: name.clone(),
             facts,
+            unlanded_facts,
             partitions: head.iter().count(),
             head: head.to_string(),
             files,
             bytes,
+            newest_event_at: newest(&log, &known.topic.event_time),
+            newest_ingested_at: newest(&log, INGESTED_AT),
             dead_letters: log
                 .dead_letters()
                 .with_state(|s| s.files.values().filter_map(|f| f.rows()).sum()),
         });
     }
-    let mut views = Vec::new();
-    let mut notes: Vec<String> = context.notes().into_values().collect();
-    for (name, view) in &entry.views {
-        let Some(live) = &view.live else { continue };
-        let opened = match View::from_definition(name, &live.definition) {
-            Ok(view) => {
-                Master::open(&context.storage, &Arc::new(view), live.generation, now_ms()).await
-            }
-            Err(e) => Err(e),
-        };
-        let master = match opened {
-            Ok(master) => master,
-            Err(e) => {
-                notes.push(e.to_string());
-                continue;
-            }
-        };
-        let head = context.log(&live.definition.topic.name).await?.head();
-        let pin = master.pin();
-        let bytes: i64 = pin.files.iter().map(|f| f.size).sum();
-        views.push(ViewStatus {
-            view: name.clone(),
-            generation: live.generation.0,
-            boundary: pin.boundary.to_string(),
-            behind: pin.boundary.distance_to(&head),
-            files: pin.files.len(),
-            bytes: u64::try_from(bytes).unwrap_or(0),
-            states: pin.files.iter().filter_map(|f| f.rows()).sum(),
-        });
-    }
-    let client = Client::find(&context.storage).await?;
-    if let Some(client) = &client {
-        notes.extend(client.views_that_fail().await?.into_values());
-    }
-    for failure in failed_jobs(context).await? {
-        notes.push(failure);
-    }
-    let mut said = BTreeSet::new();
-    notes.retain(|note| said.insert(note.clone()));
-    let daemon = client.map(|c| c.address().http.clone());
-    Ok(Status {
-        storage: context.storage.url().to_owned(),
-        daemon,
-        topics,
-        views,
-        notes,
-    })
+    Ok(topics)
 }
 
-/// The views whose last job failed, and why.
-async fn failed_jobs(context: &Context) -> Result<Vec<String>> {
-    let sql = "SELECT view, job, error FROM (SELECT view, job, error, outcome, row_number() OVER (PARTITION BY view ORDER BY ended_at DESC) AS nth FROM jobs) WHERE nth = 1 AND outcome = 'failed' ORDER BY view";
-    let (_, batches) = local_service(context)?
-        .collect(sql, ReadMode::Merged)
-        .await?;
-    let mut failures = Vec::new();
-    for batch in &batches {
-        let text = |column: usize, row| array_value_to_string(batch.column(column), row);
-        for row in 0..batch.num_rows() {
-            let (view, job, error) = (text(0, row)?, text(1, row)?, text(2, row)?);
-            if context.project.views.iter().any(|v| v.name == view) {
-                failures.push(format!("view `{view}`: its last {job} failed: {error}"));
-            }
+/// The latest time in a column of the log, by the statistics of its files.
+fn newest(log: &Log, column: &str) -> Option<DateTime<Utc>> {
+    let schema = log.topic().schema();
+    let index = schema.index_of(column).ok()?;
+    let of = |file: &Arc<AddFile>, schema: &SchemaRef| {
+        let statistics = file.statistics(schema);
+        match statistics
+            .column_statistics
+            .get(index)?
+            .max_value
+            .get_value()?
+        {
+            ScalarValue::TimestampMicrosecond(at, _) => *at,
+            _ => None,
         }
+    };
+    let newest = log
+        .table()
+        .with_state(|s| s.files.values().filter_map(|f| of(f, &schema)).max());
+    DateTime::from_timestamp_micros(newest?)
+}
+
+async fn view_status(
+    context: &Context,
+    name: &str,
+    daemon: Option<&DaemonStatus>,
+) -> Result<Option<ViewStatus>> {
+    let entry = context.catalogue.current();
+    let Some(live) = entry.views.get(name).and_then(|v| v.live.as_ref()) else {
+        return Ok(None);
+    };
+    let view = Arc::new(View::from_definition(name, &live.definition)?);
+    let master = Master::open(&context.storage, &view, live.generation, now_ms()).await?;
+    let head = context.log(&live.definition.topic.name).await?.head();
+    let pin = master.pin();
+    let bytes: i64 = pin.files.iter().map(|f| f.size).sum();
+    Ok(Some(ViewStatus {
+        view: name.to_owned(),
+        generation: live.generation.0,
+        edited: false,
+        boundary: pin.boundary.to_string(),
+        behind: pin.boundary.distance_to(&head),
+        files: pin.files.len(),
+        bytes: u64::try_from(bytes).unwrap_or(0),
+        states: pin.files.iter().filter_map(|f| f.rows()).sum(),
+        delta: daemon.and_then(|d| d.deltas.get(name).cloned()),
+        jobs: Vec::new(),
+    }))
+}
+
+/// The status for people.
+pub fn text(status: &Status, style: Style) -> String {
+    let daemon = status.daemon.as_deref().unwrap_or("none runs");
+    let mut text = format!("storage {}\ndaemon  {daemon}\n\n", status.storage);
+    let topics = status.topics.iter().map(|t| {
+        let newest = t.newest_event_at;
+        vec![
+            t.topic.clone(),
+            human_count(t.facts),
+            human_count(t.unlanded_facts),
+            human_count(t.dead_letters),
+            newest.map_or("-".into(), |at| {
+                at.format("%Y-%m-%d %H:%M:%S UTC").to_string()
+            }),
+            t.partitions.to_string(),
+            format!("[{}]", t.head),
+            human_count(t.files as u64),
+            human_bytes(t.bytes),
+        ]
+    });
+    let headers = [
+        "topic",
+        "facts landed",
+        "not landed",
+        "dead letters",
+        "newest landed",
+        "partitions",
+        "head",
+        "files",
+        "size",
+    ];
+    text += &rows_table(&headers, topics.collect());
+    text.push('\n');
+    let views = status.views.iter().map(|v| {
+        let delta = v.delta.as_ref().map(|d| {
+            let (states, bytes) = (human_count(d.states), human_bytes(d.bytes));
+            format!("{states} states, {bytes}")
+        });
+        vec![
+            v.view.clone(),
+            format!(
+                "{}{}",
+                v.generation,
+                if v.edited { " (edited)" } else { "" }
+            ),
+            format!("[{}]", v.boundary),
+            human_count(v.behind),
+            delta.unwrap_or_else(|| "when asked".into()),
+            human_count(v.states),
+            human_count(v.files as u64),
+            human_bytes(v.bytes),
+            jobs_text(&v.jobs),
+        ]
+    });
+    let headers = [
+        "view",
+        "generation",
+        "boundary",
+        "behind",
+        "delta",
+        "states",
+        "files",
+        "size",
+        "last jobs",
+    ];
+    text += &rows_table(&headers, views.collect());
+    for note in &status.notes {
+        text += &format!("\n{}", style.yellow(&format!("note: {note}")));
     }
-    Ok(failures)
+    text.push('\n');
+    text
+}
+
+fn jobs_text(jobs: &[JobState]) -> String {
+    let one = |j: &JobState| {
+        let last = j.last.as_ref();
+        let outcome = last.map_or("never ran".into(), |l| {
+            format!("{} {}", l.outcome, l.started_at.format("%m-%d %H:%M"))
+        });
+        format!("{} {outcome}", j.job)
+    };
+    jobs.iter().map(one).collect::<Vec<_>>().join(", ")
 }

@@ -5,6 +5,9 @@ use std::io::{self, Write};
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
+use arrow::array::RecordBatch;
+use arrow::datatypes::SchemaRef;
+use arrow::util::display::array_value_to_string;
 use tokio::pin;
 use tokio::time::timeout;
 
@@ -209,7 +212,12 @@ impl<'a> Runner<'a> {
             Giver::Person => self.options.style.resized(),
             Giver::Script => self.options.style,
         };
-        if columns > 0 {
+        if format == Format::Table && is_plan(&answer.schema) {
+            for batch in &answer.batches {
+                self.out.write_all(plan_text(batch)?.as_bytes())?;
+            }
+            self.out.flush()?;
+        } else if columns > 0 {
             write_batches(self.out, &answer.schema, &answer.batches, format, style)?;
             self.out.flush()?;
         }
@@ -270,6 +278,26 @@ impl<'a> Runner<'a> {
         }
         Ok(Step::Done)
     }
+}
+
+/// Whether an answer is that of EXPLAIN: texts of many lines, which no table shows well.
+fn is_plan(schema: &SchemaRef) -> bool {
+    let names: Vec<&str> = schema.fields().iter().map(|f| f.name().as_str()).collect();
+    names == ["plan_type", "plan"]
+}
+
+fn plan_text(batch: &RecordBatch) -> io::Result<String> {
+    let text = |column: usize, row| {
+        array_value_to_string(batch.column(column), row).map_err(io::Error::other)
+    };
+    let mut all = String::new();
+    for row in 0..batch.num_rows() {
+        all += &format!("{}\n", text(0, row)?);
+        for line in text(1, row)?.lines() {
+            all += &format!("  {line}\n");
+        }
+    }
+    Ok(all)
 }
 
 /// The last statement is at the bottom, because the top is taken first.

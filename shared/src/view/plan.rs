@@ -77,6 +77,8 @@ pub(super) struct Planned {
     pub upper: LogicalPlan,
     /// The whole query, over the placeholder of the topic.
     pub whole: LogicalPlan,
+    /// The node of `whole` in whose place the leaf stands in `upper`.
+    pub lower: LogicalPlan,
 }
 
 /// The relations that a statement reads, without those that it declares itself.
@@ -244,6 +246,7 @@ fn split_aggregate(
         leaf_schema,
         upper: replace_node(plan, &leaf)?,
         whole,
+        lower: LogicalPlan::Aggregate(aggregate),
     })
 }
 
@@ -264,6 +267,7 @@ fn split_rows(plan: &LogicalPlan, lower: &LogicalPlan, state: &SessionState) -> 
         leaf_schema,
         upper: replace_by(plan, lower, &leaf)?,
         whole: plan.clone(),
+        lower: lower.clone(),
     })
 }
 
@@ -463,7 +467,7 @@ fn replace_node(plan: &LogicalPlan, replacement: &LogicalPlan) -> Result<Logical
     rebuild(plan, &is_lowest, replacement)
 }
 
-fn replace_by(
+pub(super) fn replace_by(
     plan: &LogicalPlan,
     target: &LogicalPlan,
     replacement: &LogicalPlan,

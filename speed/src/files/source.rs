@@ -24,6 +24,13 @@ const READ_BYTES: usize = 256 * 1024;
 pub enum Source {
     /// A local file.
     Path(PathBuf),
+    /// A local file that goes by another name, such as the URL that it was downloaded from. The name tells its format.
+    Named {
+        /// What to call it.
+        name: String,
+        /// Where it is.
+        path: PathBuf,
+    },
     /// Any stream, such as standard input. Compression is recognized; the format must be given, unless `name` ends in
     /// one's extension.
     Reader {
@@ -44,7 +51,7 @@ impl Source {
     fn name(&self) -> String {
         match self {
             Self::Path(path) => path.display().to_string(),
-            Self::Reader { name, .. } => name.clone(),
+            Self::Named { name, .. } | Self::Reader { name, .. } => name.clone(),
         }
     }
 }
@@ -153,7 +160,7 @@ pub(super) fn open(source: Source, options: &Options) -> Result<Chunks, FileErro
     };
     let raw: Stream = match source {
         Source::Reader { reader, .. } => reader,
-        Source::Path(path) => {
+        Source::Path(path) | Source::Named { path, .. } => {
             let mut opened = File::open(path).map_err(open_error)?;
             if matches!(format, Format::Parquet | Format::Arrow) && named_compression.is_none() {
                 if format == Format::Parquet {

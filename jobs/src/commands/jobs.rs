@@ -1,0 +1,204 @@
+//! `anabranch jobs`: how each job last ended and when it is next due; `jobs history`: what ran.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use anabranch_shared::settings::ViewSettings;
+use anabranch_shared::{Error, ReadMode, Result, timestamp_type};
+use arrow::array::{
+    ArrayRef, AsArray, BooleanArray, Float64Array, RecordBatch, StringViewArray,
+    TimestampMicrosecondArray,
+};
+use arrow::compute::cast;
+use arrow::datatypes::{DataType, Int64Type};
+use chrono::{DateTime, Utc};
+use serde::Serialize;
+
+use crate::commands::query::local_service;
+use crate::commands::schedule::{Job, next_time};
+use crate::context::Context;
+
+/// How a job of a view last ended.
+#[derive(Clone, Debug, Serialize)]
+pub struct LastRun {
+    /// When it began.
+    pub started_at: DateTime<Utc>,
+    /// How long it took.
+    pub seconds: f64,
+    /// What started it: `command` or `schedule`.
+    pub trigger: String,
+    /// `done`, `failed`, or `stopped` by its user.
+    pub outcome: String,
+    /// Why it failed.
+    pub error: Option<String>,
+}
+
+/// A job of a view.
+#[derive(Clone, Debug, Serialize)]
+pub struct JobState {
+    /// The view.
+    pub view: String,
+    /// `rebuild`, `refresh` or `verify`.
+    pub job: &'static str,
+    /// Its schedule as the project says; none where it runs only by command.
+    pub schedule: Option<String>,
+    /// How it last ended; none where it never ran.
+    pub last: Option<LastRun>,
+    /// When it is next due: a running scheduler starts it then, or at once where that has passed.
+    pub next_at: Option<DateTime<Utc>>,
+    /// Whether that time has passed.
+    pub due: bool,
+}
+
+/// The last runs of all jobs, from the history.
+pub async fn last_runs(context: &Context) -> Result<BTreeMap<(String, Job), LastRun>> {
+    last_runs_where(context, "true").await
+}
+
+/// When each job last began that was not stopped by its user: one that was is caught up.
+pub async fn last_times(context: &Context) -> Result<BTreeMap<(String, Job), DateTime<Utc>>> {
+    let runs = last_runs_where(context, "outcome <> 'stopped'").await?;
+    let time = |(key, run): ((String, Job), LastRun)| (key, run.started_at);
+    Ok(runs.into_iter().map(time).collect())
+}
+
+async fn last_runs_where(
+    context: &Context,
+    filter: &str,
+) -> Result<BTreeMap<(String, Job), LastRun>> {
+    let last = |column: &str| format!("last_value({column} ORDER BY started_at) AS {column}");
+    let columns = ["started_at", "ended_at", "trigger", "outcome", "error"].map(last);
+    let sql = format!(
+        "SELECT view, job, {} FROM jobs WHERE {filter} GROUP BY view, job",
+        columns.join(", ")
+    );
+    let service = local_service(context)?;
+    let (_, batches) = service.collect(&sql, ReadMode::Merged).await?;
+    let mut runs = BTreeMap::new();
+    for batch in &batches {
+        for row in 0..batch.num_rows() {
+            let text = |i: usize| -> Result<Option<String>> {
+                let column = cast(batch.column(i), &DataType::Utf8)?;
+                let column = column.as_string::<i32>();
+                Ok(column.iter().nth(row).flatten().map(str::to_owned))
+            };
+            let time = |i: usize| -> Result<i64> {
+                let column = cast(batch.column(i), &DataType::Int64)?;
+                Ok(column.as_primitive::<Int64Type>().value(row))
+            };
+            let (Some(view), Some(job)) = (text(0)?, text(1)?) else {
+                continue;
+            };
+            let (started, ended) = (time(2)?, time(3)?);
+            let Some(job) = Job::ALL.into_iter().find(|j| j.name() == job) else {
+                continue;
+            };
+            let run = LastRun {
+                started_at: DateTime::from_timestamp_micros(started).unwrap_or_default(),
+                seconds: (ended - started) as f64 / 1e6,
+                trigger: text(4)?.unwrap_or_default(),
+                outcome: text(5)?.unwrap_or_default(),
+                error: text(6)?,
+            };
+            runs.insert((view, job), run);
+        }
+    }
+    Ok(runs)
+}
+
+/// All jobs that have a schedule or have run, of the project's views.
+pub async fn states(context: &Context, now: DateTime<Utc>) -> Result<Vec<JobState>> {
+    let (runs, times) = (last_runs(context).await?, last_times(context).await?);
+    let mut states = Vec::new();
+    for view in &context.project.views {
+        for job in Job::ALL {
+            let key = (view.name.clone(), job);
+            let last = runs.get(&key).cloned();
+            // A scheduler that has never run a job counts from its own start.
+            let from = times.get(&key).copied().unwrap_or(now);
+            let next_at = next_time(view, job, from);
+            let schedule = schedule_text(view, job);
+            if schedule.is_some() || last.is_some() {
+                states.push(JobState {
+                    view: view.name.clone(),
+                    job: job.name(),
+                    schedule,
+                    last,
+                    next_at,
+                    due: next_at.is_some_and(|at| at <= now),
+                });
+            }
+        }
+    }
+    Ok(states)
+}
+
+fn schedule_text(view: &ViewSettings, job: Job) -> Option<String> {
+    let cron = match job {
+        Job::Refresh => {
+            let every = view.refresh_every?;
+            return Some(format!("every {}", humantime::format_duration(every)));
+        }
+        Job::Rebuild => view.rebuild_cron.as_ref()?,
+        Job::Verify => view.verify_cron.as_ref()?,
+    };
+    Some(format!("{cron} {}", view.timezone))
+}
+
+/// The jobs as rows.
+pub fn rows(states: &[JobState]) -> Result<RecordBatch> {
+    let text = |of: &dyn Fn(&JobState) -> Option<String>| -> ArrayRef {
+        Arc::new(states.iter().map(of).collect::<StringViewArray>())
+    };
+    let time = |of: &dyn Fn(&JobState) -> Option<DateTime<Utc>>| -> Result<ArrayRef> {
+        let micros = states.iter().map(|s| Some(of(s)?.timestamp_micros()));
+        let times: ArrayRef = Arc::new(micros.collect::<TimestampMicrosecondArray>());
+        Ok(cast(&times, &timestamp_type())?)
+    };
+    let last = |s: &JobState| s.last.clone();
+    let seconds = states.iter().map(|s| s.last.as_ref().map(|l| l.seconds));
+    let due = states.iter().map(|s| Some(s.due));
+    let columns: Vec<(&str, ArrayRef)> = vec![
+        ("view", text(&|s| Some(s.view.clone()))),
+        ("job", text(&|s| Some(s.job.to_owned()))),
+        ("schedule", text(&|s| s.schedule.clone())),
+        (
+            "last_outcome",
+            text(&|s| Some(last(s).map_or("never ran".into(), |l| l.outcome))),
+        ),
+        ("last_started_at", time(&|s| Some(last(s)?.started_at))?),
+        ("last_seconds", Arc::new(seconds.collect::<Float64Array>())),
+        ("last_trigger", text(&|s| Some(last(s)?.trigger))),
+        ("next_at", time(&|s| s.next_at)?),
+        ("due", Arc::new(due.collect::<BooleanArray>())),
+        ("last_error", text(&|s| last(s)?.error)),
+    ];
+    Ok(RecordBatch::try_from_iter_with_nullable(
+        columns.into_iter().map(|(n, c)| (n, c, true)),
+    )?)
+}
+
+/// The query of `jobs history`.
+///
+/// # Errors
+/// `NotFound` for a view that neither the project nor the catalogue knows.
+pub fn history_sql(context: &Context, view: Option<&str>, limit: u64) -> Result<String> {
+    let filter = match view {
+        None => String::new(),
+        Some(name) => {
+            let entry = context.catalogue.current();
+            let views = &context.project.views;
+            if !entry.views.contains_key(name) && views.iter().all(|v| v.name != name) {
+                let known: Vec<&str> = entry.views.keys().map(String::as_str).collect();
+                return Err(Error::NotFound(format!(
+                    "no view `{name}`; the views are: {}. (`anabranch sql` asks the table `jobs` for those that were dropped)",
+                    known.join(", ")
+                )));
+            }
+            format!(" WHERE view = '{}'", name.replace('\'', "''"))
+        }
+    };
+    Ok(format!(
+        "SELECT view, job, trigger, started_at, round((CAST(ended_at AS BIGINT) - CAST(started_at AS BIGINT)) / 1000000.0, 3) AS seconds, outcome, facts, CAST(round(facts_per_second) AS BIGINT) AS facts_per_second, bytes, peak_memory_bytes, error FROM jobs{filter} ORDER BY started_at DESC LIMIT {limit}"
+    ))
+}

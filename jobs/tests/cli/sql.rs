@@ -1,0 +1,265 @@
+//! `anabranch sql` and `POST /sql`: EXPLAIN, freshness, formats, exit codes, refusals.
+
+use anyhow::{Result, ensure};
+
+use super::support::Project;
+
+const WORDS: &str = "SELECT word, count(*) AS c, avg(x) AS a FROM facts GROUP BY word";
+
+/// A project whose view has two files with different words, and a delta.
+fn project() -> Result<Project> {
+    let project = Project::new(&[("words", WORDS, "")])?;
+    project.ingest(0..400)?;
+    project.ok(&["batch", "refresh"])?;
+    project.ingest(500..900)?;
+    project.ok(&["batch", "refresh"])?;
+    project.ingest(900..950)?;
+    Ok(project)
+}
+
+fn explains(project: &Project) -> Result<()> {
+    let explain = |sql: &str| project.ok(&["sql", "-c", &format!("EXPLAIN {sql}")]);
+    let all = explain("SELECT word, c FROM words")?;
+    ensure!(
+        all.contains(
+            "MasterView: view=words generation=1 offsets=below boundary [0:800] files=2 of 2"
+        ),
+        "{all}"
+    );
+    ensure!(
+        all.contains("Delta: view=words offsets=from boundary [0:800] up to head [0:850"),
+        "{all}"
+    );
+    ensure!(all.contains("states=50"), "{all}");
+    ensure!(all.lines().count() > 10 && !all.contains("\\n"), "{all}");
+    // `w10` is below every word of the second file, which begin with w5 to w8.
+    let one = explain("SELECT word, c FROM words WHERE word = 'w10'")?;
+    ensure!(
+        one.contains("files=1 of 2") && one.contains("pruning_predicate="),
+        "{one}"
+    );
+    let none = explain("SELECT word, c FROM words WHERE word = 'zzz'")?;
+    ensure!(none.contains("files=0 of 2"), "{none}");
+    // A filter on a value can't reach the files: it is known only after the merge.
+    let value = explain("SELECT word, c FROM words WHERE c = 1")?;
+    ensure!(value.contains("files=2 of 2"), "{value}");
+    let batch = project.ok(&[
+        "sql",
+        "-c",
+        "SET anabranch.read = 'batch'; EXPLAIN SELECT c FROM words",
+    ])?;
+    ensure!(batch.contains("states=0"), "{batch}");
+    let fresh = project.run(&["sql", "-c", "SELECT sum(c) AS n FROM words"])?;
+    let fresh = String::from_utf8(fresh.stderr)?;
+    ensure!(fresh.contains("words: up to [0:850"), "{fresh}");
+    Ok(())
+}
+
+#[test]
+fn explain_names_the_layers_with_and_without_a_daemon() -> Result<()> {
+    let project = project()?;
+    explains(&project)?;
+    let (_daemon, _) = project.daemon()?;
+    explains(&project)
+}
+
+#[test]
+fn answers_have_four_formats_and_exit_codes() -> Result<()> {
+    let project = Project::new(&[])?;
+    let sql = "SELECT 1 AS i, CAST(NULL AS VARCHAR) AS none, '' AS empty, 'ä\"→,\n\u{1F600}' AS text, [1, NULL] AS list, to_timestamp('2026-01-01T10:00:00Z') AS at, 'NaN'::double AS nan";
+    let show = |format: &str| project.ok(&["--format", format, "sql", "-c", sql]);
+    let csv = show("csv")?;
+    ensure!(
+        csv == "i,none,empty,text,list,at,nan\n1,,\"\",\"ä\"\"→,\n\u{1F600}\",\"[1,null]\",2026-01-01T10:00:00,NaN\n"
+            || csv
+                == "i,none,empty,text,list,at,nan\n1,,\"\",\"ä\"\"→,\n\u{1F600}\",\"[1,null]\",2026-01-01T10:00:00Z,NaN\n",
+        "{csv}"
+    );
+    let json: serde_json::Value = serde_json::from_str(&show("json")?)?;
+    let row = &json[0];
+    ensure!(
+        row["none"].is_null() && row["empty"] == "" && row["nan"] == "NaN",
+        "{row}"
+    );
+    ensure!(
+        row["text"] == "ä\"→,\n\u{1F600}" && row["list"] == serde_json::json!([1, null]),
+        "{row}"
+    );
+    ensure!(show("ndjson")?.lines().count() == 1);
+    ensure!(show("table")?.contains("NULL"));
+    let file = project.path("q.sql");
+    std::fs::write(
+        &file,
+        "SELECT 1 AS a;\n-- a comment; with a semicolon\nSELECT 2 AS b;\nSELECT nope;\nSELECT 3 AS c;",
+    )?;
+    let out = project.run(&["--format", "csv", "sql", "-f", &file.display().to_string()])?;
+    let (shown, said) = (
+        String::from_utf8(out.stdout)?,
+        String::from_utf8(out.stderr)?,
+    );
+    ensure!(
+        out.status.code() == Some(64) && shown == "a\n1\nb\n2\n",
+        "{shown}"
+    );
+    ensure!(said.contains("line 4") && said.contains("nope"), "{said}");
+    let absent = project.fails(66, &["sql", "-f", "nowhere.sql"])?;
+    ensure!(absent.contains("nowhere.sql"), "{absent}");
+    let refused = project.fails(64, &["--format", "csv", "status"])?;
+    ensure!(refused.contains("json"), "{refused}");
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn statements_that_write_or_read_files_are_refused() -> Result<()> {
+    let project = project()?;
+    let (_daemon, address) = project.daemon()?;
+    let http = reqwest::Client::builder().no_proxy().build()?;
+    let target = project.path("stolen.csv").display().to_string();
+    let cases = [
+        (
+            format!("COPY facts TO '{target}'"),
+            400,
+            "queries write no files",
+        ),
+        (
+            format!("COPY (SELECT 1) TO '{target}'"),
+            400,
+            "queries write no files",
+        ),
+        (
+            format!("EXPLAIN ANALYZE COPY facts TO '{target}'"),
+            400,
+            "queries write no files",
+        ),
+        (
+            "CREATE EXTERNAL TABLE t STORED AS CSV LOCATION '/etc/passwd'".into(),
+            400,
+            "never files",
+        ),
+        ("CREATE TABLE t AS SELECT 1".into(), 400, "`anabranch.toml`"),
+        ("CREATE VIEW t AS SELECT 1".into(), 400, "`anabranch.toml`"),
+        (
+            "INSERT INTO facts VALUES (1)".into(),
+            400,
+            "anabranch ingest",
+        ),
+        ("UPDATE facts SET n = 1".into(), 400, "anabranch ingest"),
+        ("DELETE FROM facts".into(), 400, "anabranch ingest"),
+        ("DROP TABLE facts".into(), 400, "queries only read"),
+        (
+            "SET datafusion.execution.batch_size = 1".into(),
+            400,
+            "`anabranch.read`",
+        ),
+        ("SET anabranch.read = 'batch'".into(), 400, "?read=batch"),
+        ("SHOW TABLES".into(), 400, "GET /relations"),
+        (
+            "SELECT * FROM '/etc/passwd'".into(),
+            404,
+            "no topic, view or table `/etc/passwd`; there are: dead_letters, facts, jobs, words",
+        ),
+        (
+            "SELECT * FROM read_csv('/etc/passwd')".into(),
+            404,
+            "never files",
+        ),
+        (
+            "SELECT * FROM nope".into(),
+            404,
+            "there are: dead_letters, facts, jobs, words",
+        ),
+        ("SELECT 1; SELECT 2".into(), 400, ""),
+    ];
+    for (sql, status, says) in cases {
+        let sent = http
+            .post(format!("http://{address}/sql"))
+            .body(sql.clone())
+            .send()
+            .await?;
+        let found = sent.status().as_u16();
+        let body = sent.text().await?;
+        ensure!(
+            found == status && body.contains(says),
+            "{sql}: {found} {body}"
+        );
+        ensure!(
+            serde_json::from_str::<serde_json::Value>(&body)?["error"].is_string(),
+            "{body}"
+        );
+    }
+    ensure!(!project.path("stolen.csv").exists());
+    // A name of the user's own for a query is no table that is missing.
+    let cte = project.ok(&[
+        "--format",
+        "csv",
+        "sql",
+        "-c",
+        "WITH t AS (SELECT 1 AS a) SELECT * FROM t",
+    ])?;
+    ensure!(cte == "a\n1\n", "{cte}");
+    Ok(())
+}
+
+/// A filter in WHERE goes down to the files, which may be skipped; one in FILTER does not.
+#[test]
+fn files_that_are_skipped_hold_nothing_that_is_wanted() -> Result<()> {
+    let keys = "SELECT word, n, CAST(ts AS DATE) AS day, date_trunc('minute', ts) AS minute, repeat(word, 40) AS long, count(*) AS c FROM facts GROUP BY 1, 2, 3, 4, 5";
+    let project = Project::new(&[("keyed", keys, "")])?;
+    for start in [0, 300, 700, 1_500] {
+        project.ingest(start..start + 200)?;
+        project.ok(&["batch", "refresh"])?;
+    }
+    let odd = project.path("odd.ndjson");
+    std::fs::write(
+        &odd,
+        "{\"ts\":\"1969-12-31T23:59:59.999999Z\",\"n\":-7}\n{\"ts\":\"2026-06-01T00:00:00Z\",\"word\":\"\u{1F600}\u{10FFFF}\"}\n",
+    )?;
+    project.ok(&["ingest", "facts", &odd.display().to_string()])?;
+    project.ok(&["batch", "refresh"])?;
+    project.ingest(5_000..5_050)?;
+    let of_both = [
+        "n = 350",
+        "n < 100",
+        "n >= 1500 AND n < 1503",
+        "n BETWEEN 190 AND 305",
+        "n IS NULL",
+        "word IS NULL",
+        "word > 'w9'",
+        "word = 'w310'",
+        "word >= '\u{1F600}'",
+        "word LIKE 'w75%'",
+        "word IN ('w1', 'w899', 'nope')",
+        "TIME < '1970-01-01T00:00:00Z'",
+        "TIME > '2026-01-01T10:30:00Z'",
+        "n <> 7",
+        "NOT (n > 500)",
+        "n + 1 = 351 OR word = 'w5'",
+    ];
+    let of_view = [
+        "long = repeat('w310', 40)",
+        "long > repeat('w85', 30)",
+        "day < '1970-01-01'",
+        "day = '2026-01-01'",
+    ];
+    let tables = [("keyed", "minute"), ("facts", "ts")];
+    let both = of_both
+        .iter()
+        .flat_map(|p| tables.map(|(table, time)| (table, p.replace("TIME", time))));
+    let all = both.chain(of_view.map(|p| ("keyed", p.to_owned())));
+    let script: Vec<String> = all
+        .map(|(table, p)| format!("SELECT (SELECT count(*) FROM {table} WHERE {p}) AS a, (SELECT count(*) FILTER (WHERE {p}) FROM {table}) AS b;"))
+        .collect();
+    let answers = project.ok(&["--format", "csv", "sql", "-c", &script.join("\n")])?;
+    let mut found = 0;
+    let answers: Vec<&str> = answers.lines().filter(|l| *l != "a,b").collect();
+    ensure!(answers.len() == script.len(), "{answers:?}");
+    for (answer, sql) in answers.iter().zip(script) {
+        let (a, b) = answer.split_once(',').unwrap_or_default();
+        ensure!(a == b, "{answer}: {sql}");
+        found += a.parse::<u64>()?;
+    }
+    ensure!(found > 1_000, "{found}");
+    let skipped = project.ok(&["sql", "-c", "EXPLAIN SELECT c FROM keyed WHERE n < 100"])?;
+    ensure!(skipped.contains("files=2 of 5"), "{skipped}");
+    Ok(())
+}

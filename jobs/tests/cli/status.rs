@@ -1,0 +1,97 @@
+//! `anabranch status`, with a daemon and without one.
+
+use anyhow::{Context, Result, ensure};
+use rustix::process::Signal;
+
+use super::support::{Project, lines};
+
+#[test]
+fn status_tells_what_there_is_and_what_is_not_done() -> Result<()> {
+    let words = "SELECT word, count(*) AS c FROM facts GROUP BY word";
+    let project = Project::new(&[("words", words, "")])?;
+    project.ingest(0..100)?;
+    project.ok(&["batch", "refresh"])?;
+    project.ingest(100..130)?;
+    let bad = project.path("bad.ndjson");
+    std::fs::write(&bad, "not json\n")?;
+    project.fails(2, &["ingest", "facts", &bad.display().to_string()])?;
+    let status = project.json(&["status"])?;
+    let (topic, view) = (&status["topics"][0], &status["views"][0]);
+    ensure!(
+        status["daemon"].is_null() && view["delta"].is_null(),
+        "{status}"
+    );
+    ensure!(
+        topic["facts"] == 130 && topic["dead_letters"] == 1,
+        "{topic}"
+    );
+    ensure!(
+        topic["unlanded_facts"] == 0 && topic["files"] == 2,
+        "{topic}"
+    );
+    ensure!(
+        topic["partitions"] == 1 && topic["head"] == "0:131",
+        "{topic}"
+    );
+    ensure!(topic["bytes"].as_u64() > Some(0), "{topic}");
+    ensure!(
+        topic["newest_event_at"] == "2026-01-01T10:02:09Z",
+        "{topic}"
+    );
+    ensure!(topic["newest_ingested_at"].is_string(), "{topic}");
+    ensure!(
+        view["behind"] == 31 && view["boundary"] == "0:100",
+        "{view}"
+    );
+    ensure!(view["jobs"][0]["last"]["outcome"] == "done", "{view}");
+    ensure!(view["edited"] == false && view["generation"] == 1, "{view}");
+
+    let edited = "SELECT word, count(*) AS c, max(n) AS m FROM facts GROUP BY word";
+    project.write_views(&[("words", edited, "")])?;
+    let status = project.json(&["status"])?;
+    ensure!(status["views"][0]["edited"] == true, "{status}");
+    ensure!(
+        status["notes"].to_string().contains("batch rebuild words"),
+        "{status}"
+    );
+    let shown = project.ok(&["status"])?;
+    ensure!(
+        shown.contains("1 (edited)") && shown.contains("when asked"),
+        "{shown}"
+    );
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn status_asks_the_daemon_for_what_it_holds() -> Result<()> {
+    let words = "SELECT word, count(*) AS c FROM facts GROUP BY word";
+    let project = Project::new(&[("words", words, "")])?;
+    // Facts stay in the WAL until the daemon ends.
+    let settings = std::fs::read_to_string(project.path("anabranch.toml"))?;
+    let settings = settings.replace("[daemon]", "[daemon]\nland_every = \"1h\"");
+    std::fs::write(project.path("anabranch.toml"), settings)?;
+    let (daemon, address) = project.daemon()?;
+    let url = format!("http://{address}/topics/facts");
+    let http = reqwest::Client::builder().no_proxy().build()?;
+    let sent = http.post(url).body(lines(0..50)).send().await?;
+    ensure!(sent.status().is_success(), "{}", sent.text().await?);
+    // A query folds what has come into the delta.
+    project.ok(&["sql", "-c", "SELECT * FROM words"])?;
+    let status = project.json(&["status"])?;
+    ensure!(status["daemon"] == address, "{status}");
+    ensure!(status["topics"][0]["unlanded_facts"] == 50, "{status}");
+    let delta = &status["views"][0]["delta"];
+    ensure!(
+        delta["states"] == 50 && delta["bytes"].as_u64() > Some(0),
+        "{delta}"
+    );
+    let (code, log) = daemon.end(Signal::TERM)?;
+    ensure!(code == Some(0), "{log}");
+    let status = project.json(&["status"])?;
+    let topic = status["topics"].get(0).context("no topic")?;
+    ensure!(
+        topic["unlanded_facts"] == 0 && topic["facts"] == 50,
+        "{status}"
+    );
+    Ok(())
+}
