@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use anabranch_shared::view::Fold;
 use anabranch_shared::{
-    Error, FoldOptions, FoldProgress, Log, Master, Offsets, Ranges, Result, Unit, blocking,
+    Error, ErrorKind, FoldOptions, FoldProgress, Log, Master, Offsets, Ranges, Result, Unit, blocking,
     fold_log,
 };
 use arrow::array::RecordBatch;
@@ -70,7 +70,7 @@ pub async fn rebuild(
         start = std::mem::replace(&mut end, further);
     }
     if let Err(e) = master.publish_rebuild(&end, &units, now_ms()).await {
-        master.discard(&units).await;
+        give_up(master, &units, &e).await;
         return Err(e);
     }
     Ok(outcome(&units, master.boundary(), options))
@@ -98,10 +98,18 @@ pub async fn refresh(
     }
     let units = build(master, log, &boundary, end, options).await?;
     if let Err(e) = master.publish_refresh(&ranges, &units, now_ms()).await {
-        master.discard(&units).await;
+        give_up(master, &units, &e).await;
         return Err(e);
     }
     Ok(outcome(&units, master.boundary(), options))
+}
+
+/// Removes the units of a publication that failed, unless it may be there all the same: the storage
+/// did not say, and then the clean-up finds out later what no commit names.
+pub(crate) async fn give_up(master: &Master, units: &[Unit], error: &Error) {
+    if error.kind() != ErrorKind::Unavailable {
+        master.discard(units).await;
+    }
 }
 
 fn outcome(units: &[Unit], boundary: Offsets, options: &BatchOptions) -> BatchOutcome {
