@@ -35,6 +35,10 @@ pub struct Entry {
     pub topics: BTreeMap<String, TopicEntry>,
     /// The views.
     pub views: BTreeMap<String, ViewEntry>,
+    /// For views that were dropped, the highest number that a generation of theirs had: a view that
+    /// is declared again under the name must not find the states of the former one.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub dropped: BTreeMap<String, Generation>,
 }
 
 /// A topic in the catalogue.
@@ -237,12 +241,13 @@ impl Catalogue {
         let mut claimed = Generation(0);
         self.change(&format!("claim a generation of {view}"), |entry| {
             let mut next = entry.clone();
+            let before = next.dropped.remove(view).unwrap_or_default();
             let known = next
                 .views
                 .entry(view.to_owned())
                 .or_insert_with(|| ViewEntry {
                     live: None,
-                    last_generation: Generation(0),
+                    last_generation: before,
                 });
             known.last_generation = Generation(known.last_generation.0 + 1);
             claimed = known.last_generation;
@@ -283,7 +288,11 @@ impl Catalogue {
     pub async fn drop_view(&self, view: &str) -> Result<Arc<Entry>> {
         self.change(&format!("drop view {view}"), |entry| {
             let mut next = entry.clone();
-            Ok(next.views.remove(view).map(|_| next))
+            let Some(known) = next.views.remove(view) else {
+                return Ok(None);
+            };
+            next.dropped.insert(view.to_owned(), known.last_generation);
+            Ok(Some(next))
         })
         .await
     }
@@ -294,3 +303,6 @@ fn unknown_topic(topic: &str) -> Error {
         "no topic `{topic}`; declare it as `[topics.{topic}]`"
     ))
 }
+
+#[cfg(test)]
+mod tests;
