@@ -16,7 +16,7 @@ pub mod view;
 
 pub use catalogue::{Catalogue, Entry, GenerationEntry, TopicEntry, ViewEntry};
 pub use error::{Error, ErrorKind, Result};
-pub use files::{EncodedFile, encode_parquet, keep_ranges, read_parquet};
+pub use files::{EncodedFile, FileEncoder, encode_parquet, keep_ranges, read_parquet};
 pub use fold_log::{FoldOptions, FoldProgress, fold_log};
 pub use log::{FactsFile, Landing, Log, blocking, dead_letter_schema};
 pub use master::{Master, MasterPin, Ranges, Unit};
