@@ -5,8 +5,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use anabranch_shared::view::Fold;
 use anabranch_shared::{
-    Error, ErrorKind, FoldOptions, FoldProgress, Log, Master, Offsets, Ranges, Result, Unit, blocking,
-    fold_log,
+    Error, ErrorKind, FoldOptions, FoldProgress, Log, Master, Offsets, Ranges, Result, Unit,
+    blocking, fold_log,
 };
 use arrow::array::RecordBatch;
 use parking_lot::Mutex;

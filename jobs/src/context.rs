@@ -7,7 +7,9 @@ use std::sync::Arc;
 use anabranch_serving::ServingOptions;
 use anabranch_shared::settings::{Project, ViewSettings};
 use anabranch_shared::view::View;
-use anabranch_shared::{Catalogue, Error, GenerationEntry, Log, Master, Result, Storage, Topic};
+use anabranch_shared::{
+    Catalogue, Error, Export, GenerationEntry, Log, Master, Result, Storage, Topic,
+};
 
 /// The time, in microseconds since 1970.
 pub fn now_us() -> i64 {
@@ -61,13 +63,10 @@ impl Context {
                 .await?;
         }
         for settings in &context.project.views {
-            if settings.export {
-                return Err(Error::Invalid(format!(
-                    "view `{}`: `export = true` is not supported yet; remove it",
-                    settings.name
-                )));
-            }
             let view = context.compile(settings)?;
+            if settings.export {
+                Export::schema(&view)?;
+            }
             if !context.catalogue.current().views.contains_key(view.name()) {
                 context.first_generation(&view).await?;
             }

@@ -204,9 +204,24 @@ fn ours(e: &DataFusionError) -> Option<&Error> {
     }
 }
 
+/// The file that was gone when the engine wanted to read it, if that is why it failed.
+fn missing_file(e: &DataFusionError) -> Option<&str> {
+    let mut next: Option<&(dyn std::error::Error + 'static)> = Some(e);
+    while let Some(error) = next {
+        if let Some(object_store::Error::NotFound { path, .. }) = error.downcast_ref() {
+            return Some(path);
+        }
+        next = error.source();
+    }
+    None
+}
+
 fn query_kind(e: &DataFusionError) -> ErrorKind {
     if let Some(e) = ours(e) {
         return e.kind();
+    }
+    if missing_file(e).is_some() {
+        return ErrorKind::Unavailable;
     }
     match e.find_root() {
         DataFusionError::Internal(_) => ErrorKind::Internal,
@@ -219,8 +234,13 @@ fn query_kind(e: &DataFusionError) -> ErrorKind {
 
 /// The engine's error without the wrapping that means nothing to a reader.
 fn plain(e: &DataFusionError) -> String {
-    match ours(e) {
-        Some(e) => e.to_string(),
+    if let Some(e) = ours(e) {
+        return e.to_string();
+    }
+    match missing_file(e) {
+        Some(path) => format!(
+            "`{path}` was removed while it was needed (its table was compacted, and the query took longer than `grace` in `[storage]`); run the query again"
+        ),
         None => e.strip_backtrace(),
     }
 }

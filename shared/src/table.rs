@@ -224,6 +224,16 @@ impl Table {
         join(&self.root, name)
     }
 
+    /// Removes files of these names that no commit names. What can't be removed does no harm.
+    pub async fn discard(&self, names: impl Iterator<Item = &str>) {
+        for name in names {
+            let path = self.file_path(name);
+            if let Err(e) = self.storage.delete(&path).await {
+                tracing::warn!(%path, error = %e, "could not remove a file that was not published");
+            }
+        }
+    }
+
     fn entry_path(&self, version: LogVersion) -> Path {
         join(&self.root, &format!("_delta_log/{:020}.json", version.0))
     }

@@ -2,6 +2,7 @@
 
 mod bad_views;
 mod crash;
+mod export;
 mod law;
 mod open_formats;
 mod tables;

@@ -8,8 +8,14 @@ async fn a_generation_is_never_used_again() {
     let dir = tempfile::tempdir().unwrap();
     let storage = Storage::folder(dir.path()).unwrap();
     let catalogue = Catalogue::open(&storage).await.unwrap();
-    assert_eq!(catalogue.claim_generation("v").await.unwrap(), Generation(1));
-    assert_eq!(catalogue.claim_generation("v").await.unwrap(), Generation(2));
+    assert_eq!(
+        catalogue.claim_generation("v").await.unwrap(),
+        Generation(1)
+    );
+    assert_eq!(
+        catalogue.claim_generation("v").await.unwrap(),
+        Generation(2)
+    );
     catalogue.drop_view("v").await.unwrap();
     assert!(!catalogue.current().views.contains_key("v"));
     let again = Catalogue::open(&storage).await.unwrap();
