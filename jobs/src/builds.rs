@@ -12,6 +12,7 @@ use anabranch_shared::settings::ViewSettings;
 use anabranch_shared::view::View;
 use anabranch_shared::{Error, FoldProgress, GenerationEntry, Master, Result, ViewEntry};
 
+use crate::commands::maintain;
 use crate::context::{Context, ViewStanding, now_ms, now_us, threads};
 use crate::history::{self, JobRecord, peak_memory_bytes};
 
@@ -102,6 +103,7 @@ pub async fn build_view(
     }
     let built = built?;
     exported?;
+    maintain::after_job(context, &settings.name).await;
     let took_us = ended_at - started_at;
     Ok(BuildReport {
         view: settings.name.clone(),

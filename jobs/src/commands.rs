@@ -6,6 +6,7 @@ pub mod demo;
 pub mod generate;
 pub mod ingest;
 pub mod init;
+pub mod maintain;
 pub mod query;
 pub mod schedule;
 pub mod status;

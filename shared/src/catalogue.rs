@@ -145,6 +145,32 @@ impl Catalogue {
         }
     }
 
+    /// The entries that were current at a time, in milliseconds since 1970, or later.
+    pub async fn entries_since(&self, at_ms: i64) -> Result<Vec<Arc<Entry>>> {
+        let mut numbers: Vec<(u64, i64)> = self
+            .storage
+            .list_below(&Path::from("catalogue"))
+            .await?
+            .iter()
+            .filter_map(|meta| {
+                let name = meta.location.filename()?.strip_suffix(".json")?;
+                Some((name.parse().ok()?, meta.last_modified.timestamp_millis()))
+            })
+            .collect();
+        numbers.sort_unstable();
+        let older = numbers.partition_point(|(_, written)| *written <= at_ms);
+        let mut entries = Vec::new();
+        for (number, _) in &numbers[older.saturating_sub(1)..] {
+            if let Some(entry) = self.read(*number).await? {
+                entries.push(Arc::new(entry));
+            }
+        }
+        // What was written after the listing.
+        self.refresh().await?;
+        entries.push(self.current());
+        Ok(entries)
+    }
+
     /// Writes one more entry: what `change` makes of the newest one. It is asked again after every
     /// entry that won its number first; where it returns `None` nothing is written.
     pub async fn change(

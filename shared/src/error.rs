@@ -205,15 +205,22 @@ fn ours(e: &DataFusionError) -> Option<&Error> {
 }
 
 /// The file that was gone when the engine wanted to read it, if that is why it failed.
-fn missing_file(e: &DataFusionError) -> Option<&str> {
+fn missing_file(e: &DataFusionError) -> Option<String> {
     let mut next: Option<&(dyn std::error::Error + 'static)> = Some(e);
     while let Some(error) = next {
         if let Some(object_store::Error::NotFound { path, .. }) = error.downcast_ref() {
-            return Some(path);
+            return Some(path.clone());
         }
         next = error.source();
     }
-    None
+    // The reader of Parquet footers passes on no more than the store's text.
+    let DataFusionError::ParquetError(e) = e.find_root() else {
+        return None;
+    };
+    let text = e.to_string();
+    let (_, found) = text.split_once("Object at location ")?;
+    let (path, _) = found.split_once(" not found")?;
+    Some(path.to_owned())
 }
 
 fn query_kind(e: &DataFusionError) -> ErrorKind {

@@ -26,7 +26,7 @@ pub use master::{Master, MasterLeaf, MasterPin, Ranges, Unit};
 pub use pin::{Pin, Pinner, PlainPin, ReadMode, Relation, TopicPin, ViewPin};
 pub use place::{Generation, LogVersion, Offset, OffsetRange, Offsets, PartitionId};
 pub use scan::{decode_states, scan_files, scan_sorted_states};
-pub use storage::{CreateOutcome, FolderFiles, RealFolderFiles, Storage};
+pub use storage::{CreateOutcome, FolderFiles, RealFolderFiles, StagedFile, Storage};
 pub use topic::{
     EXTRA, INGESTED_AT, OFFSET, PARTITION, Topic, TopicField, arrow_type, timestamp_type,
 };

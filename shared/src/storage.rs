@@ -12,9 +12,11 @@ use object_store::{ObjectStore, ObjectStoreExt, PutMode, PutOptions, PutPayload}
 use crate::{Error, Result};
 
 mod folder;
+mod upkeep;
 
 use folder::DurableFolder;
 pub use folder::{FolderFiles, RealFolderFiles};
+pub use upkeep::StagedFile;
 
 /// The URL under which the engine finds the store.
 const ENGINE_URL: &str = "anabranch://storage";

@@ -4,6 +4,7 @@ mod bad_views;
 mod crash;
 mod export;
 mod law;
+mod maintain;
 mod open_formats;
 mod tables;
 mod weblog;

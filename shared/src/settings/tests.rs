@@ -38,6 +38,8 @@ fn parse(text: &str) -> Project {
 fn other_value(section: Section, key: &str) -> &'static str {
     match (section, key) {
         (Section::Storage, "url") => "\"s3://bucket/prefix\"",
+        (Section::Storage, "grace") => "\"7h\"",
+        (Section::Storage, "orphan_grace") => "\"7d\"",
         (Section::Daemon, "http") => "\"localhost:0\"",
         (Section::Daemon, "wal") => "\"/elsewhere\"",
         (Section::Daemon, "land_every") => "\"7s\"",
@@ -182,6 +184,8 @@ fn defaults_are_those_of_the_documentation() {
         dir: at.to_path_buf(),
         storage: StorageSettings {
             url: "file://./data".to_owned(),
+            grace: Duration::from_secs(3_600),
+            orphan_grace: Duration::from_secs(86_400),
         },
         daemon: DaemonSettings {
             http: "127.0.0.1:8787".to_owned(),
