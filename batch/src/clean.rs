@@ -167,7 +167,10 @@ pub async fn clean_view(
     let (_, below) = storage
         .list_level(&Path::from(format!("views/{view}")))
         .await?;
-    let mut found = Vec::new();
+    // Read after the listing: a generation that was listed is known to the catalogue by now.
+    let entries = catalogue
+        .entries_since(options.now_ms - options.grace_ms)
+        .await?;
     for path in &below {
         let number = path
             .filename()
@@ -175,28 +178,17 @@ pub async fn clean_view(
         let Some(generation) = number.map(Generation) else {
             continue;
         };
-        found.push((generation, storage.list_below(path).await?));
-    }
-    // Read after the listings: a generation that was listed is known to the catalogue by now.
-    let entries = catalogue
-        .entries_since(options.now_ms - options.grace_ms)
-        .await?;
-    for (generation, objects) in found {
-        match standing(&entries, view, generation) {
+        let grace_ms = match standing(&entries, view, generation) {
             GenerationStanding::Needed => {
                 let root = Master::root(view, generation);
                 report.extend(&clean_table(storage, &root, options).await?);
+                continue;
             }
-            GenerationStanding::Over => {
-                let grace = options.grace_ms;
-                remove_generation(storage, objects, grace, options, &mut report).await?;
-            }
-            GenerationStanding::Unfinished => {
-                let grace = options.orphan_grace_ms;
-                remove_generation(storage, objects, grace, options, &mut report).await?;
-            }
-            GenerationStanding::Unknown => {}
-        }
+            GenerationStanding::Over => options.grace_ms,
+            GenerationStanding::Unfinished => options.orphan_grace_ms,
+            GenerationStanding::Unknown => continue,
+        };
+        report.extend(&remove_generation(storage, path, grace_ms, options).await?);
     }
     report.extend(&clean_table(storage, &Export::root(view), options).await?);
     Ok(report)
@@ -241,24 +233,26 @@ fn standing(entries: &[Arc<Entry>], view: &str, generation: Generation) -> Gener
     }
 }
 
-/// Removes all of a generation that nobody has written to for `grace_ms`.
+/// Removes all of a generation, unless somebody has written to it within `grace_ms`.
 async fn remove_generation(
     storage: &Storage,
-    mut objects: Vec<ObjectMeta>,
+    root: &Path,
     grace_ms: i64,
     options: &CleanOptions,
-    report: &mut CleanReport,
-) -> Result<()> {
+) -> Result<CleanReport> {
+    let mut report = CleanReport::default();
+    let mut objects = storage.list_below(root).await?;
     let newest = objects.iter().map(modified_ms).max().unwrap_or(i64::MAX);
     if newest > options.now_ms - grace_ms {
-        return Ok(());
+        return Ok(report);
     }
     // The table's log goes last, so that what an interruption leaves is still a table.
     objects.sort_by_key(|o| o.location.as_ref().contains("/_delta_log/"));
     for object in &objects {
         report.count(CleanReason::Generation, object.size);
     }
-    remove(storage, objects.into_iter().map(|o| o.location), options).await
+    remove(storage, objects.into_iter().map(|o| o.location), options).await?;
+    Ok(report)
 }
 
 fn modified_ms(object: &ObjectMeta) -> i64 {
@@ -276,50 +270,62 @@ pub async fn clean_table(
 ) -> Result<CleanReport> {
     let mut report = CleanReport::default();
     let (objects, _) = storage.list_level(root).await?;
-    let (entries, _) = storage
-        .list_level(&Path::from(format!("{root}/_delta_log")))
-        .await?;
-    if objects.is_empty() && entries.is_empty() {
-        return Ok(report);
-    }
     let table = Table::open(storage, root.clone()).await?;
-    let (version, unneeded) = table.with_state(|state| {
-        let unneeded = objects.iter().filter_map(|object| {
+    check_no_gap(storage, &table).await?;
+    let unneeded: Vec<(CleanReason, ObjectMeta)> = table.with_state(|state| {
+        let unneeded = objects.into_iter().filter_map(|object| {
             let name = object.location.filename().filter(|n| is_ours(n))?;
-            let reason = decide(state, name, modified_ms(object), options)?;
-            Some((reason, object.clone()))
+            let reason = decide(state, name, modified_ms(&object), options)?;
+            Some((reason, object))
         });
-        (state.version, unneeded.collect::<Vec<_>>())
+        unneeded.collect()
     });
-    let names = || entries.iter().filter_map(|e| e.location.filename());
-    let newest = names().filter_map(entry_version).max();
-    if newest > version.map(|v| v.0) {
-        return Err(Error::Corrupt(format!(
-            "`{root}`: its log goes on to version {} past a gap; nothing of it is cleaned up",
-            newest.unwrap_or_default(),
-        )));
-    }
     for (reason, object) in &unneeded {
         report.count(*reason, object.size);
     }
     let paths = unneeded.into_iter().map(|(_, object)| object.location);
     remove(storage, paths, options).await?;
-    let covered = names()
-        .filter(|n| n.contains(".checkpoint"))
-        .filter_map(entry_version)
-        .max();
-    let behind = version.map_or(0, |v| v.0 + 1 - covered.map_or(0, |c| c + 1));
-    if behind >= options.checkpoint_every && options.action == CleanAction::Remove {
+    let commits = |s: &TableState| {
+        let since = s.checkpoint.map_or(0, |c| c.0 + 1);
+        s.version.map_or(0, |v| v.0 + 1 - since)
+    };
+    let due = table.with_state(commits) >= options.checkpoint_every.max(1);
+    if due && options.action == CleanAction::Remove {
         table.write_checkpoint().await?;
     }
     Ok(report)
+}
+
+/// Brings the table to its newest version, and refuses one whose log goes on past a gap: then it is
+/// not known what is needed.
+async fn check_no_gap(storage: &Storage, table: &Table) -> Result<()> {
+    let version = |s: &TableState| s.version;
+    let log = Path::from(format!("{}/_delta_log", table.root()));
+    let later = match table.with_state(version) {
+        Some(known) => {
+            let known = Path::from(format!("{log}/{:020}.json", known.0));
+            storage.list_after(&log, &known).await?
+        }
+        None => storage.list_below(&log).await?,
+    };
+    table.refresh().await?;
+    let names = later.iter().filter_map(|e| e.location.filename());
+    let newest = names.filter_map(entry_version).max();
+    if newest <= table.with_state(version).map(|v| v.0) {
+        return Ok(());
+    }
+    Err(Error::Corrupt(format!(
+        "`{}`: its log goes on to version {} past a gap; nothing of it is cleaned up",
+        table.root(),
+        newest.unwrap_or_default(),
+    )))
 }
 
 /// Whether a file has a name that this software gives; others' files are left alone.
 fn is_ours(name: &str) -> bool {
     name.strip_prefix("part-")
         .and_then(|n| n.strip_suffix(".parquet"))
-        .is_some_and(|id| uuid_like(id))
+        .is_some_and(uuid_like)
 }
 
 fn uuid_like(id: &str) -> bool {

@@ -54,6 +54,8 @@ pub struct TableState {
     pub txns: HashMap<String, i64>,
     /// The table's free-form configuration.
     pub configuration: HashMap<String, String>,
+    /// The version of the checkpoint that the table was opened from.
+    pub checkpoint: Option<LogVersion>,
     /// The random id that the table keeps for ever.
     pub id: Option<String>,
     /// When files were removed that may still lie in the storage, by path, in milliseconds since

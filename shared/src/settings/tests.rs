@@ -399,9 +399,9 @@ fn durations_sizes_and_numbers_are_read_in_their_spellings() {
     assert_eq!(sized("1_000_000"), 1_000_000);
     assert_eq!(sized("0x100"), 256);
     let lasting = |value: &str| {
-        parse(&format!("[query]\ntimeout = \"{value}\""))
-            .query
-            .timeout
+        parse(&format!("[daemon]\nland_every = \"{value}\""))
+            .daemon
+            .land_every
     };
     assert_eq!(lasting("1h 30m"), Duration::from_secs(5400));
     assert_eq!(lasting("250ms"), Duration::from_millis(250));

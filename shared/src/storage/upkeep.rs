@@ -35,6 +35,12 @@ impl Storage {
         Ok(self.store.list(Some(below)).try_collect().await?)
     }
 
+    /// The objects below a path whose own paths come after another path.
+    pub async fn list_after(&self, below: &Path, after: &Path) -> Result<Vec<ObjectMeta>> {
+        let found = self.store.list_with_offset(Some(below), after);
+        Ok(found.try_collect().await?)
+    }
+
     /// In a folder, the files that writers which were killed had staged and that nobody has written
     /// to since `before_ms`, milliseconds since 1970. Other storages have none.
     pub async fn staged_files(&self, before_ms: i64) -> Result<Vec<StagedFile>> {

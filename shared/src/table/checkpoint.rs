@@ -46,6 +46,7 @@ pub(super) async fn read_latest(storage: &Storage, root: &Path) -> Result<Option
 fn decode(bytes: Bytes, version: LogVersion, path: &Path) -> Result<TableState> {
     let mut state = TableState {
         version: Some(version),
+        checkpoint: Some(version),
         ..Default::default()
     };
     for batch in ParquetRecordBatchReaderBuilder::try_new(bytes)?.build()? {
