@@ -5,8 +5,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use anabranch_shared::view::Fold;
 use anabranch_shared::{
-    Error, FoldOptions, FoldProgress, Log, Master, Offsets, Ranges, Result, Unit, blocking,
-    fold_log,
+    Error, ErrorKind, FoldOptions, FoldProgress, Log, Master, Offsets, Ranges, Result, Unit,
+    blocking, fold_log,
 };
 use arrow::array::RecordBatch;
 use parking_lot::Mutex;
@@ -70,7 +70,7 @@ pub async fn rebuild(
             Ok(None) => return Ok(outcome(&units, master.boundary(), options)),
             Ok(Some(further)) => start = std::mem::replace(&mut end, further),
             Err(e) => {
-                master.discard(&units).await;
+                give_up(master, &units, &e).await;
                 return Err(e);
             }
         }
@@ -124,10 +124,18 @@ pub async fn refresh(
             Ok(_) => return Ok(outcome(&units, master.boundary(), options)),
             Err(Error::Fenced { .. }) => master.discard(&units).await,
             Err(e) => {
-                master.discard(&units).await;
+                give_up(master, &units, &e).await;
                 return Err(e);
             }
         }
+    }
+}
+
+/// Removes the units of a publication that failed, unless it may be there all the same: the storage
+/// did not say, and then the clean-up finds out later what no commit names.
+pub(crate) async fn give_up(master: &Master, units: &[Unit], error: &Error) {
+    if error.kind() != ErrorKind::Unavailable {
+        master.discard(units).await;
     }
 }
 

@@ -1,7 +1,14 @@
 //! Batch layer: reads the whole log, publishes master views.
 
 mod build;
+mod clean;
+mod export;
 mod merge;
 
 pub use build::{BatchOptions, BatchOutcome, rebuild, refresh};
+pub use clean::{
+    CleanAction, CleanOptions, CleanReason, CleanReport, Cleaned, clean_storage, clean_table,
+    clean_view,
+};
+pub use export::{ExportOutcome, ExportWhen, export};
 pub use merge::merge_small_runs;

@@ -7,7 +7,7 @@ use anabranch_shared::table::AddFile;
 use anabranch_shared::view::Fold;
 use anabranch_shared::{Master, Ranges, Result, blocking};
 
-use crate::build::{BatchOptions, stopped};
+use crate::build::{BatchOptions, give_up, stopped};
 
 /// With fewer small files than this there is nothing to gain.
 const FEWEST_FILES: usize = 8;
@@ -57,7 +57,7 @@ pub async fn merge_small_runs(
     master.put(&unit, body).await?;
     let units = [unit];
     if let Err(e) = master.publish_merge(&merged, &units, now_ms).await {
-        master.discard(&units).await;
+        give_up(master, &units, &e).await;
         return Err(e);
     }
     Ok(merged.len())

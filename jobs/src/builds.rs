@@ -4,13 +4,20 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use anabranch_batch::{BatchOptions, BatchOutcome, merge_small_runs, rebuild, refresh};
+use anabranch_batch::{
+    BatchOptions, BatchOutcome, ExportOutcome, ExportWhen, export, merge_small_runs, rebuild,
+    refresh,
+};
 use anabranch_shared::settings::ViewSettings;
 use anabranch_shared::view::View;
 use anabranch_shared::{Error, FoldProgress, GenerationEntry, Master, Result, ViewEntry};
 
+use crate::commands::maintain;
 use crate::context::{Context, ViewStanding, now_ms, now_us, threads};
 use crate::history::{self, JobRecord, peak_memory_bytes};
+
+/// How often a view is refreshed so that its export need not go back.
+const EXPORT_TRIES: usize = 5;
 
 /// What is done to a view.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -61,6 +68,10 @@ pub async fn build_view(
         progress: progress.clone(),
     };
     let built = build_one(context, settings, build, &options).await;
+    let exported = match &built {
+        Ok(built) if settings.export => export_view(context, &built.master, build, &options).await,
+        _ => Ok(()),
+    };
     // The clock may have been set back meanwhile.
     let ended_at = now_us().max(started_at);
     let mut record = JobRecord {
@@ -73,7 +84,7 @@ pub async fn build_view(
         ..Default::default()
     };
     match &built {
-        Ok((outcome, _)) => {
+        Ok(Built { outcome, .. }) => {
             record.outcome = "done";
             record.facts = i64::try_from(outcome.facts).unwrap_or(i64::MAX);
             record.bytes = i64::try_from(outcome.bytes).unwrap_or(i64::MAX);
@@ -86,17 +97,61 @@ pub async fn build_view(
             record.error = Some(e.to_string());
         }
     }
+    if let Err(e) = &exported {
+        record.outcome = "failed";
+        record.error = Some(format!("the view was built, its export failed: {e}"));
+        tracing::warn!(view = %settings.name, "the view was built, its export failed; the next job makes it up");
+    }
     if let Err(e) = history::record(&context.storage, &record).await {
         tracing::warn!(error = %e, "could not write the history of jobs");
     }
-    let (outcome, cut_over) = built?;
+    let built = built?;
+    exported?;
+    maintain::after_job(context, &settings.name).await;
     let took_us = ended_at - started_at;
     Ok(BuildReport {
         view: settings.name.clone(),
-        outcome,
+        outcome: built.outcome,
         took_us,
-        cut_over,
+        cut_over: built.cut_over,
     })
+}
+
+/// Writes the export of a view that was built. A changed definition may be built up to fewer offsets
+/// than the former one's export holds; then it is refreshed first.
+async fn export_view(
+    context: &Context,
+    master: &Arc<Master>,
+    build: Build,
+    options: &BatchOptions,
+) -> Result<()> {
+    let when = match build {
+        Build::Rebuild => ExportWhen::Always,
+        Build::Refresh => ExportWhen::Moved,
+    };
+    for _ in 0..EXPORT_TRIES {
+        match export(master, when, options, now_ms).await? {
+            ExportOutcome::Written { .. } | ExportOutcome::Unchanged => return Ok(()),
+            ExportOutcome::Behind => {}
+        }
+        let log = context.log(&master.view().topic().name).await?;
+        match refresh(master, &log, &log.head(), options, now_ms).await {
+            // Another process was as quick.
+            Ok(_) | Err(Error::Fenced { .. }) => {}
+            Err(e) => return Err(e),
+        }
+    }
+    Err(Error::Conflict(format!(
+        "view `{}`: its export holds more than its master view, whoever refreshes it; run the job again",
+        master.view().name()
+    )))
+}
+
+/// What a build made.
+struct Built {
+    outcome: BatchOutcome,
+    master: Arc<Master>,
+    cut_over: bool,
 }
 
 async fn build_one(
@@ -104,15 +159,15 @@ async fn build_one(
     settings: &ViewSettings,
     build: Build,
     options: &BatchOptions,
-) -> Result<(BatchOutcome, bool)> {
+) -> Result<Built> {
     let view = context.compile(settings)?;
     context.catalogue.refresh().await?;
     match (context.standing(&view), build) {
         (ViewStanding::Live, Build::Rebuild) if !is_readable(context, &view).await? => {
-            Ok((build_new(context, &view, options).await?, true))
+            build_new(context, &view, options).await
         }
-        (ViewStanding::Live, _) => Ok((build_live(context, &view, build, options).await?, false)),
-        (_, Build::Rebuild) => Ok((build_new(context, &view, options).await?, true)),
+        (ViewStanding::Live, _) => build_live(context, &view, build, options).await,
+        (_, Build::Rebuild) => build_new(context, &view, options).await,
         (ViewStanding::Edited, Build::Refresh) => {
             let entry = context.catalogue.current();
             let live = entry.views.get(view.name()).and_then(|v| v.live.clone());
@@ -121,7 +176,7 @@ async fn build_one(
             };
             let view = Arc::new(View::from_definition(view.name(), &live.definition)?);
             tracing::warn!(view = %view.name(), "the view was edited; its old definition is refreshed until `anabranch batch rebuild`");
-            Ok((build_live(context, &view, build, options).await?, false))
+            build_live(context, &view, build, options).await
         }
         (ViewStanding::New, Build::Refresh) => Err(never_built(view.name())),
     }
@@ -151,7 +206,7 @@ async fn build_live(
     view: &Arc<View>,
     build: Build,
     options: &BatchOptions,
-) -> Result<BatchOutcome> {
+) -> Result<Built> {
     let entry = context.catalogue.current();
     let live: Option<&ViewEntry> = entry.views.get(view.name());
     let generation = live
@@ -169,15 +224,15 @@ async fn build_live(
         Ok(_) | Err(Error::Conflict(_)) => {}
         Err(e) => return Err(e),
     }
-    Ok(outcome)
+    Ok(Built {
+        outcome,
+        master,
+        cut_over: false,
+    })
 }
 
 /// Builds a new generation beside the live one, and cuts over.
-async fn build_new(
-    context: &Context,
-    view: &Arc<View>,
-    options: &BatchOptions,
-) -> Result<BatchOutcome> {
+async fn build_new(context: &Context, view: &Arc<View>, options: &BatchOptions) -> Result<Built> {
     let entry = context.catalogue.current();
     let from = entry
         .views
@@ -196,7 +251,11 @@ async fn build_new(
         .catalogue
         .cut_over(view.name(), from, &entry)
         .await?;
-    Ok(outcome)
+    Ok(Built {
+        outcome,
+        master,
+        cut_over: true,
+    })
 }
 
 /// Forgets views that the project does not hold any more. Returns their names.

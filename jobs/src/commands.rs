@@ -10,6 +10,7 @@ pub mod generate;
 pub mod ingest;
 pub mod init;
 pub mod jobs;
+pub mod maintain;
 pub mod query;
 pub mod schedule;
 pub mod status;

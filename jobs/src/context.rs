@@ -7,7 +7,9 @@ use std::sync::Arc;
 use anabranch_serving::ServingOptions;
 use anabranch_shared::settings::{Project, ViewSettings};
 use anabranch_shared::view::{View, relations_read};
-use anabranch_shared::{Catalogue, Error, GenerationEntry, Log, Master, Result, Storage, Topic};
+use anabranch_shared::{
+    Catalogue, Error, Export, GenerationEntry, Log, Master, Result, Storage, Topic,
+};
 
 /// The time, in microseconds since 1970.
 pub fn now_us() -> i64 {
@@ -61,13 +63,10 @@ impl Context {
                 .await?;
         }
         for settings in &context.project.views {
-            if settings.export {
-                return Err(Error::Invalid(format!(
-                    "view `{}`: `export = true` is not supported yet; remove it",
-                    settings.name
-                )));
-            }
             let view = context.compile(settings)?;
+            if settings.export {
+                Export::schema(&view)?;
+            }
             // Also after a process that died between claiming the number and cutting over to it.
             if context.standing(&view) == ViewStanding::New {
                 context.first_generation(&view).await?;

@@ -83,7 +83,7 @@ pub async fn pin(storage: &Storage, names: &[String], pin: &mut Pin) -> Result<(
 }
 
 /// Opens the table, created where it does not exist.
-async fn open(storage: &Storage) -> Result<Table> {
+pub(crate) async fn open(storage: &Storage) -> Result<Table> {
     Table::open_or_create(storage, NAME, &schema(), HashMap::new(), now_ms()).await
 }
 

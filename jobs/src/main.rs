@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
 
+use anabranch_batch::{CleanAction, CleanReport};
 use anabranch_jobs::builds::{Build, BuildReport};
 use anabranch_jobs::client::Client;
 use anabranch_jobs::commands::generate::GenerateArgs;
@@ -12,10 +13,10 @@ use anabranch_jobs::commands::ingest::IngestArgs;
 use anabranch_jobs::commands::query::QuerySession;
 use anabranch_jobs::commands::verify::VerifyArgs;
 use anabranch_jobs::commands::{
-    DEAD_LETTERS, FOUND_WRONG, batch, daemon, demo, generate, ingest, init, jobs, schedule, status,
-    stop_flag, tail, verify,
+    DEAD_LETTERS, FOUND_WRONG, batch, daemon, demo, generate, ingest, init, jobs, maintain,
+    schedule, status, stop_flag, tail, verify,
 };
-use anabranch_jobs::context::Context;
+use anabranch_jobs::context::{Context, now_ms};
 use anabranch_jobs::output::{
     Format, Style, human_bytes, human_count, human_duration, human_rate, quiet_broken_pipe,
     rows_table, write_batches,
@@ -135,6 +136,12 @@ enum BatchCommand {
         /// The views; all unless named
         views: Vec<String>,
     },
+    /// Removes files that nothing needs any more, once their grace is over
+    Maintain {
+        /// Only counts them
+        #[arg(long)]
+        dry_run: bool,
+    },
 }
 
 fn main() -> ExitCode {
@@ -236,6 +243,15 @@ async fn execute(cli: Cli) -> Result<u8> {
             let (build, views) = match command {
                 BatchCommand::Rebuild { views } => (Build::Rebuild, views),
                 BatchCommand::Refresh { views } => (Build::Refresh, views),
+                BatchCommand::Maintain { dry_run } => {
+                    let action = match dry_run {
+                        true => CleanAction::Find,
+                        false => CleanAction::Remove,
+                    };
+                    let report = maintain::maintain(&context, now_ms(), action).await?;
+                    print_cleaned(&report, action, json)?;
+                    return Ok(0);
+                }
             };
             let terminal = std::io::stderr().is_terminal();
             let built = batch::build(&context, build, &views, terminal).await?;
@@ -327,6 +343,37 @@ fn ingest_line(report: &ingest::IngestReport, took: Duration) -> String {
         human_duration(took),
         human_rate(report.facts, took)
     )
+}
+
+fn print_cleaned(report: &CleanReport, action: CleanAction, json: bool) -> Result<()> {
+    let total = report.total();
+    if json {
+        let rows = report.reasons.iter();
+        let rows = rows.map(|(r, c)| {
+            (
+                r.name().to_owned(),
+                serde_json::json!({"files": c.files, "bytes": c.bytes}),
+            )
+        });
+        return print_json(&serde_json::json!({
+            "removed": action == CleanAction::Remove, "files": total.files, "bytes": total.bytes,
+            "reasons": rows.collect::<serde_json::Map<_, _>>(),
+        }));
+    }
+    let what = match action {
+        CleanAction::Remove => "removed",
+        CleanAction::Find => "would be removed",
+    };
+    let mut text = format!(
+        "{} files {what}, {}\n",
+        human_count(total.files),
+        human_bytes(total.bytes)
+    );
+    for (reason, cleaned) in &report.reasons {
+        let (files, bytes) = (human_count(cleaned.files), human_bytes(cleaned.bytes));
+        text += &format!("  {}: {files} files, {bytes}\n", reason.name());
+    }
+    print(&text)
 }
 
 fn print_builds(reports: &[BuildReport], json: bool) -> Result<()> {

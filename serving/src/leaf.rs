@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use anabranch_shared::view::{AggregateSplit, StateCodec, finish_column, identity_states};
-use anabranch_shared::{Result, ViewPin};
+use anabranch_shared::{Result, ViewPin, count_files, decode_states, scan_files};
 use arrow::array::RecordBatch;
 use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
 use async_trait::async_trait;
@@ -16,7 +16,7 @@ use datafusion::datasource::memory::MemorySourceConfig;
 use datafusion::logical_expr::utils::conjunction;
 use datafusion::logical_expr::{ColumnarValue, Expr, TableProviderFilterPushDown, TableType};
 use datafusion::physical_expr::PhysicalExpr;
-use datafusion::physical_expr::expressions::{CastExpr, Column};
+use datafusion::physical_expr::expressions::Column;
 use datafusion::physical_plan::ExecutionPlan;
 use datafusion::physical_plan::aggregates::AggregateMode;
 use datafusion::physical_plan::empty::EmptyExec;
@@ -25,7 +25,6 @@ use datafusion::physical_plan::projection::ProjectionExec;
 use datafusion::physical_plan::union::UnionExec;
 
 use crate::layer::LayerExec;
-use crate::scan::{count_files, scan_files};
 
 /// What the leaf gives besides keys.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -160,7 +159,7 @@ impl MergedLeaf {
             count_files(&master),
             pin.files.len()
         );
-        let master = LayerExec::wrap(label, decoded(master, codec)?);
+        let master = LayerExec::wrap(label, decode_states(master, codec)?);
         let mut delta = pin.delta.clone();
         delta.extend(identity_states(&pin.view)?);
         let rows: usize = delta.iter().map(RecordBatch::num_rows).sum();
@@ -262,37 +261,6 @@ fn stored_alike(filter: &Arc<dyn PhysicalExpr>, codec: &StateCodec) -> bool {
             let memory = codec.state_schema().field(c.index()).data_type();
             memory == codec.storage_schema().field(c.index()).data_type()
         })
-}
-
-/// Stored states in the types that they have in memory.
-fn decoded(stored: Arc<dyn ExecutionPlan>, codec: &StateCodec) -> Result<Arc<dyn ExecutionPlan>> {
-    if codec
-        .state_schema()
-        .fields()
-        .iter()
-        .zip(codec.storage_schema().fields())
-        .all(|(a, b)| a.data_type() == b.data_type())
-    {
-        return Ok(stored);
-    }
-    let exprs = codec
-        .state_schema()
-        .fields()
-        .iter()
-        .enumerate()
-        .map(|(i, f)| {
-            let column: Arc<dyn PhysicalExpr> = Arc::new(Column::new(f.name(), i));
-            let stored_type: &DataType = codec.storage_schema().field(i).data_type();
-            let expr = match stored_type == f.data_type() {
-                true => column,
-                false => Arc::new(CastExpr::new(column, f.data_type().clone(), None)),
-            };
-            (expr, f.name().clone())
-        });
-    Ok(Arc::new(ProjectionExec::try_new(
-        exprs.collect::<Vec<_>>(),
-        stored,
-    )?))
 }
 
 /// Batches in memory, spread over partitions.

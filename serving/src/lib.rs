@@ -5,7 +5,6 @@ mod combine;
 mod http;
 mod layer;
 mod leaf;
-mod scan;
 mod session;
 mod statement;
 mod topic_table;

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use anabranch_shared::table::AddFile;
 use anabranch_shared::{
     FactsFile, OFFSET, PARTITION, PlainPin, Ranges, Result, TopicPin, dead_letter_schema,
+    scan_files,
 };
 use arrow::array::RecordBatch;
 use arrow::datatypes::SchemaRef;
@@ -21,7 +22,6 @@ use datafusion::physical_plan::union::UnionExec;
 use object_store::path::Path;
 
 use crate::leaf::{memory, project};
-use crate::scan::scan_files;
 
 /// Rows in files and in memory.
 #[derive(Debug)]

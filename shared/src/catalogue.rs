@@ -35,6 +35,10 @@ pub struct Entry {
     pub topics: BTreeMap<String, TopicEntry>,
     /// The views.
     pub views: BTreeMap<String, ViewEntry>,
+    /// For views that were dropped, the highest number that a generation of theirs had: a view that
+    /// is declared again under the name must not find the states of the former one.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub dropped: BTreeMap<String, Generation>,
 }
 
 /// A topic in the catalogue.
@@ -143,6 +147,32 @@ impl Catalogue {
         }
     }
 
+    /// The entries that were current at a time, in milliseconds since 1970, or later.
+    pub async fn entries_since(&self, at_ms: i64) -> Result<Vec<Arc<Entry>>> {
+        let mut numbers: Vec<(u64, i64)> = self
+            .storage
+            .list_below(&Path::from("catalogue"))
+            .await?
+            .iter()
+            .filter_map(|meta| {
+                let name = meta.location.filename()?.strip_suffix(".json")?;
+                Some((name.parse().ok()?, meta.last_modified.timestamp_millis()))
+            })
+            .collect();
+        numbers.sort_unstable();
+        let older = numbers.partition_point(|(_, written)| *written <= at_ms);
+        let mut entries = Vec::new();
+        for (number, _) in &numbers[older.saturating_sub(1)..] {
+            if let Some(entry) = self.read(*number).await? {
+                entries.push(Arc::new(entry));
+            }
+        }
+        // What was written after the listing.
+        self.refresh().await?;
+        entries.push(self.current());
+        Ok(entries)
+    }
+
     /// Writes one more entry: what `change` makes of the newest one. It is asked again after every
     /// entry that won its number first; where it returns `None` nothing is written.
     pub async fn change(
@@ -244,12 +274,13 @@ impl Catalogue {
         let mut claimed = Generation(0);
         self.change(&format!("claim a generation of {view}"), |entry| {
             let mut next = entry.clone();
+            let before = next.dropped.remove(view).unwrap_or_default();
             let known = next
                 .views
                 .entry(view.to_owned())
                 .or_insert_with(|| ViewEntry {
                     live: None,
-                    last_generation: Generation(0),
+                    last_generation: before,
                 });
             known.last_generation = Generation(known.last_generation.0 + 1);
             claimed = known.last_generation;
@@ -295,8 +326,11 @@ impl Catalogue {
     pub async fn drop_view(&self, view: &str) -> Result<Arc<Entry>> {
         self.change(&format!("drop view {view}"), |entry| {
             let mut next = entry.clone();
-            let live = next.views.get_mut(view).and_then(|v| v.live.take());
-            Ok(live.map(|_| next))
+            let Some(known) = next.views.remove(view) else {
+                return Ok(None);
+            };
+            next.dropped.insert(view.to_owned(), known.last_generation);
+            Ok(Some(next))
         })
         .await
     }
@@ -307,3 +341,6 @@ fn unknown_topic(topic: &str) -> Error {
         "no topic `{topic}`; declare it as `[topics.{topic}]`"
     ))
 }
+
+#[cfg(test)]
+mod tests;

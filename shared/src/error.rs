@@ -222,9 +222,31 @@ fn ours(e: &DataFusionError) -> Option<&Error> {
     }
 }
 
+/// The file that was gone when the engine wanted to read it, if that is why it failed.
+fn missing_file(e: &DataFusionError) -> Option<String> {
+    let mut next: Option<&(dyn std::error::Error + 'static)> = Some(e);
+    while let Some(error) = next {
+        if let Some(object_store::Error::NotFound { path, .. }) = error.downcast_ref() {
+            return Some(path.clone());
+        }
+        next = error.source();
+    }
+    // The reader of Parquet footers passes on no more than the store's text.
+    let DataFusionError::ParquetError(e) = e.find_root() else {
+        return None;
+    };
+    let text = e.to_string();
+    let (_, found) = text.split_once("Object at location ")?;
+    let (path, _) = found.split_once(" not found")?;
+    Some(path.to_owned())
+}
+
 fn query_kind(e: &DataFusionError) -> ErrorKind {
     if let Some(e) = ours(e) {
         return e.kind();
+    }
+    if missing_file(e).is_some() {
+        return ErrorKind::Unavailable;
     }
     match e.find_root() {
         DataFusionError::Internal(_) => ErrorKind::Internal,
@@ -237,8 +259,13 @@ fn query_kind(e: &DataFusionError) -> ErrorKind {
 
 /// The engine's error without the wrapping that means nothing to a reader.
 fn plain(e: &DataFusionError) -> String {
-    match ours(e) {
-        Some(e) => e.to_string(),
+    if let Some(e) = ours(e) {
+        return e.to_string();
+    }
+    match missing_file(e) {
+        Some(path) => format!(
+            "`{path}` was removed while it was needed (its table was compacted, and the query took longer than `grace` in `[storage]`); run the query again"
+        ),
         None => e.strip_backtrace(),
     }
 }

@@ -52,51 +52,97 @@ pub fn encode_parquet(
     batches: &[RecordBatch],
     sorted_by: usize,
 ) -> Result<EncodedFile> {
-    let sorting = (0..sorted_by).filter_map(|i| {
-        Some(SortingColumn {
-            column_idx: i32::try_from(i).ok()?,
-            descending: false,
-            nulls_first: true,
-        })
-    });
-    let properties = WriterProperties::builder()
-        .set_compression(Compression::ZSTD(ZstdLevel::try_new(1)?))
-        .set_max_row_group_row_count(Some(ROW_GROUP_ROWS))
-        .set_sorting_columns((sorted_by > 0).then(|| sorting.collect()))
-        .set_statistics_enabled(EnabledStatistics::Page)
-        .set_created_by(concat!("anabranch ", env!("CARGO_PKG_VERSION")).to_owned())
-        .build();
-    let mut body = Vec::new();
-    let mut writer = ArrowWriter::try_new(&mut body, schema.clone(), Some(properties))?;
+    let mut encoder = FileEncoder::new(name, schema, sorted_by)?;
     for batch in batches {
-        writer.write(batch)?;
+        encoder.write(batch)?;
     }
-    // The writer itself forgets its row groups when it ends.
-    let metadata = writer.finish()?;
-    let stats = statistics_json(metadata.row_groups(), schema, batches)?;
-    drop(writer);
-    let body = Bytes::from(body);
-    let size = i64::try_from(body.len()).unwrap_or(i64::MAX);
-    let add = AddFile {
-        path: name,
-        size,
-        stats: Some(stats),
-        ..Default::default()
-    };
-    Ok(EncodedFile { body, add })
+    encoder.finish()
+}
+
+/// Writes a Parquet file into memory, batch by batch.
+pub struct FileEncoder {
+    name: String,
+    schema: SchemaRef,
+    writer: ArrowWriter<Vec<u8>>,
+    rows: usize,
+    /// For each column how many values are null.
+    nulls: Vec<usize>,
+}
+
+impl FileEncoder {
+    /// An encoder of no rows yet. `sorted_by` is how many of the first columns the batches are
+    /// sorted by.
+    pub fn new(name: String, schema: &SchemaRef, sorted_by: usize) -> Result<Self> {
+        let sorting = (0..sorted_by).filter_map(|i| {
+            Some(SortingColumn {
+                column_idx: i32::try_from(i).ok()?,
+                descending: false,
+                nulls_first: true,
+            })
+        });
+        let properties = WriterProperties::builder()
+            .set_compression(Compression::ZSTD(ZstdLevel::try_new(1)?))
+            .set_max_row_group_row_count(Some(ROW_GROUP_ROWS))
+            .set_sorting_columns((sorted_by > 0).then(|| sorting.collect()))
+            .set_statistics_enabled(EnabledStatistics::Page)
+            .set_created_by(concat!("anabranch ", env!("CARGO_PKG_VERSION")).to_owned())
+            .build();
+        Ok(Self {
+            name,
+            writer: ArrowWriter::try_new(Vec::new(), schema.clone(), Some(properties))?,
+            rows: 0,
+            nulls: vec![0; schema.fields().len()],
+            schema: schema.clone(),
+        })
+    }
+
+    /// Adds a batch of the file's schema.
+    pub fn write(&mut self, batch: &RecordBatch) -> Result<()> {
+        self.writer.write(batch)?;
+        self.rows += batch.num_rows();
+        for (nulls, column) in self.nulls.iter_mut().zip(batch.columns()) {
+            *nulls += column.null_count();
+        }
+        Ok(())
+    }
+
+    /// How many rows there are.
+    pub fn rows(&self) -> usize {
+        self.rows
+    }
+
+    /// About how many bytes the file has so far.
+    pub fn size_bytes(&self) -> usize {
+        self.writer.bytes_written() + self.writer.in_progress_size()
+    }
+
+    /// The whole file.
+    pub fn finish(mut self) -> Result<EncodedFile> {
+        // The writer itself forgets its row groups when it ends.
+        let metadata = self.writer.finish()?;
+        let stats = statistics_json(metadata.row_groups(), &self.schema, self.rows, &self.nulls)?;
+        let body = Bytes::from(std::mem::take(self.writer.inner_mut()));
+        let size = i64::try_from(body.len()).unwrap_or(i64::MAX);
+        let add = AddFile {
+            path: self.name,
+            size,
+            stats: Some(stats),
+            ..Default::default()
+        };
+        Ok(EncodedFile { body, add })
+    }
 }
 
 /// Statistics in the form of the Delta protocol ("Per-file Statistics").
 fn statistics_json(
     groups: &[parquet::file::metadata::RowGroupMetaData],
     schema: &SchemaRef,
-    batches: &[RecordBatch],
+    rows: usize,
+    null_counts: &[usize],
 ) -> Result<String> {
-    let rows: usize = batches.iter().map(RecordBatch::num_rows).sum();
     let (mut min, mut max, mut nulls) = (Map::new(), Map::new(), Map::new());
     for (index, field) in schema.fields().iter().enumerate().take(STATISTICS_COLUMNS) {
-        let null_count: usize = batches.iter().map(|b| b.column(index).null_count()).sum();
-        nulls.insert(field.name().clone(), json!(null_count));
+        nulls.insert(field.name().clone(), json!(null_counts.get(index)));
         let bounds = groups.iter().map(|g| {
             let leaf = g
                 .columns()

@@ -2,12 +2,14 @@
 
 mod catalogue;
 mod error;
+mod export;
 mod files;
 mod fold_log;
 mod log;
 mod master;
 mod pin;
 mod place;
+mod scan;
 pub mod settings;
 mod storage;
 pub mod table;
@@ -16,13 +18,17 @@ pub mod view;
 
 pub use catalogue::{Catalogue, Entry, GenerationEntry, TopicEntry, ViewEntry};
 pub use error::{Error, ErrorKind, Result};
-pub use files::{EncodedFile, encode_parquet, keep_ranges, read_parquet};
+pub use export::{Export, ExportPin, ExportStanding};
+pub use files::{EncodedFile, FileEncoder, encode_parquet, keep_ranges, read_parquet};
 pub use fold_log::{FoldOptions, FoldProgress, fold_log};
 pub use log::{FactsFile, Landing, Log, blocking, dead_letter_schema};
-pub use master::{Master, MasterPin, Ranges, Unit};
+pub use master::{Master, MasterLeaf, MasterPin, Ranges, Unit};
 pub use pin::{Pin, Pinner, PlainPin, ReadMode, Relation, TopicPin, ViewPin};
 pub use place::{Generation, LogVersion, Offset, OffsetRange, Offsets, PartitionId};
-pub use storage::{CreateOutcome, FolderFiles, FolderSync, RealFolderFiles, Storage};
+pub use scan::{count_files, decode_states, scan_files, scan_sorted_states};
+pub use storage::{
+    CreateOutcome, FolderFiles, FolderSync, RealFolderFiles, StagedFile, Storage,
+};
 pub use topic::{
     EXTRA, INGESTED_AT, OFFSET, PARTITION, Topic, TopicField, arrow_type, timestamp_type,
 };

@@ -15,6 +15,10 @@ use crate::table::{AddFile, Commit, RemoveFile, Table, TableState};
 use crate::view::{View, sort_by_keys};
 use crate::{Error, Generation, LogVersion, OffsetRange, Offsets, PartitionId, Result};
 
+mod leaf;
+
+pub use leaf::MasterLeaf;
+
 /// The table property that names the format of the states.
 const STATE_FORMAT: &str = "anabranch.stateFormat";
 
@@ -146,12 +150,8 @@ impl Master {
 
     /// Removes units that were not published.
     pub async fn discard(&self, units: &[Unit]) {
-        for unit in units {
-            let path = self.table.file_path(&unit.add.path);
-            if let Err(e) = self.table.storage().delete(&path).await {
-                tracing::warn!(%path, error = %e, "could not remove a file that was not published");
-            }
-        }
+        let names = units.iter().map(|u| u.add.path.as_str());
+        self.table.discard(names).await;
     }
 
     /// Publishes one more run, of exactly these ranges.

@@ -64,6 +64,10 @@ pub struct StorageSettings {
     /// A folder, as a path or a `file://` URL and relative to the project's; or
     /// `s3://BUCKET/PREFIX`. Nothing is percent-decoded.
     pub url: String,
+    /// How long replaced files stay; longer than a query may take.
+    pub grace: Duration,
+    /// How long files stay that no commit names; at least `grace`.
+    pub orphan_grace: Duration,
 }
 
 /// `[daemon]`: the speed layer and its landing.
@@ -186,11 +190,10 @@ impl Project {
             }
             views.extend(views::read(reader, dir, name, &table));
         }
+        let timeout = reader.value(&query, &table::TIMEOUT);
         Self {
             dir: dir.to_path_buf(),
-            storage: StorageSettings {
-                url: reader.value(&storage, &table::URL).0,
-            },
+            storage: StorageSettings::read(reader, &storage, &query, timeout),
             daemon: DaemonSettings::read(reader, &daemon, dir),
             batch: BatchSettings {
                 memory_bytes: reader.value(&batch, &table::BATCH_MEMORY).0,
@@ -199,12 +202,47 @@ impl Project {
             },
             query: QuerySettings {
                 memory_bytes: reader.value(&query, &table::QUERY_MEMORY).0,
-                timeout: reader.value(&query, &table::TIMEOUT),
+                timeout,
                 threads: reader.value(&query, &table::QUERY_THREADS).0,
             },
             topics,
             views,
         }
+    }
+}
+
+impl StorageSettings {
+    /// `timeout` is that of `query`: what a query reads must not be removed under it.
+    fn read(
+        reader: &mut Reader<'_>,
+        storage: &Table<'_>,
+        query: &Table<'_>,
+        timeout: Duration,
+    ) -> Self {
+        let settings = Self {
+            url: reader.value(storage, &table::URL).0,
+            grace: reader.value(storage, &table::GRACE),
+            orphan_grace: reader.value(storage, &table::ORPHAN_GRACE),
+        };
+        let text = |duration| humantime::format_duration(duration).to_string();
+        let (grace, orphan_grace) = (text(settings.grace), text(settings.orphan_grace));
+        let written = |table: &Table<'_>, key: &str| table.get(key).map(|value| value.span());
+        if settings.grace <= timeout {
+            let at = written(storage, "grace").or_else(|| written(query, "timeout"));
+            let message = format!(
+                "`grace` in `[storage]` is {grace}, and a query may take {} (`timeout` in `[query]`); make `grace` longer, or files are removed under it",
+                text(timeout)
+            );
+            reader.report(&at.unwrap_or_default(), message);
+        }
+        if settings.orphan_grace < settings.grace {
+            let at = written(storage, "orphan_grace").or_else(|| written(storage, "grace"));
+            let message = format!(
+                "`orphan_grace` in `[storage]` is {orphan_grace}, shorter than `grace`, {grace}; make it longer than the longest build"
+            );
+            reader.report(&at.unwrap_or_default(), message);
+        }
+        settings
     }
 }
 

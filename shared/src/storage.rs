@@ -17,10 +17,12 @@ mod folder;
 mod testing;
 #[cfg(test)]
 mod tests;
+mod upkeep;
 
 use durable::DurableFiles;
 pub use durable::{FolderFiles, FolderSync, RealFolderFiles};
 use folder::DurableFolder;
+pub use upkeep::StagedFile;
 
 /// The URL under which the engine finds the store.
 const ENGINE_URL: &str = "anabranch://storage";

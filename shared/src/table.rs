@@ -9,6 +9,7 @@
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
+use arrow::datatypes::SchemaRef;
 use object_store::path::Path;
 use parking_lot::RwLock;
 use uuid::Uuid;
@@ -27,6 +28,15 @@ pub use schema::{delta_schema, storage_type};
 /// The table property that forbids removing rows, by its name in the Delta protocol.
 pub const APPEND_ONLY: &str = "delta.appendOnly";
 
+/// The table property of a table whose writers expect each other to change its schema.
+pub const SCHEMA_MAY_CHANGE: &str = "anabranch.schemaMayChange";
+
+/// How long a removed file is remembered at least, in milliseconds.
+const REMEMBER_REMOVED_MS: i64 = 7 * 24 * 3_600 * 1_000;
+
+/// So many removed files are remembered whatever their age.
+const REMEMBER_REMOVED: usize = 4_096;
+
 /// How often a commit that keeps losing its version is tried again.
 const COMMIT_TRIES: usize = 1_000;
 
@@ -44,6 +54,13 @@ pub struct TableState {
     pub txns: HashMap<String, i64>,
     /// The table's free-form configuration.
     pub configuration: HashMap<String, String>,
+    /// The version of the checkpoint that the table was opened from.
+    pub checkpoint: Option<LogVersion>,
+    /// The random id that the table keeps for ever.
+    pub id: Option<String>,
+    /// When files were removed that may still lie in the storage, by path, in milliseconds since
+    /// 1970. Those that were removed more than a week ago may be missing.
+    pub removed: HashMap<String, i64>,
 }
 
 impl TableState {
@@ -56,15 +73,22 @@ impl TableState {
         for action in actions {
             match action {
                 Action::Add(add) => {
+                    self.removed.remove(&add.path);
                     self.files.insert(add.path.clone(), Arc::new(add));
                 }
                 Action::Remove(remove) => {
                     self.files.remove(&remove.path);
+                    if let Some(at_ms) = remove.deletion_timestamp {
+                        self.removed.insert(remove.path, at_ms);
+                        self.forget_removed(at_ms);
+                    }
                 }
                 Action::Txn(txn) => {
                     self.txns.insert(txn.app_id, txn.version);
                 }
-                Action::MetaData(metadata) => self.configuration = metadata.configuration,
+                Action::MetaData(metadata) => {
+                    (self.configuration, self.id) = (metadata.configuration, Some(metadata.id));
+                }
                 Action::Protocol(protocol) => protocol.check()?,
                 Action::CommitInfo(_) => {}
             }
@@ -72,11 +96,32 @@ impl TableState {
         self.version = Some(version);
         Ok(())
     }
+
+    /// Forgets files that were removed long before `at_ms`; seldom, because it looks at all of them.
+    fn forget_removed(&mut self, at_ms: i64) {
+        let many = self.removed.len();
+        if many >= REMEMBER_REMOVED && many.is_power_of_two() {
+            self.removed
+                .retain(|_, removed| *removed > at_ms.saturating_sub(REMEMBER_REMOVED_MS));
+        }
+    }
+}
+
+/// What a table is: its columns and its properties.
+#[derive(Clone, Debug)]
+pub struct TableDefinition {
+    /// The columns, of types that Delta has.
+    pub schema: SchemaRef,
+    /// The free-form configuration.
+    pub configuration: HashMap<String, String>,
 }
 
 /// A commit, decided against a state.
 #[derive(Debug, Default)]
 pub struct Commit {
+    /// What the table is from this commit on; as before where absent. A table that does not exist
+    /// is created by it.
+    pub definition: Option<TableDefinition>,
     /// Files to add.
     pub adds: Vec<AddFile>,
     /// Files to remove.
@@ -186,6 +231,16 @@ impl Table {
         join(&self.root, "_delta_log")
     }
 
+    /// Removes files of these names that no commit names. What can't be removed does no harm.
+    pub async fn discard(&self, names: impl Iterator<Item = &str>) {
+        for name in names {
+            let path = self.file_path(name);
+            if let Err(e) = self.storage.delete(&path).await {
+                tracing::warn!(%path, error = %e, "could not remove a file that was not published");
+            }
+        }
+    }
+
     fn entry_path(&self, version: LogVersion) -> Path {
         join(&self.root, &format!("_delta_log/{:020}.json", version.0))
     }
@@ -242,9 +297,11 @@ impl Table {
         self.follow().await?;
         for _ in 0..COMMIT_TRIES {
             let version = self.next_version();
-            let commit = decide(&self.state.read())?;
             let id = Uuid::new_v4().to_string();
-            let actions = commit.into_actions(&id, now_ms);
+            let actions = {
+                let state = self.state.read();
+                decide(&state)?.into_actions(&state, &id, now_ms)?
+            };
             match self.put_entry(version, &id, &actions).await? {
                 PutOutcome::Ours => {
                     self.state.write().apply(version, actions)?;
@@ -313,11 +370,22 @@ impl Table {
 }
 
 impl Commit {
-    fn into_actions(self, id: &str, now_ms: i64) -> Vec<Action> {
+    fn into_actions(self, state: &TableState, id: &str, now_ms: i64) -> Result<Vec<Action>> {
         let mut info = CommitInfo::new(self.operation, now_ms);
         info.id = Some(id.to_owned());
         info.extra = self.info.into_iter().collect();
         let mut actions = vec![Action::CommitInfo(info)];
+        if let Some(definition) = self.definition {
+            if state.version.is_none() {
+                actions.push(Action::Protocol(Protocol::ours()));
+            }
+            let schema = delta_schema(&definition.schema)?;
+            let mut metadata = Metadata::new(&schema, definition.configuration, now_ms);
+            if let Some(known) = &state.id {
+                metadata.id.clone_from(known);
+            }
+            actions.push(Action::MetaData(metadata));
+        }
         actions.extend(self.txns.into_iter().map(|txn| {
             Action::Txn(Txn {
                 last_updated: Some(now_ms),
@@ -333,7 +401,7 @@ impl Commit {
             (add.data_change, add.modification_time) = (data_change, now_ms);
             Action::Add(add)
         }));
-        actions
+        Ok(actions)
     }
 }
 
@@ -345,11 +413,10 @@ fn check_winner(
     version: LogVersion,
 ) -> Result<()> {
     // The first commit creates the table: that is what a writer that lost it wanted.
-    let append_only = state
-        .configuration
-        .get(APPEND_ONLY)
-        .is_some_and(|v| v == "true");
+    let is_set = |name| state.configuration.get(name).is_some_and(|v| v == "true");
+    let append_only = is_set(APPEND_ONLY);
     let reason = actions.iter().find_map(|a| match a {
+        Action::MetaData(_) if is_set(SCHEMA_MAY_CHANGE) => None,
         Action::MetaData(_) | Action::Protocol(_) if version > LogVersion(0) => {
             Some("changed the table's metadata or protocol")
         }

@@ -16,8 +16,8 @@ use axum::routing::get;
 use tokio::net::TcpListener;
 
 use crate::client::Address;
-use crate::commands::schedule;
 use crate::commands::status::DaemonStatus;
+use crate::commands::{maintain, schedule};
 use crate::context::{Context, now_us, threads};
 use crate::history;
 
@@ -146,6 +146,7 @@ pub async fn run(context: &Context, with_scheduler: bool) -> Result<()> {
     });
     let stop = Arc::new(AtomicBool::new(false));
     let notes = tokio::spawn(refresh_notes(context.clone(), daemon.clone()));
+    let upkeep = tokio::spawn(maintain::run(context.clone()));
     let scheduler =
         with_scheduler.then(|| tokio::spawn(schedule::run(context.clone(), stop.clone())));
     let stopping = {
@@ -167,6 +168,7 @@ pub async fn run(context: &Context, with_scheduler: bool) -> Result<()> {
     tracing::info!("stopping: no more intake, landing the rest");
     stop.store(true, Ordering::Relaxed);
     notes.abort();
+    upkeep.abort();
     if let Some(scheduler) = scheduler {
         scheduler.await.ok();
     }

@@ -211,6 +211,11 @@ settings! {
     /// Where the log and the views are: a folder (relative to the project) or s3://BUCKET/PREFIX.
     URL: Defaulted<StorageUrl> = Storage."url", Defaulted(|| StorageUrl("file://./data".to_owned()));
 
+    /// Replaced files stay this long: longer than the longest query, of other engines too.
+    GRACE: Defaulted<Duration> = Storage."grace", Defaulted(|| minutes(60));
+    /// Files that no commit names stay this long: longer than the longest build or export.
+    ORPHAN_GRACE: Defaulted<Duration> = Storage."orphan_grace", Defaulted(|| minutes(24 * 60));
+
     /// Address that HTTP is served on: ingestion, queries, state.
     HTTP: Defaulted<Address> = Daemon."http", Defaulted(|| Address("127.0.0.1:8787".to_owned()));
     /// Folder of the WAL (relative to the project), on a disk that keeps what it fsyncs.
@@ -265,7 +270,7 @@ settings! {
     VERIFY_CRON: Optional<Schedule> = View."verify_cron", optional("\"0 4 * * 0\"");
     /// Time zone of the two schedules.
     TIMEZONE: Defaulted<ZoneName> = View."timezone", Defaulted(|| ZoneName("UTC".to_owned()));
-    /// Also write one finished row a key as a Delta table, for other engines.
+    /// Also write one finished row a key for other engines, anew after each job: `views/NAME/export`.
     EXPORT: Defaulted<bool> = View."export", Defaulted(|| false);
 }
 

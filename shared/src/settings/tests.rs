@@ -38,6 +38,8 @@ fn parse(text: &str) -> Project {
 fn other_value(section: Section, key: &str) -> &'static str {
     match (section, key) {
         (Section::Storage, "url") => "\"s3://bucket/prefix\"",
+        (Section::Storage, "grace") => "\"7h\"",
+        (Section::Storage, "orphan_grace") => "\"7d\"",
         (Section::Daemon, "http") => "\"localhost:0\"",
         (Section::Daemon, "wal") => "\"/elsewhere\"",
         (Section::Daemon, "land_every") => "\"7s\"",
@@ -182,6 +184,8 @@ fn defaults_are_those_of_the_documentation() {
         dir: at.to_path_buf(),
         storage: StorageSettings {
             url: "file://./data".to_owned(),
+            grace: Duration::from_secs(3_600),
+            orphan_grace: Duration::from_secs(86_400),
         },
         daemon: DaemonSettings {
             http: "127.0.0.1:8787".to_owned(),
@@ -395,9 +399,9 @@ fn durations_sizes_and_numbers_are_read_in_their_spellings() {
     assert_eq!(sized("1_000_000"), 1_000_000);
     assert_eq!(sized("0x100"), 256);
     let lasting = |value: &str| {
-        parse(&format!("[query]\ntimeout = \"{value}\""))
-            .query
-            .timeout
+        parse(&format!("[daemon]\nland_every = \"{value}\""))
+            .daemon
+            .land_every
     };
     assert_eq!(lasting("1h 30m"), Duration::from_secs(5400));
     assert_eq!(lasting("250ms"), Duration::from_millis(250));

@@ -148,7 +148,7 @@ impl Txn {
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Metadata {
-    id: String,
+    pub(super) id: String,
     format: Format,
     schema_string: String,
     partition_columns: Vec<String>,

@@ -46,6 +46,7 @@ pub(super) async fn read_latest(storage: &Storage, root: &Path) -> Result<Option
 fn decode(bytes: Bytes, version: LogVersion, path: &Path) -> Result<TableState> {
     let mut state = TableState {
         version: Some(version),
+        checkpoint: Some(version),
         ..Default::default()
     };
     for batch in ParquetRecordBatchReaderBuilder::try_new(bytes)?.build()? {
@@ -54,6 +55,7 @@ fn decode(bytes: Bytes, version: LogVersion, path: &Path) -> Result<TableState> 
         read_files(&batch, &mut state)
             .ok_or_else(|| Error::Corrupt(format!("`{path}`: not the layout of a checkpoint")))?;
         read_configuration(&batch, &mut state);
+        read_removed(&batch, &mut state);
         check_protocol(&batch)?;
     }
     Ok(state)
@@ -116,12 +118,27 @@ fn read_map(entries: &arrow::array::StructArray) -> Option<BTreeMap<String, Opti
 fn read_configuration(batch: &RecordBatch, state: &mut TableState) -> Option<()> {
     let metadata = batch.column_by_name("metaData")?.as_struct_opt()?;
     let maps = metadata.column_by_name("configuration")?.as_map_opt()?;
+    let ids = metadata.column_by_name("id")?.as_string_opt::<i32>()?;
     for row in (0..metadata.len()).filter(|&row| metadata.is_valid(row)) {
+        state.id = Some(ids.value(row).to_owned());
         let map = read_map(&maps.value(row))?;
         state.configuration = map
             .into_iter()
             .filter_map(|(k, v)| Some((k, v?)))
             .collect::<HashMap<_, _>>();
+    }
+    Some(())
+}
+
+fn read_removed(batch: &RecordBatch, state: &mut TableState) -> Option<()> {
+    let remove = batch.column_by_name("remove")?.as_struct_opt()?;
+    let paths = remove.column_by_name("path")?.as_string_opt::<i32>()?;
+    let times = remove
+        .column_by_name("deletionTimestamp")?
+        .as_primitive_opt::<Int64Type>()?;
+    for row in (0..remove.len()).filter(|&row| remove.is_valid(row) && times.is_valid(row)) {
+        let path = paths.value(row).to_owned();
+        state.removed.insert(path, times.value(row));
     }
     Some(())
 }

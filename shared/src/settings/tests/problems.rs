@@ -616,3 +616,22 @@ fn what_a_variable_holds_is_never_shown() {
     assert_eq!(problems.len(), 12, "{error}");
     assert!(!error.to_string().contains("hunter2"), "{error}");
 }
+
+#[test]
+fn files_must_outlive_queries_and_builds() {
+    assert_told(
+        "[storage]\ngrace = \"5m\"\n",
+        "`grace` in `[storage]` is 5m, and a query may take 5m (`timeout` in `[query]`); make `grace` longer, or files are removed under it",
+        "\"5m\"",
+    );
+    assert_told(
+        "[query]\ntimeout = \"2h\"\n",
+        "`grace` in `[storage]` is 1h, and a query may take 2h (`timeout` in `[query]`); make `grace` longer, or files are removed under it",
+        "\"2h\"",
+    );
+    assert_told(
+        "[storage]\ngrace = \"2days\"\n",
+        "`orphan_grace` in `[storage]` is 1day, shorter than `grace`, 2days; make it longer than the longest build",
+        "\"2days\"",
+    );
+}

@@ -1,11 +1,10 @@
 //! Scans of Delta tables' files as plain Parquet scans, pruned by the statistics in the tables'
-//! logs.
+//! logs; and stored states as plans.
 
 use std::sync::Arc;
 
-use anabranch_shared::table::AddFile;
-use anabranch_shared::{Error, Result, Storage};
-use arrow::datatypes::SchemaRef;
+use arrow::compute::SortOptions;
+use arrow::datatypes::{DataType, SchemaRef};
 use datafusion::common::pruning::PrunableStatistics;
 use datafusion::common::stats::Precision;
 use datafusion::common::{ColumnStatistics, ScalarValue, Statistics};
@@ -13,16 +12,24 @@ use datafusion::datasource::listing::PartitionedFile;
 use datafusion::datasource::physical_plan::parquet::source::ParquetSource;
 use datafusion::datasource::physical_plan::{FileGroup, FileScanConfig, FileScanConfigBuilder};
 use datafusion::datasource::source::DataSourceExec;
-use datafusion::physical_expr::PhysicalExpr;
+use datafusion::physical_expr::expressions::{CastExpr, Column};
+use datafusion::physical_expr::{LexOrdering, PhysicalExpr, PhysicalSortExpr};
 use datafusion::physical_optimizer::pruning::PruningPredicateBuilder;
 use datafusion::physical_plan::ExecutionPlan;
 use datafusion::physical_plan::empty::EmptyExec;
+use datafusion::physical_plan::projection::ProjectionExec;
+use datafusion::physical_plan::sorts::sort_preserving_merge::SortPreservingMergeExec;
 use object_store::path::Path;
+
+use crate::storage::Storage;
+use crate::table::AddFile;
+use crate::view::StateCodec;
+use crate::{Error, Result};
 
 /// Scans some files of the table at `root`: the columns of `projection`, leaving out what
 /// `predicate` can't match by the statistics of files, row groups and pages. Rows that don't match
 /// may still be among the others.
-pub(crate) fn scan_files(
+pub fn scan_files(
     root: &Path,
     files: &[Arc<AddFile>],
     schema: &SchemaRef,
@@ -49,7 +56,7 @@ pub(crate) fn scan_files(
 }
 
 /// How many files a scan reads, after those were left out that its predicate can't match.
-pub(crate) fn count_files(scan: &Arc<dyn ExecutionPlan>) -> usize {
+pub fn count_files(scan: &Arc<dyn ExecutionPlan>) -> usize {
     let Some(source) = scan.downcast_ref::<DataSourceExec>() else {
         return 0;
     };
@@ -124,4 +131,68 @@ fn bounds(statistics: &Statistics) -> Arc<Statistics> {
         column_statistics: columns.collect(),
         ..statistics.clone()
     })
+}
+
+/// Scans files of stored states that are sorted by the view's keys, merged into one stream that is
+/// sorted by them. `files` must not be empty, and the view must have keys.
+pub fn scan_sorted_states(
+    root: &Path,
+    files: &[Arc<AddFile>],
+    codec: &StateCodec,
+) -> Result<Arc<dyn ExecutionPlan>> {
+    let schema = codec.storage_schema();
+    let keys = schema.fields().iter().take(codec.keys()).enumerate();
+    // The order in which `sort_by_keys` leaves them.
+    let options = SortOptions {
+        descending: false,
+        nulls_first: true,
+    };
+    let keys = keys.map(|(i, f)| PhysicalSortExpr {
+        expr: Arc::new(Column::new(f.name(), i)),
+        options,
+    });
+    let order = LexOrdering::new(keys)
+        .ok_or_else(|| Error::Internal("states without keys have no order".into()))?;
+    let source = Arc::new(ParquetSource::new(schema.clone()));
+    // One file a group: files overlap, only each by itself is sorted.
+    let config = FileScanConfigBuilder::new(Storage::engine_url()?, source)
+        .with_file_groups(groups(root, files, schema, files.len()))
+        .with_output_ordering(vec![order.clone()])
+        .build();
+    let scan = DataSourceExec::from_data_source(config);
+    Ok(Arc::new(SortPreservingMergeExec::new(order, scan)))
+}
+
+/// Stored states in the types that they have in memory.
+pub fn decode_states(
+    stored: Arc<dyn ExecutionPlan>,
+    codec: &StateCodec,
+) -> Result<Arc<dyn ExecutionPlan>> {
+    if codec
+        .state_schema()
+        .fields()
+        .iter()
+        .zip(codec.storage_schema().fields())
+        .all(|(a, b)| a.data_type() == b.data_type())
+    {
+        return Ok(stored);
+    }
+    let exprs = codec
+        .state_schema()
+        .fields()
+        .iter()
+        .enumerate()
+        .map(|(i, f)| {
+            let column: Arc<dyn PhysicalExpr> = Arc::new(Column::new(f.name(), i));
+            let stored_type: &DataType = codec.storage_schema().field(i).data_type();
+            let expr = match stored_type == f.data_type() {
+                true => column,
+                false => Arc::new(CastExpr::new(column, f.data_type().clone(), None)),
+            };
+            (expr, f.name().clone())
+        });
+    Ok(Arc::new(ProjectionExec::try_new(
+        exprs.collect::<Vec<_>>(),
+        stored,
+    )?))
 }

@@ -1,0 +1,388 @@
+//! Clean-up of the storage: removes files that no table needs any more, so that it does not grow
+//! with every rebuild. Owns which files those are; entries of `_delta_log` are left alone.
+//!
+//! | a file | goes |
+//! |---|---|
+//! | that a table names | never |
+//! | that a commit removed | `grace` after that commit: a query may have pinned it before |
+//! | of ours that no commit names | `orphan_grace` after it was written: a build may be about to commit it |
+//! | of a generation that answered | `grace` after the cut-over, and after anything was written there |
+//! | of a generation that was never cut over to | `orphan_grace` after anything was written there |
+//! | that a killed put had staged in a folder | `orphan_grace` after it was written |
+//!
+//! Ages are those of the storage, judged against the clock that the caller gives. Storage is listed
+//! before the tables are read, so whatever was committed by then is known to be needed.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use anabranch_shared::table::{Table, TableState};
+use anabranch_shared::{Catalogue, Entry, Error, Export, Generation, Master, Result, Storage};
+use object_store::ObjectMeta;
+use object_store::path::Path;
+
+/// Objects that are removed at once.
+const REMOVED_AT_ONCE: usize = 16;
+
+/// How clean-up runs.
+#[derive(Clone, Copy, Debug)]
+pub struct CleanOptions {
+    /// How long replaced files stay, in milliseconds.
+    pub grace_ms: i64,
+    /// How long files stay that no commit names, in milliseconds.
+    pub orphan_grace_ms: i64,
+    /// Commits of a table between two checkpoints.
+    pub checkpoint_every: u64,
+    /// The time, in milliseconds since 1970.
+    pub now_ms: i64,
+    /// Whether files are removed, or only found.
+    pub action: CleanAction,
+}
+
+/// What is done to files that nothing needs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum CleanAction {
+    /// They are removed.
+    Remove,
+    /// They are only counted.
+    Find,
+}
+
+/// Why a file is not needed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum CleanReason {
+    /// A commit replaced it.
+    Replaced,
+    /// No commit names it.
+    Orphan,
+    /// Its generation does not answer any more, or its view was dropped.
+    Generation,
+    /// A killed put left it.
+    Staged,
+}
+
+impl CleanReason {
+    /// The reason in a word, for people.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Replaced => "replaced",
+            Self::Orphan => "orphan",
+            Self::Generation => "old generation",
+            Self::Staged => "staged",
+        }
+    }
+}
+
+/// How many files there were, and of how many bytes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Cleaned {
+    /// Files.
+    pub files: u64,
+    /// Their bytes.
+    pub bytes: u64,
+}
+
+/// What a clean-up removed, or found.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct CleanReport {
+    /// By reason.
+    pub reasons: BTreeMap<CleanReason, Cleaned>,
+}
+
+impl CleanReport {
+    fn count(&mut self, reason: CleanReason, bytes: u64) {
+        let known = self.reasons.entry(reason).or_default();
+        known.files += 1;
+        known.bytes += bytes;
+    }
+
+    /// All reasons together.
+    pub fn total(&self) -> Cleaned {
+        let mut total = Cleaned::default();
+        for cleaned in self.reasons.values() {
+            total.files += cleaned.files;
+            total.bytes += cleaned.bytes;
+        }
+        total
+    }
+
+    /// Adds another report to this one.
+    pub fn extend(&mut self, other: &Self) {
+        for (reason, cleaned) in &other.reasons {
+            let known = self.reasons.entry(*reason).or_default();
+            known.files += cleaned.files;
+            known.bytes += cleaned.bytes;
+        }
+    }
+}
+
+/// Cleans a whole storage: the topics' tables, all views, and `others`, further tables by where
+/// they lie.
+///
+/// # Errors
+/// `Corrupt` for a table whose log has a gap: nothing of that table is removed.
+pub async fn clean_storage(
+    storage: &Storage,
+    catalogue: &Catalogue,
+    others: &[Path],
+    options: &CleanOptions,
+) -> Result<CleanReport> {
+    let mut report = CleanReport::default();
+    catalogue.refresh().await?;
+    let mut tables = others.to_vec();
+    for topic in catalogue.current().topics.keys() {
+        for kind in ["log", "dead_letters"] {
+            tables.push(Path::from(format!("topics/{topic}/{kind}")));
+        }
+    }
+    for table in tables {
+        report.extend(&clean_table(storage, &table, options).await?);
+    }
+    let (_, views) = storage.list_level(&Path::from("views")).await?;
+    for view in views.iter().filter_map(Path::filename) {
+        report.extend(&clean_view(storage, catalogue, view, options).await?);
+    }
+    let before_ms = options.now_ms - options.orphan_grace_ms;
+    let staged = storage.staged_files(before_ms).await?;
+    for file in &staged {
+        report.count(CleanReason::Staged, file.size_bytes);
+    }
+    if options.action == CleanAction::Remove {
+        storage.remove_staged(staged).await?;
+    }
+    Ok(report)
+}
+
+/// Cleans what belongs to one view: its live master view, its export and its old generations.
+///
+/// # Errors
+/// As [`clean_storage`].
+pub async fn clean_view(
+    storage: &Storage,
+    catalogue: &Catalogue,
+    view: &str,
+    options: &CleanOptions,
+) -> Result<CleanReport> {
+    let mut report = CleanReport::default();
+    let (_, below) = storage
+        .list_level(&Path::from(format!("views/{view}")))
+        .await?;
+    // Read after the listing: a generation that was listed is known to the catalogue by now.
+    let entries = catalogue
+        .entries_since(options.now_ms - options.grace_ms)
+        .await?;
+    for path in &below {
+        let number = path
+            .filename()
+            .and_then(|n| n.strip_prefix('g')?.parse().ok());
+        let Some(generation) = number.map(Generation) else {
+            continue;
+        };
+        let grace_ms = match standing(&entries, view, generation) {
+            GenerationStanding::Needed => {
+                let root = Master::root(view, generation);
+                report.extend(&clean_table(storage, &root, options).await?);
+                continue;
+            }
+            GenerationStanding::Over => options.grace_ms,
+            GenerationStanding::Unfinished => options.orphan_grace_ms,
+            GenerationStanding::Unknown => continue,
+        };
+        report.extend(&remove_generation(storage, path, grace_ms, options).await?);
+    }
+    report.extend(&clean_table(storage, &Export::root(view), options).await?);
+    Ok(report)
+}
+
+/// How a generation stands to the catalogue.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum GenerationStanding {
+    /// It answers, or did within the grace.
+    Needed,
+    /// It will never answer (again).
+    Over,
+    /// It is being built, or its build died.
+    Unfinished,
+    /// The catalogue has never heard of it: it is not ours to remove.
+    Unknown,
+}
+
+/// How a generation stands to the catalogue, whose entries since the grace began are given, the
+/// current one last.
+fn standing(entries: &[Arc<Entry>], view: &str, generation: Generation) -> GenerationStanding {
+    let live = |e: &Arc<Entry>| Some(e.views.get(view)?.live.as_ref()?.generation);
+    if entries.iter().any(|e| live(e) == Some(generation)) {
+        return GenerationStanding::Needed;
+    }
+    let Some(current) = entries.last() else {
+        return GenerationStanding::Unknown;
+    };
+    if let Some(known) = current.views.get(view) {
+        // A cut-over names the generation that it replaces, so an earlier one can't win any more.
+        if live(current).is_some_and(|live| generation < live) {
+            return GenerationStanding::Over;
+        }
+        return match generation <= known.last_generation {
+            true => GenerationStanding::Unfinished,
+            false => GenerationStanding::Unknown,
+        };
+    }
+    match current.dropped.get(view) {
+        Some(last) if generation <= *last => GenerationStanding::Over,
+        _ => GenerationStanding::Unknown,
+    }
+}
+
+/// Removes all of a generation, unless somebody has written to it within `grace_ms`.
+async fn remove_generation(
+    storage: &Storage,
+    root: &Path,
+    grace_ms: i64,
+    options: &CleanOptions,
+) -> Result<CleanReport> {
+    let mut report = CleanReport::default();
+    let mut objects = storage.list_below(root).await?;
+    let newest = objects.iter().map(modified_ms).max().unwrap_or(i64::MAX);
+    if newest > options.now_ms - grace_ms {
+        return Ok(report);
+    }
+    // The table's log goes last, so that what an interruption leaves is still a table.
+    objects.sort_by_key(|o| o.location.as_ref().contains("/_delta_log/"));
+    for object in &objects {
+        report.count(CleanReason::Generation, object.size);
+    }
+    remove(storage, objects.into_iter().map(|o| o.location), options).await?;
+    Ok(report)
+}
+
+fn modified_ms(object: &ObjectMeta) -> i64 {
+    object.last_modified.timestamp_millis()
+}
+
+/// Cleans one table: its data files, never its log, which gets a checkpoint where one is due.
+///
+/// # Errors
+/// `Corrupt` where the table's log has a gap: then it is not known what is needed.
+pub async fn clean_table(
+    storage: &Storage,
+    root: &Path,
+    options: &CleanOptions,
+) -> Result<CleanReport> {
+    let mut report = CleanReport::default();
+    let (objects, _) = storage.list_level(root).await?;
+    let table = Table::open(storage, root.clone()).await?;
+    check_no_gap(storage, &table).await?;
+    let unneeded: Vec<(CleanReason, ObjectMeta)> = table.with_state(|state| {
+        let unneeded = objects.into_iter().filter_map(|object| {
+            let name = object.location.filename().filter(|n| is_ours(n))?;
+            let reason = decide(state, name, modified_ms(&object), options)?;
+            Some((reason, object))
+        });
+        unneeded.collect()
+    });
+    for (reason, object) in &unneeded {
+        report.count(*reason, object.size);
+    }
+    let paths = unneeded.into_iter().map(|(_, object)| object.location);
+    remove(storage, paths, options).await?;
+    let commits = |s: &TableState| {
+        let since = s.checkpoint.map_or(0, |c| c.0 + 1);
+        s.version.map_or(0, |v| v.0 + 1 - since)
+    };
+    let due = table.with_state(commits) >= options.checkpoint_every.max(1);
+    if due && options.action == CleanAction::Remove {
+        table.write_checkpoint().await?;
+    }
+    Ok(report)
+}
+
+/// Brings the table to its newest version, and refuses one whose log goes on past a gap: then it is
+/// not known what is needed.
+async fn check_no_gap(storage: &Storage, table: &Table) -> Result<()> {
+    let version = |s: &TableState| s.version;
+    let log = Path::from(format!("{}/_delta_log", table.root()));
+    let later = match table.with_state(version) {
+        Some(known) => {
+            let known = Path::from(format!("{log}/{:020}.json", known.0));
+            storage.list_after(&log, &known).await?
+        }
+        None => storage.list_below(&log).await?,
+    };
+    table.refresh().await?;
+    let names = later.iter().filter_map(|e| e.location.filename());
+    let newest = names.filter_map(entry_version).max();
+    if newest <= table.with_state(version).map(|v| v.0) {
+        return Ok(());
+    }
+    Err(Error::Corrupt(format!(
+        "`{}`: its log goes on to version {} past a gap; nothing of it is cleaned up",
+        table.root(),
+        newest.unwrap_or_default(),
+    )))
+}
+
+/// Whether a file has a name that this software gives; others' files are left alone.
+fn is_ours(name: &str) -> bool {
+    name.strip_prefix("part-")
+        .and_then(|n| n.strip_suffix(".parquet"))
+        .is_some_and(uuid_like)
+}
+
+fn uuid_like(id: &str) -> bool {
+    let dashes = [8, 13, 18, 23];
+    id.len() == 36
+        && id
+            .bytes()
+            .enumerate()
+            .all(|(i, b)| match dashes.contains(&i) {
+                true => b == b'-',
+                false => b.is_ascii_hexdigit(),
+            })
+}
+
+/// The version of an entry or a checkpoint of a Delta log.
+fn entry_version(name: &str) -> Option<u64> {
+    let (version, kind) = name.split_once('.')?;
+    match kind == "json" || kind.starts_with("checkpoint") {
+        true => version.parse().ok(),
+        false => None,
+    }
+}
+
+/// Whether and why a file of a table is not needed any more.
+fn decide(
+    state: &TableState,
+    name: &str,
+    modified_ms: i64,
+    options: &CleanOptions,
+) -> Option<CleanReason> {
+    if state.files.contains_key(name) {
+        return None;
+    }
+    match state.removed.get(name) {
+        Some(removed_ms) => {
+            (*removed_ms <= options.now_ms - options.grace_ms).then_some(CleanReason::Replaced)
+        }
+        None => {
+            (modified_ms <= options.now_ms - options.orphan_grace_ms).then_some(CleanReason::Orphan)
+        }
+    }
+}
+
+async fn remove(
+    storage: &Storage,
+    paths: impl Iterator<Item = Path>,
+    options: &CleanOptions,
+) -> Result<()> {
+    if options.action == CleanAction::Find {
+        return Ok(());
+    }
+    let paths: Vec<Path> = paths.collect();
+    for some in paths.chunks(REMOVED_AT_ONCE) {
+        futures::future::try_join_all(some.iter().map(|path| storage.delete(path))).await?;
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests;

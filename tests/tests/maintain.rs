@@ -1,0 +1,406 @@
+//! Clean-up: what is needed stays, what is not goes when its grace is over, by the clock that is
+//! given. Files are as old as they are; the clock is put ahead.
+
+use std::collections::BTreeSet;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+
+use anabranch_batch::{BatchOptions, CleanAction, CleanReason, CleanReport, rebuild};
+use anabranch_jobs::builds::{Build, build_view, drop_absent};
+use anabranch_jobs::commands::ingest::{IngestArgs, ingest};
+use anabranch_jobs::commands::maintain::maintain;
+use anabranch_jobs::commands::query::local_service;
+use anabranch_jobs::commands::verify::verify_view;
+use anabranch_jobs::context::{Context, now_ms};
+use anabranch_shared::{Error, ErrorKind, Export, FoldProgress, Generation, Master, ReadMode};
+use anabranch_tests::places;
+use anabranch_tests::process::{start, write_project};
+
+const HOUR: i64 = 3_600_000;
+const DAY: i64 = 24 * HOUR;
+
+/// A project with an exported view, `words`.
+async fn project() -> anyhow::Result<(tempfile::TempDir, Context)> {
+    let dir = places::folder()?;
+    write_project(dir.path())?;
+    let settings = dir.path().join("anabranch.toml");
+    let text = std::fs::read_to_string(&settings)? + "export = true\n";
+    let text = text.replace("[daemon]", "[daemon]\ncheckpoint_every = 5");
+    std::fs::write(settings, text)?;
+    let context = Context::open(dir.path()).await?;
+    Ok((dir, context))
+}
+
+async fn ingest_lines(context: &Context, ids: std::ops::Range<i64>) -> anyhow::Result<()> {
+    let path = context.project.dir.join(format!("{}.ndjson", ids.start));
+    let line = |id: i64| {
+        format!(
+            "{{\"ts\":\"2026-01-01T00:00:00Z\",\"id\":{id},\"word\":\"w{}\"}}\n",
+            id % 7
+        )
+    };
+    std::fs::write(&path, ids.map(line).collect::<String>())?;
+    let args = IngestArgs {
+        topic: "facts".into(),
+        files: vec![path.display().to_string()],
+        input_format: None,
+        id: None,
+        again: false,
+        allow_dead_letters: false,
+    };
+    ingest(context, &args, false).await?;
+    Ok(())
+}
+
+async fn build(context: &Context, build: Build) -> anyhow::Result<()> {
+    let settings = &context.project.views[0];
+    let (stop, progress) = Default::default();
+    build_view(context, settings, build, "command", &stop, &progress).await?;
+    Ok(())
+}
+
+/// All files of the storage.
+fn files(context: &Context) -> anyhow::Result<BTreeSet<PathBuf>> {
+    fn walk(dir: &Path, found: &mut BTreeSet<PathBuf>) -> std::io::Result<()> {
+        for entry in std::fs::read_dir(dir)? {
+            let entry = entry?;
+            match entry.file_type()?.is_dir() {
+                true => walk(&entry.path(), found)?,
+                false => {
+                    found.insert(entry.path());
+                }
+            }
+        }
+        Ok(())
+    }
+    let mut found = BTreeSet::new();
+    walk(&context.project.dir.join("data"), &mut found)?;
+    Ok(found)
+}
+
+/// The Parquet files that are right below a folder of the storage.
+fn data_files(context: &Context, below: &str) -> anyhow::Result<BTreeSet<PathBuf>> {
+    let dir = context.project.dir.join("data").join(below);
+    let mut found = files(context)?;
+    found
+        .retain(|f| f.parent() == Some(dir.as_path()) && f.to_string_lossy().ends_with(".parquet"));
+    Ok(found)
+}
+
+/// Cleans up as of a time; what was found is what is gone, and nothing else is.
+async fn clean(context: &Context, now: i64) -> anyhow::Result<(CleanReport, BTreeSet<PathBuf>)> {
+    let before = files(context)?;
+    let found = maintain(context, now, CleanAction::Find).await?;
+    anyhow::ensure!(
+        files(context)?.is_superset(&before),
+        "a dry run removed files"
+    );
+    let removed = maintain(context, now, CleanAction::Remove).await?;
+    anyhow::ensure!(found == removed, "found {found:?}, removed {removed:?}");
+    let after = files(context)?;
+    let gone: BTreeSet<PathBuf> = before.difference(&after).cloned().collect();
+    let counted = removed.total().files;
+    anyhow::ensure!(gone.len() as u64 == counted, "{counted} counted, {gone:?}");
+    let again = maintain(context, now, CleanAction::Remove).await?;
+    anyhow::ensure!(again == CleanReport::default(), "twice: {again:?}");
+    Ok((removed, gone))
+}
+
+fn of(report: &CleanReport, reason: CleanReason) -> u64 {
+    report.reasons.get(&reason).map_or(0, |c| c.files)
+}
+
+async fn check_view(context: &Context, rows: usize) -> anyhow::Result<()> {
+    let compared = verify_view(context, "words", "command").await?;
+    anyhow::ensure!(
+        compared.is_equal() && compared.rows == rows,
+        "{} rows, {:?}",
+        compared.rows,
+        compared.examples
+    );
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn replaced_files_go_after_the_grace() -> anyhow::Result<()> {
+    let (_dir, context) = project().await?;
+    for part in 0..3 {
+        ingest_lines(&context, part * 100..part * 100 + 100).await?;
+        build(&context, Build::Refresh).await?;
+    }
+    let runs = data_files(&context, "views/words/g1")?;
+    let exports = data_files(&context, "views/words/export")?;
+    assert_eq!((runs.len(), exports.len()), (3, 3));
+    build(&context, Build::Rebuild).await?;
+    let now = now_ms();
+    let (report, gone) = clean(&context, now + HOUR - 30_000).await?;
+    anyhow::ensure!(gone.is_empty(), "before the grace: {report:?} {gone:?}");
+
+    let (report, gone) = clean(&context, now + HOUR + 1).await?;
+    let expected: BTreeSet<PathBuf> = runs.union(&exports).cloned().collect();
+    assert_eq!(
+        gone, expected,
+        "the three runs and exports that were replaced"
+    );
+    assert_eq!(of(&report, CleanReason::Replaced), 6);
+    // Five commits are due a checkpoint, four are not.
+    let checkpoint = |table: &str| {
+        let folder = context.project.dir.join("data").join(table);
+        folder.join("_delta_log/_last_checkpoint").exists()
+    };
+    anyhow::ensure!(checkpoint("views/words/g1") && !checkpoint("views/words/export"));
+    check_view(&context, 7).await?;
+    // The table goes on after the checkpoint.
+    ingest_lines(&context, 300..350).await?;
+    build(&context, Build::Rebuild).await?;
+    let (report, _) = clean(&context, now_ms() + 2 * DAY).await?;
+    assert_eq!(of(&report, CleanReason::Replaced), 2, "{report:?}");
+    assert_eq!(of(&report, CleanReason::Orphan), 0, "{report:?}");
+    check_view(&context, 7).await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_killed_processes_left_goes_later() -> anyhow::Result<()> {
+    let (dir, context) = project().await?;
+    ingest_lines(&context, 0..100).await?;
+    build(&context, Build::Refresh).await?;
+    let before = files(&context)?;
+    for point in ["publish-before-commit", "export-before-commit"] {
+        let failpoint = format!("{point}=panic");
+        let mut dies = start(dir.path(), &["batch", "rebuild"], Some(&failpoint))?;
+        anyhow::ensure!(
+            !dies.wait()?.success(),
+            "{point}: the rebuild was not killed"
+        );
+    }
+    // The second one replaced the run, and died in the export.
+    let left: BTreeSet<PathBuf> = files(&context)?.difference(&before).cloned().collect();
+    let left = left
+        .into_iter()
+        .filter(|f| f.to_string_lossy().ends_with(".parquet"));
+    let left: BTreeSet<PathBuf> = left.collect();
+    assert_eq!(left.len(), 3, "an orphan, a run and an export: {left:?}");
+    let staged = dir.path().join("data/views/words/g1/part-x.parquet#42");
+    std::fs::write(&staged, "half")?;
+    let foreign = dir
+        .path()
+        .join("data/views/words/g1/part-00000-of-spark.parquet");
+    std::fs::write(&foreign, "not ours")?;
+
+    let now = now_ms();
+    let (report, gone) = clean(&context, now + DAY - 30_000).await?;
+    assert_eq!(of(&report, CleanReason::Orphan), 0, "{gone:?}");
+    assert_eq!(of(&report, CleanReason::Staged), 0, "{gone:?}");
+    assert_eq!(
+        of(&report, CleanReason::Replaced),
+        1,
+        "the first run: {gone:?}"
+    );
+    let (report, gone) = clean(&context, now + DAY + 1).await?;
+    assert_eq!(of(&report, CleanReason::Orphan), 2, "{gone:?}");
+    assert_eq!(of(&report, CleanReason::Staged), 1, "{gone:?}");
+    anyhow::ensure!(gone.contains(&staged) && foreign.exists(), "{gone:?}");
+    check_view(&context, 7).await?;
+    build(&context, Build::Refresh).await?;
+    check_view(&context, 7).await
+}
+
+/// A build that has written its files and not committed them yet loses none of them.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_build_in_flight_keeps_its_files() -> anyhow::Result<()> {
+    let (_dir, context) = project().await?;
+    ingest_lines(&context, 0..100).await?;
+    let view = context.compile(&context.project.views[0])?;
+    let master = Arc::new(Master::open(&context.storage, &view, Generation(1), now_ms()).await?);
+    let log = context.log("facts").await?;
+    let options = BatchOptions {
+        threads: 1,
+        memory_bytes: 1 << 30,
+        stop: Arc::new(AtomicBool::new(false)),
+        progress: Arc::new(FoldProgress::default()),
+    };
+    // The clean-up runs when the clock of the commit is asked: after all files are written.
+    let cleaned = std::sync::Mutex::new(None);
+    let clock = || {
+        let report = std::thread::scope(|scope| {
+            let run = scope.spawn(|| {
+                let runtime = tokio::runtime::Runtime::new().ok()?;
+                let late = now_ms() + DAY - 30_000;
+                runtime
+                    .block_on(maintain(&context, late, CleanAction::Remove))
+                    .ok()
+            });
+            run.join().ok().flatten()
+        });
+        if let Ok(mut cleaned) = cleaned.lock() {
+            *cleaned = report;
+        }
+        now_ms()
+    };
+    rebuild(&master, &log, &log.head(), &options, clock).await?;
+    let report = cleaned.into_inner().ok().flatten();
+    anyhow::ensure!(report == Some(CleanReport::default()), "{report:?}");
+    check_view(&context, 7).await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn old_generations_go_after_the_grace() -> anyhow::Result<()> {
+    let (dir, context) = project().await?;
+    ingest_lines(&context, 0..100).await?;
+    build(&context, Build::Refresh).await?;
+    let first = files(&context)?;
+    let first: BTreeSet<PathBuf> = first
+        .into_iter()
+        .filter(|f| f.starts_with(dir.path().join("data/views/words/g1")))
+        .collect();
+    anyhow::ensure!(first.len() == 3, "two commits and a run: {first:?}");
+    let sql = "SELECT id % 2 AS odd, count(*) AS n FROM facts GROUP BY 1";
+    std::fs::write(dir.path().join("words.sql"), sql)?;
+    let context = Context::open(dir.path()).await?;
+    // A rebuild of the new definition that dies: its generation is 2.
+    let mut dies = start(
+        dir.path(),
+        &["batch", "rebuild"],
+        Some("publish-before-commit=panic"),
+    )?;
+    anyhow::ensure!(!dies.wait()?.success(), "the rebuild was not killed");
+    build(&context, Build::Rebuild).await?;
+    let now = now_ms();
+    let (_, gone) = clean(&context, now + HOUR - 30_000).await?;
+    anyhow::ensure!(gone.is_empty(), "before the grace: {gone:?}");
+    let (report, gone) = clean(&context, now + HOUR + 1_000).await?;
+    anyhow::ensure!(gone.is_superset(&first), "{gone:?}");
+    let doomed = dir.path().join("data/views/words/g2");
+    anyhow::ensure!(gone.iter().any(|f| f.starts_with(&doomed)), "{gone:?}");
+    anyhow::ensure!(of(&report, CleanReason::Generation) > 3, "{report:?}");
+    assert_eq!(
+        of(&report, CleanReason::Replaced),
+        1,
+        "the export: {gone:?}"
+    );
+    check_view(&context, 2).await?;
+
+    // A build beside the live generation may still cut over, for a day.
+    let beside = context.catalogue.claim_generation("words").await?;
+    let view = context.compile(&context.project.views[0])?;
+    Master::open(&context.storage, &view, beside, now_ms()).await?;
+    let now = now_ms();
+    let (_, gone) = clean(&context, now + DAY - 30_000).await?;
+    anyhow::ensure!(gone.is_empty(), "{gone:?}");
+    let (_, gone) = clean(&context, now + DAY + 1_000).await?;
+    assert_eq!(gone.len(), 1, "the commit that created it: {gone:?}");
+
+    // A dropped view: its master view goes, its export and the facts stay.
+    let text = std::fs::read_to_string(dir.path().join("anabranch.toml"))?;
+    let text = text.split("[views.words]").next().unwrap_or_default();
+    std::fs::write(dir.path().join("anabranch.toml"), text)?;
+    let context = Context::open(dir.path()).await?;
+    assert_eq!(drop_absent(&context).await?, ["words"]);
+    let now = now_ms();
+    let (_, gone) = clean(&context, now + HOUR - 30_000).await?;
+    anyhow::ensure!(gone.is_empty(), "{gone:?}");
+    let (_, gone) = clean(&context, now + HOUR + 1_000).await?;
+    let master = dir.path().join("data/views/words/g3");
+    anyhow::ensure!(!gone.is_empty(), "nothing went");
+    anyhow::ensure!(gone.iter().all(|f| f.starts_with(&master)), "{gone:?}");
+    let export = anabranch_shared::table::Table::open(&context.storage, Export::root("words"));
+    assert_eq!(export.await?.with_state(|s| s.files.len()), 1);
+    Ok(())
+}
+
+/// A table whose log has a gap: it is not known what is needed, so nothing goes.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_table_with_a_gap_is_left_alone() -> anyhow::Result<()> {
+    let (dir, context) = project().await?;
+    ingest_lines(&context, 0..100).await?;
+    build(&context, Build::Refresh).await?;
+    let entry = dir
+        .path()
+        .join("data/topics/facts/log/_delta_log/00000000000000000000.json");
+    std::fs::remove_file(entry)?;
+    let before = files(&context)?;
+    let cleaned = maintain(&context, now_ms() + 9 * DAY, CleanAction::Remove).await;
+    match cleaned {
+        Err(e) if e.kind() == ErrorKind::Corrupt => {}
+        other => anyhow::bail!("{other:?}"),
+    }
+    let facts = dir.path().join("data/topics/facts/log");
+    let after = files(&context)?;
+    let gone: Vec<_> = before
+        .difference(&after)
+        .filter(|f| f.starts_with(&facts))
+        .collect();
+    anyhow::ensure!(gone.is_empty(), "{gone:?}");
+    Ok(())
+}
+
+/// A query whose files went: an error that says to try again.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_missing_file_is_a_retryable_error() -> anyhow::Result<()> {
+    let (_dir, context) = project().await?;
+    ingest_lines(&context, 0..100).await?;
+    build(&context, Build::Refresh).await?;
+    for file in data_files(&context, "views/words/g1")? {
+        std::fs::remove_file(file)?;
+    }
+    let service = local_service(&context)?;
+    let asked = service
+        .collect("SELECT * FROM words", ReadMode::Merged)
+        .await;
+    let Err(e) = asked else {
+        anyhow::bail!("an answer without the master view's file");
+    };
+    anyhow::ensure!(e.kind() == ErrorKind::Unavailable, "{:?}: {e}", e.kind());
+    let text = e.to_string();
+    anyhow::ensure!(
+        text.contains("g1/part-") && text.contains("run the query again"),
+        "{text}"
+    );
+    let e: Error = e;
+    assert_eq!(e.kind().http_status(), 503);
+    Ok(())
+}
+
+/// The command prints what it removed, and a dry run removes nothing.
+#[tokio::test(flavor = "multi_thread")]
+async fn maintain_is_a_command() -> anyhow::Result<()> {
+    let (dir, context) = project().await?;
+    ingest_lines(&context, 0..100).await?;
+    build(&context, Build::Refresh).await?;
+    let orphan = "data/views/words/g1/part-00000000-0000-0000-0000-000000000000.parquet";
+    let orphan = dir.path().join(orphan);
+    std::fs::write(&orphan, "orphan")?;
+    let long_ago = std::time::SystemTime::now() - std::time::Duration::from_secs(2 * 86_400);
+    std::fs::File::options()
+        .write(true)
+        .open(&orphan)?
+        .set_modified(long_ago)?;
+    let run = |arguments: &[&str]| -> anyhow::Result<serde_json::Value> {
+        let out = std::process::Command::new(anabranch_tests::process::binary()?)
+            .arg("--project")
+            .arg(dir.path())
+            .args(["--format", "json", "batch", "maintain"])
+            .args(arguments)
+            .output()?;
+        anyhow::ensure!(
+            out.status.success(),
+            "{}",
+            String::from_utf8_lossy(&out.stderr)
+        );
+        Ok(serde_json::from_slice(&out.stdout)?)
+    };
+    let dry = run(&["--dry-run"])?;
+    anyhow::ensure!(orphan.exists(), "a dry run removed it");
+    assert_eq!(
+        (&dry["removed"], &dry["files"], &dry["bytes"]),
+        (&false.into(), &1.into(), &6.into())
+    );
+    let wet = run(&[])?;
+    assert_eq!(
+        (&wet["removed"], &wet["reasons"]["orphan"]["files"]),
+        (&true.into(), &1.into())
+    );
+    anyhow::ensure!(!orphan.exists(), "it was not removed");
+    check_view(&context, 7).await
+}
