@@ -5,8 +5,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use anabranch_shared::view::Fold;
 use anabranch_shared::{
-    Error, ErrorKind, FoldOptions, FoldProgress, Log, Master, Offsets, Ranges, Result, Unit,
-    blocking, fold_log,
+    Error, ErrorKind, FoldOptions, FoldProgress, Log, Master, Offset, Offsets, Ranges, Result,
+    Unit, blocking, fold_log, planted,
 };
 use arrow::array::RecordBatch;
 use parking_lot::Mutex;
@@ -119,7 +119,16 @@ pub async fn refresh(
                 ..Default::default()
             });
         }
-        let units = build(master, log, &boundary, end, options).await?;
+        let mut from = boundary.clone();
+        for (p, range) in &ranges {
+            if planted("planted-boundary-offset-lost") {
+                from.set(*p, Offset(range.start.0 + 1));
+            }
+            if planted("planted-boundary-offset-doubled") && range.start.0 > 0 {
+                from.set(*p, Offset(range.start.0 - 1));
+            }
+        }
+        let units = build(master, log, &from, end, options).await?;
         match master.publish_refresh(&ranges, &units, now_ms()).await {
             Ok(_) => return Ok(outcome(&units, master.boundary(), options)),
             Err(Error::Fenced { .. }) => master.discard(&units).await,

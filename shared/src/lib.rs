@@ -9,6 +9,7 @@ mod log;
 mod master;
 mod pin;
 mod place;
+mod planted;
 mod scan;
 pub mod settings;
 mod storage;
@@ -25,10 +26,9 @@ pub use log::{FactsFile, Landing, Log, blocking, dead_letter_schema};
 pub use master::{Master, MasterLeaf, MasterPin, Ranges, Unit};
 pub use pin::{Pin, Pinner, PlainPin, ReadMode, Relation, TopicPin, ViewPin};
 pub use place::{Generation, LogVersion, Offset, OffsetRange, Offsets, PartitionId};
+pub use planted::planted;
 pub use scan::{count_files, decode_states, scan_files, scan_sorted_states};
-pub use storage::{
-    CreateOutcome, FolderFiles, FolderSync, RealFolderFiles, StagedFile, Storage,
-};
+pub use storage::{CreateOutcome, FolderFiles, FolderSync, RealFolderFiles, StagedFile, Storage};
 pub use topic::{
     EXTRA, INGESTED_AT, OFFSET, PARTITION, Topic, TopicField, arrow_type, timestamp_type,
 };

@@ -10,6 +10,7 @@ use object_store::path::Path;
 
 use crate::files::{encode_parquet, read_parquet};
 use crate::log::{blocking, check_start, position_txns, positions};
+use crate::planted;
 use crate::storage::Storage;
 use crate::table::{AddFile, Commit, RemoveFile, Table, TableState};
 use crate::view::{View, sort_by_keys};
@@ -79,7 +80,7 @@ impl Master {
         let schema = view.codec().storage_schema();
         let table = Table::open_or_create(storage, root, schema, configuration, now_ms).await?;
         table.with_state(|s| match s.configuration.get(STATE_FORMAT) {
-            Some(found) if found == format => Ok(()),
+            Some(found) if found == format || planted("planted-other-format") => Ok(()),
             found => Err(Error::Conflict(format!(
                 "view `{0}`: its stored states are of the format `{1}`, this version makes `{format}`; run `anabranch batch rebuild {0}`",
                 view.name(),
@@ -130,7 +131,11 @@ impl Master {
     /// make part of the view. Blocks: call it from a thread that may compute.
     pub fn encode(&self, states: &RecordBatch, ranges: &Ranges) -> Result<(Unit, bytes::Bytes)> {
         let codec = self.view.codec();
-        let sorted = sort_by_keys(states, codec.keys())?;
+        let mut sorted = sort_by_keys(states, codec.keys())?;
+        if planted("planted-null-key-lost") && codec.keys() > 0 {
+            let present = arrow::compute::is_not_null(sorted.column(0))?;
+            sorted = arrow::compute::filter_record_batch(&sorted, &present)?;
+        }
         let stored = codec.encode(&sorted)?;
         let rows = stored.num_rows() as u64;
         let name = Table::new_file_name();
@@ -210,6 +215,14 @@ impl Master {
         now_ms: i64,
     ) -> Result<LogVersion> {
         fail::fail_point!("publish-before-commit");
+        if planted("planted-files-removed-at-once") {
+            for file in self.pin().files {
+                self.table
+                    .storage()
+                    .delete(&self.table.file_path(&file.path))
+                    .await?;
+            }
+        }
         let commit = self.table.commit(now_ms, |state| {
             let removes = replaced(state, end, self.view.name())?;
             let mut boundary = positions(state);
@@ -291,7 +304,7 @@ fn replaced(state: &TableState, end: &Offsets, view: &str) -> Result<Vec<RemoveF
         let ranges = add.ranges()?;
         let below = |(p, r): &(PartitionId, OffsetRange)| r.end <= end.get(*p);
         let above = |(p, r): &(PartitionId, OffsetRange)| r.start >= end.get(*p);
-        if ranges.iter().all(below) {
+        if ranges.iter().all(below) || planted("planted-rebuild-over-refresh") {
             removes.push(RemoveFile {
                 path: add.path.clone(),
                 ..Default::default()

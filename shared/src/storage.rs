@@ -81,6 +81,15 @@ impl Storage {
         Self::folder(&project.join(path))
     }
 
+    /// The same storage behind another store, such as one that counts requests or makes them fail.
+    #[must_use]
+    pub fn wrapped(self, wrap: impl FnOnce(Arc<dyn ObjectStore>) -> Arc<dyn ObjectStore>) -> Self {
+        Self {
+            store: wrap(self.store.clone()),
+            ..self
+        }
+    }
+
     /// The storage's URL, for messages.
     pub fn url(&self) -> &str {
         &self.url

@@ -41,6 +41,8 @@ pub struct DaemonOptions {
     pub land_bytes: u64,
     /// Bytes that the WAL of a topic may take.
     pub wal_bytes: u64,
+    /// Bytes at which a WAL begins a new segment file; whole segments are removed once landed.
+    pub wal_segment_bytes: u64,
     /// Bytes that facts and deltas of a topic may take in memory.
     pub memory_bytes: u64,
     /// Longer records are dead letters.
@@ -153,7 +155,7 @@ impl Daemon {
     }
 
     /// Serves the live generation of each view of the catalogue.
-    async fn follow_catalogue(&self) {
+    pub async fn follow_catalogue(&self) {
         if let Err(e) = self.catalogue.refresh().await {
             tracing::warn!(error = %e, "can't read the catalogue");
             return;

@@ -7,9 +7,11 @@ use std::sync::Arc;
 use anabranch_shared::view::{Fold, fold_facts};
 use anabranch_shared::{
     Error, ErrorKind, FoldOptions, Log, Master, MasterPin, Offset, OffsetRange, Offsets,
-    PartitionId, Ranges, Result, fold_log,
+    PartitionId, Ranges, Result, fold_log, planted,
 };
-use arrow::array::RecordBatch;
+use arrow::array::{AsArray, BooleanArray, RecordBatch};
+use arrow::compute::filter_record_batch;
+use arrow::datatypes::TimestampMicrosecondType;
 use parking_lot::Mutex;
 
 use crate::payload::FactPiece;
@@ -173,7 +175,22 @@ pub(crate) fn fold_pieces(
     view: &Arc<anabranch_shared::view::View>,
     pieces: &[Arc<FactPiece>],
 ) -> Result<RecordBatch> {
-    let facts: Vec<RecordBatch> = pieces.iter().map(|p| p.facts.clone()).collect();
+    let mut facts: Vec<RecordBatch> = pieces.iter().map(|p| p.facts.clone()).collect();
+    if planted("planted-late-fact-dropped") {
+        for batch in &mut facts {
+            let time = view.topic().event_time.as_str();
+            let times = batch
+                .column_by_name(time)
+                .ok_or_else(|| Error::Internal(time.into()))?;
+            let times = times.as_primitive::<TimestampMicrosecondType>();
+            let newest = times.values().iter().max().copied().unwrap_or(0);
+            let in_time = times
+                .values()
+                .iter()
+                .map(|t| Some(t + 86_400_000_000 > newest));
+            *batch = filter_record_batch(batch, &in_time.collect::<BooleanArray>())?;
+        }
+    }
     fold_facts(view, &facts)
 }
 
@@ -271,10 +288,10 @@ pub(crate) async fn above_boundary(
 ) -> Result<Vec<Arc<StatePiece>>> {
     let mut kept = Vec::new();
     for piece in &view.pieces {
-        if piece.is_below(boundary) {
+        if piece.is_below(boundary) && !planted("planted-piece-after-its-boundary") {
             continue;
         }
-        if piece.is_above(boundary) {
+        if piece.is_above(boundary) || planted("planted-straddled-piece-kept") {
             kept.push(piece.clone());
             continue;
         }
@@ -301,6 +318,9 @@ pub(crate) fn merge_pieces(view: &ViewDelta) -> Result<Option<Vec<Arc<StatePiece
     let mut by_size: Vec<Arc<StatePiece>> = view.pieces.clone();
     by_size.sort_by_key(|p| p.states.num_rows());
     let large = by_size.split_off(by_size.len() * 3 / 4);
+    if planted("planted-piece-lost-in-merge") {
+        by_size.pop();
+    }
     let mut fold = Fold::new(view.master.view())?;
     let mut ranges = Ranges::new();
     for piece in &by_size {

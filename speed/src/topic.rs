@@ -7,7 +7,7 @@ use std::sync::Arc;
 use anabranch_shared::settings::Ack;
 use anabranch_shared::{
     Error, FoldOptions, FoldProgress, Generation, Landing, Log, Master, Offset, OffsetRange,
-    Offsets, PartitionId, ReadMode, Result, Topic, TopicPin, ViewPin, blocking,
+    Offsets, PartitionId, ReadMode, Result, Topic, TopicPin, ViewPin, blocking, planted,
 };
 use bytes::Bytes;
 use parking_lot::Mutex;
@@ -126,6 +126,13 @@ impl TopicStream {
                 ingested.insert(id.clone(), *upto);
             }
             delta.push_unlanded(piece);
+        }
+        if planted("planted-batch-replayed")
+            && let Some(last) = delta.unlanded.back().cloned()
+        {
+            delta.unlanded_bytes += last.bytes;
+            delta.unlanded_facts += last.facts.num_rows();
+            delta.unlanded.push_back(last);
         }
         let (requests, receiver) = mpsc::channel(WAITING_REQUESTS);
         let delta = Arc::new(Mutex::new(delta));
@@ -313,21 +320,41 @@ impl TopicStream {
             || (self.ack == Ack::Landed && !delta.unlanded.is_empty())
     }
 
-    /// Lands what has been acknowledged. Returns how many facts.
-    pub(crate) async fn land(&self) -> Result<u64> {
-        let _guard = self.upkeep.lock().await;
-        let (pieces, start) = {
-            let delta = self.delta.lock();
-            let mut facts = 0;
-            let limit = self.options.land_facts.max(1);
-            let fits = |p: &&Arc<FactPiece>| {
-                let before = facts;
-                facts += p.facts.num_rows() as u64;
-                before == 0 || facts <= limit * 2
-            };
-            let pieces: Vec<_> = delta.unlanded.iter().take_while(fits).cloned().collect();
-            (pieces, delta.upto.get(self.partition))
+    /// What the next landing is of, and where it starts. Where an earlier attempt was committed
+    /// without getting its answer, exactly what that one held: the partition is ours alone.
+    fn to_land(&self) -> Result<(Vec<Arc<FactPiece>>, Offset)> {
+        let delta = self.delta.lock();
+        let start = delta.upto.get(self.partition);
+        let committed = self.log.head().get(self.partition);
+        let mut facts = 0;
+        let limit = self.options.land_facts.max(1);
+        let fits = |p: &&Arc<FactPiece>| {
+            let before = facts;
+            facts += p.facts.num_rows() as u64;
+            match committed > start {
+                true => p.range.end <= committed,
+                false => before == 0 || facts <= limit * 2,
+            }
         };
+        let pieces: Vec<_> = delta.unlanded.iter().take_while(fits).cloned().collect();
+        let end = pieces.last().map_or(start, |p| p.range.end);
+        if committed > start && end != committed {
+            return Err(Error::Conflict(format!(
+                "topic `{}`: another process has landed in partition {}, which belongs to this daemon's WAL: is a copy of the `wal` folder in use?",
+                self.topic.name, self.partition
+            )));
+        }
+        Ok((pieces, start))
+    }
+
+    /// Lands what has been acknowledged, at most about `land_facts` at once. Returns how many
+    /// facts.
+    ///
+    /// # Errors
+    /// `Unavailable` when the storage does not answer: nothing is lost, the next call goes on.
+    pub async fn land(&self) -> Result<u64> {
+        let _guard = self.upkeep.lock().await;
+        let (pieces, start) = self.to_land()?;
         let Some(last) = pieces.last() else {
             return Ok(0);
         };
@@ -341,7 +368,12 @@ impl TopicStream {
             landing.dead_letters.extend(piece.dead.clone());
             landing.ingested.extend(piece.ingest.clone());
         }
-        self.log.land(&landing, self.options.now_ms()).await?;
+        if planted("planted-cut-before-commit") {
+            self.requests.try_send(WriteRequest::Cut(end)).ok();
+        }
+        if self.log.head().get(self.partition) == start {
+            self.log.land(&landing, self.options.now_ms()).await?;
+        }
         drop(landing);
         let views: Vec<(String, Arc<Master>)> = self.folding();
         let facts: u64 = pieces.iter().map(|p| p.facts.num_rows() as u64).sum();
@@ -402,7 +434,7 @@ impl TopicStream {
     }
 
     /// Follows what others have landed, and the boundaries that others have moved.
-    pub(crate) async fn follow(&self) -> Result<()> {
+    pub async fn follow(&self) -> Result<()> {
         let _guard = self.upkeep.lock().await;
         if self.log.refresh().await? {
             // Content that others have ingested is answered for as being there already.
@@ -482,7 +514,12 @@ impl TopicStream {
         let pieces = above_boundary(&self.log, &view, &pin.boundary, &self.fold_options()).await?;
         fail::fail_point!("delta-before-adopt");
         if let Some(view) = self.delta.lock().views.get_mut(name) {
-            (view.pin, view.pieces) = (pin, pieces);
+            if planted("planted-stale-snapshot") {
+                view.pin.boundary = pin.boundary;
+            } else {
+                view.pin = pin;
+            }
+            view.pieces = pieces;
         }
         fail::fail_point!("delta-after-adopt");
         Ok(())
@@ -530,7 +567,13 @@ impl TopicStream {
             failed,
         };
         check_no_gap(&name, &view, &upto)?;
-        self.delta.lock().views.insert(name, view);
+        let mut delta = self.delta.lock();
+        let before = delta.views.insert(name.clone(), view);
+        if planted("planted-generations-mixed")
+            && let (Some(before), Some(now)) = (before, delta.views.get_mut(&name))
+        {
+            (now.pin, now.pieces) = (before.pin, before.pieces);
+        }
         Ok(())
     }
 
@@ -540,7 +583,7 @@ impl TopicStream {
     }
 
     /// The generation of a view that answers.
-    pub(crate) fn served(&self, name: &str) -> Option<Generation> {
+    pub fn served(&self, name: &str) -> Option<Generation> {
         self.delta
             .lock()
             .views
@@ -592,7 +635,7 @@ impl TopicStream {
                 return Err(Error::Invalid(failed.clone()));
             }
             check_no_gap(name, view, &delta.upto)?;
-            let pin = ViewPin {
+            let mut pin = ViewPin {
                 view: view.master.view().clone(),
                 generation: view.master.generation(),
                 boundary: view.pin.boundary.clone(),
@@ -601,6 +644,9 @@ impl TopicStream {
                 files: view.pin.files.clone(),
                 delta: view.states(),
             };
+            if planted("planted-piece-dropped-before-its-query") {
+                pin.delta.pop();
+            }
             pinned.insert(name.clone(), pin);
         }
         let recent = delta.unlanded.iter().filter(|p| p.range.end <= target);
@@ -629,8 +675,8 @@ async fn open_wal(
     let (root, topic) = (options.wal.clone(), topic.clone());
     let wal_options = WalOptions {
         max_bytes: options.wal_bytes,
+        segment_bytes: options.wal_segment_bytes,
         start: u64::try_from(landed.0).unwrap_or(0),
-        ..Default::default()
     };
     blocking(move || {
         let mut pieces = Vec::new();

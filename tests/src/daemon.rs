@@ -16,7 +16,9 @@ use crate::process::{Process, command};
 
 /// Runs a command of the program on a project to its end.
 pub fn run(dir: &Path, arguments: &[&str]) -> anyhow::Result<Ran> {
-    let out = command(dir, arguments)?.env("ANABRANCH_LOG", "error").output()?;
+    let out = command(dir, arguments)?
+        .env("ANABRANCH_LOG", "error")
+        .output()?;
     Ok(Ran {
         code: out.status.code(),
         said: String::from_utf8_lossy(&out.stdout).into_owned(),

@@ -26,6 +26,9 @@ pub const FIELDS: [(&str, &str); 10] = [
     ("list", "bigint[]"),
 ];
 
+/// The time at which all facts come in, in microseconds since 1970.
+pub const NOW_US: i64 = 1_700_000_000_000_000;
+
 /// A topic with every supported type.
 pub fn topic() -> anyhow::Result<Topic> {
     let field = |name: &str, kind: &str, nullable| -> anyhow::Result<TopicField> {
@@ -82,26 +85,11 @@ fn text(rng: &mut SmallRng) -> &'static str {
     texts[rng.random_range(0..texts.len())]
 }
 
-/// Random facts from an offset on; some offsets are left unused.
-pub fn facts(
-    rng: &mut SmallRng,
-    topic: &Topic,
-    partition: PartitionId,
-    first: Offset,
-    rows: usize,
-) -> anyhow::Result<(RecordBatch, Offset)> {
-    let mut offset = first.0;
-    let offsets: Vec<i64> = (0..rows)
-        .map(|_| {
-            offset += i64::from(rng.random_bool(0.1));
-            offset += 1;
-            offset - 1
-        })
-        .collect();
-    let end = Offset(offset + i64::from(rng.random_bool(0.1)));
-    // Event times in no order, across two days, so that minutes, hours and days collide.
+/// The declared fields of random facts, with `_extra`; event times in no order, across two days, so
+/// that minutes, hours and days collide.
+pub fn fields(rng: &mut SmallRng, topic: &Topic, rows: usize) -> anyhow::Result<RecordBatch> {
     let times: Vec<i64> = (0..rows)
-        .map(|_| 1_700_000_000_000_000 + rng.random_range(0..2_880) * 60_000_000)
+        .map(|_| NOW_US + rng.random_range(0..2_880) * 60_000_000)
         .collect();
     let mut lists = ListBuilder::new(Int64Builder::new());
     for _ in 0..rows {
@@ -135,16 +123,54 @@ pub fn facts(
         column!(Date32Array, |r: &mut SmallRng| r.random_range(-3..3_i32)),
         Arc::new(lists.finish()),
         Arc::new(StringViewArray::from_iter((0..rows).map(|_| None::<&str>))),
-        Arc::new(Int32Array::from(vec![partition.0; rows])),
-        Arc::new(Int64Array::from(offsets)),
-        Arc::new(
-            TimestampMicrosecondArray::from(vec![1_700_000_000_000_000; rows]).with_timezone("UTC"),
-        ),
     ];
+    let schema = Arc::new(
+        topic
+            .schema()
+            .project(&(0..columns.len()).collect::<Vec<_>>())?,
+    );
     let columns = columns
         .into_iter()
-        .zip(topic.schema().fields())
+        .zip(schema.fields())
         .map(|(c, f)| arrow::compute::cast(&c, f.data_type()))
         .collect::<Result<Vec<_>, _>>()?;
-    Ok((RecordBatch::try_new(topic.schema(), columns)?, end))
+    Ok(RecordBatch::try_new(schema, columns)?)
+}
+
+/// Facts at their place: `fields` with a partition and an offset each.
+pub fn placed(
+    fields: &RecordBatch,
+    topic: &Topic,
+    partition: PartitionId,
+    offsets: Vec<i64>,
+) -> anyhow::Result<RecordBatch> {
+    let rows = fields.num_rows();
+    let mut columns = fields.columns().to_vec();
+    columns.push(Arc::new(Int32Array::from(vec![partition.0; rows])));
+    columns.push(Arc::new(Int64Array::from(offsets)));
+    columns.push(Arc::new(
+        TimestampMicrosecondArray::from(vec![NOW_US; rows]).with_timezone("UTC"),
+    ));
+    Ok(RecordBatch::try_new(topic.schema(), columns)?)
+}
+
+/// Random facts from an offset on; some offsets are left unused.
+pub fn facts(
+    rng: &mut SmallRng,
+    topic: &Topic,
+    partition: PartitionId,
+    first: Offset,
+    rows: usize,
+) -> anyhow::Result<(RecordBatch, Offset)> {
+    let mut offset = first.0;
+    let offsets: Vec<i64> = (0..rows)
+        .map(|_| {
+            offset += i64::from(rng.random_bool(0.1));
+            offset += 1;
+            offset - 1
+        })
+        .collect();
+    let end = Offset(offset + i64::from(rng.random_bool(0.1)));
+    let fields = fields(rng, topic, rows)?;
+    Ok((placed(&fields, topic, partition, offsets)?, end))
 }

@@ -2,6 +2,7 @@
 
 pub mod daemon;
 pub mod facts;
+pub mod faults;
 pub mod ledger;
 pub mod places;
 pub mod process;

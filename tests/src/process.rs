@@ -173,6 +173,13 @@ impl Process {
         Self::spawn(command)
     }
 
+    /// Runs a command of the program up to a fail point, and kills it there with SIGKILL.
+    pub async fn killed_at(dir: &Path, arguments: &[&str], point: &str) -> anyhow::Result<()> {
+        let mut process = Self::start_to_stop(dir, arguments, point, 1)?;
+        process.stopped().await?;
+        process.kill()
+    }
+
     fn spawn(mut command: Command) -> anyhow::Result<Self> {
         let mut child = command.spawn()?;
         let missing = || anyhow::anyhow!("no pipe to the process");

@@ -157,3 +157,16 @@ pub fn view(rng: &mut SmallRng) -> RandomView {
         aggregates: count,
     }
 }
+
+/// The same view over fewer facts, so that its states look alike; `None` where it has a filter.
+pub fn narrowed(view: &RandomView) -> Option<RandomView> {
+    let narrow = |sql: &String| {
+        let with = sql.replacen("FROM facts", "FROM facts WHERE i IS NULL OR i > 0", 1);
+        (!sql.contains("FROM facts WHERE")).then_some(with)
+    };
+    Some(RandomView {
+        sql: narrow(&view.sql)?,
+        rolled_up: view.rolled_up.as_ref().and_then(narrow),
+        ..view.clone()
+    })
+}

@@ -8,8 +8,8 @@ use std::io::Write;
 use std::path::Path;
 use std::process::{Command, Stdio};
 
-use anabranch_tests::places;
 use anabranch_tests::daemon::{Daemon, run};
+use anabranch_tests::places;
 use serde_json::Value;
 
 use records::{Bad, bad_records, mixed};

@@ -3,8 +3,8 @@
 
 use std::sync::Arc;
 
-use anabranch_tests::places;
 use anabranch_tests::daemon::{Daemon, run};
+use anabranch_tests::places;
 use arrow::array::{
     ArrayRef, DictionaryArray, Float64Array, Int32Array, Int64Array, NullArray, RecordBatch,
     StringArray, TimestampMicrosecondArray, TimestampMillisecondArray, TimestampNanosecondArray,

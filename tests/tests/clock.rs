@@ -12,8 +12,8 @@ use anabranch_jobs::context::Context;
 use anabranch_shared::settings::{Ack, UnknownFields};
 use anabranch_shared::{Error, ReadMode};
 use anabranch_speed::{Daemon, DaemonOptions, TopicOptions};
-use anabranch_tests::places;
 use anabranch_tests::daemon::shown;
+use anabranch_tests::places;
 use anabranch_tests::process::{Setup, write_project};
 
 /// The time that the daemon is told, in microseconds since 1970.
@@ -30,6 +30,7 @@ async fn open(context: &Context, dir: &Path) -> anyhow::Result<Arc<Daemon>> {
         land_facts: 1_000_000,
         land_bytes: 1 << 30,
         wal_bytes: 1 << 30,
+        wal_segment_bytes: 1 << 20,
         memory_bytes: 1 << 30,
         max_record_bytes: 1 << 20,
         max_request_bytes: 1 << 20,

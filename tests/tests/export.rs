@@ -17,7 +17,7 @@ use anabranch_shared::{
     Export, ExportStanding, FoldProgress, Generation, Landing, Log, Master, MasterLeaf, Offset,
     OffsetRange, Offsets, PartitionId, Storage, Topic, keep_ranges, read_parquet,
 };
-use anabranch_tests::process::{start, write_project};
+use anabranch_tests::process::{Process, Setup, write_project};
 use anabranch_tests::{facts, places, views};
 use arrow::array::RecordBatch;
 use datafusion::datasource::MemTable;
@@ -378,7 +378,7 @@ async fn held(context: &Context) -> anyhow::Result<(Option<Generation>, u64, Vec
 #[tokio::test(flavor = "multi_thread")]
 async fn an_interrupted_export_is_made_up() -> anyhow::Result<()> {
     let dir = places::folder()?;
-    write_project(dir.path())?;
+    write_project(dir.path(), Setup::default())?;
     let settings = dir.path().join("anabranch.toml");
     let text = std::fs::read_to_string(&settings)?;
     std::fs::write(
@@ -394,12 +394,7 @@ async fn an_interrupted_export_is_made_up() -> anyhow::Result<()> {
     assert_eq!(first.2, ["word", "facts", "ids", "different"]);
 
     ingest_lines(&context, dir.path(), 700..703).await?;
-    let mut dies = start(
-        dir.path(),
-        &["batch", "refresh"],
-        Some("export-before-commit=panic"),
-    )?;
-    anyhow::ensure!(!dies.wait()?.success(), "the refresh was not killed");
+    Process::killed_at(dir.path(), &["batch", "refresh"], "export-before-commit").await?;
     let table =
         anabranch_shared::table::Table::open(&context.storage, Export::root("words")).await?;
     assert_eq!(table.with_state(|s| s.txn("facts/partition/0")), 700);

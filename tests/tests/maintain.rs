@@ -15,7 +15,7 @@ use anabranch_jobs::commands::verify::verify_view;
 use anabranch_jobs::context::{Context, now_ms};
 use anabranch_shared::{Error, ErrorKind, Export, FoldProgress, Generation, Master, ReadMode};
 use anabranch_tests::places;
-use anabranch_tests::process::{start, write_project};
+use anabranch_tests::process::{Process, Setup, write_project};
 
 const HOUR: i64 = 3_600_000;
 const DAY: i64 = 24 * HOUR;
@@ -23,7 +23,7 @@ const DAY: i64 = 24 * HOUR;
 /// A project with an exported view, `words`.
 async fn project() -> anyhow::Result<(tempfile::TempDir, Context)> {
     let dir = places::folder()?;
-    write_project(dir.path())?;
+    write_project(dir.path(), Setup::default())?;
     let settings = dir.path().join("anabranch.toml");
     let text = std::fs::read_to_string(&settings)? + "export = true\n";
     let text = text.replace("[daemon]", "[daemon]\ncheckpoint_every = 5");
@@ -167,12 +167,7 @@ async fn what_killed_processes_left_goes_later() -> anyhow::Result<()> {
     build(&context, Build::Refresh).await?;
     let before = files(&context)?;
     for point in ["publish-before-commit", "export-before-commit"] {
-        let failpoint = format!("{point}=panic");
-        let mut dies = start(dir.path(), &["batch", "rebuild"], Some(&failpoint))?;
-        anyhow::ensure!(
-            !dies.wait()?.success(),
-            "{point}: the rebuild was not killed"
-        );
+        Process::killed_at(dir.path(), &["batch", "rebuild"], point).await?;
     }
     // The second one replaced the run, and died in the export.
     let left: BTreeSet<PathBuf> = files(&context)?.difference(&before).cloned().collect();
@@ -259,12 +254,7 @@ async fn old_generations_go_after_the_grace() -> anyhow::Result<()> {
     std::fs::write(dir.path().join("words.sql"), sql)?;
     let context = Context::open(dir.path()).await?;
     // A rebuild of the new definition that dies: its generation is 2.
-    let mut dies = start(
-        dir.path(),
-        &["batch", "rebuild"],
-        Some("publish-before-commit=panic"),
-    )?;
-    anyhow::ensure!(!dies.wait()?.success(), "the rebuild was not killed");
+    Process::killed_at(dir.path(), &["batch", "rebuild"], "publish-before-commit").await?;
     build(&context, Build::Rebuild).await?;
     let now = now_ms();
     let (_, gone) = clean(&context, now + HOUR - 30_000).await?;

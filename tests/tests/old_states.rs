@@ -8,8 +8,8 @@
 
 use std::path::{Path, PathBuf};
 
-use anabranch_tests::places;
 use anabranch_tests::daemon::{Daemon, Ran, run};
+use anabranch_tests::places;
 
 fn fixture() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("fixtures/present")

@@ -5,8 +5,8 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use anabranch_shared::ReadMode;
-use anabranch_tests::places;
 use anabranch_tests::daemon::{Daemon, run};
+use anabranch_tests::places;
 
 /// What the daemon follows by itself has followed after this.
 const WAIT: Duration = Duration::from_secs(30);

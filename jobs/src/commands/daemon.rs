@@ -51,6 +51,7 @@ fn daemon_options(context: &Context) -> DaemonOptions {
         land_facts: daemon.land_facts,
         land_bytes: daemon.land_bytes,
         wal_bytes: daemon.wal_bytes,
+        wal_segment_bytes: anabranch_speed::wal::WalOptions::default().segment_bytes,
         memory_bytes: daemon.memory_bytes,
         max_record_bytes: daemon.max_record_bytes,
         max_request_bytes: daemon.max_request_bytes,

@@ -1,7 +1,7 @@
 //! Requests without records, and requests that can't be read.
 
-use anabranch_tests::places;
 use anabranch_tests::daemon::{Daemon, run};
+use anabranch_tests::places;
 
 use super::{good, gzip, hex, write_project};
 

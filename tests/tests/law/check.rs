@@ -1,0 +1,244 @@
+//! What must hold after each event: every answer equals a recompute over the facts below its head,
+//! and no acknowledged fact is missing.
+
+use std::sync::Arc;
+
+use anabranch_jobs::compare::{Tolerance, compare};
+use anabranch_shared::view::{View, planning_session};
+use anabranch_shared::{
+    Generation, OFFSET, Offset, Offsets, PARTITION, Pin, Pinner, ReadMode, ViewPin,
+};
+use anabranch_speed::follow_log;
+use arrow::array::{Int32Array, Int64Array, RecordBatch};
+use arrow::datatypes::SchemaRef;
+use datafusion::datasource::MemTable;
+use datafusion::prelude::DataFrame;
+use rand::Rng;
+
+use super::world::{World, fold_options};
+
+impl World<'_> {
+    /// Checks the answers of everyone who answers.
+    pub(crate) async fn check(&mut self) -> anyhow::Result<()> {
+        self.coverage.count("checks");
+        if let Some(held) = self.held.take() {
+            self.coverage.count("checks: of a pin that was held");
+            self.check_pin(&held, ReadMode::Merged).await?;
+        }
+        let pin = self.pin_by_hand().await?;
+        self.check_pin(&pin, ReadMode::Merged).await?;
+        for i in 0..self.machines.len() {
+            let Some(daemon) = self.machines[i].daemon.clone() else {
+                continue;
+            };
+            let mode = match self.rng.random_bool(0.15) {
+                true => ReadMode::Batch,
+                false => ReadMode::Merged,
+            };
+            let names = ["v", "facts", "dead_letters"].map(str::to_owned);
+            let pin = daemon.pin(&names, mode).await?;
+            self.coverage.count("checks: of a daemon");
+            self.check_complete(i, &pin, mode)?;
+            self.check_pin(&pin, mode).await?;
+            if mode == ReadMode::Merged && self.rng.random_bool(0.5) {
+                self.held = Some(pin);
+            }
+        }
+        Ok(())
+    }
+
+    /// Whatever a daemon acknowledged is in its answers.
+    fn check_complete(&self, i: usize, pin: &Pin, mode: ReadMode) -> anyhow::Result<()> {
+        let partition = self.machines[i].stream()?.partition();
+        let end = Offset(self.acknowledged_end(partition));
+        let heads = pin.topics.values().map(|t| &t.head);
+        let views = pin.views.values().map(|v| &v.head);
+        let merged = views.filter(|_| mode == ReadMode::Merged);
+        for head in heads.chain(merged) {
+            let found = head.get(partition);
+            anyhow::ensure!(
+                found == end,
+                "partition {partition}: acknowledged up to {end}, answered up to {found}"
+            );
+        }
+        anyhow::ensure!(
+            pin.views.len() == 1 && pin.topics.len() == 1,
+            "the daemon does not serve the view and the topic"
+        );
+        Ok(())
+    }
+
+    /// The view at the log's head, without a daemon: a delta of pieces cut at a random place.
+    async fn pin_by_hand(&mut self) -> anyhow::Result<Pin> {
+        self.log.refresh().await?;
+        self.master.refresh().await?;
+        let pin = self.master.pin();
+        let head = self.log.head();
+        let mut middle = Offsets::default();
+        for (p, end) in head.iter() {
+            let start = pin.boundary.get(p).0;
+            middle.set(p, Offset(self.rng.random_range(start..=end.0.max(start))));
+        }
+        let mut delta = Vec::new();
+        for (from, to) in [(&pin.boundary, &middle), (&middle, &head)] {
+            let pieces = follow_log(&self.log, &self.master, from, to, &fold_options()).await?;
+            delta.extend(pieces.iter().map(|p| p.states.clone()));
+        }
+        let view = ViewPin {
+            view: self.master.view().clone(),
+            generation: self.generation(),
+            boundary: pin.boundary,
+            head,
+            root: self.master.table().root().clone(),
+            files: pin.files,
+            delta,
+        };
+        let mut all = Pin::default();
+        all.views.insert("v".into(), view);
+        Ok(all)
+    }
+
+    async fn recompute(&self, view: &View, head: &Offsets) -> anyhow::Result<Vec<RecordBatch>> {
+        let session = planning_session()?;
+        let facts = MemTable::try_new(self.topic.schema(), vec![self.facts_below(head)?])?;
+        let plan = view.recompute_plan(Arc::new(facts))?;
+        Ok(DataFrame::new(session.state(), plan).collect().await?)
+    }
+
+    async fn ask(&self, sql: &str, pin: &Pin) -> anyhow::Result<(SchemaRef, Vec<RecordBatch>)> {
+        let answer = self.service.query_on(sql, pin, ReadMode::Merged).await?;
+        let schema = answer.schema.clone();
+        let rows = datafusion::physical_plan::common::collect(answer.stream).await?;
+        Ok((schema, rows))
+    }
+
+    async fn check_pin(&mut self, pin: &Pin, mode: ReadMode) -> anyhow::Result<()> {
+        if mode == ReadMode::Batch {
+            self.coverage.count("checks: batch alone");
+        }
+        for view in pin.views.values() {
+            let (schema, found) = self.ask("SELECT * FROM v", pin).await?;
+            let expected = self.recompute(&view.view, &view.head).await?;
+            same(&schema, &expected, &found)?;
+            self.check_combine(pin, view).await?;
+        }
+        for topic in pin.topics.values() {
+            self.check_topic(pin, &topic.head).await?;
+        }
+        Ok(())
+    }
+
+    async fn check_combine(&mut self, pin: &Pin, view: &ViewPin) -> anyhow::Result<()> {
+        let sql = &view.view.definition().sql;
+        let random = self.definitions.iter().find(|d| d.sql == *sql);
+        let Some((rolled, count)) = random.and_then(|r| Some((r.rolled_up.clone()?, r.aggregates)))
+        else {
+            return Ok(());
+        };
+        self.coverage.count("checks: combine");
+        let rolled = View::compile("rolled", &rolled, &self.topic)?;
+        let columns: Vec<String> = (0..count)
+            .map(|i| format!("combine(a{i}) AS a{i}"))
+            .collect();
+        let filter = match self.rng.random_bool(0.3) {
+            true => " WHERE a0 IS NOT NULL OR true",
+            false => "",
+        };
+        let columns = columns.join(", ");
+        let sql = format!("SELECT k0, {columns} FROM v{filter} GROUP BY k0");
+        let (schema, found) = self.ask(&sql, pin).await?;
+        let expected = self.recompute(&rolled, &view.head).await?;
+        same(&schema, &expected, &found)
+    }
+
+    /// The facts and the dead letters themselves.
+    async fn check_topic(&mut self, pin: &Pin, head: &Offsets) -> anyhow::Result<()> {
+        let columns = format!("{PARTITION}, {OFFSET}, ts, n, s, list");
+        let (schema, found) = self
+            .ask(&format!("SELECT {columns} FROM facts"), pin)
+            .await?;
+        let expected = self.facts_below(head)?;
+        let expected = expected.iter().map(|b| {
+            let columns = schema
+                .fields()
+                .iter()
+                .map(|f| b.schema().index_of(f.name()));
+            b.project(&columns.collect::<Result<Vec<_>, _>>()?)
+        });
+        let expected = expected.collect::<Result<Vec<_>, _>>()?;
+        same(&schema, &expected, &found)?;
+        let sql = format!("SELECT {PARTITION}, {OFFSET} FROM dead_letters");
+        let (schema, found) = self.ask(&sql, pin).await?;
+        let below = self
+            .acknowledged
+            .iter()
+            .filter(|a| head.get(a.partition) >= a.range.end);
+        let dead: Vec<(i32, i64)> = below
+            .flat_map(|a| a.dead.iter().map(|d| (a.partition.0, *d)))
+            .collect();
+        let (partitions, offsets): (Vec<i32>, Vec<i64>) = dead.into_iter().unzip();
+        let columns: Vec<arrow::array::ArrayRef> = vec![
+            Arc::new(Int32Array::from(partitions)),
+            Arc::new(Int64Array::from(offsets)),
+        ];
+        same(
+            &schema,
+            &[RecordBatch::try_new(schema.clone(), columns)?],
+            &found,
+        )
+    }
+
+    /// Everybody lands and follows: then all that was acknowledged is in the log, once.
+    pub(crate) async fn settle(&mut self) -> anyhow::Result<()> {
+        for i in 0..self.machines.len() {
+            if self.machines[i].daemon.is_none() {
+                self.start(i).await?;
+            }
+            let stream = self.machines[i].stream()?;
+            while stream.land().await? > 0 {}
+        }
+        for machine in &self.machines {
+            machine.stream()?.follow().await?;
+            if let Some(daemon) = &machine.daemon {
+                daemon.follow_catalogue().await;
+            }
+        }
+        self.check().await?;
+        let head = self.log.head();
+        for a in &self.acknowledged {
+            anyhow::ensure!(
+                head.get(a.partition) >= a.range.end,
+                "partition {}: {} was acknowledged and is not in the log",
+                a.partition,
+                a.range
+            );
+        }
+        let live: Vec<Generation> = self
+            .machines
+            .iter()
+            .filter_map(|m| m.stream().ok()?.served("v"))
+            .collect();
+        anyhow::ensure!(
+            live.iter().all(|g| *g == self.generation()),
+            "a daemon answers by generation {live:?}, live is {}",
+            self.generation()
+        );
+        Ok(())
+    }
+}
+
+fn same(schema: &SchemaRef, expected: &[RecordBatch], found: &[RecordBatch]) -> anyhow::Result<()> {
+    let tolerance = Tolerance {
+        relative: 1e-9,
+        absolute: 1e-6,
+    };
+    let compared = compare(schema, expected, found, tolerance)?;
+    anyhow::ensure!(
+        compared.is_equal(),
+        "{} of {} rows differ:\n{}",
+        compared.differences,
+        compared.rows,
+        compared.examples.join("\n")
+    );
+    Ok(())
+}

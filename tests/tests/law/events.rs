@@ -1,0 +1,390 @@
+//! What happens to a case: facts come in, land, are absorbed, daemons and definitions come and go,
+//! and the storage fails.
+
+use std::sync::Arc;
+
+use anabranch_batch::{merge_small_runs, rebuild, refresh};
+use anabranch_shared::settings::Ack;
+use anabranch_shared::view::{Definition, View};
+use anabranch_shared::{
+    Catalogue, Error, ErrorKind, GenerationEntry, Landing, Log, Master, Offset, OffsetRange,
+    PartitionId, Result,
+};
+use anabranch_speed::{IngestChunk, TopicStream, WriteOutcome};
+use anabranch_tests::{facts, views};
+use arrow::array::{ArrayRef, BooleanArray, RecordBatch};
+use arrow::datatypes::{Field, Schema};
+use rand::Rng;
+
+use super::world::{Acknowledged, Chunk, NOW, World, batch_options};
+
+/// The first partition of those who land without a daemon.
+const OTHERS: i32 = 100;
+
+/// An outcome that a failing storage explains.
+fn unless_faulty<T>(outcome: Result<T>) -> anyhow::Result<Option<T>> {
+    match outcome {
+        Ok(done) => Ok(Some(done)),
+        // A commit that was tried again and found itself done is refused at its start.
+        Err(e) if e.kind() == ErrorKind::Unavailable || matches!(e, Error::Fenced { .. }) => {
+            Ok(None)
+        }
+        Err(e) => Err(e.into()),
+    }
+}
+
+impl World<'_> {
+    pub(crate) async fn step(&mut self) -> anyhow::Result<()> {
+        let i = self.rng.random_range(0..self.machines.len());
+        if self.machines[i].daemon.is_none() {
+            self.faults.set_percent(0);
+            self.coverage.count("event: restart with the WAL");
+            return self.start(i).await;
+        }
+        let faulty = self.rng.random_bool(0.15);
+        if faulty {
+            self.coverage.count("event: storage fails");
+        }
+        self.faults.set_percent(if faulty { 40 } else { 0 });
+        let done = match self.rng.random_range(0..22) {
+            0..=5 => self.write(i).await,
+            6..=8 => self.land_own(i).await,
+            9..=10 => self.land_other().await,
+            11..=12 => self.follow(i).await,
+            13..=14 => self.refresh().await,
+            15 => self.rebuild().await,
+            16 => self.merge().await,
+            17 => self.redefine().await,
+            18 => self.reopen_batch().await,
+            19 => self.repeat_chunk(i).await,
+            20 => self.other_format().await,
+            _ => {
+                self.coverage.count("event: daemon crashes");
+                self.machines[i].crash()
+            }
+        };
+        self.faults.set_percent(0);
+        done
+    }
+
+    /// A daemon takes a request, some of whose records are dead letters.
+    async fn write(&mut self, i: usize) -> anyhow::Result<()> {
+        self.coverage.count("event: write");
+        let rows = self.rng.random_range(0..30);
+        let fields = facts::fields(&mut self.rng, &self.topic, rows)?;
+        let alive: BooleanArray = (0..rows).map(|_| Some(self.rng.random_bool(0.9))).collect();
+        let records = with_faults(&fields, &alive)?;
+        let chunk = self.rng.random_bool(0.3).then(|| Chunk {
+            id: format!("file-{i}"),
+            from: self.machines[i]
+                .chunk
+                .as_ref()
+                .map_or(0, |c| c.from + c.records.num_rows() as u64),
+            records: records.clone(),
+        });
+        let stream = self.machines[i].stream()?;
+        let outcome = self.send(&stream, &records, chunk.as_ref()).await?;
+        let Some(outcome) = outcome else {
+            return Ok(());
+        };
+        anyhow::ensure!(!outcome.repeated, "a first write counts as repeated");
+        let dead: Vec<i64> = (0..rows)
+            .filter(|&r| !alive.value(r))
+            .map(|r| outcome.range.start.0 + r as i64)
+            .collect();
+        anyhow::ensure!(
+            outcome.dead.len() == dead.len() && outcome.facts as usize == rows - dead.len(),
+            "the answer counts {} facts and {} dead letters",
+            outcome.facts,
+            outcome.dead.len()
+        );
+        if rows > 0 && chunk.is_some() {
+            self.machines[i].chunk = chunk;
+        }
+        let offsets = (0..rows)
+            .filter(|&r| alive.value(r))
+            .map(|r| outcome.range.start.0 + r as i64);
+        let offsets = offsets.collect();
+        let kept = arrow::compute::filter_record_batch(&fields, &alive)?;
+        let start = self.acknowledged_end(outcome.partition);
+        anyhow::ensure!(
+            rows == 0 || outcome.range.start.0 == start,
+            "partition {}: a write got {}, the one before it ends at {start}",
+            outcome.partition,
+            outcome.range
+        );
+        self.acknowledged.push(Acknowledged {
+            partition: outcome.partition,
+            range: OffsetRange::new(Offset(start), Offset(start + rows as i64)),
+            facts: facts::placed(&kept, &self.topic, outcome.partition, offsets)?,
+            dead,
+        });
+        Ok(())
+    }
+
+    /// Sends records to a daemon; one that acknowledges what has landed lands meanwhile.
+    async fn send(
+        &self,
+        stream: &Arc<TopicStream>,
+        records: &RecordBatch,
+        chunk: Option<&Chunk>,
+    ) -> anyhow::Result<Option<WriteOutcome>> {
+        let records = records.clone();
+        let ingest = chunk.map(|c| IngestChunk {
+            id: c.id.clone(),
+            from: c.from,
+        });
+        let admit = move |a: &anabranch_speed::admission::Admission| {
+            a.batch(&records).map_err(|e| Error::Invalid(e.to_string()))
+        };
+        let write = stream.write(admit, None, ingest, facts::NOW_US);
+        tokio::pin!(write);
+        loop {
+            tokio::select! {
+                biased;
+                outcome = &mut write => return Ok(Some(outcome?)),
+                landed = async { tokio::task::yield_now().await; stream.land().await } => {
+                    unless_faulty(landed)?;
+                }
+            }
+        }
+    }
+
+    /// A chunk of a file is sent again: nothing may be added.
+    async fn repeat_chunk(&mut self, i: usize) -> anyhow::Result<()> {
+        let Some(chunk) = self.machines[i].chunk.clone() else {
+            return Ok(());
+        };
+        self.coverage.count("event: chunk sent again");
+        let stream = self.machines[i].stream()?;
+        let outcome = self.send(&stream, &chunk.records, Some(&chunk)).await?;
+        anyhow::ensure!(
+            outcome.is_some_and(|o| o.repeated),
+            "a chunk that was sent again was written again"
+        );
+        Ok(())
+    }
+
+    async fn land_own(&mut self, i: usize) -> anyhow::Result<()> {
+        self.coverage.count("event: landing");
+        if self.machines[i].ack == Ack::Landed {
+            self.coverage
+                .count("event: landing before the acknowledgement");
+        }
+        unless_faulty(self.machines[i].stream()?.land().await)?;
+        Ok(())
+    }
+
+    /// Somebody lands in partitions of their own, with unused offsets.
+    async fn land_other(&mut self) -> anyhow::Result<()> {
+        self.coverage.count("event: landing of somebody else");
+        let mut landing = Landing::default();
+        let mut acknowledged = Vec::new();
+        self.log.refresh().await?;
+        let head = self.log.head();
+        for p in 0..self.rng.random_range(1..3) {
+            let partition = PartitionId(OTHERS + p);
+            let first = head.get(partition);
+            let rows = self.rng.random_range(0..30);
+            let (batch, end) = facts::facts(&mut self.rng, &self.topic, partition, first, rows)?;
+            if first == end {
+                continue;
+            }
+            let range = OffsetRange::new(first, end);
+            landing.ranges.push((partition, range));
+            landing.facts.push(batch.clone());
+            acknowledged.push(Acknowledged {
+                partition,
+                range,
+                facts: batch,
+                dead: Vec::new(),
+            });
+        }
+        if landing.ranges.is_empty() {
+            return Ok(());
+        }
+        let landed = unless_faulty(self.log.land(&landing, NOW).await)?;
+        self.faults.set_percent(0);
+        self.log.refresh().await?;
+        let head = self.log.head();
+        let there = landing.ranges.iter().filter(|(p, r)| head.get(*p) >= r.end);
+        let there = there.count();
+        anyhow::ensure!(
+            there == 0 || there == landing.ranges.len(),
+            "half of a commit is there"
+        );
+        anyhow::ensure!(
+            landed.is_none() || there > 0,
+            "a commit that succeeded is not there"
+        );
+        if there > 0 {
+            self.acknowledged.extend(acknowledged);
+        }
+        Ok(())
+    }
+
+    async fn follow(&mut self, i: usize) -> anyhow::Result<()> {
+        self.coverage.count("event: daemon follows");
+        unless_faulty(self.machines[i].stream()?.follow().await)?;
+        if let Some(daemon) = self.machines[i].daemon.clone()
+            && self.rng.random_bool(0.7)
+        {
+            daemon.follow_catalogue().await;
+        }
+        Ok(())
+    }
+
+    async fn refresh(&mut self) -> anyhow::Result<()> {
+        self.coverage.count("event: refresh");
+        self.log.refresh().await?;
+        self.master.refresh().await?;
+        let head = self.log.head();
+        let done = refresh(
+            &self.master,
+            &self.log,
+            &head,
+            &batch_options(1 << 30),
+            || NOW,
+        )
+        .await;
+        unless_faulty(done)?;
+        Ok(())
+    }
+
+    async fn rebuild(&mut self) -> anyhow::Result<()> {
+        self.coverage.count("event: rebuild");
+        // A small bound of memory makes many files; a head read early makes later runs.
+        let memory = if self.rng.random_bool(0.5) {
+            1
+        } else {
+            1 << 30
+        };
+        let head = self.log.head();
+        if self.rng.random_bool(0.4) {
+            self.coverage.count("event: refresh during a rebuild");
+            Box::pin(self.land_other()).await?;
+            Box::pin(self.refresh()).await?;
+        }
+        let options = batch_options(memory);
+        unless_faulty(rebuild(&self.master, &self.log, &head, &options, || NOW).await)?;
+        Ok(())
+    }
+
+    async fn merge(&mut self) -> anyhow::Result<()> {
+        self.coverage.count("event: merge runs");
+        for _ in 0..self.rng.random_range(0..9) {
+            Box::pin(self.land_other()).await?;
+            Box::pin(self.refresh()).await?;
+        }
+        unless_faulty(merge_small_runs(&self.master, &batch_options(1 << 30), NOW).await)?;
+        Ok(())
+    }
+
+    /// The definition changes: a generation is built beside the live one and cut over.
+    async fn redefine(&mut self) -> anyhow::Result<()> {
+        self.coverage.count("event: cut-over");
+        let random = match self.rng.random_bool(0.5) {
+            // The same shape over fewer facts: nothing but the answers would tell.
+            true => views::narrowed(&self.definitions[self.definitions.len() - 1]),
+            false => None,
+        };
+        let random = random.unwrap_or_else(|| views::view(&mut self.rng));
+        let view = Arc::new(View::compile("v", &random.sql, &self.topic)?);
+        let built = async {
+            self.log.refresh().await?;
+            let generation = self.catalogue.claim_generation("v").await?;
+            let master = Arc::new(Master::open(&self.storage, &view, generation, NOW).await?);
+            let head = self.log.head();
+            rebuild(&master, &self.log, &head, &batch_options(1 << 30), || NOW).await?;
+            Ok(master)
+        };
+        let Some(master) = unless_faulty(built.await)? else {
+            return Ok(());
+        };
+        let entry = GenerationEntry {
+            generation: master.generation(),
+            definition: view.definition().clone(),
+        };
+        let from = Some(self.generation());
+        let cut = self.catalogue.cut_over("v", from, &entry).await;
+        self.faults.set_percent(0);
+        if cut.is_err() {
+            self.catalogue.refresh().await?;
+        }
+        let live = self.catalogue.current();
+        let live = live
+            .views
+            .get("v")
+            .and_then(|v| v.live.as_ref())
+            .map(|l| l.generation);
+        anyhow::ensure!(
+            cut.is_err() || live == Some(master.generation()),
+            "a cut-over that succeeded is not there"
+        );
+        if live == Some(master.generation()) {
+            random.covers.iter().for_each(|c| self.coverage.count(c));
+            self.master = master;
+            self.definitions.push(random);
+        }
+        Ok(())
+    }
+
+    /// The batch process starts anew.
+    async fn reopen_batch(&mut self) -> anyhow::Result<()> {
+        self.coverage.count("event: batch restarts");
+        self.faults.set_percent(0);
+        if self.rng.random_bool(0.3) {
+            self.coverage.count("event: checkpoint");
+            self.log.table().write_checkpoint().await?;
+            self.master.table().write_checkpoint().await?;
+        }
+        let view = Arc::new(View::from_definition("v", self.master.view().definition())?);
+        let generation = self.generation();
+        self.catalogue = Arc::new(Catalogue::open(&self.storage).await?);
+        self.log = Arc::new(Log::open(&self.storage, &self.topic, NOW).await?);
+        self.master = Arc::new(Master::open(&self.storage, &view, generation, NOW).await?);
+        Ok(())
+    }
+
+    /// Another version of the software, whose states are of another format, looks at the view.
+    async fn other_format(&mut self) -> anyhow::Result<()> {
+        self.coverage.count("event: states of another format");
+        self.faults.set_percent(0);
+        let view = self.master.view();
+        let definition = Definition {
+            state_format: format!("{}, later", view.definition().state_format),
+            ..view.definition().clone()
+        };
+        let opened = match View::from_definition("v", &definition) {
+            Ok(other) => {
+                let (other, generation) = (Arc::new(other), self.generation());
+                Master::open(&self.storage, &other, generation, NOW)
+                    .await
+                    .map(|_| ())
+            }
+            Err(e) => Err(e),
+        };
+        match opened {
+            Err(e) if e.kind() == ErrorKind::Conflict => Ok(()),
+            Err(e) => Err(e.into()),
+            Ok(()) => anyhow::bail!("states of another format were taken for this one's"),
+        }
+    }
+}
+
+/// Records of which some lack their event time, and so become dead letters.
+fn with_faults(fields: &RecordBatch, alive: &BooleanArray) -> anyhow::Result<RecordBatch> {
+    let dead = arrow::compute::not(alive)?;
+    let mut columns: Vec<ArrayRef> = fields.columns().to_vec();
+    columns[0] = arrow::compute::nullif(&columns[0], &dead)?;
+    let schema = fields.schema();
+    let nullable = schema
+        .fields()
+        .iter()
+        .map(|f| f.as_ref().clone().with_nullable(true));
+    let schema = Arc::new(Schema::new(nullable.collect::<Vec<Field>>()));
+    // `_extra` is admission's to fill.
+    let last = columns.len() - 1;
+    let batch = RecordBatch::try_new(schema, columns)?;
+    Ok(batch.project(&(0..last).collect::<Vec<_>>())?)
+}

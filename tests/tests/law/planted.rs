@@ -1,0 +1,111 @@
+//! Planted bugs: each is switched on alone, in a process of its own, and the law's test must fail.
+
+use std::process::Command;
+
+/// Cases within which each bug must be noticed.
+const CASES: u64 = 3_000;
+
+/// The bugs, and what each does.
+const BUGS: [(&str, &str); 17] = [
+    (
+        "planted-boundary-offset-lost",
+        "a refresh leaves out the offset at its boundary",
+    ),
+    (
+        "planted-boundary-offset-doubled",
+        "a refresh takes the offset before its boundary too",
+    ),
+    (
+        "planted-piece-after-its-boundary",
+        "a piece is counted after the boundary has passed it",
+    ),
+    (
+        "planted-straddled-piece-kept",
+        "a piece is kept whole that the boundary cuts through",
+    ),
+    (
+        "planted-piece-dropped-before-its-query",
+        "a piece is gone before the query that pinned it",
+    ),
+    (
+        "planted-piece-lost-in-merge",
+        "a piece is lost when pieces are merged",
+    ),
+    (
+        "planted-files-removed-at-once",
+        "files are removed while a pin still reads them",
+    ),
+    (
+        "planted-rebuild-over-refresh",
+        "a rebuild replaces a later refresh",
+    ),
+    (
+        "planted-generations-mixed",
+        "a new definition answers from the old one's states",
+    ),
+    ("planted-null-key-lost", "states of a NULL key are lost"),
+    (
+        "planted-batch-replayed",
+        "a batch is replayed after a restart that was there already",
+    ),
+    (
+        "planted-stale-snapshot",
+        "a new boundary with the files of the one before",
+    ),
+    (
+        "planted-other-format",
+        "states of another format are merged",
+    ),
+    ("planted-late-fact-dropped", "facts a day late are dropped"),
+    (
+        "planted-dead-letter-counted",
+        "a dead letter takes no offset",
+    ),
+    (
+        "planted-cut-before-commit",
+        "the WAL is cut before the commit",
+    ),
+    (
+        "planted-fence-ignored",
+        "a commit is taken whose start is not the boundary",
+    ),
+];
+
+/// Runs the law's test with a bug switched on. Returns what it printed where it failed.
+fn broken_by(bug: &str) -> anyhow::Result<Option<String>> {
+    let out = Command::new(std::env::current_exe()?)
+        .args(["--exact", "law::the_law_holds", "--nocapture"])
+        .env("FAILPOINTS", format!("{bug}=return"))
+        .env("ANABRANCH_LAW_CASES", CASES.to_string())
+        .env("ANABRANCH_LAW_SEED", "1000000")
+        .env("ANABRANCH_LAW_PLANTED", "1")
+        .env("RUST_BACKTRACE", "0")
+        .output()?;
+    let printed =
+        String::from_utf8_lossy(&out.stdout).into_owned() + &String::from_utf8_lossy(&out.stderr);
+    anyhow::ensure!(
+        printed.contains("running 1 test"),
+        "the law's test did not run:\n{printed}"
+    );
+    Ok((!out.status.success()).then_some(printed))
+}
+
+#[test]
+fn every_planted_bug_is_caught() -> anyhow::Result<()> {
+    let mut missed = Vec::new();
+    for (bug, what) in BUGS {
+        match broken_by(bug)? {
+            Some(printed) => {
+                let why = printed
+                    .lines()
+                    .skip_while(|l| !l.contains("breaks the law") && !l.contains("panicked"))
+                    .find(|l| !l.contains("SELECT") && !l.contains("breaks the law"))
+                    .unwrap_or_default();
+                println!("caught: {what}: {why}");
+            }
+            None => missed.push(bug),
+        }
+    }
+    anyhow::ensure!(missed.is_empty(), "not caught: {}", missed.join(", "));
+    Ok(())
+}

@@ -1,0 +1,257 @@
+//! What a case plays with: a storage that fails now and then, two daemons with WALs of their own, a
+//! batch process, somebody else who lands, and all facts that were acknowledged to anyone.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+use std::time::Duration;
+
+use anabranch_batch::BatchOptions;
+use anabranch_serving::{ServingOptions, SqlService};
+use anabranch_shared::settings::{Ack, UnknownFields};
+use anabranch_shared::view::View;
+use anabranch_shared::{
+    Catalogue, FoldOptions, FoldProgress, Generation, GenerationEntry, Log, Master, OffsetRange,
+    Offsets, PartitionId, Pin, Pinner, ReadMode, Relation, Storage, Topic,
+};
+use anabranch_speed::{Daemon, DaemonOptions, TopicOptions, TopicStream};
+use anabranch_tests::faults::{Faults, faulty};
+use anabranch_tests::views::RandomView;
+use anabranch_tests::{facts, places, views};
+use arrow::array::RecordBatch;
+use rand::rngs::SmallRng;
+use rand::{Rng, SeedableRng};
+
+use super::Coverage;
+
+/// The time, in milliseconds since 1970.
+pub(crate) const NOW: i64 = facts::NOW_US / 1_000;
+
+/// Pins are made by hand, or come from a daemon.
+#[derive(Debug)]
+struct NoPins;
+
+#[async_trait::async_trait]
+impl Pinner for NoPins {
+    async fn relations(&self) -> anabranch_shared::Result<Vec<Relation>> {
+        Ok(Vec::new())
+    }
+
+    async fn pin(&self, _: &[String], _: ReadMode) -> anabranch_shared::Result<Pin> {
+        Ok(Pin::default())
+    }
+}
+
+/// Facts that were acknowledged together.
+pub(crate) struct Acknowledged {
+    pub(crate) partition: PartitionId,
+    pub(crate) range: OffsetRange,
+    pub(crate) facts: RecordBatch,
+    /// The offsets of its dead letters.
+    pub(crate) dead: Vec<i64>,
+}
+
+/// A chunk of a file that was ingested by a daemon.
+#[derive(Clone)]
+pub(crate) struct Chunk {
+    pub(crate) id: String,
+    pub(crate) from: u64,
+    pub(crate) records: RecordBatch,
+}
+
+/// A daemon's WAL, and the daemon while it lives.
+pub(crate) struct Machine {
+    pub(crate) options: DaemonOptions,
+    pub(crate) ack: Ack,
+    pub(crate) daemon: Option<Arc<Daemon>>,
+    /// The last chunk that it acknowledged.
+    pub(crate) chunk: Option<Chunk>,
+}
+
+impl Machine {
+    pub(crate) fn stream(&self) -> anyhow::Result<Arc<TopicStream>> {
+        let daemon = self.daemon.as_ref();
+        let stream = daemon.and_then(|d| d.topics().get("facts"));
+        stream
+            .cloned()
+            .ok_or_else(|| anyhow::anyhow!("the daemon is away"))
+    }
+
+    /// Ends the daemon as a crash would: nothing is landed.
+    pub(crate) fn crash(&mut self) -> anyhow::Result<()> {
+        if let Some(daemon) = self.daemon.take() {
+            let threads = daemon.take_threads();
+            drop(daemon);
+            for thread in threads {
+                thread
+                    .join()
+                    .map_err(|_| anyhow::anyhow!("a WAL's thread panicked"))?;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// One case of the law.
+pub(crate) struct World<'a> {
+    pub(crate) rng: SmallRng,
+    pub(crate) storage: Storage,
+    pub(crate) faults: Arc<Faults>,
+    pub(crate) topic: Topic,
+    pub(crate) catalogue: Arc<Catalogue>,
+    /// The batch process's.
+    pub(crate) log: Arc<Log>,
+    /// The batch process's master view of the live generation.
+    pub(crate) master: Arc<Master>,
+    /// All definitions that were live.
+    pub(crate) definitions: Vec<RandomView>,
+    pub(crate) machines: Vec<Machine>,
+    pub(crate) acknowledged: Vec<Acknowledged>,
+    /// A pin whose query runs later.
+    pub(crate) held: Option<Pin>,
+    pub(crate) service: SqlService,
+    pub(crate) coverage: &'a mut Coverage,
+    _dir: tempfile::TempDir,
+}
+
+pub(crate) fn batch_options(memory_bytes: u64) -> BatchOptions {
+    BatchOptions {
+        threads: 2,
+        memory_bytes,
+        stop: Arc::new(AtomicBool::new(false)),
+        progress: Arc::new(FoldProgress::default()),
+    }
+}
+
+pub(crate) fn fold_options() -> FoldOptions {
+    FoldOptions {
+        threads: 2,
+        memory_bytes: usize::MAX,
+        stop: Arc::new(AtomicBool::new(false)),
+        progress: Arc::new(FoldProgress::default()),
+    }
+}
+
+fn daemon_options(wal: PathBuf) -> DaemonOptions {
+    DaemonOptions {
+        wal,
+        land_every: Duration::from_secs(1),
+        land_facts: 40,
+        land_bytes: 1 << 20,
+        wal_bytes: 1 << 30,
+        // Every group gets a file of its own, so that a cut removes what it may.
+        wal_segment_bytes: 1,
+        memory_bytes: 1 << 30,
+        max_record_bytes: 1 << 20,
+        max_request_bytes: 1 << 20,
+        checkpoint_every: 3,
+        threads: 2,
+        now_us: || facts::NOW_US,
+        stop: Arc::new(AtomicBool::new(false)),
+    }
+}
+
+impl<'a> World<'a> {
+    pub(crate) async fn new(seed: u64, coverage: &'a mut Coverage) -> anyhow::Result<Self> {
+        let mut rng = SmallRng::seed_from_u64(seed);
+        let (dir, storage) = places::storage()?;
+        let wals = dir.path().join("wals");
+        let (storage, faults) = faulty(storage);
+        faults.seed(rng.random());
+        let topic = facts::topic()?;
+        let random = views::view(&mut rng);
+        random.covers.iter().for_each(|c| coverage.count(c));
+        let view = Arc::new(View::compile("v", &random.sql, &topic)?);
+        let catalogue = Arc::new(Catalogue::open(&storage).await?);
+        catalogue.declare_topic(&topic).await?;
+        let generation = catalogue.claim_generation("v").await?;
+        let log = Arc::new(Log::open(&storage, &topic, NOW).await?);
+        let master = Arc::new(Master::open(&storage, &view, generation, NOW).await?);
+        let entry = GenerationEntry {
+            generation,
+            definition: view.definition().clone(),
+        };
+        catalogue.cut_over("v", None, &entry).await?;
+        let options = ServingOptions {
+            memory_bytes: 1 << 30,
+            threads: rng.random_range(1..4),
+            timeout: Duration::from_secs(60),
+        };
+        let service = SqlService::new(Arc::new(NoPins), &storage, options)?;
+        let machines = (0..rng.random_range(1..3)).map(|i| Machine {
+            options: daemon_options(wals.join(format!("{i}"))),
+            ack: match rng.random_bool(0.2) {
+                true => Ack::Landed,
+                false => Ack::Wal,
+            },
+            daemon: None,
+            chunk: None,
+        });
+        let machines = machines.collect();
+        let mut world = Self {
+            rng,
+            storage,
+            faults,
+            topic,
+            catalogue,
+            log,
+            master,
+            definitions: vec![random],
+            machines,
+            acknowledged: Vec::new(),
+            held: None,
+            service,
+            coverage,
+            _dir: dir,
+        };
+        for i in 0..world.machines.len() {
+            world.start(i).await?;
+        }
+        Ok(world)
+    }
+
+    /// Starts a daemon: replays its WAL.
+    pub(crate) async fn start(&mut self, i: usize) -> anyhow::Result<()> {
+        let settings = TopicOptions {
+            ack: self.machines[i].ack,
+            unknown_fields: UnknownFields::Keep,
+        };
+        let topics = [("facts".to_owned(), settings)].into_iter().collect();
+        let catalogue = Arc::new(Catalogue::open(&self.storage).await?);
+        let options = self.machines[i].options.clone();
+        let daemon = Daemon::open(&self.storage, catalogue, &topics, options).await?;
+        self.machines[i].daemon = Some(daemon);
+        Ok(())
+    }
+
+    /// The offset at which a partition's acknowledged facts end.
+    pub(crate) fn acknowledged_end(&self, partition: PartitionId) -> i64 {
+        let of = self
+            .acknowledged
+            .iter()
+            .filter(|a| a.partition == partition);
+        of.map(|a| a.range.end.0).max().unwrap_or(0)
+    }
+
+    /// The facts below a head.
+    pub(crate) fn facts_below(&self, head: &Offsets) -> anyhow::Result<Vec<RecordBatch>> {
+        let mut found = Vec::new();
+        for a in &self.acknowledged {
+            let end = head.get(a.partition);
+            anyhow::ensure!(
+                end <= a.range.start || end >= a.range.end,
+                "the head {end} of partition {} cuts through {}",
+                a.partition,
+                a.range
+            );
+            if end >= a.range.end {
+                found.push(a.facts.clone());
+            }
+        }
+        Ok(found)
+    }
+
+    pub(crate) fn generation(&self) -> Generation {
+        self.master.generation()
+    }
+}
