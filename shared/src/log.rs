@@ -113,6 +113,9 @@ pub struct Log {
     schema: SchemaRef,
     table: Table,
     dead: Table,
+    /// The version of the facts up to which the dead letters were followed too: commits and
+    /// landings of this process follow the facts alone.
+    followed: parking_lot::Mutex<Option<LogVersion>>,
 }
 
 impl Log {
@@ -131,6 +134,7 @@ impl Log {
             schema,
             table,
             dead,
+            followed: parking_lot::Mutex::default(),
         })
     }
 
@@ -152,9 +156,12 @@ impl Log {
 
     /// Reads what others have landed. Returns whether there was something.
     pub async fn refresh(&self) -> Result<bool> {
-        let moved = self.table.refresh().await?;
+        self.table.refresh().await?;
+        let version = self.table.with_state(|s| s.version);
+        let moved = *self.followed.lock() != version;
         if moved {
             self.dead.refresh().await?;
+            *self.followed.lock() = version;
         }
         Ok(moved)
     }

@@ -353,6 +353,14 @@ impl TopicStream {
     /// # Errors
     /// `Unavailable` when the storage does not answer: nothing is lost, the next call goes on.
     pub async fn land(&self) -> Result<u64> {
+        match self.try_land().await {
+            // An earlier attempt was committed without getting its answer; now that is known.
+            Err(Error::Fenced { .. }) => self.try_land().await,
+            landed => landed,
+        }
+    }
+
+    async fn try_land(&self) -> Result<u64> {
         let _guard = self.upkeep.lock().await;
         let (pieces, start) = self.to_land()?;
         let Some(last) = pieces.last() else {

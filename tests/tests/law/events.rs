@@ -87,7 +87,10 @@ impl World<'_> {
         let Some(outcome) = outcome else {
             return Ok(());
         };
-        anyhow::ensure!(!outcome.repeated, "a first write counts as repeated");
+        anyhow::ensure!(
+            !outcome.repeated || rows == 0,
+            "a first write counts as repeated"
+        );
         let dead: Vec<i64> = (0..rows)
             .filter(|&r| !alive.value(r))
             .map(|r| outcome.range.start.0 + r as i64)
