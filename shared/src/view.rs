@@ -93,7 +93,9 @@ impl View {
     /// it than the version that stored it.
     pub fn from_definition(name: &str, definition: &Definition) -> Result<Self> {
         let view = Self::compile(name, &definition.sql, &definition.topic)?;
-        if view.definition.state_format == definition.state_format {
+        if view.definition.state_format == definition.state_format
+            || crate::planted("planted-other-format")
+        {
             return Ok(view);
         }
         Err(Error::Conflict(format!(

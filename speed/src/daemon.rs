@@ -49,6 +49,8 @@ pub struct DaemonOptions {
     pub max_record_bytes: u64,
     /// Longer requests are refused.
     pub max_request_bytes: u64,
+    /// With more pieces than this in a view's delta the smaller ones are merged; at least 2.
+    pub most_pieces: usize,
     /// Commits between checkpoints of a log.
     pub checkpoint_every: u64,
     /// Threads that fold.

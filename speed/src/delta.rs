@@ -19,9 +19,6 @@ use crate::payload::FactPiece;
 /// With more unlanded states than this they are merged.
 const UNLANDED_STATES: usize = 8;
 
-/// With more pieces than this the smallest are merged.
-const PIECES: usize = 24;
-
 /// States of some ranges of landed offsets.
 #[derive(Clone, Debug)]
 pub struct StatePiece {
@@ -288,7 +285,10 @@ pub(crate) async fn above_boundary(
 ) -> Result<Vec<Arc<StatePiece>>> {
     let mut kept = Vec::new();
     for piece in &view.pieces {
-        if piece.is_below(boundary) && !planted("planted-piece-after-its-boundary") {
+        if piece.is_below(boundary) {
+            if planted("planted-piece-after-its-boundary") {
+                kept.push(piece.clone());
+            }
             continue;
         }
         if piece.is_above(boundary) || planted("planted-straddled-piece-kept") {
@@ -311,8 +311,8 @@ pub(crate) fn is_of_view(e: &Error) -> bool {
 }
 
 /// Merges the smaller half of a view's pieces where there are many.
-pub(crate) fn merge_pieces(view: &ViewDelta) -> Result<Option<Vec<Arc<StatePiece>>>> {
-    if view.pieces.len() <= PIECES {
+pub(crate) fn merge_pieces(view: &ViewDelta, most: usize) -> Result<Option<Vec<Arc<StatePiece>>>> {
+    if view.pieces.len() <= most.max(2) {
         return Ok(None);
     }
     let mut by_size: Vec<Arc<StatePiece>> = view.pieces.clone();

@@ -537,7 +537,8 @@ impl TopicStream {
         let Some(view) = self.delta.lock().views.get(name).cloned() else {
             return Ok(());
         };
-        if let Some(pieces) = blocking(move || merge_pieces(&view)).await?
+        let most = self.options.most_pieces;
+        if let Some(pieces) = blocking(move || merge_pieces(&view, most)).await?
             && let Some(view) = self.delta.lock().views.get_mut(name)
         {
             view.pieces = pieces;

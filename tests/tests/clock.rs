@@ -34,6 +34,7 @@ async fn open(context: &Context, dir: &Path) -> anyhow::Result<Arc<Daemon>> {
         memory_bytes: 1 << 30,
         max_record_bytes: 1 << 20,
         max_request_bytes: 1 << 20,
+        most_pieces: 24,
         checkpoint_every: 2,
         threads: 1,
         now_us,

@@ -55,6 +55,7 @@ fn daemon_options(context: &Context) -> DaemonOptions {
         memory_bytes: daemon.memory_bytes,
         max_record_bytes: daemon.max_record_bytes,
         max_request_bytes: daemon.max_request_bytes,
+        most_pieces: MOST_PIECES,
         checkpoint_every: daemon.checkpoint_every,
         threads: threads(context.project.batch.threads),
         now_us,
@@ -96,6 +97,9 @@ struct Health {
     daemon: Arc<Daemon>,
     id: String,
 }
+
+/// Pieces that a view's delta may have: each costs a query about a microsecond a state.
+const MOST_PIECES: usize = 24;
 
 /// How long requests in flight may take to end once the daemon can't go on.
 const DRAIN: std::time::Duration = std::time::Duration::from_secs(5);

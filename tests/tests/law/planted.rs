@@ -3,7 +3,7 @@
 use std::process::Command;
 
 /// Cases within which each bug must be noticed.
-const CASES: u64 = 3_000;
+const CASES: u64 = 500;
 
 /// The bugs, and what each does.
 const BUGS: [(&str, &str); 17] = [
@@ -98,7 +98,7 @@ fn every_planted_bug_is_caught() -> anyhow::Result<()> {
             Some(printed) => {
                 let why = printed
                     .lines()
-                    .skip_while(|l| !l.contains("breaks the law") && !l.contains("panicked"))
+                    .skip_while(|l| !l.contains("breaks the law"))
                     .find(|l| !l.contains("SELECT") && !l.contains("breaks the law"))
                     .unwrap_or_default();
                 println!("caught: {what}: {why}");

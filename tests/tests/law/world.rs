@@ -144,6 +144,7 @@ fn daemon_options(wal: PathBuf) -> DaemonOptions {
         memory_bytes: 1 << 30,
         max_record_bytes: 1 << 20,
         max_request_bytes: 1 << 20,
+        most_pieces: 2,
         checkpoint_every: 3,
         threads: 2,
         now_us: || facts::NOW_US,
