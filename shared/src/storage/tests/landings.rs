@@ -53,6 +53,7 @@ fn landing(start: i64, end: i64) -> Result<Landing> {
         Arc::new(Int64Array::from(vec![end - 1])),
         times(1),
         none(1),
+        Arc::new(Int64Array::from(vec![None])),
         text("no time"),
         none(1),
         Arc::new(BinaryViewArray::from_iter_values([b"{}"])),
