@@ -48,6 +48,8 @@ pub struct MasterPin {
     pub boundary: Offsets,
     /// The files of states.
     pub files: Vec<Arc<AddFile>>,
+    /// The version of the table that holds them.
+    pub version: Option<LogVersion>,
 }
 
 /// The master view of one generation.
@@ -119,6 +121,7 @@ impl Master {
         self.table.with_state(|s| MasterPin {
             boundary: positions(s),
             files: s.files.values().cloned().collect(),
+            version: s.version,
         })
     }
 

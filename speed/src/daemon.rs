@@ -311,8 +311,15 @@ async fn land_loop(daemon: Arc<Daemon>, stream: Arc<TopicStream>) {
             continue;
         }
         waited = Duration::ZERO;
-        if let Err(e) = stream.land().await {
-            tracing::error!(topic = %stream.topic().name, error = %e, "landing failed; it is tried again");
+        // What piled up during a landing lands at once.
+        loop {
+            if let Err(e) = stream.land().await {
+                tracing::error!(topic = %stream.topic().name, error = %e, "landing failed; it is tried again");
+                break;
+            }
+            if !stream.is_landing_due() {
+                break;
+            }
         }
     }
 }

@@ -1,0 +1,99 @@
+//! What of a topic's WAL has not landed, read at start or by somebody who does not own it.
+
+use std::sync::Arc;
+
+use anabranch_shared::{Error, Offset, PartitionId, Result, Topic, blocking};
+use bytes::Bytes;
+
+use super::TopicStream;
+use crate::appender::wal_error;
+use crate::daemon::DaemonOptions;
+use crate::payload::{FactPiece, Payload};
+use crate::wal::{RealFiles, Wal, WalOptions};
+
+/// Opens a topic's WAL and gives what of it has not landed.
+pub(super) async fn open_wal(
+    topic: &Topic,
+    partition: PartitionId,
+    landed: Offset,
+    options: &DaemonOptions,
+) -> Result<(Wal, Vec<FactPiece>)> {
+    let (root, topic) = (options.wal.clone(), topic.clone());
+    let wal_options = WalOptions {
+        max_bytes: options.wal_bytes,
+        segment_bytes: options.wal_segment_bytes,
+        start: u64::try_from(landed.0).unwrap_or(0),
+    };
+    blocking(move || {
+        let mut pieces = Vec::new();
+        let mut failed = None;
+        let mut keep = |record: crate::wal::Record| {
+            let first = Offset(i64::try_from(record.first).unwrap_or(i64::MAX));
+            let end = i64::try_from(record.end).unwrap_or(i64::MAX);
+            if end <= landed.0 || failed.is_some() {
+                return;
+            }
+            let decoded: Result<FactPiece> =
+                Payload::decode(&record.payload).and_then(|p| p.at(&topic, partition, first));
+            match decoded {
+                Ok(piece) => pieces.push(piece),
+                Err(e) => failed = Some(e),
+            }
+        };
+        let wal = Wal::open_each(
+            &root,
+            &topic.name,
+            wal_options,
+            Arc::new(RealFiles),
+            &mut keep,
+        )
+        .map_err(wal_error)?;
+        if let Some(e) = failed {
+            return Err(e);
+        }
+        check_wal(&topic, &wal, &pieces, landed)?;
+        Ok((wal, pieces))
+    })
+    .await
+}
+
+fn check_wal(topic: &Topic, wal: &Wal, pieces: &[FactPiece], landed: Offset) -> Result<()> {
+    if wal.truncated_bytes() > 0 {
+        tracing::warn!(
+            topic = %topic.name,
+            bytes = wal.truncated_bytes(),
+            "cut off a torn write at the end of the WAL; it was never acknowledged"
+        );
+    }
+    let next = i64::try_from(wal.next()).unwrap_or(i64::MAX);
+    let starts = pieces.first().map_or(next, |p| p.range.start.0);
+    match (starts == landed.0, next >= landed.0) {
+        (true, true) => Ok(()),
+        _ => Err(Error::Corrupt(format!(
+            "the WAL of topic `{}` starts at offset {starts} and ends at {next}, the log ends at {landed}: it belongs to another storage or lost files; restore it, or start with an empty `wal` folder (then what was not landed is lost)",
+            topic.name
+        ))),
+    }
+}
+
+impl TopicStream {
+    /// Reads what of a WAL has not landed, without owning it.
+    pub fn read_unlanded(
+        root: &std::path::Path,
+        topic: &Topic,
+        partition: PartitionId,
+        landed: Offset,
+    ) -> Result<Vec<FactPiece>> {
+        let records = Wal::read_only(root, &topic.name, &RealFiles).map_err(wal_error)?;
+        let mut pieces = Vec::new();
+        for record in records {
+            let end = i64::try_from(record.end).unwrap_or(i64::MAX);
+            if end > landed.0 {
+                let first = Offset(i64::try_from(record.first).unwrap_or(i64::MAX));
+                let payload: Bytes = record.payload;
+                pieces.push(Payload::decode(&payload)?.at(topic, partition, first)?);
+            }
+        }
+        Ok(pieces)
+    }
+}
