@@ -20,6 +20,12 @@ const FORMAT: u32 = 1;
 /// How often a change that keeps losing its number is tried again.
 const CHANGE_TRIES: usize = 1_000;
 
+/// The owner of partitions that come from a topic's source.
+const SOURCE_OWNER: &str = "source";
+
+/// In a topic with a source the others' partitions begin here.
+const PAST_SOURCE: i32 = 1 << 20;
+
 /// One entry.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Entry {
@@ -241,8 +247,41 @@ impl Catalogue {
         .await
     }
 
-    /// The partition of a topic that belongs to an owner; a new one where it has none.
-    pub async fn claim_partition(&self, topic: &str, owner: &str) -> Result<PartitionId> {
+    /// Notes that partitions of a topic are those of its source, such as Kafka, whose numbers they
+    /// have.
+    ///
+    /// # Errors
+    /// `Conflict` where one belongs to a WAL: facts of other origin have its offsets.
+    pub async fn claim_for_source(&self, topic: &str, partitions: &[PartitionId]) -> Result<()> {
+        let what = format!("partitions of {topic} come from its source");
+        self.change(&what, |entry| {
+            let mut next = entry.clone();
+            let known = next
+                .topics
+                .get_mut(topic)
+                .ok_or_else(|| unknown_topic(topic))?;
+            for partition in partitions {
+                let owner = known.partitions.entry(*partition);
+                if owner.or_insert_with(|| SOURCE_OWNER.to_owned()) != SOURCE_OWNER {
+                    return Err(Error::Conflict(format!(
+                        "topic `{topic}`: partition {partition} holds facts that came by HTTP or `ingest`, so its offsets can't be those of a Kafka partition; declare a new topic for what comes from Kafka"
+                    )));
+                }
+            }
+            Ok((next != *entry).then_some(next))
+        })
+        .await?;
+        Ok(())
+    }
+
+    /// The partition of a topic that belongs to an owner; a new one where it has none, with a
+    /// number of its own past those that a source may have.
+    pub async fn claim_partition(
+        &self,
+        topic: &str,
+        owner: &str,
+        has_source: bool,
+    ) -> Result<PartitionId> {
         let owned = |entry: &Entry| {
             let partitions = &entry.topics.get(topic)?.partitions;
             partitions
@@ -261,7 +300,8 @@ impl Catalogue {
                     .get_mut(topic)
                     .ok_or_else(|| unknown_topic(topic))?;
                 let last = known.partitions.keys().next_back();
-                let new = PartitionId(last.map_or(0, |p| p.0 + 1));
+                let first = if has_source { PAST_SOURCE } else { 0 };
+                let new = PartitionId(last.map_or(first, |p| first.max(p.0 + 1)));
                 known.partitions.insert(new, owner.to_owned());
                 Ok(Some(next))
             })

@@ -1,12 +1,12 @@
 //! The log of a topic: all its facts, as an open Delta table, with positions in the same commits.
 //! Owns how facts land and how ranges of them are found; knows nothing of who produces them.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 use std::time::Instant;
 
-use arrow::array::RecordBatch;
-use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
+use arrow::array::{AsArray, RecordBatch};
+use arrow::datatypes::{DataType, Field, Int32Type, Schema, SchemaRef};
 use object_store::path::Path;
 
 use crate::files::{encode_parquet, keep_ranges, read_parquet};
@@ -18,8 +18,13 @@ use crate::{Error, LogVersion, Offset, OffsetRange, Offsets, PartitionId, Result
 
 /// The position of a partition, by its name in `txn` actions.
 const PARTITION_APP: &str = "partition/";
+/// The end of a gap, by its partition and start in `txn` actions.
+const GAP_APP: &str = "gap/";
 /// The position of an ingested file, by its name in `txn` actions.
 const INGEST_APP: &str = "ingest/";
+
+/// How often dead letters are written again because others have added some meanwhile.
+const DEAD_LETTER_TRIES: usize = 20;
 
 fn partition_app(partition: PartitionId) -> String {
     format!("{PARTITION_APP}{partition}")
@@ -78,6 +83,11 @@ pub struct Landing {
     /// How many records of ingested files must have landed before it, for it to count: so two
     /// processes that ingest the same content don't both land it.
     pub ingested_before: BTreeMap<String, u64>,
+    /// Partitions whose records others can read again and land, as those of Kafka: a dead letter
+    /// of theirs is written by whoever comes first, and never again.
+    pub refetched: BTreeSet<PartitionId>,
+    /// Ranges whose facts are lost: their source had removed them before they were read.
+    pub gaps: Vec<(PartitionId, OffsetRange)>,
 }
 
 /// A file of facts, and which of its facts are wanted.
@@ -178,6 +188,21 @@ impl Log {
             .with_state(|s| u64::try_from(s.txn(&app)).unwrap_or(0))
     }
 
+    /// The ranges whose facts are lost, because their source had removed them before they were
+    /// read.
+    pub fn gaps(&self) -> Vec<(PartitionId, OffsetRange)> {
+        let gap = |(app, end): (&String, &i64)| {
+            let (partition, start) = app.strip_prefix(GAP_APP)?.split_once('/')?;
+            let range = OffsetRange::new(Offset(start.parse().ok()?), Offset(*end));
+            Some((PartitionId(partition.parse().ok()?), range))
+        };
+        let mut gaps: Vec<_> = self
+            .table
+            .with_state(|s| s.txns.iter().filter_map(gap).collect());
+        gaps.sort_by_key(|(p, r)| (*p, r.start));
+        gaps
+    }
+
     /// Lands facts: writes their file, their dead letters, and then the commit that makes both
     /// count.
     ///
@@ -204,6 +229,12 @@ impl Log {
                     let records = i64::try_from(*records).unwrap_or(i64::MAX);
                     Txn::new(format!("{INGEST_APP}{id}"), records)
                 }));
+                txns.extend(
+                    landing
+                        .gaps
+                        .iter()
+                        .map(|(p, r)| Txn::new(format!("{GAP_APP}{p}/{}", r.start), r.end.0)),
+                );
                 Ok(Commit {
                     adds: adds.clone(),
                     txns,
@@ -239,45 +270,54 @@ impl Log {
         Ok(vec![add])
     }
 
-    /// Commits the dead letters of a landing. What an attempt of the same ranges left that died
-    /// before its facts were committed is replaced.
+    /// Commits the dead letters of a landing, before its facts.
     async fn land_dead_letters(&self, landing: &Landing, now_ms: i64) -> Result<()> {
-        let stale = |state: &TableState| {
-            let ahead =
-                |(p, r): &(PartitionId, OffsetRange)| state.txn(&partition_app(*p)) > r.start.0;
-            landing.ranges.iter().any(ahead)
+        let is_refetched = |p: &PartitionId| {
+            landing.refetched.contains(p) && !planted("planted-dead-letters-replaced")
         };
-        let none = landing.dead_letters.iter().all(|b| b.num_rows() == 0);
-        let ahead = self.dead.with_state(stale);
+        let ranges = landing.ranges.iter().copied();
+        let (refetched, own): (Vec<_>, Vec<_>) = ranges.partition(|(p, _)| is_refetched(p));
+        let (mut of_refetched, mut of_own) = (Vec::new(), Vec::new());
+        for batch in landing.dead_letters.iter().filter(|b| b.num_rows() > 0) {
+            match is_refetched(&partition_of(batch)?) {
+                true => of_refetched.push(batch.clone()),
+                false => of_own.push(batch.clone()),
+            }
+        }
+        self.land_own_dead_letters(&own, of_own, now_ms).await?;
+        self.land_refetched_dead_letters(&refetched, of_refetched, now_ms)
+            .await
+    }
+
+    /// Of partitions to which nobody else appends. What an attempt of the same ranges left that
+    /// died before its facts were committed is replaced.
+    async fn land_own_dead_letters(
+        &self,
+        ranges: &[(PartitionId, OffsetRange)],
+        batches: Vec<RecordBatch>,
+        now_ms: i64,
+    ) -> Result<()> {
+        let ahead = self.dead.with_state(|s| {
+            ranges
+                .iter()
+                .any(|(p, r)| s.txn(&partition_app(*p)) > r.start.0)
+        });
         if ahead {
             // An attempt before this one may have been committed without getting its answer; then
             // nothing of it is stale, and this one must not go on.
             self.table.refresh().await?;
             self.table
-                .with_state(|s| check_start(self.table.root(), s, &landing.ranges))?;
+                .with_state(|s| check_start(self.table.root(), s, ranges))?;
         }
-        if none && !ahead {
+        if batches.is_empty() && !ahead {
             return Ok(());
         }
-        let mut adds = Vec::new();
-        if !none {
-            let batches = landing.dead_letters.clone();
-            let name = Table::new_file_name();
-            let encoded =
-                blocking(move || encode_parquet(name, &dead_letter_schema(), &batches, 0)).await?;
-            let mut add = encoded.add;
-            add.set_ranges(&landing.ranges)?;
-            self.dead
-                .storage()
-                .put(&self.dead.file_path(&add.path), encoded.body)
-                .await?;
-            adds.push(add);
-        }
+        let add = self.write_dead_letters(ranges, batches).await?;
         let commit = self.dead.commit(now_ms, |state| {
             Ok(Commit {
-                adds: adds.clone(),
-                removes: stale_files(state, &landing.ranges)?,
-                txns: position_txns(&landing.ranges),
+                adds: add.iter().cloned().collect(),
+                removes: stale_files(state, ranges)?,
+                txns: position_txns(ranges),
                 operation: "WRITE",
                 data_change: true,
                 ..Default::default()
@@ -285,6 +325,89 @@ impl Log {
         });
         commit.await?;
         Ok(())
+    }
+
+    /// Of partitions that another daemon may have read too, and whose records are the same to it:
+    /// those from the table's own position on are added, so that each is there once, whoever lands
+    /// the facts of its range.
+    async fn land_refetched_dead_letters(
+        &self,
+        ranges: &[(PartitionId, OffsetRange)],
+        batches: Vec<RecordBatch>,
+        now_ms: i64,
+    ) -> Result<()> {
+        for _ in 0..DEAD_LETTER_TRIES {
+            if batches.is_empty() {
+                return Ok(());
+            }
+            let written = self.dead.with_state(positions);
+            let mut fresh = Vec::new();
+            for batch in &batches {
+                let partition = partition_of(batch)?;
+                let from = OffsetRange::new(written.get(partition), Offset(i64::MAX));
+                let kept = keep_ranges(batch, &[(partition, from)])?;
+                fresh.extend((kept.num_rows() > 0).then_some(kept));
+            }
+            if fresh.is_empty() {
+                return Ok(());
+            }
+            let later = |(p, r): &(PartitionId, OffsetRange)| {
+                (*p, OffsetRange::new(r.start.max(written.get(*p)), r.end))
+            };
+            let held: Vec<_> = ranges
+                .iter()
+                .map(later)
+                .filter(|(_, r)| !r.is_empty())
+                .collect();
+            let add = self.write_dead_letters(&held, fresh).await?;
+            let commit = self.dead.commit(now_ms, |state| {
+                // Where others have added to it meanwhile, less of this is fresh.
+                let found = positions(state);
+                for (p, _) in &held {
+                    if found.get(*p) != written.get(*p) {
+                        return Err(Error::Fenced {
+                            table: self.dead.root().to_string(),
+                            app: partition_app(*p),
+                            start: written.get(*p).0,
+                            found: found.get(*p).0,
+                        });
+                    }
+                }
+                Ok(Commit {
+                    adds: add.iter().cloned().collect(),
+                    txns: position_txns(&held),
+                    operation: "WRITE",
+                    data_change: true,
+                    ..Default::default()
+                })
+            });
+            match commit.await {
+                Err(Error::Fenced { .. }) => self.dead.refresh().await?,
+                done => return done.map(|_| ()),
+            };
+        }
+        Err(Error::Conflict(format!(
+            "`{}`: lost {DEAD_LETTER_TRIES} positions in a row to other writers; try again",
+            self.dead.root()
+        )))
+    }
+
+    async fn write_dead_letters(
+        &self,
+        ranges: &[(PartitionId, OffsetRange)],
+        batches: Vec<RecordBatch>,
+    ) -> Result<Option<AddFile>> {
+        if batches.is_empty() {
+            return Ok(None);
+        }
+        let name = Table::new_file_name();
+        let encoded =
+            blocking(move || encode_parquet(name, &dead_letter_schema(), &batches, 0)).await?;
+        let mut add = encoded.add;
+        add.set_ranges(ranges)?;
+        let path = self.dead.file_path(&add.path);
+        self.dead.storage().put(&path, encoded.body).await?;
+        Ok(Some(add))
     }
 
     /// The files that hold facts of `[from, to)`, in order of partition and offset.
@@ -331,6 +454,16 @@ impl Log {
         }
         Ok(batches)
     }
+}
+
+/// The partition of a batch of dead letters, which are all of one.
+fn partition_of(batch: &RecordBatch) -> Result<PartitionId> {
+    let column = batch.column_by_name(PARTITION);
+    let column = column.and_then(|c| c.as_primitive_opt::<Int32Type>());
+    let first = column.and_then(|c| c.values().first().copied());
+    first
+        .map(PartitionId)
+        .ok_or_else(|| Error::Internal("dead letters without a partition".into()))
 }
 
 fn check_ingested(state: &TableState, landing: &Landing) -> Result<()> {

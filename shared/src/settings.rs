@@ -6,6 +6,7 @@ mod choice;
 mod environment;
 mod error;
 mod field_type;
+mod kafka;
 mod nearest;
 mod reader;
 mod table;
@@ -27,6 +28,7 @@ use self::table::Section;
 pub use self::choice::{Ack, UnknownFields};
 pub use self::error::{Problem, SettingsError};
 pub use self::field_type::{FieldType, FieldTypeError};
+pub use self::kafka::{KafkaSettings, KafkaStart, OnGap};
 pub use self::table::reference;
 pub use self::template::template;
 pub use self::topics::{FieldSettings, TopicSettings};
@@ -166,6 +168,13 @@ impl Project {
         } else {
             Err(SettingsError::Invalid { problems })
         }
+    }
+
+    /// Whether facts of a topic come from a source of its own, such as Kafka.
+    #[must_use]
+    pub fn has_source(&self, topic: &str) -> bool {
+        let of_name = self.topics.iter().find(|t| t.name == topic);
+        of_name.is_some_and(|t| t.kafka.is_some())
     }
 
     /// Reads every section; what is wrong is on record at the reader.

@@ -218,13 +218,16 @@ impl Appender {
             let answer = waiting
                 .payload
                 .at(&self.topic, self.partition, first)
-                .map(|piece| {
+                .and_then(|piece| {
                     let range = piece.range;
-                    self.delta.lock().push_unlanded(piece);
-                    Written {
+                    if !self.delta.lock().push(piece) {
+                        let text = format!("the WAL gave offsets from {} twice", range.start);
+                        return Err(Error::Internal(text));
+                    }
+                    Ok(Written {
                         range,
                         repeated: false,
-                    }
+                    })
                 });
             // A client that went away does not read its answer; its facts are in all the same.
             waiting.reply.send(answer).ok();

@@ -1,12 +1,12 @@
 //! The streaming daemon: its topics, the loops that land and follow, and the pins that it chooses.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use anabranch_shared::settings::{Ack, UnknownFields};
+use anabranch_shared::settings::{Ack, KafkaSettings, UnknownFields};
 use anabranch_shared::view::View;
 use anabranch_shared::{
     Catalogue, Error, ErrorKind, Generation, Log, Master, Pin, Pinner, ReadMode, Relation, Result,
@@ -19,6 +19,7 @@ use tokio::task::JoinSet;
 
 use crate::delta::ViewDelta;
 use crate::failure::{Failure, Reason};
+use crate::kafka::KafkaSource;
 use crate::topic::TopicStream;
 use crate::wal::{RealFiles, WalLock, wal_id};
 
@@ -69,12 +70,14 @@ impl DaemonOptions {
 }
 
 /// How a daemon treats a topic.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub struct TopicOptions {
     /// When facts are acknowledged.
     pub ack: Ack,
     /// What happens to undeclared fields.
     pub unknown_fields: UnknownFields,
+    /// The Kafka topic that its facts come from, if they do.
+    pub kafka: Option<KafkaSettings>,
 }
 
 /// The streaming daemon.
@@ -83,6 +86,8 @@ pub struct Daemon {
     storage: Storage,
     catalogue: Arc<Catalogue>,
     topics: BTreeMap<String, Arc<TopicStream>>,
+    /// What reads topics from Kafka.
+    sources: BTreeMap<String, KafkaSource>,
     /// What the reader of an answer should know of each view.
     notes: RwLock<BTreeMap<String, String>>,
     /// Views that can't be served, and why.
@@ -112,16 +117,22 @@ impl Daemon {
         let id = wal_id(&options.wal, &RealFiles, fresh).map_err(crate::appender::wal_error)?;
         let failure = Failure::default();
         let mut streams = BTreeMap::new();
+        let mut sources = BTreeMap::new();
         let mut threads = Vec::new();
         for (name, settings) in topics {
             let entry = catalogue.current();
             let known = entry.topics.get(name).ok_or_else(|| {
                 Error::NotFound(format!("topic `{name}` is not in the catalogue"))
             })?;
-            let partition = catalogue.claim_partition(name, &id).await?;
+            let has_source = settings.kafka.is_some();
+            let partition = catalogue.claim_partition(name, &id, has_source).await?;
             let log = Arc::new(Log::open(storage, &known.topic, options.now_ms()).await?);
             let (stream, thread) =
                 TopicStream::open(log, partition, settings, &options, &failure).await?;
+            if let Some(kafka) = settings.kafka.clone() {
+                let source = KafkaSource::start(&stream, &catalogue, kafka, &failure)?;
+                sources.insert(name.clone(), source);
+            }
             streams.insert(name.clone(), stream);
             threads.push(thread);
         }
@@ -129,6 +140,7 @@ impl Daemon {
             storage: storage.clone(),
             catalogue,
             topics: streams,
+            sources,
             notes: RwLock::default(),
             unserved: RwLock::default(),
             options,
@@ -144,6 +156,11 @@ impl Daemon {
     /// The daemon's topics.
     pub fn topics(&self) -> &BTreeMap<String, Arc<TopicStream>> {
         &self.topics
+    }
+
+    /// What reads topics from Kafka, by topic.
+    pub fn sources(&self) -> &BTreeMap<String, KafkaSource> {
+        &self.sources
     }
 
     /// The daemon's settings.
@@ -278,11 +295,15 @@ impl Daemon {
     /// nothing is landed: that is left to the next start, which trusts nothing but the WAL.
     pub async fn stop(&self) -> Result<()> {
         self.ending.send_replace(true);
+        // A thread that waits for storage may be in the middle of something.
+        tokio::task::block_in_place(|| self.sources.values().for_each(KafkaSource::stop));
         if self.failure.get().is_some() {
             return Ok(());
         }
         for stream in self.topics.values() {
-            while stream.land().await? > 0 {}
+            while stream.has_unlanded() {
+                stream.land().await?;
+            }
         }
         self.options.stop.store(true, Ordering::Relaxed);
         Ok(())
@@ -390,8 +411,16 @@ impl Pinner for Daemon {
                 pin.topics.insert(topic.clone(), topic_pin);
             }
         }
+        let topics = pin.topics.keys();
+        let read: BTreeSet<&String> = topics
+            .chain(pin.views.values().map(|v| &v.view.topic().name))
+            .collect();
+        let stopped = |topic: &&String| self.sources.get(*topic)?.state().stopped;
+        let stopped: Vec<String> = read.iter().filter_map(stopped).collect();
         let notes = self.notes.read();
         pin.notes = names.iter().filter_map(|n| notes.get(n).cloned()).collect();
+        let missing = |why| format!("newer facts are missing: {why}");
+        pin.notes.extend(stopped.into_iter().map(missing));
         Ok(pin)
     }
 }

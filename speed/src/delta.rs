@@ -1,20 +1,22 @@
 //! Deltas: the states of what the master views have not absorbed, as immutable pieces. Owns which
 //! pieces there are and that they reach without a gap from each boundary to the head.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use anabranch_shared::view::{Fold, fold_facts};
 use anabranch_shared::{
-    Error, ErrorKind, FoldOptions, Log, Master, MasterPin, Offset, OffsetRange, Offsets,
-    PartitionId, Ranges, Result, fold_log, planted,
+    Error, ErrorKind, FoldOptions, Log, Master, MasterPin, Offset, Offsets, PartitionId, Ranges,
+    Result, fold_log, planted,
 };
 use arrow::array::{AsArray, BooleanArray, RecordBatch};
 use arrow::compute::filter_record_batch;
 use arrow::datatypes::TimestampMicrosecondType;
+use datafusion::common::utils::memory::get_record_batch_memory_size;
 use parking_lot::Mutex;
 
 use crate::payload::FactPiece;
+use crate::unlanded::Unlanded;
 
 /// With more unlanded states than this they are merged.
 const UNLANDED_STATES: usize = 8;
@@ -26,9 +28,20 @@ pub struct StatePiece {
     pub ranges: Ranges,
     /// The states.
     pub states: RecordBatch,
+    /// Bytes of memory.
+    pub bytes: usize,
 }
 
 impl StatePiece {
+    fn new(ranges: Ranges, states: RecordBatch) -> Arc<Self> {
+        let bytes = get_record_batch_memory_size(&states);
+        Arc::new(Self {
+            ranges,
+            states,
+            bytes,
+        })
+    }
+
     fn is_below(&self, boundary: &Offsets) -> bool {
         self.ranges.iter().all(|(p, r)| r.end <= boundary.get(*p))
     }
@@ -41,8 +54,8 @@ impl StatePiece {
 /// The delta of one view.
 ///
 /// Invariant: `pieces` hold every offset of `[pin.boundary, upto)` of the topic once and none
-/// other; `unlanded` holds every offset of `[upto, folded)` of the daemon's own partition once. Both are empty once the
-/// view has failed.
+/// other; `unlanded` holds the topic's unlanded facts up to number `folded` once. Both are empty
+/// once the view has failed.
 #[derive(Clone, Debug)]
 pub struct ViewDelta {
     /// The master view.
@@ -51,10 +64,10 @@ pub struct ViewDelta {
     pub pin: MasterPin,
     /// States of landed offsets.
     pub pieces: Vec<Arc<StatePiece>>,
-    /// States of offsets that have not landed.
+    /// States of facts that have not landed.
     pub unlanded: Vec<RecordBatch>,
-    /// Up to where the daemon's own partition is in `unlanded`.
-    pub folded: Offset,
+    /// The number in the queue of unlanded facts up to which they are in `unlanded`.
+    pub folded: u64,
     /// Why the view can't answer: its SQL failed on a fact.
     pub failed: Option<String>,
 }
@@ -78,63 +91,119 @@ impl ViewDelta {
 
     /// Bytes of memory.
     pub fn size_bytes(&self) -> usize {
-        self.states()
-            .iter()
-            .map(RecordBatch::get_array_memory_size)
-            .sum()
+        let landed: usize = self.pieces.iter().map(|p| p.bytes).sum();
+        let unlanded = self.unlanded.iter().map(get_record_batch_memory_size);
+        landed + unlanded.sum::<usize>()
     }
 }
 
 /// What a topic's daemon keeps in memory.
+///
+/// Invariant: the pieces of `unlanded` that are of one partition follow each other without a gap
+/// from `upto` to `lanes`.
 #[derive(Debug, Default)]
 pub struct TopicDelta {
-    /// Facts that are durable in the WAL and not yet in the log, in order.
-    pub unlanded: VecDeque<Arc<FactPiece>>,
-    /// The first offset of the daemon's own partition that is not durable.
-    pub next: Offset,
+    /// Facts that are visible and not yet in the log.
+    pub unlanded: Unlanded,
+    /// For each partition that this daemon fills, the first offset that is not visible.
+    pub lanes: BTreeMap<PartitionId, Offset>,
     /// For each partition up to where landed facts are in the pieces.
     pub upto: Offsets,
     /// The deltas of the topic's views.
     pub views: BTreeMap<String, ViewDelta>,
-    /// Counts landings, so that work begun before one is not used after it.
+    /// Counts changes of `upto` and `unlanded` other than additions to its end, so that work begun
+    /// before one is not used after it.
     pub epoch: u64,
-    /// Bytes of `unlanded`.
-    pub unlanded_bytes: usize,
-    /// Facts in `unlanded`.
-    pub unlanded_facts: usize,
 }
 
 impl TopicDelta {
-    /// Adds facts that have just become durable.
-    pub fn push_unlanded(&mut self, piece: FactPiece) {
-        debug_assert_eq!(piece.range.start, self.next, "pieces follow each other");
-        self.next = piece.range.end;
-        self.unlanded_bytes += piece.bytes;
-        self.unlanded_facts += piece.facts.num_rows();
-        self.unlanded.push_back(Arc::new(piece));
+    /// Adds facts that are durable. Returns whether they are where the lane goes on: otherwise
+    /// nothing is added, and their source has to go to where it does.
+    pub fn push(&mut self, piece: FactPiece) -> bool {
+        match self.lanes.get_mut(&piece.partition) {
+            Some(next) if *next == piece.range.start => *next = piece.range.end,
+            _ => return false,
+        }
+        self.unlanded.push(Arc::new(piece));
+        true
     }
 
-    /// Removes facts that have landed, and adds their states.
+    /// For each partition the first offset that is not visible.
+    pub fn head(&self) -> Offsets {
+        let mut head = self.upto.clone();
+        self.lanes
+            .iter()
+            .for_each(|(p, next)| head.raise(*p, *next));
+        head
+    }
+
+    /// Removes the first `count` pieces of facts, which have landed and end at `ends`, and adds
+    /// their states.
     pub fn landed(
         &mut self,
-        partition: PartitionId,
-        end: Offset,
+        count: usize,
+        ranges: &Ranges,
         states: Vec<(String, Result<RecordBatch>)>,
     ) {
-        let start = self.upto.get(partition);
-        while let Some(piece) = self.unlanded.front().filter(|p| p.range.end <= end) {
-            self.unlanded_bytes -= piece.bytes;
-            self.unlanded_facts -= piece.facts.num_rows();
-            self.unlanded.pop_front();
+        self.unlanded.remove_first(count);
+        ranges.iter().for_each(|(p, r)| self.upto.raise(*p, r.end));
+        self.begin_epoch();
+        self.add_states(ranges, states);
+    }
+
+    /// Notes that landed facts up to `head` are in the pieces, whoever landed them. Facts of this
+    /// daemon that are among them have landed; a lane that holds more than they, from another
+    /// point on, goes back to where they end. Returns the lanes that went back.
+    pub fn followed(&mut self, head: &Offsets) -> Vec<PartitionId> {
+        let of = |(p, next): (&PartitionId, &Offset)| {
+            let end = head.get(*p);
+            let gone_on = end > self.upto.get(*p);
+            (gone_on && (*next < end || self.splits_piece(*p, end))).then_some(*p)
+        };
+        let back: Vec<PartitionId> = self.lanes.iter().filter_map(of).collect();
+        for (partition, next) in &mut self.lanes {
+            if back.contains(partition) {
+                *next = head.get(*partition);
+            }
         }
-        self.upto.raise(partition, end);
+        self.unlanded
+            .remove_where(|p| p.range.end <= head.get(p.partition) || back.contains(&p.partition));
+        head.iter().for_each(|(p, end)| self.upto.raise(p, end));
+        self.begin_epoch();
+        back
+    }
+
+    /// Whether an offset is inside a piece of facts that have not landed.
+    pub(crate) fn splits_piece(&self, partition: PartitionId, at: Offset) -> bool {
+        let mut pieces = self.unlanded.iter().filter(|p| p.partition == partition);
+        pieces.any(|p| p.range.start < at && at < p.range.end)
+    }
+
+    /// Begins to fill a partition from where its landed facts end.
+    pub fn take_lane(&mut self, partition: PartitionId) -> Offset {
+        let next = self.upto.get(partition);
+        *self.lanes.entry(partition).or_insert(next)
+    }
+
+    /// Ends to fill a partition: facts of it that have not landed are somebody else's to bring.
+    pub fn leave_lane(&mut self, partition: PartitionId) {
+        if planted("planted-lane-kept") {
+            self.lanes.remove(&partition);
+            return;
+        }
+        if self.lanes.remove(&partition).is_some() && self.unlanded.holds(partition) {
+            self.unlanded.remove_where(|p| p.partition == partition);
+            self.begin_epoch();
+        }
+    }
+
+    /// What views have folded of facts that have not landed is not to be used any more.
+    fn begin_epoch(&mut self) {
         self.epoch += 1;
         for view in self.views.values_mut() {
             view.unlanded.clear();
-            view.folded = end;
+            view.folded = self.unlanded.start();
         }
-        let ranges = vec![(partition, OffsetRange::new(start, end))];
-        self.add_states(&ranges, states);
     }
 
     /// Adds states of landed ranges.
@@ -145,12 +214,7 @@ impl TopicDelta {
             };
             match states {
                 _ if view.failed.is_some() => {}
-                Ok(states) => {
-                    view.pieces.push(Arc::new(StatePiece {
-                        ranges: ranges.clone(),
-                        states,
-                    }));
-                }
+                Ok(states) => view.pieces.push(StatePiece::new(ranges.clone(), states)),
                 Err(e) => view.fail(&e),
             }
         }
@@ -158,12 +222,8 @@ impl TopicDelta {
 
     /// Bytes of memory.
     pub fn size_bytes(&self) -> usize {
-        self.unlanded_bytes
-            + self
-                .views
-                .values()
-                .map(ViewDelta::size_bytes)
-                .sum::<usize>()
+        let views = self.views.values().map(ViewDelta::size_bytes);
+        self.unlanded.bytes() + views.sum::<usize>()
     }
 }
 
@@ -193,7 +253,7 @@ pub(crate) fn fold_pieces(
 
 /// Brings a view's unlanded states up to `target`. Works outside the lock; gives up its work when a
 /// landing came between, and starts again.
-pub(crate) fn fold_unlanded(delta: &Mutex<TopicDelta>, view: &str, target: Offset) -> Result<()> {
+pub(crate) fn fold_unlanded(delta: &Mutex<TopicDelta>, view: &str, target: u64) -> Result<()> {
     loop {
         let (epoch, folded, master, pieces) = {
             let topic = delta.lock();
@@ -203,9 +263,8 @@ pub(crate) fn fold_unlanded(delta: &Mutex<TopicDelta>, view: &str, target: Offse
             if found.folded >= target || found.failed.is_some() {
                 return Ok(());
             }
-            let wanted =
-                |p: &&Arc<FactPiece>| p.range.start >= found.folded && p.range.end <= target;
-            let pieces: Vec<_> = topic.unlanded.iter().filter(wanted).cloned().collect();
+            let wanted = topic.unlanded.between(found.folded, target);
+            let pieces: Vec<_> = wanted.cloned().collect();
             (topic.epoch, found.folded, found.master.clone(), pieces)
         };
         let states = fold_pieces(master.view(), &pieces);
@@ -224,7 +283,7 @@ pub(crate) fn fold_unlanded(delta: &Mutex<TopicDelta>, view: &str, target: Offse
                 return Ok(());
             }
         }
-        found.folded = pieces.last().map_or(folded, |p| p.range.end).max(folded);
+        found.folded = folded + pieces.len() as u64;
         if found.unlanded.len() > UNLANDED_STATES {
             let mut fold = Fold::new(master.view())?;
             found.unlanded.iter().try_for_each(|s| fold.states(s))?;
@@ -268,10 +327,7 @@ pub async fn follow_log(
             fold.states(states)?;
         }
         let ranges = vec![(partition, range)];
-        pieces.push(Arc::new(StatePiece {
-            ranges,
-            states: fold.into_states()?,
-        }));
+        pieces.push(StatePiece::new(ranges, fold.into_states()?));
     }
     Ok(pieces)
 }
@@ -328,10 +384,7 @@ pub(crate) fn merge_pieces(view: &ViewDelta, most: usize) -> Result<Option<Vec<A
         ranges.extend(piece.ranges.iter().copied());
     }
     let mut pieces = large;
-    pieces.push(Arc::new(StatePiece {
-        ranges,
-        states: fold.into_states()?,
-    }));
+    pieces.push(StatePiece::new(ranges, fold.into_states()?));
     Ok(Some(pieces))
 }
 

@@ -8,13 +8,17 @@ mod delta;
 mod failure;
 pub mod files;
 mod http;
+mod kafka;
 mod payload;
 mod topic;
+mod unlanded;
 pub mod wal;
 
 pub use appender::{WriteRequest, Written};
 pub use daemon::{Daemon, DaemonOptions, TopicOptions};
 pub use delta::{StatePiece, TopicDelta, ViewDelta, follow_log};
 pub use http::{INGEST_FROM, INGEST_ID, PAYLOAD, router};
+pub use kafka::{KafkaSource, KafkaState, PartitionLag};
 pub use payload::{FactPiece, Payload};
 pub use topic::{IngestChunk, RefusedRecord, TopicStream, WriteOutcome};
+pub use unlanded::Unlanded;

@@ -71,6 +71,8 @@ struct DeadHeader {
 /// Facts and dead letters of one range of offsets.
 #[derive(Clone, Debug)]
 pub struct FactPiece {
+    /// The partition.
+    pub partition: PartitionId,
     /// The range, also where it holds no fact.
     pub range: OffsetRange,
     /// The facts, in the topic's schema.
@@ -79,6 +81,8 @@ pub struct FactPiece {
     pub dead: Option<RecordBatch>,
     /// The ingested file that it is of, and how many of that file's records it ends at.
     pub ingest: Option<(String, u64)>,
+    /// Whether the facts of the range are lost: their source had removed them.
+    pub gap: bool,
     /// Bytes of memory.
     pub bytes: usize,
 }
@@ -214,12 +218,12 @@ impl Payload {
         let rows = self.facts.num_rows();
         let records = i64::try_from(self.records).unwrap_or(i64::MAX);
         let dense = self.dead.is_empty() || planted("planted-dead-letter-counted");
-        let offsets: Int64Array = match dense {
-            true => (first.0..).take(rows).collect::<Vec<_>>().into(),
+        let offsets: Vec<i64> = match dense {
+            true => (first.0..).take(rows).collect(),
             false => {
                 let mut dead = self.dead.iter().map(|d| d.record).peekable();
                 let alive = (0..self.records).filter(|r| dead.next_if_eq(r).is_none());
-                alive.map(|r| first.0 + r as i64).collect::<Vec<_>>().into()
+                alive.map(|r| first.0 + r as i64).collect()
             }
         };
         if offsets.len() != rows {
@@ -229,63 +233,113 @@ impl Payload {
                 self.dead.len()
             )));
         }
-        let schema = topic.schema();
-        let mut columns = fitted(&self.facts, topic)?;
-        columns.push(Arc::new(Int32Array::from(vec![partition.0; rows])));
-        columns.push(Arc::new(offsets));
+        let place = Place {
+            partition,
+            range: OffsetRange::new(first, Offset(first.0 + records)),
+            received_at_us: self.received_at_us,
+            source: self.source.as_deref(),
+        };
+        let letters = self.dead.iter().map(|d| (first.0 + d.record as i64, d));
+        let dead: Vec<_> = letters.collect();
+        let mut piece = FactPiece::placed(topic, &place, &self.facts, offsets, &dead)?;
+        piece.ingest = self.ingest.clone();
+        Ok(piece)
+    }
+}
+
+/// Where a piece of facts is.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Place<'a> {
+    pub(crate) partition: PartitionId,
+    pub(crate) range: OffsetRange,
+    /// When its records were admitted, in microseconds since 1970.
+    pub(crate) received_at_us: i64,
+    /// Where they came from, for dead letters.
+    pub(crate) source: Option<&'a str>,
+}
+
+impl FactPiece {
+    /// Facts, and dead letters, at their offsets.
+    pub(crate) fn placed(
+        topic: &Topic,
+        place: &Place<'_>,
+        facts: &RecordBatch,
+        offsets: Vec<i64>,
+        dead: &[(i64, &DeadLetter)],
+    ) -> Result<Self> {
+        let mut columns = fitted(facts, topic)?;
+        let rows = facts.num_rows();
+        columns.push(Arc::new(Int32Array::from(vec![place.partition.0; rows])));
+        columns.push(Arc::new(Int64Array::from(offsets)));
         columns.push(Arc::new(
-            TimestampMicrosecondArray::from(vec![self.received_at_us; rows]).with_timezone("UTC"),
+            TimestampMicrosecondArray::from(vec![place.received_at_us; rows]).with_timezone("UTC"),
         ));
-        let facts = RecordBatch::try_new(schema, columns)?;
-        let dead = self.dead_batch(&topic.name, partition, first)?;
+        let facts = RecordBatch::try_new(topic.schema(), columns)?;
+        let dead = dead_batch(&topic.name, place, dead)?;
         // The columns of one Arrow message share its memory: each buffer is counted once.
         let bytes = get_record_batch_memory_size(&facts)
             + dead.as_ref().map_or(0, get_record_batch_memory_size);
-        let range = OffsetRange::new(first, Offset(first.0 + records));
-        Ok(FactPiece {
-            range,
+        Ok(Self {
+            partition: place.partition,
+            range: place.range,
             facts,
             dead,
-            ingest: self.ingest.clone(),
+            ingest: None,
+            gap: false,
             bytes,
         })
     }
 
-    fn dead_batch(
-        &self,
-        topic: &str,
+    /// A range without facts: offsets that are passed over, or, as a gap, whose facts are lost.
+    pub(crate) fn empty(
+        topic: &Topic,
         partition: PartitionId,
-        first: Offset,
-    ) -> Result<Option<RecordBatch>> {
-        if self.dead.is_empty() {
-            return Ok(None);
+        range: OffsetRange,
+        gap: bool,
+    ) -> Self {
+        Self {
+            partition,
+            range,
+            facts: RecordBatch::new_empty(topic.schema()),
+            dead: None,
+            ingest: None,
+            gap,
+            bytes: 0,
         }
-        let rows = self.dead.len();
-        let dead = || self.dead.iter();
-        let columns: Vec<ArrayRef> = vec![
-            Arc::new(StringViewArray::from_iter_values(dead().map(|_| topic))),
-            Arc::new(Int32Array::from(vec![partition.0; rows])),
-            Arc::new(Int64Array::from_iter_values(
-                dead().map(|d| first.0 + d.record as i64),
-            )),
-            Arc::new(
-                TimestampMicrosecondArray::from(vec![self.received_at_us; rows])
-                    .with_data_type(timestamp_type()),
-            ),
-            Arc::new(StringViewArray::from_iter(
-                dead().map(|_| self.source.as_deref()),
-            )),
-            Arc::new(Int64Array::from_iter(
-                dead().map(|d| d.line.and_then(|line| i64::try_from(line).ok())),
-            )),
-            Arc::new(StringViewArray::from_iter_values(dead().map(|d| &d.reason))),
-            Arc::new(StringViewArray::from_iter(
-                dead().map(|d| d.field.as_deref()),
-            )),
-            Arc::new(BinaryViewArray::from_iter_values(dead().map(|d| &d.raw))),
-        ];
-        Ok(Some(RecordBatch::try_new(dead_letter_schema(), columns)?))
     }
+}
+
+fn dead_batch(
+    topic: &str,
+    place: &Place<'_>,
+    letters: &[(i64, &DeadLetter)],
+) -> Result<Option<RecordBatch>> {
+    if letters.is_empty() {
+        return Ok(None);
+    }
+    let rows = letters.len();
+    let dead = || letters.iter().map(|(_, d)| d);
+    let columns: Vec<ArrayRef> = vec![
+        Arc::new(StringViewArray::from_iter_values(dead().map(|_| topic))),
+        Arc::new(Int32Array::from(vec![place.partition.0; rows])),
+        Arc::new(Int64Array::from_iter_values(
+            letters.iter().map(|(o, _)| *o),
+        )),
+        Arc::new(
+            TimestampMicrosecondArray::from(vec![place.received_at_us; rows])
+                .with_data_type(timestamp_type()),
+        ),
+        Arc::new(StringViewArray::from_iter(dead().map(|_| place.source))),
+        Arc::new(Int64Array::from_iter(
+            dead().map(|d| d.line.and_then(|line| i64::try_from(line).ok())),
+        )),
+        Arc::new(StringViewArray::from_iter_values(dead().map(|d| &d.reason))),
+        Arc::new(StringViewArray::from_iter(
+            dead().map(|d| d.field.as_deref()),
+        )),
+        Arc::new(BinaryViewArray::from_iter_values(dead().map(|d| &d.raw))),
+    ];
+    Ok(Some(RecordBatch::try_new(dead_letter_schema(), columns)?))
 }
 
 /// The declared fields and `_extra`, also where a field was declared after the facts were stored.

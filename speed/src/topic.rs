@@ -23,6 +23,7 @@ use crate::payload::{FactPiece, Payload};
 
 mod following;
 mod landing;
+mod lanes;
 mod pinning;
 mod recovery;
 
@@ -110,10 +111,10 @@ impl TopicStream {
         .map_err(|e| Error::Invalid(format!("topic `{}`: {e}", topic.name)))?;
         let (wal, pieces) = open_wal(&topic, partition, landed, options).await?;
         let mut delta = TopicDelta {
-            next: landed,
             upto: head,
             ..Default::default()
         };
+        delta.take_lane(partition);
         let mut ingested: HashMap<String, u64> = log.table().with_state(|s| {
             let of = |(app, &n): (&String, &i64)| {
                 Some((
@@ -127,14 +128,12 @@ impl TopicStream {
             if let Some((id, upto)) = &piece.ingest {
                 ingested.insert(id.clone(), *upto);
             }
-            delta.push_unlanded(piece);
+            delta.push(piece);
         }
         if planted("planted-batch-replayed")
-            && let Some(last) = delta.unlanded.back().cloned()
+            && let Some(last) = delta.unlanded.iter().last().cloned()
         {
-            delta.unlanded_bytes += last.bytes;
-            delta.unlanded_facts += last.facts.num_rows();
-            delta.unlanded.push_back(last);
+            delta.unlanded.push(last);
         }
         let (requests, receiver) = mpsc::channel(WAITING_REQUESTS);
         let delta = Arc::new(Mutex::new(delta));
@@ -186,15 +185,22 @@ impl TopicStream {
         self.partition
     }
 
+    /// Admission to the topic.
+    pub(crate) fn admission(&self) -> &Admission {
+        &self.admission
+    }
+
+    /// The time, in microseconds since 1970.
+    pub(crate) fn now_us(&self) -> i64 {
+        (self.options.now_us)()
+    }
+
     /// How many records of an ingested file are acknowledged.
     pub fn ingested(&self, id: &str) -> u64 {
         let waiting = self.with_delta(|d| {
             let of_file = |p: &Arc<FactPiece>| p.ingest.clone().filter(|(i, _)| i == id);
-            d.unlanded
-                .iter()
-                .filter_map(of_file)
-                .map(|(_, upto)| upto)
-                .max()
+            let waiting = d.unlanded.iter().filter_map(of_file);
+            waiting.map(|(_, upto)| upto).max()
         });
         waiting.unwrap_or(0).max(self.log.ingested(id))
     }
@@ -299,6 +305,11 @@ impl TopicStream {
             unknown_fields,
             repeated,
         })
+    }
+
+    /// Whether facts and deltas take all the memory that they may.
+    pub(crate) fn is_full(&self) -> bool {
+        self.delta.lock().size_bytes() as u64 >= self.options.memory_bytes
     }
 
     fn check_memory(&self) -> Result<()> {

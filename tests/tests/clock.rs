@@ -43,6 +43,7 @@ async fn open(context: &Context, dir: &Path) -> anyhow::Result<Arc<Daemon>> {
     let topic = TopicOptions {
         ack: Ack::Wal,
         unknown_fields: UnknownFields::Keep,
+        kafka: None,
     };
     let topics = BTreeMap::from([("facts".to_owned(), topic)]);
     let catalogue = context.catalogue.clone();

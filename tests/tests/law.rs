@@ -8,6 +8,8 @@
 mod check;
 #[path = "law/events.rs"]
 mod events;
+#[path = "law/lanes.rs"]
+mod lanes;
 #[path = "law/planted.rs"]
 mod planted;
 #[path = "law/world.rs"]

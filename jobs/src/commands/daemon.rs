@@ -73,6 +73,7 @@ pub async fn open(context: &Context) -> Result<Arc<Daemon>> {
             let options = TopicOptions {
                 ack: t.ack,
                 unknown_fields: t.unknown_fields,
+                kafka: t.kafka.clone(),
             };
             (t.name.clone(), options)
         })
@@ -142,7 +143,7 @@ pub async fn run(context: &Context, with_scheduler: bool) -> Result<()> {
     let recovered = daemon
         .topics()
         .values()
-        .map(|s| s.with_delta(|d| d.unlanded_facts))
+        .map(|s| s.with_delta(|d| d.unlanded.facts()))
         .sum::<usize>();
     tracing::info!(http = %local, unlanded_facts = recovered, ready_ms = begun.elapsed().as_millis() as u64, "ready");
     let loops = tokio::spawn({
@@ -258,17 +259,46 @@ async fn metrics(State(health): State<Health>) -> String {
     gauge(
         "anabranch_unlanded_facts",
         "Facts that are acknowledged and not yet in the log",
-        by_topic(&|d| d.unlanded_facts as f64),
+        by_topic(&|d| d.unlanded.facts() as f64),
     );
     gauge(
         "anabranch_speed_memory_bytes",
         "Bytes of facts and deltas in memory",
         by_topic(&|d| d.size_bytes() as f64),
     );
+    let lanes = |(topic, s): (&String, &Arc<anabranch_speed::TopicStream>)| {
+        let row = |(p, next): (&anabranch_shared::PartitionId, &anabranch_shared::Offset)| {
+            (
+                format!("topic=\"{topic}\",partition=\"{p}\""),
+                next.0 as f64,
+            )
+        };
+        s.with_delta(|d| d.lanes.iter().map(row).collect::<Vec<_>>())
+    };
     gauge(
         "anabranch_acknowledged_offset",
-        "The first offset of the daemon's partition that is not acknowledged",
-        by_topic(&|d| d.next.0 as f64),
+        "The first offset of a partition of this daemon that is not visible to queries",
+        topics.iter().flat_map(lanes).collect(),
+    );
+    let now = crate::context::now_ms();
+    let mut offsets = Vec::new();
+    let mut seconds = Vec::new();
+    for (topic, source) in health.daemon.sources() {
+        for (partition, lag) in source.state().partitions {
+            let labels = format!("topic=\"{topic}\",partition=\"{partition}\"");
+            offsets.extend(lag.lag_offsets.map(|l| (labels.clone(), l as f64)));
+            seconds.extend(lag.lag_ms(now).map(|ms| (labels, ms as f64 / 1_000.0)));
+        }
+    }
+    gauge(
+        "anabranch_kafka_lag_offsets",
+        "Offsets of Kafka that were not read yet",
+        offsets,
+    );
+    gauge(
+        "anabranch_kafka_lag_seconds",
+        "By how much the newest facts from Kafka are older than now",
+        seconds,
     );
     let mut behind = Vec::new();
     for stream in topics.values() {

@@ -354,7 +354,9 @@ impl Direct {
     async fn open(context: &Context, topic: &str) -> Result<Self> {
         let slot = free_slot(&context.project.daemon.wal)?;
         let owner = slot_id(slot.root())?;
-        let partition = context.catalogue.claim_partition(topic, &owner).await?;
+        let has_source = context.project.has_source(topic);
+        let catalogue = &context.catalogue;
+        let partition = catalogue.claim_partition(topic, &owner, has_source).await?;
         let log = context.log(topic).await?;
         let start = log.head().get(partition);
         let (pieces, next) = (Vec::new(), start);

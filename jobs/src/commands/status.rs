@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use anabranch_shared::table::AddFile;
 use anabranch_shared::{INGESTED_AT, Log, Master, Result, view::View};
+use anabranch_speed::{KafkaState, PartitionLag};
 use arrow::datatypes::SchemaRef;
 use chrono::{DateTime, Utc};
 use datafusion::common::ScalarValue;
@@ -39,6 +40,49 @@ pub struct TopicStatus {
     pub newest_ingested_at: Option<DateTime<Utc>>,
     /// Landed dead letters.
     pub dead_letters: u64,
+}
+
+/// A partition that the daemon reads from Kafka.
+#[derive(Debug, Serialize)]
+pub struct KafkaStatus {
+    /// The topic.
+    pub topic: String,
+    /// Kafka's partition, which is the log's too.
+    pub partition: i32,
+    /// The offset that is read next.
+    pub position: i64,
+    /// How many offsets of Kafka lie past it.
+    pub lag_offsets: Option<i64>,
+    /// By how much the newest facts are older than now, in seconds.
+    pub lag_seconds: Option<f64>,
+}
+
+fn kafka_statuses(daemon: &DaemonStatus) -> Vec<KafkaStatus> {
+    let now = now_ms();
+    let partitions = |(topic, state): (&String, &KafkaState)| {
+        let of = |(partition, lag): (&i32, &PartitionLag)| KafkaStatus {
+            topic: topic.clone(),
+            partition: *partition,
+            position: lag.position,
+            lag_offsets: lag.lag_offsets,
+            lag_seconds: lag.lag_ms(now).map(|ms| ms as f64 / 1_000.0),
+        };
+        state.partitions.iter().map(of).collect::<Vec<_>>()
+    };
+    daemon.kafka.iter().flat_map(partitions).collect()
+}
+
+/// What of Kafka needs somebody's attention.
+fn kafka_notes(daemon: &DaemonStatus) -> Vec<String> {
+    let note = |(topic, state): (&String, &KafkaState)| match (&state.stopped, &state.trouble) {
+        (Some(why), _) => Some(format!("reading from Kafka has stopped: {why}")),
+        (None, Some(why)) => Some(format!("topic `{topic}`, Kafka: {why}; it is tried again")),
+        (None, None) if state.paused => Some(format!(
+            "topic `{topic}`: reading from Kafka pauses until facts have landed or been absorbed"
+        )),
+        (None, None) => None,
+    };
+    daemon.kafka.iter().filter_map(note).collect()
 }
 
 /// A view.
@@ -84,17 +128,24 @@ pub struct DaemonStatus {
     pub unlanded_facts: BTreeMap<String, u64>,
     /// For each view its delta.
     pub deltas: BTreeMap<String, DeltaStatus>,
+    /// For each topic that comes from Kafka what is known of its consumer.
+    #[serde(default)]
+    pub kafka: BTreeMap<String, KafkaState>,
 }
 
 impl DaemonStatus {
     /// Looks at a daemon's topics.
     pub fn of(daemon: &anabranch_speed::Daemon) -> Self {
-        let mut status = Self::default();
+        let states = daemon.sources().iter();
+        let mut status = Self {
+            kafka: states.map(|(t, s)| (t.clone(), s.state())).collect(),
+            ..Self::default()
+        };
         for (topic, stream) in daemon.topics() {
             stream.with_delta(|d| {
                 status
                     .unlanded_facts
-                    .insert(topic.clone(), d.unlanded_facts as u64);
+                    .insert(topic.clone(), d.unlanded.facts() as u64);
                 for (name, view) in &d.views {
                     let rows = view.states().iter().map(|b| b.num_rows() as u64).sum();
                     let delta = DeltaStatus {
@@ -119,6 +170,8 @@ pub struct Status {
     pub daemon: Option<String>,
     /// The topics.
     pub topics: Vec<TopicStatus>,
+    /// What the daemon reads from Kafka.
+    pub kafka: Vec<KafkaStatus>,
     /// The views.
     pub views: Vec<ViewStatus>,
     /// What needs somebody's attention.
@@ -182,12 +235,22 @@ pub async fn status(context: &Context) -> Result<Status> {
             notes.insert(format!("{name} failed"), why);
         }
     }
+    let mut other_notes = daemon.as_ref().map(kafka_notes).unwrap_or_default();
+    for topic in context.catalogue.current().topics.keys() {
+        for (partition, gap) in context.log(topic).await?.gaps() {
+            other_notes.push(format!(
+                "topic `{topic}`: facts [{}, {}) of partition {partition} are lost; their source had removed them before they were read",
+                gap.start, gap.end
+            ));
+        }
+    }
     Ok(Status {
         storage: context.storage.url().to_owned(),
         daemon: client.map(|c| c.address().http.clone()),
         topics: topic_statuses(context, daemon.as_ref()).await?,
+        kafka: daemon.as_ref().map(kafka_statuses).unwrap_or_default(),
         views,
-        notes: notes.into_values().collect(),
+        notes: notes.into_values().chain(other_notes).collect(),
     })
 }
 
@@ -277,6 +340,28 @@ async fn view_status(
     }))
 }
 
+fn kafka_table(kafka: &[KafkaStatus]) -> String {
+    let unknown = || "-".to_owned();
+    let rows = kafka.iter().map(|k| {
+        vec![
+            k.topic.clone(),
+            k.partition.to_string(),
+            k.position.to_string(),
+            k.lag_offsets.map_or_else(unknown, |lag| lag.to_string()),
+            k.lag_seconds
+                .map_or_else(unknown, |lag| format!("{lag:.1}")),
+        ]
+    });
+    let headers = [
+        "topic",
+        "Kafka's partition",
+        "next offset",
+        "lag (offsets)",
+        "lag (s)",
+    ];
+    rows_table(&headers, rows.collect())
+}
+
 /// The status for people.
 pub fn text(status: &Status, style: Style) -> String {
     let daemon = status.daemon.as_deref().unwrap_or("none runs");
@@ -310,6 +395,10 @@ pub fn text(status: &Status, style: Style) -> String {
     ];
     text += &rows_table(&headers, topics.collect());
     text.push('\n');
+    if !status.kafka.is_empty() {
+        text += &kafka_table(&status.kafka);
+        text.push('\n');
+    }
     let views = status.views.iter().map(|v| {
         let delta = v.delta.as_ref().map(|d| {
             let (states, bytes) = (human_count(d.states), human_bytes(d.bytes));

@@ -60,7 +60,7 @@ impl SettingValue for UnknownFields {
 }
 
 /// The choice that is written as the found text.
-fn choose<T: SettingValue>(
+pub(super) fn choose<T: SettingValue>(
     found: &Found<'_>,
     choices: impl IntoIterator<Item = T>,
 ) -> Result<T, Mismatch> {

@@ -184,7 +184,7 @@ impl<'a> Reader<'a> {
         }
     }
 
-    fn refuse_unknown_keys(&mut self, table: &Table<'_>) {
+    pub(super) fn refuse_unknown_keys(&mut self, table: &Table<'_>) {
         let known: Vec<&str> = table.section.rows().map(|row| row.key()).collect();
         for entry in &table.entries {
             if known.contains(&entry.key) {

@@ -5,6 +5,7 @@ use std::marker::PhantomData;
 use std::time::Duration;
 
 use super::choice::{Ack, StorageUrl, UnknownFields};
+use super::kafka::{KafkaStart, OnGap, PartitionList, Word};
 use super::value::{
     Address, Count, FieldName, ProjectPath, Schedule, SettingValue, Size, Threads, ZoneName,
     minutes,
@@ -18,16 +19,18 @@ pub(super) enum Section {
     Batch,
     Query,
     Topic,
+    Kafka,
     View,
 }
 
 impl Section {
-    pub(super) const ALL: [Self; 6] = [
+    pub(super) const ALL: [Self; 7] = [
         Self::Storage,
         Self::Daemon,
         Self::Batch,
         Self::Query,
         Self::Topic,
+        Self::Kafka,
         Self::View,
     ];
 
@@ -38,7 +41,7 @@ impl Section {
             Self::Daemon => "daemon",
             Self::Batch => "batch",
             Self::Query => "query",
-            Self::Topic => "topics",
+            Self::Topic | Self::Kafka => "topics",
             Self::View => "views",
         }
     }
@@ -47,6 +50,7 @@ impl Section {
     pub(super) fn header(self) -> String {
         match self {
             Self::Topic | Self::View => format!("[{}.NAME]", self.key()),
+            Self::Kafka => "[topics.NAME.source.kafka]".to_owned(),
             _ => format!("[{}]", self.key()),
         }
     }
@@ -59,6 +63,9 @@ impl Section {
             Self::Batch => "The batch layer: refreshes, rebuilds, verifications.",
             Self::Query => "Answers to queries.",
             Self::Topic => "One table for each topic.",
+            Self::Kafka => {
+                "Where a topic's facts come from Kafka: values are JSON objects, Confluent-framed or not."
+            }
             Self::View => "One table for each view.",
         }
     }
@@ -192,6 +199,20 @@ impl Absent for OwnKeys {
     }
 }
 
+/// A table of the user's own keys or of further tables, read by hand; may be absent.
+pub(super) struct OptionalTable {
+    pub(super) example: &'static str,
+}
+
+impl Absent for OptionalTable {
+    const TYPE: &'static str = "table";
+    fn fallback(&self) -> Fallback {
+        Fallback::Unset {
+            example: self.example,
+        }
+    }
+}
+
 /// Declares the settings and lists them, so that none can be declared and not listed.
 macro_rules! settings {
     ($($(#[doc = $doc:literal])+ $name:ident: $absent:ty = $section:ident . $key:literal, $value:expr;)+) => {
@@ -259,6 +280,32 @@ settings! {
     UNKNOWN_FIELDS: Defaulted<UnknownFields> = Topic."unknown_fields", Defaulted(|| UnknownFields::Keep);
     /// The fields and their SQL types, as `[topics.NAME.fields]`; nullable unless `not null`.
     FIELDS: OwnKeys = Topic."fields", OwnKeys { example: "{ ts = \"timestamp not null\" }" };
+
+    /// Where the facts come from besides HTTP and `ingest`, as `[topics.NAME.source.kafka]`.
+    SOURCE: OptionalTable = Topic."source", OptionalTable { example: "{ kafka = { brokers = \"HOST:9092\" } }" };
+
+    /// Some brokers, as HOST:PORT,…
+    BROKERS: Required<Word> = Kafka."brokers", required("\"127.0.0.1:9092\"");
+    /// Kafka's topic; unset, it has the topic's own name.
+    KAFKA_TOPIC: Optional<Word> = Kafka."topic", optional("\"pageviews\"");
+    /// Consumer group of the daemons that share the topic; unset, it is "anabranch-NAME".
+    GROUP: Optional<Word> = Kafka."group", optional("\"anabranch-pageviews\"");
+    /// Partitions that this daemon reads; unset, the group assigns them.
+    PARTITIONS: Optional<PartitionList> = Kafka."partitions", optional("\"0-3,7\"");
+    /// Where a partition of which nothing has landed is read from.
+    START: Defaulted<KafkaStart> = Kafka."start", Defaulted(|| KafkaStart::Earliest);
+    /// Where Kafka has removed unread messages: "stop" the topic, or "record" the gap in the log and go on.
+    ON_GAP: Defaulted<OnGap> = Kafka."on_gap", Defaulted(|| OnGap::Stop);
+    /// Field that takes a message's key.
+    KEY_FIELD: Optional<FieldName> = Kafka."key_field", optional("\"visitor\"");
+    /// Field that takes a message's time stamp.
+    TIMESTAMP_FIELD: Optional<FieldName> = Kafka."timestamp_field", optional("\"ts\"");
+    /// Headers and the fields that take them, as `[topics.NAME.source.kafka.headers]`.
+    HEADERS: OptionalTable = Kafka."headers", OptionalTable { example: "{ trace = \"trace_id\" }" };
+    /// Passed through to librdkafka (SASL, TLS, …), as `[topics.NAME.source.kafka.properties]`.
+    PROPERTIES: OptionalTable = Kafka."properties", OptionalTable { example: "{ \"security.protocol\" = \"SASL_SSL\" }" };
+    /// The most bytes of messages that wait in memory before they are admitted.
+    PREFETCH: Defaulted<Size> = Kafka."prefetch", Defaulted(|| Size::megabytes(64));
 
     /// File with the view's SELECT, relative to the project.
     SQL: Required<ProjectPath> = View."sql", required("\"views/NAME.sql\"");

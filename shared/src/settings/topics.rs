@@ -3,6 +3,7 @@
 use super::FieldType;
 use super::choice::{Ack, UnknownFields};
 use super::field_type::{Nullability, parse_declaration};
+use super::kafka::{self, KafkaSettings};
 use super::nearest::nearest;
 use super::reader::{Entry, Reader, Table};
 use super::table::{ACK, EVENT_TIME, FIELDS, UNKNOWN_FIELDS};
@@ -19,6 +20,8 @@ pub struct TopicSettings {
     pub ack: Ack,
     /// What becomes of undeclared fields.
     pub unknown_fields: UnknownFields,
+    /// The Kafka topic that its facts come from, if they do.
+    pub kafka: Option<KafkaSettings>,
     /// The fields in the order of their declaration; never empty, no two names alike in any case.
     pub fields: Vec<FieldSettings>,
 }
@@ -53,12 +56,14 @@ pub(super) fn read(
     let declared = declared?;
     let FieldName(event_time) = event_time?;
     check_event_time(reader, table, &event_time, &declared);
+    let fields: Vec<_> = declared.into_iter().filter_map(|one| one.field).collect();
     Some(TopicSettings {
         name: name.to_owned(),
         event_time,
         ack,
         unknown_fields,
-        fields: declared.into_iter().filter_map(|one| one.field).collect(),
+        kafka: kafka::read(reader, name, table, &fields),
+        fields,
     })
 }
 

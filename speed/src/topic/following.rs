@@ -11,11 +11,7 @@ impl TopicStream {
     /// Follows what others have landed, and the boundaries that others have moved.
     pub async fn follow(&self) -> Result<()> {
         let _guard = self.upkeep.lock().await;
-        if self.log.refresh().await? {
-            // Content that others have ingested is answered for as being there already.
-            self.log.table().storage().settle().await?;
-        }
-        self.follow_partitions().await?;
+        self.follow_log().await?;
         for (name, master) in self.masters() {
             if let Err(e) = self.adopt(&name, &master).await
                 && let Err(e) = self.give_up_or(&name, e)
@@ -29,15 +25,20 @@ impl TopicStream {
         Ok(())
     }
 
-    /// Adds the states of what other daemons and `ingest` have landed.
-    async fn follow_partitions(&self) -> Result<()> {
-        let upto = self.delta.lock().upto.clone();
-        let mut head = self.log.head();
-        head.set(self.partition, upto.get(self.partition));
+    /// Adds the states of what others have landed, and of what an earlier attempt has landed
+    /// without getting its answer. `upkeep` must be held.
+    pub(super) async fn follow_log(&self) -> Result<()> {
+        if self.log.refresh().await? {
+            // Content that others have ingested is answered for as being there already.
+            self.log.table().storage().settle().await?;
+        }
+        let head = self.log.head();
+        let upto = self.upto();
         let ranges = upto.ranges_to(&head);
         if ranges.is_empty() {
             return Ok(());
         }
+        self.check_wal_is_ours(&head)?;
         let mut added = Vec::new();
         for (name, master) in self.folding() {
             // Nothing is kept of any view unless all were read: what is read again counts once.
@@ -56,7 +57,25 @@ impl TopicStream {
                 Err(e) => view.fail(&e),
             }
         }
-        ranges.iter().for_each(|(p, r)| delta.upto.raise(*p, r.end));
+        for partition in delta.followed(&head) {
+            tracing::warn!(topic = %self.topic.name, %partition, "another daemon has landed facts of the partition; going on from where they end");
+        }
+        drop(delta);
+        self.note_landed(&ranges);
+        Ok(())
+    }
+
+    /// Only this daemon appends to the partition of its WAL.
+    fn check_wal_is_ours(&self, head: &Offsets) -> Result<()> {
+        let delta = self.delta.lock();
+        let (partition, end) = (self.partition, head.get(self.partition));
+        let next = delta.lanes.get(&partition).copied().unwrap_or_default();
+        if end > delta.upto.get(partition) && (end > next || delta.splits_piece(partition, end)) {
+            return Err(Error::Conflict(format!(
+                "topic `{}`: another process has landed in partition {partition}, which belongs to this daemon's WAL: is a copy of the `wal` folder in use?",
+                self.topic.name
+            )));
+        }
         Ok(())
     }
 
@@ -136,17 +155,16 @@ impl TopicStream {
             }
             Err(e) => return Err(e),
         };
-        let folded = upto.get(self.partition);
+        let mut delta = self.delta.lock();
         let view = ViewDelta {
             master,
             pin,
             pieces,
             unlanded: Vec::new(),
-            folded,
+            folded: delta.unlanded.start(),
             failed,
         };
         check_no_gap(&name, &view, &upto)?;
-        let mut delta = self.delta.lock();
         let before = delta.views.insert(name.clone(), view);
         if planted("planted-generations-mixed")
             && let (Some(before), Some(now)) = (before, delta.views.get_mut(&name))

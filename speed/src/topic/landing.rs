@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use anabranch_shared::settings::Ack;
-use anabranch_shared::{Error, Landing, Master, Offset, OffsetRange, Result, blocking, planted};
+use anabranch_shared::{Error, Landing, Master, Ranges, Result, blocking, planted};
 
 use super::TopicStream;
 use crate::appender::WriteRequest;
@@ -12,39 +12,30 @@ use crate::delta::fold_pieces;
 use crate::payload::FactPiece;
 
 impl TopicStream {
+    /// Whether facts wait to land.
+    pub(crate) fn has_unlanded(&self) -> bool {
+        !self.delta.lock().unlanded.is_empty()
+    }
+
     /// Whether enough waits to land before its time.
     pub(crate) fn is_landing_due(&self) -> bool {
         let delta = self.delta.lock();
-        delta.unlanded_facts as u64 >= self.options.land_facts
-            || delta.unlanded_bytes as u64 >= self.options.land_bytes
+        delta.unlanded.facts() as u64 >= self.options.land_facts
+            || delta.unlanded.bytes() as u64 >= self.options.land_bytes
             || (self.ack == Ack::Landed && !delta.unlanded.is_empty())
     }
 
-    /// What the next landing is of, and where it starts. Where an earlier attempt was committed
-    /// without getting its answer, exactly what that one held: the partition is ours alone.
-    fn to_land(&self) -> Result<(Vec<Arc<FactPiece>>, Offset)> {
-        let delta = self.delta.lock();
-        let start = delta.upto.get(self.partition);
-        let committed = self.log.head().get(self.partition);
+    /// What the next landing is of.
+    fn to_land(&self) -> Vec<Arc<FactPiece>> {
         let mut facts = 0;
         let limit = self.options.land_facts.max(1);
         let fits = |p: &&Arc<FactPiece>| {
             let before = facts;
             facts += p.facts.num_rows() as u64;
-            match committed > start {
-                true => p.range.end <= committed,
-                false => before == 0 || facts <= limit * 2,
-            }
+            before == 0 || facts <= limit * 2
         };
-        let pieces: Vec<_> = delta.unlanded.iter().take_while(fits).cloned().collect();
-        let end = pieces.last().map_or(start, |p| p.range.end);
-        if committed > start && end != committed {
-            return Err(Error::Conflict(format!(
-                "topic `{}`: another process has landed in partition {}, which belongs to this daemon's WAL: is a copy of the `wal` folder in use?",
-                self.topic.name, self.partition
-            )));
-        }
-        Ok((pieces, start))
+        let delta = self.delta.lock();
+        delta.unlanded.iter().take_while(fits).cloned().collect()
     }
 
     /// Lands what has been acknowledged, at most about `land_facts` at once. Returns how many
@@ -53,31 +44,45 @@ impl TopicStream {
     /// # Errors
     /// `Unavailable` when the storage does not answer: nothing is lost, the next call goes on.
     pub async fn land(&self) -> Result<u64> {
+        let _guard = self.upkeep.lock().await;
         match self.try_land().await {
-            // An earlier attempt was committed without getting its answer; now that is known.
-            Err(Error::Fenced { .. }) => self.try_land().await,
+            // An earlier attempt was committed without getting its answer, or another daemon has
+            // landed in a partition that was ours.
+            Err(Error::Fenced { .. }) => {
+                self.follow_log().await?;
+                self.try_land().await
+            }
             landed => landed,
         }
     }
 
     async fn try_land(&self) -> Result<u64> {
-        let _guard = self.upkeep.lock().await;
-        let (pieces, start) = self.to_land()?;
-        let Some(last) = pieces.last() else {
+        let pieces = self.to_land();
+        if pieces.is_empty() {
             return Ok(0);
-        };
-        let end = last.range.end;
-        let mut landing = Landing {
-            ranges: vec![(self.partition, OffsetRange::new(start, end))],
-            ..Default::default()
-        };
+        }
+        let (mut landing, count) = (Landing::default(), pieces.len());
         for piece in &pieces {
+            match landing
+                .ranges
+                .iter_mut()
+                .find(|(p, _)| *p == piece.partition)
+            {
+                Some((_, range)) => range.end = piece.range.end,
+                None => landing.ranges.push((piece.partition, piece.range)),
+            }
+            if piece.partition != self.partition {
+                landing.refetched.insert(piece.partition);
+            }
+            if piece.gap {
+                landing.gaps.push((piece.partition, piece.range));
+            }
             landing.facts.push(piece.facts.clone());
             landing.dead_letters.extend(piece.dead.clone());
             landing.ingested.extend(piece.ingest.clone());
         }
         if planted("planted-cut-before-commit") {
-            self.requests.try_send(WriteRequest::Cut(end)).ok();
+            self.cut_wal(&landing.ranges);
         }
         let views: Vec<(String, Arc<Master>)> = self.folding();
         let facts: u64 = pieces.iter().map(|p| p.facts.num_rows() as u64).sum();
@@ -89,20 +94,28 @@ impl TopicStream {
             };
             Ok(views.into_iter().map(fold).collect::<Vec<_>>())
         });
-        let writing = async {
-            if self.log.head().get(self.partition) == start {
-                self.log.land(&landing, self.options.now_ms()).await?;
-            }
-            Ok(())
-        };
-        let ((), states) = tokio::try_join!(writing, folding)?;
-        self.delta.lock().landed(self.partition, end, states);
+        let writing = self.log.land(&landing, self.options.now_ms());
+        let (_, states) = tokio::try_join!(writing, folding)?;
+        self.delta.lock().landed(count, &landing.ranges, states);
         fail::fail_point!("land-before-cut");
-        self.landed.send_replace(end);
-        // A WAL that is cut later only holds what it need not; the next landing cuts it too.
-        self.requests.try_send(WriteRequest::Cut(end)).ok();
+        self.note_landed(&landing.ranges);
         self.checkpoint_when_due().await;
         Ok(facts)
+    }
+
+    /// Tells who waits for facts to land, and cuts the WAL.
+    pub(super) fn note_landed(&self, ranges: &Ranges) {
+        for (_, range) in ranges.iter().filter(|(p, _)| *p == self.partition) {
+            self.landed.send_replace(range.end);
+        }
+        // A WAL that is cut later only holds what it need not; the next landing cuts it too.
+        self.cut_wal(ranges);
+    }
+
+    fn cut_wal(&self, ranges: &Ranges) {
+        for (_, range) in ranges.iter().filter(|(p, _)| *p == self.partition) {
+            self.requests.try_send(WriteRequest::Cut(range.end)).ok();
+        }
     }
 
     async fn checkpoint_when_due(&self) {

@@ -3,9 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use anabranch_shared::{
-    Error, Offset, Offsets, ReadMode, Result, TopicPin, ViewPin, blocking, planted,
-};
+use anabranch_shared::{Error, Offsets, ReadMode, Result, TopicPin, ViewPin, blocking, planted};
 
 use super::TopicStream;
 use crate::delta::{TopicDelta, check_no_gap, fold_unlanded};
@@ -19,9 +17,9 @@ impl TopicStream {
     ) -> Result<(TopicPin, BTreeMap<String, ViewPin>)> {
         let _guard = self.pinning.lock().await;
         loop {
-            let (target, epoch) = {
+            let (head, target, epoch) = {
                 let delta = self.delta.lock();
-                (delta.next, delta.epoch)
+                (delta.head(), delta.unlanded.end(), delta.epoch)
             };
             // What is not absorbed is not asked for in batch mode.
             for name in views.iter().filter(|_| mode == ReadMode::Merged) {
@@ -30,7 +28,7 @@ impl TopicStream {
             }
             let delta = self.delta.lock();
             if delta.epoch == epoch {
-                return self.pinned(&delta, views, target, mode);
+                return self.pinned(&delta, views, &head, target, mode);
             }
         }
     }
@@ -39,11 +37,10 @@ impl TopicStream {
         &self,
         delta: &TopicDelta,
         views: &[String],
-        target: Offset,
+        head: &Offsets,
+        target: u64,
         mode: ReadMode,
     ) -> Result<(TopicPin, BTreeMap<String, ViewPin>)> {
-        let mut head = delta.upto.clone();
-        head.raise(self.partition, target);
         let mut pinned = BTreeMap::new();
         for name in views {
             let Some(view) = delta.views.get(name) else {
@@ -69,17 +66,17 @@ impl TopicStream {
             }
             pinned.insert(name.clone(), pin);
         }
-        let recent = delta.unlanded.iter().filter(|p| p.range.end <= target);
+        let recent: Vec<_> = delta.unlanded.between(0, target).collect();
         let low = Offsets::default();
         let topic = TopicPin {
             topic: self.topic.clone(),
-            head,
+            head: head.clone(),
             root: self.log.table().root().clone(),
             files: self.log.files_between(&low, &delta.upto)?,
-            memory: recent.clone().map(|p| p.facts.clone()).collect(),
+            memory: recent.iter().map(|p| p.facts.clone()).collect(),
             dead_root: self.log.dead_letters().root().clone(),
             dead_files: self.log.dead_letter_files_between(&low, &delta.upto)?,
-            dead_memory: recent.filter_map(|p| p.dead.clone()).collect(),
+            dead_memory: recent.iter().filter_map(|p| p.dead.clone()).collect(),
         };
         Ok((topic, pinned))
     }

@@ -64,7 +64,7 @@ async fn land(args: &LandArgs) -> Result<(u64, u64)> {
     let context = Context::open(&args.project).await?;
     let partition = context
         .catalogue
-        .claim_partition(&args.topic, OWNER)
+        .claim_partition(&args.topic, OWNER, false)
         .await?;
     let log = context.log(&args.topic).await?;
     let topic = log.topic().clone();

@@ -172,6 +172,7 @@ impl World<'_> {
         let below = self
             .acknowledged
             .iter()
+            .chain(&self.sourced)
             .filter(|a| head.get(a.partition) >= a.range.end);
         let dead: Vec<(i32, i64)> = below
             .flat_map(|a| a.dead.iter().map(|d| (a.partition.0, *d)))

@@ -22,7 +22,7 @@ use super::world::{Acknowledged, Chunk, NOW, World, batch_options};
 const OTHERS: i32 = 100;
 
 /// An outcome that a failing storage explains.
-fn unless_faulty<T>(outcome: Result<T>) -> anyhow::Result<Option<T>> {
+pub(crate) fn unless_faulty<T>(outcome: Result<T>) -> anyhow::Result<Option<T>> {
     match outcome {
         Ok(done) => Ok(Some(done)),
         // A commit that was tried again and found itself done is refused at its start.
@@ -46,7 +46,7 @@ impl World<'_> {
             self.coverage.count("event: storage fails");
         }
         self.faults.set_percent(if faulty { 40 } else { 0 });
-        let done = match self.rng.random_range(0..22) {
+        let done = match self.rng.random_range(0..27) {
             0..=5 => self.write(i).await,
             6..=8 => self.land_own(i).await,
             9..=10 => self.land_other().await,
@@ -58,6 +58,8 @@ impl World<'_> {
             18 => self.reopen_batch().await,
             19 => self.repeat_chunk(i).await,
             20 => self.other_format().await,
+            21..=24 => self.fetch(i).await,
+            25 => self.leave(i).await,
             _ => {
                 self.coverage.count("event: daemon crashes");
                 self.machines[i].crash()

@@ -6,7 +6,7 @@ use std::process::Command;
 const CASES: u64 = 500;
 
 /// The bugs, and what each does.
-const BUGS: [(&str, &str); 17] = [
+const BUGS: [(&str, &str); 19] = [
     (
         "planted-boundary-offset-lost",
         "a refresh leaves out the offset at its boundary",
@@ -64,6 +64,14 @@ const BUGS: [(&str, &str); 17] = [
     (
         "planted-cut-before-commit",
         "the WAL is cut before the commit",
+    ),
+    (
+        "planted-lane-kept",
+        "facts of a partition that was given up go on being answered",
+    ),
+    (
+        "planted-dead-letters-replaced",
+        "who reads a partition too replaces the dead letters of who landed it",
     ),
     (
         "planted-fence-ignored",

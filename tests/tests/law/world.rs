@@ -107,6 +107,8 @@ pub(crate) struct World<'a> {
     pub(crate) definitions: Vec<RandomView>,
     pub(crate) machines: Vec<Machine>,
     pub(crate) acknowledged: Vec<Acknowledged>,
+    /// The messages of a source that keeps them; what of them is below a head counts.
+    pub(crate) sourced: Vec<Acknowledged>,
     /// A pin whose query runs later.
     pub(crate) held: Option<Pin>,
     pub(crate) service: SqlService,
@@ -200,6 +202,7 @@ impl<'a> World<'a> {
             definitions: vec![random],
             machines,
             acknowledged: Vec::new(),
+            sourced: Vec::new(),
             held: None,
             service,
             coverage,
@@ -216,6 +219,7 @@ impl<'a> World<'a> {
         let settings = TopicOptions {
             ack: self.machines[i].ack,
             unknown_fields: UnknownFields::Keep,
+            kafka: None,
         };
         let topics = [("facts".to_owned(), settings)].into_iter().collect();
         let catalogue = Arc::new(Catalogue::open(&self.storage).await?);
@@ -237,7 +241,7 @@ impl<'a> World<'a> {
     /// The facts below a head.
     pub(crate) fn facts_below(&self, head: &Offsets) -> anyhow::Result<Vec<RecordBatch>> {
         let mut found = Vec::new();
-        for a in &self.acknowledged {
+        for a in self.acknowledged.iter().chain(&self.sourced) {
             let end = head.get(a.partition);
             anyhow::ensure!(
                 end <= a.range.start || end >= a.range.end,

@@ -1,0 +1,316 @@
+//! `[topics.NAME.source.kafka]`: the Kafka topic that a topic's facts come from.
+
+use toml::de::DeValue;
+
+use super::choice::choose;
+use super::nearest::nearest;
+use super::reader::{Entry, Reader, Table};
+use super::table::{
+    self, BROKERS, GROUP, HEADERS, KAFKA_TOPIC, KEY_FIELD, ON_GAP, PARTITIONS, PREFETCH,
+    PROPERTIES, SOURCE, START, Section, TIMESTAMP_FIELD,
+};
+use super::topics::FieldSettings;
+use super::value::{FieldName, Found, Mismatch, SettingValue, quoted};
+
+/// The most partitions that a list may name.
+const MOST_PARTITIONS: i32 = 100_000;
+
+/// Properties of librdkafka that Anabranch sets itself: what is exact rests on them.
+const OWN_PROPERTIES: [&str; 9] = [
+    "auto.offset.reset",
+    "bootstrap.servers",
+    "enable.auto.commit",
+    "enable.auto.offset.store",
+    "enable.partition.eof",
+    "group.id",
+    "isolation.level",
+    "metadata.broker.list",
+    "statistics.interval.ms",
+];
+
+/// A Kafka source as it is declared.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct KafkaSettings {
+    /// `HOST:PORT,…` of some brokers.
+    pub brokers: String,
+    /// Kafka's topic.
+    pub topic: String,
+    /// The consumer group.
+    pub group: String,
+    /// The partitions to read; `None` where the group assigns them.
+    pub partitions: Option<Vec<i32>>,
+    /// Where a partition of which nothing has landed is read from.
+    pub start: KafkaStart,
+    /// What happens where Kafka has removed messages that were not read.
+    pub on_gap: OnGap,
+    /// The field that takes a message's key.
+    pub key_field: Option<String>,
+    /// The field that takes a message's time stamp.
+    pub timestamp_field: Option<String>,
+    /// Names of headers, and the fields that take them.
+    pub headers: Vec<(String, String)>,
+    /// Passed through to librdkafka.
+    pub properties: Vec<(String, String)>,
+    /// Bytes of messages that may wait in memory before they are admitted.
+    pub prefetch_bytes: u64,
+}
+
+/// Where reading begins where nothing has landed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum KafkaStart {
+    /// With the oldest message.
+    Earliest,
+    /// With the messages that come.
+    Latest,
+    /// With the first message of this time or later, in milliseconds since 1970.
+    At(i64),
+}
+
+impl SettingValue for KafkaStart {
+    const TYPE: &'static str = "\"earliest\", \"latest\" or time";
+    const EXPECTED: &'static str =
+        "`\"earliest\"`, `\"latest\"` or a time such as `\"2026-11-01T00:00:00Z\"`";
+
+    fn read(found: &Found<'_>) -> Result<Self, Mismatch> {
+        let Found::Text { text, .. } = found else {
+            return Err(Mismatch::Plain);
+        };
+        match text.as_str() {
+            "earliest" => Ok(Self::Earliest),
+            "latest" => Ok(Self::Latest),
+            time => chrono::DateTime::parse_from_rfc3339(time)
+                .map(|at| Self::At(at.timestamp_millis()))
+                .map_err(|_| Mismatch::Plain),
+        }
+    }
+
+    fn write(&self) -> String {
+        match self {
+            Self::Earliest => quoted("earliest"),
+            Self::Latest => quoted("latest"),
+            Self::At(ms) => {
+                let at = chrono::DateTime::from_timestamp_millis(*ms).unwrap_or_default();
+                quoted(&at.to_rfc3339())
+            }
+        }
+    }
+}
+
+/// What happens where Kafka has removed messages that were not read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum OnGap {
+    /// The topic stops, and says so.
+    Stop,
+    /// The gap is recorded in the log, and the topic goes on behind it.
+    Record,
+}
+
+impl SettingValue for OnGap {
+    const TYPE: &'static str = "\"stop\" or \"record\"";
+    const EXPECTED: &'static str = "`\"stop\"` or `\"record\"`";
+
+    fn read(found: &Found<'_>) -> Result<Self, Mismatch> {
+        choose(found, [Self::Stop, Self::Record])
+    }
+
+    fn write(&self) -> String {
+        match self {
+            Self::Stop => quoted("stop"),
+            Self::Record => quoted("record"),
+        }
+    }
+}
+
+/// A list of partitions, such as `0-3,7`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct PartitionList(pub(super) Vec<i32>);
+
+impl SettingValue for PartitionList {
+    const TYPE: &'static str = "list of partitions";
+    const EXPECTED: &'static str = "partitions of Kafka such as `\"0-3,7\"`";
+
+    fn read(found: &Found<'_>) -> Result<Self, Mismatch> {
+        let Found::Text { text, .. } = found else {
+            return Err(Mismatch::Plain);
+        };
+        let number = |text: &str| text.trim().parse::<u16>().map(i32::from).ok();
+        let mut list = Vec::new();
+        for part in text.split(',') {
+            let (first, last) = part.split_once('-').unwrap_or((part, part));
+            let (Some(first), Some(last)) = (number(first), number(last)) else {
+                return Err(Mismatch::Plain);
+            };
+            if first > last || last >= MOST_PARTITIONS {
+                return Err(Mismatch::Plain);
+            }
+            list.extend(first..=last);
+        }
+        list.sort_unstable();
+        list.dedup();
+        Ok(Self(list))
+    }
+
+    fn write(&self) -> String {
+        let numbers: Vec<String> = self.0.iter().map(i32::to_string).collect();
+        quoted(&numbers.join(","))
+    }
+}
+
+/// Text that may not be empty.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Word(pub(super) String);
+
+impl SettingValue for Word {
+    const TYPE: &'static str = "string";
+    const EXPECTED: &'static str = "a string that is not empty";
+
+    fn read(found: &Found<'_>) -> Result<Self, Mismatch> {
+        match found {
+            Found::Text { text, .. } if !text.trim().is_empty() => Ok(Self(text.clone())),
+            _ => Err(Mismatch::Plain),
+        }
+    }
+
+    fn write(&self) -> String {
+        quoted(&self.0)
+    }
+}
+
+/// Reads the source of a topic, if it has one.
+pub(super) fn read(
+    reader: &mut Reader<'_>,
+    name: &str,
+    topic: &Table<'_>,
+    fields: &[FieldSettings],
+) -> Option<KafkaSettings> {
+    let source = topic.get(SOURCE.key)?;
+    let path = format!("topics.{name}.source");
+    let header = format!("[{path}.kafka]");
+    for entry in reader.entries(&path, &header, source) {
+        if entry.key != "kafka" {
+            let message = format!(
+                "unknown source `{}` of topic `{name}`; the only one is `{header}`",
+                entry.key.escape_debug()
+            );
+            reader.report(&entry.key_span, message);
+            continue;
+        }
+        let path = format!("{path}.kafka");
+        let table = Table {
+            section: Section::Kafka,
+            entries: reader.entries(&path, &header, entry.value),
+            header: header.clone(),
+            span: entry.key_span,
+        };
+        reader.refuse_unknown_keys(&table);
+        return settings(reader, name, &table, fields);
+    }
+    None
+}
+
+fn settings(
+    reader: &mut Reader<'_>,
+    name: &str,
+    table: &Table<'_>,
+    fields: &[FieldSettings],
+) -> Option<KafkaSettings> {
+    let brokers = reader.required(table, &BROKERS);
+    let topic = reader.optional(table, &KAFKA_TOPIC);
+    let group = reader.optional(table, &GROUP);
+    let key_field = mapped(reader, table, &KEY_FIELD, fields);
+    let timestamp_field = mapped(reader, table, &TIMESTAMP_FIELD, fields);
+    let headers = texts(reader, table, HEADERS.key);
+    for (_, field, entry) in &headers {
+        check_field(reader, field, entry, fields);
+    }
+    let properties = texts(reader, table, PROPERTIES.key);
+    for (key, _, entry) in &properties {
+        if OWN_PROPERTIES.contains(&key.as_str()) {
+            let message = format!(
+                "property `{key}` is set by Anabranch; leave it out{}",
+                match key.as_str() {
+                    "bootstrap.servers" | "metadata.broker.list" => " and write `brokers`",
+                    "group.id" => " and write `group`",
+                    "auto.offset.reset" => " and write `start`",
+                    _ => "",
+                }
+            );
+            reader.report(&entry.key_span, message);
+        }
+    }
+    let text = |(key, value, _): (String, String, Entry<'_>)| (key, value);
+    Some(KafkaSettings {
+        brokers: brokers?.0,
+        topic: topic.map_or_else(|| name.to_owned(), |t| t.0),
+        group: group.map_or_else(|| format!("anabranch-{name}"), |g| g.0),
+        partitions: reader.optional(table, &PARTITIONS).map(|p| p.0),
+        start: reader.value(table, &START),
+        on_gap: reader.value(table, &ON_GAP),
+        key_field,
+        timestamp_field,
+        headers: headers.into_iter().map(text).collect(),
+        properties: properties.into_iter().map(text).collect(),
+        prefetch_bytes: reader.value(table, &PREFETCH).0,
+    })
+}
+
+/// A setting that names a declared field.
+fn mapped(
+    reader: &mut Reader<'_>,
+    table: &Table<'_>,
+    setting: &table::Setting<table::Optional<FieldName>>,
+    fields: &[FieldSettings],
+) -> Option<String> {
+    let FieldName(field) = reader.optional(table, setting)?;
+    let entry = table.entries.iter().find(|e| e.key == setting.key)?;
+    check_field(reader, &field, entry, fields);
+    Some(field)
+}
+
+fn check_field(reader: &mut Reader<'_>, field: &str, entry: &Entry<'_>, fields: &[FieldSettings]) {
+    if fields.iter().any(|f| f.name == field) {
+        return;
+    }
+    let advice = match nearest(field, fields.iter().map(|f| f.name.as_str())) {
+        Some(near) => format!("did you mean `{near}`?"),
+        None => "declare it".to_owned(),
+    };
+    let message = format!(
+        "`{}` must name a field of the topic, found `{}`; {advice}",
+        entry.key.escape_debug(),
+        field.escape_debug()
+    );
+    reader.report(&entry.value.span(), message);
+}
+
+/// The entries of a table of texts.
+fn texts<'t>(
+    reader: &mut Reader<'_>,
+    table: &Table<'t>,
+    key: &str,
+) -> Vec<(String, String, Entry<'t>)> {
+    let Some(value) = table.get(key) else {
+        return Vec::new();
+    };
+    let path = format!("{}.{key}", table.header.trim_matches(['[', ']']));
+    let mut found = Vec::new();
+    for entry in reader.entries(&path, &format!("[{path}]"), value) {
+        let text = match (reader.found(entry.value), entry.value.get_ref()) {
+            (Some(Found::Text { text, .. }), _) => text,
+            (Some(Found::Boolean(truth)), _) => truth.to_string(),
+            (Some(_), DeValue::Integer(number)) => number.to_string(),
+            (Some(other), _) => {
+                let message = format!(
+                    "`{}` in `[{path}]` must be a string, found {}",
+                    entry.key.escape_debug(),
+                    other.describe()
+                );
+                reader.report(&entry.value.span(), message);
+                continue;
+            }
+            (None, _) => continue,
+        };
+        found.push((entry.key.to_owned(), text, entry));
+    }
+    found
+}

@@ -1,0 +1,132 @@
+//! Facts that come from Kafka. Owns the consumer of a topic: which partitions it fills, from which
+//! offsets it reads them, and what is known of its lag.
+//!
+//! Kafka keeps the messages, so there is no WAL: a partition's position is the log's own `txn`, and
+//! what was read and has not landed is read again after a restart or by another daemon. Whoever
+//! lands a range that does not start at that position is refused, so a daemon that lost a
+//! partition without knowing can't land anything of it. What the group commits to Kafka is for
+//! monitoring alone.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use anabranch_shared::settings::KafkaSettings;
+use anabranch_shared::{Catalogue, Error, OffsetRange, PartitionId, Result};
+use parking_lot::Mutex;
+use serde::{Deserialize, Serialize};
+
+use crate::failure::{Failure, Reason, panic_text};
+use crate::topic::TopicStream;
+
+mod consumer;
+mod messages;
+mod start;
+
+use consumer::{Shared, Source};
+
+/// What is known of one partition.
+#[derive(Clone, Debug, Default, Deserialize, Serialize)]
+pub struct PartitionLag {
+    /// The next message's offset.
+    pub position: i64,
+    /// How many offsets of Kafka lie past it; `None` before Kafka has said so.
+    pub lag_offsets: Option<i64>,
+    /// The time stamp of the last message, in milliseconds since 1970.
+    pub last_message_ms: Option<i64>,
+}
+
+impl PartitionLag {
+    /// By how much the newest facts are older than now, in milliseconds; 0 where nothing waits.
+    pub fn lag_ms(&self, now_ms: i64) -> Option<i64> {
+        match (self.lag_offsets, self.last_message_ms) {
+            (Some(0), _) => Some(0),
+            (Some(_), Some(last)) => Some((now_ms - last).max(0)),
+            _ => None,
+        }
+    }
+}
+
+/// What is known of a source.
+#[derive(Clone, Debug, Default, Deserialize, Serialize)]
+pub struct KafkaState {
+    /// The partitions that this daemon reads.
+    pub partitions: BTreeMap<i32, PartitionLag>,
+    /// Why nothing is read any more.
+    pub stopped: Option<String>,
+    /// What went wrong last and is tried again.
+    pub trouble: Option<String>,
+    /// Whether reading pauses, because facts wait to land.
+    pub paused: bool,
+}
+
+/// The consumer of a topic.
+#[derive(Debug)]
+pub struct KafkaSource {
+    state: Arc<Mutex<KafkaState>>,
+    stop: Arc<AtomicBool>,
+    thread: Mutex<Option<std::thread::JoinHandle<()>>>,
+}
+
+impl KafkaSource {
+    /// Begins to read.
+    ///
+    /// # Errors
+    /// `Invalid` where librdkafka refuses a property.
+    pub(crate) fn start(
+        stream: &Arc<TopicStream>,
+        catalogue: &Arc<Catalogue>,
+        settings: KafkaSettings,
+        failure: &Failure,
+    ) -> Result<Self> {
+        let state = Arc::new(Mutex::new(KafkaState::default()));
+        let stop = Arc::new(AtomicBool::new(false));
+        let source = Source::new(Shared {
+            stream: stream.clone(),
+            catalogue: catalogue.clone(),
+            settings,
+            state: state.clone(),
+            stop: stop.clone(),
+            runtime: tokio::runtime::Handle::current(),
+        })?;
+        let (topic, failure) = (stream.topic().name.clone(), failure.clone());
+        let thread = std::thread::Builder::new()
+            .name(format!("kafka-{topic}"))
+            .spawn(move || {
+                let run = std::panic::AssertUnwindSafe(|| source.run());
+                if let Err(panic) = std::panic::catch_unwind(run) {
+                    failure.report(Reason::Defect(format!(
+                        "the thread that reads topic `{topic}` from Kafka panicked: {}",
+                        panic_text(panic.as_ref())
+                    )));
+                }
+            })
+            .map_err(|e| Error::Unavailable(format!("can't start a thread: {e}")))?;
+        Ok(Self {
+            state,
+            stop,
+            thread: Mutex::new(Some(thread)),
+        })
+    }
+
+    /// What is known of it.
+    pub fn state(&self) -> KafkaState {
+        self.state.lock().clone()
+    }
+
+    /// Ends reading. What was read and has not landed stays with the topic.
+    pub(crate) fn stop(&self) {
+        self.stop.store(true, Ordering::Relaxed);
+        if let Some(thread) = self.thread.lock().take() {
+            thread.join().ok();
+        }
+    }
+}
+
+/// What a gap is to its reader.
+fn gap_text(topic: &str, partition: PartitionId, gap: OffsetRange) -> String {
+    format!(
+        "topic `{topic}`: Kafka has removed messages [{}, {}) of partition {partition} before they were read; set `on_gap = \"record\"` in `[topics.{topic}.source.kafka]` and restart to go on without them",
+        gap.start, gap.end
+    )
+}

@@ -1,0 +1,49 @@
+//! The partitions that a topic's daemon fills besides that of its WAL: those that it reads from a
+//! source which keeps its records, such as Kafka.
+
+use anabranch_shared::{Offset, PartitionId, Result};
+
+use super::TopicStream;
+use crate::payload::FactPiece;
+
+impl TopicStream {
+    /// Begins to fill partitions. Returns where each goes on: nothing below is to be pushed.
+    ///
+    /// # Errors
+    /// `Unavailable` when the storage does not answer.
+    pub async fn take_lanes(
+        &self,
+        partitions: &[PartitionId],
+    ) -> Result<Vec<(PartitionId, Offset)>> {
+        let _guard = self.upkeep.lock().await;
+        self.follow_log().await?;
+        let mut delta = self.delta.lock();
+        Ok(partitions
+            .iter()
+            .map(|p| (*p, delta.take_lane(*p)))
+            .collect())
+    }
+
+    /// Makes facts of such a partition visible. Returns `false`, and does nothing, where the lane
+    /// does not go on at the start of the piece: another daemon has landed facts of it, or it was
+    /// given up.
+    pub fn push(&self, piece: FactPiece) -> bool {
+        piece.partition != self.partition && self.delta.lock().push(piece)
+    }
+
+    /// Lands what there is of some partitions, with what came before it.
+    pub async fn land_lanes(&self, partitions: &[PartitionId]) -> Result<()> {
+        while self.with_delta(|d| partitions.iter().any(|p| d.unlanded.holds(*p))) {
+            self.land().await?;
+        }
+        Ok(())
+    }
+
+    /// Gives partitions up: what of them has not landed is somebody else's to bring.
+    pub fn leave_lanes(&self, partitions: &[PartitionId]) {
+        let mut delta = self.delta.lock();
+        for partition in partitions.iter().filter(|p| **p != self.partition) {
+            delta.leave_lane(*partition);
+        }
+    }
+}

@@ -1,0 +1,94 @@
+//! Facts that are visible and have not landed, in the order in which they became visible. Owns
+//! that order, and nothing of what is done with the facts.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+
+use anabranch_shared::PartitionId;
+
+use crate::payload::FactPiece;
+
+/// A queue of facts. Each piece has a number, one more than the piece before it; numbers are given
+/// anew where a piece is taken out of the middle, so they hold for one epoch of the delta.
+#[derive(Debug, Default)]
+pub struct Unlanded {
+    pieces: VecDeque<Arc<FactPiece>>,
+    /// The number of the first piece.
+    first: u64,
+    facts: usize,
+    bytes: usize,
+}
+
+impl Unlanded {
+    /// Adds a piece.
+    pub(crate) fn push(&mut self, piece: Arc<FactPiece>) {
+        self.facts += piece.facts.num_rows();
+        self.bytes += piece.bytes;
+        self.pieces.push_back(piece);
+    }
+
+    /// The number of the first piece.
+    pub(crate) fn start(&self) -> u64 {
+        self.first
+    }
+
+    /// One more than the number of the last piece.
+    pub(crate) fn end(&self) -> u64 {
+        self.first + self.pieces.len() as u64
+    }
+
+    /// The pieces, in order.
+    pub fn iter(&self) -> impl Iterator<Item = &Arc<FactPiece>> {
+        self.pieces.iter()
+    }
+
+    /// The pieces whose numbers are in `[from, to)`.
+    pub(crate) fn between(&self, from: u64, to: u64) -> impl Iterator<Item = &Arc<FactPiece>> {
+        let skipped = usize::try_from(from.saturating_sub(self.first)).unwrap_or(usize::MAX);
+        let end = usize::try_from(to.saturating_sub(self.first)).unwrap_or(usize::MAX);
+        let taken = end.saturating_sub(skipped);
+        self.pieces.iter().skip(skipped).take(taken)
+    }
+
+    /// Removes the first pieces.
+    pub(crate) fn remove_first(&mut self, count: usize) {
+        for piece in self.pieces.drain(..count.min(self.pieces.len())) {
+            self.facts -= piece.facts.num_rows();
+            self.bytes -= piece.bytes;
+            self.first += 1;
+        }
+    }
+
+    /// Removes those pieces of a partition for which `gone` holds.
+    pub(crate) fn remove_where(&mut self, gone: impl Fn(&FactPiece) -> bool) {
+        let (facts, bytes) = (&mut self.facts, &mut self.bytes);
+        self.pieces.retain(|piece| {
+            let keep = !gone(piece);
+            if !keep {
+                *facts -= piece.facts.num_rows();
+                *bytes -= piece.bytes;
+            }
+            keep
+        });
+    }
+
+    /// Whether a partition has facts here.
+    pub(crate) fn holds(&self, partition: PartitionId) -> bool {
+        self.pieces.iter().any(|p| p.partition == partition)
+    }
+
+    /// Whether there is nothing.
+    pub fn is_empty(&self) -> bool {
+        self.pieces.is_empty()
+    }
+
+    /// How many facts.
+    pub fn facts(&self) -> usize {
+        self.facts
+    }
+
+    /// Bytes of memory.
+    pub fn bytes(&self) -> usize {
+        self.bytes
+    }
+}
