@@ -1,9 +1,14 @@
 //! What must hold across the layers.
 
 pub mod daemon;
+pub mod disk;
 pub mod facts;
+pub mod fates;
 pub mod faults;
+pub mod kafka;
 pub mod ledger;
 pub mod places;
 pub mod process;
+pub mod proxy;
+pub mod sender;
 pub mod views;

@@ -23,7 +23,12 @@ fn now_us() -> i64 {
     NOW_US.load(Ordering::SeqCst)
 }
 
-async fn open(context: &Context, dir: &Path) -> anyhow::Result<Arc<Daemon>> {
+/// A daemon in this process, with a clock of the caller.
+pub(crate) async fn open(
+    context: &Context,
+    dir: &Path,
+    now_us: fn() -> i64,
+) -> anyhow::Result<Arc<Daemon>> {
     let options = DaemonOptions {
         wal: dir.join("wal"),
         land_every: Duration::from_secs(3_600),
@@ -60,7 +65,7 @@ async fn facts_keep_their_place_whatever_the_clock_says() -> anyhow::Result<()> 
     let mut expected = Vec::new();
     for (run, pair) in days.chunks(2).enumerate() {
         NOW_US.store(pair[0] * 86_400_000_000, Ordering::SeqCst);
-        let daemon = open(&context, dir.path()).await?;
+        let daemon = open(&context, dir.path(), now_us).await?;
         let Some(stream) = daemon.topics().get("facts").cloned() else {
             anyhow::bail!("the daemon has no such topic");
         };

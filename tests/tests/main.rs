@@ -6,6 +6,8 @@ mod bad_views;
 mod clock;
 mod crash;
 mod export;
+mod faults;
+mod kafka;
 mod law;
 mod maintain;
 mod old_states;
