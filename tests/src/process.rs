@@ -218,6 +218,11 @@ impl Process {
         }
     }
 
+    /// Pauses it, as a machine does that hangs.
+    pub fn pause(&self) -> anyhow::Result<()> {
+        Ok(kill_process(self.pid()?, Signal::STOP)?)
+    }
+
     /// Lets a process that has stopped go on.
     pub fn go_on(&self) -> anyhow::Result<()> {
         Ok(kill_process(self.pid()?, Signal::CONT)?)

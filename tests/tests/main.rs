@@ -8,6 +8,7 @@ mod crash;
 mod export;
 mod faults;
 mod kafka;
+mod kafka_source;
 mod law;
 mod maintain;
 mod old_states;

@@ -1,0 +1,403 @@
+//! A topic that comes from Kafka: every message is one fact, at Kafka's own partition and offset,
+//! over restarts, kills, rebalances, gaps and garbage; on the mock, and on the real broker where
+//! there is one.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+
+use anabranch_tests::daemon::{Daemon, run};
+use anabranch_tests::fates::{Fates, Place};
+use anabranch_tests::kafka::{Broker, Cluster, Codec, End, Mock, Producer, Shape};
+use anabranch_tests::process::{Process, Setup, until, write_project};
+use tokio::task::block_in_place;
+
+const TOPIC: &str = "from-kafka";
+
+/// A project whose topic comes from Kafka.
+fn project(dir: &Path, storage: &str, bootstrap: &str, more: &str) -> anyhow::Result<()> {
+    write_project(
+        dir,
+        Setup {
+            storage,
+            ..Default::default()
+        },
+    )?;
+    let file = dir.join("anabranch.toml");
+    let text = std::fs::read_to_string(&file)?;
+    let source = format!(
+        "[topics.facts.source.kafka]\nbrokers = \"{bootstrap}\"\ntopic = \"{TOPIC}\"\n{more}\n[topics.facts.source.kafka.properties]\n\"session.timeout.ms\" = 6000\n\"max.poll.interval.ms\" = 8000\n\"heartbeat.interval.ms\" = 500\n"
+    );
+    std::fs::write(file, text + &source)?;
+    Ok(())
+}
+
+/// The facts that a daemon answers with: their numbers and places.
+async fn found(daemon: &Daemon) -> anyhow::Result<Vec<(i64, Place)>> {
+    let rows = daemon
+        .rows("SELECT id, _partition, _offset FROM facts")
+        .await?;
+    let place = |row: &Vec<String>| {
+        let partition = row[1].parse()?;
+        let offset = row[2].parse()?;
+        Ok((row[0].parse()?, Place { partition, offset }))
+    };
+    rows.iter().map(place).collect()
+}
+
+/// Waits until a daemon answers with all facts, and compares them one by one, as topic and as view.
+async fn all_there(what: &str, daemon: &Daemon, fates: &Fates) -> anyhow::Result<()> {
+    let produced = fates.totals();
+    until(what, || async {
+        let rows = daemon.rows("SELECT count(*) FROM facts").await?;
+        Ok(rows[0][0].parse::<u64>()? >= produced.count)
+    })
+    .await?;
+    let tally = fates.compare(found(daemon).await?);
+    anyhow::ensure!(tally.is_exact(), "{what}: {tally:?}");
+    let view = daemon
+        .rows("SELECT sum(facts), sum(ids) FROM words")
+        .await?;
+    let expected = [produced.count.to_string(), produced.sum.to_string()];
+    anyhow::ensure!(
+        view[0] == expected,
+        "{what}: the view has {view:?}, not {expected:?}"
+    );
+    Ok(())
+}
+
+fn holds(dir: &Path) -> anyhow::Result<()> {
+    let verified = run(dir, &["verify"])?;
+    anyhow::ensure!(
+        verified.code == Some(0),
+        "{}{}",
+        verified.said,
+        verified.complained
+    );
+    Ok(())
+}
+
+fn send(
+    bootstrap: &str,
+    shape: Shape,
+    facts: std::ops::Range<i64>,
+    all: &mut Fates,
+) -> anyhow::Result<()> {
+    block_in_place(|| {
+        let mut producer = Producer::new(bootstrap, TOPIC, shape, facts.start)?;
+        producer.send(facts.end - facts.start)?;
+        all.add(&producer.fates());
+        Ok(())
+    })
+}
+
+async fn once_each(cluster: &dyn Cluster) -> anyhow::Result<()> {
+    cluster.create_topic(TOPIC, 3).await?;
+    let dir = tempfile::tempdir()?;
+    let bootstrap = cluster.bootstrap();
+    project(dir.path(), "file://./data", &bootstrap, "")?;
+    let mut all = Fates::default();
+    for (nth, codec) in (0..).zip(Codec::ALL) {
+        let shape = Shape {
+            codec,
+            keys: nth % 2 == 0,
+            framed: (nth % 2 == 1).then_some(7),
+            ..Default::default()
+        };
+        send(&bootstrap, shape, nth * 500..(nth + 1) * 500, &mut all)?;
+    }
+    let daemon = Daemon::start(dir.path()).await?;
+    all_there("at first", &daemon, &all).await?;
+
+    // What can't be a fact is a dead letter at its own place, and the rest goes on.
+    let garbage: [(&str, Option<&[u8]>); 4] = [
+        ("no value", None),
+        ("no JSON", Some(b"what is this?")),
+        ("Avro", Some(b"\0\0\0\0\x09\x02\x04")),
+        ("no time", Some(b"{\"id\":\n1}")),
+    ];
+    let mut places = Vec::new();
+    block_in_place(|| {
+        let mut producer = Producer::new(&bootstrap, TOPIC, Shape::default(), 2_500)?;
+        for (_, value) in garbage {
+            places.push(producer.send_raw(None, value)?);
+        }
+        producer.send(100)?;
+        all.add(&producer.fates());
+        anyhow::Ok(())
+    })?;
+    all_there("after garbage", &daemon, &all).await?;
+    let letters = "SELECT _partition, _offset, reason FROM dead_letters";
+    until("the dead letters", || async {
+        Ok(daemon.rows(letters).await?.len() >= garbage.len())
+    })
+    .await?;
+    let letters = daemon.rows(letters).await?;
+    anyhow::ensure!(letters.len() == garbage.len(), "{letters:?}");
+    for (place, (what, _)) in places.iter().zip(garbage) {
+        let at = [place.partition.to_string(), place.offset.to_string()];
+        anyhow::ensure!(
+            letters.iter().any(|l| l[..2] == at),
+            "{what}: not at {place:?}: {letters:?}"
+        );
+    }
+
+    // A kill, and messages that came meanwhile.
+    drop(daemon);
+    send(&bootstrap, Shape::default(), 2_600..3_600, &mut all)?;
+    let rebuilt = run(dir.path(), &["batch", "rebuild"])?;
+    anyhow::ensure!(rebuilt.code == Some(0), "{}", rebuilt.complained);
+    let daemon = Daemon::start(dir.path()).await?;
+    all_there("after a kill", &daemon, &all).await?;
+    let refreshed = run(dir.path(), &["batch", "refresh"])?;
+    anyhow::ensure!(refreshed.code == Some(0), "{}", refreshed.complained);
+    let status = run(dir.path(), &["status", "--format", "json"])?;
+    let status: serde_json::Value = serde_json::from_str(&status.said)?;
+    anyhow::ensure!(
+        status["kafka"].as_array().is_some_and(|k| k.len() == 3),
+        "{status}"
+    );
+    daemon.stop().await?;
+    holds(dir.path())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn each_message_is_one_fact() -> anyhow::Result<()> {
+    once_each(&Mock::start(1).await?).await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn each_message_of_a_real_broker_is_one_fact() -> anyhow::Result<()> {
+    let Some(broker) = Broker::start().await? else {
+        return Ok(());
+    };
+    once_each(&broker).await?;
+    // Of transactions only what was committed.
+    let topic_dir = tempfile::tempdir()?;
+    project(
+        topic_dir.path(),
+        "file://./data",
+        &broker.bootstrap(),
+        "group = \"transactions\"",
+    )?;
+    let shape = Shape {
+        transactions: Some("t".into()),
+        ..Default::default()
+    };
+    let fates = block_in_place(|| {
+        let mut producer = Producer::new(&broker.bootstrap(), TOPIC, shape, 100_000)?;
+        for n in 0..10 {
+            let end = if n % 3 == 0 { End::Abort } else { End::Commit };
+            producer.transaction(100, end)?;
+        }
+        anyhow::Ok(producer.fates())
+    })?;
+    let daemon = Daemon::start(topic_dir.path()).await?;
+    let expected = fates.totals().count;
+    until("the transactions' facts", || async {
+        let rows = daemon
+            .rows("SELECT count(*) FROM facts WHERE id >= 100000")
+            .await?;
+        Ok(rows[0][0].parse::<u64>()? >= expected)
+    })
+    .await?;
+    let all = found(&daemon).await?;
+    let of_transactions = all.into_iter().filter(|(id, _)| *id >= 100_000);
+    let tally = fates.compare(of_transactions);
+    anyhow::ensure!(tally.is_exact(), "{tally:?}");
+    daemon.stop().await
+}
+
+/// Key, headers and time stamp become fields; values may be spread over lines.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_besides_the_value_becomes_fields() -> anyhow::Result<()> {
+    let mock = Mock::start(1).await?;
+    mock.create_topic(TOPIC, 1).await?;
+    let dir = tempfile::tempdir()?;
+    std::fs::write(
+        dir.path().join("anabranch.toml"),
+        format!(
+            r#"
+[storage]
+url = "file://./data"
+[daemon]
+http = "127.0.0.1:0"
+[topics.facts]
+event_time = "ts"
+[topics.facts.fields]
+ts = "timestamp not null"
+id = "bigint"
+who = "varchar"
+origin = "varchar"
+[topics.facts.source.kafka]
+brokers = "{}"
+topic = "{TOPIC}"
+key_field = "who"
+timestamp_field = "ts"
+[topics.facts.source.kafka.headers]
+source = "origin"
+"#,
+            mock.bootstrap()
+        ),
+    )?;
+    let shape = Shape {
+        keys: true,
+        headers: true,
+        timestamp_ms: Some(1_767_225_600_000),
+        value: |id| format!("{{\n  \"id\": {id}\n}}\n"),
+        ..Default::default()
+    };
+    let mut all = Fates::default();
+    send(&mock.bootstrap(), shape, 0..10, &mut all)?;
+    let daemon = Daemon::start(dir.path()).await?;
+    until("ten facts", || async {
+        Ok(daemon.rows("SELECT id FROM facts").await?.len() == 10)
+    })
+    .await?;
+    let rows = daemon
+        .rows("SELECT ts, id, who, origin FROM facts ORDER BY id")
+        .await?;
+    let row = ["2026-01-01T00:00:00.004Z", "4", "k4", "h1"];
+    anyhow::ensure!(rows[4] == row, "{:?}", rows[4]);
+    daemon.stop().await
+}
+
+/// Two daemons share a topic; one dies, one is paused until the group has given its partitions away
+/// and wakes; a new one comes. Nothing is lost or doubled.
+async fn shared(cluster: &dyn Cluster) -> anyhow::Result<()> {
+    cluster.create_topic(TOPIC, 4).await?;
+    let bootstrap = cluster.bootstrap();
+    let storage = tempfile::tempdir()?;
+    let url = format!("file://{}", storage.path().display());
+    let dirs: Vec<_> = (0..3)
+        .map(|_| tempfile::tempdir())
+        .collect::<Result<_, _>>()?;
+    for dir in &dirs {
+        project(dir.path(), &url, &bootstrap, "")?;
+    }
+    let mut all = Fates::default();
+    let mut first = Process::start(dirs[0].path(), &["speed"])?;
+    let context = anabranch_jobs::context::Context::open(dirs[0].path()).await?;
+    let landed = |facts: u64| {
+        let context = &context;
+        move || async move {
+            let log = context.log("facts").await?;
+            let rows: u64 = log
+                .table()
+                .with_state(|s| s.files.values().filter_map(|f| f.rows()).sum());
+            Ok(rows >= facts)
+        }
+    };
+    send(&bootstrap, Shape::default(), 0..2_000, &mut all)?;
+    until("the first daemon's landings", landed(2_000)).await?;
+
+    let mut second = Process::start(dirs[1].path(), &["speed"])?;
+    send(&bootstrap, Shape::default(), 2_000..6_000, &mut all)?;
+    until("both daemons' landings", landed(6_000)).await?;
+
+    // The first is paused, and its partitions go to the second.
+    first.pause()?;
+    send(&bootstrap, Shape::default(), 6_000..9_000, &mut all)?;
+    until("the second daemon's landings", landed(9_000)).await?;
+    first.go_on()?;
+    send(&bootstrap, Shape::default(), 9_000..11_000, &mut all)?;
+    until("landings after the first one woke", landed(11_000)).await?;
+
+    second.kill()?;
+    let mut third = Process::start(dirs[2].path(), &["speed"])?;
+    send(&bootstrap, Shape::default(), 11_000..13_000, &mut all)?;
+    until("landings after the second one's death", landed(13_000)).await?;
+    third.terminate().await?;
+    first.terminate().await?;
+
+    let log = context.log("facts").await?;
+    let facts = log.read_between(&Default::default(), &log.head()).await?;
+    let mut found = Vec::new();
+    for batch in &facts {
+        use arrow::array::AsArray;
+        use arrow::datatypes::{Int32Type, Int64Type};
+        let column = |name: &str| {
+            let found = batch.column_by_name(name);
+            found.ok_or_else(|| anyhow::anyhow!("no `{name}`"))
+        };
+        let ids = column("id")?.as_primitive::<Int64Type>();
+        let partitions = column("_partition")?.as_primitive::<Int32Type>();
+        let offsets = column("_offset")?.as_primitive::<Int64Type>();
+        for row in 0..batch.num_rows() {
+            let (partition, offset) = (partitions.value(row), offsets.value(row));
+            found.push((ids.value(row), Place { partition, offset }));
+        }
+    }
+    let tally = all.compare(found);
+    anyhow::ensure!(tally.is_exact(), "{tally:?}");
+    let by_partition: BTreeMap<_, _> = all.by_partition();
+    anyhow::ensure!(by_partition.len() == 4, "{by_partition:?}");
+    holds(dirs[0].path())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn daemons_share_a_topic() -> anyhow::Result<()> {
+    shared(&Mock::start(1).await?).await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn daemons_share_a_topic_of_a_real_broker() -> anyhow::Result<()> {
+    match Broker::start().await? {
+        Some(broker) => shared(&broker).await,
+        None => Ok(()),
+    }
+}
+
+/// Kafka has removed messages before they were read: the topic stops and says which, or records
+/// that, as the project says.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_gap_stops_the_topic_or_is_recorded() -> anyhow::Result<()> {
+    let mock = Mock::start(1).await?;
+    mock.create_topic(TOPIC, 1).await?;
+    let bootstrap = mock.bootstrap();
+    let dir = tempfile::tempdir()?;
+    project(dir.path(), "file://./data", &bootstrap, "")?;
+    let mut all = Fates::default();
+    send(&bootstrap, Shape::default(), 0..1_000, &mut all)?;
+    let daemon = Daemon::start(dir.path()).await?;
+    all_there("before the gap", &daemon, &all).await?;
+    daemon.stop().await?;
+
+    // The mock keeps 5 MiB of a partition.
+    let large = Shape {
+        value: |id| {
+            let text = anabranch_tests::ledger::line(id);
+            let padding = "x".repeat(1_000);
+            text.trim_end()
+                .replace("}", &format!(", \"padding\": \"{padding}\"}}"))
+        },
+        ..Default::default()
+    };
+    let mut later = Fates::default();
+    send(&bootstrap, large, 1_000..9_000, &mut later)?;
+    let daemon = Daemon::start(dir.path()).await?;
+    until("the daemon sees the gap", || async {
+        let status = run(dir.path(), &["status"])?;
+        Ok(status.said.contains("reading from Kafka has stopped"))
+    })
+    .await?;
+    let rows = daemon.rows("SELECT count(*) FROM facts").await?;
+    anyhow::ensure!(rows[0][0] == "1000", "{rows:?}");
+    daemon.stop().await?;
+
+    let file = dir.path().join("anabranch.toml");
+    let text = std::fs::read_to_string(&file)?;
+    std::fs::write(
+        &file,
+        text.replace("brokers =", "on_gap = \"record\"\nbrokers ="),
+    )?;
+    let daemon = Daemon::start(dir.path()).await?;
+    until("the last fact", || async {
+        let rows = daemon.rows("SELECT max(id) FROM facts").await?;
+        Ok(rows[0][0] == "8999")
+    })
+    .await?;
+    daemon.stop().await?;
+    let status = run(dir.path(), &["status"])?;
+    anyhow::ensure!(status.said.contains("are lost"), "{}", status.said);
+    holds(dir.path())
+}
