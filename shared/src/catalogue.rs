@@ -20,6 +20,9 @@ const FORMAT: u32 = 1;
 /// How often a change that keeps losing its number is tried again.
 const CHANGE_TRIES: usize = 1_000;
 
+/// How often a change whose put was not answered, and is not there, is tried again.
+const UNANSWERED_TRIES: usize = 4;
+
 /// One entry.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Entry {
@@ -182,6 +185,7 @@ impl Catalogue {
     ) -> Result<Arc<Entry>> {
         let _guard = self.changing.lock().await;
         self.refresh().await?;
+        let mut unanswered = 0;
         for _ in 0..CHANGE_TRIES {
             let current = self.current();
             let Some(mut next) = change(&current)? else {
@@ -207,6 +211,8 @@ impl Catalogue {
                     return Ok(self.current());
                 }
                 Ok(CreateOutcome::Created | CreateOutcome::Exists) => {}
+                // It may yet be there: then the change, asked again, finds itself done.
+                Err(_) if unanswered < UNANSWERED_TRIES => unanswered += 1,
                 Err(e) => return Err(e),
             }
         }
@@ -307,6 +313,8 @@ impl Catalogue {
             let known = next.views.get_mut(view);
             let live = known.as_ref().and_then(|v| v.live.as_ref()).map(|l| l.generation);
             match known {
+                // An earlier attempt of ours, which was not answered.
+                Some(_) if live == Some(to.generation) => return Ok(None),
                 Some(known) if live == from => known.live = Some(to.clone()),
                 _ => {
                     return Err(Error::Conflict(format!(

@@ -6,4 +6,5 @@ pub mod faults;
 pub mod ledger;
 pub mod places;
 pub mod process;
+pub mod s3;
 pub mod views;

@@ -38,6 +38,10 @@ fn parse(text: &str) -> Project {
 fn other_value(section: Section, key: &str) -> &'static str {
     match (section, key) {
         (Section::Storage, "url") => "\"s3://bucket/prefix\"",
+        (Section::Storage, "endpoint") => "\"https://s3.example.org\"",
+        (Section::Storage, "region") => "\"eu-central-1\"",
+        (Section::Storage, "path_style") => "false",
+        (Section::Daemon, "advertise") => "\"10.0.0.7:8787\"",
         (Section::Storage, "grace") => "\"7h\"",
         (Section::Storage, "orphan_grace") => "\"7d\"",
         (Section::Daemon, "http") => "\"localhost:0\"",
@@ -184,11 +188,15 @@ fn defaults_are_those_of_the_documentation() {
         dir: at.to_path_buf(),
         storage: StorageSettings {
             url: "file://./data".to_owned(),
+            endpoint: None,
+            region: None,
+            path_style: None,
             grace: Duration::from_secs(3_600),
             orphan_grace: Duration::from_secs(86_400),
         },
         daemon: DaemonSettings {
             http: "127.0.0.1:8787".to_owned(),
+            advertise: None,
             wal: at.join("wal"),
             land_every: Duration::from_secs(5),
             land_facts: 500_000,
