@@ -59,6 +59,7 @@ pub struct S3Server {
 
 /// What all connections share.
 struct Shared {
+    root: PathBuf,
     service: S3Service,
     locks: Option<Vec<tokio::sync::Mutex<()>>>,
     faults: Faults,
@@ -97,6 +98,7 @@ impl S3Server {
         builder.set_auth(SimpleAuth::from_single(ACCESS_KEY, SECRET_KEY));
         let locks = || (0..LOCKS).map(|_| tokio::sync::Mutex::default()).collect();
         let shared = Arc::new(Shared {
+            root: root.to_path_buf(),
             service: builder.build(),
             locks: (locking == Locking::PerKey).then(locks),
             faults: Faults::default(),
@@ -215,6 +217,11 @@ async fn answer(shared: Arc<Shared>, request: Request<Incoming>) -> anyhow::Resu
         return control::applied(&shared, answer, request).await;
     }
     let kind = kind(&request);
+    let bucket = request.uri().path().split('/').nth(1).unwrap_or_default();
+    if !shared.root.join(bucket).is_dir() {
+        // `s3s-fs` makes a bucket that is absent.
+        return Ok(faults::refusal(404, "NoSuchBucket"));
+    }
     shared.asked.count(kind);
     let key = request.uri().path().to_owned();
     let Some(fault) = shared.faults.choose(request.method(), &key) else {

@@ -22,8 +22,11 @@ use tempfile::TempDir;
 
 /// A server with a bucket.
 pub(super) enum Server {
-    /// The tests' own.
-    Own(S3Server, TempDir),
+    /// The tests' own, and its folder for as long as it lives.
+    Own(
+        S3Server,
+        #[expect(dead_code, reason = "dropped last")] TempDir,
+    ),
     /// moto, a process of Python.
     Moto(Moto),
 }
