@@ -5,7 +5,9 @@ use std::collections::BTreeMap;
 use anabranch_jobs::client::Client;
 use anabranch_shared::{Offsets, RequestKind};
 use anabranch_tests::ledger::{Ledger, rows};
+use anabranch_tests::places;
 use anabranch_tests::process::{EDITED, Process, Setup, run_well, until};
+use anabranch_tests::s3::{Fault, Locking, Rule, S3Server};
 
 use super::bucket::{Project, Server};
 
@@ -91,4 +93,34 @@ async fn nothing_is_listed_on_hot_paths() -> anyhow::Result<()> {
         "a daemon's requests through {landings} landings: {landed:?}; with queries, a refresh and a cut-over: {after:?}"
     );
     daemon.terminate().await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_large_object_goes_in_parts() -> anyhow::Result<()> {
+    let dir = places::folder()?;
+    let server = S3Server::start(dir.path(), Locking::PerKey)?;
+    let storage = server.storage("large")?;
+    let body: Vec<u8> = (0..40_000_001_u32).map(|n| (n % 251) as u8).collect();
+    let body = bytes::Bytes::from(body);
+    let path = "some/object".into();
+    // Parts are repeated like any other put.
+    server.fail(vec![
+        Rule::new(Fault::Error500, 200),
+        Rule::new(Fault::DropAfter, 200),
+    ]);
+    storage.put(&path, body.clone()).await?;
+    server.fail(Vec::new());
+    // The upload's start, three parts, its end.
+    anyhow::ensure!(storage.requests().of(RequestKind::Put) == 5);
+    anyhow::ensure!(storage.get(&path).await?.as_ref() == Some(&body));
+
+    // A put that can't be done is an error, and leaves nothing.
+    let other = "other/object".into();
+    server.fail(vec![
+        Rule::new(Fault::SlowDown, 1_000).method(hyper::Method::PUT),
+    ]);
+    anyhow::ensure!(storage.put(&other, body).await.is_err());
+    server.fail(Vec::new());
+    anyhow::ensure!(storage.get(&other).await?.is_none());
+    Ok(())
 }
