@@ -18,6 +18,9 @@ use crate::shell::RelationInfo;
 /// How long a daemon may take to say that it is there.
 const HELLO: Duration = Duration::from_secs(2);
 
+/// How long a daemon may take for what it need not compute.
+const SMALL_ANSWER: Duration = Duration::from_secs(20);
+
 /// A silent connection is asked for a sign of life after so long: the machine may be gone.
 const KEEP_ALIVE: Duration = Duration::from_secs(15);
 
@@ -142,6 +145,11 @@ impl Client {
         format!("http://{}{path}", self.reached)
     }
 
+    /// A question whose answer is small.
+    fn ask(&self, path: &str) -> reqwest::RequestBuilder {
+        self.http.get(self.url(path)).timeout(SMALL_ANSWER)
+    }
+
     /// Host and port under which it answered.
     pub fn reached(&self) -> &str {
         &self.reached
@@ -233,7 +241,7 @@ impl Client {
 
     /// The views that don't answer, and why.
     pub async fn views_that_fail(&self) -> Result<BTreeMap<String, String>> {
-        let sent = self.http.get(self.url("/ready")).send().await;
+        let sent = self.ask("/ready").send().await;
         let response = self.checked(sent.map_err(|e| self.unreachable(e))?).await?;
         let body = response.bytes().await.map_err(|e| self.unreachable(e))?;
         let ready: Ready = serde_json::from_slice(&body)
@@ -243,7 +251,7 @@ impl Client {
 
     /// What the daemon can be asked for.
     pub async fn relations(&self) -> Result<Vec<RelationInfo>> {
-        let sent = self.http.get(self.url("/relations")).send().await;
+        let sent = self.ask("/relations").send().await;
         let response = self.checked(sent.map_err(|e| self.unreachable(e))?).await?;
         let body = response.bytes().await.map_err(|e| self.unreachable(e))?;
         let list: Vec<Listed> = serde_json::from_slice(&body)
@@ -258,7 +266,7 @@ impl Client {
 
     /// What the daemon knows and the storage does not.
     pub async fn status(&self) -> Result<DaemonStatus> {
-        let sent = self.http.get(self.url("/status")).send().await;
+        let sent = self.ask("/status").send().await;
         let response = self.checked(sent.map_err(|e| self.unreachable(e))?).await?;
         let body = response.bytes().await.map_err(|e| self.unreachable(e))?;
         serde_json::from_slice(&body).map_err(|e| Error::Internal(format!("daemon's answer: {e}")))
@@ -297,8 +305,7 @@ impl Client {
     /// How many records of an ingested file are written.
     pub async fn ingested(&self, topic: &str, id: &str) -> Result<u64> {
         let sent = self
-            .http
-            .get(self.url(&format!("/topics/{topic}/ingested/{id}")))
+            .ask(&format!("/topics/{topic}/ingested/{id}"))
             .send()
             .await
             .map_err(|e| self.unreachable(e))?;

@@ -61,10 +61,7 @@ impl LocalPinner {
         {
             for partition in address.partitions.get(name).into_iter().flatten() {
                 let landed = topic.head.get(PartitionId(*partition));
-                notes.push(format!(
-                    "the daemon at {} does not answer: facts of `{name}` from offset {landed} of partition {partition} on may be missing",
-                    address.describe(now_ms()),
-                ));
+                notes.push(address.missing_note(name, *partition, landed));
             }
         }
         notes

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use anabranch_shared::{Catalogue, Error, Result, Storage};
+use anabranch_shared::{Catalogue, Error, Offset, Result, Storage};
 use object_store::path::Path;
 use serde::{Deserialize, Serialize};
 
@@ -114,6 +114,15 @@ impl Address {
     /// Whether the daemon runs on this machine, by its name.
     pub fn is_here(&self) -> bool {
         self.host.is_empty() || self.host == host_name()
+    }
+
+    /// For people: that facts of one of its partitions may be missing from an answer, because it
+    /// could not be asked.
+    pub fn missing_note(&self, topic: &str, partition: i32, landed: Offset) -> String {
+        format!(
+            "the daemon at {} does not answer: facts of `{topic}` from offset {landed} of partition {partition} on may be missing",
+            self.describe(now_ms()),
+        )
     }
 
     /// For people: where it is and when it was last heard of.

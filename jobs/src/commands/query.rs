@@ -1,6 +1,7 @@
 //! `anabranch sql`: asks a daemon, or answers by itself where none can be reached.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use anabranch_serving::SqlService;
 use anabranch_shared::{Error, ErrorKind, ReadMode, Result};
@@ -10,14 +11,18 @@ use parking_lot::Mutex;
 use crate::client::Client;
 use crate::context::Context;
 use crate::local::LocalPinner;
+use crate::missing::Missing;
 use crate::presence::Address;
 use crate::shell::{Answer, RelationInfo, Session};
+
+/// A daemon ends a query by its own bound; it may take so long to say that.
+const PATIENCE: Duration = Duration::from_secs(10);
 
 /// Who answers.
 #[derive(Debug)]
 pub enum Answerer {
-    /// The running daemon.
-    Daemon(Client),
+    /// A running daemon, and what others may hold that don't answer.
+    Daemon(Box<Client>, Box<Missing>),
     /// This process.
     Local(Box<SqlService>),
 }
@@ -45,7 +50,10 @@ fn local_service_without(context: &Context, silent: Vec<Address>) -> Result<SqlS
 async fn answerer(context: &Context) -> Result<Arc<Answerer>> {
     let daemons = Client::look(&context.storage).await?;
     Ok(Arc::new(match daemons.alive.into_iter().next() {
-        Some(client) => Answerer::Daemon(client),
+        Some(client) => Answerer::Daemon(
+            Box::new(client),
+            Box::new(Missing::new(context, daemons.silent)),
+        ),
         None => Answerer::Local(Box::new(local_service_without(context, daemons.silent)?)),
     }))
 }
@@ -63,7 +71,7 @@ impl QuerySession {
     /// Who answers, in one line.
     pub fn greeting(&self) -> String {
         match self.answerer.lock().as_ref() {
-            Answerer::Daemon(client) => {
+            Answerer::Daemon(client, _) => {
                 format!("answers come from the daemon at {}", client.reached())
             }
             Answerer::Local(_) => {
@@ -97,20 +105,21 @@ impl QuerySession {
         }
         let mode = *self.mode.lock();
         let answerer = self.answerer.lock().clone();
-        if let Answerer::Daemon(client) = answerer.as_ref() {
-            match answer(&answerer, sql, mode).await {
+        let patience = self.context.project.query.timeout + PATIENCE;
+        if let Answerer::Daemon(client, _) = answerer.as_ref() {
+            match answer(&answerer, sql, mode, patience).await {
                 Err(e) if e.kind() == ErrorKind::Unavailable && self.replace(client).await? => {}
                 answered => return answered,
             }
         }
         let answerer = self.answerer.lock().clone();
-        answer(&answerer, sql, mode).await
+        answer(&answerer, sql, mode, patience).await
     }
 
     async fn list(&self) -> Result<Vec<RelationInfo>> {
         let answerer = self.answerer.lock().clone();
         match answerer.as_ref() {
-            Answerer::Daemon(client) => client.relations().await,
+            Answerer::Daemon(client, _) => client.relations().await,
             Answerer::Local(service) => {
                 let relations = service.pinner().relations().await?;
                 Ok(relations.iter().map(info).collect())
@@ -119,14 +128,27 @@ impl QuerySession {
     }
 }
 
-async fn answer(answerer: &Answerer, sql: &str, mode: ReadMode) -> Result<Answer> {
+async fn answer(
+    answerer: &Answerer,
+    sql: &str,
+    mode: ReadMode,
+    patience: Duration,
+) -> Result<Answer> {
     match answerer {
-        Answerer::Daemon(client) => {
-            let a = client.query(sql, mode).await?;
-            let (schema, batches) = (a.schema, a.batches);
+        Answerer::Daemon(client, missing) => {
+            let missing = match mode {
+                ReadMode::Merged => missing.notes(sql).await?,
+                ReadMode::Batch => Vec::new(),
+            };
+            let asked = tokio::time::timeout(patience, client.query(sql, mode)).await;
+            let mut a = asked.map_err(|_| {
+                let at = client.reached();
+                Error::Unavailable(format!("the daemon at {at} has not answered in time"))
+            })??;
+            a.notes.extend(missing);
             Ok(Answer {
-                schema,
-                batches,
+                schema: a.schema,
+                batches: a.batches,
                 freshness: a.freshness,
                 notes: a.notes,
             })

@@ -134,8 +134,11 @@ async fn dead_addresses_cost_no_time() -> anyhow::Result<()> {
     let client = daemon.ready(&context).await?;
     let ledger = Ledger::default().send(&client, 1).await;
     ledger.check("among dead addresses", &client, VIEW).await?;
-    let (rows, _, _) = asked(&project).await?;
-    anyhow::ensure!(rows == "50", "{rows}");
+    let (rows, says, _) = asked(&project).await?;
+    anyhow::ensure!(
+        rows == "50" && says.contains("of partition 119 on"),
+        "{rows}: {says}"
+    );
     daemon.terminate().await
 }
 
@@ -189,10 +192,17 @@ async fn two_daemons_on_one_bucket() -> anyhow::Result<()> {
     tokio::time::sleep(Duration::from_millis(50)).await;
     daemons[1].kill()?;
     let ledger = sending.await?;
+    let (_, says, _) = asked(&projects[0]).await?;
+    anyhow::ensure!(
+        says.contains("the daemon at 192.0.2.9:8787") && says.contains("of partition"),
+        "the first daemon's answer does not name the second: {says}"
+    );
     run_well(projects[0].path(), &["batch", "rebuild"]).await?;
     daemons[1] = Process::start(projects[1].path(), &["speed"])?;
     let back = daemons[1].ready(&context).await?;
     ledger.check("after a restart", &back, VIEW).await?;
+    let (_, says, _) = asked(&projects[0]).await?;
+    anyhow::ensure!(!says.contains("may be missing"), "{says}");
     for daemon in &mut daemons {
         daemon.terminate().await?;
     }
