@@ -9,53 +9,37 @@ use arrow::array::RecordBatch;
 use arrow::datatypes::SchemaRef;
 use arrow::ipc::reader::StreamReader;
 use bytes::Bytes;
-use futures::TryStreamExt;
-use object_store::ObjectStore;
-use object_store::path::Path;
-use serde::{Deserialize, Serialize};
+use serde::Deserialize;
 
 use crate::commands::status::DaemonStatus;
+use crate::presence::{self, Address};
 use crate::shell::RelationInfo;
-
-/// The folder of the daemons' addresses in the storage.
-const DAEMONS: &str = "daemons";
 
 /// How long a daemon may take to say that it is there.
 const HELLO: Duration = Duration::from_secs(2);
 
-/// Where a daemon is.
-#[derive(Clone, Debug, Serialize, Deserialize)]
-pub struct Address {
-    /// A random id of this run of the daemon.
-    pub id: String,
-    /// Host and port of its HTTP interface.
-    pub http: String,
-    /// Its process.
-    pub pid: u32,
-}
+/// How long a daemon may take for what it need not compute.
+const SMALL_ANSWER: Duration = Duration::from_secs(20);
 
-impl Address {
-    fn path(&self) -> Path {
-        Path::from(format!("{DAEMONS}/{}.json", self.id))
-    }
-
-    /// Makes the daemon known.
-    pub async fn publish(&self, storage: &Storage) -> Result<()> {
-        let body = serde_json::to_vec(self).map_err(|e| Error::Internal(e.to_string()))?;
-        storage.put(&self.path(), body).await
-    }
-
-    /// Makes the daemon unknown.
-    pub async fn withdraw(&self, storage: &Storage) -> Result<()> {
-        storage.delete(&self.path()).await
-    }
-}
+/// A silent connection is asked for a sign of life after so long: the machine may be gone.
+const KEEP_ALIVE: Duration = Duration::from_secs(15);
 
 /// A running daemon.
 #[derive(Clone, Debug)]
 pub struct Client {
     address: Address,
+    /// Host and port under which it answered.
+    reached: String,
     http: reqwest::Client,
+}
+
+/// The daemons of a storage.
+#[derive(Debug, Default)]
+pub struct Daemons {
+    /// Those that answer: on this machine first, then the latest seen.
+    pub alive: Vec<Client>,
+    /// Those that made themselves known, did not withdraw, and don't answer.
+    pub silent: Vec<Address>,
 }
 
 /// A daemon's answer to a query.
@@ -103,48 +87,53 @@ struct Refusal {
 impl Client {
     /// A running daemon of a storage, if there is one.
     pub async fn find(storage: &Storage) -> Result<Option<Self>> {
-        for client in Self::known(storage).await? {
-            if client.is_alive().await {
-                return Ok(Some(client));
-            }
-            tracing::debug!(http = %client.address.http, "a daemon's address does not answer");
-        }
-        Ok(None)
+        Ok(Self::look(storage).await?.alive.into_iter().next())
     }
 
     /// The running daemons of a storage.
     pub async fn all(storage: &Storage) -> Result<Vec<Self>> {
-        let mut alive = Vec::new();
-        for client in Self::known(storage).await? {
-            if client.is_alive().await {
-                alive.push(client);
-            }
-        }
-        Ok(alive)
+        Ok(Self::look(storage).await?.alive)
     }
 
-    /// The daemons that made themselves known and didn't withdraw; some may be gone.
-    async fn known(storage: &Storage) -> Result<Vec<Self>> {
-        let prefix = Path::from(DAEMONS);
-        let found: Vec<_> = storage.store().list(Some(&prefix)).try_collect().await?;
+    /// The daemons of a storage, each asked whether it is there; all at once, so that many dead
+    /// ones take no longer than one.
+    pub async fn look(storage: &Storage) -> Result<Daemons> {
+        let mut known = presence::known(storage).await?;
+        known.sort_by_key(|a| (!a.is_here(), -a.seen_at_ms));
         let http = reqwest::Client::builder()
             .no_proxy()
+            .connect_timeout(HELLO)
+            .tcp_keepalive(KEEP_ALIVE)
             .build()
             .map_err(|e| Error::Internal(format!("HTTP client: {e}")))?;
-        let mut known = Vec::new();
-        for object in found {
-            let Some(bytes) = storage.get(&object.location).await? else {
-                continue;
-            };
-            let Ok(address) = serde_json::from_slice::<Address>(&bytes) else {
-                continue;
-            };
-            known.push(Self {
-                address,
-                http: http.clone(),
-            });
+        let asked = known.into_iter().map(|address| Self::reach(&http, address));
+        let mut daemons = Daemons::default();
+        for found in futures::future::join_all(asked).await {
+            match found {
+                Ok(client) => daemons.alive.push(client),
+                Err(address) => {
+                    tracing::debug!(http = %address.http, "a daemon's address does not answer");
+                    daemons.silent.push(address);
+                }
+            }
         }
-        Ok(known)
+        Ok(daemons)
+    }
+
+    /// Asks a daemon whether it is there, under the address for all and that on its own machine.
+    async fn reach(http: &reqwest::Client, address: Address) -> std::result::Result<Self, Address> {
+        let mut places = vec![address.http.clone()];
+        if address.is_here() && !address.local.is_empty() && address.local != address.http {
+            places.insert(0, address.local.clone());
+        }
+        let asked = places.into_iter().map(|reached| Self {
+            address: address.clone(),
+            reached,
+            http: http.clone(),
+        });
+        let asked = asked.map(|client| async { client.is_alive().await.then_some(client) });
+        let answers = futures::future::join_all(asked).await;
+        answers.into_iter().flatten().next().ok_or(address)
     }
 
     /// The daemon's address.
@@ -153,10 +142,21 @@ impl Client {
     }
 
     fn url(&self, path: &str) -> String {
-        format!("http://{}{path}", self.address.http)
+        format!("http://{}{path}", self.reached)
     }
 
-    async fn is_alive(&self) -> bool {
+    /// A question whose answer is small.
+    fn ask(&self, path: &str) -> reqwest::RequestBuilder {
+        self.http.get(self.url(path)).timeout(SMALL_ANSWER)
+    }
+
+    /// Host and port under which it answered.
+    pub fn reached(&self) -> &str {
+        &self.reached
+    }
+
+    /// Whether it answers, and is the one that its address speaks of.
+    pub async fn is_alive(&self) -> bool {
         let sent = self
             .http
             .get(self.url("/health"))
@@ -175,7 +175,7 @@ impl Client {
     fn unreachable(&self, e: reqwest::Error) -> Error {
         Error::Unavailable(format!(
             "the daemon at {} does not answer: {e}",
-            self.address.http
+            self.reached
         ))
     }
 
@@ -241,7 +241,7 @@ impl Client {
 
     /// The views that don't answer, and why.
     pub async fn views_that_fail(&self) -> Result<BTreeMap<String, String>> {
-        let sent = self.http.get(self.url("/ready")).send().await;
+        let sent = self.ask("/ready").send().await;
         let response = self.checked(sent.map_err(|e| self.unreachable(e))?).await?;
         let body = response.bytes().await.map_err(|e| self.unreachable(e))?;
         let ready: Ready = serde_json::from_slice(&body)
@@ -251,7 +251,7 @@ impl Client {
 
     /// What the daemon can be asked for.
     pub async fn relations(&self) -> Result<Vec<RelationInfo>> {
-        let sent = self.http.get(self.url("/relations")).send().await;
+        let sent = self.ask("/relations").send().await;
         let response = self.checked(sent.map_err(|e| self.unreachable(e))?).await?;
         let body = response.bytes().await.map_err(|e| self.unreachable(e))?;
         let list: Vec<Listed> = serde_json::from_slice(&body)
@@ -266,7 +266,7 @@ impl Client {
 
     /// What the daemon knows and the storage does not.
     pub async fn status(&self) -> Result<DaemonStatus> {
-        let sent = self.http.get(self.url("/status")).send().await;
+        let sent = self.ask("/status").send().await;
         let response = self.checked(sent.map_err(|e| self.unreachable(e))?).await?;
         let body = response.bytes().await.map_err(|e| self.unreachable(e))?;
         serde_json::from_slice(&body).map_err(|e| Error::Internal(format!("daemon's answer: {e}")))
@@ -305,8 +305,7 @@ impl Client {
     /// How many records of an ingested file are written.
     pub async fn ingested(&self, topic: &str, id: &str) -> Result<u64> {
         let sent = self
-            .http
-            .get(self.url(&format!("/topics/{topic}/ingested/{id}")))
+            .ask(&format!("/topics/{topic}/ingested/{id}"))
             .send()
             .await
             .map_err(|e| self.unreachable(e))?;

@@ -1,6 +1,7 @@
 //! An opened project: its settings, storage and catalogue, and what of them differs.
 
 use std::collections::BTreeMap;
+use std::ffi::OsString;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -48,8 +49,19 @@ impl Context {
     /// never seen gets its first generation, with an empty master view: it answers from the log
     /// until it is first refreshed or rebuilt.
     pub async fn open(dir: &Path) -> Result<Self> {
+        let variables = std::env::vars_os();
+        let text = |(name, value): (OsString, OsString)| {
+            Some((name.into_string().ok()?, value.into_string().ok()?))
+        };
+        Self::open_with(dir, variables.filter_map(text).collect()).await
+    }
+
+    /// As [`Context::open`], with these variables in place of the environment's for a bucket's keys
+    /// and server.
+    pub async fn open_with(dir: &Path, variables: Vec<(String, String)>) -> Result<Self> {
         let project = Arc::new(Project::load(dir)?);
-        let storage = Storage::open(&project.storage.url, &project.dir)?;
+        let storage = Storage::open(&project.storage, &project.dir, variables)?;
+        storage.probe().await?;
         let catalogue = Arc::new(Catalogue::open(&storage).await?);
         let context = Self {
             project,

@@ -9,6 +9,8 @@ pub mod fail_points;
 pub mod generate;
 pub mod history;
 pub mod local;
+pub mod missing;
 pub mod output;
+pub mod presence;
 pub mod shell;
 pub mod verify;

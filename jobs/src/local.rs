@@ -7,20 +7,23 @@ use std::sync::atomic::AtomicBool;
 
 use anabranch_shared::view::{View, fold_facts};
 use anabranch_shared::{
-    FoldOptions, FoldProgress, Log, Master, Offsets, Pin, Pinner, ReadMode, Relation, Result,
-    TopicPin, ViewEntry, ViewPin,
+    FoldOptions, FoldProgress, Log, Master, Offsets, PartitionId, Pin, Pinner, ReadMode, Relation,
+    Result, TopicPin, ViewEntry, ViewPin,
 };
 use anabranch_speed::{FactPiece, TopicStream, follow_log};
 use async_trait::async_trait;
 
 use crate::context::{Context, now_ms, threads};
 use crate::history;
+use crate::presence::{Address, wal_id};
 
 /// Pins straight from the storage.
 #[derive(Debug)]
 pub struct LocalPinner {
     context: Context,
     stop: Arc<AtomicBool>,
+    /// Daemons that may hold facts which have not landed, and can't be asked.
+    silent: Vec<Address>,
 }
 
 /// A topic's log and what of the local WAL has not landed.
@@ -28,6 +31,8 @@ struct Opened {
     log: Arc<Log>,
     head: Offsets,
     unlanded: Vec<FactPiece>,
+    /// The id of the WAL on this machine.
+    wal: Option<String>,
 }
 
 impl LocalPinner {
@@ -36,7 +41,30 @@ impl LocalPinner {
         Self {
             context,
             stop: Arc::default(),
+            silent: Vec::new(),
         }
+    }
+
+    /// The same, naming in each answer the daemons that could not be asked, and from which offsets
+    /// on their facts may be missing.
+    pub fn missing(self, silent: Vec<Address>) -> Self {
+        Self { silent, ..self }
+    }
+
+    /// What may be missing of a topic's facts, for people.
+    fn missing_notes(&self, name: &str, topic: &Opened) -> Vec<String> {
+        let mut notes = Vec::new();
+        for address in self
+            .silent
+            .iter()
+            .filter(|a| Some(&a.wal) != topic.wal.as_ref())
+        {
+            for partition in address.partitions.get(name).into_iter().flatten() {
+                let landed = topic.head.get(PartitionId(*partition));
+                notes.push(address.missing_note(name, *partition, landed));
+            }
+        }
+        notes
     }
 
     /// The same, ending its folds early when `stop` is set.
@@ -56,12 +84,12 @@ impl LocalPinner {
         let log = self.context.log(name).await?;
         let mut head = log.head();
         let mut unlanded = Vec::new();
-        let id = std::fs::read_to_string(self.context.project.daemon.wal.join("ID"));
+        let wal = wal_id(&self.context.project.daemon.wal)?;
         let entry = self.context.catalogue.current();
         let partitions = entry.topics.get(name).map(|t| &t.partitions);
-        let own = id.ok().and_then(|id| {
+        let own = wal.as_ref().and_then(|id| {
             let mut all = partitions?.iter();
-            all.find(|(_, owner)| **owner == id.trim()).map(|(p, _)| *p)
+            all.find(|(_, owner)| *owner == id).map(|(p, _)| *p)
         });
         if let Some(partition) = own {
             let root = self.context.project.daemon.wal.clone();
@@ -79,6 +107,7 @@ impl LocalPinner {
             log,
             head,
             unlanded,
+            wal,
         })
     }
 
@@ -215,6 +244,10 @@ impl Pinner for LocalPinner {
         history::pin(&self.context.storage, names, &mut pin).await?;
         let notes = self.context.notes();
         pin.notes = names.iter().filter_map(|n| notes.get(n).cloned()).collect();
+        if mode == ReadMode::Merged {
+            let missing = topics.iter().flat_map(|(n, t)| self.missing_notes(n, t));
+            pin.notes.extend(missing);
+        }
         Ok(pin)
     }
 }

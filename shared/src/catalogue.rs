@@ -25,6 +25,8 @@ const SOURCE_OWNER: &str = "source";
 
 /// In a topic with a source the others' partitions begin here.
 const PAST_SOURCE: i32 = 1 << 20;
+/// How often a change whose put was not answered, and is not there, is tried again.
+const UNANSWERED_TRIES: usize = 4;
 
 /// One entry.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -188,6 +190,7 @@ impl Catalogue {
     ) -> Result<Arc<Entry>> {
         let _guard = self.changing.lock().await;
         self.refresh().await?;
+        let mut unanswered = 0;
         for _ in 0..CHANGE_TRIES {
             let current = self.current();
             let Some(mut next) = change(&current)? else {
@@ -213,6 +216,8 @@ impl Catalogue {
                     return Ok(self.current());
                 }
                 Ok(CreateOutcome::Created | CreateOutcome::Exists) => {}
+                // It may yet be there: then the change, asked again, finds itself done.
+                Err(_) if unanswered < UNANSWERED_TRIES => unanswered += 1,
                 Err(e) => return Err(e),
             }
         }
@@ -347,6 +352,8 @@ impl Catalogue {
             let known = next.views.get_mut(view);
             let live = known.as_ref().and_then(|v| v.live.as_ref()).map(|l| l.generation);
             match known {
+                // An earlier attempt of ours, which was not answered.
+                Some(_) if live == Some(to.generation) => return Ok(None),
                 Some(known) if live == from => known.live = Some(to.clone()),
                 _ => {
                     return Err(Error::Conflict(format!(

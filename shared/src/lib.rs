@@ -28,7 +28,10 @@ pub use pin::{Pin, Pinner, PlainPin, ReadMode, Relation, TopicPin, ViewPin};
 pub use place::{Generation, LogVersion, Offset, OffsetRange, Offsets, PartitionId};
 pub use planted::planted;
 pub use scan::{count_files, decode_states, scan_files, scan_sorted_states};
-pub use storage::{CreateOutcome, FolderFiles, FolderSync, RealFolderFiles, StagedFile, Storage};
+pub use storage::{
+    CreateOutcome, FolderFiles, FolderSync, RealFolderFiles, RequestKind, Requests, StagedFile,
+    Storage,
+};
 pub use topic::{
     EXTRA, INGESTED_AT, OFFSET, PARTITION, Topic, TopicField, arrow_type, timestamp_type,
 };

@@ -26,6 +26,10 @@ use crate::table::AddFile;
 use crate::view::StateCodec;
 use crate::{Error, Result};
 
+/// Bytes at a file's end that are read at once, in the hope that its whole footer is in them: a
+/// request to a bucket costs more than they do.
+const FOOTER_BYTES: usize = 64 << 10;
+
 /// Scans some files of the table at `root`: the columns of `projection`, leaving out what
 /// `predicate` can't match by the statistics of files, row groups and pages. Rows that don't match
 /// may still be among the others.
@@ -43,7 +47,7 @@ pub fn scan_files(
             schema.project(projection)?,
         ))));
     }
-    let mut source = ParquetSource::new(schema.clone());
+    let mut source = ParquetSource::new(schema.clone()).with_metadata_size_hint(FOOTER_BYTES);
     if let Some(predicate) = predicate {
         source = source.with_predicate(predicate);
     }
@@ -153,7 +157,8 @@ pub fn scan_sorted_states(
     });
     let order = LexOrdering::new(keys)
         .ok_or_else(|| Error::Internal("states without keys have no order".into()))?;
-    let source = Arc::new(ParquetSource::new(schema.clone()));
+    let source = ParquetSource::new(schema.clone()).with_metadata_size_hint(FOOTER_BYTES);
+    let source = Arc::new(source);
     // One file a group: files overlap, only each by itself is sorted.
     let config = FileScanConfigBuilder::new(Storage::engine_url()?, source)
         .with_file_groups(groups(root, files, schema, files.len()))

@@ -66,6 +66,12 @@ pub struct StorageSettings {
     /// A folder, as a path or a `file://` URL and relative to the project's; or
     /// `s3://BUCKET/PREFIX`. Nothing is percent-decoded.
     pub url: String,
+    /// URL of an S3 server, without a slash at its end; the environment's where absent.
+    pub endpoint: Option<String>,
+    /// Region of the bucket; the environment's where absent.
+    pub region: Option<String>,
+    /// Whether the bucket is in the path of a request and not in its host.
+    pub path_style: Option<bool>,
     /// How long replaced files stay; longer than a query may take.
     pub grace: Duration,
     /// How long files stay that no commit names; at least `grace`.
@@ -77,6 +83,8 @@ pub struct StorageSettings {
 pub struct DaemonSettings {
     /// Address that HTTP is served on, `HOST:PORT`.
     pub http: String,
+    /// Address under which other machines reach the daemon; that of `http` where absent.
+    pub advertise: Option<String>,
     /// Folder of the WAL, joined to the project's.
     pub wal: PathBuf,
     /// Facts land at least this often.
@@ -230,6 +238,9 @@ impl StorageSettings {
     ) -> Self {
         let settings = Self {
             url: reader.value(storage, &table::URL).0,
+            endpoint: reader.optional(storage, &table::ENDPOINT).map(|e| e.0),
+            region: reader.optional(storage, &table::REGION).map(|r| r.0),
+            path_style: reader.optional(storage, &table::PATH_STYLE),
             grace: reader.value(storage, &table::GRACE),
             orphan_grace: reader.value(storage, &table::ORPHAN_GRACE),
         };
@@ -260,6 +271,7 @@ impl DaemonSettings {
         let wal = reader.value(daemon, &table::WAL).0;
         Self {
             http: reader.value(daemon, &table::HTTP).0,
+            advertise: reader.optional(daemon, &table::ADVERTISE).map(|a| a.0),
             wal: resolve(dir, Path::new(&wal)),
             land_every: reader.value(daemon, &table::LAND_EVERY),
             land_facts: reader.value(daemon, &table::LAND_FACTS).0,

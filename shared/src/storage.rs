@@ -1,24 +1,33 @@
-//! The object store that holds the log, the views and the catalogue. Owns how a folder is made
-//! durable; knows nothing of what is kept in it.
+//! The object store that holds the log, the views and the catalogue: a folder, which is made
+//! durable here, or a bucket of an S3 server. Knows nothing of what is kept in it.
 
 use std::path::{Path as FsPath, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
+use bytes::Bytes;
 use datafusion::execution::object_store::ObjectStoreUrl;
 use datafusion::execution::runtime_env::RuntimeEnv;
+use futures::{StreamExt, TryStreamExt};
 use object_store::path::Path;
 use object_store::{ObjectStore, ObjectStoreExt, PutMode, PutOptions, PutPayload};
 
+use crate::settings::StorageSettings;
 use crate::{Error, Result};
 
+mod counting;
 mod durable;
 mod folder;
+mod probe;
+mod s3;
 #[cfg(test)]
 mod testing;
 #[cfg(test)]
 mod tests;
 mod upkeep;
 
+use counting::{CountingStore, RangeReads};
+pub use counting::{RequestKind, Requests};
 use durable::DurableFiles;
 pub use durable::{FolderFiles, FolderSync, RealFolderFiles};
 use folder::DurableFolder;
@@ -35,7 +44,28 @@ pub struct Storage {
     folder: Option<PathBuf>,
     /// Where the storage is a folder, what makes it durable.
     files: Option<Arc<DurableFiles>>,
+    /// Where the storage is a bucket, which one.
+    bucket: Option<Arc<BucketName>>,
+    requests: Arc<Requests>,
 }
+
+/// A bucket and the server that it lies on, for messages.
+#[derive(Debug)]
+struct BucketName {
+    name: String,
+    server: String,
+}
+
+/// Larger objects are sent to a bucket in parts of this size, so that a part and not the whole is
+/// what may time out and is repeated.
+const PART_BYTES: usize = 16 << 20;
+
+/// A put-if-absent in a bucket is given up after so long: its objects are small, and its sender can
+/// find out what became of it.
+const CREATE_WITHIN: Duration = Duration::from_secs(15);
+
+/// Parts that are sent side by side.
+const PARTS_AT_ONCE: usize = 4;
 
 /// What a put-if-absent came to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -56,29 +86,79 @@ impl Storage {
     pub fn folder_with(path: &FsPath, files: Arc<dyn FolderFiles>) -> Result<Self> {
         let files = Arc::new(DurableFiles::open(path, files).map_err(|e| Error::io(path, e))?);
         let path = files.root().to_path_buf();
+        let requests = Arc::new(Requests::default());
+        let store = Arc::new(DurableFolder::new(files.clone())?);
         Ok(Self {
             url: format!("file://{}", path.display()),
-            store: Arc::new(DurableFolder::new(files.clone())?),
+            store: Arc::new(CountingStore::new(
+                store,
+                requests.clone(),
+                RangeReads::Together,
+            )),
             folder: Some(path),
             files: Some(files),
+            bucket: None,
+            requests,
         })
     }
 
-    /// Opens the storage that a project's settings name.
+    /// Opens the storage that a project's settings name. Keys for a bucket, and its server and
+    /// region where the settings don't name them, come from `variables`: those of the environment.
+    /// Nothing is asked of a bucket's server yet.
     ///
     /// # Errors
-    /// `Invalid` for a URL whose scheme this version does not support.
-    pub fn open(url: &str, project: &FsPath) -> Result<Self> {
+    /// `Invalid` for settings that don't fit together, or a bucket without keys.
+    pub fn open(
+        settings: &StorageSettings,
+        project: &FsPath,
+        variables: impl IntoIterator<Item = (String, String)>,
+    ) -> Result<Self> {
+        let url = &settings.url;
         let path = match url.split_once("://") {
-            None => url,
+            Some(("s3", _)) => return Self::bucket(settings, variables),
             Some(("file", path)) => path,
+            None => url,
             Some((scheme, _)) => {
                 return Err(Error::Invalid(format!(
-                    "`storage.url` = `{url}`: `{scheme}://` is not supported yet; use a folder, for example `file://./data`"
+                    "`storage.url` = `{url}`: `{scheme}://` is not supported; use a folder, for example `file://./data`, or `s3://BUCKET/PREFIX`"
                 )));
             }
         };
+        if settings.endpoint.is_some() || settings.region.is_some() || settings.path_style.is_some()
+        {
+            return Err(Error::Invalid(format!(
+                "`endpoint`, `region` and `path_style` in `[storage]` are for `s3://BUCKET/PREFIX`, and `url` is `{url}`; take them out"
+            )));
+        }
         Self::folder(&project.join(path))
+    }
+
+    fn bucket(
+        settings: &StorageSettings,
+        variables: impl IntoIterator<Item = (String, String)>,
+    ) -> Result<Self> {
+        let bucket = s3::open(settings, &variables.into_iter().collect())?;
+        let requests = Arc::new(Requests::default());
+        Ok(Self {
+            url: settings.url.clone(),
+            store: Arc::new(CountingStore::new(
+                bucket.store,
+                requests.clone(),
+                RangeReads::Coalesced,
+            )),
+            folder: None,
+            files: None,
+            bucket: Some(Arc::new(BucketName {
+                name: bucket.name,
+                server: bucket.server,
+            })),
+            requests,
+        })
+    }
+
+    /// What was asked of the storage since it was opened.
+    pub fn requests(&self) -> &Requests {
+        &self.requests
     }
 
     /// The same storage behind another store, such as one that counts requests or makes them fail.
@@ -140,7 +220,17 @@ impl Storage {
             mode: PutMode::Create,
             ..Default::default()
         };
-        match self.store.put_opts(path, body.into(), options).await {
+        let put = self.store.put_opts(path, body.into(), options);
+        let put = match self.bucket {
+            None => put.await,
+            Some(_) => tokio::time::timeout(CREATE_WITHIN, put).await.map_err(|_| {
+                Error::Unavailable(format!(
+                    "`{path}`: the storage has not answered for {} s; whether the object is there is not known",
+                    CREATE_WITHIN.as_secs()
+                ))
+            })?,
+        };
+        match put {
             Ok(_) => Ok(CreateOutcome::Created),
             Err(object_store::Error::AlreadyExists { .. }) => Ok(CreateOutcome::Exists),
             Err(e) => Err(e.into()),
@@ -149,8 +239,33 @@ impl Storage {
 
     /// Writes an object, replacing one of that name.
     pub async fn put(&self, path: &Path, body: impl Into<PutPayload>) -> Result<()> {
-        self.store.put(path, body.into()).await?;
-        Ok(())
+        let body = body.into();
+        match self.bucket.is_some() && body.content_length() > 2 * PART_BYTES {
+            true => self.put_in_parts(path, body).await,
+            false => Ok(self.store.put(path, body).await.map(|_| ())?),
+        }
+    }
+
+    async fn put_in_parts(&self, path: &Path, body: PutPayload) -> Result<()> {
+        let mut upload = self.store.put_multipart(path).await?;
+        let parts: Vec<_> = parts(body, PART_BYTES)
+            .into_iter()
+            .map(|part| upload.put_part(part))
+            .collect();
+        let sent: Result<Vec<()>, _> = futures::stream::iter(parts)
+            .buffer_unordered(PARTS_AT_ONCE)
+            .try_collect()
+            .await;
+        let done = match sent {
+            Ok(_) => upload.complete().await,
+            Err(e) => Err(e),
+        };
+        if done.is_err()
+            && let Err(e) = upload.abort().await
+        {
+            tracing::warn!(%path, error = %e, "parts of an object that was not written may stay in the bucket");
+        }
+        Ok(done.map(|_| ())?)
     }
 
     /// Reads an object; `None` if there is none.
@@ -169,6 +284,26 @@ impl Storage {
             Err(e) => Err(e.into()),
         }
     }
+}
+
+/// Cuts a body into parts of one size; the last may be smaller.
+fn parts(body: PutPayload, size: usize) -> Vec<PutPayload> {
+    let (mut parts, mut part, mut room) = (Vec::new(), Vec::<Bytes>::new(), size);
+    for mut bytes in body {
+        while !bytes.is_empty() {
+            let taken = bytes.split_to(room.min(bytes.len()));
+            room -= taken.len();
+            part.push(taken);
+            if room == 0 {
+                parts.push(std::mem::take(&mut part).into_iter().collect());
+                room = size;
+            }
+        }
+    }
+    if !part.is_empty() {
+        parts.push(part.into_iter().collect());
+    }
+    parts
 }
 
 /// The path of a name below another path.

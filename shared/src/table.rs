@@ -43,6 +43,9 @@ const COMMIT_TRIES: usize = 1_000;
 /// How often a commit whose put was not answered is tried again.
 const UNANSWERED_TRIES: usize = 5;
 
+/// Entries that are read at once by who is far behind.
+const READ_AHEAD: u64 = 16;
+
 /// What is known of a table at one version.
 #[derive(Clone, Debug, Default)]
 pub struct TableState {
@@ -188,12 +191,17 @@ impl Table {
             Action::CommitInfo(CommitInfo::new("CREATE TABLE", now_ms)),
         ];
         let body = action::encode(&actions)?;
-        // Losing this race is fine: whoever wins writes the same schema.
-        table
-            .storage
-            .create(&table.entry_path(LogVersion(0)), body)
-            .await?;
-        table.refresh().await?;
+        for attempt in 1.. {
+            // Losing this race is fine: whoever wins writes the same schema.
+            let entry = table.entry_path(LogVersion(0));
+            let created = table.storage.create(&entry, body.clone()).await;
+            table.refresh().await?;
+            match created {
+                Err(e) if !table.exists() && attempt >= UNANSWERED_TRIES => return Err(e),
+                Err(_) if !table.exists() => {}
+                _ => break,
+            }
+        }
         Ok(table)
     }
 
@@ -267,19 +275,27 @@ impl Table {
     }
 
     async fn follow(&self) -> Result<bool> {
-        let mut moved = false;
-        loop {
-            let version = self.next_version();
-            match self.read_entry(version).await? {
-                None => break,
-                Some(actions) => self.state.write().apply(version, actions)?,
+        let (mut read, mut at_once) = (0, 1);
+        'follow: loop {
+            let next = self.next_version();
+            let versions = (0..at_once).map(|n| LogVersion(next.0 + n));
+            let entries = versions.map(|version| async move {
+                Ok::<_, Error>((version, self.read_entry(version).await?))
+            });
+            for (version, entry) in futures::future::try_join_all(entries).await? {
+                match entry {
+                    None => break 'follow,
+                    Some(actions) => self.state.write().apply(version, actions)?,
+                }
+                read += 1;
             }
-            moved = true;
+            // Who is one commit behind asks for two entries; who is far behind reads on ahead.
+            at_once = (read / 2 + 1).min(READ_AHEAD);
         }
-        if moved {
+        if read > 0 {
             self.storage.note_found(&self.log_path());
         }
-        Ok(moved)
+        Ok(read > 0)
     }
 
     /// Commits what `decide` makes of the newest state; asked again after every commit that won

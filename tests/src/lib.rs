@@ -11,4 +11,5 @@ pub mod places;
 pub mod process;
 pub mod proxy;
 pub mod sender;
+pub mod s3;
 pub mod views;

@@ -26,6 +26,8 @@ pub const EDITED: &str = "SELECT word, count(*) AS facts, sum(id) AS ids, max(id
 pub struct Setup<'a> {
     /// `url` in `[storage]`.
     pub storage: &'a str,
+    /// More lines of `[storage]`.
+    pub of_storage: &'a str,
     /// More lines of `[daemon]`.
     pub daemon: &'a str,
     /// `ack` of the topic.
@@ -36,6 +38,7 @@ impl Default for Setup<'_> {
     fn default() -> Self {
         Self {
             storage: "file://./data",
+            of_storage: "",
             daemon: "",
             ack: "wal",
         }
@@ -46,6 +49,7 @@ impl Default for Setup<'_> {
 pub fn write_project(dir: &Path, setup: Setup<'_>) -> anyhow::Result<()> {
     let Setup {
         storage,
+        of_storage,
         daemon,
         ack,
     } = setup;
@@ -53,6 +57,7 @@ pub fn write_project(dir: &Path, setup: Setup<'_>) -> anyhow::Result<()> {
         r#"
 [storage]
 url = "{storage}"
+{of_storage}
 [daemon]
 http = "127.0.0.1:0"
 land_every = "100ms"
@@ -96,6 +101,7 @@ pub(crate) fn command(dir: &Path, arguments: &[&str]) -> anyhow::Result<Command>
         .env("ANABRANCH_LOG", "warn")
         .env_remove("FAILPOINTS")
         .env_remove(STOP_AT)
+        .envs(crate::s3::environment())
         .stdin(Stdio::null())
         .stdout(Stdio::piped())
         .stderr(Stdio::piped());

@@ -2,7 +2,8 @@
 //! views, daemons, landings, boundaries, refreshes, rebuilds, cut-overs, faults and restarts; and
 //! proof that a test of this kind notices when it is broken.
 //!
-//! `ANABRANCH_LAW_CASES` sets how many cases run, `ANABRANCH_LAW_SEED` the first seed.
+//! `ANABRANCH_LAW_CASES` sets how many cases run, `ANABRANCH_LAW_SEED` the first seed,
+//! `ANABRANCH_LAW_S3` how many of them have one whose storage is an S3 server instead of a folder.
 
 #[path = "law/check.rs"]
 mod check;
@@ -19,12 +20,17 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use anabranch_tests::places;
+use anabranch_tests::s3::{Locking, S3Server};
 use rand::Rng;
 
 use world::World;
 
 /// Cases of the normal run.
 const CASES: u64 = 2_000;
+
+/// Of so many cases one has its storage in a bucket.
+const S3_EVERY: u64 = 40;
 
 /// Cases that run side by side.
 const LANES: usize = 2;
@@ -63,8 +69,8 @@ async fn run(world: &mut World<'_>) -> anyhow::Result<()> {
 }
 
 /// Runs the case of one seed.
-async fn case(seed: u64, coverage: &mut Coverage) -> Result<(), String> {
-    let mut world = World::new(seed, coverage)
+async fn case(seed: u64, bucket: Option<&S3Server>, coverage: &mut Coverage) -> Result<(), String> {
+    let mut world = World::new(seed, bucket, coverage)
         .await
         .map_err(|e| format!("seed {seed}: {e}"))?;
     run(&mut world).await.map_err(|e| {
@@ -87,18 +93,23 @@ async fn the_law_holds() {
         number("ANABRANCH_LAW_SEED", 1),
     );
     let next = Arc::new(AtomicU64::new(first));
-    let lane = |next: Arc<AtomicU64>| async move {
+    let s3_every = number("ANABRANCH_LAW_S3", S3_EVERY).max(1);
+    let dir = places::folder().unwrap_or_else(|e| panic!("{e}"));
+    let server = S3Server::start(dir.path(), Locking::PerKey);
+    let server = Arc::new(server.unwrap_or_else(|e| panic!("{e}")));
+    let lane = |next: Arc<AtomicU64>, server: Arc<S3Server>| async move {
         let mut coverage = Coverage::default();
         loop {
             let seed = next.fetch_add(1, Ordering::Relaxed);
             if seed >= first + cases {
                 return Ok(coverage);
             }
-            case(seed, &mut coverage).await?;
+            let bucket = seed.is_multiple_of(s3_every).then_some(server.as_ref());
+            case(seed, bucket, &mut coverage).await?;
         }
     };
     let lanes: Vec<_> = (0..LANES)
-        .map(|_| tokio::spawn(lane(next.clone())))
+        .map(|_| tokio::spawn(lane(next.clone(), server.clone())))
         .collect();
     let mut coverage = Coverage::default();
     for lane in lanes {

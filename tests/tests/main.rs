@@ -13,6 +13,7 @@ mod law;
 mod maintain;
 mod old_states;
 mod open_formats;
+mod s3;
 mod tables;
 mod two_processes;
 mod view_errors;

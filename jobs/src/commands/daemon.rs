@@ -6,7 +6,9 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use anabranch_serving::SqlService;
-use anabranch_shared::{Error, Pin, Pinner, ReadMode, Relation, Result};
+use anabranch_shared::{
+    Error, Pin, Pinner, ReadMode, Relation, RequestKind, Requests, Result, Storage,
+};
 use anabranch_speed::{Daemon, DaemonOptions, TopicOptions};
 use async_trait::async_trait;
 use axum::Router;
@@ -15,11 +17,11 @@ use axum::response::IntoResponse;
 use axum::routing::get;
 use tokio::net::TcpListener;
 
-use crate::client::Address;
 use crate::commands::status::DaemonStatus;
 use crate::commands::{maintain, schedule};
 use crate::context::{Context, now_us, threads};
 use crate::history;
+use crate::presence::Address;
 
 /// The daemon's pins, and the tables that belong to the project.
 #[derive(Debug)]
@@ -96,6 +98,7 @@ pub fn service(context: &Context, daemon: &Arc<Daemon>) -> Result<SqlService> {
 #[derive(Clone)]
 struct Health {
     daemon: Arc<Daemon>,
+    storage: Storage,
     id: String,
 }
 
@@ -120,13 +123,10 @@ pub async fn run(context: &Context, with_scheduler: bool) -> Result<()> {
         ))
     })?;
     let local = listener.local_addr().map_err(|e| Error::io(http, e))?;
-    let address = Address {
-        id: uuid::Uuid::new_v4().to_string(),
-        http: local.to_string(),
-        pid: std::process::id(),
-    };
+    let address = Address::new(context, local)?;
     let health = Health {
         daemon: daemon.clone(),
+        storage: context.storage.clone(),
         id: address.id.clone(),
     };
     let own = Router::new()
@@ -153,6 +153,7 @@ pub async fn run(context: &Context, with_scheduler: bool) -> Result<()> {
     let stop = Arc::new(AtomicBool::new(false));
     let notes = tokio::spawn(refresh_notes(context.clone(), daemon.clone()));
     let upkeep = tokio::spawn(maintain::run(context.clone()));
+    let present = tokio::spawn(address.clone().keep(context.clone()));
     let scheduler =
         with_scheduler.then(|| tokio::spawn(schedule::run(context.clone(), stop.clone())));
     let stopping = {
@@ -175,6 +176,9 @@ pub async fn run(context: &Context, with_scheduler: bool) -> Result<()> {
     stop.store(true, Ordering::Relaxed);
     notes.abort();
     upkeep.abort();
+    present.abort();
+    // A renewal under way must not come after the withdrawal.
+    present.await.ok();
     if let Some(scheduler) = scheduler {
         scheduler.await.ok();
     }
@@ -314,5 +318,25 @@ async fn metrics(State(health): State<Health>) -> String {
         "Landed offsets past the view's boundary",
         behind,
     );
+    text + &storage_metrics(health.storage.requests())
+}
+
+/// What this process has asked of the storage.
+fn storage_metrics(requests: &Requests) -> String {
+    let mut text = String::from(
+        "# HELP anabranch_storage_requests_total Requests to the storage, without the client's repetitions\n# TYPE anabranch_storage_requests_total counter\n",
+    );
+    for kind in RequestKind::ALL {
+        let (name, count) = (kind.name(), requests.of(kind));
+        text += &format!("anabranch_storage_requests_total{{kind=\"{name}\"}} {count}\n");
+    }
+    text += "# HELP anabranch_storage_bytes_total Bytes of objects read from and written to the storage\n# TYPE anabranch_storage_bytes_total counter\n";
+    let bytes = [
+        ("read", requests.read_bytes()),
+        ("write", requests.written_bytes()),
+    ];
+    for (direction, bytes) in bytes {
+        text += &format!("anabranch_storage_bytes_total{{direction=\"{direction}\"}} {bytes}\n");
+    }
     text
 }

@@ -1,22 +1,28 @@
-//! `anabranch sql`: asks the daemon, or answers by itself where none runs.
+//! `anabranch sql`: asks a daemon, or answers by itself where none can be reached.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use anabranch_serving::SqlService;
-use anabranch_shared::{Error, ReadMode, Result};
+use anabranch_shared::{Error, ErrorKind, ReadMode, Result};
 use async_trait::async_trait;
 use parking_lot::Mutex;
 
 use crate::client::Client;
 use crate::context::Context;
 use crate::local::LocalPinner;
+use crate::missing::Missing;
+use crate::presence::Address;
 use crate::shell::{Answer, RelationInfo, Session};
+
+/// A daemon ends a query by its own bound; it may take so long to say that.
+const PATIENCE: Duration = Duration::from_secs(10);
 
 /// Who answers.
 #[derive(Debug)]
 pub enum Answerer {
-    /// The running daemon.
-    Daemon(Client),
+    /// A running daemon, and what others may hold that don't answer.
+    Daemon(Box<Client>, Box<Missing>),
     /// This process.
     Local(Box<SqlService>),
 }
@@ -24,39 +30,66 @@ pub enum Answerer {
 /// A session of the shell.
 #[derive(Debug)]
 pub struct QuerySession {
-    answerer: Answerer,
+    context: Context,
+    answerer: Mutex<Arc<Answerer>>,
     mode: Mutex<ReadMode>,
 }
 
 /// A service that answers in this process.
 pub fn local_service(context: &Context) -> Result<SqlService> {
-    let pinner = Arc::new(LocalPinner::new(context.clone()));
+    local_service_without(context, Vec::new())
+}
+
+/// As [`local_service`]; answers name the daemons that could not be asked.
+fn local_service_without(context: &Context, silent: Vec<Address>) -> Result<SqlService> {
+    let pinner = Arc::new(LocalPinner::new(context.clone()).missing(silent));
     SqlService::new(pinner, &context.storage, context.serving_options())
 }
 
+/// Whoever can answer now.
+async fn answerer(context: &Context) -> Result<Arc<Answerer>> {
+    let daemons = Client::look(&context.storage).await?;
+    Ok(Arc::new(match daemons.alive.into_iter().next() {
+        Some(client) => Answerer::Daemon(
+            Box::new(client),
+            Box::new(Missing::new(context, daemons.silent)),
+        ),
+        None => Answerer::Local(Box::new(local_service_without(context, daemons.silent)?)),
+    }))
+}
+
 impl QuerySession {
-    /// Opens a session: with the daemon if one runs.
+    /// Opens a session: with a daemon if one can be reached.
     pub async fn open(context: &Context) -> Result<Self> {
-        let answerer = match Client::find(&context.storage).await? {
-            Some(client) => Answerer::Daemon(client),
-            None => Answerer::Local(Box::new(local_service(context)?)),
-        };
         Ok(Self {
-            answerer,
+            context: context.clone(),
+            answerer: Mutex::new(answerer(context).await?),
             mode: Mutex::default(),
         })
     }
 
     /// Who answers, in one line.
     pub fn greeting(&self) -> String {
-        match &self.answerer {
-            Answerer::Daemon(client) => {
-                format!("answers come from the daemon at {}", client.address().http)
+        match self.answerer.lock().as_ref() {
+            Answerer::Daemon(client, _) => {
+                format!("answers come from the daemon at {}", client.reached())
             }
             Answerer::Local(_) => {
-                "no daemon runs: answers come from the log and this machine's WAL".to_owned()
+                "no daemon answers: answers come from the log and this machine's WAL".to_owned()
             }
         }
+    }
+
+    /// Looks for another answerer where the daemon that answered so far is gone. Returns whether
+    /// there is one.
+    async fn replace(&self, gone: &Client) -> Result<bool> {
+        if gone.is_alive().await {
+            return Ok(false);
+        }
+        let found = answerer(&self.context).await?;
+        tracing::warn!(http = gone.reached(), "the daemon does not answer any more");
+        *self.answerer.lock() = found;
+        Ok(true)
     }
 
     async fn ask(&self, sql: &str) -> Result<Answer> {
@@ -71,40 +104,67 @@ impl QuerySession {
             });
         }
         let mode = *self.mode.lock();
-        match &self.answerer {
-            Answerer::Daemon(client) => {
-                let a = client.query(sql, mode).await?;
-                let (schema, batches) = (a.schema, a.batches);
-                Ok(Answer {
-                    schema,
-                    batches,
-                    freshness: a.freshness,
-                    notes: a.notes,
-                })
-            }
-            Answerer::Local(service) => {
-                let a = service.query(sql, mode).await?;
-                let collect = datafusion::physical_plan::common::collect(a.stream);
-                let batches = tokio::time::timeout(service.timeout(), collect)
-                    .await
-                    .map_err(|_| Error::Unavailable("the query ran too long".into()))??;
-                Ok(Answer {
-                    schema: a.schema,
-                    batches,
-                    freshness: a.freshness,
-                    notes: a.notes,
-                })
+        let answerer = self.answerer.lock().clone();
+        let patience = self.context.project.query.timeout + PATIENCE;
+        if let Answerer::Daemon(client, _) = answerer.as_ref() {
+            match answer(&answerer, sql, mode, patience).await {
+                Err(e) if e.kind() == ErrorKind::Unavailable && self.replace(client).await? => {}
+                answered => return answered,
             }
         }
+        let answerer = self.answerer.lock().clone();
+        answer(&answerer, sql, mode, patience).await
     }
 
     async fn list(&self) -> Result<Vec<RelationInfo>> {
-        match &self.answerer {
-            Answerer::Daemon(client) => client.relations().await,
+        let answerer = self.answerer.lock().clone();
+        match answerer.as_ref() {
+            Answerer::Daemon(client, _) => client.relations().await,
             Answerer::Local(service) => {
                 let relations = service.pinner().relations().await?;
                 Ok(relations.iter().map(info).collect())
             }
+        }
+    }
+}
+
+async fn answer(
+    answerer: &Answerer,
+    sql: &str,
+    mode: ReadMode,
+    patience: Duration,
+) -> Result<Answer> {
+    match answerer {
+        Answerer::Daemon(client, missing) => {
+            let missing = match mode {
+                ReadMode::Merged => missing.notes(sql).await?,
+                ReadMode::Batch => Vec::new(),
+            };
+            let asked = tokio::time::timeout(patience, client.query(sql, mode)).await;
+            let mut a = asked.map_err(|_| {
+                let at = client.reached();
+                Error::Unavailable(format!("the daemon at {at} has not answered in time"))
+            })??;
+            a.notes.extend(missing);
+            Ok(Answer {
+                schema: a.schema,
+                batches: a.batches,
+                freshness: a.freshness,
+                notes: a.notes,
+            })
+        }
+        Answerer::Local(service) => {
+            let a = service.query(sql, mode).await?;
+            let collect = datafusion::physical_plan::common::collect(a.stream);
+            let batches = tokio::time::timeout(service.timeout(), collect)
+                .await
+                .map_err(|_| Error::Unavailable("the query ran too long".into()))??;
+            Ok(Answer {
+                schema: a.schema,
+                batches,
+                freshness: a.freshness,
+                notes: a.notes,
+            })
         }
     }
 }

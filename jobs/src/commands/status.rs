@@ -11,11 +11,12 @@ use chrono::{DateTime, Utc};
 use datafusion::common::ScalarValue;
 use serde::{Deserialize, Serialize};
 
-use crate::client::Client;
+use crate::client::{Client, Daemons};
 use crate::commands::jobs::{JobState, states};
 use crate::context::{Context, now_ms};
 use crate::local::LocalPinner;
 use crate::output::{Style, human_bytes, human_count, rows_table};
+use crate::presence::Address;
 
 /// A topic.
 #[derive(Debug, Serialize)]
@@ -161,13 +162,25 @@ impl DaemonStatus {
     }
 }
 
+/// A daemon as it made itself known.
+#[derive(Debug, Serialize)]
+pub struct DaemonEntry {
+    /// Its address.
+    #[serde(flatten)]
+    pub address: Address,
+    /// Whether it answers.
+    pub answers: bool,
+}
+
 /// What `status` shows.
 #[derive(Debug, Serialize)]
 pub struct Status {
     /// Where the storage is.
     pub storage: String,
-    /// The running daemon's address.
+    /// The address of the daemon that was asked.
     pub daemon: Option<String>,
+    /// Every daemon that made itself known and did not stop.
+    pub daemons: Vec<DaemonEntry>,
     /// The topics.
     pub topics: Vec<TopicStatus>,
     /// What the daemon reads from Kafka.
@@ -181,7 +194,8 @@ pub struct Status {
 /// Looks at everything.
 pub async fn status(context: &Context) -> Result<Status> {
     context.catalogue.refresh().await?;
-    let client = Client::find(&context.storage).await?;
+    let daemons = Client::look(&context.storage).await?;
+    let client = daemons.alive.first().cloned();
     let daemon = match &client {
         Some(client) => Some(client.status().await?),
         None => None,
@@ -244,14 +258,32 @@ pub async fn status(context: &Context) -> Result<Status> {
             ));
         }
     }
+    for address in &daemons.silent {
+        let (wal, what) = (&address.wal, address.describe(now_ms()));
+        notes.insert(
+            format!("daemon {wal}"),
+            format!("the daemon at {what} does not answer; start it again, so that what its WAL holds lands (where it never will, remove `daemons/{wal}.json` from the storage)"),
+        );
+    }
     Ok(Status {
         storage: context.storage.url().to_owned(),
+        daemons: entries(&daemons),
         daemon: client.map(|c| c.address().http.clone()),
         topics: topic_statuses(context, daemon.as_ref()).await?,
         kafka: daemon.as_ref().map(kafka_statuses).unwrap_or_default(),
         views,
         notes: notes.into_values().chain(other_notes).collect(),
     })
+}
+
+fn entries(daemons: &Daemons) -> Vec<DaemonEntry> {
+    let alive = daemons.alive.iter().map(|c| (c.address(), true));
+    let all = alive.chain(daemons.silent.iter().map(|a| (a, false)));
+    let entry = |(address, answers): (&Address, bool)| DaemonEntry {
+        address: address.clone(),
+        answers,
+    };
+    all.map(entry).collect()
 }
 
 async fn topic_statuses(
@@ -364,8 +396,24 @@ fn kafka_table(kafka: &[KafkaStatus]) -> String {
 
 /// The status for people.
 pub fn text(status: &Status, style: Style) -> String {
-    let daemon = status.daemon.as_deref().unwrap_or("none runs");
-    let mut text = format!("storage {}\ndaemon  {daemon}\n\n", status.storage);
+    let mut text = format!("storage {}\n", status.storage);
+    if status.daemons.is_empty() {
+        text += "daemon  none runs\n";
+    }
+    for daemon in &status.daemons {
+        let state = match daemon.answers {
+            true => "answers",
+            false => "does not answer",
+        };
+        let own = daemon.address.partitions.iter().map(|(topic, partitions)| {
+            let partitions: Vec<_> = partitions.iter().map(ToString::to_string).collect();
+            format!("{topic} {}", partitions.join(" "))
+        });
+        let own = own.collect::<Vec<_>>().join(", ");
+        let what = daemon.address.describe(now_ms());
+        text += &format!("daemon  {what} {state}; partitions: {own}\n");
+    }
+    text.push('\n');
     let topics = status.topics.iter().map(|t| {
         let newest = t.newest_event_at;
         vec![

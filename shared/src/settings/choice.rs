@@ -120,3 +120,62 @@ impl SettingValue for StorageUrl {
         quoted(&self.0)
     }
 }
+
+/// URL of a server: scheme, host and perhaps a port.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct ServerUrl(pub(super) String);
+
+impl SettingValue for ServerUrl {
+    const TYPE: &'static str = "URL";
+    const EXPECTED: &'static str =
+        "the URL of a server such as `\"https://s3.example.org\"` or `\"http://127.0.0.1:9000\"`";
+
+    fn read(found: &Found<'_>) -> Result<Self, Mismatch> {
+        let Found::Text { text, .. } = found else {
+            return Err(Mismatch::Plain);
+        };
+        let url = url::Url::parse(text).map_err(|_| Mismatch::Plain)?;
+        if !["http", "https"].contains(&url.scheme()) || url.host_str().is_none() {
+            return Err(Mismatch::Plain);
+        }
+        if !url.username().is_empty() || url.password().is_some() {
+            return Err(Mismatch::Because(
+                "keys come from the environment: `AWS_ACCESS_KEY_ID`, `AWS_SECRET_ACCESS_KEY`"
+                    .to_owned(),
+            ));
+        }
+        if url.query().is_some() || url.fragment().is_some() {
+            return Err(Mismatch::Plain);
+        }
+        Ok(Self(text.trim_end_matches('/').to_owned()))
+    }
+
+    fn write(&self) -> String {
+        quoted(&self.0)
+    }
+}
+
+/// Name of a region: letters, digits and `-`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct RegionName(pub(super) String);
+
+impl SettingValue for RegionName {
+    const TYPE: &'static str = "region";
+    const EXPECTED: &'static str = "the name of a region such as `\"eu-central-1\"`";
+
+    fn read(found: &Found<'_>) -> Result<Self, Mismatch> {
+        match found {
+            Found::Text { text, .. }
+                if !text.is_empty()
+                    && text.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-') =>
+            {
+                Ok(Self(text.clone()))
+            }
+            _ => Err(Mismatch::Plain),
+        }
+    }
+
+    fn write(&self) -> String {
+        quoted(&self.0)
+    }
+}

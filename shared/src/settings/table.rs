@@ -4,8 +4,8 @@
 use std::marker::PhantomData;
 use std::time::Duration;
 
-use super::choice::{Ack, StorageUrl, UnknownFields};
 use super::kafka::{KafkaStart, OnGap, PartitionList, Word};
+use super::choice::{Ack, RegionName, ServerUrl, StorageUrl, UnknownFields};
 use super::value::{
     Address, Count, FieldName, ProjectPath, Schedule, SettingValue, Size, Threads, ZoneName,
     minutes,
@@ -232,6 +232,12 @@ settings! {
     /// Where the log and the views are: a folder (relative to the project) or s3://BUCKET/PREFIX.
     URL: Defaulted<StorageUrl> = Storage."url", Defaulted(|| StorageUrl("file://./data".to_owned()));
 
+    /// URL of an S3 server other than AWS, `AWS_ENDPOINT_URL` otherwise; keys come from the environment.
+    ENDPOINT: Optional<ServerUrl> = Storage."endpoint", optional("\"http://127.0.0.1:9000\"");
+    /// Region of the bucket; otherwise `AWS_REGION`, or us-east-1.
+    REGION: Optional<RegionName> = Storage."region", optional("\"eu-central-1\"");
+    /// Whether the bucket is in the path of a request, not in its host; true where `endpoint` is set.
+    PATH_STYLE: Optional<bool> = Storage."path_style", optional("true");
     /// Replaced files stay this long: longer than the longest query, of other engines too.
     GRACE: Defaulted<Duration> = Storage."grace", Defaulted(|| minutes(60));
     /// Files that no commit names stay this long: longer than the longest build or export.
@@ -239,6 +245,8 @@ settings! {
 
     /// Address that HTTP is served on: ingestion, queries, state.
     HTTP: Defaulted<Address> = Daemon."http", Defaulted(|| Address("127.0.0.1:8787".to_owned()));
+    /// Address under which other machines reach the daemon, where `http` is not it.
+    ADVERTISE: Optional<Address> = Daemon."advertise", optional("\"10.0.0.7:8787\"");
     /// Folder of the WAL (relative to the project), on a disk that keeps what it fsyncs.
     WAL: Defaulted<ProjectPath> = Daemon."wal", Defaulted(|| ProjectPath("wal".to_owned()));
     /// Facts land in the log at least this often.

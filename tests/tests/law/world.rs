@@ -16,6 +16,7 @@ use anabranch_shared::{
 };
 use anabranch_speed::{Daemon, DaemonOptions, TopicOptions, TopicStream};
 use anabranch_tests::faults::{Faults, faulty};
+use anabranch_tests::s3::S3Server;
 use anabranch_tests::views::RandomView;
 use anabranch_tests::{facts, places, views};
 use arrow::array::RecordBatch;
@@ -155,9 +156,18 @@ fn daemon_options(wal: PathBuf) -> DaemonOptions {
 }
 
 impl<'a> World<'a> {
-    pub(crate) async fn new(seed: u64, coverage: &'a mut Coverage) -> anyhow::Result<Self> {
+    /// The world of a seed, with its storage in a bucket where there is one.
+    pub(crate) async fn new(
+        seed: u64,
+        bucket: Option<&S3Server>,
+        coverage: &'a mut Coverage,
+    ) -> anyhow::Result<Self> {
         let mut rng = SmallRng::seed_from_u64(seed);
-        let (dir, storage) = places::storage()?;
+        let (dir, mut storage) = places::storage()?;
+        if let Some(server) = bucket {
+            coverage.count("storage: S3");
+            storage = server.storage(&format!("case-{seed}"))?;
+        }
         let wals = dir.path().join("wals");
         let (storage, faults) = faulty(storage);
         faults.seed(rng.random());

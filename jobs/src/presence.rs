@@ -1,0 +1,188 @@
+//! What a daemon makes known of itself in the storage, so that other processes and machines find
+//! it: one object for each daemon, overwritten by its next run, renewed while it lives.
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use anabranch_shared::{Catalogue, Error, Offset, Result, Storage};
+use object_store::path::Path;
+use serde::{Deserialize, Serialize};
+
+use crate::context::{Context, now_ms};
+
+/// The folder of the daemons' addresses in the storage.
+const DAEMONS: &str = "daemons";
+
+/// How often a daemon renews its address.
+const RENEW_EVERY: Duration = Duration::from_secs(10);
+
+/// Where a daemon is, and what it owns.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Address {
+    /// A random id of this run of the daemon.
+    pub id: String,
+    /// The id of its WAL, which outlives the run.
+    #[serde(default)]
+    pub wal: String,
+    /// Host and port under which other machines reach its HTTP interface.
+    pub http: String,
+    /// Host and port on its own machine.
+    #[serde(default)]
+    pub local: String,
+    /// The name of its machine.
+    #[serde(default)]
+    pub host: String,
+    /// Its process.
+    pub pid: u32,
+    /// The partitions of each topic that it alone appends to.
+    #[serde(default)]
+    pub partitions: BTreeMap<String, Vec<i32>>,
+    /// When it started, in milliseconds since 1970.
+    #[serde(default)]
+    pub started_at_ms: i64,
+    /// When it last renewed this, in milliseconds since 1970 by its own clock.
+    #[serde(default)]
+    pub seen_at_ms: i64,
+}
+
+impl Address {
+    /// The address of a daemon that listens on `listening`.
+    pub fn new(context: &Context, listening: SocketAddr) -> Result<Self> {
+        let daemon = &context.project.daemon;
+        let wal = wal_id(&daemon.wal)?.unwrap_or_default();
+        let mut local = listening;
+        if listening.ip().is_unspecified() {
+            local.set_ip(std::net::Ipv4Addr::LOCALHOST.into());
+        }
+        let host = host_name();
+        let http = match &daemon.advertise {
+            Some(advertised) => advertised.clone(),
+            None if listening.ip().is_unspecified() => format!("{host}:{}", listening.port()),
+            None => listening.to_string(),
+        };
+        Ok(Self {
+            id: uuid::Uuid::new_v4().to_string(),
+            partitions: owned_partitions(&context.catalogue, &wal),
+            wal,
+            http,
+            local: local.to_string(),
+            host,
+            pid: std::process::id(),
+            started_at_ms: now_ms(),
+            seen_at_ms: now_ms(),
+        })
+    }
+
+    fn path(&self) -> Path {
+        let name = match self.wal.is_empty() {
+            true => &self.id,
+            false => &self.wal,
+        };
+        Path::from(format!("{DAEMONS}/{name}.json"))
+    }
+
+    /// Makes the daemon known.
+    pub async fn publish(&self, storage: &Storage) -> Result<()> {
+        let body = serde_json::to_vec(self).map_err(|e| Error::Internal(e.to_string()))?;
+        storage.put(&self.path(), body).await
+    }
+
+    /// Keeps saying that the daemon lives, until this is aborted.
+    pub async fn keep(mut self, context: Context) {
+        loop {
+            tokio::time::sleep(RENEW_EVERY).await;
+            self.seen_at_ms = now_ms();
+            self.partitions = owned_partitions(&context.catalogue, &self.wal);
+            if let Err(e) = self.publish(&context.storage).await {
+                tracing::warn!(error = %e, "the daemon's address is not renewed; it is tried again");
+            }
+        }
+    }
+
+    /// Makes the daemon unknown, unless another run has taken its place.
+    pub async fn withdraw(&self, storage: &Storage) -> Result<()> {
+        let path = self.path();
+        let found = storage.get(&path).await?;
+        let known = found.and_then(|b| serde_json::from_slice::<Self>(&b).ok());
+        match known.is_some_and(|a| a.id == self.id) {
+            true => storage.delete(&path).await,
+            false => Ok(()),
+        }
+    }
+
+    /// Whether the daemon runs on this machine, by its name.
+    pub fn is_here(&self) -> bool {
+        self.host.is_empty() || self.host == host_name()
+    }
+
+    /// For people: that facts of one of its partitions may be missing from an answer, because it
+    /// could not be asked.
+    pub fn missing_note(&self, topic: &str, partition: i32, landed: Offset) -> String {
+        format!(
+            "the daemon at {} does not answer: facts of `{topic}` from offset {landed} of partition {partition} on may be missing",
+            self.describe(now_ms()),
+        )
+    }
+
+    /// For people: where it is and when it was last heard of.
+    pub fn describe(&self, now_ms: i64) -> String {
+        let seconds = u64::try_from(now_ms - self.seen_at_ms).unwrap_or(0) / 1_000;
+        let seen = humantime::format_duration(Duration::from_secs(seconds));
+        format!(
+            "{} (host {}, pid {}, last seen {seen} ago)",
+            self.http, self.host, self.pid
+        )
+    }
+}
+
+/// The daemons that made themselves known and did not withdraw; some may be gone.
+pub async fn known(storage: &Storage) -> Result<Vec<Address>> {
+    let found = storage.list_below(&Path::from(DAEMONS)).await?;
+    let read = found.iter().map(|object| storage.get(&object.location));
+    let bodies = futures::future::try_join_all(read).await?;
+    // One that withdrew since is gone; one of another version is none of ours.
+    let read = |b: bytes::Bytes| serde_json::from_slice(&b).ok();
+    Ok(bodies.into_iter().flatten().filter_map(read).collect())
+}
+
+/// The id of the WAL in a folder; none where there is no WAL.
+pub fn wal_id(folder: &std::path::Path) -> Result<Option<String>> {
+    let path = folder.join("ID");
+    match std::fs::read_to_string(&path) {
+        Ok(id) => Ok(Some(id.trim().to_owned())),
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound => Ok(None),
+        Err(e) => Err(Error::io(&path, e)),
+    }
+}
+
+fn owned_partitions(catalogue: &Catalogue, wal: &str) -> BTreeMap<String, Vec<i32>> {
+    let entry = catalogue.current();
+    let of = |(name, topic): (&String, &anabranch_shared::TopicEntry)| {
+        let own = topic.partitions.iter().filter(|(_, owner)| *owner == wal);
+        let own: Vec<i32> = own.map(|(p, _)| p.0).collect();
+        (!own.is_empty()).then(|| (name.clone(), own))
+    };
+    entry.topics.iter().filter_map(of).collect()
+}
+
+/// This machine's name; `unknown` where the system does not tell.
+fn host_name() -> String {
+    let told = std::fs::read_to_string("/proc/sys/kernel/hostname").ok();
+    let told = told.or_else(|| std::env::var("HOSTNAME").ok());
+    let told = told.map(|name| name.trim().to_owned());
+    told.filter(|name| !name.is_empty())
+        .unwrap_or_else(|| "unknown".into())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_address_of_an_earlier_version_is_read() {
+        let old = r#"{"id":"a","http":"127.0.0.1:1","pid":7}"#;
+        let read: Result<Address, _> = serde_json::from_str(old);
+        assert!(read.is_ok_and(|a| a.is_here() && a.path().as_ref() == "daemons/a.json"));
+    }
+}

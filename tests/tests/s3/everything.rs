@@ -1,0 +1,102 @@
+//! Every command on a bucket, each a process of its own, beside a daemon and from other machines'
+//! project folders.
+
+use anabranch_tests::ledger::{Ledger, boundary, check_law, line};
+use anabranch_tests::process::{EDITED, Process, Setup, VIEW, run_well, until};
+
+use super::bucket::{Moto, Project, Server, check_count};
+
+/// Facts of a file that is ingested, beyond all that are sent.
+const FILE: std::ops::Range<i64> = 1_000_000..1_000_400;
+
+#[tokio::test(flavor = "multi_thread")]
+async fn every_command_works_on_a_bucket() -> anyhow::Result<()> {
+    every_command(&Server::own()?).await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn every_command_works_on_moto() -> anyhow::Result<()> {
+    match Moto::start().await? {
+        Some(moto) => every_command(&Server::Moto(moto)).await,
+        None => Ok(()),
+    }
+}
+
+async fn every_command(server: &Server) -> anyhow::Result<()> {
+    let project = Project::new(server, "deep/er", Setup::default())?;
+    let dir = project.path();
+    let settings = std::fs::read_to_string(dir.join("anabranch.toml"))?;
+    std::fs::write(
+        dir.join("anabranch.toml"),
+        format!("{settings}export = true\n"),
+    )?;
+    let context = project.context().await?;
+    let mut daemon = Process::start(dir, &["speed"])?;
+    let client = daemon.ready(&context).await?;
+
+    let ledger = Ledger::default().send(&client, 10).await;
+    anyhow::ensure!(
+        ledger.acknowledged.len() == 500,
+        "{}",
+        ledger.acknowledged.len()
+    );
+    ledger.check("before a build", &client, VIEW).await?;
+    run_well(dir, &["batch", "refresh"]).await?;
+    let ledger = ledger.send(&client, 5).await;
+    ledger.check("after a refresh", &client, VIEW).await?;
+    run_well(dir, &["batch", "rebuild"]).await?;
+    ledger.check("after a rebuild", &client, VIEW).await?;
+    check_law("after a rebuild", &context).await?;
+
+    // Another machine, as it were: the same storage, another folder, no WAL.
+    let file: String = FILE.map(line).collect();
+    let elsewhere = Project::new(server, "deep/er", Setup::default())?;
+    std::fs::write(elsewhere.path().join("more.ndjson"), file)?;
+    let path = elsewhere.path().join("more.ndjson");
+    let ingest = ["ingest", "facts", &path.to_string_lossy()];
+    let said = run_well(elsewhere.path(), &ingest).await?;
+    anyhow::ensure!(said.contains("400 facts"), "{said}");
+    let said = run_well(elsewhere.path(), &ingest).await?;
+    anyhow::ensure!(said.contains("ingested before"), "{said}");
+    let sql = "SELECT count(*), count(DISTINCT id) FROM facts";
+    let asked = ["--format", "csv", "sql", "-c", sql];
+    let wanted = "1150,1150";
+    let said = run_well(elsewhere.path(), &asked).await?;
+    anyhow::ensure!(said.lines().last() == Some(wanted), "{said}");
+
+    std::fs::write(dir.join("words.sql"), EDITED)?;
+    run_well(dir, &["batch", "rebuild"]).await?;
+    until("the cut-over", || async {
+        let answer = client.query("SELECT * FROM words", anabranch_shared::ReadMode::Merged);
+        Ok(answer.await?.schema.column_with_name("newest").is_some())
+    })
+    .await?;
+    let ledger = ledger.send(&client, 5).await;
+    run_well(dir, &["batch", "refresh"]).await?;
+    let said = run_well(dir, &["verify"]).await?;
+    anyhow::ensure!(said.contains("words"), "{said}");
+    let said = run_well(dir, &["--format", "json", "status"]).await?;
+    let status: serde_json::Value = serde_json::from_str(&said)?;
+    anyhow::ensure!(
+        status["daemons"][0]["answers"] == true && status["daemons"][0]["pid"] == daemon.id(),
+        "{said}"
+    );
+    for command in [&["jobs"][..], &["jobs", "history"], &["batch", "maintain"]] {
+        run_well(dir, command).await?;
+    }
+    daemon.terminate().await?;
+
+    // Without a daemon the answer is the log's.
+    let said = run_well(elsewhere.path(), &asked).await?;
+    anyhow::ensure!(said.lines().last() == Some("1400,1400"), "{said}");
+    run_well(dir, &["batch", "refresh"]).await?;
+    let moved = boundary(&context).await?;
+    anyhow::ensure!(moved == context.log("facts").await?.head(), "{moved}");
+    check_law("at the end", &context).await?;
+    let export = "views/words/export/_delta_log".into();
+    let exported = context.storage.list_below(&export).await?;
+    anyhow::ensure!(!exported.is_empty(), "nothing was exported");
+    let found = project.count().await?;
+    let all = ledger.acknowledged.iter().copied().chain(FILE);
+    check_count("at the end", &found, all, FILE.end)
+}
