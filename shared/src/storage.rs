@@ -9,7 +9,7 @@ use datafusion::execution::runtime_env::RuntimeEnv;
 use object_store::path::Path;
 use object_store::{ObjectStore, ObjectStoreExt, PutMode, PutOptions, PutPayload};
 
-use crate::{Error, Result};
+use crate::{Error, Monotonic, Result};
 
 mod durable;
 mod folder;
@@ -35,6 +35,8 @@ pub struct Storage {
     folder: Option<PathBuf>,
     /// Where the storage is a folder, what makes it durable.
     files: Option<Arc<DurableFiles>>,
+    /// By which it is judged whether what was read is too old to build on.
+    clock: Monotonic,
 }
 
 /// What a put-if-absent came to.
@@ -61,6 +63,7 @@ impl Storage {
             store: Arc::new(DurableFolder::new(files.clone())?),
             folder: Some(path),
             files: Some(files),
+            clock: Monotonic::default(),
         })
     }
 
@@ -88,6 +91,17 @@ impl Storage {
             store: wrap(self.store.clone()),
             ..self
         }
+    }
+
+    /// The same storage with another clock, such as one that a test moves.
+    #[must_use]
+    pub fn with_clock(self, clock: Monotonic) -> Self {
+        Self { clock, ..self }
+    }
+
+    /// The clock by which it is judged whether what was read is too old to build on.
+    pub fn clock(&self) -> &Monotonic {
+        &self.clock
     }
 
     /// The storage's URL, for messages.
