@@ -6,7 +6,7 @@ use std::process::Command;
 const CASES: u64 = 500;
 
 /// The bugs, and what each does.
-const BUGS: [(&str, &str); 17] = [
+const BUGS: [(&str, &str); 19] = [
     (
         "planted-boundary-offset-lost",
         "a refresh leaves out the offset at its boundary",
@@ -68,6 +68,14 @@ const BUGS: [(&str, &str); 17] = [
     (
         "planted-fence-ignored",
         "a commit is taken whose start is not the boundary",
+    ),
+    (
+        "planted-compaction-drops-an-edge",
+        "a compaction loses the last fact of a file",
+    ),
+    (
+        "planted-maintenance-fence-ignored",
+        "a compaction is committed over another one's",
     ),
 ];
 
