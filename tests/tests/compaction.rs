@@ -203,6 +203,7 @@ async fn a_compacted_log_holds_the_same_in_fewer_files() -> anyhow::Result<()> {
         let before = own.table().with_state(|s| s.files.clone());
         let below = rng.random_range(20_000..1 << 20);
         let options = options(below, rng.random_range(below..4 << 20));
+        own.refresh().await?;
         let found = find_compaction(&other, &options).await?;
         let done = compact(&other, &options, || NOW).await?;
         anyhow::ensure!(found == done && done.merged > 0, "{found:?} {done:?}");
@@ -212,6 +213,15 @@ async fn a_compacted_log_holds_the_same_in_fewer_files() -> anyhow::Result<()> {
         // The files that were there and those that are now, together with what comes after.
         landed.check(&mut rng, &own).await?;
         landed.check(&mut rng, &other).await?;
+        own.refresh().await?;
+        let names = |log: &Log| {
+            log.dead_letters()
+                .with_state(|s| s.files.clone().into_keys())
+        };
+        anyhow::ensure!(
+            names(&own).eq(names(&other)),
+            "replaced dead letters are not followed"
+        );
         landed.land(&mut rng, &own, 0..2).await?;
         landed.check(&mut rng, &own).await?;
         // Also from a checkpoint, which holds the ranges of merged files.

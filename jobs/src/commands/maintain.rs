@@ -147,7 +147,9 @@ async fn keep_log(
     };
     let lost = || stop_topic.store(true, Ordering::Relaxed);
     let compacted = lease.while_held(work, lost).await;
-    lease.release().await?;
+    if let Err(e) = lease.release().await {
+        tracing::warn!(%topic, error = %e, "the lease of the log's upkeep was not given up; it expires");
+    }
     match compacted {
         Ok(compacted) => report.compacted.extend(&compacted),
         // The lease saves work; the fence is what counts.
