@@ -1,5 +1,5 @@
 //! Clean-up of the storage: removes files that no table needs any more, so that it does not grow
-//! with every rebuild. Owns which files those are; entries of `_delta_log` are left alone.
+//! with every rebuild. Owns which files those are.
 //!
 //! | a file | goes |
 //! |---|---|
@@ -9,6 +9,7 @@
 //! | of a generation that answered | `grace` after the cut-over, and after anything was written there |
 //! | of a generation that was never cut over to | `orphan_grace` after anything was written there |
 //! | that a killed put had staged in a folder | `orphan_grace` after it was written |
+//! | of a table's log, below a checkpoint | `grace` after the checkpoint was written, ten minutes at least: readers may follow from before it |
 //!
 //! Ages are those of the storage, judged against the clock that the caller gives. Storage is listed
 //! before the tables are read, so whatever was committed by then is known to be needed.
@@ -16,7 +17,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use anabranch_shared::table::{Table, TableState};
+use anabranch_shared::table::{ENTRIES_STAY_MS, Table, TableState};
 use anabranch_shared::{Catalogue, Entry, Error, Export, Generation, Master, Result, Storage};
 use object_store::ObjectMeta;
 use object_store::path::Path;
@@ -59,6 +60,8 @@ pub enum CleanReason {
     Generation,
     /// A killed put left it.
     Staged,
+    /// It is an entry or a checkpoint of a table's log, and a later checkpoint holds what it says.
+    Entry,
 }
 
 impl CleanReason {
@@ -69,6 +72,7 @@ impl CleanReason {
             Self::Orphan => "orphan",
             Self::Generation => "old generation",
             Self::Staged => "staged",
+            Self::Entry => "log entry",
         }
     }
 }
@@ -259,7 +263,7 @@ fn modified_ms(object: &ObjectMeta) -> i64 {
     object.last_modified.timestamp_millis()
 }
 
-/// Cleans one table: its data files, never its log, which gets a checkpoint where one is due.
+/// Cleans one table: its data files, and its log, which gets a checkpoint where one is due.
 ///
 /// # Errors
 /// `Corrupt` where the table's log has a gap: then it is not known what is needed.
@@ -285,6 +289,7 @@ pub async fn clean_table(
     }
     let paths = unneeded.into_iter().map(|(_, object)| object.location);
     remove(storage, paths, options).await?;
+    clean_entries(storage, &table, options, &mut report).await?;
     let commits = |s: &TableState| {
         let since = s.checkpoint.map_or(0, |c| c.0 + 1);
         s.version.map_or(0, |v| v.0 + 1 - since)
@@ -294,6 +299,40 @@ pub async fn clean_table(
         table.write_checkpoint().await?;
     }
     Ok(report)
+}
+
+/// Removes what a table's log says before a checkpoint that is old enough.
+async fn clean_entries(
+    storage: &Storage,
+    table: &Table,
+    options: &CleanOptions,
+    report: &mut CleanReport,
+) -> Result<()> {
+    // Readers begin at the checkpoint that the hint names, which may not be the newest.
+    let Some(hinted) = table.newest_checkpoint().await? else {
+        return Ok(());
+    };
+    let log = Path::from(format!("{}/_delta_log", table.root()));
+    let mut objects = storage.list_below(&log).await?;
+    let before_ms = options.now_ms - options.grace_ms.max(ENTRIES_STAY_MS);
+    let old = |o: &ObjectMeta| {
+        let version = checkpoint_version(o.location.filename()?)?;
+        (version <= hinted.0 && modified_ms(o) <= before_ms).then_some(version)
+    };
+    let Some(kept) = objects.iter().filter_map(old).max() else {
+        return Ok(());
+    };
+    let needless = |o: &ObjectMeta| {
+        let version = o.location.filename().and_then(entry_version);
+        version.is_some_and(|v| v < kept)
+    };
+    objects.retain(needless);
+    // The oldest first, so that what an interruption leaves has no gap.
+    objects.sort_by(|a, b| a.location.cmp(&b.location));
+    for object in &objects {
+        report.count(CleanReason::Entry, object.size);
+    }
+    remove(storage, objects.into_iter().map(|o| o.location), options).await
 }
 
 /// Brings the table to its newest version, and refuses one whose log goes on past a gap: then it is
@@ -347,6 +386,11 @@ fn entry_version(name: &str) -> Option<u64> {
         true => version.parse().ok(),
         false => None,
     }
+}
+
+/// The version of a checkpoint that is one file.
+fn checkpoint_version(name: &str) -> Option<u64> {
+    name.strip_suffix(".checkpoint.parquet")?.parse().ok()
 }
 
 /// Whether and why a file of a table is not needed any more.

@@ -2,6 +2,7 @@
 
 mod build;
 mod clean;
+mod compact;
 mod export;
 mod merge;
 
@@ -10,5 +11,6 @@ pub use clean::{
     CleanAction, CleanOptions, CleanReason, CleanReport, Cleaned, clean_storage, clean_table,
     clean_view,
 };
+pub use compact::{CompactOptions, CompactReport, compact, find_compaction};
 pub use export::{ExportOutcome, ExportWhen, export};
 pub use merge::merge_small_runs;

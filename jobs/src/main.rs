@@ -10,6 +10,7 @@ use anabranch_jobs::builds::{Build, BuildReport};
 use anabranch_jobs::client::Client;
 use anabranch_jobs::commands::generate::GenerateArgs;
 use anabranch_jobs::commands::ingest::IngestArgs;
+use anabranch_jobs::commands::maintain::{Patience, UpkeepReport};
 use anabranch_jobs::commands::query::QuerySession;
 use anabranch_jobs::commands::verify::VerifyArgs;
 use anabranch_jobs::commands::{
@@ -136,7 +137,7 @@ enum BatchCommand {
         /// The views; all unless named
         views: Vec<String>,
     },
-    /// Removes files that nothing needs any more, once their grace is over
+    /// Merges small files of the logs, and removes files that nothing needs any more once their grace is over
     Maintain {
         /// Only counts them
         #[arg(long)]
@@ -248,8 +249,11 @@ async fn execute(cli: Cli) -> Result<u8> {
                         true => CleanAction::Find,
                         false => CleanAction::Remove,
                     };
+                    let kept =
+                        maintain::keep_logs(&context, action, Patience::UntilExpiry, &stop_flag())
+                            .await;
                     let report = maintain::maintain(&context, now_ms(), action).await?;
-                    print_cleaned(&report, action, json)?;
+                    print_cleaned(&report, &kept?, action, json)?;
                     return Ok(0);
                 }
             };
@@ -345,7 +349,12 @@ fn ingest_line(report: &ingest::IngestReport, took: Duration) -> String {
     )
 }
 
-fn print_cleaned(report: &CleanReport, action: CleanAction, json: bool) -> Result<()> {
+fn print_cleaned(
+    report: &CleanReport,
+    kept: &UpkeepReport,
+    action: CleanAction,
+    json: bool,
+) -> Result<()> {
     let total = report.total();
     if json {
         let rows = report.reasons.iter();
@@ -358,6 +367,8 @@ fn print_cleaned(report: &CleanReport, action: CleanAction, json: bool) -> Resul
         return print_json(&serde_json::json!({
             "removed": action == CleanAction::Remove, "files": total.files, "bytes": total.bytes,
             "reasons": rows.collect::<serde_json::Map<_, _>>(),
+            "compacted": {"files": kept.compacted.files, "bytes": kept.compacted.bytes, "into": kept.compacted.merged},
+            "elsewhere": kept.elsewhere,
         }));
     }
     let what = match action {
@@ -373,6 +384,7 @@ fn print_cleaned(report: &CleanReport, action: CleanAction, json: bool) -> Resul
         let (files, bytes) = (human_count(cleaned.files), human_bytes(cleaned.bytes));
         text += &format!("  {}: {files} files, {bytes}\n", reason.name());
     }
+    text += &maintain::text(kept, action);
     print(&text)
 }
 

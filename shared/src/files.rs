@@ -35,6 +35,9 @@ const READ_ROWS: usize = 8_192;
 /// How many of the first columns get statistics in the table's log.
 const STATISTICS_COLUMNS: usize = 32;
 
+/// The bytes of a file.
+pub type FileBytes = Bytes;
+
 /// A Parquet file in memory, and what the table's log says of it.
 #[derive(Debug)]
 pub struct EncodedFile {
@@ -296,6 +299,14 @@ fn parse_bound(value: &Value, field: &Field) -> Option<ScalarValue> {
         DataType::Utf8View => ScalarValue::Utf8View(Some(value.as_str()?.to_owned())),
         _ => return None,
     })
+}
+
+/// The names of a Parquet file's columns, and how many rows it has.
+pub fn parquet_footer(body: &Bytes) -> Result<(Vec<String>, u64)> {
+    let metadata = ArrowReaderMetadata::load(body, ArrowReaderOptions::new())?;
+    let columns = metadata.schema().fields().iter().map(|f| f.name().clone());
+    let rows = metadata.metadata().file_metadata().num_rows();
+    Ok((columns.collect(), u64::try_from(rows).unwrap_or(0)))
 }
 
 /// Reads the columns of `wanted` from a Parquet file; a column that the file lacks is null.

@@ -171,9 +171,13 @@ impl Worker {
     }
 
     fn fold_file(&self, file: &FactsFile, fold: &mut Fold) -> Result<()> {
-        let batches = self
+        let read = self
             .runtime
-            .block_on(self.log.read_file(file, self.view.fact_projection()))?;
+            .block_on(self.log.read_file(file, self.view.fact_projection()));
+        let batches = match read {
+            Err(Error::Unavailable(why)) => return self.fold_replacement(file, why, fold),
+            read => read?,
+        };
         for batch in batches {
             if self.options.stop.load(Ordering::Relaxed) {
                 return Err(Error::Conflict("stopped; nothing was changed".into()));
@@ -191,6 +195,17 @@ impl Worker {
             .bytes
             .fetch_add(size, Ordering::Relaxed);
         Ok(())
+    }
+
+    /// Folds what a file held that is gone: it was merged with others since the fold began, which
+    /// took longer than replaced files stay.
+    fn fold_replacement(&self, file: &FactsFile, why: String, fold: &mut Fold) -> Result<()> {
+        self.runtime.block_on(self.log.refresh())?;
+        let files = self.log.files_of(&file.wanted)?;
+        if files.iter().any(|f| f.add.path == file.add.path) {
+            return Err(Error::Unavailable(why));
+        }
+        files.iter().try_for_each(|f| self.fold_file(f, fold))
     }
 
     /// The error with the place of the fact that causes it, found by reading the file again.

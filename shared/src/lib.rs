@@ -5,8 +5,10 @@ mod error;
 mod export;
 mod files;
 mod fold_log;
+mod lease;
 mod log;
 mod master;
+mod monotonic;
 mod pin;
 mod place;
 mod planted;
@@ -20,10 +22,16 @@ pub mod view;
 pub use catalogue::{Catalogue, Entry, GenerationEntry, TopicEntry, ViewEntry};
 pub use error::{Error, ErrorKind, Result};
 pub use export::{Export, ExportPin, ExportStanding};
-pub use files::{EncodedFile, FileEncoder, encode_parquet, keep_ranges, read_parquet};
+pub use files::{
+    EncodedFile, FileBytes, FileEncoder, encode_parquet, keep_ranges, parquet_footer, read_parquet,
+};
 pub use fold_log::{FoldOptions, FoldProgress, fold_log};
-pub use log::{FactsFile, Landing, Log, blocking, dead_letter_schema};
+pub use lease::{Lease, LeaseDecision, LeaseEntry, LeaseStanding, decide_lease};
+pub use log::{
+    FactsFile, Landing, Log, LogTable, UpkeepFiles, UpkeepTurn, blocking, dead_letter_schema,
+};
 pub use master::{Master, MasterLeaf, MasterPin, Ranges, Unit};
+pub use monotonic::Monotonic;
 pub use pin::{Pin, Pinner, PlainPin, ReadMode, Relation, TopicPin, ViewPin};
 pub use place::{Generation, LogVersion, Offset, OffsetRange, Offsets, PartitionId};
 pub use planted::planted;

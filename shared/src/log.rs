@@ -16,6 +16,10 @@ use crate::table::{APPEND_ONLY, AddFile, Commit, RemoveFile, Table, TableState, 
 use crate::topic::{OFFSET, PARTITION, timestamp_type};
 use crate::{Error, LogVersion, Offset, OffsetRange, Offsets, PartitionId, Result, Topic};
 
+mod upkeep;
+
+pub use upkeep::{LogTable, UpkeepFiles, UpkeepTurn};
+
 /// The position of a partition, by its name in `txn` actions.
 const PARTITION_APP: &str = "partition/";
 /// The end of a gap, by its partition and start in `txn` actions.
@@ -412,8 +416,12 @@ impl Log {
 
     /// The files that hold facts of `[from, to)`, in order of partition and offset.
     pub fn files_between(&self, from: &Offsets, to: &Offsets) -> Result<Vec<FactsFile>> {
-        let ranges = from.ranges_to(to);
-        self.table.with_state(|state| files_in(state, &ranges))
+        self.files_of(&from.ranges_to(to))
+    }
+
+    /// The files that hold facts of some ranges, in order of partition and offset.
+    pub fn files_of(&self, ranges: &[(PartitionId, OffsetRange)]) -> Result<Vec<FactsFile>> {
+        self.table.with_state(|state| files_in(state, ranges))
     }
 
     /// As [`Log::files_between`], of the dead letters.

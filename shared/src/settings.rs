@@ -76,6 +76,10 @@ pub struct StorageSettings {
     pub grace: Duration,
     /// How long files stay that no commit names; at least `grace`.
     pub orphan_grace: Duration,
+    /// Files of a log with fewer bytes than this are merged; never where absent.
+    pub compact_below_bytes: Option<u64>,
+    /// About how many bytes a merged file of a log has; at least `compact_below_bytes`.
+    pub compact_to_bytes: u64,
 }
 
 /// `[daemon]`: the speed layer and its landing.
@@ -103,6 +107,8 @@ pub struct DaemonSettings {
     pub max_record_bytes: u64,
     /// Commits of the log between two checkpoints; at least 1.
     pub checkpoint_every: u64,
+    /// How often the storage is kept in shape.
+    pub maintain_every: Duration,
 }
 
 /// `[batch]`: refreshes, rebuilds and verifications.
@@ -243,6 +249,8 @@ impl StorageSettings {
             path_style: reader.optional(storage, &table::PATH_STYLE),
             grace: reader.value(storage, &table::GRACE),
             orphan_grace: reader.value(storage, &table::ORPHAN_GRACE),
+            compact_below_bytes: reader.value(storage, &table::COMPACT_BELOW).0,
+            compact_to_bytes: reader.value(storage, &table::COMPACT_TO).0,
         };
         let text = |duration| humantime::format_duration(duration).to_string();
         let (grace, orphan_grace) = (text(settings.grace), text(settings.orphan_grace));
@@ -260,6 +268,11 @@ impl StorageSettings {
             let message = format!(
                 "`orphan_grace` in `[storage]` is {orphan_grace}, shorter than `grace`, {grace}; make it longer than the longest build"
             );
+            reader.report(&at.unwrap_or_default(), message);
+        }
+        if settings.compact_below_bytes > Some(settings.compact_to_bytes) {
+            let at = written(storage, "compact_to").or_else(|| written(storage, "compact_below"));
+            let message = "`compact_to` in `[storage]` is smaller than `compact_below`, so merged files would be merged again and again; make it larger".to_owned();
             reader.report(&at.unwrap_or_default(), message);
         }
         settings
@@ -281,6 +294,7 @@ impl DaemonSettings {
             max_request_bytes: reader.value(daemon, &table::MAX_REQUEST_BYTES).0,
             max_record_bytes: reader.value(daemon, &table::MAX_RECORD_BYTES).0,
             checkpoint_every: reader.value(daemon, &table::CHECKPOINT_EVERY).0,
+            maintain_every: reader.value(daemon, &table::MAINTAIN_EVERY),
         }
     }
 }

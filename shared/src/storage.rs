@@ -13,7 +13,7 @@ use object_store::path::Path;
 use object_store::{ObjectStore, ObjectStoreExt, PutMode, PutOptions, PutPayload};
 
 use crate::settings::StorageSettings;
-use crate::{Error, Result};
+use crate::{Error, Monotonic, Result};
 
 mod counting;
 mod durable;
@@ -47,6 +47,8 @@ pub struct Storage {
     /// Where the storage is a bucket, which one.
     bucket: Option<Arc<BucketName>>,
     requests: Arc<Requests>,
+    /// By which it is judged whether what was read is too old to build on.
+    clock: Monotonic,
 }
 
 /// A bucket and the server that it lies on, for messages.
@@ -99,6 +101,7 @@ impl Storage {
             files: Some(files),
             bucket: None,
             requests,
+            clock: Monotonic::default(),
         })
     }
 
@@ -168,6 +171,17 @@ impl Storage {
             store: wrap(self.store.clone()),
             ..self
         }
+    }
+
+    /// The same storage with another clock, such as one that a test moves.
+    #[must_use]
+    pub fn with_clock(self, clock: Monotonic) -> Self {
+        Self { clock, ..self }
+    }
+
+    /// The clock by which it is judged whether what was read is too old to build on.
+    pub fn clock(&self) -> &Monotonic {
+        &self.clock
     }
 
     /// The storage's URL, for messages.

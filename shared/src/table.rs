@@ -19,10 +19,13 @@ use crate::{Error, LogVersion, Result};
 
 mod action;
 mod checkpoint;
+mod head;
 mod schema;
 
 pub use action::{Action, AddFile, CommitInfo, RemoveFile, Txn};
 use action::{Metadata, Protocol};
+pub use head::ENTRIES_STAY_MS;
+use head::HeadSeen;
 pub use schema::{delta_schema, storage_type};
 
 /// The table property that forbids removing rows, by its name in the Delta protocol.
@@ -154,6 +157,8 @@ pub struct Table {
     state: RwLock<TableState>,
     /// Held while a refresh or a commit of this process changes the state.
     writing: tokio::sync::Mutex<()>,
+    /// When it was last sure that no entry comes after the newest known one.
+    head_seen: HeadSeen,
 }
 
 impl Table {
@@ -164,12 +169,21 @@ impl Table {
             root: root.into(),
             state: RwLock::default(),
             writing: tokio::sync::Mutex::default(),
+            head_seen: HeadSeen::new(storage.clock()),
         };
         if let Some(state) = checkpoint::read_latest(storage, &table.root).await? {
             *table.state.write() = state;
             storage.note_found(&table.log_path());
         }
         table.refresh().await?;
+        // The first entries of a table that has checkpoints are removed, and a hint can be lost.
+        if !table.exists()
+            && let Some(state) = checkpoint::find_latest(storage, &table.root).await?
+        {
+            *table.state.write() = state;
+            storage.note_found(&table.log_path());
+            table.refresh().await?;
+        }
         Ok(table)
     }
 
@@ -278,13 +292,21 @@ impl Table {
         let (mut read, mut at_once) = (0, 1);
         'follow: loop {
             let next = self.next_version();
+            let looked = self.head_seen.now();
             let versions = (0..at_once).map(|n| LogVersion(next.0 + n));
             let entries = versions.map(|version| async move {
                 Ok::<_, Error>((version, self.read_entry(version).await?))
             });
             for (version, entry) in futures::future::try_join_all(entries).await? {
                 match entry {
-                    None => break 'follow,
+                    None if self.head_seen.is_recent(&looked) || !self.jump().await? => {
+                        self.head_seen.set(looked);
+                        break 'follow;
+                    }
+                    None => {
+                        read += 1;
+                        continue 'follow;
+                    }
                     Some(actions) => self.state.write().apply(version, actions)?,
                 }
                 read += 1;
@@ -319,6 +341,7 @@ impl Table {
                 decide(&state)?.into_actions(&state, &id, now_ms)?
             };
             match self.put_entry(version, &id, &actions).await? {
+                PutOutcome::Ours if self.is_lost(version, &actions).await? => {}
                 PutOutcome::Ours => {
                     self.state.write().apply(version, actions)?;
                     return Ok(version);

@@ -102,7 +102,9 @@ async fn clean(context: &Context, now: i64) -> anyhow::Result<(CleanReport, BTre
     let gone: BTreeSet<PathBuf> = before.difference(&after).cloned().collect();
     let counted = removed.total().files;
     anyhow::ensure!(gone.len() as u64 == counted, "{counted} counted, {gone:?}");
-    let again = maintain(context, now, CleanAction::Remove).await?;
+    let mut again = maintain(context, now, CleanAction::Remove).await?;
+    // A checkpoint that was just written is old by a clock that is ahead.
+    again.reasons.remove(&CleanReason::Entry);
     anyhow::ensure!(again == CleanReport::default(), "twice: {again:?}");
     Ok((removed, gone))
 }
@@ -137,7 +139,8 @@ async fn replaced_files_go_after_the_grace() -> anyhow::Result<()> {
     let (report, gone) = clean(&context, now + HOUR - 30_000).await?;
     anyhow::ensure!(gone.is_empty(), "before the grace: {report:?} {gone:?}");
 
-    let (report, gone) = clean(&context, now + HOUR + 1).await?;
+    let (report, mut gone) = clean(&context, now + HOUR + 1).await?;
+    gone.retain(|f| !f.to_string_lossy().contains("_delta_log"));
     let expected: BTreeSet<PathBuf> = runs.union(&exports).cloned().collect();
     assert_eq!(
         gone, expected,
@@ -322,6 +325,43 @@ async fn a_table_with_a_gap_is_left_alone() -> anyhow::Result<()> {
         .filter(|f| f.starts_with(&facts))
         .collect();
     anyhow::ensure!(gone.is_empty(), "{gone:?}");
+    Ok(())
+}
+
+/// Entries of a table's log go once a checkpoint that holds them has been there for the grace.
+#[tokio::test(flavor = "multi_thread")]
+async fn entries_below_an_old_checkpoint_go() -> anyhow::Result<()> {
+    let (dir, context) = project().await?;
+    for part in 0..6 {
+        ingest_lines(&context, part * 10..part * 10 + 10).await?;
+    }
+    build(&context, Build::Refresh).await?;
+    // Opened before, and follows after.
+    let follower = context.log("facts").await?;
+    // Six landings and the creation are due a checkpoint.
+    maintain(&context, now_ms(), CleanAction::Remove).await?;
+    let log = dir.path().join("data/topics/facts/log/_delta_log");
+    let entries = || -> anyhow::Result<Vec<String>> {
+        let mut names = Vec::new();
+        for entry in std::fs::read_dir(&log)? {
+            names.push(entry?.file_name().to_string_lossy().into_owned());
+        }
+        names.retain(|n| n.ends_with(".json"));
+        names.sort();
+        Ok(names)
+    };
+    assert_eq!(entries()?.len(), 7);
+    let (report, gone) = clean(&context, now_ms() + HOUR - 30_000).await?;
+    anyhow::ensure!(gone.is_empty(), "before the grace: {report:?} {gone:?}");
+    let (report, _) = clean(&context, now_ms() + HOUR + 1_000).await?;
+    anyhow::ensure!(of(&report, CleanReason::Entry) >= 6, "{report:?}");
+    assert_eq!(entries()?, ["00000000000000000006.json"]);
+    check_view(&context, 7).await?;
+    ingest_lines(&context, 60..70).await?;
+    build(&context, Build::Rebuild).await?;
+    check_view(&context, 7).await?;
+    follower.refresh().await?;
+    assert_eq!(follower.head().to_string(), "0:70");
     Ok(())
 }
 

@@ -1,16 +1,43 @@
-//! `anabranch batch maintain`, and the same after jobs and in the daemon: removes files that nothing
-//! needs any more.
+//! `anabranch batch maintain`, and the same after jobs and in the daemon: merges the small files of
+//! logs, and removes files that nothing needs any more.
 
-use std::time::Duration;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
 
-use anabranch_batch::{CleanAction, CleanOptions, CleanReport, clean_storage, clean_view};
-use anabranch_shared::Result;
+use anabranch_batch::{
+    CleanAction, CleanOptions, CleanReport, CompactOptions, CompactReport, clean_storage,
+    clean_view, compact, find_compaction,
+};
+use anabranch_shared::{Error, Lease, LeaseStanding, Monotonic, Result};
 
 use crate::context::{Context, now_ms};
 use crate::history;
+use crate::output::{human_bytes, human_count};
 
-/// How often a daemon cleans up.
-const EVERY: Duration = Duration::from_secs(600);
+/// How long after its last sign of life a process that keeps a log in shape is taken for dead.
+const LEASE_EXPIRES: Duration = Duration::from_secs(10);
+
+/// How often a command looks whether another process has done with a log.
+const LOOK_EVERY: Duration = Duration::from_millis(200);
+
+/// What keeping the logs in shape came to, or would.
+#[derive(Clone, Debug, Default)]
+pub struct UpkeepReport {
+    /// Files that were merged.
+    pub compacted: CompactReport,
+    /// The topics that another process takes care of at the moment.
+    pub elsewhere: Vec<String>,
+}
+
+/// What to do about a log that another process keeps in shape at the moment.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Patience {
+    /// It is left to that process.
+    None,
+    /// That process is waited for, in case it is dead.
+    UntilExpiry,
+}
 
 /// How clean-up runs by a project's settings.
 pub fn clean_options(context: &Context, now_ms: i64, action: CleanAction) -> CleanOptions {
@@ -43,15 +70,155 @@ pub async fn after_job(context: &Context, view: &str) {
     }
 }
 
-/// Cleans up from time to time until it is aborted.
-pub async fn run(context: Context) {
+/// Keeps the logs of all topics in shape: merges their small files. A topic at a time belongs to one
+/// process, by a lease. One that fails doesn't keep the others from theirs.
+///
+/// # Errors
+/// Those of the first topic that failed.
+pub async fn keep_logs(
+    context: &Context,
+    action: CleanAction,
+    patience: Patience,
+    stop: &Arc<AtomicBool>,
+) -> Result<UpkeepReport> {
+    let mut report = UpkeepReport::default();
+    context.catalogue.refresh().await?;
+    let mut failed = None;
+    for topic in context.catalogue.current().topics.keys() {
+        let kept = match action {
+            CleanAction::Find => find_upkeep(context, topic, &mut report).await,
+            CleanAction::Remove => keep_log(context, topic, patience, stop, &mut report).await,
+        };
+        if let Err(e) = kept {
+            tracing::warn!(%topic, error = %e, "the log was not kept in shape; it is tried again later");
+            failed.get_or_insert(e);
+        }
+    }
+    failed.map_or(Ok(report), Err)
+}
+
+fn compact_options(context: &Context, stop: &Arc<AtomicBool>) -> Option<CompactOptions> {
+    let storage = &context.project.storage;
+    Some(CompactOptions {
+        below_bytes: storage.compact_below_bytes?,
+        to_bytes: storage.compact_to_bytes,
+        stop: stop.clone(),
+    })
+}
+
+async fn find_upkeep(context: &Context, topic: &str, report: &mut UpkeepReport) -> Result<()> {
+    if let Some(options) = compact_options(context, &Arc::default()) {
+        let found = find_compaction(&*context.log(topic).await?, &options).await?;
+        report.compacted.extend(&found);
+    }
+    Ok(())
+}
+
+async fn keep_log(
+    context: &Context,
+    topic: &str,
+    patience: Patience,
+    stop: &Arc<AtomicBool>,
+    report: &mut UpkeepReport,
+) -> Result<()> {
+    let stop_topic = Arc::new(AtomicBool::new(false));
+    let Some(options) = compact_options(context, &stop_topic) else {
+        return Ok(());
+    };
+    let holder = uuid::Uuid::new_v4().to_string();
+    let (name, clock) = (format!("upkeep/{topic}"), Monotonic::default());
+    let mut lease = Lease::open(&context.storage, &name, holder, LEASE_EXPIRES, clock).await?;
+    if !acquire(&mut lease, patience, stop).await? {
+        report.elsewhere.push(topic.to_owned());
+        return Ok(());
+    }
+    let log = context.log(topic).await?;
+    let work = async {
+        let mut work = std::pin::pin!(compact(&log, &options, now_ms));
+        loop {
+            match tokio::time::timeout(LOOK_EVERY, &mut work).await {
+                Ok(done) => return done,
+                Err(_) if stop.load(Ordering::Relaxed) => {
+                    stop_topic.store(true, Ordering::Relaxed);
+                }
+                Err(_) => {}
+            }
+        }
+    };
+    let lost = || stop_topic.store(true, Ordering::Relaxed);
+    let compacted = lease.while_held(work, lost).await;
+    if let Err(e) = lease.release().await {
+        tracing::warn!(%topic, error = %e, "the lease of the log's upkeep was not given up; it expires");
+    }
+    match compacted {
+        Ok(compacted) => report.compacted.extend(&compacted),
+        // The lease saves work; the fence is what counts.
+        Err(Error::Fenced { .. }) => report.elsewhere.push(topic.to_owned()),
+        Err(e) => return Err(e),
+    }
+    Ok(())
+}
+
+/// Takes a lease, waiting for it as long as a dead holder would keep it. Returns whether it is held.
+async fn acquire(lease: &mut Lease, patience: Patience, stop: &AtomicBool) -> Result<bool> {
+    let begun = Instant::now();
     loop {
-        tokio::time::sleep(EVERY).await;
+        match lease.step().await? {
+            LeaseStanding::Held(_) => return Ok(true),
+            LeaseStanding::Elsewhere(_) if patience == Patience::None => return Ok(false),
+            LeaseStanding::Elsewhere(_)
+                if begun.elapsed() > LEASE_EXPIRES + LOOK_EVERY || stop.load(Ordering::Relaxed) =>
+            {
+                return Ok(false);
+            }
+            LeaseStanding::Elsewhere(wait) => {
+                tokio::time::sleep(wait.clamp(Duration::from_millis(1), LOOK_EVERY)).await;
+            }
+        }
+    }
+}
+
+/// Keeps the storage in shape from time to time until it is aborted.
+pub async fn run(context: Context) {
+    let stop = Arc::default();
+    loop {
+        tokio::time::sleep(context.project.daemon.maintain_every).await;
+        if let Ok(report) = keep_logs(&context, CleanAction::Remove, Patience::None, &stop).await
+            && report.compacted.files > 0
+        {
+            let CompactReport { files, merged, .. } = report.compacted;
+            tracing::info!(files, merged, "merged small files of the logs");
+        }
         match maintain(&context, now_ms(), CleanAction::Remove).await {
             Ok(report) => log(&report),
             Err(e) => tracing::warn!(error = %e, "clean-up failed; it is tried again later"),
         }
     }
+}
+
+/// What keeping the logs in shape came to, for people; empty where there was nothing to do.
+pub fn text(report: &UpkeepReport, action: CleanAction) -> String {
+    let CompactReport {
+        files,
+        bytes,
+        merged,
+    } = report.compacted;
+    let mut text = String::new();
+    if files > 0 {
+        let what = match action {
+            CleanAction::Remove => "merged",
+            CleanAction::Find => "would be merged",
+        };
+        let (files, merged) = (human_count(files), human_count(merged));
+        text += &format!(
+            "{files} small files of logs, {}, {what} into {merged}\n",
+            human_bytes(bytes)
+        );
+    }
+    for topic in &report.elsewhere {
+        text += &format!("topic `{topic}`: another process keeps its log in shape at the moment\n");
+    }
+    text
 }
 
 fn log(report: &CleanReport) {

@@ -7,8 +7,8 @@ use std::time::Duration;
 use super::kafka::{KafkaStart, OnGap, PartitionList, Word};
 use super::choice::{Ack, RegionName, ServerUrl, StorageUrl, UnknownFields};
 use super::value::{
-    Address, Count, FieldName, ProjectPath, Schedule, SettingValue, Size, Threads, ZoneName,
-    minutes,
+    Address, Count, FieldName, ProjectPath, Schedule, SettingValue, Size, SizeOrOff, Threads,
+    ZoneName, minutes,
 };
 
 /// A table of `anabranch.toml`.
@@ -242,6 +242,10 @@ settings! {
     GRACE: Defaulted<Duration> = Storage."grace", Defaulted(|| minutes(60));
     /// Files that no commit names stay this long: longer than the longest build or export.
     ORPHAN_GRACE: Defaulted<Duration> = Storage."orphan_grace", Defaulted(|| minutes(24 * 60));
+    /// Files of a topic's log below this size are merged with their neighbours; "off" for never.
+    COMPACT_BELOW: Defaulted<SizeOrOff> = Storage."compact_below", Defaulted(|| SizeOrOff(Some(32_000_000)));
+    /// Merged files of a log have about this size, and take that much memory while they are made.
+    COMPACT_TO: Defaulted<Size> = Storage."compact_to", Defaulted(|| Size::megabytes(128));
 
     /// Address that HTTP is served on: ingestion, queries, state.
     HTTP: Defaulted<Address> = Daemon."http", Defaulted(|| Address("127.0.0.1:8787".to_owned()));
@@ -265,6 +269,8 @@ settings! {
     MAX_RECORD_BYTES: Defaulted<Size> = Daemon."max_record_bytes", Defaulted(|| Size::megabytes(16));
     /// Commits of the log between two checkpoints of its Delta table.
     CHECKPOINT_EVERY: Defaulted<Count> = Daemon."checkpoint_every", Defaulted(|| Count(100));
+    /// How often files are merged, and those removed that nothing needs any more.
+    MAINTAIN_EVERY: Defaulted<Duration> = Daemon."maintain_every", Defaulted(|| minutes(10));
 
     /// The most memory for a refresh, rebuild or verification.
     BATCH_MEMORY: Defaulted<Size> = Batch."memory", Defaulted(|| Size::megabytes(1_000));

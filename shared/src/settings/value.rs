@@ -203,6 +203,26 @@ impl SettingValue for Size {
     }
 }
 
+/// A size that may be off.
+pub(super) struct SizeOrOff(pub(super) Option<u64>);
+
+impl SettingValue for SizeOrOff {
+    const TYPE: &'static str = "size or off";
+    const EXPECTED: &'static str = "`\"off\"`, or a size such as `\"32MB\"` or `\"32MiB\"`, or a whole number of bytes above 0";
+
+    fn read(found: &Found<'_>) -> Result<Self, Mismatch> {
+        match found {
+            Found::Text { text, .. } if text.trim() == "off" => Ok(Self(None)),
+            _ => Size::read(found).map(|size| Self(Some(size.0))),
+        }
+    }
+
+    fn write(&self) -> String {
+        self.0
+            .map_or_else(|| quoted("off"), |bytes| Size(bytes).write())
+    }
+}
+
 /// A whole number, at least 1.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Count(pub(super) u64);

@@ -20,27 +20,72 @@ struct LastCheckpoint {
     version: u64,
 }
 
-/// The state at the newest checkpoint; `None` where there is none.
-pub(super) async fn read_latest(storage: &Storage, root: &Path) -> Result<Option<TableState>> {
-    let hint = join(root, "_delta_log/_last_checkpoint");
-    let Some(bytes) = storage.get(&hint).await? else {
-        return Ok(None);
-    };
-    let Ok(last) = serde_json::from_slice::<LastCheckpoint>(&bytes) else {
-        // The hint is only that: without it the commits are read from the first.
-        tracing::warn!(path = %hint, "checkpoint hint is not readable, reading every commit");
-        return Ok(None);
-    };
-    let path = join(
-        root,
-        &format!("_delta_log/{:020}.checkpoint.parquet", last.version),
-    );
+fn path_of(root: &Path, version: LogVersion) -> Path {
+    let name = format!("_delta_log/{:020}.checkpoint.parquet", version.0);
+    join(root, &name)
+}
+
+/// The version of the newest checkpoint, by the hint that is kept of it; `None` where there is no
+/// hint that can be read.
+pub(super) async fn hint(storage: &Storage, root: &Path) -> Result<Option<LogVersion>> {
+    let path = join(root, "_delta_log/_last_checkpoint");
     let Some(bytes) = storage.get(&path).await? else {
-        return Err(Error::Corrupt(format!(
-            "`{path}` is named by `_last_checkpoint` but absent, or in a form that this version does not read"
-        )));
+        return Ok(None);
     };
-    decode(bytes, LogVersion(last.version), &path).map(Some)
+    match serde_json::from_slice::<LastCheckpoint>(&bytes) {
+        Ok(last) => Ok(Some(LogVersion(last.version))),
+        Err(e) => {
+            tracing::warn!(%path, error = %e, "checkpoint hint is not readable");
+            Ok(None)
+        }
+    }
+}
+
+/// The state at a checkpoint; `None` where it is gone.
+pub(super) async fn read(
+    storage: &Storage,
+    root: &Path,
+    version: LogVersion,
+) -> Result<Option<TableState>> {
+    let path = path_of(root, version);
+    match storage.get(&path).await? {
+        Some(bytes) => decode(bytes, version, &path).map(Some),
+        None => Ok(None),
+    }
+}
+
+/// The state at the newest checkpoint that the hint knows of; `None` where there is none.
+pub(super) async fn read_latest(storage: &Storage, root: &Path) -> Result<Option<TableState>> {
+    let Some(version) = hint(storage, root).await? else {
+        return Ok(None);
+    };
+    match read(storage, root, version).await? {
+        Some(state) => Ok(Some(state)),
+        // A writer that was slow has put its older hint over a newer one.
+        None => find_latest(storage, root).await,
+    }
+}
+
+/// The state at the newest checkpoint, found by listing; `None` where there is none.
+///
+/// # Errors
+/// `Corrupt` where the table's log has entries, and neither the first nor a checkpoint.
+pub(super) async fn find_latest(storage: &Storage, root: &Path) -> Result<Option<TableState>> {
+    let log = join(root, "_delta_log");
+    let found = storage.list_below(&log).await?;
+    let names: Vec<&str> = found.iter().filter_map(|o| o.location.filename()).collect();
+    let version = |name: &&str| name.strip_suffix(".checkpoint.parquet")?.parse().ok();
+    let Some(newest) = names.iter().filter_map(version).max() else {
+        let first = format!("{:020}.json", 0);
+        let entry = |name: &&str| name.ends_with(".json") && name.len() == first.len();
+        return match names.iter().any(entry) && !names.contains(&first.as_str()) {
+            true => Err(Error::Corrupt(format!(
+                "`{log}` has entries, and neither the first nor a checkpoint: files of the table were lost; restore them"
+            ))),
+            false => Ok(None),
+        };
+    };
+    read(storage, root, LogVersion(newest)).await
 }
 
 fn decode(bytes: Bytes, version: LogVersion, path: &Path) -> Result<TableState> {

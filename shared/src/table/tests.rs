@@ -2,7 +2,11 @@
 
 use arrow::datatypes::{DataType, Field, Schema};
 
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
 use super::*;
+use crate::Monotonic;
 
 async fn open(storage: &Storage) -> Table {
     let schema = Schema::new(vec![Field::new("a", DataType::Int64, true)]);
@@ -101,4 +105,125 @@ async fn a_checkpoint_reads_back() {
         let file = s.files.get("part-1.parquet").expect("the file");
         assert_eq!((file.rows(), file.tag("note")), (Some(3), Some("kept")));
     });
+}
+
+/// A storage whose clock the test moves, in seconds.
+fn with_clock(dir: &tempfile::TempDir) -> (Storage, Arc<AtomicU64>) {
+    let seconds = Arc::new(AtomicU64::new(0));
+    let read = seconds.clone();
+    let clock = Monotonic::of(move || Duration::from_secs(read.load(Ordering::Relaxed)));
+    let storage = Storage::folder(dir.path()).unwrap().with_clock(clock);
+    (storage, seconds)
+}
+
+fn entry(dir: &tempfile::TempDir, version: u64) -> std::path::PathBuf {
+    dir.path().join(format!("t/_delta_log/{version:020}.json"))
+}
+
+/// Others take steps up to `upto`, write a checkpoint, and the entries below it go.
+async fn go_on_without(storage: &Storage, dir: &tempfile::TempDir, upto: i64) {
+    let other = Table::open(storage, "t").await.unwrap();
+    for from in other.with_state(|s| s.txn("p"))..upto {
+        other.commit(1, |s| step(s, from)).await.unwrap();
+    }
+    other.write_checkpoint().await.unwrap();
+    for version in 0..other.with_state(|s| s.version).unwrap().0 {
+        std::fs::remove_file(entry(dir, version)).ok();
+    }
+}
+
+#[tokio::test]
+async fn a_follower_that_slept_begins_again_from_a_checkpoint() {
+    let dir = tempfile::tempdir().unwrap();
+    let (storage, clock) = with_clock(&dir);
+    let sleeper = open(&storage).await;
+    go_on_without(&storage, &dir, 9).await;
+    clock.fetch_add(3_600, Ordering::Relaxed);
+    assert!(sleeper.refresh().await.unwrap());
+    assert_eq!(sleeper.with_state(|s| s.txn("p")), 9);
+    assert!(!sleeper.refresh().await.unwrap());
+    sleeper
+        .commit(1, |s| step(s, 9))
+        .await
+        .expect("the next step");
+    let fresh = Table::open(&storage, "t").await.unwrap();
+    assert_eq!(fresh.with_state(|s| s.txn("p")), 10);
+}
+
+#[tokio::test]
+async fn a_writer_that_slept_does_not_commit_into_the_gap() {
+    let dir = tempfile::tempdir().unwrap();
+    let (storage, clock) = with_clock(&dir);
+    let sleeper = open(&storage).await;
+    go_on_without(&storage, &dir, 9).await;
+    clock.fetch_add(3_600, Ordering::Relaxed);
+    let late = sleeper.commit(1, |s| step(s, 0)).await;
+    assert!(matches!(late, Err(Error::Conflict(_))), "{late:?}");
+    assert!(!entry(&dir, 1).exists());
+}
+
+/// Asleep between the look at the head and the put.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_commit_that_was_put_into_the_gap_is_taken_back() {
+    for adds in [true, false] {
+        let dir = tempfile::tempdir().unwrap();
+        let (storage, clock) = with_clock(&dir);
+        let sleeper = open(&storage).await;
+        let mut asked = Vec::new();
+        let outcome = sleeper
+            .commit(1, |s| {
+                let found = s.txn("p");
+                if asked.is_empty() {
+                    let meanwhile = go_on_without(&storage, &dir, 9);
+                    let runtime = tokio::runtime::Handle::current();
+                    tokio::task::block_in_place(|| runtime.block_on(meanwhile));
+                    clock.fetch_add(3_600, Ordering::Relaxed);
+                }
+                asked.push(found);
+                let mut commit = step(s, found)?;
+                if adds {
+                    commit.adds.push(AddFile {
+                        path: "ours".into(),
+                        ..Default::default()
+                    });
+                }
+                Ok(commit)
+            })
+            .await;
+        let fresh = Table::open(&storage, "t").await.unwrap();
+        if adds {
+            outcome.expect("a commit at the head");
+            assert_eq!(asked, [0, 9]);
+            assert!(fresh.with_state(|s| s.files.contains_key("ours")));
+            assert!(!entry(&dir, 1).exists(), "what nobody reads is left");
+        } else {
+            assert!(matches!(outcome, Err(Error::Unavailable(_))), "{outcome:?}");
+            assert_eq!(
+                sleeper.with_state(|s| s.txn("p")),
+                9,
+                "it knows what is there"
+            );
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_table_opens_without_its_hint_or_with_an_old_one() {
+    let dir = tempfile::tempdir().unwrap();
+    let (storage, _) = with_clock(&dir);
+    open(&storage).await;
+    go_on_without(&storage, &dir, 9).await;
+    let hint = dir.path().join("t/_delta_log/_last_checkpoint");
+    for text in [None, Some("{\"version\":3,\"size\":1}"), Some("not JSON")] {
+        match text {
+            None => std::fs::remove_file(&hint).unwrap(),
+            Some(text) => std::fs::write(&hint, text).unwrap(),
+        }
+        let again = open(&storage).await;
+        assert_eq!(again.with_state(|s| s.txn("p")), 9, "{text:?}");
+    }
+    let checkpoint = entry(&dir, 9).with_extension("checkpoint.parquet");
+    std::fs::remove_file(checkpoint).unwrap();
+    let lost = Table::open(&storage, "t").await;
+    assert!(matches!(lost, Err(Error::Corrupt(_))), "{lost:?}");
 }

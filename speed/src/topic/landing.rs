@@ -99,7 +99,8 @@ impl TopicStream {
         fail::fail_point!("land-before-cut");
         self.note_landed(&landing.ranges);
         self.checkpoint_when_due().await;
-        Ok(u64::try_from(end.0 - start.0).unwrap_or(0))
+        let offsets = landing.ranges.iter().map(|(_, r)| r.end.0 - r.start.0);
+        Ok(u64::try_from(offsets.sum::<i64>()).unwrap_or(0))
     }
 
     /// Tells who waits for facts to land, and cuts the WAL.

@@ -3,7 +3,7 @@
 
 use std::sync::Arc;
 
-use anabranch_batch::{merge_small_runs, rebuild, refresh};
+use anabranch_batch::{CompactOptions, compact, merge_small_runs, rebuild, refresh};
 use anabranch_shared::settings::Ack;
 use anabranch_shared::view::{Definition, View};
 use anabranch_shared::{
@@ -46,7 +46,7 @@ impl World<'_> {
             self.coverage.count("event: storage fails");
         }
         self.faults.set_percent(if faulty { 40 } else { 0 });
-        let done = match self.rng.random_range(0..27) {
+        let done = match self.rng.random_range(0..29) {
             0..=5 => self.write(i).await,
             6..=8 => self.land_own(i).await,
             9..=10 => self.land_other().await,
@@ -60,6 +60,7 @@ impl World<'_> {
             20 => self.other_format().await,
             21..=24 => self.fetch(i).await,
             25 => self.leave(i).await,
+            26..=27 => self.compact().await,
             _ => {
                 self.coverage.count("event: daemon crashes");
                 self.machines[i].crash()
@@ -282,6 +283,47 @@ impl World<'_> {
             Box::pin(self.refresh()).await?;
         }
         unless_faulty(merge_small_runs(&self.master, &batch_options(1 << 30), NOW).await)?;
+        Ok(())
+    }
+
+    /// The log's small files are merged, sometimes by two processes at once.
+    async fn compact(&mut self) -> anyhow::Result<()> {
+        self.coverage.count("event: compaction");
+        for _ in 0..self.rng.random_range(0..5) {
+            Box::pin(self.land_other()).await?;
+        }
+        // About twice what a landing's file has: a few neighbours are worth merging.
+        let below_bytes = self.rng.random_range(6_500..13_000);
+        let options = CompactOptions {
+            below_bytes,
+            to_bytes: self.rng.random_range(below_bytes..1 << 20),
+            stop: Arc::default(),
+        };
+        if self.rng.random_bool(0.7) {
+            return self.compact_once(&options).await;
+        }
+        self.coverage.count("event: two compactions at once");
+        let other = Log::open(&self.storage, &self.topic, NOW).await;
+        let Some(other) = unless_faulty(other)? else {
+            return Ok(());
+        };
+        let (a, b) = tokio::join!(
+            compact(&self.log, &options, || NOW),
+            compact(&other, &options, || NOW)
+        );
+        for done in [unless_faulty(a)?, unless_faulty(b)?] {
+            if done.is_some_and(|d| d.files > 0) {
+                self.coverage.count("event: compaction that merges files");
+            }
+        }
+        Ok(())
+    }
+
+    async fn compact_once(&mut self, options: &CompactOptions) -> anyhow::Result<()> {
+        let done = unless_faulty(compact(&self.log, options, || NOW).await)?;
+        if done.is_some_and(|d| d.files > 0) {
+            self.coverage.count("event: compaction that merges files");
+        }
         Ok(())
     }
 

@@ -77,6 +77,14 @@ const BUGS: [(&str, &str); 19] = [
         "planted-fence-ignored",
         "a commit is taken whose start is not the boundary",
     ),
+    (
+        "planted-compaction-drops-an-edge",
+        "a compaction loses the last fact of a file",
+    ),
+    (
+        "planted-maintenance-fence-ignored",
+        "a compaction is committed over another one's",
+    ),
 ];
 
 /// Runs the law's test with a bug switched on. Returns what it printed where it failed.

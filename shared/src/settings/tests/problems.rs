@@ -634,4 +634,9 @@ fn files_must_outlive_queries_and_builds() {
         "`orphan_grace` in `[storage]` is 1day, shorter than `grace`, 2days; make it longer than the longest build",
         "\"2days\"",
     );
+    assert_told(
+        "[storage]\ncompact_to = \"1MB\"\n",
+        "`compact_to` in `[storage]` is smaller than `compact_below`, so merged files would be merged again and again; make it larger",
+        "\"1MB\"",
+    );
 }
