@@ -118,6 +118,8 @@ pub(super) async fn of_the_storage(time: Time) -> anyhow::Result<Option<Tally>> 
         refusal.contains("facts are refused until some have landed") && daemon.runs()?,
         "refused with: {refusal}"
     );
+    let says = run_well(dir.path(), &["status"]).await?;
+    println!("XX {says}");
     if time.nth % 2 == 1 {
         daemon.kill()?;
     }
