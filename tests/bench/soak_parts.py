@@ -170,6 +170,8 @@ class Broker(Spoken):
     """A Kafka broker."""
 
     def __init__(self, tools, folder, partitions):
+        if not os.environ.get("ANABRANCH_KAFKA"):
+            raise Failure("`ANABRANCH_KAFKA` names no Apache Kafka; set it to what `tests/kafka/setup.sh` prints, or use `--source http`")
         super().__init__(tools, "broker", "--dir", folder, "--topic", TOPIC, "--partitions", partitions)
         self.bootstrap = self.hear()["bootstrap"]
 
