@@ -17,12 +17,16 @@ from runs import Failure
 
 TOPIC = "facts"
 VIEW = "minutes"
+TOTALS = "totals"
 
 VIEW_SQL = """\
 SELECT date_trunc('minute', ts) AS minute, url, count(*) AS facts, sum(id) AS ids, sum(engaged_ms) AS engaged_ms,
        avg(engaged_ms) AS engaged_mean_ms, approx_distinct(visitor) AS visitors, max(ts) AS last_at
 FROM facts GROUP BY 1, 2
 """
+
+# Asked every moment, so it must cost little however long the soak is.
+TOTALS_SQL = "SELECT count(*) AS facts, sum(id) AS ids, max(ts) AS last_at FROM facts\n"
 
 SETTINGS = """\
 [storage]
@@ -47,6 +51,8 @@ engaged_ms = "bigint"
 {source}
 [views.minutes]
 sql = "minutes.sql"
+[views.totals]
+sql = "totals.sql"
 """
 
 KAFKA_SOURCE = """\
@@ -117,7 +123,7 @@ class Daemon:
         begun = time.monotonic()
         while time.monotonic() - begun < PATIENCE_SECONDS:
             self.check_alive()
-            if self.sql(f"SELECT count(*) AS n FROM {VIEW}") is not None:
+            if self.sql(f"SELECT facts FROM {TOTALS}") is not None:
                 return
             time.sleep(0.05)
         raise Failure(f"the daemon does not answer after {PATIENCE_SECONDS} s: {self.said()}")

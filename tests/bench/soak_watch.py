@@ -38,8 +38,8 @@ def third(samples, field, nth):
     return [s[field] for s in inside if s[field] is not None]
 
 
-def verdicts(samples):
-    """For each measure: its medians in the middle and the last third, and whether that is flat."""
+def verdicts(samples, slack=1):
+    """For each measure: its medians in the middle and the last third, and whether that is flat; `slack` times its amount."""
     out = []
     for flat in FLAT:
         middle, last = third(samples, flat.field, 1), third(samples, flat.field, 2)
@@ -47,7 +47,7 @@ def verdicts(samples):
             out.append({"what": flat.title, "flat": False, "why": "never measured"})
             continue
         middle, last = statistics.median(middle), statistics.median(last)
-        limit = middle * flat.factor + flat.amount
+        limit = middle * flat.factor + flat.amount * slack
         out.append({
             "what": flat.title, "middle": middle / flat.scale, "last": last / flat.scale,
             "limit": limit / flat.scale, "flat": last <= limit,
