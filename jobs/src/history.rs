@@ -72,7 +72,8 @@ pub async fn pin(storage: &Storage, names: &[String], pin: &mut Pin) -> Result<(
     if !names.iter().any(|n| n == NAME) {
         return Ok(());
     }
-    let table = open(storage).await?;
+    // Not created where no job has ended yet: who only reads may not be able to write.
+    let table = Table::open(storage, NAME).await?;
     let jobs = PlainPin {
         schema: schema(),
         root: table.root().clone(),

@@ -156,6 +156,7 @@ impl Storage {
                 server: bucket.server,
             })),
             requests,
+            clock: Monotonic::default(),
         })
     }
 

@@ -14,7 +14,11 @@ use std::future::Future;
 use std::io::Write;
 use std::pin::Pin;
 
+use anabranch_jobs::context::Context;
 use anabranch_tests::fates::Tally;
+use anabranch_tests::places;
+use anabranch_tests::process::{Process, Setup, write_project};
+use anabranch_tests::sender::{self, Sender};
 use futures::StreamExt;
 
 /// Says how much is tried: `full`, or a little.
@@ -178,5 +182,40 @@ async fn the_matrix_of_faults() -> anyhow::Result<()> {
     writeln!(std::io::stdout().lock(), "\n{}", table(&lines))?;
     let errors: Vec<_> = lines.into_iter().flat_map(|l| l.errors).collect();
     anyhow::ensure!(errors.is_empty(), "{}", errors.join("\n"));
+    Ok(())
+}
+
+/// The matrix would see it: facts that are lost with a WAL, and facts that are sent twice.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_lost_or_doubled_is_counted() -> anyhow::Result<()> {
+    let dir = places::folder()?;
+    let setup = Setup {
+        daemon: "land_facts = 1000000",
+        ..Default::default()
+    };
+    write_project(dir.path(), setup)?;
+    process::set(dir.path(), "\"100ms\"", "\"1h\"")?;
+    let context = Context::open(dir.path()).await?;
+    let mut daemon = Process::start(dir.path(), &["speed"])?;
+    let client = daemon.ready(&context).await?;
+    let mut sender = Sender::default();
+    sender.send(&client, 1_000).await?;
+    let (landed, mut fates) = (daemon.terminate().await, sender.fates().clone());
+    landed?;
+    let mut daemon = Process::start(dir.path(), &["speed"])?;
+    let client = daemon.ready(&context).await?;
+    Sender::from(990).send(&client, 20).await?;
+    let mut later = Sender::from(5_000);
+    later.send(&client, 30).await?;
+    let tally = fates.compare(sender::found(&client).await?);
+    anyhow::ensure!((tally.doubled, tally.strange) == (10, 40), "{tally:?}");
+    daemon.kill()?;
+    std::fs::remove_dir_all(dir.path().join("wal"))?;
+    fates.add(later.fates());
+    let tally = settle::settle("a WAL that is gone", &[dir.path()], &fates).await?;
+    anyhow::ensure!(
+        (tally.produced, tally.lost, tally.doubled) == (1_030, 30, 0) && !tally.is_exact(),
+        "{tally:?}"
+    );
     Ok(())
 }

@@ -2,6 +2,7 @@
 //! a file of its own. Threads with blocking sockets and requests made beforehand, because the
 //! processors belong to the daemon that is measured.
 
+mod broker;
 mod http;
 mod ingest;
 mod land;
@@ -10,6 +11,7 @@ mod process;
 mod query;
 mod report;
 mod requests;
+mod steady;
 
 use std::io::Write;
 
@@ -35,6 +37,10 @@ enum Mode {
     Query(query::QueryArgs),
     /// Makes a log of many small landings, without a daemon
     Land(land::LandArgs),
+    /// Produces numbered facts at a fixed rate, to a daemon or to Kafka, until it is told to stop
+    Steady(steady::SteadyArgs),
+    /// Runs a Kafka broker while standard input is open
+    Broker(broker::BrokerArgs),
 }
 
 /// How results are printed.
@@ -74,5 +80,7 @@ fn main() -> Result<()> {
         Mode::Open(arguments) => open::run(&arguments),
         Mode::Query(arguments) => query::run(&arguments),
         Mode::Land(arguments) => land::run(&arguments),
+        Mode::Steady(arguments) => steady::run(&arguments),
+        Mode::Broker(arguments) => broker::run(&arguments),
     }
 }

@@ -72,6 +72,16 @@ pub(super) async fn of_the_wal(time: Time) -> anyhow::Result<Option<Tally>> {
     ))
 }
 
+/// Waits until all that was acknowledged has landed.
+async fn landed(context: &Context, sender: &Sender) -> anyhow::Result<()> {
+    let acknowledged = sender.fates().totals().count;
+    until("all lands", || async {
+        let head = context.log("facts").await?.head();
+        Ok(Offsets::default().distance_to(&head) >= acknowledged)
+    })
+    .await
+}
+
 /// The storage's disk is full: facts wait in the WAL, visible, until that has reached its bound; builds
 /// fail; all of it goes on once there is room.
 pub(super) async fn of_the_storage(time: Time) -> anyhow::Result<Option<Tally>> {
@@ -89,7 +99,11 @@ pub(super) async fn of_the_storage(time: Time) -> anyhow::Result<Option<Tally>> 
     let client = daemon.ready(&context).await?;
     let mut sender = Sender::default();
     sender.send(&client, time.facts / 3).await?;
-    disk.fill(LEFT[time.nth % LEFT.len()])?;
+    let left = time.choose(&LEFT);
+    if left > 0 {
+        landed(&context, &sender).await?;
+    }
+    disk.fill(left)?;
     sender.send(&client, time.facts / 3).await?;
     let there = found(&client).await?;
     let tally = sender.fates().compare(there);
@@ -97,11 +111,10 @@ pub(super) async fn of_the_storage(time: Time) -> anyhow::Result<Option<Tally>> 
     for command in ["refresh", "rebuild"] {
         let out = run(dir.path(), &["batch", command]).await?;
         let says = String::from_utf8_lossy(&out.stderr);
-        // A build of little may find room in what is left.
+        // A refresh of nothing needs no room, and little may find some.
+        let may_succeed = left > 0 || command == "refresh";
         anyhow::ensure!(
-            out.status.success()
-                || says.contains("No space left")
-                || says.contains("no space left"),
+            (may_succeed && out.status.success()) || says.contains("No space left on device"),
             "{command} ends with {}: {says}",
             out.status
         );
@@ -118,6 +131,7 @@ pub(super) async fn of_the_storage(time: Time) -> anyhow::Result<Option<Tally>> 
         refusal.contains("facts are refused until some have landed") && daemon.runs()?,
         "refused with: {refusal}"
     );
+    run_well(dir.path(), &["status"]).await?;
     if time.nth % 2 == 1 {
         daemon.kill()?;
     }
@@ -126,12 +140,7 @@ pub(super) async fn of_the_storage(time: Time) -> anyhow::Result<Option<Tally>> 
         daemon = Process::start(dir.path(), &["speed"])?;
     }
     let client = daemon.ready(&context).await?;
-    let acknowledged = sender.fates().totals().count;
-    until("what waited lands", || async {
-        let head = context.log("facts").await?.head();
-        Ok(Offsets::default().distance_to(&head) >= acknowledged)
-    })
-    .await?;
+    landed(&context, &sender).await?;
     sender.send(&client, time.facts / 3).await?;
     run_well(dir.path(), &["batch", "refresh"]).await?;
     daemon.terminate().await?;

@@ -4,9 +4,10 @@ use std::path::Path;
 use std::time::Duration;
 
 use anabranch_jobs::context::Context;
+use anabranch_shared::Offsets;
 use anabranch_tests::fates::Tally;
 use anabranch_tests::places;
-use anabranch_tests::process::{Process, Setup, run_well, write_project};
+use anabranch_tests::process::{Process, Setup, run_well, until, write_project};
 use anabranch_tests::sender::Sender;
 use rand::rngs::SmallRng;
 use rand::{Rng, SeedableRng};
@@ -14,7 +15,10 @@ use rand::{Rng, SeedableRng};
 use super::Time;
 use super::settle::settle;
 
-/// Where a daemon is killed, and the how manieth pass it does not survive.
+/// `land_every` of the projects.
+const LAND_EVERY: Duration = Duration::from_millis(100);
+
+/// Where a daemon is killed, and which pass it does not survive.
 const STEPS: [(&str, u64); 7] = [
     ("wal-before-append", 3),
     ("wal-before-fsync", 3),
@@ -41,6 +45,10 @@ pub(super) async fn at_each_step(time: Time) -> anyhow::Result<Option<Tally>> {
     let client = daemon.ready(&context).await?;
     let sending = Sender::from(0).send_beside(&client, time.facts * 50);
     if point.starts_with("delta") {
+        until("a landing", || async {
+            Ok(context.log("facts").await?.head().iter().next().is_some())
+        })
+        .await?;
         run_well(dir.path(), &["batch", "refresh"]).await?;
     }
     daemon.stopped().await?;
@@ -72,10 +80,10 @@ pub(super) async fn at_random(time: Time) -> anyhow::Result<Option<Tally>> {
         &["batch", "maintain"],
     ];
     let mut round = time.nth;
-    while sender.next() < time.facts {
+    while sender.next() < time.facts || round < time.nth + 3 {
         let mut daemon = Process::start(dir.path(), &["speed"])?;
         let client = daemon.ready(&context).await?;
-        let sending = sender.send_beside(&client, time.facts);
+        let sending = sender.send_beside(&client, time.facts * 50);
         let mut build = Process::start(dir.path(), commands[round % 3])?;
         let [first, second] =
             [500, 200].map(|most| Duration::from_millis(rng.random_range(0..most)));
@@ -96,7 +104,7 @@ pub(super) async fn at_random(time: Time) -> anyhow::Result<Option<Tally>> {
 }
 
 /// A setting of the daemon in a project that is written.
-fn set(dir: &Path, from: &str, to: &str) -> anyhow::Result<()> {
+pub(super) fn set(dir: &Path, from: &str, to: &str) -> anyhow::Result<()> {
     let file = dir.join("anabranch.toml");
     let text = std::fs::read_to_string(&file)?;
     anyhow::ensure!(text.contains(from), "the project has no `{from}`");
@@ -134,8 +142,14 @@ pub(super) async fn comes_back(time: Time) -> anyhow::Result<Option<Tally>> {
         ours.send(&near, time.facts / 8).await?;
         run_well(here.path(), &["batch", command]).await?;
     }
-    let head = context.log("facts").await?.head();
-    anyhow::ensure!(head.iter().count() == 1, "it landed before it died: {head}");
+    let landed = ours.fates().totals().count;
+    until("the other's facts land", || async {
+        let head = context.log("facts").await?.head();
+        anyhow::ensure!(head.iter().count() <= 1, "it landed before it died: {head}");
+        Ok(Offsets::default().distance_to(&head) >= landed)
+    })
+    .await?;
+    run_well(here.path(), &["batch", "refresh"]).await?;
     // What it comes back with lands though the boundary has moved, and it goes on from there.
     set(there.path(), "\"1h\"", "\"100ms\"")?;
     let mut back = Process::start(there.path(), &["speed"])?;
@@ -170,7 +184,15 @@ pub(super) async fn wakes_late(time: Time) -> anyhow::Result<Option<Tally>> {
     let near = stays.ready(&context).await?;
     let mut sleeps = Process::start_to_stop(there.path(), &["speed"], point, 2)?;
     let far = sleeps.ready(&context).await?;
-    let theirs = Sender::from(1_000_000_000).send_beside(&far, time.facts / 2);
+    let theirs = tokio::spawn(async move {
+        let mut sender = Sender::from(1_000_000_000);
+        for _ in 0..4 {
+            sender.send(&far, time.facts / 8).await?;
+            // So that more than one landing happens.
+            tokio::time::sleep(2 * LAND_EVERY).await;
+        }
+        anyhow::Ok(sender)
+    });
     sleeps.stopped().await?;
     let mut ours = Sender::from(0);
     for command in ["refresh", "rebuild", "maintain"] {
@@ -178,14 +200,9 @@ pub(super) async fn wakes_late(time: Time) -> anyhow::Result<Option<Tally>> {
         run_well(here.path(), &["batch", command]).await?;
     }
     sleeps.go_on()?;
-    let theirs = theirs.await?;
+    let theirs = theirs.await??;
     let mut fates = ours.fates().clone();
     fates.add(theirs.fates());
-    anyhow::ensure!(
-        fates.compare([]).unknown == 0,
-        "{point}: a request failed: {:?}",
-        sleeps.runs()
-    );
     run_well(there.path(), &["batch", "refresh"]).await?;
     stays.terminate().await?;
     sleeps.terminate().await?;
