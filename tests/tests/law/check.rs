@@ -69,7 +69,7 @@ impl World<'_> {
     }
 
     /// The view at the log's head, without a daemon: a delta of pieces cut at a random place.
-    async fn pin_by_hand(&mut self) -> anyhow::Result<Pin> {
+    pub(crate) async fn pin_by_hand(&mut self) -> anyhow::Result<Pin> {
         self.log.refresh().await?;
         self.master.refresh().await?;
         let pin = self.master.pin();
@@ -105,7 +105,11 @@ impl World<'_> {
         Ok(DataFrame::new(session.state(), plan).collect().await?)
     }
 
-    async fn ask(&self, sql: &str, pin: &Pin) -> anyhow::Result<(SchemaRef, Vec<RecordBatch>)> {
+    pub(crate) async fn ask(
+        &self,
+        sql: &str,
+        pin: &Pin,
+    ) -> anyhow::Result<(SchemaRef, Vec<RecordBatch>)> {
         let answer = self.service.query_on(sql, pin, ReadMode::Merged).await?;
         let schema = answer.schema.clone();
         let rows = datafusion::physical_plan::common::collect(answer.stream).await?;
