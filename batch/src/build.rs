@@ -20,6 +20,10 @@ const SMALL_ROWS: usize = 200_000;
 /// are read, for sorting and for writing.
 const FOLD_SHARE: u64 = 4;
 
+/// The share of the memory bound that finished states may take which wait to be merged because
+/// they are few.
+const SMALL_SHARE: u64 = 8;
+
 /// How a build runs.
 #[derive(Clone, Debug)]
 pub struct BatchOptions {
@@ -157,11 +161,69 @@ fn outcome(units: &[Unit], boundary: Offsets, options: &BatchOptions) -> BatchOu
     }
 }
 
+/// Batches of few states, which are merged before they are written.
+#[derive(Default)]
+struct Small {
+    batches: Vec<(RecordBatch, Ranges)>,
+    bytes: u64,
+}
+
 /// What the threads of a build have made so far.
 #[derive(Default)]
 struct Made {
     units: Vec<Unit>,
-    small: Vec<(RecordBatch, Ranges)>,
+    small: Small,
+}
+
+/// Where the threads of a build write.
+#[derive(Clone)]
+struct Writer {
+    master: Arc<Master>,
+    made: Arc<Mutex<Made>>,
+    small_bytes: u64,
+    runtime: Handle,
+}
+
+impl Writer {
+    /// Writes states, or keeps them until there are more. Blocks.
+    fn take(&self, states: RecordBatch, ranges: Ranges) -> Result<()> {
+        if states.num_rows() >= SMALL_ROWS {
+            return self.write(states, &ranges);
+        }
+        let full = {
+            let mut made = self.made.lock();
+            made.small.bytes += states.get_array_memory_size() as u64;
+            made.small.batches.push((states, ranges));
+            let full = made.small.bytes > self.small_bytes;
+            full.then(|| std::mem::take(&mut made.small))
+        };
+        match full {
+            Some(small) => self.write_small(small),
+            None => Ok(()),
+        }
+    }
+
+    fn write(&self, states: RecordBatch, ranges: &Ranges) -> Result<()> {
+        let (unit, body) = self.master.encode(states, ranges)?;
+        self.runtime.block_on(self.master.put(&unit, body))?;
+        self.made.lock().units.push(unit);
+        Ok(())
+    }
+
+    /// Merges small batches of states into one file.
+    fn write_small(&self, small: Small) -> Result<()> {
+        let mut fold = Fold::new(self.master.view())?;
+        let mut ranges = Ranges::new();
+        for (states, of) in small.batches {
+            fold.states(&states)?;
+            ranges.extend(of);
+        }
+        if ranges.is_empty() {
+            return Ok(());
+        }
+        ranges.sort_by_key(|(p, r)| (*p, r.start));
+        self.write(fold.into_states()?, &ranges)
+    }
 }
 
 async fn build(
@@ -177,60 +239,35 @@ async fn build(
         stop: options.stop.clone(),
         progress: options.progress.clone(),
     };
-    let made = Arc::new(Mutex::new(Made::default()));
-    let emit = {
-        let (master, made, runtime) = (master.clone(), made.clone(), Handle::current());
-        move |states: RecordBatch, ranges: Ranges| {
-            if states.num_rows() < SMALL_ROWS {
-                made.lock().small.push((states, ranges));
-                return Ok(());
-            }
-            let (unit, body) = master.encode(&states, &ranges)?;
-            runtime.block_on(master.put(&unit, body))?;
-            made.lock().units.push(unit);
-            Ok(())
-        }
+    let writer = Writer {
+        master: master.clone(),
+        made: Arc::default(),
+        small_bytes: options.memory_bytes / SMALL_SHARE,
+        runtime: Handle::current(),
     };
-    let folded = fold_log(log, master.view(), from, to, &fold, emit).await;
-    let Made { mut units, small } = std::mem::take(&mut *made.lock());
-    let written = match folded {
-        Ok(()) => write_small(master, small).await,
+    let emit = {
+        let writer = writer.clone();
+        move |states, ranges| writer.take(states, ranges)
+    };
+    let written = match fold_log(log, master.view(), from, to, &fold, emit).await {
+        Ok(()) => {
+            let writer = writer.clone();
+            blocking(move || {
+                let small = std::mem::take(&mut writer.made.lock().small);
+                writer.write_small(small)
+            })
+            .await
+        }
         Err(e) => Err(e),
     };
+    let units = std::mem::take(&mut writer.made.lock().units);
     match written {
-        Ok(unit) => {
-            units.extend(unit);
-            Ok(units)
-        }
+        Ok(()) => Ok(units),
         Err(e) => {
             master.discard(&units).await;
             Err(e)
         }
     }
-}
-
-/// Merges small batches of states into one file.
-async fn write_small(
-    master: &Arc<Master>,
-    small: Vec<(RecordBatch, Ranges)>,
-) -> Result<Option<Unit>> {
-    if small.is_empty() {
-        return Ok(None);
-    }
-    let worker = master.clone();
-    let (unit, body) = blocking(move || {
-        let mut fold = Fold::new(worker.view())?;
-        let mut ranges = Ranges::new();
-        for (states, of) in &small {
-            fold.states(states)?;
-            ranges.extend(of.iter().copied());
-        }
-        ranges.sort_by_key(|(p, r)| (*p, r.start));
-        worker.encode(&fold.into_states()?, &ranges)
-    })
-    .await?;
-    master.put(&unit, body).await?;
-    Ok(Some(unit))
 }
 
 /// A stop that was asked for.

@@ -35,7 +35,7 @@ pub use facts::{FactsTable, LeafTable};
 pub use fold::{Fold, finish_column, fold_facts, groups_accumulator, identity_states};
 pub use plan::{planning_session, relations_read};
 pub use sample::KeySample;
-pub use states::{StateCodec, sort_by_keys};
+pub use states::{SortedStates, StateCodec};
 
 use plan::Planned;
 
