@@ -23,6 +23,7 @@ use crate::{Error, Result, Topic};
 
 mod aggregate;
 mod ast;
+mod compact;
 mod facts;
 mod fold;
 mod order;
