@@ -16,13 +16,15 @@ use tokio::runtime::Handle;
 /// file.
 const SMALL_ROWS: usize = 200_000;
 
-/// The share of the memory bound that unfinished states may take; the rest is for the files that
-/// are read, for sorting and for writing.
-const FOLD_SHARE: u64 = 4;
+/// The share of the memory bound that unfinished states may take, by their own count. They take
+/// about twice that: the count leaves out what the allocator adds to many small sketches, and
+/// finished states, their sorting and the file lie beside them. The rest is for the table's state
+/// and for what the allocator holds back.
+const FOLD_SHARE: u64 = 8;
 
 /// The share of the memory bound that finished states may take which wait to be merged because
 /// they are few.
-const SMALL_SHARE: u64 = 8;
+const SMALL_SHARE: u64 = 16;
 
 /// How a build runs.
 #[derive(Clone, Debug)]
@@ -187,12 +189,14 @@ struct Writer {
 impl Writer {
     /// Writes states, or keeps them until there are more. Blocks.
     fn take(&self, states: RecordBatch, ranges: Ranges) -> Result<()> {
-        if states.num_rows() >= SMALL_ROWS {
+        let bytes = states.get_array_memory_size() as u64;
+        // Where memory is short, few states are many: merging them would hardly make fewer files.
+        if states.num_rows() >= SMALL_ROWS || bytes >= self.small_bytes / 4 {
             return self.write(states, &ranges);
         }
         let full = {
             let mut made = self.made.lock();
-            made.small.bytes += states.get_array_memory_size() as u64;
+            made.small.bytes += bytes;
             made.small.batches.push((states, ranges));
             let full = made.small.bytes > self.small_bytes;
             full.then(|| std::mem::take(&mut made.small))
