@@ -23,6 +23,7 @@ mod schema;
 
 pub use action::{Action, AddFile, CommitInfo, RemoveFile, Txn};
 use action::{Metadata, Protocol};
+pub(crate) use schema::plain_type;
 pub use schema::{delta_schema, storage_type};
 
 /// The table property that forbids removing rows, by its name in the Delta protocol.
