@@ -78,10 +78,9 @@ impl ViewDelta {
 
     /// Bytes of memory.
     pub fn size_bytes(&self) -> usize {
-        self.states()
-            .iter()
-            .map(RecordBatch::get_array_memory_size)
-            .sum()
+        let landed = self.pieces.iter().map(|p| &p.states);
+        let all = landed.chain(&self.unlanded);
+        all.map(RecordBatch::get_array_memory_size).sum()
     }
 }
 
