@@ -16,9 +16,15 @@ use tokio::runtime::Handle;
 /// file.
 const SMALL_ROWS: usize = 200_000;
 
-/// The share of the memory bound that unfinished states may take; the rest is for the files that
-/// are read, for sorting and for writing.
-const FOLD_SHARE: u64 = 4;
+/// The share of the memory bound that unfinished states may take, by their own count. They take
+/// about twice that: the count leaves out what the allocator adds to many small sketches, and
+/// finished states, their sorting and the file lie beside them. The rest is for the table's state
+/// and for what the allocator holds back.
+const FOLD_SHARE: u64 = 8;
+
+/// The share of the memory bound that finished states may take which wait to be merged because
+/// they are few.
+const SMALL_SHARE: u64 = 16;
 
 /// How a build runs.
 #[derive(Clone, Debug)]
@@ -157,11 +163,71 @@ fn outcome(units: &[Unit], boundary: Offsets, options: &BatchOptions) -> BatchOu
     }
 }
 
+/// Batches of few states, which are merged before they are written.
+#[derive(Default)]
+struct Small {
+    batches: Vec<(RecordBatch, Ranges)>,
+    bytes: u64,
+}
+
 /// What the threads of a build have made so far.
 #[derive(Default)]
 struct Made {
     units: Vec<Unit>,
-    small: Vec<(RecordBatch, Ranges)>,
+    small: Small,
+}
+
+/// Where the threads of a build write.
+#[derive(Clone)]
+struct Writer {
+    master: Arc<Master>,
+    made: Arc<Mutex<Made>>,
+    small_bytes: u64,
+    runtime: Handle,
+}
+
+impl Writer {
+    /// Writes states, or keeps them until there are more. Blocks.
+    fn take(&self, states: RecordBatch, ranges: Ranges) -> Result<()> {
+        let bytes = states.get_array_memory_size() as u64;
+        // Where memory is short, few states are many: merging them would hardly make fewer files.
+        if states.num_rows() >= SMALL_ROWS || bytes >= self.small_bytes / 4 {
+            return self.write(states, &ranges);
+        }
+        let full = {
+            let mut made = self.made.lock();
+            made.small.bytes += bytes;
+            made.small.batches.push((states, ranges));
+            let full = made.small.bytes > self.small_bytes;
+            full.then(|| std::mem::take(&mut made.small))
+        };
+        match full {
+            Some(small) => self.write_small(small),
+            None => Ok(()),
+        }
+    }
+
+    fn write(&self, states: RecordBatch, ranges: &Ranges) -> Result<()> {
+        let (unit, body) = self.master.encode(states, ranges)?;
+        self.runtime.block_on(self.master.put(&unit, body))?;
+        self.made.lock().units.push(unit);
+        Ok(())
+    }
+
+    /// Merges small batches of states into one file.
+    fn write_small(&self, small: Small) -> Result<()> {
+        let mut fold = Fold::new(self.master.view())?;
+        let mut ranges = Ranges::new();
+        for (states, of) in small.batches {
+            fold.states(&states)?;
+            ranges.extend(of);
+        }
+        if ranges.is_empty() {
+            return Ok(());
+        }
+        ranges.sort_by_key(|(p, r)| (*p, r.start));
+        self.write(fold.into_states()?, &ranges)
+    }
 }
 
 async fn build(
@@ -177,60 +243,35 @@ async fn build(
         stop: options.stop.clone(),
         progress: options.progress.clone(),
     };
-    let made = Arc::new(Mutex::new(Made::default()));
-    let emit = {
-        let (master, made, runtime) = (master.clone(), made.clone(), Handle::current());
-        move |states: RecordBatch, ranges: Ranges| {
-            if states.num_rows() < SMALL_ROWS {
-                made.lock().small.push((states, ranges));
-                return Ok(());
-            }
-            let (unit, body) = master.encode(&states, &ranges)?;
-            runtime.block_on(master.put(&unit, body))?;
-            made.lock().units.push(unit);
-            Ok(())
-        }
+    let writer = Writer {
+        master: master.clone(),
+        made: Arc::default(),
+        small_bytes: options.memory_bytes / SMALL_SHARE,
+        runtime: Handle::current(),
     };
-    let folded = fold_log(log, master.view(), from, to, &fold, emit).await;
-    let Made { mut units, small } = std::mem::take(&mut *made.lock());
-    let written = match folded {
-        Ok(()) => write_small(master, small).await,
+    let emit = {
+        let writer = writer.clone();
+        move |states, ranges| writer.take(states, ranges)
+    };
+    let written = match fold_log(log, master.view(), from, to, &fold, emit).await {
+        Ok(()) => {
+            let writer = writer.clone();
+            blocking(move || {
+                let small = std::mem::take(&mut writer.made.lock().small);
+                writer.write_small(small)
+            })
+            .await
+        }
         Err(e) => Err(e),
     };
+    let units = std::mem::take(&mut writer.made.lock().units);
     match written {
-        Ok(unit) => {
-            units.extend(unit);
-            Ok(units)
-        }
+        Ok(()) => Ok(units),
         Err(e) => {
             master.discard(&units).await;
             Err(e)
         }
     }
-}
-
-/// Merges small batches of states into one file.
-async fn write_small(
-    master: &Arc<Master>,
-    small: Vec<(RecordBatch, Ranges)>,
-) -> Result<Option<Unit>> {
-    if small.is_empty() {
-        return Ok(None);
-    }
-    let worker = master.clone();
-    let (unit, body) = blocking(move || {
-        let mut fold = Fold::new(worker.view())?;
-        let mut ranges = Ranges::new();
-        for (states, of) in &small {
-            fold.states(states)?;
-            ranges.extend(of.iter().copied());
-        }
-        ranges.sort_by_key(|(p, r)| (*p, r.start));
-        worker.encode(&fold.into_states()?, &ranges)
-    })
-    .await?;
-    master.put(&unit, body).await?;
-    Ok(Some(unit))
 }
 
 /// A stop that was asked for.

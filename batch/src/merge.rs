@@ -53,7 +53,7 @@ pub async fn merge_small_runs(
     }
     ranges.sort_by_key(|(p, r)| (*p, r.start));
     let worker = master.clone();
-    let (unit, body) = blocking(move || worker.encode(&fold.into_states()?, &ranges)).await?;
+    let (unit, body) = blocking(move || worker.encode(fold.into_states()?, &ranges)).await?;
     master.put(&unit, body).await?;
     let units = [unit];
     if let Err(e) = master.publish_merge(&merged, &units, now_ms).await {

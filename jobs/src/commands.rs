@@ -2,6 +2,10 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use anabranch_shared::Error;
+use indicatif::{ProgressBar, ProgressFinish, ProgressStyle};
 
 pub mod batch;
 pub mod daemon;
@@ -21,6 +25,33 @@ pub mod verify;
 pub const FOUND_WRONG: u8 = 1;
 /// The exit code when there were dead letters.
 pub const DEAD_LETTERS: u8 = 2;
+
+/// How often progress is shown.
+const SHOW_EVERY: Duration = Duration::from_millis(200);
+
+/// Of how many looks at progress one becomes a line where there is no terminal.
+const LINE_EVERY: u32 = 25;
+
+/// A bar that is gone when the work is done; hidden unless `shown`.
+fn progress_bar(template: &str, shown: bool) -> ProgressBar {
+    let bar = match shown {
+        true => ProgressBar::new(0).with_finish(ProgressFinish::AndClear),
+        false => ProgressBar::hidden(),
+    };
+    if let Ok(style) = ProgressStyle::with_template(template) {
+        bar.set_style(style);
+    }
+    bar
+}
+
+/// A view was named that is not among the known ones.
+fn no_view<'a>(name: &str, known: impl Iterator<Item = &'a String>) -> Error {
+    let known: Vec<&str> = known.map(String::as_str).collect();
+    Error::NotFound(format!(
+        "no view `{name}`; the views are: {}",
+        known.join(", ")
+    ))
+}
 
 /// A flag that SIGINT and SIGTERM set.
 pub fn stop_flag() -> Arc<AtomicBool> {

@@ -491,7 +491,7 @@ async fn sql(
     quiet_broken_pipe(out.flush())
         .map_err(|e| Error::Unavailable(format!("standard output: {e}")))?;
     Ok(match outcome {
-        ScriptOutcome::Failed { .. } => anabranch_shared::ErrorKind::Invalid.exit_code(),
+        ScriptOutcome::Failed { kind, .. } => kind.exit_code(),
         ScriptOutcome::Finished { .. } | ScriptOutcome::OutputClosed => 0,
     })
 }

@@ -16,6 +16,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use anabranch_shared::ErrorKind;
 use arrow::datatypes::SchemaRef;
 use arrow::record_batch::RecordBatch;
 use async_trait::async_trait;
@@ -35,15 +36,15 @@ pub trait Session: Send + Sync {
     ///
     /// # Errors
     ///
-    /// A text for people: what is wrong and what to do. The shell prints it as it is.
-    async fn query(&self, sql: &str) -> Result<Answer, String>;
+    /// Its text says what is wrong and what to do; the shell prints it as it is.
+    async fn query(&self, sql: &str) -> anabranch_shared::Result<Answer>;
 
     /// The relations that can be queried now, in the order in which `\d` lists them.
     ///
     /// # Errors
     ///
-    /// A text for people, as for [`Session::query`].
-    async fn relations(&self) -> Result<Vec<RelationInfo>, String>;
+    /// As for [`Session::query`].
+    async fn relations(&self) -> anabranch_shared::Result<Vec<RelationInfo>>;
 }
 
 /// The answer to one statement.
@@ -144,6 +145,8 @@ pub enum ScriptOutcome {
         line: usize,
         /// What is wrong, without the place.
         message: String,
+        /// What to do about it, and so the process's exit code.
+        kind: ErrorKind,
     },
     /// The reader of `out` went away (`| head`): no error, and nothing more has run.
     OutputClosed,

@@ -5,26 +5,26 @@
 //! layers without merging them by key first. Over other filters the survivors' merged states are.
 
 use std::collections::BTreeSet;
-use std::hash::{Hash, Hasher};
 use std::sync::Arc;
 
-use anabranch_shared::view::groups_accumulator;
-use arrow::datatypes::{DataType, FieldRef};
+use arrow::datatypes::DataType;
 use datafusion::common::tree_node::{Transformed, TreeNode};
 use datafusion::common::{Column, Result, plan_err};
 use datafusion::datasource::{provider_as_source, source_as_provider};
 use datafusion::logical_expr::expr::AggregateFunction;
-use datafusion::logical_expr::function::{AccumulatorArgs, StateFieldsArgs};
+use datafusion::logical_expr::function::AccumulatorArgs;
 use datafusion::logical_expr::{
-    Accumulator, Aggregate, AggregateUDF, AggregateUDFImpl, Expr, Filter, GroupsAccumulator,
-    LogicalPlan, Projection, Signature, SubqueryAlias, TableScan, TableScanBuilder, Volatility,
+    Accumulator, Aggregate, AggregateUDF, AggregateUDFImpl, Expr, Filter, LogicalPlan, Projection,
+    Signature, SubqueryAlias, TableScan, TableScanBuilder, Volatility,
 };
 use datafusion::optimizer::optimizer::ApplyOrder;
 use datafusion::optimizer::{OptimizerConfig, OptimizerRule};
 use datafusion::physical_expr::aggregate::AggregateFunctionExpr;
-use parking_lot::Mutex;
 
+use self::merge_states::merge_states;
 use crate::leaf::{Gives, MergedLeaf, state_name};
+
+mod merge_states;
 
 /// The function's name.
 pub(crate) const COMBINE: &str = "combine";
@@ -65,201 +65,6 @@ fn refusal(why: &str) -> String {
     format!(
         "combine: {why}; it takes a column that is one aggregate of a view, straight from the view or through filters, as in `SELECT section, combine(visitors) FROM v GROUP BY section`"
     )
-}
-
-/// The aggregate that runs: merges states of one column of a view.
-#[derive(Debug)]
-struct MergeStates {
-    inner: Arc<AggregateFunctionExpr>,
-    signature: Signature,
-}
-
-impl PartialEq for MergeStates {
-    fn eq(&self, other: &Self) -> bool {
-        Arc::ptr_eq(&self.inner, &other.inner)
-    }
-}
-
-impl Eq for MergeStates {}
-
-impl Hash for MergeStates {
-    fn hash<H: Hasher>(&self, state: &mut H) {
-        self.inner.name().hash(state);
-    }
-}
-
-impl AggregateUDFImpl for MergeStates {
-    fn name(&self) -> &str {
-        "merge_states"
-    }
-
-    fn signature(&self) -> &Signature {
-        &self.signature
-    }
-
-    fn return_type(&self, _: &[DataType]) -> Result<DataType> {
-        Ok(self.inner.field().data_type().clone())
-    }
-
-    fn is_nullable(&self) -> bool {
-        true
-    }
-
-    fn accumulator(&self, _: AccumulatorArgs) -> Result<Box<dyn Accumulator>> {
-        Ok(Box::new(OneGroup {
-            groups: Mutex::new(groups_accumulator(&self.inner)?),
-        }))
-    }
-
-    fn state_fields(&self, _: StateFieldsArgs) -> Result<Vec<FieldRef>> {
-        self.inner.state_fields()
-    }
-
-    fn groups_accumulator_supported(&self, _: AccumulatorArgs) -> bool {
-        true
-    }
-
-    fn create_groups_accumulator(&self, _: AccumulatorArgs) -> Result<Box<dyn GroupsAccumulator>> {
-        Ok(Box::new(MergeGroups {
-            groups: groups_accumulator(&self.inner)?,
-            inner: self.inner.clone(),
-        }))
-    }
-}
-
-/// An accumulator over groups whose input is states already.
-struct MergeGroups {
-    groups: Box<dyn GroupsAccumulator>,
-    inner: Arc<AggregateFunctionExpr>,
-}
-
-impl GroupsAccumulator for MergeGroups {
-    fn update_batch(
-        &mut self,
-        values: &[arrow::array::ArrayRef],
-        ids: &[usize],
-        filter: Option<&arrow::array::BooleanArray>,
-        groups: usize,
-    ) -> Result<()> {
-        let Some(filter) = filter else {
-            return self.groups.merge_batch(values, ids, groups);
-        };
-        let keep = arrow::compute::prep_null_mask_filter(filter);
-        let values = values
-            .iter()
-            .map(|v| arrow::compute::filter(v, &keep))
-            .collect::<std::result::Result<Vec<_>, _>>()?;
-        let ids: Vec<usize> = ids
-            .iter()
-            .enumerate()
-            .filter(|(i, _)| keep.value(*i))
-            .map(|(_, &id)| id)
-            .collect();
-        self.groups.merge_batch(&values, &ids, groups)
-    }
-
-    fn evaluate(
-        &mut self,
-        emit: datafusion::logical_expr::EmitTo,
-    ) -> Result<arrow::array::ArrayRef> {
-        self.groups.evaluate(emit)
-    }
-
-    fn state(
-        &mut self,
-        emit: datafusion::logical_expr::EmitTo,
-    ) -> Result<Vec<arrow::array::ArrayRef>> {
-        self.groups.state(emit)
-    }
-
-    fn merge_batch(
-        &mut self,
-        values: &[arrow::array::ArrayRef],
-        ids: &[usize],
-        groups: usize,
-    ) -> Result<()> {
-        self.groups.merge_batch(values, ids, groups)
-    }
-
-    fn convert_to_state(
-        &self,
-        values: &[arrow::array::ArrayRef],
-        filter: Option<&arrow::array::BooleanArray>,
-    ) -> Result<Vec<arrow::array::ArrayRef>> {
-        if filter.is_none() {
-            return Ok(values.to_vec());
-        }
-        let rows = values.first().map_or(0, |v| v.len());
-        let ids: Vec<usize> = (0..rows).collect();
-        let mut each = Self {
-            groups: groups_accumulator(&self.inner)?,
-            inner: self.inner.clone(),
-        };
-        each.update_batch(values, &ids, filter, rows)?;
-        each.groups.state(datafusion::logical_expr::EmitTo::All)
-    }
-
-    fn size(&self) -> usize {
-        self.groups.size()
-    }
-}
-
-/// One group of an accumulator over groups, for an aggregation without GROUP BY.
-struct OneGroup {
-    /// Behind a lock only because an `Accumulator` must be `Sync`; it is never contended.
-    groups: Mutex<Box<dyn GroupsAccumulator>>,
-}
-
-impl std::fmt::Debug for OneGroup {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("OneGroup").finish_non_exhaustive()
-    }
-}
-
-impl OneGroup {
-    fn merge(&mut self, values: &[arrow::array::ArrayRef]) -> Result<()> {
-        let ids = vec![0; values.first().map_or(0, |v| v.len())];
-        self.groups.get_mut().merge_batch(values, &ids, 1)
-    }
-}
-
-impl Accumulator for OneGroup {
-    fn update_batch(&mut self, values: &[arrow::array::ArrayRef]) -> Result<()> {
-        self.merge(values)
-    }
-
-    fn merge_batch(&mut self, states: &[arrow::array::ArrayRef]) -> Result<()> {
-        self.merge(states)
-    }
-
-    fn state(&mut self) -> Result<Vec<datafusion::common::ScalarValue>> {
-        let states = self
-            .groups
-            .get_mut()
-            .state(datafusion::logical_expr::EmitTo::All)?;
-        states
-            .iter()
-            .map(|s| match s.is_empty() {
-                true => datafusion::common::ScalarValue::try_from(s.data_type()),
-                false => datafusion::common::ScalarValue::try_from_array(s, 0),
-            })
-            .collect()
-    }
-
-    fn evaluate(&mut self) -> Result<datafusion::common::ScalarValue> {
-        let value = self
-            .groups
-            .get_mut()
-            .evaluate(datafusion::logical_expr::EmitTo::All)?;
-        match value.is_empty() {
-            true => datafusion::common::ScalarValue::try_from(value.data_type()),
-            false => datafusion::common::ScalarValue::try_from_array(&value, 0),
-        }
-    }
-
-    fn size(&self) -> usize {
-        size_of_val(self) + self.groups.lock().size()
-    }
 }
 
 /// Replaces `combine` in optimized plans.
@@ -525,10 +330,7 @@ fn merge_expr(
     let args = (0..parts)
         .map(|part| state_column(input, column, part))
         .collect::<Result<Vec<_>>>()?;
-    let udaf = AggregateUDF::from(MergeStates {
-        inner,
-        signature: Signature::any(parts, Volatility::Immutable),
-    });
+    let udaf = merge_states(inner, parts);
     let filter = function(expr).and_then(|f| f.params.filter.clone());
     let merged = AggregateFunction::new_udf(Arc::new(udaf), args, false, filter, vec![], None);
     Ok(Expr::AggregateFunction(merged).alias(name))

@@ -1,6 +1,7 @@
 //! Serving layer: joins a master view and its delta, answers SQL.
 
 mod additive;
+mod blame;
 mod combine;
 mod http;
 mod layer;

@@ -19,6 +19,7 @@ use datafusion::prelude::{DataFrame, SessionConfig, SessionContext};
 use datafusion::sql::parser::Statement;
 
 use crate::additive;
+use crate::blame::naming_views;
 use crate::combine::{Combine, CombineRule, check_none_left};
 use crate::leaf::MergedLeaf;
 use crate::statement;
@@ -177,8 +178,9 @@ impl SqlService {
         };
         let schema = Arc::new(plan.schema().as_arrow().clone());
         let state = self.session_state()?;
-        let stream = DataFrame::new(state, plan).execute_stream().await?;
-        Ok((schema, stream))
+        let rows = DataFrame::new(state.clone(), plan).execute_stream().await?;
+        let rows = naming_views(rows, state, vec![pin.clone()]);
+        Ok((schema, rows))
     }
 
     /// Answers one statement over a given pin.
@@ -205,9 +207,11 @@ impl SqlService {
         let plan = context.state().optimize(&plan)?;
         check_none_left(&plan)?;
         let schema = Arc::new(plan.schema().as_arrow().clone());
-        let stream = DataFrame::new(context.state(), plan)
+        let rows = DataFrame::new(context.state(), plan)
             .execute_stream()
             .await?;
+        let views = pin.views.values().cloned().collect();
+        let stream = naming_views(rows, self.session_state()?, views);
         Ok(Answer {
             schema,
             stream,

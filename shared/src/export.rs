@@ -25,6 +25,7 @@ use crate::files::EncodedFile;
 use crate::storage::Storage;
 use crate::table::{
     AddFile, Commit, RemoveFile, SCHEMA_MAY_CHANGE, Table, TableDefinition, TableState, Txn,
+    plain_type,
 };
 use crate::topic::timestamp_type;
 use crate::view::View;
@@ -284,31 +285,15 @@ fn position_name(topic: &str, partition: &str) -> String {
 
 /// The type in which a column is exported; `None` for one that Delta has nothing for.
 fn exported_type(data_type: &DataType) -> Option<DataType> {
+    if let Some(same) = plain_type(data_type) {
+        return Some(same);
+    }
     Some(match data_type {
-        DataType::Boolean
-        | DataType::Int8
-        | DataType::Int16
-        | DataType::Int32
-        | DataType::Int64
-        | DataType::Float32
-        | DataType::Float64
-        | DataType::Date32
-        | DataType::Utf8
-        | DataType::Utf8View
-        | DataType::Binary
-        | DataType::BinaryView
-        | DataType::Decimal128(_, 0..) => data_type.clone(),
         DataType::Timestamp(..) => timestamp_type(),
-        DataType::UInt8 => DataType::Int16,
-        DataType::UInt16 => DataType::Int32,
-        DataType::UInt32 | DataType::UInt64 | DataType::Duration(TimeUnit::Microsecond) => {
-            DataType::Int64
-        }
-        DataType::Float16 => DataType::Float32,
+        DataType::Duration(TimeUnit::Microsecond) => DataType::Int64,
         DataType::Date64 => DataType::Date32,
         DataType::LargeUtf8 | DataType::Time32(_) | DataType::Time64(_) => DataType::Utf8,
         DataType::LargeBinary | DataType::FixedSizeBinary(_) => DataType::Binary,
-        DataType::Null => DataType::Boolean,
         DataType::Dictionary(_, value) => exported_type(value)?,
         DataType::List(item)
         | DataType::LargeList(item)

@@ -8,12 +8,12 @@ use std::sync::Arc;
 use arrow::array::RecordBatch;
 use object_store::path::Path;
 
-use crate::files::{encode_parquet, read_parquet};
+use crate::files::{FileEncoder, read_parquet};
 use crate::log::{blocking, check_start, position_txns, positions};
 use crate::planted;
 use crate::storage::Storage;
 use crate::table::{AddFile, Commit, RemoveFile, Table, TableState};
-use crate::view::{View, sort_by_keys};
+use crate::view::{SortedStates, View};
 use crate::{Error, Generation, LogVersion, OffsetRange, Offsets, PartitionId, Result};
 
 mod leaf;
@@ -132,17 +132,20 @@ impl Master {
 
     /// Writes states as a file that [`Master::publish_refresh`] or [`Master::publish_rebuild`] can
     /// make part of the view. Blocks: call it from a thread that may compute.
-    pub fn encode(&self, states: &RecordBatch, ranges: &Ranges) -> Result<(Unit, bytes::Bytes)> {
+    pub fn encode(&self, states: RecordBatch, ranges: &Ranges) -> Result<(Unit, bytes::Bytes)> {
         let codec = self.view.codec();
-        let mut sorted = sort_by_keys(states, codec.keys())?;
-        if planted("planted-null-key-lost") && codec.keys() > 0 {
-            let present = arrow::compute::is_not_null(sorted.column(0))?;
-            sorted = arrow::compute::filter_record_batch(&sorted, &present)?;
-        }
-        let stored = codec.encode(&sorted)?;
-        let rows = stored.num_rows() as u64;
         let name = Table::new_file_name();
-        let encoded = encode_parquet(name, codec.storage_schema(), &[stored], codec.keys())?;
+        let mut file = FileEncoder::new(name, codec.storage_schema(), codec.keys())?;
+        for sorted in SortedStates::new(states, codec.keys())? {
+            let mut sorted = sorted?;
+            if planted("planted-null-key-lost") && codec.keys() > 0 {
+                let present = arrow::compute::is_not_null(sorted.column(0))?;
+                sorted = arrow::compute::filter_record_batch(&sorted, &present)?;
+            }
+            file.write(&codec.encode(&sorted)?)?;
+        }
+        let rows = file.rows() as u64;
+        let encoded = file.finish()?;
         let mut add = encoded.add;
         add.set_ranges(ranges)?;
         Ok((Unit { add, rows }, encoded.body))

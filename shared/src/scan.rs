@@ -146,7 +146,7 @@ pub fn scan_sorted_states(
 ) -> Result<Arc<dyn ExecutionPlan>> {
     let schema = codec.storage_schema();
     let keys = schema.fields().iter().take(codec.keys()).enumerate();
-    // The order in which `sort_by_keys` leaves them.
+    // The order in which `SortedStates` gives them.
     let options = SortOptions {
         descending: false,
         nulls_first: true,

@@ -26,6 +26,7 @@ pub use action::{Action, AddFile, CommitInfo, RemoveFile, Txn};
 use action::{Metadata, Protocol};
 pub use head::ENTRIES_STAY_MS;
 use head::HeadSeen;
+pub(crate) use schema::plain_type;
 pub use schema::{delta_schema, storage_type};
 
 /// The table property that forbids removing rows, by its name in the Delta protocol.

@@ -23,6 +23,7 @@ use crate::{Error, Result, Topic};
 
 mod aggregate;
 mod ast;
+mod compact;
 mod facts;
 mod fold;
 mod order;
@@ -35,7 +36,7 @@ pub use facts::{FactsTable, LeafTable};
 pub use fold::{Fold, finish_column, fold_facts, groups_accumulator, identity_states};
 pub use plan::{planning_session, relations_read};
 pub use sample::KeySample;
-pub use states::{StateCodec, sort_by_keys};
+pub use states::{SortedStates, StateCodec};
 
 use plan::Planned;
 

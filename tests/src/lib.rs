@@ -1,5 +1,6 @@
 //! What must hold across the layers.
 
+pub mod commands;
 pub mod daemon;
 pub mod disk;
 pub mod facts;

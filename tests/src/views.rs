@@ -4,6 +4,8 @@ use rand::Rng;
 use rand::rngs::SmallRng;
 use rand::seq::IndexedRandom;
 
+mod duckdb;
+
 /// Keys by which random views group.
 const KEYS: [&str; 9] = [
     "date_trunc('hour', ts)",
@@ -67,12 +69,68 @@ const AGGREGATES: [(&str, &str); 40] = [
 pub struct RandomView {
     /// Its SQL.
     pub sql: String,
+    /// The same in DuckDB's dialect. A column `NAME_bound` says how far `NAME` may be from ours.
+    pub duckdb: String,
     /// What it covers.
     pub covers: Vec<String>,
     /// Where it is a plain aggregation: its first key, and the same aggregates by that key alone.
     pub rolled_up: Option<String>,
     /// How many aggregates it has.
     pub aggregates: usize,
+}
+
+impl RandomView {
+    /// A view that reads the same in both dialects.
+    fn plain(sql: String, covers: &str) -> Self {
+        Self {
+            duckdb: sql.clone(),
+            sql,
+            covers: vec![covers.into()],
+            rolled_up: None,
+            aggregates: 0,
+        }
+    }
+}
+
+/// An aggregate of a random view.
+struct Picked {
+    name: &'static str,
+    sql: &'static str,
+    filtered: bool,
+}
+
+impl Picked {
+    fn covers(&self) -> String {
+        format!(
+            "{}{}",
+            self.name,
+            if self.filtered { " filter" } else { "" }
+        )
+    }
+
+    fn sql(&self) -> String {
+        let filter = if self.filtered {
+            " FILTER (WHERE b)"
+        } else {
+            ""
+        };
+        format!("{}{filter}", self.sql)
+    }
+}
+
+/// An aggregation by some keys.
+fn select(keys: &[&str], aggregates: &[String], filter: &str) -> String {
+    let keys = keys.iter().enumerate().map(|(i, k)| format!("{k} AS k{i}"));
+    let columns: Vec<String> = keys.chain(aggregates.iter().cloned()).collect();
+    format!("SELECT {} FROM facts{filter}", columns.join(", "))
+}
+
+fn group_by(keys: &[&str]) -> String {
+    let numbers: Vec<String> = (1..=keys.len()).map(|i| i.to_string()).collect();
+    match numbers.is_empty() {
+        true => String::new(),
+        false => format!(" GROUP BY {}", numbers.join(", ")),
+    }
 }
 
 /// Makes a random view.
@@ -83,75 +141,57 @@ pub fn view(rng: &mut SmallRng) -> RandomView {
         _ => "",
     };
     if rng.random_bool(0.08) {
-        return RandomView {
-            sql: format!("SELECT s, i + 1 AS j, ts, f, list FROM facts{filter}"),
-            covers: vec!["rows".into()],
-            rolled_up: None,
-            aggregates: 0,
-        };
+        let sql = format!("SELECT s, i + 1 AS j, ts, f, list FROM facts{filter}");
+        return RandomView::plain(sql, "rows");
     }
     if rng.random_bool(0.05) {
-        return RandomView {
-            sql: format!("SELECT DISTINCT s, b FROM facts{filter}"),
-            covers: vec!["select distinct".into()],
-            rolled_up: None,
-            aggregates: 0,
-        };
+        let sql = format!("SELECT DISTINCT s, b FROM facts{filter}");
+        return RandomView::plain(sql, "select distinct");
     }
     let wanted = rng.random_range(0..3);
     let keys: Vec<&str> = KEYS.choose_multiple(rng, wanted).copied().collect();
-    let mut covers = Vec::new();
     let count = rng.random_range(1..5);
     let picked: Vec<_> = AGGREGATES.choose_multiple(rng, count).copied().collect();
-    let chosen: Vec<String> = picked
+    let picked = picked.into_iter().map(|(name, sql)| Picked {
+        name,
+        sql,
+        filtered: rng.random_bool(0.2),
+    });
+    let picked: Vec<Picked> = picked.collect();
+    let mut covers: Vec<String> = picked.iter().map(Picked::covers).collect();
+    let ours: Vec<String> = picked
         .iter()
-        .map(|(name, sql)| {
-            let filtered = rng.random_bool(0.2);
-            covers.push(format!("{name}{}", if filtered { " filter" } else { "" }));
-            match filtered {
-                true => format!("{sql} FILTER (WHERE b)"),
-                false => (*sql).to_owned(),
-            }
+        .enumerate()
+        .map(|(i, p)| format!("{} AS a{i}", p.sql()))
+        .collect();
+    let theirs: Vec<String> = picked
+        .iter()
+        .enumerate()
+        .flat_map(|(i, p)| {
+            let (value, bound) = duckdb::aggregate(p);
+            let bound = bound.map(|b| format!("{b} AS a{i}_bound"));
+            [format!("{value} AS a{i}")].into_iter().chain(bound)
         })
         .collect();
-    let select = |keys: &[&str]| {
-        let keys = keys.iter().enumerate().map(|(i, k)| format!("{k} AS k{i}"));
-        let aggregates = chosen
-            .iter()
-            .enumerate()
-            .map(|(i, a)| format!("{a} AS a{i}"));
-        keys.chain(aggregates).collect::<Vec<_>>().join(", ")
-    };
-    let group = |keys: &[&str]| match keys.len() {
-        0 => String::new(),
-        n => format!(
-            " GROUP BY {}",
-            (1..=n)
-                .map(|i| i.to_string())
-                .collect::<Vec<_>>()
-                .join(", ")
-        ),
-    };
-    let plain = format!(
-        "SELECT {} FROM facts{filter}{}",
-        select(&keys),
-        group(&keys)
-    );
-    let (sql, rolled_up) = match rng.random_range(0..6) {
-        0 => (format!("{plain} HAVING count(*) > 1"), None),
+    let plain = select(&keys, &ours, filter) + &group_by(&keys);
+    let their_keys: Vec<&str> = keys.iter().map(|k| duckdb::key(k)).collect();
+    let other = select(&their_keys, &theirs, filter) + &group_by(&keys);
+    let around = |how: &dyn Fn(&str) -> String| (how(&plain), how(&other), None);
+    let (sql, duckdb, rolled_up) = match rng.random_range(0..6) {
+        0 => around(&|sql| format!("{sql} HAVING count(*) > 1")),
         1 => {
             covers.push("above".into());
-            (format!("SELECT count(*) AS groups FROM ({plain})"), None)
+            around(&|sql| format!("SELECT count(*) AS groups FROM ({sql})"))
         }
-        _ if !keys.is_empty() => {
-            let one = &keys[..1];
-            let rolled = format!("SELECT {} FROM facts{filter}{}", select(one), group(one));
-            (plain, Some(rolled))
+        _ => {
+            let one = keys.get(..1);
+            let rolled = one.map(|one| select(one, &ours, filter) + &group_by(one));
+            (plain, other, rolled)
         }
-        _ => (plain, None),
     };
     RandomView {
         sql,
+        duckdb,
         covers,
         rolled_up,
         aggregates: count,
@@ -166,6 +206,7 @@ pub fn narrowed(view: &RandomView) -> Option<RandomView> {
     };
     Some(RandomView {
         sql: narrow(&view.sql)?,
+        duckdb: narrow(&view.duckdb)?,
         rolled_up: view.rolled_up.as_ref().and_then(narrow),
         ..view.clone()
     })

@@ -1,22 +1,20 @@
 //! Exports: after any refreshes, rebuilds, merges of runs and cut-overs the export table holds the
 //! view's answer at the boundary that its commit names, and never goes back.
 
-use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
 use anabranch_batch::{
     BatchOptions, ExportOutcome, ExportWhen, export, merge_small_runs, rebuild, refresh,
 };
-use anabranch_jobs::builds::{Build, build_view};
-use anabranch_jobs::commands::ingest::{IngestArgs, ingest};
-use anabranch_jobs::compare::{Tolerance, compare};
+use anabranch_jobs::builds::Build;
 use anabranch_jobs::context::Context;
 use anabranch_shared::view::{View, planning_session};
 use anabranch_shared::{
     Export, ExportStanding, FoldProgress, Generation, Landing, Log, Master, MasterLeaf, Offset,
     OffsetRange, Offsets, PartitionId, Storage, Topic, keep_ranges, read_parquet,
 };
+use anabranch_tests::commands::{build, ensure_same, ingest_lines};
 use anabranch_tests::process::{Process, Setup, write_project};
 use anabranch_tests::{facts, places, views};
 use arrow::array::RecordBatch;
@@ -130,19 +128,7 @@ impl Case {
             anyhow::ensure!(file.rows() == Some(rows as u64), "the file's count of rows");
             found.extend(batches);
         }
-        let tolerance = Tolerance {
-            relative: 1e-9,
-            absolute: 1e-6,
-        };
-        let compared = compare(export.columns(), &expected, &found, tolerance)?;
-        anyhow::ensure!(
-            compared.is_equal(),
-            "{} of {} rows differ:\n{}",
-            compared.differences,
-            compared.rows,
-            compared.examples.join("\n")
-        );
-        Ok(())
+        ensure_same(export.columns(), &expected, &found)
     }
 
     /// Counts what exports came to: written, unchanged, behind.
@@ -314,38 +300,6 @@ async fn exports_at_once_never_go_back() -> anyhow::Result<()> {
     case.check(&master).await
 }
 
-async fn ingest_lines(
-    context: &Context,
-    dir: &Path,
-    ids: std::ops::Range<i64>,
-) -> anyhow::Result<()> {
-    let path = dir.join(format!("{}.ndjson", ids.start));
-    let line = |id: i64| {
-        format!(
-            "{{\"ts\":\"2026-01-01T00:00:00Z\",\"id\":{id},\"word\":\"w{}\"}}\n",
-            id % 7
-        )
-    };
-    std::fs::write(&path, ids.map(line).collect::<String>())?;
-    let args = IngestArgs {
-        topic: "facts".into(),
-        files: vec![path.display().to_string()],
-        input_format: None,
-        id: None,
-        again: false,
-        allow_dead_letters: false,
-    };
-    ingest(context, &args, false).await?;
-    Ok(())
-}
-
-async fn build(context: &Context, build: Build) -> anyhow::Result<bool> {
-    let settings = &context.project.views[0];
-    let (stop, progress) = Default::default();
-    let report = build_view(context, settings, build, "command", &stop, &progress).await?;
-    Ok(report.cut_over)
-}
-
 /// Whose rows the export holds, how many, and the columns that its Delta log declares.
 async fn held(context: &Context) -> anyhow::Result<(Option<Generation>, u64, Vec<String>)> {
     let view = context.compile(&context.project.views[0])?;
@@ -386,14 +340,14 @@ async fn an_interrupted_export_is_made_up() -> anyhow::Result<()> {
         text.replace("sql = \"words.sql\"", "sql = \"words.sql\"\nexport = true"),
     )?;
     let context = Context::open(dir.path()).await?;
-    ingest_lines(&context, dir.path(), 0..700).await?;
+    ingest_lines(&context, 0..700).await?;
     build(&context, Build::Refresh).await?;
     let first = held(&context).await?;
     assert_eq!(first.0, Some(Generation(1)));
     assert_eq!(first.1, 7);
     assert_eq!(first.2, ["word", "facts", "ids", "different"]);
 
-    ingest_lines(&context, dir.path(), 700..703).await?;
+    ingest_lines(&context, 700..703).await?;
     Process::killed_at(dir.path(), &["batch", "refresh"], "export-before-commit").await?;
     let table =
         anabranch_shared::table::Table::open(&context.storage, Export::root("words")).await?;
@@ -415,7 +369,10 @@ async fn an_interrupted_export_is_made_up() -> anyhow::Result<()> {
         "SELECT id % 2 = 0 AS even, avg(id) AS mean, count(*) AS facts FROM facts GROUP BY 1",
     )?;
     let context = Context::open(dir.path()).await?;
-    anyhow::ensure!(build(&context, Build::Rebuild).await?, "no cut-over");
+    anyhow::ensure!(
+        build(&context, Build::Rebuild).await?.cut_over,
+        "no cut-over"
+    );
     let (generation, rows, columns) = held(&context).await?;
     assert_eq!((generation, rows), (Some(Generation(2)), 2));
     assert_eq!(columns, ["even", "mean", "facts"]);
@@ -436,7 +393,7 @@ async fn an_interrupted_export_is_made_up() -> anyhow::Result<()> {
     };
     assert_eq!(state(&again), state(&table));
     assert_eq!(state(&again).2.len(), 2, "two files were replaced");
-    ingest_lines(&context, dir.path(), 703..705).await?;
+    ingest_lines(&context, 703..705).await?;
     build(&context, Build::Refresh).await?;
     again.refresh().await?;
     assert_eq!(again.with_state(|s| s.txn("facts/partition/0")), 705);

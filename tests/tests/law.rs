@@ -7,6 +7,8 @@
 
 #[path = "law/check.rs"]
 mod check;
+#[path = "law/duckdb.rs"]
+mod duckdb;
 #[path = "law/events.rs"]
 mod events;
 #[path = "law/lanes.rs"]

@@ -7,13 +7,13 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
 use anabranch_batch::{BatchOptions, CleanAction, CleanReason, CleanReport, rebuild};
-use anabranch_jobs::builds::{Build, build_view, drop_absent};
-use anabranch_jobs::commands::ingest::{IngestArgs, ingest};
+use anabranch_jobs::builds::{Build, drop_absent};
 use anabranch_jobs::commands::maintain::maintain;
 use anabranch_jobs::commands::query::local_service;
 use anabranch_jobs::commands::verify::verify_view;
 use anabranch_jobs::context::{Context, now_ms};
 use anabranch_shared::{Error, ErrorKind, Export, FoldProgress, Generation, Master, ReadMode};
+use anabranch_tests::commands::{build, ingest_lines};
 use anabranch_tests::places;
 use anabranch_tests::process::{Process, Setup, write_project};
 
@@ -30,34 +30,6 @@ async fn project() -> anyhow::Result<(tempfile::TempDir, Context)> {
     std::fs::write(settings, text)?;
     let context = Context::open(dir.path()).await?;
     Ok((dir, context))
-}
-
-async fn ingest_lines(context: &Context, ids: std::ops::Range<i64>) -> anyhow::Result<()> {
-    let path = context.project.dir.join(format!("{}.ndjson", ids.start));
-    let line = |id: i64| {
-        format!(
-            "{{\"ts\":\"2026-01-01T00:00:00Z\",\"id\":{id},\"word\":\"w{}\"}}\n",
-            id % 7
-        )
-    };
-    std::fs::write(&path, ids.map(line).collect::<String>())?;
-    let args = IngestArgs {
-        topic: "facts".into(),
-        files: vec![path.display().to_string()],
-        input_format: None,
-        id: None,
-        again: false,
-        allow_dead_letters: false,
-    };
-    ingest(context, &args, false).await?;
-    Ok(())
-}
-
-async fn build(context: &Context, build: Build) -> anyhow::Result<()> {
-    let settings = &context.project.views[0];
-    let (stop, progress) = Default::default();
-    build_view(context, settings, build, "command", &stop, &progress).await?;
-    Ok(())
 }
 
 /// All files of the storage.

@@ -6,12 +6,12 @@ use std::ffi::OsString;
 use std::path::Path;
 use std::process::Command;
 
-use anabranch_jobs::builds::{Build, build_view};
-use anabranch_jobs::commands::ingest::{IngestArgs, ingest};
+use anabranch_jobs::builds::Build;
 use anabranch_jobs::commands::query::local_service;
 use anabranch_jobs::context::Context;
 use anabranch_jobs::generate::{Generator, GeneratorOptions};
 use anabranch_shared::ReadMode;
+use anabranch_tests::commands::{build, ingest_file};
 use anabranch_tests::places;
 use arrow::array::{Array, AsArray, RecordBatch};
 use arrow::compute::cast;
@@ -116,15 +116,7 @@ async fn ingest_generated(
     generator.next_ndjson(&mut lines, 1_500);
     let path = context.project.dir.join(format!("part-{part}.ndjson"));
     std::fs::write(&path, lines)?;
-    let args = IngestArgs {
-        topic: "pageviews".into(),
-        files: vec![path.display().to_string()],
-        input_format: None,
-        id: None,
-        again: false,
-        allow_dead_letters: false,
-    };
-    ingest(context, &args, false).await?;
+    ingest_file(context, "pageviews", &path).await?;
     Ok(())
 }
 
@@ -173,7 +165,6 @@ async fn open_formats_other_engines_read_an_export() -> anyhow::Result<()> {
     let mut context = Context::open(dir.path()).await?;
     anyhow::ensure!(context.project.views[0].export, "not exported");
     let mut generator = generator()?;
-    let (stop, progress) = Default::default();
     let table = dir.path().join("data/views/post_minutes/export");
     let jobs = [
         Build::Refresh,
@@ -183,8 +174,7 @@ async fn open_formats_other_engines_read_an_export() -> anyhow::Result<()> {
     ];
     for (part, job) in (0..).zip(jobs) {
         ingest_generated(&context, &mut generator, part).await?;
-        let settings = &context.project.views[0];
-        build_view(&context, settings, job, "command", &stop, &progress).await?;
+        build(&context, job).await?;
     }
     let sql = |table: &str, at: &str, last: &str| {
         format!(
@@ -204,16 +194,7 @@ async fn open_formats_other_engines_read_an_export() -> anyhow::Result<()> {
     let view = "SELECT author, count(*) AS n, approx_distinct(visitor) AS visitors FROM pageviews GROUP BY 1 HAVING count(*) > 1";
     write_project(dir.path(), view, "export = true\n")?;
     context = Context::open(dir.path()).await?;
-    let settings = &context.project.views[0];
-    build_view(
-        &context,
-        settings,
-        Build::Rebuild,
-        "command",
-        &stop,
-        &progress,
-    )
-    .await?;
+    build(&context, Build::Rebuild).await?;
     let sql =
         |table: &str| format!("SELECT author, n, visitors FROM {table} ORDER BY 1 NULLS LAST");
     let mine = ours(&context, &sql("post_minutes")).await?;

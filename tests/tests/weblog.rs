@@ -8,12 +8,12 @@ use std::time::{Duration, Instant};
 
 use anabranch_batch::{BatchOptions, refresh};
 use anabranch_jobs::builds::{Build, build_view};
-use anabranch_jobs::commands::ingest::{IngestArgs, ingest};
 use anabranch_jobs::commands::query::local_service;
 use anabranch_jobs::context::{Context, now_ms};
 use anabranch_serving::SqlService;
 use anabranch_shared::view::View;
 use anabranch_shared::{Error, FoldProgress, Master, Offset, Offsets, PartitionId, ReadMode};
+use anabranch_tests::commands::ingest_file;
 use anabranch_tests::daemon::{Daemon, run};
 use anabranch_tests::places;
 use arrow::array::RecordBatch;
@@ -159,15 +159,7 @@ fn parts(source: &Path, dir: &Path) -> anyhow::Result<Vec<String>> {
 }
 
 async fn land(context: &Context, file: &str) -> anyhow::Result<u64> {
-    let args = IngestArgs {
-        topic: "facts".into(),
-        files: vec![file.to_owned()],
-        input_format: None,
-        id: None,
-        again: false,
-        allow_dead_letters: false,
-    };
-    let report = ingest(context, &args, false).await?;
+    let report = ingest_file(context, "facts", Path::new(file)).await?;
     anyhow::ensure!(
         report.dead_letters == 0,
         "{} dead letters",

@@ -2,18 +2,13 @@
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::time::Duration;
 
 use anabranch_shared::settings::ViewSettings;
 use anabranch_shared::{Error, FoldProgress, Result};
-use indicatif::{ProgressBar, ProgressFinish, ProgressStyle};
 
 use crate::builds::{Build, BuildReport, build_view, drop_absent};
-use crate::commands::stop_flag;
+use crate::commands::{LINE_EVERY, SHOW_EVERY, no_view, progress_bar, stop_flag};
 use crate::context::Context;
-
-/// How often progress is shown.
-const SHOW_EVERY: Duration = Duration::from_millis(200);
 
 /// What became of the views.
 #[derive(Debug)]
@@ -82,26 +77,15 @@ fn chosen<'a>(context: &'a Context, names: &[String]) -> Result<Vec<&'a ViewSett
         return Ok(all.iter().collect());
     }
     let find = |name: &String| {
-        all.iter().find(|v| v.name == *name).ok_or_else(|| {
-            let known: Vec<&str> = all.iter().map(|v| v.name.as_str()).collect();
-            Error::NotFound(format!(
-                "no view `{name}`; the views are: {}",
-                known.join(", ")
-            ))
-        })
+        let found = all.iter().find(|v| v.name == *name);
+        found.ok_or_else(|| no_view(name, all.iter().map(|v| &v.name)))
     };
     names.iter().map(find).collect()
 }
 
 async fn show(view: String, progress: Arc<FoldProgress>, shown: bool) {
-    let bar = match shown {
-        true => ProgressBar::new(0).with_finish(ProgressFinish::AndClear),
-        false => ProgressBar::hidden(),
-    };
     let style = "{msg} {bar:30} {human_pos}/{human_len} facts {per_sec} {eta} left";
-    if let Ok(style) = ProgressStyle::with_template(style) {
-        bar.set_style(style);
-    }
+    let bar = progress_bar(style, shown);
     bar.set_message(view.clone());
     let mut ticks = 0_u32;
     loop {
@@ -111,7 +95,7 @@ async fn show(view: String, progress: Arc<FoldProgress>, shown: bool) {
         bar.set_length(total);
         bar.set_position(facts);
         ticks += 1;
-        if !shown && ticks.is_multiple_of(25) {
+        if !shown && ticks.is_multiple_of(LINE_EVERY) {
             tracing::info!(%view, facts, of = total, "building");
         }
     }

@@ -182,11 +182,11 @@ fn info(relation: &anabranch_shared::Relation) -> RelationInfo {
 
 #[async_trait]
 impl Session for QuerySession {
-    async fn query(&self, sql: &str) -> std::result::Result<Answer, String> {
-        self.ask(sql).await.map_err(|e| e.to_string())
+    async fn query(&self, sql: &str) -> Result<Answer> {
+        self.ask(sql).await
     }
 
-    async fn relations(&self) -> std::result::Result<Vec<RelationInfo>, String> {
-        self.list().await.map_err(|e| e.to_string())
+    async fn relations(&self) -> Result<Vec<RelationInfo>> {
+        self.list().await
     }
 }

@@ -65,7 +65,7 @@ pub async fn tail(
             "SELECT * FROM \"{topic}\" WHERE {} ORDER BY {PARTITION}, {OFFSET}",
             parts.join(" OR ")
         );
-        let answer = session.query(&sql).await.map_err(Error::Invalid)?;
+        let answer = session.query(&sql).await?;
         for batch in &answer.batches {
             let (Some(p), Some(o)) = (
                 batch.column_by_name(PARTITION),

@@ -3,24 +3,17 @@
 use std::str::FromStr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Duration;
 
-use anabranch_shared::{Error, Pinner, ReadMode, Result};
-use indicatif::{ProgressBar, ProgressFinish, ProgressStyle};
+use anabranch_shared::{Pinner, ReadMode, Result};
 
 use crate::commands::query::local_service;
+use crate::commands::{LINE_EVERY, SHOW_EVERY, no_view, progress_bar};
 use crate::compare::Comparison;
 use crate::context::{Context, now_us, threads};
 use crate::history::{self, JobRecord, peak_memory_bytes};
 use crate::local::LocalPinner;
 use crate::output::human_count;
 use crate::verify::{Part, Verified, VerifyOptions, VerifyProgress, unless_stopped, verify_pin};
-
-/// How often progress is shown.
-const SHOW_EVERY: Duration = Duration::from_millis(200);
-
-/// Of how many looks one becomes a line where there is no terminal.
-const LINE_EVERY: u32 = 25;
 
 /// How many keys are compared.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -95,14 +88,6 @@ impl VerifyArgs {
         };
         Ok((names, self.part()))
     }
-}
-
-fn no_view<'a>(name: &str, known: impl Iterator<Item = &'a String>) -> Error {
-    let known: Vec<&str> = known.map(String::as_str).collect();
-    Error::NotFound(format!(
-        "no view `{name}`; the views are: {}",
-        known.join(", ")
-    ))
 }
 
 /// Options from the project's settings.
@@ -243,14 +228,8 @@ pub fn json(view: &str, verified: &Verified) -> serde_json::Value {
 }
 
 async fn show(view: String, progress: Arc<VerifyProgress>, terminal: bool) {
-    let bar = match terminal {
-        true => ProgressBar::new(0).with_finish(ProgressFinish::AndClear),
-        false => ProgressBar::hidden(),
-    };
     let style = "{prefix} {bar:30} {human_pos}/{human_len} facts read again, {msg}";
-    if let Ok(style) = ProgressStyle::with_template(style) {
-        bar.set_style(style);
-    }
+    let bar = progress_bar(style, terminal);
     bar.set_prefix(view.clone());
     let mut looks = 0_u32;
     let mut facts = 0;

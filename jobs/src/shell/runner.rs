@@ -5,6 +5,7 @@ use std::io::{self, Write};
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
+use anabranch_shared::{Error, ErrorKind, Result};
 use arrow::array::RecordBatch;
 use arrow::datatypes::SchemaRef;
 use arrow::util::display::array_value_to_string;
@@ -47,6 +48,7 @@ pub(super) enum Ran {
         statements: usize,
         line: usize,
         message: String,
+        kind: ErrorKind,
     },
 }
 
@@ -55,7 +57,7 @@ enum Step {
     Done,
     Answered,
     Quit,
-    Failed(String),
+    Failed(Error),
     Include { path: PathBuf, text: String },
 }
 
@@ -104,7 +106,8 @@ impl<'a> Runner<'a> {
                 Step::Include { path, text } => {
                     queue(&mut waiting, &text, Some(path), next.depth + 1)
                 }
-                Step::Failed(message) => {
+                Step::Failed(error) => {
+                    let (message, kind) = (error.to_string(), error.kind());
                     let place = match (&next.file, self.giver) {
                         (Some(file), _) => format!("`{}` line {}: ", file.display(), next.line),
                         (None, Giver::Script) => format!("line {}: ", next.line),
@@ -115,6 +118,7 @@ impl<'a> Runner<'a> {
                         statements,
                         line: next.line,
                         message,
+                        kind,
                     });
                 }
             }
@@ -168,7 +172,7 @@ impl<'a> Runner<'a> {
         match parsed {
             Ok(Some(command)) => self.command(command, next.depth).await,
             Ok(None) => self.query(&next.sql).await,
-            Err(error) => Ok(Step::Failed(error.to_string())),
+            Err(error) => Ok(Step::Failed(Error::Invalid(error.to_string()))),
         }
     }
 
@@ -179,11 +183,11 @@ impl<'a> Runner<'a> {
                 self.answer(&answer, started.elapsed())?;
                 Ok(Step::Answered)
             }
-            Err(message) => Ok(Step::Failed(message)),
+            Err(error) => Ok(Step::Failed(error)),
         }
     }
 
-    async fn ask(&mut self, sql: &str) -> Result<Answer, String> {
+    async fn ask(&mut self, sql: &str) -> Result<Answer> {
         let query = self.session.query(sql);
         if self.giver == Giver::Script || !self.options.error_style.terminal {
             return query.await;
@@ -261,7 +265,7 @@ impl<'a> Runner<'a> {
             }
             Command::Relations => match self.session.relations().await {
                 Ok(relations) => self.say(&relations_text(&relations))?,
-                Err(message) => return Ok(Step::Failed(message)),
+                Err(error) => return Ok(Step::Failed(error)),
             },
             Command::Relation(name) => {
                 let found = self
@@ -271,7 +275,7 @@ impl<'a> Runner<'a> {
                     .and_then(|all| relation_text(&all, &name));
                 match found {
                     Ok(text) => self.say(&text)?,
-                    Err(message) => return Ok(Step::Failed(message)),
+                    Err(error) => return Ok(Step::Failed(error)),
                 }
             }
             Command::Include(path) => return Ok(include(&path, depth).await),
@@ -315,9 +319,9 @@ fn queue(waiting: &mut Vec<Pending>, text: &str, file: Option<PathBuf>, depth: u
 
 async fn include(path: &str, depth: usize) -> Step {
     if depth >= DEEPEST_INCLUDE {
-        return Step::Failed(format!(
+        return Step::Failed(Error::Invalid(format!(
             "`\\i {path}` is {DEEPEST_INCLUDE} files deep: does a file include itself?"
-        ));
+        )));
     }
     let path = match (path.strip_prefix("~/"), std::env::var_os("HOME")) {
         (Some(rest), Some(home)) => PathBuf::from(home).join(rest),
@@ -325,7 +329,14 @@ async fn include(path: &str, depth: usize) -> Step {
     };
     match tokio::fs::read_to_string(&path).await {
         Ok(text) => Step::Include { path, text },
-        Err(error) => Step::Failed(format!("can't read `{}`: {error}", path.display())),
+        Err(error) => {
+            let kind = match error.kind() {
+                io::ErrorKind::NotFound => ErrorKind::NotFound,
+                _ => ErrorKind::Unavailable,
+            };
+            let text = format!("can't read `{}`: {error}", path.display());
+            Step::Failed(Error::of_kind(kind, text))
+        }
     }
 }
 
@@ -346,7 +357,7 @@ fn relations_text(relations: &[RelationInfo]) -> String {
     rows_table(&["name", "kind", "columns"], rows)
 }
 
-fn relation_text(relations: &[RelationInfo], name: &str) -> Result<String, String> {
+fn relation_text(relations: &[RelationInfo], name: &str) -> Result<String> {
     let exact = relations.iter().find(|relation| relation.name == name);
     let folded = || {
         relations
@@ -354,7 +365,9 @@ fn relation_text(relations: &[RelationInfo], name: &str) -> Result<String, Strin
             .find(|relation| relation.name.eq_ignore_ascii_case(name))
     };
     let Some(relation) = exact.or_else(folded) else {
-        return Err(format!("there is no relation `{name}`: `\\d` lists them"));
+        return Err(Error::NotFound(format!(
+            "there is no relation `{name}`: `\\d` lists them"
+        )));
     };
     let rows = relation
         .columns
@@ -406,10 +419,12 @@ impl From<Ran> for ScriptOutcome {
                 statements,
                 line,
                 message,
+                kind,
             } => Self::Failed {
                 statements,
                 line,
                 message,
+                kind,
             },
         }
     }

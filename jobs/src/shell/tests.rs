@@ -1,6 +1,7 @@
 //! Splitting, commands, completion, and scripts against a session made for the test.
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
+use anabranch_shared::{Error, ErrorKind};
 use std::sync::Mutex;
 
 use arrow::array::Int64Array;
@@ -370,7 +371,7 @@ struct Canned {
 
 #[async_trait]
 impl Session for Canned {
-    async fn query(&self, sql: &str) -> Result<Answer, String> {
+    async fn query(&self, sql: &str) -> anabranch_shared::Result<Answer> {
         self.asked.lock().unwrap().push(sql.to_owned());
         if sql == "set" {
             let schema = Arc::new(Schema::empty());
@@ -381,7 +382,8 @@ impl Session for Canned {
                 notes: vec![],
             });
         }
-        let number: i64 = sql.parse().map_err(|_| format!("`{sql}` is no number"))?;
+        let bad = |_| Error::Conflict(format!("`{sql}` is no number"));
+        let number: i64 = sql.parse().map_err(bad)?;
         let schema = Arc::new(Schema::new(vec![Field::new("n", DataType::Int64, false)]));
         let batch = RecordBatch::try_new(
             schema.clone(),
@@ -401,7 +403,7 @@ impl Session for Canned {
         })
     }
 
-    async fn relations(&self) -> Result<Vec<RelationInfo>, String> {
+    async fn relations(&self) -> anabranch_shared::Result<Vec<RelationInfo>> {
         Ok(relations())
     }
 }
@@ -431,7 +433,8 @@ async fn a_script_stops_at_the_first_error() {
         ScriptOutcome::Failed {
             statements: 3,
             line: 6,
-            message: "`bad` is no number".to_owned()
+            message: "`bad` is no number".to_owned(),
+            kind: ErrorKind::Conflict,
         }
     );
     assert_eq!(out, "n\n1\n{\"n\":7}\n");
@@ -465,7 +468,8 @@ page_views  bigint     not null
     assert_eq!(out, expected);
     assert_eq!(err, "timing is on\ntiming is off\n");
     let (outcome, _, err) = script(&session, "\\d nothing").await;
-    assert!(matches!(outcome, ScriptOutcome::Failed { line: 1, .. }));
+    let kind = ErrorKind::NotFound;
+    assert!(matches!(outcome, ScriptOutcome::Failed { line: 1, kind: k, .. } if k == kind));
     assert_eq!(
         err,
         "error: line 1: there is no relation `nothing`: `\\d` lists them\n"

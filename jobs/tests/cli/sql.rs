@@ -102,11 +102,57 @@ fn answers_have_four_formats_and_exit_codes() -> Result<()> {
         "{shown}"
     );
     ensure!(said.contains("line 4") && said.contains("nope"), "{said}");
+    // What went wrong decides the exit code, not that it went wrong in SQL.
+    for (code, sql) in [
+        (64, "SELECT 1 / (1 - 1)"),
+        (66, "SELECT * FROM nothing"),
+        (66, "\\d nothing"),
+    ] {
+        let said = project.fails(code, &["sql", "-c", sql])?;
+        ensure!(said.contains("line 1"), "{said}");
+    }
     let absent = project.fails(66, &["sql", "-f", "nowhere.sql"])?;
     ensure!(absent.contains("nowhere.sql"), "{absent}");
     let refused = project.fails(64, &["--format", "csv", "status"])?;
     ensure!(refused.contains("json"), "{refused}");
     Ok(())
+}
+
+/// What a view computes over its aggregation fails by the view's name, in whatever query; what the
+/// query computes itself does not, though it reads the view.
+#[test]
+fn errors_over_the_aggregation_name_the_view() -> Result<()> {
+    let broken = "SELECT word, 12 / (c - 1) AS share FROM (SELECT word, count(*) AS c FROM facts GROUP BY word)";
+    let views = [("words", WORDS, ""), ("broken", broken, "")];
+    let project = Project::new(&views)?;
+    project.ingest(0..20)?;
+    let check = |daemon: &str| {
+        for sql in [
+            "SELECT * FROM broken",
+            "SELECT w.c FROM words w JOIN broken b ON w.word = b.word WHERE b.share > 1",
+        ] {
+            let said = project.fails(64, &["sql", "-c", sql])?;
+            for part in [
+                "view `broken`",
+                "ivide by zero",
+                "anabranch batch rebuild broken",
+            ] {
+                ensure!(
+                    said.contains(part),
+                    "{daemon}: {sql}: no `{part}` in {said}"
+                );
+            }
+        }
+        let own = project.fails(64, &["sql", "-c", "SELECT 1 / (c - c) FROM words"])?;
+        ensure!(
+            own.contains("ivide by zero") && !own.contains("view `"),
+            "{daemon}: {own}"
+        );
+        Ok(())
+    };
+    check("without a daemon")?;
+    let (_daemon, _) = project.daemon()?;
+    check("with a daemon")
 }
 
 #[tokio::test(flavor = "multi_thread")]

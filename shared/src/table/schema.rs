@@ -13,26 +13,12 @@ use crate::{Error, Result};
 /// # Errors
 /// `Invalid` for a type that has no such counterpart.
 pub fn storage_type(data_type: &DataType) -> Result<DataType> {
+    if let Some(same) = plain_type(data_type) {
+        return Ok(same);
+    }
     Ok(match data_type {
-        DataType::Boolean
-        | DataType::Int8
-        | DataType::Int16
-        | DataType::Int32
-        | DataType::Int64
-        | DataType::Float32
-        | DataType::Float64
-        | DataType::Date32
-        | DataType::Utf8View
-        | DataType::BinaryView
-        | DataType::Decimal128(_, 0..)
-        | DataType::Utf8
-        | DataType::Binary => data_type.clone(),
         DataType::LargeUtf8 => DataType::Utf8View,
         DataType::LargeBinary | DataType::FixedSizeBinary(_) => DataType::BinaryView,
-        DataType::UInt8 => DataType::Int16,
-        DataType::UInt16 => DataType::Int32,
-        // Counts and sums of counts: below 2^63 for ever.
-        DataType::UInt32 | DataType::UInt64 => DataType::Int64,
         DataType::Timestamp(TimeUnit::Microsecond, Some(tz)) if tz.as_ref() == "UTC" => {
             data_type.clone()
         }
@@ -41,8 +27,6 @@ pub fn storage_type(data_type: &DataType) -> Result<DataType> {
         | DataType::Date64
         | DataType::Time64(_) => DataType::Int64,
         DataType::Time32(_) => DataType::Int32,
-        DataType::Null => DataType::Boolean,
-        DataType::Float16 => DataType::Float32,
         DataType::Dictionary(_, value) => storage_type(value)?,
         DataType::List(item) | DataType::LargeList(item) | DataType::ListView(item) => {
             DataType::List(storage_field(item)?)
@@ -58,6 +42,33 @@ pub fn storage_type(data_type: &DataType) -> Result<DataType> {
                 "the type {other} can't be stored in a Delta table; cast it, for example to varchar"
             )));
         }
+    })
+}
+
+/// The type of a column whose values another engine reads as they are meant: itself where Delta has
+/// it, otherwise a wider one. `None` where the meaning is more than the value, as in times.
+pub(crate) fn plain_type(data_type: &DataType) -> Option<DataType> {
+    Some(match data_type {
+        DataType::Boolean
+        | DataType::Int8
+        | DataType::Int16
+        | DataType::Int32
+        | DataType::Int64
+        | DataType::Float32
+        | DataType::Float64
+        | DataType::Date32
+        | DataType::Utf8
+        | DataType::Utf8View
+        | DataType::Binary
+        | DataType::BinaryView
+        | DataType::Decimal128(_, 0..) => data_type.clone(),
+        DataType::UInt8 => DataType::Int16,
+        DataType::UInt16 => DataType::Int32,
+        // Counts and sums of counts: below 2^63 for ever.
+        DataType::UInt32 | DataType::UInt64 => DataType::Int64,
+        DataType::Float16 => DataType::Float32,
+        DataType::Null => DataType::Boolean,
+        _ => return None,
     })
 }
 

@@ -15,6 +15,7 @@ use datafusion::physical_plan::aggregates::order::GroupOrdering;
 
 use super::View;
 use super::aggregate::{AggregateSplit, Column};
+use super::compact::compact;
 use crate::topic::{OFFSET, PARTITION};
 use crate::{Error, ErrorKind, Offset, OffsetRange, PartitionId, Result};
 
@@ -115,12 +116,13 @@ impl Fold {
         }
     }
 
-    /// The states, one row a key, in no order.
+    /// The states, one row a key, in no order. They take no more memory than they need.
     pub fn into_states(self) -> Result<RecordBatch> {
-        match self.inner {
+        let states = match self.inner {
             Inner::Aggregate(groups) => groups.into_states(),
             Inner::Rows(rows) => Ok(concat_batches(self.view.state_schema(), &rows)?),
-        }
+        };
+        compact(states?)
     }
 }
 

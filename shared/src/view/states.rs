@@ -2,13 +2,13 @@
 
 use std::sync::Arc;
 
-use arrow::array::{ArrayRef, RecordBatch, RecordBatchOptions};
-use arrow::compute::{CastOptions, cast_with_options, take};
+use arrow::array::{Array, ArrayRef, RecordBatch, RecordBatchOptions, UInt32Array};
+use arrow::compute::{CastOptions, cast_with_options, take_record_batch};
 use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
 use arrow::row::{RowConverter, SortField};
 
-use crate::Result;
 use crate::table::storage_type;
+use crate::{Error, Result};
 
 /// Casts that lose something are errors.
 const EXACT: CastOptions<'static> = CastOptions {
@@ -90,27 +90,114 @@ fn cast(array: &ArrayRef, to: &DataType) -> Result<ArrayRef> {
     }
 }
 
-/// Rows of states sorted by their first `keys` columns.
-pub fn sort_by_keys(states: &RecordBatch, keys: usize) -> Result<RecordBatch> {
-    if states.num_rows() < 2 || keys == 0 {
-        return Ok(states.clone());
+/// Rows of a batch of [`SortedStates`].
+const SORTED_ROWS: usize = 16_384;
+
+/// Rows of states in the order of their first columns, the keys. Given in batches, so that no
+/// sorted copy of all of them lies beside them in memory.
+#[derive(Debug)]
+pub struct SortedStates {
+    states: RecordBatch,
+    /// `None` where they are sorted already.
+    order: Option<UInt32Array>,
+    given: usize,
+}
+
+impl SortedStates {
+    /// Sorts states by their first `keys` columns.
+    ///
+    /// # Errors
+    /// `Invalid` for more rows than 32 bits number, and for keys that have no order.
+    pub fn new(states: RecordBatch, keys: usize) -> Result<Self> {
+        let order = match states.num_rows() < 2 || keys == 0 {
+            true => None,
+            false => Some(order_by_keys(&states, keys)?),
+        };
+        Ok(Self {
+            states,
+            order,
+            given: 0,
+        })
     }
+}
+
+impl Iterator for SortedStates {
+    type Item = Result<RecordBatch>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        let left = self.states.num_rows() - self.given;
+        if left == 0 {
+            return None;
+        }
+        let rows = left.min(SORTED_ROWS);
+        let batch = match &self.order {
+            None => Ok(self.states.slice(self.given, rows)),
+            Some(order) => {
+                take_record_batch(&self.states, &order.slice(self.given, rows)).map_err(Into::into)
+            }
+        };
+        self.given += rows;
+        Some(batch)
+    }
+}
+
+fn order_by_keys(states: &RecordBatch, keys: usize) -> Result<UInt32Array> {
+    let rows = u32::try_from(states.num_rows()).map_err(|_| {
+        Error::Invalid("too many states for one file; lower `memory` in `[batch]`".into())
+    })?;
     let schema = states.schema();
-    let fields = &schema.fields()[..keys];
-    let converter = RowConverter::new(
-        fields
-            .iter()
-            .map(|f| SortField::new(f.data_type().clone()))
-            .collect(),
-    )?;
-    let rows = converter.convert_columns(&states.columns()[..keys])?;
-    let mut order: Vec<u32> = (0..u32::try_from(states.num_rows()).unwrap_or(u32::MAX)).collect();
-    order.sort_unstable_by(|&a, &b| rows.row(a as usize).cmp(&rows.row(b as usize)));
-    let order = arrow::array::UInt32Array::from(order);
-    let columns = states
-        .columns()
-        .iter()
-        .map(|c| take(c, &order, None))
-        .collect::<Result<Vec<_>, _>>()?;
-    Ok(RecordBatch::try_new(states.schema(), columns)?)
+    let fields = schema.fields().iter().take(keys);
+    let fields = fields.map(|f| SortField::new(f.data_type().clone()));
+    let converter = RowConverter::new(fields.collect())?;
+    let values = converter.convert_columns(&states.columns()[..keys])?;
+    let mut order: Vec<u32> = (0..rows).collect();
+    order.sort_unstable_by(|&a, &b| values.row(a as usize).cmp(&values.row(b as usize)));
+    Ok(UInt32Array::from(order))
+}
+
+#[cfg(test)]
+mod tests {
+    use arrow::array::{AsArray, Int64Array, StringViewArray};
+    use arrow::datatypes::Int64Type;
+
+    use super::*;
+
+    /// More rows than a batch has, with NULLs, are given once and in order.
+    #[test]
+    fn states_are_given_in_order() -> Result<()> {
+        let rows = 2 * SORTED_ROWS as i64 + 7;
+        let number = |i: i64| (i % 11 != 0).then_some((i * 7_919) % 1_000);
+        let numbers = Int64Array::from_iter((0..rows).map(number));
+        let texts = (0..rows).map(|i| Some(format!("a text that is not inlined {}", i % 13)));
+        let texts = StringViewArray::from_iter(texts);
+        let ids = Int64Array::from_iter_values(0..rows);
+        let states = RecordBatch::try_from_iter([
+            ("k0", Arc::new(numbers) as ArrayRef),
+            ("k1", Arc::new(texts)),
+            ("id", Arc::new(ids)),
+        ])?;
+        let (mut seen, mut last) = (vec![false; rows as usize], None);
+        for batch in SortedStates::new(states, 2)? {
+            let batch = batch?;
+            let (numbers, texts) = (batch.column(0), batch.column(1));
+            let numbers = numbers.as_primitive::<Int64Type>();
+            let texts = texts.as_string_view();
+            let ids = batch.column(2).as_primitive::<Int64Type>();
+            for (row, &id) in ids.values().iter().enumerate() {
+                let key = (
+                    numbers.is_valid(row).then(|| numbers.value(row)),
+                    texts.value(row).to_owned(),
+                );
+                assert_eq!(key.0, number(id), "the row is torn");
+                assert!(last.is_none_or(|l| l <= key), "{key:?} is out of order");
+                assert!(
+                    !std::mem::replace(&mut seen[id as usize], true),
+                    "{id} is there twice"
+                );
+                last = Some(key);
+            }
+        }
+        assert!(seen.iter().all(|s| *s), "rows were lost");
+        Ok(())
+    }
 }

@@ -3,12 +3,12 @@
 
 use std::sync::Arc;
 
-use anabranch_jobs::compare::{Tolerance, compare};
 use anabranch_shared::view::{View, planning_session};
 use anabranch_shared::{
     Generation, OFFSET, Offset, Offsets, PARTITION, Pin, Pinner, ReadMode, ViewPin,
 };
 use anabranch_speed::follow_log;
+use anabranch_tests::commands::ensure_same;
 use arrow::array::{Int32Array, Int64Array, RecordBatch};
 use arrow::datatypes::SchemaRef;
 use datafusion::datasource::MemTable;
@@ -69,7 +69,7 @@ impl World<'_> {
     }
 
     /// The view at the log's head, without a daemon: a delta of pieces cut at a random place.
-    async fn pin_by_hand(&mut self) -> anyhow::Result<Pin> {
+    pub(crate) async fn pin_by_hand(&mut self) -> anyhow::Result<Pin> {
         self.log.refresh().await?;
         self.master.refresh().await?;
         let pin = self.master.pin();
@@ -105,7 +105,11 @@ impl World<'_> {
         Ok(DataFrame::new(session.state(), plan).collect().await?)
     }
 
-    async fn ask(&self, sql: &str, pin: &Pin) -> anyhow::Result<(SchemaRef, Vec<RecordBatch>)> {
+    pub(crate) async fn ask(
+        &self,
+        sql: &str,
+        pin: &Pin,
+    ) -> anyhow::Result<(SchemaRef, Vec<RecordBatch>)> {
         let answer = self.service.query_on(sql, pin, ReadMode::Merged).await?;
         let schema = answer.schema.clone();
         let rows = datafusion::physical_plan::common::collect(answer.stream).await?;
@@ -119,7 +123,7 @@ impl World<'_> {
         for view in pin.views.values() {
             let (schema, found) = self.ask("SELECT * FROM v", pin).await?;
             let expected = self.recompute(&view.view, &view.head).await?;
-            same(&schema, &expected, &found)?;
+            ensure_same(&schema, &expected, &found)?;
             self.check_combine(pin, view).await?;
         }
         for topic in pin.topics.values() {
@@ -148,7 +152,7 @@ impl World<'_> {
         let sql = format!("SELECT k0, {columns} FROM v{filter} GROUP BY k0");
         let (schema, found) = self.ask(&sql, pin).await?;
         let expected = self.recompute(&rolled, &view.head).await?;
-        same(&schema, &expected, &found)
+        ensure_same(&schema, &expected, &found)
     }
 
     /// The facts and the dead letters themselves.
@@ -166,7 +170,7 @@ impl World<'_> {
             b.project(&columns.collect::<Result<Vec<_>, _>>()?)
         });
         let expected = expected.collect::<Result<Vec<_>, _>>()?;
-        same(&schema, &expected, &found)?;
+        ensure_same(&schema, &expected, &found)?;
         let sql = format!("SELECT {PARTITION}, {OFFSET} FROM dead_letters");
         let (schema, found) = self.ask(&sql, pin).await?;
         let below = self
@@ -182,7 +186,7 @@ impl World<'_> {
             Arc::new(Int32Array::from(partitions)),
             Arc::new(Int64Array::from(offsets)),
         ];
-        same(
+        ensure_same(
             &schema,
             &[RecordBatch::try_new(schema.clone(), columns)?],
             &found,
@@ -226,20 +230,4 @@ impl World<'_> {
         );
         Ok(())
     }
-}
-
-fn same(schema: &SchemaRef, expected: &[RecordBatch], found: &[RecordBatch]) -> anyhow::Result<()> {
-    let tolerance = Tolerance {
-        relative: 1e-9,
-        absolute: 1e-6,
-    };
-    let compared = compare(schema, expected, found, tolerance)?;
-    anyhow::ensure!(
-        compared.is_equal(),
-        "{} of {} rows differ:\n{}",
-        compared.differences,
-        compared.rows,
-        compared.examples.join("\n")
-    );
-    Ok(())
 }

@@ -1,0 +1,202 @@
+//! The aggregate that runs in place of `combine`: its input is states, which it merges and finishes.
+
+use std::hash::{Hash, Hasher};
+use std::sync::Arc;
+
+use anabranch_shared::view::groups_accumulator;
+use arrow::array::{ArrayRef, BooleanArray};
+use arrow::compute::{filter, prep_null_mask_filter};
+use arrow::datatypes::{DataType, FieldRef};
+use datafusion::common::{Result, ScalarValue};
+use datafusion::logical_expr::function::{AccumulatorArgs, StateFieldsArgs};
+use datafusion::logical_expr::{
+    Accumulator, AggregateUDF, AggregateUDFImpl, EmitTo, GroupsAccumulator, Signature, Volatility,
+};
+use datafusion::physical_expr::aggregate::AggregateFunctionExpr;
+use parking_lot::Mutex;
+
+/// The aggregate that runs: merges states of one column of a view.
+#[derive(Debug)]
+struct MergeStates {
+    inner: Arc<AggregateFunctionExpr>,
+    signature: Signature,
+}
+
+/// The aggregate that merges the states of `inner`, which are of `parts` columns.
+pub(super) fn merge_states(inner: Arc<AggregateFunctionExpr>, parts: usize) -> AggregateUDF {
+    AggregateUDF::from(MergeStates {
+        inner,
+        signature: Signature::any(parts, Volatility::Immutable),
+    })
+}
+
+impl PartialEq for MergeStates {
+    fn eq(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.inner, &other.inner)
+    }
+}
+
+impl Eq for MergeStates {}
+
+impl Hash for MergeStates {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        self.inner.name().hash(state);
+    }
+}
+
+impl AggregateUDFImpl for MergeStates {
+    fn name(&self) -> &str {
+        "merge_states"
+    }
+
+    fn signature(&self) -> &Signature {
+        &self.signature
+    }
+
+    fn return_type(&self, _: &[DataType]) -> Result<DataType> {
+        Ok(self.inner.field().data_type().clone())
+    }
+
+    fn is_nullable(&self) -> bool {
+        true
+    }
+
+    fn accumulator(&self, _: AccumulatorArgs) -> Result<Box<dyn Accumulator>> {
+        Ok(Box::new(OneGroup {
+            groups: Mutex::new(groups_accumulator(&self.inner)?),
+        }))
+    }
+
+    fn state_fields(&self, _: StateFieldsArgs) -> Result<Vec<FieldRef>> {
+        self.inner.state_fields()
+    }
+
+    fn groups_accumulator_supported(&self, _: AccumulatorArgs) -> bool {
+        true
+    }
+
+    fn create_groups_accumulator(&self, _: AccumulatorArgs) -> Result<Box<dyn GroupsAccumulator>> {
+        Ok(Box::new(MergeGroups {
+            groups: groups_accumulator(&self.inner)?,
+            inner: self.inner.clone(),
+        }))
+    }
+}
+
+/// An accumulator over groups whose input is states already.
+struct MergeGroups {
+    groups: Box<dyn GroupsAccumulator>,
+    inner: Arc<AggregateFunctionExpr>,
+}
+
+impl GroupsAccumulator for MergeGroups {
+    fn update_batch(
+        &mut self,
+        values: &[ArrayRef],
+        ids: &[usize],
+        mask: Option<&BooleanArray>,
+        groups: usize,
+    ) -> Result<()> {
+        let Some(mask) = mask else {
+            return self.groups.merge_batch(values, ids, groups);
+        };
+        let keep = prep_null_mask_filter(mask);
+        let values = values
+            .iter()
+            .map(|v| filter(v, &keep))
+            .collect::<std::result::Result<Vec<_>, _>>()?;
+        let ids: Vec<usize> = ids
+            .iter()
+            .enumerate()
+            .filter(|(i, _)| keep.value(*i))
+            .map(|(_, &id)| id)
+            .collect();
+        self.groups.merge_batch(&values, &ids, groups)
+    }
+
+    fn evaluate(&mut self, emit: EmitTo) -> Result<ArrayRef> {
+        self.groups.evaluate(emit)
+    }
+
+    fn state(&mut self, emit: EmitTo) -> Result<Vec<ArrayRef>> {
+        self.groups.state(emit)
+    }
+
+    fn merge_batch(&mut self, values: &[ArrayRef], ids: &[usize], groups: usize) -> Result<()> {
+        self.groups.merge_batch(values, ids, groups)
+    }
+
+    fn convert_to_state(
+        &self,
+        values: &[ArrayRef],
+        mask: Option<&BooleanArray>,
+    ) -> Result<Vec<ArrayRef>> {
+        if mask.is_none() {
+            return Ok(values.to_vec());
+        }
+        let rows = values.first().map_or(0, |v| v.len());
+        let ids: Vec<usize> = (0..rows).collect();
+        let mut each = Self {
+            groups: groups_accumulator(&self.inner)?,
+            inner: self.inner.clone(),
+        };
+        each.update_batch(values, &ids, mask, rows)?;
+        each.groups.state(EmitTo::All)
+    }
+
+    fn size(&self) -> usize {
+        self.groups.size()
+    }
+}
+
+/// One group of an accumulator over groups, for an aggregation without GROUP BY.
+struct OneGroup {
+    /// Behind a lock only because an `Accumulator` must be `Sync`; it is never contended.
+    groups: Mutex<Box<dyn GroupsAccumulator>>,
+}
+
+impl std::fmt::Debug for OneGroup {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("OneGroup").finish_non_exhaustive()
+    }
+}
+
+impl OneGroup {
+    fn merge(&mut self, values: &[ArrayRef]) -> Result<()> {
+        let ids = vec![0; values.first().map_or(0, |v| v.len())];
+        self.groups.get_mut().merge_batch(values, &ids, 1)
+    }
+}
+
+impl Accumulator for OneGroup {
+    fn update_batch(&mut self, values: &[ArrayRef]) -> Result<()> {
+        self.merge(values)
+    }
+
+    fn merge_batch(&mut self, states: &[ArrayRef]) -> Result<()> {
+        self.merge(states)
+    }
+
+    fn state(&mut self) -> Result<Vec<ScalarValue>> {
+        let states = self.groups.get_mut().state(EmitTo::All)?;
+        states
+            .iter()
+            .map(|s| match s.is_empty() {
+                true => ScalarValue::try_from(s.data_type()),
+                false => ScalarValue::try_from_array(s, 0),
+            })
+            .collect()
+    }
+
+    fn evaluate(&mut self) -> Result<ScalarValue> {
+        let value = self.groups.get_mut().evaluate(EmitTo::All)?;
+        match value.is_empty() {
+            true => ScalarValue::try_from(value.data_type()),
+            false => ScalarValue::try_from_array(&value, 0),
+        }
+    }
+
+    fn size(&self) -> usize {
+        size_of_val(self) + self.groups.lock().size()
+    }
+}
