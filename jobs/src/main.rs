@@ -26,6 +26,10 @@ use anabranch_jobs::shell::{ScriptOutcome, ShellOptions, run, run_script};
 use anabranch_shared::{Error, Result};
 use clap::{Parser, Subcommand};
 
+/// With glibc's allocator a daemon holds on to several times the memory that its deltas take.
+#[global_allocator]
+static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
+
 /// Lambda architecture: views written once as SQL, rebuilt in batch, kept fresh by a stream.
 #[derive(Debug, Parser)]
 #[command(name = "anabranch", version, about, after_help = EXIT_CODES)]

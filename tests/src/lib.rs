@@ -11,6 +11,6 @@ pub mod ledger;
 pub mod places;
 pub mod process;
 pub mod proxy;
-pub mod sender;
 pub mod s3;
+pub mod sender;
 pub mod views;

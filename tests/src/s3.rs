@@ -176,6 +176,8 @@ impl S3Server {
             path_style: None,
             grace: std::time::Duration::from_secs(3_600),
             orphan_grace: std::time::Duration::from_secs(86_400),
+            compact_below_bytes: None,
+            compact_to_bytes: 1,
         };
         Ok(Storage::open(&settings, Path::new("."), environment())?)
     }

@@ -4,8 +4,8 @@
 use std::marker::PhantomData;
 use std::time::Duration;
 
-use super::kafka::{KafkaStart, OnGap, PartitionList, Word};
 use super::choice::{Ack, RegionName, ServerUrl, StorageUrl, UnknownFields};
+use super::kafka::{KafkaStart, OnGap, PartitionList, Word};
 use super::value::{
     Address, Count, FieldName, ProjectPath, Schedule, SettingValue, Size, SizeOrOff, Threads,
     ZoneName, minutes,

@@ -174,6 +174,8 @@ mod tests {
             path_style: None,
             grace: Duration::from_secs(1),
             orphan_grace: Duration::from_secs(1),
+            compact_below_bytes: None,
+            compact_to_bytes: 1,
         }
     }
 

@@ -150,7 +150,7 @@ async fn duckdb_gives_the_merged_answers() -> anyhow::Result<()> {
     for case in 0..CASES {
         let seed = FIRST_SEED + case;
         let mut coverage = Coverage::default();
-        let mut world = World::new(seed, &mut coverage).await?;
+        let mut world = World::new(seed, None, &mut coverage).await?;
         let written = async {
             run(&mut world).await?;
             world.write_case(&dir.path().join(seed.to_string())).await

@@ -6,7 +6,7 @@ use std::process::Command;
 const CASES: u64 = 500;
 
 /// The bugs, and what each does.
-const BUGS: [(&str, &str); 19] = [
+const BUGS: [(&str, &str); 21] = [
     (
         "planted-boundary-offset-lost",
         "a refresh leaves out the offset at its boundary",

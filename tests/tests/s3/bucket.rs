@@ -190,6 +190,8 @@ impl Project {
             path_style: None,
             grace: Duration::from_secs(3_600),
             orphan_grace: Duration::from_secs(86_400),
+            compact_below_bytes: None,
+            compact_to_bytes: 1,
         };
         Ok(Storage::open(&settings, self.path(), environment())?)
     }

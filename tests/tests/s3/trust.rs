@@ -15,6 +15,8 @@ fn bucket(server: &S3Server, name: &str, keys: Vec<(String, String)>) -> anyhow:
         path_style: None,
         grace: Duration::from_secs(3_600),
         orphan_grace: Duration::from_secs(86_400),
+        compact_below_bytes: None,
+        compact_to_bytes: 1,
     };
     Ok(Storage::open(&settings, std::path::Path::new("."), keys)?)
 }
