@@ -332,6 +332,9 @@ fn ingest_line(report: &ingest::IngestReport, took: Duration) -> String {
             offsets.join(", ")
         },
     );
+    if report.duplicates > 0 {
+        line += &format!(", {} duplicates left out", human_count(report.duplicates));
+    }
     if report.repeated > 0 {
         line += &format!(
             "; {} of {} files were ingested before and added nothing (`--again` ingests them once more)",

@@ -3,6 +3,7 @@
 //! and the messages about wrong ones; it doesn't open storage and doesn't plan SQL.
 
 mod choice;
+mod dedup;
 mod environment;
 mod error;
 mod field_type;
@@ -24,7 +25,8 @@ use self::error::SourceText;
 use self::reader::{Reader, Table};
 use self::table::Section;
 
-pub use self::choice::{Ack, UnknownFields};
+pub use self::choice::{Ack, DeadLetterShare, UnknownFields};
+pub use self::dedup::DedupSettings;
 pub use self::error::{Problem, SettingsError};
 pub use self::field_type::{FieldType, FieldTypeError};
 pub use self::table::reference;
@@ -91,6 +93,10 @@ pub struct DaemonSettings {
     pub max_request_bytes: u64,
     /// The largest record, in bytes; at least 1.
     pub max_record_bytes: u64,
+    /// How long a request with an idempotency key may be repeated.
+    pub idempotency_window: Duration,
+    /// The most such keys of a topic in that time; at least 1.
+    pub idempotency_keys: u64,
     /// Commits of the log between two checkpoints; at least 1.
     pub checkpoint_every: u64,
 }
@@ -259,6 +265,8 @@ impl DaemonSettings {
             memory_bytes: reader.value(daemon, &table::DAEMON_MEMORY).0,
             max_request_bytes: reader.value(daemon, &table::MAX_REQUEST_BYTES).0,
             max_record_bytes: reader.value(daemon, &table::MAX_RECORD_BYTES).0,
+            idempotency_window: reader.value(daemon, &table::IDEMPOTENCY_WINDOW),
+            idempotency_keys: reader.value(daemon, &table::IDEMPOTENCY_KEYS).0,
             checkpoint_every: reader.value(daemon, &table::CHECKPOINT_EVERY).0,
         }
     }

@@ -11,6 +11,7 @@ use bytes::Bytes;
 use parking_lot::Mutex;
 use tokio::sync::{mpsc, oneshot};
 
+use crate::dedup::Dedup;
 use crate::delta::TopicDelta;
 use crate::failure::{Failure, Reason, panic_text};
 use crate::payload::Payload;
@@ -42,6 +43,10 @@ pub enum WriteRequest {
 pub struct Written {
     /// The offsets of its records.
     pub range: OffsetRange,
+    /// How many of them are facts.
+    pub facts: u64,
+    /// How many of them are duplicates.
+    pub duplicates: u64,
     /// Whether it was there already, so that nothing was written.
     pub repeated: bool,
 }
@@ -55,6 +60,8 @@ pub(crate) struct Appender {
     pub requests: mpsc::Receiver<WriteRequest>,
     /// How many records of each ingested file are written.
     pub ingested: HashMap<String, u64>,
+    /// The keys that the topic has seen, where duplicates are looked for.
+    pub dedup: Option<Arc<Mutex<Dedup>>>,
 }
 
 /// What is written and answered together.
@@ -115,18 +122,22 @@ impl Appender {
 
     /// Serves requests; returns why it can't any more, or `None` when every sender is gone.
     fn serve(&mut self) -> Option<WalError> {
+        let dedup = self.dedup.clone();
         while let Some(first) = self.requests.blocking_recv() {
+            // Held until the group is durable or refused: whoever else admits to this topic must
+            // not take a fact for the duplicate of one that is then refused.
+            let mut dedup = dedup.as_ref().map(|dedup| dedup.lock());
             let mut group = Group {
                 next: self.wal.next(),
                 ..Default::default()
             };
-            self.take(first, &mut group);
+            self.take(first, &mut group, dedup.as_deref_mut());
             while group.bytes < GROUP_BYTES
                 && let Ok(request) = self.requests.try_recv()
             {
-                self.take(request, &mut group);
+                self.take(request, &mut group, dedup.as_deref_mut());
             }
-            if let Err(e) = self.append(group)
+            if let Err(e) = self.append(group, dedup.as_deref_mut())
                 && self.wal.is_poisoned()
             {
                 return Some(e);
@@ -135,8 +146,8 @@ impl Appender {
         None
     }
 
-    fn take(&mut self, request: WriteRequest, group: &mut Group) {
-        let (payload, encoded, from, reply) = match request {
+    fn take(&mut self, request: WriteRequest, group: &mut Group, dedup: Option<&mut Dedup>) {
+        let (mut payload, mut encoded, from, reply) = match request {
             WriteRequest::Write {
                 payload,
                 encoded,
@@ -164,9 +175,17 @@ impl Appender {
             reply
                 .send(Ok(Written {
                     range: OffsetRange::new(at, at),
+                    facts: 0,
+                    duplicates: 0,
                     repeated: false,
                 }))
                 .ok();
+            return;
+        }
+        if let Some(dedup) = dedup
+            && let Err(e) = leave_duplicates_out(dedup, &mut payload, &mut encoded)
+        {
+            reply.send(Err(e)).ok();
             return;
         }
         if let Some((id, upto)) = &payload.ingest {
@@ -193,6 +212,8 @@ impl Appender {
         if done >= *upto {
             return Some(Ok(Written {
                 range: OffsetRange::default(),
+                facts: payload.facts.num_rows() as u64,
+                duplicates: 0,
                 repeated: true,
             }));
         }
@@ -203,18 +224,24 @@ impl Appender {
         })
     }
 
-    fn append(&mut self, group: Group) -> std::result::Result<(), WalError> {
+    fn append(
+        &mut self,
+        group: Group,
+        dedup: Option<&mut Dedup>,
+    ) -> std::result::Result<(), WalError> {
         let records: Vec<Record> = group.waiting.iter().map(|w| w.record.clone()).collect();
         if !records.is_empty() {
             fail::fail_point!("wal-before-append");
             if let Err(e) = self.wal.append(&records) {
-                self.refuse(group, &e);
+                self.refuse(group, &e, dedup);
                 return Err(e);
             }
             fail::fail_point!("wal-after-fsync");
         }
         for waiting in group.waiting {
             let first = Offset(i64::try_from(waiting.record.first).unwrap_or(i64::MAX));
+            let facts = waiting.payload.facts.num_rows() as u64;
+            let duplicates = waiting.payload.duplicates.len() as u64;
             let answer = waiting
                 .payload
                 .at(&self.topic, self.partition, first)
@@ -223,6 +250,8 @@ impl Appender {
                     self.delta.lock().push_unlanded(piece);
                     Written {
                         range,
+                        facts,
+                        duplicates,
                         repeated: false,
                     }
                 });
@@ -235,13 +264,18 @@ impl Appender {
         Ok(())
     }
 
-    fn refuse(&mut self, group: Group, e: &WalError) {
+    fn refuse(&mut self, group: Group, e: &WalError, mut dedup: Option<&mut Dedup>) {
         tracing::error!(topic = %self.topic.name, error = %e, "facts refused: the WAL can't be written");
         let text = refusal(e);
         for (reply, _) in group.repeated {
             reply.send(Err(Error::Unavailable(text.clone()))).ok();
         }
         for waiting in group.waiting {
+            if let Some(dedup) = dedup.as_deref_mut()
+                && let Err(e) = dedup.forget(&waiting.payload.facts)
+            {
+                tracing::error!(topic = %self.topic.name, error = %e, "keys of refused facts are still remembered");
+            }
             if let Some((id, upto)) = &waiting.payload.ingest {
                 let before = upto.saturating_sub(waiting.payload.records);
                 let done = self.ingested.entry(id.clone()).or_default();
@@ -253,4 +287,23 @@ impl Appender {
                 .ok();
         }
     }
+}
+
+/// Takes the duplicates out of a payload, and what of it is stored. Where that fails no key of it
+/// is remembered.
+fn leave_duplicates_out(
+    dedup: &mut Dedup,
+    payload: &mut Payload,
+    encoded: &mut Bytes,
+) -> Result<()> {
+    let Some(wanted) = dedup.check_facts(&payload.facts, payload.received_at_us)? else {
+        return Ok(());
+    };
+    payload.keep(&wanted)?;
+    let stored = payload.encode();
+    if stored.is_err() {
+        dedup.forget(&payload.facts)?;
+    }
+    *encoded = stored?;
+    Ok(())
 }

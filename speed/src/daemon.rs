@@ -6,7 +6,9 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use anabranch_shared::settings::{Ack, UnknownFields};
+use anabranch_shared::settings::{
+    Ack, DeadLetterShare, DedupSettings, TopicSettings, UnknownFields,
+};
 use anabranch_shared::view::View;
 use anabranch_shared::{
     Catalogue, Error, ErrorKind, Generation, Log, Master, Pin, Pinner, ReadMode, Relation, Result,
@@ -19,6 +21,7 @@ use tokio::task::JoinSet;
 
 use crate::delta::ViewDelta;
 use crate::failure::{Failure, Reason};
+use crate::intake::DeadLetterBound;
 use crate::topic::TopicStream;
 use crate::wal::{RealFiles, WalLock, wal_id};
 
@@ -69,12 +72,46 @@ impl DaemonOptions {
 }
 
 /// How a daemon treats a topic.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub struct TopicOptions {
     /// When facts are acknowledged.
     pub ack: Ack,
     /// What happens to undeclared fields.
     pub unknown_fields: UnknownFields,
+    /// How duplicates are known; none are looked for where absent.
+    pub dedup: Option<DedupSettings>,
+    /// When dead letters are too many.
+    pub dead_letter_bound: DeadLetterBound,
+}
+
+impl Default for TopicOptions {
+    /// Acknowledges from the WAL, keeps undeclared fields, looks for nothing more.
+    fn default() -> Self {
+        Self {
+            ack: Ack::Wal,
+            unknown_fields: UnknownFields::Keep,
+            dedup: None,
+            dead_letter_bound: DeadLetterBound {
+                share: DeadLetterShare::Off,
+                count: 1,
+            },
+        }
+    }
+}
+
+impl TopicOptions {
+    /// As the project says.
+    pub fn of(topic: &TopicSettings) -> Self {
+        Self {
+            ack: topic.ack,
+            unknown_fields: topic.unknown_fields,
+            dedup: topic.dedup.clone(),
+            dead_letter_bound: DeadLetterBound {
+                share: topic.dead_letter_share,
+                count: topic.dead_letter_count,
+            },
+        }
+    }
 }
 
 /// The streaming daemon.

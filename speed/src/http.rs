@@ -97,6 +97,7 @@ fn acknowledge(outcome: &WriteOutcome) -> Response {
         .collect();
     let body = serde_json::json!({
         "facts": outcome.facts,
+        "duplicates": outcome.duplicates,
         "dead_letters": outcome.dead.len(),
         "dead": dead,
         "unknown_fields": outcome.unknown_fields,

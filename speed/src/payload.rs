@@ -1,11 +1,12 @@
 //! What one admitted request is in the WAL, and in memory once its offsets are known.
 //!
 //! ```text
-//!   version u8 = 1 │ header length u32 LE │ header JSON │ facts, an Arrow IPC stream
+//!   version u8 = 2 │ header length u32 LE │ header JSON │ facts, an Arrow IPC stream
 //! ```
 //!
 //! The facts are stored without their place: the record's own range gives it. A record of the
-//! input takes one offset, in order, whether it became a fact or a dead letter.
+//! input takes one offset, in order, whether it became a fact or a dead letter, or is a duplicate,
+//! whose offset stays unused. Version 1 is the same without duplicates.
 
 use std::sync::Arc;
 
@@ -14,7 +15,7 @@ use anabranch_shared::{
     timestamp_type,
 };
 use arrow::array::{
-    ArrayRef, BinaryViewArray, Int32Array, Int64Array, RecordBatch, StringViewArray,
+    ArrayRef, BinaryViewArray, BooleanArray, Int32Array, Int64Array, RecordBatch, StringViewArray,
     TimestampMicrosecondArray,
 };
 use arrow::ipc::reader::StreamReader;
@@ -25,9 +26,12 @@ use bytes::Bytes;
 use datafusion::common::utils::memory::get_record_batch_memory_size;
 use serde::{Deserialize, Serialize};
 
-use crate::admission::{Admitted, DeadLetter};
+use crate::admission::{Admitted, DeadLetter, keep_rows};
 
-const VERSION: u8 = 1;
+const VERSION: u8 = 2;
+
+/// The oldest version that is read.
+const OLDEST_VERSION: u8 = 1;
 
 /// One admitted request, before it has offsets.
 #[derive(Clone, Debug)]
@@ -44,6 +48,8 @@ pub struct Payload {
     pub facts: RecordBatch,
     /// The records that did not become facts.
     pub dead: Vec<DeadLetter>,
+    /// The records that are duplicates of others, ascending.
+    pub duplicates: Vec<u64>,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -56,6 +62,8 @@ struct Header {
     source: Option<String>,
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     dead: Vec<DeadHeader>,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    duplicates: Vec<u64>,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -84,7 +92,8 @@ pub struct FactPiece {
 }
 
 impl Payload {
-    /// The payload of an admitted request.
+    /// The payload of an admitted request. Records that are neither facts nor dead letters any
+    /// more are its duplicates.
     pub fn new(
         admitted: Admitted,
         received_at_us: i64,
@@ -93,10 +102,20 @@ impl Payload {
     ) -> Self {
         let Admitted {
             facts,
+            records,
             dead,
             record_count,
             ..
         } = admitted;
+        let mut duplicates = Vec::new();
+        if (records.len() + dead.len()) as u64 != record_count {
+            let mut facts = records.iter().copied().peekable();
+            let mut dead = dead.iter().map(|d| d.record).peekable();
+            duplicates.extend(
+                (0..record_count)
+                    .filter(|r| facts.next_if_eq(r).is_none() && dead.next_if_eq(r).is_none()),
+            );
+        }
         Self {
             received_at_us,
             records: record_count,
@@ -104,7 +123,37 @@ impl Payload {
             source,
             facts,
             dead,
+            duplicates,
         }
+    }
+
+    /// The records that became facts, ascending.
+    fn fact_records(&self) -> impl Iterator<Item = u64> + '_ {
+        let mut dead = self.dead.iter().map(|d| d.record).peekable();
+        let mut duplicates = self.duplicates.iter().copied().peekable();
+        (0..self.records).filter(move |r| {
+            // Both are asked: each must come past its own.
+            let is_dead = dead.next_if_eq(r).is_some();
+            let is_duplicate = duplicates.next_if_eq(r).is_some();
+            !is_dead && !is_duplicate
+        })
+    }
+
+    /// Keeps of the facts those that `wanted` says; the others are duplicates from now on.
+    ///
+    /// # Errors
+    /// Where `wanted` is not as long as the facts, which is a defect.
+    pub fn keep(&mut self, wanted: &BooleanArray) -> Result<()> {
+        let facts = keep_rows(&self.facts, wanted)?;
+        let of_wanted = self.fact_records().zip(wanted.values());
+        let gone: Vec<u64> = of_wanted
+            .filter(|(_, keep)| !keep)
+            .map(|(r, _)| r)
+            .collect();
+        self.facts = facts;
+        self.duplicates.extend(gone);
+        self.duplicates.sort_unstable();
+        Ok(())
     }
 
     /// As it is stored.
@@ -122,6 +171,7 @@ impl Payload {
             ingest: self.ingest.clone(),
             source: self.source.clone(),
             dead: dead.collect(),
+            duplicates: self.duplicates.clone(),
         };
         let header = serde_json::to_vec(&header).map_err(|e| Error::Internal(e.to_string()))?;
         let mut out =
@@ -142,9 +192,9 @@ impl Payload {
     pub fn decode(bytes: &Bytes) -> Result<Self> {
         let damaged = |what: &str| Error::Corrupt(format!("a WAL record's payload: {what}"));
         let (version, rest) = bytes.split_first().ok_or_else(|| damaged("is empty"))?;
-        if *version != VERSION {
+        if !(OLDEST_VERSION..=VERSION).contains(version) {
             return Err(Error::Conflict(format!(
-                "a WAL record is of format {version}, this version reads {VERSION}; use the version that wrote it"
+                "a WAL record is of format {version}, this version reads {OLDEST_VERSION} to {VERSION}; use the version that wrote it"
             )));
         }
         let (length, rest) = rest
@@ -180,6 +230,7 @@ impl Payload {
             source: header.source,
             facts,
             dead,
+            duplicates: header.duplicates,
         })
     }
 
@@ -190,13 +241,19 @@ impl Payload {
     /// `Invalid`, with what doesn't fit.
     pub fn check(&self, topic: &Topic, ingest_from: Option<u64>) -> Result<()> {
         let bad = |what: &str| Err(Error::Invalid(format!("the payload {what}")));
-        let (facts, dead) = (self.facts.num_rows() as u64, self.dead.len() as u64);
-        if self.records != facts + dead {
+        let (facts, dead) = (self.facts.num_rows(), self.dead.len());
+        if self.records != (facts + dead + self.duplicates.len()) as u64 {
             return bad("does not account for each of its records once");
         }
         let places = self.dead.windows(2).all(|w| w[0].record < w[1].record);
         if !places || self.dead.last().is_some_and(|d| d.record >= self.records) {
             return bad("names dead letters out of order or twice");
+        }
+        let rising = self.duplicates.windows(2).all(|w| w[0] < w[1]);
+        let apart = |d: &DeadLetter| self.duplicates.binary_search(&d.record).is_err();
+        let last = self.duplicates.last();
+        if !rising || last.is_some_and(|r| *r >= self.records) || !self.dead.iter().all(apart) {
+            return bad("names duplicates out of order, twice or that are dead letters");
         }
         if let (Some((_, upto)), Some(from)) = (&self.ingest, ingest_from)
             && from.checked_add(self.records) != Some(*upto)
@@ -213,20 +270,21 @@ impl Payload {
     pub fn at(&self, topic: &Topic, partition: PartitionId, first: Offset) -> Result<FactPiece> {
         let rows = self.facts.num_rows();
         let records = i64::try_from(self.records).unwrap_or(i64::MAX);
-        let dense = self.dead.is_empty() || planted("planted-dead-letter-counted");
+        let no_holes = self.dead.is_empty() && self.duplicates.is_empty();
+        let dense = no_holes || planted("planted-dead-letter-counted");
         let offsets: Int64Array = match dense {
             true => (first.0..).take(rows).collect::<Vec<_>>().into(),
             false => {
-                let mut dead = self.dead.iter().map(|d| d.record).peekable();
-                let alive = (0..self.records).filter(|r| dead.next_if_eq(r).is_none());
-                alive.map(|r| first.0 + r as i64).collect::<Vec<_>>().into()
+                let alive = self.fact_records().map(|r| first.0 + r as i64);
+                alive.collect::<Vec<_>>().into()
             }
         };
         if offsets.len() != rows {
             return Err(Error::Internal(format!(
-                "{} records with {} dead letters gave {rows} facts",
+                "{} records with {} dead letters and {} duplicates gave {rows} facts",
                 self.records,
-                self.dead.len()
+                self.dead.len(),
+                self.duplicates.len()
             )));
         }
         let schema = topic.schema();

@@ -13,14 +13,18 @@ use bytes::Bytes;
 use parking_lot::Mutex;
 use tokio::sync::{mpsc, oneshot, watch};
 
+use self::duplicates::open_dedup;
 use self::recovery::open_wal;
 use crate::admission::{Admission, Admitted};
 use crate::appender::{Appender, WriteRequest, Written};
 use crate::daemon::{DaemonOptions, TopicOptions};
+use crate::dedup::{Dedup, DedupStatus};
 use crate::delta::TopicDelta;
 use crate::failure::Failure;
+use crate::intake::{DeadLetterBound, Intake, IntakeCount};
 use crate::payload::{FactPiece, Payload};
 
+mod duplicates;
 mod following;
 mod landing;
 mod pinning;
@@ -60,6 +64,8 @@ pub struct WriteOutcome {
     pub range: OffsetRange,
     /// How many became facts.
     pub facts: u64,
+    /// How many were there already, by the topic's `dedup`, and were left out.
+    pub duplicates: u64,
     /// The records that did not.
     pub dead: Vec<RefusedRecord>,
     /// How many facts carried undeclared fields.
@@ -86,6 +92,11 @@ pub struct TopicStream {
     options: DaemonOptions,
     failure: Failure,
     commits: std::sync::atomic::AtomicU64,
+    /// The keys that the topic has seen, where duplicates are looked for.
+    dedup: Option<Arc<Mutex<Dedup>>>,
+    dedup_status: Mutex<DedupStatus>,
+    dead_letter_bound: DeadLetterBound,
+    intake: Mutex<Intake>,
 }
 
 impl TopicStream {
@@ -109,6 +120,7 @@ impl TopicStream {
         )
         .map_err(|e| Error::Invalid(format!("topic `{}`: {e}", topic.name)))?;
         let (wal, pieces) = open_wal(&topic, partition, landed, options).await?;
+        let dedup = open_dedup(&log, settings, &pieces, options).await?;
         let mut delta = TopicDelta {
             next: landed,
             upto: head,
@@ -145,6 +157,7 @@ impl TopicStream {
             delta: delta.clone(),
             requests: receiver,
             ingested,
+            dedup: dedup.clone(),
         };
         let thread = std::thread::Builder::new()
             .name(format!("wal-{}", topic.name))
@@ -167,6 +180,10 @@ impl TopicStream {
             options: options.clone(),
             failure: failure.clone(),
             commits: std::sync::atomic::AtomicU64::new(0),
+            dedup,
+            dedup_status: Mutex::default(),
+            dead_letter_bound: settings.dead_letter_bound,
+            intake: Mutex::default(),
         };
         Ok((Arc::new(stream), thread))
     }
@@ -260,8 +277,7 @@ impl TopicStream {
         ingest_from: Option<u64>,
         unknown_fields: u64,
     ) -> Result<WriteOutcome> {
-        let facts = payload.facts.num_rows() as u64;
-        let dead = payload
+        let dead: Vec<RefusedRecord> = payload
             .dead
             .iter()
             .map(|d| RefusedRecord {
@@ -280,7 +296,19 @@ impl TopicStream {
         };
         let gone = || Error::Unavailable("the daemon is stopping".into());
         self.requests.send(request).await.map_err(|_| gone())?;
-        let Written { range, repeated } = answer.await.map_err(|_| gone())??;
+        let Written {
+            range,
+            facts,
+            duplicates,
+            repeated,
+        } = answer.await.map_err(|_| gone())??;
+        if !repeated {
+            self.count(IntakeCount {
+                facts,
+                dead_letters: dead.len() as u64,
+                duplicates,
+            });
+        }
         if self.ack == Ack::Landed && !repeated {
             let mut landed = self.landed.subscribe();
             tokio::select! {
@@ -295,10 +323,39 @@ impl TopicStream {
             partition,
             range,
             facts,
+            duplicates,
             dead,
             unknown_fields,
             repeated,
         })
+    }
+
+    /// Counts records that were acknowledged.
+    fn count(&self, count: IntakeCount) {
+        self.intake.lock().note(&count, (self.options.now_us)());
+    }
+
+    /// What came of the records since the daemon started.
+    pub fn intake(&self) -> IntakeCount {
+        self.intake.lock().total()
+    }
+
+    /// Why the dead letters of the last minutes are too many, if they are.
+    pub fn too_many_dead(&self) -> Option<String> {
+        let now_us = (self.options.now_us)();
+        let intake = self.intake.lock();
+        intake.too_many_dead(&self.dead_letter_bound, now_us)
+    }
+
+    /// How it stands with the keys by which duplicates are known, where they are looked for. While
+    /// a group is written, how it stood when it was last asked.
+    pub fn dedup_status(&self) -> Option<DedupStatus> {
+        let dedup = self.dedup.as_ref()?;
+        let mut last = self.dedup_status.lock();
+        if let Some(dedup) = dedup.try_lock() {
+            *last = dedup.status((self.options.now_us)());
+        }
+        Some(*last)
     }
 
     fn check_memory(&self) -> Result<()> {

@@ -9,7 +9,6 @@ use std::time::Duration;
 
 use anabranch_jobs::commands::query::local_service;
 use anabranch_jobs::context::Context;
-use anabranch_shared::settings::{Ack, UnknownFields};
 use anabranch_shared::{Error, ReadMode};
 use anabranch_speed::{Daemon, DaemonOptions, TopicOptions};
 use anabranch_tests::daemon::shown;
@@ -40,10 +39,7 @@ async fn open(context: &Context, dir: &Path) -> anyhow::Result<Arc<Daemon>> {
         now_us,
         stop: Arc::new(AtomicBool::new(false)),
     };
-    let topic = TopicOptions {
-        ack: Ack::Wal,
-        unknown_fields: UnknownFields::Keep,
-    };
+    let topic = TopicOptions::default();
     let topics = BTreeMap::from([("facts".to_owned(), topic)]);
     let catalogue = context.catalogue.clone();
     Ok(Daemon::open(&context.storage, catalogue, &topics, options).await?)

@@ -5,6 +5,7 @@ mod bad_input_arrow;
 mod bad_views;
 mod clock;
 mod crash;
+mod dedup;
 mod export;
 mod law;
 mod maintain;

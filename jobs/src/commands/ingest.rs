@@ -10,7 +10,7 @@ use anabranch_shared::{Error, Landing, Log, Offset, OffsetRange, PartitionId, Re
 use anabranch_speed::admission::Admission;
 use anabranch_speed::files::{self, Chunks, Options, Source};
 use anabranch_speed::wal::WalLock;
-use anabranch_speed::{FactPiece, Payload};
+use anabranch_speed::{Dedup, FactPiece, Payload};
 use indicatif::{ProgressBar, ProgressStyle};
 
 use self::remote::Input;
@@ -63,6 +63,8 @@ pub struct IngestReport {
     pub facts: u64,
     /// Records that did not.
     pub dead_letters: u64,
+    /// Records that were left out, being duplicates by the topic's `dedup`.
+    pub duplicates: u64,
     /// The partition, and its offsets: first, and the one after the last.
     pub offsets: BTreeMap<i32, (i64, i64)>,
 }
@@ -93,6 +95,8 @@ struct Direct {
     bytes: usize,
     next: Offset,
     start: Offset,
+    dedup: Option<Dedup>,
+    duplicates: u64,
     _slot: WalLock,
 }
 
@@ -118,7 +122,7 @@ pub async fn ingest(context: &Context, args: &IngestArgs, progress: bool) -> Res
         })?;
     let mut target = match Client::find(&context.storage).await? {
         Some(client) => Target::Daemon(client),
-        None => Target::Log(Box::new(Direct::open(context, &args.topic).await?)),
+        None => Target::Log(Box::new(Direct::open(context, settings).await?)),
     };
     let mut report = IngestReport::default();
     for file in expand(&args.files)? {
@@ -328,12 +332,13 @@ impl Target {
                 if !written.repeated {
                     report.facts += written.facts;
                     report.dead_letters += written.dead_letters;
+                    report.duplicates += written.duplicates;
                     report.add(written.partition, written.offsets[0], written.offsets[1]);
                 }
                 Ok(())
             }
             Self::Log(direct) => {
-                direct.push(&payload, from)?;
+                direct.push(payload, from)?;
                 match direct.records >= LANDING_RECORDS || direct.bytes >= LANDING_BYTES {
                     true => direct.land(report).await,
                     false => Ok(()),
@@ -351,13 +356,18 @@ impl Target {
 }
 
 impl Direct {
-    async fn open(context: &Context, topic: &str) -> Result<Self> {
+    async fn open(context: &Context, settings: &TopicSettings) -> Result<Self> {
+        let topic = &settings.name;
         let slot = free_slot(&context.project.daemon.wal)?;
         let owner = slot_id(slot.root())?;
         let partition = context.catalogue.claim_partition(topic, &owner).await?;
         let log = context.log(topic).await?;
         let start = log.head().get(partition);
         let (pieces, next) = (Vec::new(), start);
+        let dedup = match &settings.dedup {
+            Some(dedup) => Some(Dedup::from_log(&log, dedup, now_us()).await?),
+            None => None,
+        };
         Ok(Self {
             log,
             partition,
@@ -367,11 +377,19 @@ impl Direct {
             bytes: 0,
             next,
             start,
+            dedup,
+            duplicates: 0,
             _slot: slot,
         })
     }
 
-    fn push(&mut self, payload: &Payload, from: u64) -> Result<()> {
+    fn push(&mut self, mut payload: Payload, from: u64) -> Result<()> {
+        if let Some(dedup) = &mut self.dedup
+            && let Some(keep) = dedup.check_facts(&payload.facts, payload.received_at_us)?
+        {
+            payload.keep(&keep)?;
+            self.duplicates += payload.duplicates.len() as u64;
+        }
         if let Some((id, _)) = &payload.ingest {
             self.from.entry(id.clone()).or_insert(from);
         }
@@ -400,6 +418,7 @@ impl Direct {
             landing.ingested.extend(piece.ingest);
         }
         self.log.land(&landing, now_ms()).await?;
+        report.duplicates += std::mem::take(&mut self.duplicates);
         report.add(self.partition.0, self.start.0, self.next.0);
         (self.start, self.records, self.bytes) = (self.next, 0, 0);
         Ok(())

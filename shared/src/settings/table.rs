@@ -4,7 +4,7 @@
 use std::marker::PhantomData;
 use std::time::Duration;
 
-use super::choice::{Ack, StorageUrl, UnknownFields};
+use super::choice::{Ack, DeadLetterShare, StorageUrl, UnknownFields};
 use super::value::{
     Address, Count, FieldName, ProjectPath, Schedule, SettingValue, Size, Threads, ZoneName,
     minutes,
@@ -18,16 +18,18 @@ pub(super) enum Section {
     Batch,
     Query,
     Topic,
+    Dedup,
     View,
 }
 
 impl Section {
-    pub(super) const ALL: [Self; 6] = [
+    pub(super) const ALL: [Self; 7] = [
         Self::Storage,
         Self::Daemon,
         Self::Batch,
         Self::Query,
         Self::Topic,
+        Self::Dedup,
         Self::View,
     ];
 
@@ -38,7 +40,7 @@ impl Section {
             Self::Daemon => "daemon",
             Self::Batch => "batch",
             Self::Query => "query",
-            Self::Topic => "topics",
+            Self::Topic | Self::Dedup => "topics",
             Self::View => "views",
         }
     }
@@ -47,6 +49,7 @@ impl Section {
     pub(super) fn header(self) -> String {
         match self {
             Self::Topic | Self::View => format!("[{}.NAME]", self.key()),
+            Self::Dedup => format!("[{}.NAME.dedup]", self.key()),
             _ => format!("[{}]", self.key()),
         }
     }
@@ -59,6 +62,7 @@ impl Section {
             Self::Batch => "The batch layer: refreshes, rebuilds, verifications.",
             Self::Query => "Answers to queries.",
             Self::Topic => "One table for each topic.",
+            Self::Dedup => "Duplicates of a topic: counted, and left out.",
             Self::View => "One table for each view.",
         }
     }
@@ -192,6 +196,20 @@ impl Absent for OwnKeys {
     }
 }
 
+/// A table of settings of its own inside another one; off unless written.
+pub(super) struct OwnTable {
+    pub(super) example: &'static str,
+}
+
+impl Absent for OwnTable {
+    const TYPE: &'static str = "table";
+    fn fallback(&self) -> Fallback {
+        Fallback::Unset {
+            example: self.example,
+        }
+    }
+}
+
 /// Declares the settings and lists them, so that none can be declared and not listed.
 macro_rules! settings {
     ($($(#[doc = $doc:literal])+ $name:ident: $absent:ty = $section:ident . $key:literal, $value:expr;)+) => {
@@ -234,6 +252,10 @@ settings! {
     MAX_REQUEST_BYTES: Defaulted<Size> = Daemon."max_request_bytes", Defaulted(|| Size::megabytes(256));
     /// The largest single record that is taken.
     MAX_RECORD_BYTES: Defaulted<Size> = Daemon."max_record_bytes", Defaulted(|| Size::megabytes(16));
+    /// A request with an `Idempotency-Key` may be repeated for so long.
+    IDEMPOTENCY_WINDOW: Defaulted<Duration> = Daemon."idempotency_window", Defaulted(|| minutes(60));
+    /// The most such keys of a topic in that time; beyond it requests with a key are refused.
+    IDEMPOTENCY_KEYS: Defaulted<Count> = Daemon."idempotency_keys", Defaulted(|| Count(1_000_000));
     /// Commits of the log between two checkpoints of its Delta table.
     CHECKPOINT_EVERY: Defaulted<Count> = Daemon."checkpoint_every", Defaulted(|| Count(100));
 
@@ -259,6 +281,20 @@ settings! {
     UNKNOWN_FIELDS: Defaulted<UnknownFields> = Topic."unknown_fields", Defaulted(|| UnknownFields::Keep);
     /// The fields and their SQL types, as `[topics.NAME.fields]`; nullable unless `not null`.
     FIELDS: OwnKeys = Topic."fields", OwnKeys { example: "{ ts = \"timestamp not null\" }" };
+
+    /// Facts whose key was seen within a window are left out; its settings are below.
+    DEDUP: OwnTable = Topic."dedup", OwnTable { example: "{ key = \"event_id\", window = \"1h\", memory = \"256MB\" }" };
+    /// `/ready` is red while more than this share of five minutes' records are dead letters, or "off".
+    DEAD_LETTER_SHARE: Defaulted<DeadLetterShare> = Topic."dead_letter_share", Defaulted(|| DeadLetterShare::Percent(50));
+    /// With fewer dead letters than this in five minutes `/ready` does not turn red.
+    DEAD_LETTER_COUNT: Defaulted<Count> = Topic."dead_letter_count", Defaulted(|| Count(100));
+
+    /// The field that tells facts apart, of any type but real, double and lists; NULL is no duplicate.
+    DEDUP_KEY: Required<FieldName> = Dedup."key", required("\"event_id\"");
+    /// A key is remembered at least so long after its fact was admitted.
+    DEDUP_WINDOW: Defaulted<Duration> = Dedup."window", Defaulted(|| minutes(60));
+    /// The most memory for keys, about 40 bytes each; over it the window is shortened.
+    DEDUP_MEMORY: Defaulted<Size> = Dedup."memory", Defaulted(|| Size::megabytes(256));
 
     /// File with the view's SELECT, relative to the project.
     SQL: Required<ProjectPath> = View."sql", required("\"views/NAME.sql\"");

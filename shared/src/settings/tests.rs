@@ -43,7 +43,8 @@ fn other_value(section: Section, key: &str) -> &'static str {
         (Section::Daemon, "http") => "\"localhost:0\"",
         (Section::Daemon, "wal") => "\"/elsewhere\"",
         (Section::Daemon, "land_every") => "\"7s\"",
-        (Section::Daemon, "land_facts" | "checkpoint_every") => "7",
+        (Section::Daemon, "land_facts" | "checkpoint_every" | "idempotency_keys") => "7",
+        (Section::Daemon, "idempotency_window") => "\"7s\"",
         (Section::Daemon, _) => "\"7MiB\"",
         (Section::Batch | Section::Query, "memory") => "7",
         (Section::Batch | Section::Query, "threads") => "7",
@@ -53,6 +54,12 @@ fn other_value(section: Section, key: &str) -> &'static str {
         (Section::Topic, "ack") => "\"landed\"",
         (Section::Topic, "unknown_fields") => "\"reject\"",
         (Section::Topic, "fields") => "{ ts = \"timestamp not null\" }",
+        (Section::Topic, "dedup") => "{ key = \"u\" }",
+        (Section::Topic, "dead_letter_share") => "\"7%\"",
+        (Section::Topic, "dead_letter_count") => "7",
+        (Section::Dedup, "key") => "\"u\"",
+        (Section::Dedup, "window") => "\"7m\"",
+        (Section::Dedup, "memory") => "7",
         (Section::View, "sql") => "\"w.sql\"",
         (Section::View, "refresh_every") => "\"7m\"",
         (Section::View, "rebuild_cron" | "verify_cron") => "\"7 3 * * *\"",
@@ -69,12 +76,17 @@ fn project_with(section: Section, written: &[(&str, &str)]) -> String {
         (
             Section::Topic,
             "fields",
-            "{ ts = \"timestamp not null\", u = \"timestamp not null\" }",
+            "{ ts = \"timestamp not null\", u = \"timestamp not null\", event_id = \"varchar\" }",
         ),
+        (Section::Dedup, "key", "\"event_id\""),
         (Section::View, "sql", "\"v.sql\""),
     ];
     let mut text = String::new();
     for each in Section::ALL {
+        // Off unless written.
+        if each == Section::Dedup && each != section {
+            continue;
+        }
         text.push_str(&each.header().replace("NAME", &format!("a_{}", each.key())));
         text.push('\n');
         let here = if each == section { written } else { &[] };
@@ -98,9 +110,9 @@ fn defaults() -> String {
 fn every_setting_of_the_table_is_read() {
     let dir = folder();
     std::fs::write(dir.path().join("w.sql"), "SELECT 2").unwrap();
-    let plain = parse_in(dir.path(), &defaults()).unwrap();
     for row in TABLE {
         let (section, key) = (row.section(), row.key());
+        let plain = parse_in(dir.path(), &project_with(section, &[])).unwrap();
         let text = project_with(section, &[(key, other_value(section, key))]);
         let changed = parse_in(dir.path(), &text).unwrap_or_else(|error| panic!("{error}"));
         assert_ne!(
@@ -115,9 +127,9 @@ fn every_setting_of_the_table_is_read() {
 #[test]
 fn every_default_of_the_table_is_the_parsers() {
     let dir = folder();
-    let plain = parse_in(dir.path(), &defaults()).unwrap();
     for row in TABLE {
         let (section, key) = (row.section(), row.key());
+        let plain = parse_in(dir.path(), &project_with(section, &[])).unwrap();
         let value = match row.fallback() {
             Fallback::Default(value) => value,
             Fallback::Unset { example } => {
@@ -197,6 +209,8 @@ fn defaults_are_those_of_the_documentation() {
             memory_bytes: 2_000_000_000,
             max_request_bytes: 256_000_000,
             max_record_bytes: 16_000_000,
+            idempotency_window: Duration::from_secs(3_600),
+            idempotency_keys: 1_000_000,
             checkpoint_every: 100,
         },
         batch: BatchSettings {
@@ -249,7 +263,7 @@ fn the_reference_shows_every_setting_with_its_default() {
             }
         }
     }
-    let line = "  land_every         duration      \"5s\"              Facts land in the log at least this often.\n";
+    let line = "  land_every          duration      \"5s\"              Facts land in the log at least this often.\n";
     assert!(text.contains(line), "{text}");
 }
 
@@ -316,7 +330,13 @@ fn the_templates_comments_are_settings_with_their_defaults() {
         .lines()
         .map(|line| match line.strip_prefix("# ") {
             // Its default is to be unset, so the comment shows an example.
-            Some(setting) if setting.starts_with("verify_cron = ") => format!("# {setting}\n"),
+            Some(setting)
+                if ["verify_cron = ", "dedup = "]
+                    .iter()
+                    .any(|unset| setting.starts_with(unset)) =>
+            {
+                format!("# {setting}\n")
+            }
             Some(setting) if setting.contains(" = ") => {
                 keys += 1;
                 format!("{setting}\n")
@@ -324,10 +344,11 @@ fn the_templates_comments_are_settings_with_their_defaults() {
             _ => format!("{line}\n"),
         })
         .collect();
-    // All but those that the template sets, and the example.
+    // All but those that the template sets, the examples, and what belongs to them.
     assert_eq!(
         keys,
         TABLE.len()
+            - Section::Dedup.rows().count()
             - [
                 "event_time",
                 "fields",
@@ -335,7 +356,8 @@ fn the_templates_comments_are_settings_with_their_defaults() {
                 "refresh_every",
                 "rebuild_cron",
                 "timezone",
-                "verify_cron"
+                "verify_cron",
+                "dedup"
             ]
             .len()
     );
@@ -496,4 +518,83 @@ fn load_reads_variables_of_the_process() {
 fn a_byte_order_mark_and_carriage_returns_are_no_error() {
     let project = parse("\u{feff}[daemon]\r\nland_facts = 9\r\n");
     assert_eq!(project.daemon.land_facts, 9);
+}
+
+/// A topic with `dedup` as written.
+fn with_dedup(dedup: &str) -> Result<Project, SettingsError> {
+    let text = format!(
+        "[topics.t]\nevent_time = \"ts\"\ndedup = {dedup}\n[topics.t.fields]\nts = \"timestamp not null\"\nevent_id = \"varchar\"\nscore = \"double\"\nwords = \"varchar[]\"\n"
+    );
+    parse_in(folder().path(), &text)
+}
+
+#[test]
+fn dedup_is_off_unless_written_and_has_defaults_of_its_own() {
+    assert_eq!(parse(&defaults()).topics[0].dedup, None);
+    let dedup = |text: &str| with_dedup(text).unwrap().topics[0].dedup.clone();
+    let expected = DedupSettings {
+        key: "event_id".to_owned(),
+        window: Duration::from_secs(3_600),
+        memory_bytes: 256_000_000,
+    };
+    assert_eq!(dedup("{ key = \"event_id\" }"), Some(expected.clone()));
+    let other = DedupSettings {
+        window: Duration::from_secs(60),
+        memory_bytes: 1_024,
+        ..expected
+    };
+    let written = "{ key = \"event_id\", window = \"1m\", memory = \"1KiB\" }";
+    assert_eq!(dedup(written), Some(other));
+}
+
+#[test]
+fn a_wrong_dedup_is_refused_with_what_to_write() {
+    for (dedup, says) in [
+        (
+            "true",
+            "`topics.t.dedup` must be a table, found the boolean `true`",
+        ),
+        (
+            "{}",
+            "`[topics.t.dedup]` lacks `key`; write for example `key = \"event_id\"`",
+        ),
+        (
+            "{ key = \"event_id\", windw = \"1h\" }",
+            "unknown key `windw` in `[topics.t.dedup]`; did you mean `window`?",
+        ),
+        (
+            "{ key = \"event_di\" }",
+            "`key` in `[topics.t.dedup]` must name a field of the topic, found the string `event_di`; did you mean `event_id`?",
+        ),
+        (
+            "{ key = \"score\" }",
+            "field `score` is of type `double`, which can't be compared exactly",
+        ),
+        (
+            "{ key = \"words\" }",
+            "field `words` is of type `varchar[]`, which can't be compared exactly",
+        ),
+        (
+            "{ key = \"event_id\", memory = 0 }",
+            "`memory` in `[topics.t.dedup]` must be a size",
+        ),
+    ] {
+        let error = with_dedup(dedup).unwrap_err().to_string();
+        assert!(error.contains(says), "{dedup}: {error}");
+    }
+}
+
+#[test]
+fn the_share_of_dead_letters_is_a_percentage_or_off() {
+    let share = |text: &str| {
+        let written = [("dead_letter_share", text)];
+        let text = project_with(Section::Topic, &written);
+        parse_in(folder().path(), &text).map(|project| project.topics[0].dead_letter_share)
+    };
+    assert_eq!(share("\"off\"").unwrap(), DeadLetterShare::Off);
+    assert_eq!(share("\"7%\"").unwrap(), DeadLetterShare::Percent(7));
+    for wrong in ["\"100%\"", "0.5", "\"-1%\"", "\"50\"", "true"] {
+        let error = share(wrong).unwrap_err().to_string();
+        assert!(error.contains("a whole percentage"), "{wrong}: {error}");
+    }
 }

@@ -38,6 +38,7 @@ impl TopicStream {
         if ranges.is_empty() {
             return Ok(());
         }
+        self.note_followed(&upto, &head).await?;
         let mut added = Vec::new();
         for (name, master) in self.folding() {
             // Nothing is kept of any view unless all were read: what is read again counts once.

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use anabranch_batch::BatchOptions;
 use anabranch_serving::{ServingOptions, SqlService};
-use anabranch_shared::settings::{Ack, UnknownFields};
+use anabranch_shared::settings::Ack;
 use anabranch_shared::view::View;
 use anabranch_shared::{
     Catalogue, FoldOptions, FoldProgress, Generation, GenerationEntry, Log, Master, OffsetRange,
@@ -215,7 +215,7 @@ impl<'a> World<'a> {
     pub(crate) async fn start(&mut self, i: usize) -> anyhow::Result<()> {
         let settings = TopicOptions {
             ack: self.machines[i].ack,
-            unknown_fields: UnknownFields::Keep,
+            ..Default::default()
         };
         let topics = [("facts".to_owned(), settings)].into_iter().collect();
         let catalogue = Arc::new(Catalogue::open(&self.storage).await?);
