@@ -2,6 +2,10 @@
 //! one group with one fsync, makes it visible, and only then answers. Where it can't go on it says
 //! so to the daemon, which ends.
 
+mod keys;
+
+pub(crate) use keys::other_body;
+
 use std::collections::HashMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
@@ -15,7 +19,8 @@ use crate::dedup::Dedup;
 use crate::delta::TopicDelta;
 use crate::failure::{Failure, Reason, panic_text};
 use crate::payload::Payload;
-use crate::wal::{FullCause, Record, Wal, WalError};
+use crate::requests::{KeptRequest, Requests};
+use crate::wal::{FullCause, KeyLog, Record, Wal, WalError};
 
 /// A group is not made larger than this, so that an answer doesn't wait for ever.
 const GROUP_BYTES: usize = 32 << 20;
@@ -45,10 +50,51 @@ pub struct Written {
     pub range: OffsetRange,
     /// How many of them are facts.
     pub facts: u64,
+    /// How many of them are dead letters.
+    pub dead_letters: u64,
     /// How many of them are duplicates.
     pub duplicates: u64,
+    /// How many of the facts carried undeclared fields, where the request may be repeated.
+    pub unknown_fields: u64,
     /// Whether it was there already, so that nothing was written.
     pub repeated: bool,
+}
+
+impl Written {
+    fn nothing(at: Offset) -> Self {
+        Self {
+            range: OffsetRange::new(at, at),
+            facts: 0,
+            dead_letters: 0,
+            duplicates: 0,
+            unknown_fields: 0,
+            repeated: false,
+        }
+    }
+
+    fn of(payload: &Payload, range: OffsetRange) -> Self {
+        let request = payload.request.as_ref();
+        Self {
+            range,
+            facts: payload.facts.num_rows() as u64,
+            dead_letters: payload.dead.len() as u64,
+            duplicates: payload.duplicates.len() as u64,
+            unknown_fields: request.map_or(0, |r| r.unknown_fields),
+            repeated: false,
+        }
+    }
+
+    /// What a request was answered that is repeated now.
+    pub(crate) fn again(known: &KeptRequest) -> Self {
+        Self {
+            range: known.answer.range(),
+            facts: known.answer.facts,
+            dead_letters: known.answer.dead_letters,
+            duplicates: known.answer.duplicates,
+            unknown_fields: known.request.unknown_fields,
+            repeated: true,
+        }
+    }
 }
 
 /// What the appender thread owns.
@@ -62,6 +108,12 @@ pub(crate) struct Appender {
     pub ingested: HashMap<String, u64>,
     /// The keys that the topic has seen, where duplicates are looked for.
     pub dedup: Option<Arc<Mutex<Dedup>>>,
+    /// The requests that may be repeated; changed by this thread alone.
+    pub known: Arc<Mutex<Requests>>,
+    /// Where they are kept whose records are removed.
+    pub key_log: KeyLog,
+    /// The time, in microseconds since 1970.
+    pub now_us: fn() -> i64,
 }
 
 /// What is written and answered together.
@@ -70,6 +122,10 @@ struct Group {
     waiting: Vec<Waiting>,
     /// Answers to chunks that are there already: perhaps in this very group, so they wait for it.
     repeated: Vec<(oneshot::Sender<Result<Written>>, Written)>,
+    /// The keys of those that wait, and which of them it is.
+    keys: HashMap<String, usize>,
+    /// Requests of the key of one that waits.
+    same_key: Vec<(oneshot::Sender<Result<Written>>, usize)>,
     bytes: usize,
     next: u64,
 }
@@ -155,8 +211,7 @@ impl Appender {
                 reply,
             } => (payload, encoded, ingest_from, reply),
             WriteRequest::Cut(below) => {
-                let below = u64::try_from(below.0).unwrap_or(0);
-                if let Err(e) = self.wal.cut(below) {
+                if let Err(e) = self.cut(below) {
                     tracing::warn!(topic = %self.topic.name, error = %e, "could not cut the WAL");
                 }
                 return;
@@ -170,16 +225,12 @@ impl Appender {
             }
             None => {}
         }
+        let Some(reply) = self.answer_known(&payload, group, reply) else {
+            return;
+        };
         if payload.records == 0 {
             let at = Offset(i64::try_from(group.next).unwrap_or(i64::MAX));
-            reply
-                .send(Ok(Written {
-                    range: OffsetRange::new(at, at),
-                    facts: 0,
-                    duplicates: 0,
-                    repeated: false,
-                }))
-                .ok();
+            reply.send(Ok(Written::nothing(at))).ok();
             return;
         }
         if let Some(dedup) = dedup
@@ -196,6 +247,9 @@ impl Appender {
             end: group.next + payload.records,
             payload: encoded,
         };
+        if let Some(request) = &payload.request {
+            group.keys.insert(request.key.clone(), group.waiting.len());
+        }
         group.next = record.end;
         group.bytes += record.payload.len();
         group.waiting.push(Waiting {
@@ -211,10 +265,8 @@ impl Appender {
         let done = self.ingested.get(id).copied().unwrap_or(0);
         if done >= *upto {
             return Some(Ok(Written {
-                range: OffsetRange::default(),
-                facts: payload.facts.num_rows() as u64,
-                duplicates: 0,
                 repeated: true,
+                ..Written::of(payload, OffsetRange::default())
             }));
         }
         (done != from).then(|| {
@@ -238,28 +290,34 @@ impl Appender {
             }
             fail::fail_point!("wal-after-fsync");
         }
+        let mut answers = Vec::with_capacity(group.waiting.len());
         for waiting in group.waiting {
             let first = Offset(i64::try_from(waiting.record.first).unwrap_or(i64::MAX));
-            let facts = waiting.payload.facts.num_rows() as u64;
-            let duplicates = waiting.payload.duplicates.len() as u64;
             let answer = waiting
                 .payload
                 .at(&self.topic, self.partition, first)
                 .map(|piece| {
-                    let range = piece.range;
+                    let written = Written::of(&waiting.payload, piece.range);
                     self.delta.lock().push_unlanded(piece);
-                    Written {
-                        range,
-                        facts,
-                        duplicates,
-                        repeated: false,
-                    }
+                    written
                 });
+            if let Ok(written) = &answer {
+                self.remember(&waiting.payload, written);
+            }
+            answers.push(answer.as_ref().ok().copied());
             // A client that went away does not read its answer; its facts are in all the same.
             waiting.reply.send(answer).ok();
         }
         for (reply, written) in group.repeated {
             reply.send(Ok(written)).ok();
+        }
+        for (reply, of) in group.same_key {
+            let again = answers.get(of).copied().flatten().map(|written| Written {
+                repeated: true,
+                ..written
+            });
+            let gone = || Error::Unavailable("the request of this key failed; try again".into());
+            reply.send(again.ok_or_else(gone)).ok();
         }
         Ok(())
     }
@@ -267,6 +325,9 @@ impl Appender {
     fn refuse(&mut self, group: Group, e: &WalError, mut dedup: Option<&mut Dedup>) {
         tracing::error!(topic = %self.topic.name, error = %e, "facts refused: the WAL can't be written");
         let text = refusal(e);
+        for (reply, _) in group.same_key {
+            reply.send(Err(Error::Unavailable(text.clone()))).ok();
+        }
         for (reply, _) in group.repeated {
             reply.send(Err(Error::Unavailable(text.clone()))).ok();
         }

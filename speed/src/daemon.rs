@@ -52,6 +52,10 @@ pub struct DaemonOptions {
     pub max_record_bytes: u64,
     /// Longer requests are refused.
     pub max_request_bytes: u64,
+    /// How long a request with an idempotency key may be repeated.
+    pub idempotency_window: Duration,
+    /// The most such keys of a topic in that time.
+    pub idempotency_keys: u64,
     /// With more pieces than this in a view's delta the smaller ones are merged; at least 2.
     pub most_pieces: usize,
     /// Commits between checkpoints of a log.

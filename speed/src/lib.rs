@@ -11,6 +11,7 @@ pub mod files;
 mod http;
 mod intake;
 mod payload;
+mod requests;
 mod topic;
 pub mod wal;
 
@@ -18,7 +19,8 @@ pub use appender::{WriteRequest, Written};
 pub use daemon::{Daemon, DaemonOptions, TopicOptions};
 pub use dedup::{Dedup, DedupStatus};
 pub use delta::{StatePiece, TopicDelta, ViewDelta, follow_log};
-pub use http::{INGEST_FROM, INGEST_ID, PAYLOAD, router};
+pub use http::{IDEMPOTENCY_KEY, INGEST_FROM, INGEST_ID, PAYLOAD, router};
 pub use intake::{DeadLetterBound, IntakeCount};
 pub use payload::{FactPiece, Payload};
+pub use requests::{KeptAnswer, KeptRequest, RequestKey};
 pub use topic::{IngestChunk, RefusedRecord, TopicStream, WriteOutcome};

@@ -27,6 +27,7 @@ use datafusion::common::utils::memory::get_record_batch_memory_size;
 use serde::{Deserialize, Serialize};
 
 use crate::admission::{Admitted, DeadLetter, keep_rows};
+use crate::requests::{KeptAnswer, KeptRequest, RequestKey};
 
 const VERSION: u8 = 2;
 
@@ -50,6 +51,8 @@ pub struct Payload {
     pub dead: Vec<DeadLetter>,
     /// The records that are duplicates of others, ascending.
     pub duplicates: Vec<u64>,
+    /// What its request is known by, where it may be repeated.
+    pub request: Option<RequestKey>,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -64,6 +67,33 @@ struct Header {
     dead: Vec<DeadHeader>,
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     duplicates: Vec<u64>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    request: Option<RequestKey>,
+}
+
+fn damaged(what: &str) -> Error {
+    Error::Corrupt(format!("a WAL record's payload: {what}"))
+}
+
+impl Header {
+    /// The header of a stored payload, and its facts as they are stored.
+    fn split(bytes: &Bytes) -> Result<(Self, &[u8])> {
+        let (version, rest) = bytes.split_first().ok_or_else(|| damaged("is empty"))?;
+        if !(OLDEST_VERSION..=VERSION).contains(version) {
+            return Err(Error::Conflict(format!(
+                "a WAL record is of format {version}, this version reads {OLDEST_VERSION} to {VERSION}; use the version that wrote it"
+            )));
+        }
+        let (length, rest) = rest
+            .split_first_chunk::<4>()
+            .ok_or_else(|| damaged("is cut"))?;
+        let length = u32::from_le_bytes(*length) as usize;
+        let header = rest
+            .get(..length)
+            .ok_or_else(|| damaged("is cut in its header"))?;
+        let header: Header = serde_json::from_slice(header).map_err(|e| damaged(&e.to_string()))?;
+        Ok((header, &rest[length..]))
+    }
 }
 
 #[derive(Serialize, Deserialize)]
@@ -124,6 +154,7 @@ impl Payload {
             facts,
             dead,
             duplicates,
+            request: None,
         }
     }
 
@@ -172,6 +203,7 @@ impl Payload {
             source: self.source.clone(),
             dead: dead.collect(),
             duplicates: self.duplicates.clone(),
+            request: self.request.clone(),
         };
         let header = serde_json::to_vec(&header).map_err(|e| Error::Internal(e.to_string()))?;
         let mut out =
@@ -190,22 +222,8 @@ impl Payload {
 
     /// From how it is stored.
     pub fn decode(bytes: &Bytes) -> Result<Self> {
-        let damaged = |what: &str| Error::Corrupt(format!("a WAL record's payload: {what}"));
-        let (version, rest) = bytes.split_first().ok_or_else(|| damaged("is empty"))?;
-        if !(OLDEST_VERSION..=VERSION).contains(version) {
-            return Err(Error::Conflict(format!(
-                "a WAL record is of format {version}, this version reads {OLDEST_VERSION} to {VERSION}; use the version that wrote it"
-            )));
-        }
-        let (length, rest) = rest
-            .split_first_chunk::<4>()
-            .ok_or_else(|| damaged("is cut"))?;
-        let length = u32::from_le_bytes(*length) as usize;
-        let header = rest
-            .get(..length)
-            .ok_or_else(|| damaged("is cut in its header"))?;
-        let header: Header = serde_json::from_slice(header).map_err(|e| damaged(&e.to_string()))?;
-        let mut reader = StreamReader::try_new(&rest[length..], None)?;
+        let (header, facts) = Header::split(bytes)?;
+        let mut reader = StreamReader::try_new(facts, None)?;
         let facts = reader.next().ok_or_else(|| damaged("holds no batch"))??;
         let dead = header
             .dead
@@ -231,7 +249,32 @@ impl Payload {
             facts,
             dead,
             duplicates: header.duplicates,
+            request: header.request,
         })
+    }
+
+    /// The request that a stored payload is of, with its answer, where it may be repeated.
+    pub(crate) fn kept_request(
+        bytes: &Bytes,
+        partition: PartitionId,
+        start: Offset,
+    ) -> Result<Option<KeptRequest>> {
+        let (header, _) = Header::split(bytes)?;
+        let (dead, duplicates) = (header.dead.len() as u64, header.duplicates.len() as u64);
+        let records = i64::try_from(header.records).unwrap_or(i64::MAX);
+        let answer = KeptAnswer {
+            partition,
+            start,
+            end: Offset(start.0.saturating_add(records)),
+            facts: header.records.saturating_sub(dead + duplicates),
+            dead_letters: dead,
+            duplicates,
+        };
+        Ok(header.request.map(|request| KeptRequest {
+            request,
+            at_us: header.received_at_us,
+            answer,
+        }))
     }
 
     /// Whether the payload says the same in all its parts, and fits the topic. Admission's do; one that came over the
@@ -403,6 +446,29 @@ mod tests {
             piece.bytes,
             encoded.len()
         );
+        Ok(())
+    }
+
+    /// As it was written before there were duplicates and keys.
+    #[test]
+    fn what_version_1_wrote_is_read() -> Result<()> {
+        let ids: ArrayRef = Arc::new(Int64Array::from(vec![7, 8]));
+        let facts = RecordBatch::try_from_iter([("id", ids)])?;
+        let header = br#"{"received_at_us":5,"records":3,"source":"s","dead":[{"record":1,"line":2,"field":null,"reason":"r","raw":"Pw=="}]}"#;
+        let mut stored = vec![1];
+        stored.extend_from_slice(&(header.len() as u32).to_le_bytes());
+        stored.extend_from_slice(header);
+        let mut writer = StreamWriter::try_new(&mut stored, &facts.schema())?;
+        writer.write(&facts)?;
+        writer.finish()?;
+        drop(writer);
+        let stored = Bytes::from(stored);
+        let payload = Payload::decode(&stored)?;
+        assert_eq!((payload.records, payload.received_at_us), (3, 5));
+        assert_eq!((&payload.facts, payload.dead.len()), (&facts, 1));
+        assert_eq!((payload.duplicates.len(), payload.request), (0, None));
+        let request = Payload::kept_request(&stored, PartitionId(0), Offset(0))?;
+        assert_eq!(request, None);
         Ok(())
     }
 }

@@ -14,15 +14,16 @@ use parking_lot::Mutex;
 use tokio::sync::{mpsc, oneshot, watch};
 
 use self::duplicates::open_dedup;
-use self::recovery::open_wal;
+use self::recovery::{OpenedWal, open_wal};
 use crate::admission::{Admission, Admitted};
-use crate::appender::{Appender, WriteRequest, Written};
+use crate::appender::{Appender, WriteRequest, Written, other_body};
 use crate::daemon::{DaemonOptions, TopicOptions};
 use crate::dedup::{Dedup, DedupStatus};
 use crate::delta::TopicDelta;
 use crate::failure::Failure;
 use crate::intake::{DeadLetterBound, Intake, IntakeCount};
 use crate::payload::{FactPiece, Payload};
+use crate::requests::{RequestBounds, RequestKey, Requests, Standing};
 
 mod duplicates;
 mod following;
@@ -66,7 +67,9 @@ pub struct WriteOutcome {
     pub facts: u64,
     /// How many were there already, by the topic's `dedup`, and were left out.
     pub duplicates: u64,
-    /// The records that did not.
+    /// How many did not.
+    pub dead_letters: u64,
+    /// The records that did not; not known any more where the request was written before.
     pub dead: Vec<RefusedRecord>,
     /// How many facts carried undeclared fields.
     pub unknown_fields: u64,
@@ -95,6 +98,8 @@ pub struct TopicStream {
     /// The keys that the topic has seen, where duplicates are looked for.
     dedup: Option<Arc<Mutex<Dedup>>>,
     dedup_status: Mutex<DedupStatus>,
+    /// The requests that may be repeated.
+    known: Arc<Mutex<Requests>>,
     dead_letter_bound: DeadLetterBound,
     intake: Mutex<Intake>,
 }
@@ -119,7 +124,18 @@ impl TopicStream {
             record_bytes,
         )
         .map_err(|e| Error::Invalid(format!("topic `{}`: {e}", topic.name)))?;
-        let (wal, pieces) = open_wal(&topic, partition, landed, options).await?;
+        let OpenedWal {
+            wal,
+            pieces,
+            key_log,
+            requests: found,
+        } = open_wal(&topic, partition, landed, options).await?;
+        let mut known = Requests::new(RequestBounds {
+            window_us: i64::try_from(options.idempotency_window.as_micros()).unwrap_or(i64::MAX),
+            most: usize::try_from(options.idempotency_keys).unwrap_or(usize::MAX),
+        });
+        known.load(found, (options.now_us)());
+        let known = Arc::new(Mutex::new(known));
         let dedup = open_dedup(&log, settings, &pieces, options).await?;
         let mut delta = TopicDelta {
             next: landed,
@@ -149,6 +165,9 @@ impl TopicStream {
             delta.unlanded.push_back(last);
         }
         let (requests, receiver) = mpsc::channel(WAITING_REQUESTS);
+        // What was landed and not cut when the daemon was killed may fill the WAL, and then nothing
+        // comes that could land and cut it.
+        requests.try_send(WriteRequest::Cut(landed)).ok();
         let delta = Arc::new(Mutex::new(delta));
         let appender = Appender {
             topic: topic.clone(),
@@ -158,6 +177,9 @@ impl TopicStream {
             requests: receiver,
             ingested,
             dedup: dedup.clone(),
+            known: known.clone(),
+            key_log,
+            now_us: options.now_us,
         };
         let thread = std::thread::Builder::new()
             .name(format!("wal-{}", topic.name))
@@ -182,6 +204,7 @@ impl TopicStream {
             commits: std::sync::atomic::AtomicU64::new(0),
             dedup,
             dedup_status: Mutex::default(),
+            known,
             dead_letter_bound: settings.dead_letter_bound,
             intake: Mutex::default(),
         };
@@ -232,6 +255,35 @@ impl TopicStream {
         ingest: Option<IngestChunk>,
         now_us: i64,
     ) -> Result<WriteOutcome> {
+        self.write_once(None, admit, source, ingest, now_us).await
+    }
+
+    /// As [`TopicStream::write`], where a request of a key is written once, however often it is
+    /// repeated within `idempotency_window`; the others get the answer of the first.
+    ///
+    /// # Errors
+    /// Besides those of [`TopicStream::write`]: `Conflict` where the key was given to another body,
+    /// `Unavailable` where too many keys are remembered.
+    pub async fn write_once(
+        self: &Arc<Self>,
+        request: Option<RequestKey>,
+        admit: impl FnOnce(&Admission) -> Result<Admitted> + Send + 'static,
+        source: Option<String>,
+        ingest: Option<IngestChunk>,
+        now_us: i64,
+    ) -> Result<WriteOutcome> {
+        if let Some(request) = &request {
+            let standing = self.known.lock().standing(request, now_us);
+            match standing {
+                Standing::New => {}
+                Standing::Repeated(known) => {
+                    return self
+                        .acknowledged(Written::again(&known), Vec::new(), 0)
+                        .await;
+                }
+                Standing::OtherBody => return Err(other_body(request)),
+            }
+        }
         self.check_memory()?;
         let worker = self.clone();
         let upto = ingest.clone();
@@ -239,7 +291,11 @@ impl TopicStream {
             let admitted = admit(&worker.admission)?;
             let unknown = admitted.unknown_fields;
             let ingest = upto.map(|c| (c.id, c.from + admitted.record_count));
-            let payload = Payload::new(admitted, now_us, ingest, source);
+            let mut payload = Payload::new(admitted, now_us, ingest, source);
+            payload.request = request.map(|request| RequestKey {
+                unknown_fields: unknown,
+                ..request
+            });
             let encoded = payload.encode()?;
             Ok((payload, encoded, unknown))
         })
@@ -296,20 +352,27 @@ impl TopicStream {
         };
         let gone = || Error::Unavailable("the daemon is stopping".into());
         self.requests.send(request).await.map_err(|_| gone())?;
-        let Written {
-            range,
-            facts,
-            duplicates,
-            repeated,
-        } = answer.await.map_err(|_| gone())??;
-        if !repeated {
+        let written = answer.await.map_err(|_| gone())??;
+        if !written.repeated {
             self.count(IntakeCount {
-                facts,
-                dead_letters: dead.len() as u64,
-                duplicates,
+                facts: written.facts,
+                dead_letters: written.dead_letters,
+                duplicates: written.duplicates,
             });
         }
-        if self.ack == Ack::Landed && !repeated {
+        self.acknowledged(written, dead, unknown_fields).await
+    }
+
+    /// The outcome of what is durable, once it is to be acknowledged.
+    async fn acknowledged(
+        &self,
+        written: Written,
+        dead: Vec<RefusedRecord>,
+        unknown_fields: u64,
+    ) -> Result<WriteOutcome> {
+        let range = written.range;
+        if self.ack == Ack::Landed {
+            let gone = || Error::Unavailable("the daemon is stopping".into());
             let mut landed = self.landed.subscribe();
             tokio::select! {
                 reached = landed.wait_for(|at| *at >= range.end) => {
@@ -318,15 +381,15 @@ impl TopicStream {
                 e = self.failure.wait() => return Err(e),
             }
         }
-        let partition = self.partition;
         Ok(WriteOutcome {
-            partition,
+            partition: self.partition,
             range,
-            facts,
-            duplicates,
+            facts: written.facts,
+            duplicates: written.duplicates,
+            dead_letters: written.dead_letters,
             dead,
-            unknown_fields,
-            repeated,
+            unknown_fields: unknown_fields.max(written.unknown_fields),
+            repeated: written.repeated,
         })
     }
 

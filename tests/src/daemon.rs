@@ -151,8 +151,8 @@ pub fn shown(batches: &[RecordBatch]) -> anyhow::Result<Vec<Vec<String>>> {
     Ok(rows)
 }
 
-/// One HTTP request on a connection of its own, as plain as it can be.
-async fn request(
+/// One HTTP request on a connection of its own, as plain as it can be. Gives the status and the body.
+pub async fn request(
     method: &str,
     address: &str,
     path: &str,

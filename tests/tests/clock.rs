@@ -33,6 +33,8 @@ async fn open(context: &Context, dir: &Path) -> anyhow::Result<Arc<Daemon>> {
         memory_bytes: 1 << 30,
         max_record_bytes: 1 << 20,
         max_request_bytes: 1 << 20,
+        idempotency_window: Duration::from_secs(3_600),
+        idempotency_keys: 1_000,
         most_pieces: 24,
         checkpoint_every: 2,
         threads: 1,

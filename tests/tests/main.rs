@@ -7,6 +7,7 @@ mod clock;
 mod crash;
 mod dedup;
 mod export;
+mod idempotency;
 mod law;
 mod maintain;
 mod old_states;

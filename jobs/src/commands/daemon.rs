@@ -56,6 +56,8 @@ fn daemon_options(context: &Context) -> DaemonOptions {
         memory_bytes: daemon.memory_bytes,
         max_record_bytes: daemon.max_record_bytes,
         max_request_bytes: daemon.max_request_bytes,
+        idempotency_window: daemon.idempotency_window,
+        idempotency_keys: daemon.idempotency_keys,
         most_pieces: MOST_PIECES,
         checkpoint_every: daemon.checkpoint_every,
         threads: threads(context.project.batch.threads),

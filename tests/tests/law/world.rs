@@ -144,6 +144,8 @@ fn daemon_options(wal: PathBuf) -> DaemonOptions {
         memory_bytes: 1 << 30,
         max_record_bytes: 1 << 20,
         max_request_bytes: 1 << 20,
+        idempotency_window: Duration::from_secs(3_600),
+        idempotency_keys: 1_000,
         most_pieces: 2,
         checkpoint_every: 3,
         threads: 2,
