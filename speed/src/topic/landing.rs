@@ -99,8 +99,8 @@ impl TopicStream {
         self.delta.lock().landed(self.partition, end, states);
         fail::fail_point!("land-before-cut");
         self.landed.send_replace(end);
-        // A WAL that is cut later only holds what it need not; the next landing cuts it too.
-        self.requests.try_send(WriteRequest::Cut(end)).ok();
+        // Waits for room: a full WAL that is not cut now takes nothing that could land and cut it.
+        self.requests.send(WriteRequest::Cut(end)).await.ok();
         self.checkpoint_when_due().await;
         Ok(facts)
     }
