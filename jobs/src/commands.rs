@@ -5,6 +5,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 pub mod batch;
 pub mod daemon;
+pub mod dead_letters;
 pub mod demo;
 pub mod generate;
 pub mod ingest;

@@ -10,5 +10,6 @@ pub mod generate;
 pub mod history;
 pub mod local;
 pub mod output;
+pub mod retries;
 pub mod shell;
 pub mod verify;

@@ -14,7 +14,7 @@ use anabranch_speed::{FactPiece, TopicStream, follow_log};
 use async_trait::async_trait;
 
 use crate::context::{Context, now_ms, threads};
-use crate::history;
+use crate::{history, retries};
 
 /// Pins straight from the storage.
 #[derive(Debug)]
@@ -174,6 +174,7 @@ impl Pinner for LocalPinner {
             }
         }
         relations.push(history::relation());
+        relations.push(retries::relation());
         Ok(relations)
     }
 
@@ -213,6 +214,7 @@ impl Pinner for LocalPinner {
             }
         }
         history::pin(&self.context.storage, names, &mut pin).await?;
+        retries::pin(&self.context.storage, names, &mut pin).await?;
         let notes = self.context.notes();
         pin.notes = names.iter().filter_map(|n| notes.get(n).cloned()).collect();
         Ok(pin)

@@ -22,7 +22,9 @@ pub use error::{Error, ErrorKind, Result};
 pub use export::{Export, ExportPin, ExportStanding};
 pub use files::{EncodedFile, FileEncoder, encode_parquet, keep_ranges, read_parquet};
 pub use fold_log::{FoldOptions, FoldProgress, fold_log};
-pub use log::{FactsFile, Landing, Log, blocking, dead_letter_schema};
+pub use log::{
+    DEAD_LETTER_RETRIES, FactsFile, Landing, Log, blocking, dead_letter_schema, retry_schema,
+};
 pub use master::{Master, MasterLeaf, MasterPin, Ranges, Unit};
 pub use pin::{Pin, Pinner, PlainPin, ReadMode, Relation, TopicPin, ViewPin};
 pub use place::{Generation, LogVersion, Offset, OffsetRange, Offsets, PartitionId};

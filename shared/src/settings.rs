@@ -39,7 +39,7 @@ pub const FILE_NAME: &str = "anabranch.toml";
 
 const LONGEST_NAME: usize = 63;
 /// Tables of Anabranch's own that queries see beside topics and views.
-const RESERVED_NAMES: [&str; 2] = ["dead_letters", "jobs"];
+const RESERVED_NAMES: [&str; 3] = ["dead_letters", crate::DEAD_LETTER_RETRIES, "jobs"];
 
 /// A user's project with every setting filled in.
 #[derive(Debug, Clone, PartialEq, Eq)]

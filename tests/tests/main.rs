@@ -5,6 +5,7 @@ mod bad_input_arrow;
 mod bad_views;
 mod clock;
 mod crash;
+mod dead_letters;
 mod dedup;
 mod export;
 mod idempotency;

@@ -20,7 +20,7 @@ use crate::client::Address;
 use crate::commands::status::DaemonStatus;
 use crate::commands::{maintain, schedule};
 use crate::context::{Context, now_us, threads};
-use crate::history;
+use crate::{history, retries};
 
 /// The daemon's pins, and the tables that belong to the project.
 #[derive(Debug)]
@@ -34,12 +34,14 @@ impl Pinner for DaemonPinner {
     async fn relations(&self) -> Result<Vec<Relation>> {
         let mut relations = self.daemon.relations().await?;
         relations.push(history::relation());
+        relations.push(retries::relation());
         Ok(relations)
     }
 
     async fn pin(&self, names: &[String], mode: ReadMode) -> Result<Pin> {
         let mut pin = self.daemon.pin(names, mode).await?;
         history::pin(&self.context.storage, names, &mut pin).await?;
+        retries::pin(&self.context.storage, names, &mut pin).await?;
         Ok(pin)
     }
 }

@@ -98,6 +98,11 @@ impl QuerySession {
         }
     }
 
+    /// The rows of a query.
+    pub async fn rows(&self, sql: &str) -> Result<Vec<arrow::array::RecordBatch>> {
+        Ok(self.ask(sql).await?.batches)
+    }
+
     async fn list(&self) -> Result<Vec<RelationInfo>> {
         match &self.answerer {
             Answerer::Daemon(client) => client.relations().await,
