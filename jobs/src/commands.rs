@@ -9,6 +9,7 @@ use indicatif::{ProgressBar, ProgressFinish, ProgressStyle};
 
 pub mod batch;
 pub mod daemon;
+pub mod dead_letters;
 pub mod demo;
 pub mod generate;
 pub mod ingest;

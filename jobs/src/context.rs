@@ -6,7 +6,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use anabranch_serving::ServingOptions;
-use anabranch_shared::settings::{Project, ViewSettings};
+use anabranch_shared::settings::{Project, TopicSettings, ViewSettings};
 use anabranch_shared::view::{View, relations_read};
 use anabranch_shared::{
     Catalogue, Error, Export, GenerationEntry, Log, Master, Result, Storage, Topic,
@@ -189,6 +189,19 @@ impl Context {
                 "view `{name}` was edited and still answers by its old definition; run `anabranch batch rebuild {name}` to cut over"
             ),
         }
+    }
+
+    /// A topic's settings.
+    pub fn topic_settings(&self, name: &str) -> Result<&TopicSettings> {
+        let mut topics = self.project.topics.iter();
+        topics.find(|t| t.name == name).ok_or_else(|| {
+            let topics = self.project.topics.iter();
+            let names: Vec<&str> = topics.map(|t| t.name.as_str()).collect();
+            Error::NotFound(format!(
+                "no topic `{name}`; the topics are: {}",
+                names.join(", ")
+            ))
+        })
     }
 
     /// Opens the log of a topic.

@@ -12,5 +12,6 @@ pub mod local;
 pub mod missing;
 pub mod output;
 pub mod presence;
+pub mod retries;
 pub mod shell;
 pub mod verify;

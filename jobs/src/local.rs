@@ -14,8 +14,8 @@ use anabranch_speed::{FactPiece, TopicStream, follow_log};
 use async_trait::async_trait;
 
 use crate::context::{Context, now_ms, threads};
-use crate::history;
 use crate::presence::{Address, wal_id};
+use crate::{history, retries};
 
 /// Pins straight from the storage.
 #[derive(Debug)]
@@ -203,6 +203,7 @@ impl Pinner for LocalPinner {
             }
         }
         relations.push(history::relation());
+        relations.push(retries::relation());
         Ok(relations)
     }
 
@@ -242,6 +243,7 @@ impl Pinner for LocalPinner {
             }
         }
         history::pin(&self.context.storage, names, &mut pin).await?;
+        retries::pin(&self.context.storage, names, &mut pin).await?;
         let notes = self.context.notes();
         pin.notes = names.iter().filter_map(|n| notes.get(n).cloned()).collect();
         if mode == ReadMode::Merged {

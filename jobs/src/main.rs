@@ -14,8 +14,8 @@ use anabranch_jobs::commands::maintain::{Patience, UpkeepReport};
 use anabranch_jobs::commands::query::QuerySession;
 use anabranch_jobs::commands::verify::VerifyArgs;
 use anabranch_jobs::commands::{
-    DEAD_LETTERS, FOUND_WRONG, batch, daemon, demo, generate, ingest, init, jobs, maintain,
-    schedule, status, stop_flag, tail, verify,
+    DEAD_LETTERS, FOUND_WRONG, batch, daemon, dead_letters, demo, generate, ingest, init, jobs,
+    maintain, schedule, status, stop_flag, tail, verify,
 };
 use anabranch_jobs::context::{Context, now_ms};
 use anabranch_jobs::output::{
@@ -88,6 +88,9 @@ enum Command {
     Verify(VerifyArgs),
     /// Shows what there is and what is not done: topics, views, jobs, edits that wait for a rebuild
     Status,
+    /// Shows the records that could not become facts, and retries them
+    #[command(subcommand)]
+    DeadLetters(DeadLettersCommand),
     /// Shows each job of the views: how it last ended, and when it is next due
     Jobs {
         #[command(subcommand)]
@@ -114,6 +117,30 @@ enum Command {
         #[arg(long, default_value_t = 400_000)]
         facts: u64,
     },
+}
+
+#[derive(Debug, Subcommand)]
+enum DeadLettersCommand {
+    /// Lists dead letters, the newest first
+    List {
+        /// Only of this topic
+        #[arg(long)]
+        topic: Option<String>,
+        /// At most so many
+        #[arg(long, default_value_t = 50)]
+        limit: u64,
+    },
+    /// Shows all of one dead letter: its fields, what came of a retry, and its bytes as they came
+    Show {
+        /// The topic
+        topic: String,
+        /// Its place
+        #[arg(value_name = "PARTITION:OFFSET")]
+        place: dead_letters::Place,
+    },
+    /// Retries dead letters: those that become facts now are written as new ones, once however often
+    /// they are retried. Exit code 2 where some still can't become facts
+    Retry(dead_letters::RetryArgs),
 }
 
 #[derive(Debug, Subcommand)]
@@ -198,10 +225,16 @@ fn print_json(value: &impl serde::Serialize) -> Result<()> {
 async fn execute(cli: Cli) -> Result<u8> {
     let style = Style::detect();
     if cli.format == Format::Csv
-        && !matches!(cli.command, Command::Sql { .. } | Command::Jobs { .. })
+        && !matches!(
+            cli.command,
+            Command::Sql { .. }
+                | Command::Jobs { .. }
+                | Command::DeadLetters(DeadLettersCommand::List { .. })
+        )
     {
         return Err(Error::Invalid(
-            "`--format csv` is for rows, of `sql` and `jobs`; use `json` here".into(),
+            "`--format csv` is for rows, of `sql`, `jobs` and `dead-letters list`; use `json` here"
+                .into(),
         ));
     }
     match cli.command {
@@ -297,6 +330,29 @@ async fn execute(cli: Cli) -> Result<u8> {
             let text = jobs::history_sql(&context, view.as_deref(), limit)?;
             sql(&context, Some(text), None, cli.format, style).await
         }
+        Command::DeadLetters(DeadLettersCommand::List { topic, limit }) => {
+            if let Some(topic) = &topic {
+                context.topic_settings(topic)?;
+            }
+            let text = dead_letters::list_sql(topic.as_deref(), limit);
+            sql(&context, Some(text), None, cli.format, style).await
+        }
+        Command::DeadLetters(DeadLettersCommand::Show { topic, place }) => {
+            let shown = dead_letters::show(&context, &topic, place).await?;
+            match json {
+                true => print_json(&shown.json())?,
+                false => print(&shown.text())?,
+            }
+            Ok(0)
+        }
+        Command::DeadLetters(DeadLettersCommand::Retry(args)) => {
+            let report = dead_letters::retry(&context, &args).await?;
+            match json {
+                true => print_json(&report)?,
+                false => print(&report.text(args.dry_run))?,
+            }
+            Ok(if report.failed > 0 { DEAD_LETTERS } else { 0 })
+        }
         Command::Tail {
             topic,
             from,
@@ -340,6 +396,9 @@ fn ingest_line(report: &ingest::IngestReport, took: Duration) -> String {
             offsets.join(", ")
         },
     );
+    if report.duplicates > 0 {
+        line += &format!(", {} duplicates left out", human_count(report.duplicates));
+    }
     if report.repeated > 0 {
         line += &format!(
             "; {} of {} files were ingested before and added nothing (`--again` ingests them once more)",

@@ -5,16 +5,21 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anabranch_shared::view::KeySample;
-use anabranch_shared::{Error, Pin, Pinner, ReadMode, Result, Storage, TopicPin, ViewPin};
+use anabranch_shared::{
+    DEAD_LETTER_RETRIES, Error, OFFSET, PARTITION, Pin, Pinner, ReadMode, Result, Storage,
+    TopicPin, ViewPin, dead_letter_schema, timestamp_type,
+};
 use arrow::array::RecordBatch;
 use arrow::datatypes::SchemaRef;
 use datafusion::catalog::TableProvider;
+use datafusion::common::{Column, JoinType, ScalarValue};
 use datafusion::datasource::ViewTable;
 use datafusion::execution::context::SQLOptions;
 use datafusion::execution::memory_pool::FairSpillPool;
 use datafusion::execution::runtime_env::{RuntimeEnv, RuntimeEnvBuilder};
 use datafusion::execution::{SendableRecordBatchStream, SessionState, SessionStateBuilder};
-use datafusion::logical_expr::LogicalPlan;
+use datafusion::functions_aggregate::expr_fn::max;
+use datafusion::logical_expr::{Expr, LogicalPlan, LogicalPlanBuilder, ident, lit};
 use datafusion::prelude::{DataFrame, SessionConfig, SessionContext};
 use datafusion::sql::parser::Statement;
 
@@ -286,19 +291,51 @@ fn register(context: &SessionContext, pin: &Pin) -> Result<()> {
         context.register_table(name.as_str(), Arc::new(FilesTable::topic(topic)))?;
         let table: Arc<dyn TableProvider> = Arc::new(FilesTable::dead_letters(topic));
         let source = datafusion::datasource::provider_as_source(table);
-        let scan = datafusion::logical_expr::LogicalPlanBuilder::scan(DEAD_LETTERS, source, None)?;
+        let scan = LogicalPlanBuilder::scan(DEAD_LETTERS, source, None)?;
         dead = Some(match dead {
             None => scan.build()?,
             Some(others) => scan.union(others)?.build()?,
         });
     }
-    if let Some(plan) = dead {
-        context.register_table(DEAD_LETTERS, Arc::new(ViewTable::new(plan, None)))?;
-    }
     for (name, table) in &pin.plain {
         context.register_table(name.as_str(), Arc::new(FilesTable::plain(table)))?;
     }
+    if let Some(plan) = dead {
+        let plan = with_retries(plan, pin)?;
+        context.register_table(DEAD_LETTERS, Arc::new(ViewTable::new(plan, None)))?;
+    }
     Ok(())
+}
+
+/// Dead letters, with when each was last retried.
+fn with_retries(dead: LogicalPlan, pin: &Pin) -> Result<LogicalPlan> {
+    let dead = LogicalPlanBuilder::from(dead).alias(DEAD_LETTERS)?;
+    let names = dead_letter_schema();
+    let names = names.fields().iter().map(|f| f.name().as_str());
+    let columns = names.map(|name| Expr::Column(Column::new(Some(DEAD_LETTERS), name)).alias(name));
+    let mut columns: Vec<Expr> = columns.collect();
+    let Some(retries) = pin.plain.get(DEAD_LETTER_RETRIES) else {
+        let never = ScalarValue::Null.cast_to(&timestamp_type())?;
+        columns.push(lit(never).alias("retried_at"));
+        return Ok(dead.project(columns)?.build()?);
+    };
+    let place = ["topic", PARTITION, OFFSET];
+    let table: Arc<dyn TableProvider> = Arc::new(FilesTable::plain(retries));
+    let source = datafusion::datasource::provider_as_source(table);
+    let retries = LogicalPlanBuilder::scan(DEAD_LETTER_RETRIES, source, None)?
+        .aggregate(
+            place.map(ident),
+            [max(ident("retried_at")).alias("retried_at")],
+        )?
+        .alias("retries")?
+        .build()?;
+    let keys = |of: &str| place.map(|name| Column::new(Some(of), name)).to_vec();
+    let on = (keys(DEAD_LETTERS), keys("retries"));
+    columns.push(Expr::Column(Column::new(Some("retries"), "retried_at")).alias("retried_at"));
+    Ok(dead
+        .join(retries, JoinType::Left, on, None)?
+        .project(columns)?
+        .build()?)
 }
 
 fn view_table(pin: &ViewPin) -> Result<Arc<dyn TableProvider>> {

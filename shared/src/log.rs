@@ -120,6 +120,22 @@ pub fn dead_letter_schema() -> SchemaRef {
     ]))
 }
 
+/// The table of dead letters that were retried, by its name in the storage and in queries.
+pub const DEAD_LETTER_RETRIES: &str = "dead_letter_retries";
+
+/// The schema of retries of dead letters at rest.
+pub fn retry_schema() -> SchemaRef {
+    Arc::new(Schema::new(vec![
+        Field::new("topic", DataType::Utf8View, false),
+        Field::new(PARTITION, DataType::Int32, false),
+        Field::new(OFFSET, DataType::Int64, false),
+        Field::new("retried_at", timestamp_type(), false),
+        Field::new("outcome", DataType::Utf8View, false),
+        Field::new("_new_partition", DataType::Int32, true),
+        Field::new("_new_offset", DataType::Int64, true),
+    ]))
+}
+
 /// The log of a topic, with its dead letters.
 #[derive(Debug)]
 pub struct Log {

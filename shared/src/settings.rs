@@ -3,6 +3,7 @@
 //! and the messages about wrong ones; it doesn't open storage and doesn't plan SQL.
 
 mod choice;
+mod dedup;
 mod environment;
 mod error;
 mod field_type;
@@ -25,7 +26,8 @@ use self::error::SourceText;
 use self::reader::{Reader, Table};
 use self::table::Section;
 
-pub use self::choice::{Ack, UnknownFields};
+pub use self::choice::{Ack, DeadLetterShare, UnknownFields};
+pub use self::dedup::DedupSettings;
 pub use self::error::{Problem, SettingsError};
 pub use self::field_type::{FieldType, FieldTypeError};
 pub use self::kafka::{KafkaSettings, KafkaStart, OnGap};
@@ -39,7 +41,7 @@ pub const FILE_NAME: &str = "anabranch.toml";
 
 const LONGEST_NAME: usize = 63;
 /// Tables of Anabranch's own that queries see beside topics and views.
-const RESERVED_NAMES: [&str; 2] = ["dead_letters", "jobs"];
+const RESERVED_NAMES: [&str; 3] = ["dead_letters", crate::DEAD_LETTER_RETRIES, "jobs"];
 
 /// A user's project with every setting filled in.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -105,6 +107,10 @@ pub struct DaemonSettings {
     pub max_request_bytes: u64,
     /// The largest record, in bytes; at least 1.
     pub max_record_bytes: u64,
+    /// How long a request with an idempotency key may be repeated.
+    pub idempotency_window: Duration,
+    /// The most such keys of a topic in that time; at least 1.
+    pub idempotency_keys: u64,
     /// Commits of the log between two checkpoints; at least 1.
     pub checkpoint_every: u64,
     /// How often the storage is kept in shape.
@@ -293,6 +299,8 @@ impl DaemonSettings {
             memory_bytes: reader.value(daemon, &table::DAEMON_MEMORY).0,
             max_request_bytes: reader.value(daemon, &table::MAX_REQUEST_BYTES).0,
             max_record_bytes: reader.value(daemon, &table::MAX_RECORD_BYTES).0,
+            idempotency_window: reader.value(daemon, &table::IDEMPOTENCY_WINDOW),
+            idempotency_keys: reader.value(daemon, &table::IDEMPOTENCY_KEYS).0,
             checkpoint_every: reader.value(daemon, &table::CHECKPOINT_EVERY).0,
             maintain_every: reader.value(daemon, &table::MAINTAIN_EVERY),
         }

@@ -39,6 +39,7 @@ use thiserror::Error;
 use crate::files::{Chunk, ChunkData};
 use column::Column;
 pub(crate) use json::{BYTE_ORDER_MARK, is_blank, lines, oversized};
+pub(crate) use outcome::keep_rows;
 
 /// How much of an oversized record a dead letter keeps, in bytes.
 pub const RAW_BYTES: usize = 64 * 1024;

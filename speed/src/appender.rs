@@ -2,6 +2,10 @@
 //! one group with one fsync, makes it visible, and only then answers. Where it can't go on it says
 //! so to the daemon, which ends.
 
+mod keys;
+
+pub(crate) use keys::other_body;
+
 use std::collections::HashMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
@@ -11,10 +15,12 @@ use bytes::Bytes;
 use parking_lot::Mutex;
 use tokio::sync::{mpsc, oneshot};
 
+use crate::dedup::Dedup;
 use crate::delta::TopicDelta;
 use crate::failure::{Failure, Reason, panic_text};
 use crate::payload::Payload;
-use crate::wal::{FullCause, Record, Wal, WalError};
+use crate::requests::{KeptRequest, Requests};
+use crate::wal::{FullCause, KeyLog, Record, Wal, WalError};
 
 /// A group is not made larger than this, so that an answer doesn't wait for ever.
 const GROUP_BYTES: usize = 32 << 20;
@@ -42,8 +48,53 @@ pub enum WriteRequest {
 pub struct Written {
     /// The offsets of its records.
     pub range: OffsetRange,
+    /// How many of them are facts.
+    pub facts: u64,
+    /// How many of them are dead letters.
+    pub dead_letters: u64,
+    /// How many of them are duplicates.
+    pub duplicates: u64,
+    /// How many of the facts carried undeclared fields, where the request may be repeated.
+    pub unknown_fields: u64,
     /// Whether it was there already, so that nothing was written.
     pub repeated: bool,
+}
+
+impl Written {
+    fn nothing(at: Offset) -> Self {
+        Self {
+            range: OffsetRange::new(at, at),
+            facts: 0,
+            dead_letters: 0,
+            duplicates: 0,
+            unknown_fields: 0,
+            repeated: false,
+        }
+    }
+
+    fn of(payload: &Payload, range: OffsetRange) -> Self {
+        let request = payload.request.as_ref();
+        Self {
+            range,
+            facts: payload.facts.num_rows() as u64,
+            dead_letters: payload.dead.len() as u64,
+            duplicates: payload.duplicates.len() as u64,
+            unknown_fields: request.map_or(0, |r| r.unknown_fields),
+            repeated: false,
+        }
+    }
+
+    /// What a request was answered that is repeated now.
+    pub(crate) fn again(known: &KeptRequest) -> Self {
+        Self {
+            range: known.answer.range(),
+            facts: known.answer.facts,
+            dead_letters: known.answer.dead_letters,
+            duplicates: known.answer.duplicates,
+            unknown_fields: known.request.unknown_fields,
+            repeated: true,
+        }
+    }
 }
 
 /// What the appender thread owns.
@@ -55,6 +106,14 @@ pub(crate) struct Appender {
     pub requests: mpsc::Receiver<WriteRequest>,
     /// How many records of each ingested file are written.
     pub ingested: HashMap<String, u64>,
+    /// The keys that the topic has seen, where duplicates are looked for.
+    pub dedup: Option<Arc<Mutex<Dedup>>>,
+    /// The requests that may be repeated; changed by this thread alone.
+    pub known: Arc<Mutex<Requests>>,
+    /// Where they are kept whose records are removed.
+    pub key_log: KeyLog,
+    /// The time, in microseconds since 1970.
+    pub now_us: fn() -> i64,
 }
 
 /// What is written and answered together.
@@ -63,6 +122,10 @@ struct Group {
     waiting: Vec<Waiting>,
     /// Answers to chunks that are there already: perhaps in this very group, so they wait for it.
     repeated: Vec<(oneshot::Sender<Result<Written>>, Written)>,
+    /// The keys of those that wait, and which of them it is.
+    keys: HashMap<String, usize>,
+    /// Requests of the key of one that waits.
+    same_key: Vec<(oneshot::Sender<Result<Written>>, usize)>,
     bytes: usize,
     next: u64,
 }
@@ -115,18 +178,22 @@ impl Appender {
 
     /// Serves requests; returns why it can't any more, or `None` when every sender is gone.
     fn serve(&mut self) -> Option<WalError> {
+        let dedup = self.dedup.clone();
         while let Some(first) = self.requests.blocking_recv() {
+            // Held until the group is durable or refused: whoever else admits to this topic must
+            // not take a fact for the duplicate of one that is then refused.
+            let mut dedup = dedup.as_ref().map(|dedup| dedup.lock());
             let mut group = Group {
                 next: self.wal.next(),
                 ..Default::default()
             };
-            self.take(first, &mut group);
+            self.take(first, &mut group, dedup.as_deref_mut());
             while group.bytes < GROUP_BYTES
                 && let Ok(request) = self.requests.try_recv()
             {
-                self.take(request, &mut group);
+                self.take(request, &mut group, dedup.as_deref_mut());
             }
-            if let Err(e) = self.append(group)
+            if let Err(e) = self.append(group, dedup.as_deref_mut())
                 && self.wal.is_poisoned()
             {
                 return Some(e);
@@ -135,8 +202,8 @@ impl Appender {
         None
     }
 
-    fn take(&mut self, request: WriteRequest, group: &mut Group) {
-        let (payload, encoded, from, reply) = match request {
+    fn take(&mut self, request: WriteRequest, group: &mut Group, dedup: Option<&mut Dedup>) {
+        let (mut payload, mut encoded, from, reply) = match request {
             WriteRequest::Write {
                 payload,
                 encoded,
@@ -144,8 +211,7 @@ impl Appender {
                 reply,
             } => (payload, encoded, ingest_from, reply),
             WriteRequest::Cut(below) => {
-                let below = u64::try_from(below.0).unwrap_or(0);
-                if let Err(e) = self.wal.cut(below) {
+                if let Err(e) = self.cut(below) {
                     tracing::warn!(topic = %self.topic.name, error = %e, "could not cut the WAL");
                 }
                 return;
@@ -159,14 +225,18 @@ impl Appender {
             }
             None => {}
         }
+        let Some(reply) = self.answer_known(&payload, group, reply) else {
+            return;
+        };
         if payload.records == 0 {
             let at = Offset(i64::try_from(group.next).unwrap_or(i64::MAX));
-            reply
-                .send(Ok(Written {
-                    range: OffsetRange::new(at, at),
-                    repeated: false,
-                }))
-                .ok();
+            reply.send(Ok(Written::nothing(at))).ok();
+            return;
+        }
+        if let Some(dedup) = dedup
+            && let Err(e) = leave_duplicates_out(dedup, &mut payload, &mut encoded)
+        {
+            reply.send(Err(e)).ok();
             return;
         }
         if let Some((id, upto)) = &payload.ingest {
@@ -177,6 +247,9 @@ impl Appender {
             end: group.next + payload.records,
             payload: encoded,
         };
+        if let Some(request) = &payload.request {
+            group.keys.insert(request.key.clone(), group.waiting.len());
+        }
         group.next = record.end;
         group.bytes += record.payload.len();
         group.waiting.push(Waiting {
@@ -192,8 +265,8 @@ impl Appender {
         let done = self.ingested.get(id).copied().unwrap_or(0);
         if done >= *upto {
             return Some(Ok(Written {
-                range: OffsetRange::default(),
                 repeated: true,
+                ..Written::of(payload, OffsetRange::default())
             }));
         }
         (done != from).then(|| {
@@ -203,48 +276,71 @@ impl Appender {
         })
     }
 
-    fn append(&mut self, group: Group) -> std::result::Result<(), WalError> {
+    fn append(
+        &mut self,
+        group: Group,
+        dedup: Option<&mut Dedup>,
+    ) -> std::result::Result<(), WalError> {
         let records: Vec<Record> = group.waiting.iter().map(|w| w.record.clone()).collect();
         if !records.is_empty() {
             fail::fail_point!("wal-before-append");
             if let Err(e) = self.wal.append(&records) {
-                self.refuse(group, &e);
+                self.refuse(group, &e, dedup);
                 return Err(e);
             }
             fail::fail_point!("wal-after-fsync");
         }
+        let mut answers = Vec::with_capacity(group.waiting.len());
         for waiting in group.waiting {
             let first = Offset(i64::try_from(waiting.record.first).unwrap_or(i64::MAX));
             let answer = waiting
                 .payload
                 .at(&self.topic, self.partition, first)
                 .and_then(|piece| {
-                    let range = piece.range;
+                    let written = Written::of(&waiting.payload, piece.range);
                     if !self.delta.lock().push(piece) {
-                        let text = format!("the WAL gave offsets from {} twice", range.start);
+                        let start = written.range.start;
+                        let text = format!("the WAL gave offsets from {start} twice");
                         return Err(Error::Internal(text));
                     }
-                    Ok(Written {
-                        range,
-                        repeated: false,
-                    })
+                    Ok(written)
                 });
+            if let Ok(written) = &answer {
+                self.remember(&waiting.payload, written);
+            }
+            answers.push(answer.as_ref().ok().copied());
             // A client that went away does not read its answer; its facts are in all the same.
             waiting.reply.send(answer).ok();
         }
         for (reply, written) in group.repeated {
             reply.send(Ok(written)).ok();
         }
+        for (reply, of) in group.same_key {
+            let again = answers.get(of).copied().flatten().map(|written| Written {
+                repeated: true,
+                ..written
+            });
+            let gone = || Error::Unavailable("the request of this key failed; try again".into());
+            reply.send(again.ok_or_else(gone)).ok();
+        }
         Ok(())
     }
 
-    fn refuse(&mut self, group: Group, e: &WalError) {
+    fn refuse(&mut self, group: Group, e: &WalError, mut dedup: Option<&mut Dedup>) {
         tracing::error!(topic = %self.topic.name, error = %e, "facts refused: the WAL can't be written");
         let text = refusal(e);
+        for (reply, _) in group.same_key {
+            reply.send(Err(Error::Unavailable(text.clone()))).ok();
+        }
         for (reply, _) in group.repeated {
             reply.send(Err(Error::Unavailable(text.clone()))).ok();
         }
         for waiting in group.waiting {
+            if let Some(dedup) = dedup.as_deref_mut()
+                && let Err(e) = dedup.forget(&waiting.payload.facts)
+            {
+                tracing::error!(topic = %self.topic.name, error = %e, "keys of refused facts are still remembered");
+            }
             if let Some((id, upto)) = &waiting.payload.ingest {
                 let before = upto.saturating_sub(waiting.payload.records);
                 let done = self.ingested.entry(id.clone()).or_default();
@@ -256,4 +352,23 @@ impl Appender {
                 .ok();
         }
     }
+}
+
+/// Takes the duplicates out of a payload, and what of it is stored. Where that fails no key of it
+/// is remembered.
+fn leave_duplicates_out(
+    dedup: &mut Dedup,
+    payload: &mut Payload,
+    encoded: &mut Bytes,
+) -> Result<()> {
+    let Some(wanted) = dedup.check_facts(&payload.facts, payload.received_at_us)? else {
+        return Ok(());
+    };
+    payload.keep(&wanted)?;
+    let stored = payload.encode();
+    if stored.is_err() {
+        dedup.forget(&payload.facts)?;
+    }
+    *encoded = stored?;
+    Ok(())
 }

@@ -6,7 +6,9 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use anabranch_shared::settings::{Ack, KafkaSettings, UnknownFields};
+use anabranch_shared::settings::{
+    Ack, DeadLetterShare, DedupSettings, KafkaSettings, TopicSettings, UnknownFields,
+};
 use anabranch_shared::view::View;
 use anabranch_shared::{
     Catalogue, Error, ErrorKind, Generation, Log, Master, Pin, Pinner, ReadMode, Relation, Result,
@@ -19,6 +21,7 @@ use tokio::task::JoinSet;
 
 use crate::delta::ViewDelta;
 use crate::failure::{Failure, Reason};
+use crate::intake::DeadLetterBound;
 use crate::kafka::KafkaSource;
 use crate::topic::TopicStream;
 use crate::wal::{RealFiles, WalLock, wal_id};
@@ -50,6 +53,10 @@ pub struct DaemonOptions {
     pub max_record_bytes: u64,
     /// Longer requests are refused.
     pub max_request_bytes: u64,
+    /// How long a request with an idempotency key may be repeated.
+    pub idempotency_window: Duration,
+    /// The most such keys of a topic in that time.
+    pub idempotency_keys: u64,
     /// With more pieces than this in a view's delta the smaller ones are merged; at least 2.
     pub most_pieces: usize,
     /// Commits between checkpoints of a log.
@@ -78,6 +85,42 @@ pub struct TopicOptions {
     pub unknown_fields: UnknownFields,
     /// The Kafka topic that its facts come from, if they do.
     pub kafka: Option<KafkaSettings>,
+    /// How duplicates are known; none are looked for where absent.
+    pub dedup: Option<DedupSettings>,
+    /// When dead letters are too many.
+    pub dead_letter_bound: DeadLetterBound,
+}
+
+impl Default for TopicOptions {
+    /// Acknowledges from the WAL, keeps undeclared fields, looks for nothing more.
+    fn default() -> Self {
+        Self {
+            ack: Ack::Wal,
+            unknown_fields: UnknownFields::Keep,
+            kafka: None,
+            dedup: None,
+            dead_letter_bound: DeadLetterBound {
+                share: DeadLetterShare::Off,
+                count: 1,
+            },
+        }
+    }
+}
+
+impl TopicOptions {
+    /// As the project says.
+    pub fn of(topic: &TopicSettings) -> Self {
+        Self {
+            ack: topic.ack,
+            unknown_fields: topic.unknown_fields,
+            kafka: topic.kafka.clone(),
+            dedup: topic.dedup.clone(),
+            dead_letter_bound: DeadLetterBound {
+                share: topic.dead_letter_share,
+                count: topic.dead_letter_count,
+            },
+        }
+    }
 }
 
 /// The streaming daemon.

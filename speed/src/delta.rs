@@ -116,6 +116,16 @@ pub struct TopicDelta {
     pub epoch: u64,
 }
 
+/// What became of the unlanded facts when the log was followed.
+#[derive(Debug)]
+pub struct Followed {
+    /// The lanes that went back to where the landed facts end.
+    pub back: Vec<PartitionId>,
+    /// The pieces of facts that are not unlanded any more: they have landed, or their source has
+    /// to give them again.
+    pub removed: Vec<Arc<FactPiece>>,
+}
+
 impl TopicDelta {
     /// Adds facts that are durable. Returns whether they are where the lane goes on: otherwise
     /// nothing is added, and their source has to go to where it does.
@@ -153,8 +163,8 @@ impl TopicDelta {
 
     /// Notes that landed facts up to `head` are in the pieces, whoever landed them. Facts of this
     /// daemon that are among them have landed; a lane that holds more than they, from another
-    /// point on, goes back to where they end. Returns the lanes that went back.
-    pub fn followed(&mut self, head: &Offsets) -> Vec<PartitionId> {
+    /// point on, goes back to where they end.
+    pub fn followed(&mut self, head: &Offsets) -> Followed {
         let of = |(p, next): (&PartitionId, &Offset)| {
             let end = head.get(*p);
             let gone_on = end > self.upto.get(*p);
@@ -166,11 +176,12 @@ impl TopicDelta {
                 *next = head.get(*partition);
             }
         }
-        self.unlanded
+        let removed = self
+            .unlanded
             .remove_where(|p| p.range.end <= head.get(p.partition) || back.contains(&p.partition));
         head.iter().for_each(|(p, end)| self.upto.raise(p, end));
         self.begin_epoch();
-        back
+        Followed { back, removed }
     }
 
     /// Whether an offset is inside a piece of facts that have not landed.
@@ -186,15 +197,18 @@ impl TopicDelta {
     }
 
     /// Ends to fill a partition: facts of it that have not landed are somebody else's to bring.
-    pub fn leave_lane(&mut self, partition: PartitionId) {
+    /// Returns them.
+    pub fn leave_lane(&mut self, partition: PartitionId) -> Vec<Arc<FactPiece>> {
         if planted("planted-lane-kept") {
             self.lanes.remove(&partition);
-            return;
+            return Vec::new();
         }
-        if self.lanes.remove(&partition).is_some() && self.unlanded.holds(partition) {
-            self.unlanded.remove_where(|p| p.partition == partition);
-            self.begin_epoch();
+        if self.lanes.remove(&partition).is_none() || !self.unlanded.holds(partition) {
+            return Vec::new();
         }
+        let removed = self.unlanded.remove_where(|p| p.partition == partition);
+        self.begin_epoch();
+        removed
     }
 
     /// What views have folded of facts that have not landed is not to be used any more.

@@ -3,7 +3,7 @@
 use std::io::Read;
 use std::sync::Arc;
 
-use anabranch_shared::{Error, ErrorKind, Result};
+use anabranch_shared::{Error, ErrorKind, Result, blocking};
 use axum::Router;
 use axum::body::Bytes;
 use axum::extract::rejection::BytesRejection;
@@ -15,6 +15,7 @@ use axum::routing::{get, post};
 use crate::admission::{Admission, Admitted};
 use crate::arrow_stream;
 use crate::daemon::Daemon;
+use crate::requests::RequestKey;
 use crate::topic::{IngestChunk, WriteOutcome};
 
 /// Dead letters that an answer names one by one; the others are counted.
@@ -27,6 +28,9 @@ pub const PAYLOAD: &str = "application/vnd.anabranch.payload";
 pub const INGEST_ID: &str = "anabranch-ingest-id";
 /// The header with the number of a chunk's first record.
 pub const INGEST_FROM: &str = "anabranch-ingest-from";
+
+/// The header with the key by which a request may be repeated.
+pub const IDEMPOTENCY_KEY: &str = "idempotency-key";
 
 /// The routes of this layer.
 pub fn router(daemon: Arc<Daemon>) -> Router {
@@ -97,7 +101,8 @@ fn acknowledge(outcome: &WriteOutcome) -> Response {
         .collect();
     let body = serde_json::json!({
         "facts": outcome.facts,
-        "dead_letters": outcome.dead.len(),
+        "duplicates": outcome.duplicates,
+        "dead_letters": outcome.dead_letters,
         "dead": dead,
         "unknown_fields": outcome.unknown_fields,
         "partition": outcome.partition,
@@ -159,6 +164,12 @@ async fn accept(
     let kind = text(headers, "content-type")
         .unwrap_or("application/x-ndjson")
         .to_lowercase();
+    let request = request_key(headers, [kind.clone(), encoding.clone()], &body).await?;
+    if request.is_some() && (ingest.is_some() || kind == PAYLOAD) {
+        return Err(Error::Invalid(format!(
+            "a chunk of an ingested file may be repeated as it is; send it without `{IDEMPOTENCY_KEY}`"
+        )));
+    }
     if kind == PAYLOAD {
         return stream.write_payload(body, ingest.map(|c| c.from)).await;
     }
@@ -168,7 +179,30 @@ async fn accept(
         admit(admission, body, &kind, limit)
     };
     let now = (daemon.options().now_us)();
-    stream.write(admit, source, ingest, now).await
+    stream.write_once(request, admit, source, ingest, now).await
+}
+
+/// What a request is known by that may be repeated.
+async fn request_key(
+    headers: &HeaderMap,
+    kind: [String; 2],
+    body: &Bytes,
+) -> Result<Option<RequestKey>> {
+    let mut keys = headers.get_all(IDEMPOTENCY_KEY).iter();
+    let (Some(key), more) = (keys.next(), keys.next()) else {
+        return Ok(None);
+    };
+    if more.is_some() {
+        return Err(Error::Invalid(format!(
+            "the request has more than one `{IDEMPOTENCY_KEY}`; give it one"
+        )));
+    }
+    let (key, body) = (key.clone(), body.clone());
+    let new = move || {
+        let kind = [kind[0].as_str(), kind[1].as_str()];
+        RequestKey::new(key.as_bytes(), &kind, &body)
+    };
+    blocking(new).await.map(Some)
 }
 
 fn admit(admission: &Admission, body: Bytes, kind: &str, limit: u64) -> Result<Admitted> {

@@ -1,11 +1,12 @@
 //! What one admitted request is in the WAL, and in memory once its offsets are known.
 //!
 //! ```text
-//!   version u8 = 1 │ header length u32 LE │ header JSON │ facts, an Arrow IPC stream
+//!   version u8 = 2 │ header length u32 LE │ header JSON │ facts, an Arrow IPC stream
 //! ```
 //!
 //! The facts are stored without their place: the record's own range gives it. A record of the
-//! input takes one offset, in order, whether it became a fact or a dead letter.
+//! input takes one offset, in order, whether it became a fact or a dead letter, or is a duplicate,
+//! whose offset stays unused. Version 1 is the same without duplicates.
 
 use std::sync::Arc;
 
@@ -14,7 +15,7 @@ use anabranch_shared::{
     timestamp_type,
 };
 use arrow::array::{
-    ArrayRef, BinaryViewArray, Int32Array, Int64Array, RecordBatch, StringViewArray,
+    ArrayRef, BinaryViewArray, BooleanArray, Int32Array, Int64Array, RecordBatch, StringViewArray,
     TimestampMicrosecondArray,
 };
 use arrow::ipc::reader::StreamReader;
@@ -25,9 +26,13 @@ use bytes::Bytes;
 use datafusion::common::utils::memory::get_record_batch_memory_size;
 use serde::{Deserialize, Serialize};
 
-use crate::admission::{Admitted, DeadLetter};
+use crate::admission::{Admitted, DeadLetter, keep_rows};
+use crate::requests::{KeptAnswer, KeptRequest, RequestKey};
 
-const VERSION: u8 = 1;
+const VERSION: u8 = 2;
+
+/// The oldest version that is read.
+const OLDEST_VERSION: u8 = 1;
 
 /// One admitted request, before it has offsets.
 #[derive(Clone, Debug)]
@@ -44,6 +49,10 @@ pub struct Payload {
     pub facts: RecordBatch,
     /// The records that did not become facts.
     pub dead: Vec<DeadLetter>,
+    /// The records that are duplicates of others, ascending.
+    pub duplicates: Vec<u64>,
+    /// What its request is known by, where it may be repeated.
+    pub request: Option<RequestKey>,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -56,6 +65,35 @@ struct Header {
     source: Option<String>,
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     dead: Vec<DeadHeader>,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    duplicates: Vec<u64>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    request: Option<RequestKey>,
+}
+
+fn damaged(what: &str) -> Error {
+    Error::Corrupt(format!("a WAL record's payload: {what}"))
+}
+
+impl Header {
+    /// The header of a stored payload, and its facts as they are stored.
+    fn split(bytes: &Bytes) -> Result<(Self, &[u8])> {
+        let (version, rest) = bytes.split_first().ok_or_else(|| damaged("is empty"))?;
+        if !(OLDEST_VERSION..=VERSION).contains(version) {
+            return Err(Error::Conflict(format!(
+                "a WAL record is of format {version}, this version reads {OLDEST_VERSION} to {VERSION}; use the version that wrote it"
+            )));
+        }
+        let (length, rest) = rest
+            .split_first_chunk::<4>()
+            .ok_or_else(|| damaged("is cut"))?;
+        let length = u32::from_le_bytes(*length) as usize;
+        let header = rest
+            .get(..length)
+            .ok_or_else(|| damaged("is cut in its header"))?;
+        let header: Header = serde_json::from_slice(header).map_err(|e| damaged(&e.to_string()))?;
+        Ok((header, &rest[length..]))
+    }
 }
 
 #[derive(Serialize, Deserialize)]
@@ -88,7 +126,8 @@ pub struct FactPiece {
 }
 
 impl Payload {
-    /// The payload of an admitted request.
+    /// The payload of an admitted request. Records that are neither facts nor dead letters any
+    /// more are its duplicates.
     pub fn new(
         admitted: Admitted,
         received_at_us: i64,
@@ -97,10 +136,20 @@ impl Payload {
     ) -> Self {
         let Admitted {
             facts,
+            records,
             dead,
             record_count,
             ..
         } = admitted;
+        let mut duplicates = Vec::new();
+        if (records.len() + dead.len()) as u64 != record_count {
+            let mut facts = records.iter().copied().peekable();
+            let mut dead = dead.iter().map(|d| d.record).peekable();
+            duplicates.extend(
+                (0..record_count)
+                    .filter(|r| facts.next_if_eq(r).is_none() && dead.next_if_eq(r).is_none()),
+            );
+        }
         Self {
             received_at_us,
             records: record_count,
@@ -108,7 +157,38 @@ impl Payload {
             source,
             facts,
             dead,
+            duplicates,
+            request: None,
         }
+    }
+
+    /// The records that became facts, ascending.
+    fn fact_records(&self) -> impl Iterator<Item = u64> + '_ {
+        let mut dead = self.dead.iter().map(|d| d.record).peekable();
+        let mut duplicates = self.duplicates.iter().copied().peekable();
+        (0..self.records).filter(move |r| {
+            // Both are asked: each must come past its own.
+            let is_dead = dead.next_if_eq(r).is_some();
+            let is_duplicate = duplicates.next_if_eq(r).is_some();
+            !is_dead && !is_duplicate
+        })
+    }
+
+    /// Keeps of the facts those that `wanted` says; the others are duplicates from now on.
+    ///
+    /// # Errors
+    /// Where `wanted` is not as long as the facts, which is a defect.
+    pub fn keep(&mut self, wanted: &BooleanArray) -> Result<()> {
+        let facts = keep_rows(&self.facts, wanted)?;
+        let of_wanted = self.fact_records().zip(wanted.values());
+        let gone: Vec<u64> = of_wanted
+            .filter(|(_, keep)| !keep)
+            .map(|(r, _)| r)
+            .collect();
+        self.facts = facts;
+        self.duplicates.extend(gone);
+        self.duplicates.sort_unstable();
+        Ok(())
     }
 
     /// As it is stored.
@@ -126,6 +206,8 @@ impl Payload {
             ingest: self.ingest.clone(),
             source: self.source.clone(),
             dead: dead.collect(),
+            duplicates: self.duplicates.clone(),
+            request: self.request.clone(),
         };
         let header = serde_json::to_vec(&header).map_err(|e| Error::Internal(e.to_string()))?;
         let mut out =
@@ -144,22 +226,8 @@ impl Payload {
 
     /// From how it is stored.
     pub fn decode(bytes: &Bytes) -> Result<Self> {
-        let damaged = |what: &str| Error::Corrupt(format!("a WAL record's payload: {what}"));
-        let (version, rest) = bytes.split_first().ok_or_else(|| damaged("is empty"))?;
-        if *version != VERSION {
-            return Err(Error::Conflict(format!(
-                "a WAL record is of format {version}, this version reads {VERSION}; use the version that wrote it"
-            )));
-        }
-        let (length, rest) = rest
-            .split_first_chunk::<4>()
-            .ok_or_else(|| damaged("is cut"))?;
-        let length = u32::from_le_bytes(*length) as usize;
-        let header = rest
-            .get(..length)
-            .ok_or_else(|| damaged("is cut in its header"))?;
-        let header: Header = serde_json::from_slice(header).map_err(|e| damaged(&e.to_string()))?;
-        let mut reader = StreamReader::try_new(&rest[length..], None)?;
+        let (header, facts) = Header::split(bytes)?;
+        let mut reader = StreamReader::try_new(facts, None)?;
         let facts = reader.next().ok_or_else(|| damaged("holds no batch"))??;
         let dead = header
             .dead
@@ -184,7 +252,33 @@ impl Payload {
             source: header.source,
             facts,
             dead,
+            duplicates: header.duplicates,
+            request: header.request,
         })
+    }
+
+    /// The request that a stored payload is of, with its answer, where it may be repeated.
+    pub(crate) fn kept_request(
+        bytes: &Bytes,
+        partition: PartitionId,
+        start: Offset,
+    ) -> Result<Option<KeptRequest>> {
+        let (header, _) = Header::split(bytes)?;
+        let (dead, duplicates) = (header.dead.len() as u64, header.duplicates.len() as u64);
+        let records = i64::try_from(header.records).unwrap_or(i64::MAX);
+        let answer = KeptAnswer {
+            partition,
+            start,
+            end: Offset(start.0.saturating_add(records)),
+            facts: header.records.saturating_sub(dead + duplicates),
+            dead_letters: dead,
+            duplicates,
+        };
+        Ok(header.request.map(|request| KeptRequest {
+            request,
+            at_us: header.received_at_us,
+            answer,
+        }))
     }
 
     /// Whether the payload says the same in all its parts, and fits the topic. Admission's do; one that came over the
@@ -194,13 +288,19 @@ impl Payload {
     /// `Invalid`, with what doesn't fit.
     pub fn check(&self, topic: &Topic, ingest_from: Option<u64>) -> Result<()> {
         let bad = |what: &str| Err(Error::Invalid(format!("the payload {what}")));
-        let (facts, dead) = (self.facts.num_rows() as u64, self.dead.len() as u64);
-        if self.records != facts + dead {
+        let (facts, dead) = (self.facts.num_rows(), self.dead.len());
+        if self.records != (facts + dead + self.duplicates.len()) as u64 {
             return bad("does not account for each of its records once");
         }
         let places = self.dead.windows(2).all(|w| w[0].record < w[1].record);
         if !places || self.dead.last().is_some_and(|d| d.record >= self.records) {
             return bad("names dead letters out of order or twice");
+        }
+        let rising = self.duplicates.windows(2).all(|w| w[0] < w[1]);
+        let apart = |d: &DeadLetter| self.duplicates.binary_search(&d.record).is_err();
+        let last = self.duplicates.last();
+        if !rising || last.is_some_and(|r| *r >= self.records) || !self.dead.iter().all(apart) {
+            return bad("names duplicates out of order, twice or that are dead letters");
         }
         if let (Some((_, upto)), Some(from)) = (&self.ingest, ingest_from)
             && from.checked_add(self.records) != Some(*upto)
@@ -217,20 +317,21 @@ impl Payload {
     pub fn at(&self, topic: &Topic, partition: PartitionId, first: Offset) -> Result<FactPiece> {
         let rows = self.facts.num_rows();
         let records = i64::try_from(self.records).unwrap_or(i64::MAX);
-        let dense = self.dead.is_empty() || planted("planted-dead-letter-counted");
+        let no_holes = self.dead.is_empty() && self.duplicates.is_empty();
+        let dense = no_holes || planted("planted-dead-letter-counted");
         let offsets: Vec<i64> = match dense {
             true => (first.0..).take(rows).collect(),
             false => {
-                let mut dead = self.dead.iter().map(|d| d.record).peekable();
-                let alive = (0..self.records).filter(|r| dead.next_if_eq(r).is_none());
+                let alive = self.fact_records();
                 alive.map(|r| first.0 + r as i64).collect()
             }
         };
         if offsets.len() != rows {
             return Err(Error::Internal(format!(
-                "{} records with {} dead letters gave {rows} facts",
+                "{} records with {} dead letters and {} duplicates gave {rows} facts",
                 self.records,
-                self.dead.len()
+                self.dead.len(),
+                self.duplicates.len()
             )));
         }
         let place = Place {
@@ -399,6 +500,29 @@ mod tests {
             piece.bytes,
             encoded.len()
         );
+        Ok(())
+    }
+
+    /// As it was written before there were duplicates and keys.
+    #[test]
+    fn what_version_1_wrote_is_read() -> Result<()> {
+        let ids: ArrayRef = Arc::new(Int64Array::from(vec![7, 8]));
+        let facts = RecordBatch::try_from_iter([("id", ids)])?;
+        let header = br#"{"received_at_us":5,"records":3,"source":"s","dead":[{"record":1,"line":2,"field":null,"reason":"r","raw":"Pw=="}]}"#;
+        let mut stored = vec![1];
+        stored.extend_from_slice(&(header.len() as u32).to_le_bytes());
+        stored.extend_from_slice(header);
+        let mut writer = StreamWriter::try_new(&mut stored, &facts.schema())?;
+        writer.write(&facts)?;
+        writer.finish()?;
+        drop(writer);
+        let stored = Bytes::from(stored);
+        let payload = Payload::decode(&stored)?;
+        assert_eq!((payload.records, payload.received_at_us), (3, 5));
+        assert_eq!((&payload.facts, payload.dead.len()), (&facts, 1));
+        assert_eq!((payload.duplicates.len(), payload.request), (0, None));
+        let request = Payload::kept_request(&stored, PartitionId(0), Offset(0))?;
+        assert_eq!(request, None);
         Ok(())
     }
 }

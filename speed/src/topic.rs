@@ -13,14 +13,19 @@ use bytes::Bytes;
 use parking_lot::Mutex;
 use tokio::sync::{mpsc, oneshot, watch};
 
-use self::recovery::open_wal;
+use self::duplicates::open_dedup;
+use self::recovery::{OpenedWal, open_wal};
 use crate::admission::{Admission, Admitted};
-use crate::appender::{Appender, WriteRequest, Written};
+use crate::appender::{Appender, WriteRequest, Written, other_body};
 use crate::daemon::{DaemonOptions, TopicOptions};
+use crate::dedup::{Dedup, DedupStatus};
 use crate::delta::TopicDelta;
 use crate::failure::Failure;
+use crate::intake::{DeadLetterBound, Intake, IntakeCount};
 use crate::payload::{FactPiece, Payload};
+use crate::requests::{RequestBounds, RequestKey, Requests, Standing};
 
+mod duplicates;
 mod following;
 mod landing;
 mod lanes;
@@ -61,7 +66,11 @@ pub struct WriteOutcome {
     pub range: OffsetRange,
     /// How many became facts.
     pub facts: u64,
-    /// The records that did not.
+    /// How many were there already, by the topic's `dedup`, and were left out.
+    pub duplicates: u64,
+    /// How many did not.
+    pub dead_letters: u64,
+    /// The records that did not; not known any more where the request was written before.
     pub dead: Vec<RefusedRecord>,
     /// How many facts carried undeclared fields.
     pub unknown_fields: u64,
@@ -87,6 +96,13 @@ pub struct TopicStream {
     options: DaemonOptions,
     failure: Failure,
     commits: std::sync::atomic::AtomicU64,
+    /// The keys that the topic has seen, where duplicates are looked for.
+    dedup: Option<Arc<Mutex<Dedup>>>,
+    dedup_status: Mutex<DedupStatus>,
+    /// The requests that may be repeated.
+    known: Arc<Mutex<Requests>>,
+    dead_letter_bound: DeadLetterBound,
+    intake: Mutex<Intake>,
 }
 
 impl TopicStream {
@@ -109,7 +125,19 @@ impl TopicStream {
             record_bytes,
         )
         .map_err(|e| Error::Invalid(format!("topic `{}`: {e}", topic.name)))?;
-        let (wal, pieces) = open_wal(&topic, partition, landed, options).await?;
+        let OpenedWal {
+            wal,
+            pieces,
+            key_log,
+            requests: found,
+        } = open_wal(&topic, partition, landed, options).await?;
+        let mut known = Requests::new(RequestBounds {
+            window_us: i64::try_from(options.idempotency_window.as_micros()).unwrap_or(i64::MAX),
+            most: usize::try_from(options.idempotency_keys).unwrap_or(usize::MAX),
+        });
+        known.load(found, (options.now_us)());
+        let known = Arc::new(Mutex::new(known));
+        let dedup = open_dedup(&log, settings, &pieces, options).await?;
         let mut delta = TopicDelta {
             upto: head,
             ..Default::default()
@@ -136,6 +164,9 @@ impl TopicStream {
             delta.unlanded.push(last);
         }
         let (requests, receiver) = mpsc::channel(WAITING_REQUESTS);
+        // What was landed and not cut when the daemon was killed may fill the WAL, and then nothing
+        // comes that could land and cut it.
+        requests.try_send(WriteRequest::Cut(landed)).ok();
         let delta = Arc::new(Mutex::new(delta));
         let appender = Appender {
             topic: topic.clone(),
@@ -144,6 +175,10 @@ impl TopicStream {
             delta: delta.clone(),
             requests: receiver,
             ingested,
+            dedup: dedup.clone(),
+            known: known.clone(),
+            key_log,
+            now_us: options.now_us,
         };
         let thread = std::thread::Builder::new()
             .name(format!("wal-{}", topic.name))
@@ -166,6 +201,11 @@ impl TopicStream {
             options: options.clone(),
             failure: failure.clone(),
             commits: std::sync::atomic::AtomicU64::new(0),
+            dedup,
+            dedup_status: Mutex::default(),
+            known,
+            dead_letter_bound: settings.dead_letter_bound,
+            intake: Mutex::default(),
         };
         Ok((Arc::new(stream), thread))
     }
@@ -221,6 +261,35 @@ impl TopicStream {
         ingest: Option<IngestChunk>,
         now_us: i64,
     ) -> Result<WriteOutcome> {
+        self.write_once(None, admit, source, ingest, now_us).await
+    }
+
+    /// As [`TopicStream::write`], where a request of a key is written once, however often it is
+    /// repeated within `idempotency_window`; the others get the answer of the first.
+    ///
+    /// # Errors
+    /// Besides those of [`TopicStream::write`]: `Conflict` where the key was given to another body,
+    /// `Unavailable` where too many keys are remembered.
+    pub async fn write_once(
+        self: &Arc<Self>,
+        request: Option<RequestKey>,
+        admit: impl FnOnce(&Admission) -> Result<Admitted> + Send + 'static,
+        source: Option<String>,
+        ingest: Option<IngestChunk>,
+        now_us: i64,
+    ) -> Result<WriteOutcome> {
+        if let Some(request) = &request {
+            let standing = self.known.lock().standing(request, now_us);
+            match standing {
+                Standing::New => {}
+                Standing::Repeated(known) => {
+                    return self
+                        .acknowledged(Written::again(&known), Vec::new(), 0)
+                        .await;
+                }
+                Standing::OtherBody => return Err(other_body(request)),
+            }
+        }
         self.check_memory()?;
         let worker = self.clone();
         let upto = ingest.clone();
@@ -228,7 +297,11 @@ impl TopicStream {
             let admitted = admit(&worker.admission)?;
             let unknown = admitted.unknown_fields;
             let ingest = upto.map(|c| (c.id, c.from + admitted.record_count));
-            let payload = Payload::new(admitted, now_us, ingest, source);
+            let mut payload = Payload::new(admitted, now_us, ingest, source);
+            payload.request = request.map(|request| RequestKey {
+                unknown_fields: unknown,
+                ..request
+            });
             let encoded = payload.encode()?;
             Ok((payload, encoded, unknown))
         })
@@ -266,8 +339,7 @@ impl TopicStream {
         ingest_from: Option<u64>,
         unknown_fields: u64,
     ) -> Result<WriteOutcome> {
-        let facts = payload.facts.num_rows() as u64;
-        let dead = payload
+        let dead: Vec<RefusedRecord> = payload
             .dead
             .iter()
             .map(|d| RefusedRecord {
@@ -286,8 +358,27 @@ impl TopicStream {
         };
         let gone = || Error::Unavailable("the daemon is stopping".into());
         self.requests.send(request).await.map_err(|_| gone())?;
-        let Written { range, repeated } = answer.await.map_err(|_| gone())??;
-        if self.ack == Ack::Landed && !repeated {
+        let written = answer.await.map_err(|_| gone())??;
+        if !written.repeated {
+            self.count(IntakeCount {
+                facts: written.facts,
+                dead_letters: written.dead_letters,
+                duplicates: written.duplicates,
+            });
+        }
+        self.acknowledged(written, dead, unknown_fields).await
+    }
+
+    /// The outcome of what is durable, once it is to be acknowledged.
+    async fn acknowledged(
+        &self,
+        written: Written,
+        dead: Vec<RefusedRecord>,
+        unknown_fields: u64,
+    ) -> Result<WriteOutcome> {
+        let range = written.range;
+        if self.ack == Ack::Landed {
+            let gone = || Error::Unavailable("the daemon is stopping".into());
             let mut landed = self.landed.subscribe();
             tokio::select! {
                 reached = landed.wait_for(|at| *at >= range.end) => {
@@ -296,20 +387,49 @@ impl TopicStream {
                 e = self.failure.wait() => return Err(e),
             }
         }
-        let partition = self.partition;
         Ok(WriteOutcome {
-            partition,
+            partition: self.partition,
             range,
-            facts,
+            facts: written.facts,
+            duplicates: written.duplicates,
+            dead_letters: written.dead_letters,
             dead,
-            unknown_fields,
-            repeated,
+            unknown_fields: unknown_fields.max(written.unknown_fields),
+            repeated: written.repeated,
         })
     }
 
     /// Whether facts and deltas take all the memory that they may.
     pub(crate) fn is_full(&self) -> bool {
         self.delta.lock().size_bytes() as u64 >= self.options.memory_bytes
+    }
+
+    /// Counts records that were acknowledged.
+    fn count(&self, count: IntakeCount) {
+        self.intake.lock().note(&count, (self.options.now_us)());
+    }
+
+    /// What came of the records since the daemon started.
+    pub fn intake(&self) -> IntakeCount {
+        self.intake.lock().total()
+    }
+
+    /// Why the dead letters of the last minutes are too many, if they are.
+    pub fn too_many_dead(&self) -> Option<String> {
+        let now_us = (self.options.now_us)();
+        let intake = self.intake.lock();
+        intake.too_many_dead(&self.dead_letter_bound, now_us)
+    }
+
+    /// How it stands with the keys by which duplicates are known, where they are looked for. While
+    /// a group is written, how it stood when it was last asked.
+    pub fn dedup_status(&self) -> Option<DedupStatus> {
+        let dedup = self.dedup.as_ref()?;
+        let mut last = self.dedup_status.lock();
+        if let Some(dedup) = dedup.try_lock() {
+            *last = dedup.status((self.options.now_us)());
+        }
+        Some(*last)
     }
 
     fn check_memory(&self) -> Result<()> {

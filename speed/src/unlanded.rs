@@ -59,17 +59,22 @@ impl Unlanded {
         }
     }
 
-    /// Removes those pieces of a partition for which `gone` holds.
-    pub(crate) fn remove_where(&mut self, gone: impl Fn(&FactPiece) -> bool) {
-        let (facts, bytes) = (&mut self.facts, &mut self.bytes);
+    /// Removes the pieces for which `gone` holds, and gives them.
+    pub(crate) fn remove_where(
+        &mut self,
+        gone: impl Fn(&FactPiece) -> bool,
+    ) -> Vec<Arc<FactPiece>> {
+        let mut removed = Vec::new();
         self.pieces.retain(|piece| {
             let keep = !gone(piece);
             if !keep {
-                *facts -= piece.facts.num_rows();
-                *bytes -= piece.bytes;
+                self.facts -= piece.facts.num_rows();
+                self.bytes -= piece.bytes;
+                removed.push(piece.clone());
             }
             keep
         });
+        removed
     }
 
     /// Whether a partition has facts here.

@@ -11,6 +11,7 @@
 //! <root>/LOCK                            held by the daemon that owns the root
 //! <root>/ID                              by which the catalogue knows whose a partition is
 //! <root>/<topic>/{start:020}.wal         one segment; `start` is its first offset
+//! <root>/<topic>/{number:020}.keys       what must outlive segments: see `wal/keys.rs`
 //!
 //! segment   | magic 8 "ANBRWAL1" | version u32 | start u64 | crc u32 |  frame  |  frame  | ...
 //!             crc: CRC-32C of magic, version and start
@@ -39,6 +40,7 @@ mod error;
 mod files;
 mod frame;
 mod identity;
+mod keys;
 mod lock;
 mod replay;
 mod segments;
@@ -58,6 +60,7 @@ pub use error::{FullCause, WalError};
 pub use files::{RealFiles, SyncPoint, WalFile, WalFiles};
 pub use frame::MAX_GROUP_BYTES;
 pub use identity::wal_id;
+pub use keys::KeyLog;
 pub use lock::WalLock;
 
 use files::{ensure_dir, topic_dir};

@@ -69,6 +69,16 @@ impl Daemon {
         self.process.terminate().await
     }
 
+    /// Kills it.
+    pub fn kill(mut self) -> anyhow::Result<()> {
+        self.process.kill()
+    }
+
+    /// Asks for a page. Gives the status and the text.
+    pub async fn get(&self, path: &str) -> anyhow::Result<(u16, String)> {
+        request("GET", &self.client.address().http, path, &[], b"").await
+    }
+
     /// Sends a request to write. Gives the status and the answer.
     pub async fn post(
         &self,
@@ -77,7 +87,8 @@ impl Daemon {
         body: &[u8],
     ) -> anyhow::Result<(u16, Value)> {
         let path = format!("/topics/{topic}");
-        let (status, text) = post(&self.client.address().http, &path, headers, body).await?;
+        let http = &self.client.address().http;
+        let (status, text) = request("POST", http, &path, headers, body).await?;
         let answer = serde_json::from_str(&text)
             .map_err(|e| anyhow::anyhow!("the answer {status} is no JSON ({e}): {text}"))?;
         Ok((status, answer))
@@ -140,15 +151,16 @@ pub fn shown(batches: &[RecordBatch]) -> anyhow::Result<Vec<Vec<String>>> {
     Ok(rows)
 }
 
-/// One HTTP request on a connection of its own, as plain as it can be.
-async fn post(
+/// One HTTP request on a connection of its own, as plain as it can be. Gives the status and the body.
+pub async fn request(
+    method: &str,
     address: &str,
     path: &str,
     headers: &[(&str, &str)],
     body: &[u8],
 ) -> anyhow::Result<(u16, String)> {
     let mut head = format!(
-        "POST {path} HTTP/1.1\r\nhost: {address}\r\nconnection: close\r\ncontent-length: {}\r\n",
+        "{method} {path} HTTP/1.1\r\nhost: {address}\r\nconnection: close\r\ncontent-length: {}\r\n",
         body.len()
     );
     for (name, value) in headers {

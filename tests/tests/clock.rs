@@ -9,7 +9,6 @@ use std::time::Duration;
 
 use anabranch_jobs::commands::query::local_service;
 use anabranch_jobs::context::Context;
-use anabranch_shared::settings::{Ack, UnknownFields};
 use anabranch_shared::{Error, ReadMode};
 use anabranch_speed::{Daemon, DaemonOptions, TopicOptions};
 use anabranch_tests::daemon::shown;
@@ -39,17 +38,15 @@ pub(crate) async fn open(
         memory_bytes: 1 << 30,
         max_record_bytes: 1 << 20,
         max_request_bytes: 1 << 20,
+        idempotency_window: Duration::from_secs(3_600),
+        idempotency_keys: 1_000,
         most_pieces: 24,
         checkpoint_every: 2,
         threads: 1,
         now_us,
         stop: Arc::new(AtomicBool::new(false)),
     };
-    let topic = TopicOptions {
-        ack: Ack::Wal,
-        unknown_fields: UnknownFields::Keep,
-        kafka: None,
-    };
+    let topic = TopicOptions::default();
     let topics = BTreeMap::from([("facts".to_owned(), topic)]);
     let catalogue = context.catalogue.clone();
     Ok(Daemon::open(&context.storage, catalogue, &topics, options).await?)

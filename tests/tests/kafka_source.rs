@@ -5,6 +5,8 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 
+use anabranch_jobs::context::Context;
+use anabranch_shared::PartitionId;
 use anabranch_tests::daemon::{Daemon, run};
 use anabranch_tests::fates::{Fates, Place};
 use anabranch_tests::kafka::{Broker, Cluster, Codec, End, Mock, Producer, Shape};
@@ -276,7 +278,7 @@ async fn shared(cluster: &dyn Cluster) -> anyhow::Result<()> {
     }
     let mut all = Fates::default();
     let mut first = Process::start(dirs[0].path(), &["speed"])?;
-    let context = anabranch_jobs::context::Context::open(dirs[0].path()).await?;
+    let context = Context::open(dirs[0].path()).await?;
     let landed = |facts: u64| {
         let context = &context;
         move || async move {
@@ -400,4 +402,184 @@ async fn a_gap_stops_the_topic_or_is_recorded() -> anyhow::Result<()> {
     let status = run(dir.path(), &["status"])?;
     anyhow::ensure!(status.said.contains("are lost"), "{}", status.said);
     holds(dir.path())
+}
+
+/// Facts whose number came before are left out.
+const DEDUP: &str = "[topics.facts.dedup]\nkey = \"id\"\n";
+
+/// Sends facts with keys: what has one number goes to one partition, however often it is sent.
+fn send_keyed(bootstrap: &str, facts: std::ops::Range<i64>) -> anyhow::Result<()> {
+    let shape = Shape {
+        keys: true,
+        ..Default::default()
+    };
+    send(bootstrap, shape, facts, &mut Fates::default())
+}
+
+/// The numbers that the log holds must be `0..count`, each once.
+async fn each_once(what: &str, dir: &Path, count: i64) -> anyhow::Result<()> {
+    use arrow::array::AsArray;
+    use arrow::datatypes::Int64Type;
+    let log = Context::open(dir).await?.log("facts").await?;
+    let mut found = Vec::new();
+    for batch in log.read_between(&Default::default(), &log.head()).await? {
+        let ids = batch.column_by_name("id");
+        let ids = ids.ok_or_else(|| anyhow::anyhow!("no `id`"))?;
+        found.extend_from_slice(ids.as_primitive::<Int64Type>().values());
+    }
+    found.sort_unstable();
+    let expected: Vec<i64> = (0..count).collect();
+    anyhow::ensure!(
+        found == expected,
+        "{what}: {} facts of {count}, the first that differ: {:?}",
+        found.len(),
+        found.iter().zip(&expected).find(|(a, b)| a != b)
+    );
+    holds(dir)
+}
+
+/// Waits until a daemon has read so many messages of all partitions.
+async fn has_read(daemon: &Daemon, messages: i64) -> anyhow::Result<()> {
+    until("all messages are read", || async {
+        let status = daemon.client.status().await?;
+        let lags = status.kafka["facts"].partitions.values();
+        Ok(lags.map(|lag| lag.position).sum::<i64>() == messages)
+    })
+    .await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn duplicates_from_kafka_are_left_out_and_counted() -> anyhow::Result<()> {
+    let mock = Mock::start(1).await?;
+    mock.create_topic(TOPIC, 3).await?;
+    let (dir, bootstrap) = (tempfile::tempdir()?, mock.bootstrap());
+    project(dir.path(), "file://./data", &bootstrap, DEDUP)?;
+    // Within one partition, and over partitions.
+    for _ in 0..2 {
+        send_keyed(&bootstrap, 0..1_000)?;
+    }
+    send(&bootstrap, Shape::default(), 0..500, &mut Fates::default())?;
+    let daemon = Daemon::start(dir.path()).await?;
+    has_read(&daemon, 2_500).await?;
+    let status = daemon.client.status().await?;
+    let intake = status.intake["facts"];
+    anyhow::ensure!(
+        (intake.facts, intake.duplicates, intake.dead_letters) == (1_000, 1_500, 0),
+        "{intake:?}"
+    );
+    let rows = daemon
+        .rows("SELECT count(*), count(DISTINCT id) FROM facts")
+        .await?;
+    anyhow::ensure!(rows == [["1000", "1000"]], "{rows:?}");
+    // What comes over HTTP is known by the same keys.
+    let (_, answer) = daemon
+        .post("facts", &[], anabranch_tests::ledger::line(7).as_bytes())
+        .await?;
+    anyhow::ensure!(answer["duplicates"] == 1, "{answer}");
+
+    // A kill with facts that have not landed: they are read again.
+    send_keyed(&bootstrap, 1_000..6_000)?;
+    daemon.kill()?;
+    send_keyed(&bootstrap, 500..7_000)?;
+    let daemon = Daemon::start(dir.path()).await?;
+    has_read(&daemon, 2_500 + 5_000 + 6_500).await?;
+    daemon.stop().await?;
+    each_once("after a kill", dir.path(), 7_000).await
+}
+
+/// A lane that is given up with facts that nobody has landed, and read again by the same daemon:
+/// they are not the duplicates of themselves.
+#[tokio::test(flavor = "multi_thread")]
+async fn facts_of_a_lane_that_was_given_up_are_new_when_they_are_read_again() -> anyhow::Result<()>
+{
+    let mock = Mock::start(1).await?;
+    mock.create_topic(TOPIC, 2).await?;
+    let (dir, bootstrap) = (tempfile::tempdir()?, mock.bootstrap());
+    project(dir.path(), "file://./data", &bootstrap, DEDUP)?;
+    for _ in 0..2 {
+        send_keyed(&bootstrap, 0..1_000)?;
+    }
+    let context = Context::open(dir.path()).await?;
+    // Its loops do not run, so nothing lands before it is stopped.
+    let daemon = anabranch_jobs::commands::daemon::open(&context).await?;
+    let (stream, source) = (&daemon.topics()["facts"], &daemon.sources()["facts"]);
+    let read = |messages: i64| {
+        until("the daemon reads", move || async move {
+            let lags = source.state().partitions;
+            Ok(lags.values().map(|lag| lag.position).sum::<i64>() == messages)
+        })
+    };
+    read(2_000).await?;
+    anyhow::ensure!(stream.with_delta(|d| d.unlanded.facts()) == 1_000);
+    let lanes: Vec<_> = source.state().partitions.into_keys().collect();
+    let lanes: Vec<_> = lanes.into_iter().map(PartitionId).collect();
+    anyhow::ensure!(lanes.len() == 2, "{lanes:?}");
+    block_in_place(|| stream.leave_lanes(&lanes));
+    anyhow::ensure!(!stream.with_delta(|d| lanes.iter().any(|p| d.lanes.contains_key(p))));
+    // What comes next finds the lanes given up, and they are read from where they begin.
+    send_keyed(&bootstrap, 0..1_500)?;
+    read(3_500).await?;
+    let held = stream.with_delta(|d| d.unlanded.facts());
+    anyhow::ensure!(held == 1_500, "{held} facts");
+    daemon.stop().await?;
+    drop(daemon);
+    each_once("after the lanes were read again", dir.path(), 1_500).await
+}
+
+/// Partitions go from a daemon that is paused with facts in memory to another and, when that one is
+/// killed, back: of what is sent again and again each number is there once.
+#[tokio::test(flavor = "multi_thread")]
+async fn daemons_that_share_a_topic_leave_duplicates_out() -> anyhow::Result<()> {
+    let mock = Mock::start(1).await?;
+    mock.create_topic(TOPIC, 4).await?;
+    let (bootstrap, storage) = (mock.bootstrap(), tempfile::tempdir()?);
+    let url = format!("file://{}", storage.path().display());
+    let dirs = [tempfile::tempdir()?, tempfile::tempdir()?];
+    for dir in &dirs {
+        project(dir.path(), &url, &bootstrap, DEDUP)?;
+    }
+    // The first lands nothing by itself, so that it is paused with facts in memory.
+    let file = dirs[0].path().join("anabranch.toml");
+    let text = std::fs::read_to_string(&file)?;
+    std::fs::write(&file, text.replace("\"100ms\"", "\"1h\""))?;
+    let context = Context::open(dirs[0].path()).await?;
+    let landed = |facts: u64| {
+        let context = &context;
+        move || async move {
+            let log = context.log("facts").await?;
+            let rows: u64 = log
+                .table()
+                .with_state(|s| s.files.values().filter_map(|f| f.rows()).sum());
+            Ok(rows >= facts)
+        }
+    };
+    let mut first = Process::start(dirs[0].path(), &["speed"])?;
+    let client = first.ready(&context).await?;
+    for _ in 0..2 {
+        send_keyed(&bootstrap, 0..2_000)?;
+    }
+    until("the first daemon reads", || async {
+        let status = client.status().await?;
+        Ok(status.intake["facts"].facts == 2_000)
+    })
+    .await?;
+    first.pause()?;
+    let mut second = Process::start(dirs[1].path(), &["speed"])?;
+    send_keyed(&bootstrap, 1_000..3_000)?;
+    until("the second daemon's landings", landed(3_000)).await?;
+    first.go_on()?;
+    for _ in 0..2 {
+        send_keyed(&bootstrap, 2_000..5_000)?;
+    }
+    second.kill()?;
+    send_keyed(&bootstrap, 4_000..6_000)?;
+    until("the first daemon has read the rest", || async {
+        let status = client.status().await?;
+        let lags = &status.kafka["facts"].partitions;
+        let at = lags.values().map(|lag| lag.position).sum::<i64>();
+        Ok(lags.len() == 4 && at == 14_000)
+    })
+    .await?;
+    first.terminate().await?;
+    each_once("at the end", dirs[0].path(), 6_000).await
 }

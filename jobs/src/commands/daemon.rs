@@ -9,10 +9,11 @@ use anabranch_serving::SqlService;
 use anabranch_shared::{
     Error, Pin, Pinner, ReadMode, Relation, RequestKind, Requests, Result, Storage,
 };
-use anabranch_speed::{Daemon, DaemonOptions, TopicOptions};
+use anabranch_speed::{Daemon, DaemonOptions, DedupStatus, IntakeCount, TopicOptions, TopicStream};
 use async_trait::async_trait;
 use axum::Router;
 use axum::extract::State;
+use axum::http::StatusCode;
 use axum::response::IntoResponse;
 use axum::routing::get;
 use tokio::net::TcpListener;
@@ -20,8 +21,8 @@ use tokio::net::TcpListener;
 use crate::commands::status::DaemonStatus;
 use crate::commands::{maintain, schedule};
 use crate::context::{Context, now_us, threads};
-use crate::history;
 use crate::presence::Address;
+use crate::{history, retries};
 
 /// The daemon's pins, and the tables that belong to the project.
 #[derive(Debug)]
@@ -35,12 +36,14 @@ impl Pinner for DaemonPinner {
     async fn relations(&self) -> Result<Vec<Relation>> {
         let mut relations = self.daemon.relations().await?;
         relations.push(history::relation());
+        relations.push(retries::relation());
         Ok(relations)
     }
 
     async fn pin(&self, names: &[String], mode: ReadMode) -> Result<Pin> {
         let mut pin = self.daemon.pin(names, mode).await?;
         history::pin(&self.context.storage, names, &mut pin).await?;
+        retries::pin(&self.context.storage, names, &mut pin).await?;
         Ok(pin)
     }
 }
@@ -57,6 +60,8 @@ fn daemon_options(context: &Context) -> DaemonOptions {
         memory_bytes: daemon.memory_bytes,
         max_record_bytes: daemon.max_record_bytes,
         max_request_bytes: daemon.max_request_bytes,
+        idempotency_window: daemon.idempotency_window,
+        idempotency_keys: daemon.idempotency_keys,
         most_pieces: MOST_PIECES,
         checkpoint_every: daemon.checkpoint_every,
         threads: threads(context.project.batch.threads),
@@ -71,14 +76,7 @@ pub async fn open(context: &Context) -> Result<Arc<Daemon>> {
         .project
         .topics
         .iter()
-        .map(|t| {
-            let options = TopicOptions {
-                ack: t.ack,
-                unknown_fields: t.unknown_fields,
-                kafka: t.kafka.clone(),
-            };
-            (t.name.clone(), options)
-        })
+        .map(|t| (t.name.clone(), TopicOptions::of(t)))
         .collect();
     let (storage, catalogue) = (&context.storage, context.catalogue.clone());
     let daemon = Daemon::open(storage, catalogue, &topics, daemon_options(context)).await?;
@@ -233,10 +231,22 @@ async fn healthy(State(health): State<Health>) -> impl IntoResponse {
     axum::Json(serde_json::json!({ "status": "ok", "id": health.id, "pid": std::process::id() }))
 }
 
-/// The daemon is ready once it listens. A view that fails stops itself alone, so it is named and nothing more.
+/// The daemon is ready once it listens. A view that fails stops itself alone, so it is named and nothing more. A topic
+/// most of whose input became dead letters is red: something is wrong before it.
 async fn ready(State(health): State<Health>) -> impl IntoResponse {
     let failing = health.daemon.views_that_fail();
-    axum::Json(serde_json::json!({ "ready": true, "views_that_fail": failing }))
+    let topics = health.daemon.topics().iter();
+    let red: BTreeMap<&String, String> = topics
+        .filter_map(|(name, stream)| Some((name, stream.too_many_dead()?)))
+        .collect();
+    let status = match red.is_empty() {
+        true => StatusCode::OK,
+        false => StatusCode::SERVICE_UNAVAILABLE,
+    };
+    let body = serde_json::json!({
+        "ready": red.is_empty(), "topics_red": red, "views_that_fail": failing,
+    });
+    (status, axum::Json(body))
 }
 
 /// What `anabranch status` asks for.
@@ -244,15 +254,18 @@ async fn status(State(health): State<Health>) -> impl IntoResponse {
     axum::Json(DaemonStatus::of(&health.daemon))
 }
 
+/// Adds a metric of some kind, with the labels and values of its rows, to a text.
+fn metric(text: &mut String, kind: &str, name: &str, help: &str, rows: Vec<(String, f64)>) {
+    *text += &format!("# HELP {name} {help}\n# TYPE {name} {kind}\n");
+    for (labels, value) in rows {
+        *text += &format!("{name}{{{labels}}} {value}\n");
+    }
+}
+
 /// Prometheus' text format.
 async fn metrics(State(health): State<Health>) -> String {
     let mut text = String::new();
-    let mut gauge = |name: &str, help: &str, rows: Vec<(String, f64)>| {
-        text += &format!("# HELP {name} {help}\n# TYPE {name} gauge\n");
-        for (labels, value) in rows {
-            text += &format!("{name}{{{labels}}} {value}\n");
-        }
-    };
+    let mut gauge = |name: &str, help: &str, rows| metric(&mut text, "gauge", name, help, rows);
     let topics = health.daemon.topics();
     let by_topic = |read: &dyn Fn(&anabranch_speed::TopicDelta) -> f64| {
         let row = |(n, s): (&String, &Arc<anabranch_speed::TopicStream>)| {
@@ -303,6 +316,52 @@ async fn metrics(State(health): State<Health>) -> String {
         "anabranch_kafka_lag_seconds",
         "By how much the newest facts from Kafka are older than now",
         seconds,
+    );
+    let mut counter = |name: &str, help: &str, read: &dyn Fn(&IntakeCount) -> u64| {
+        let row = |(n, s): (&String, &Arc<TopicStream>)| {
+            (format!("topic=\"{n}\""), read(&s.intake()) as f64)
+        };
+        let rows = topics.iter().map(row).collect();
+        metric(&mut text, "counter", name, help, rows);
+    };
+    counter(
+        "anabranch_facts_total",
+        "Records that became facts since the daemon started",
+        &|i| i.facts,
+    );
+    counter(
+        "anabranch_dead_letters_total",
+        "Records that became dead letters since the daemon started",
+        &|i| i.dead_letters,
+    );
+    counter(
+        "anabranch_duplicates_total",
+        "Records that were left out as duplicates since the daemon started",
+        &|i| i.duplicates,
+    );
+    let mut gauge = |name: &str, help: &str, rows| metric(&mut text, "gauge", name, help, rows);
+    let dedup: Vec<_> = topics
+        .iter()
+        .filter_map(|(n, s)| Some((format!("topic=\"{n}\""), s.dedup_status()?)))
+        .collect();
+    let of_dedup = |read: &dyn Fn(&DedupStatus) -> f64| {
+        let row = |(labels, status): &(String, DedupStatus)| (labels.clone(), read(status));
+        dedup.iter().map(row).collect::<Vec<_>>()
+    };
+    gauge(
+        "anabranch_dedup_keys",
+        "Keys by which duplicates are known",
+        of_dedup(&|d| d.keys as f64),
+    );
+    gauge(
+        "anabranch_dedup_memory_bytes",
+        "Bytes of those keys in memory",
+        of_dedup(&|d| d.bytes as f64),
+    );
+    gauge(
+        "anabranch_dedup_window_seconds",
+        "How long a key is remembered: less than the setting where memory is short",
+        of_dedup(&|d| d.window_us as f64 / 1e6),
     );
     let mut behind = Vec::new();
     for stream in topics.values() {

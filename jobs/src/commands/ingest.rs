@@ -10,11 +10,12 @@ use anabranch_shared::{Error, Landing, Log, Offset, OffsetRange, PartitionId, Re
 use anabranch_speed::admission::Admission;
 use anabranch_speed::files::{self, Chunks, Options, Source};
 use anabranch_speed::wal::WalLock;
-use anabranch_speed::{FactPiece, Payload};
+use anabranch_speed::{Dedup, FactPiece, Payload};
+use futures::{StreamExt, TryStreamExt};
 use indicatif::{ProgressBar, ProgressStyle};
 
 use self::remote::Input;
-use crate::client::Client;
+use crate::client::{Acknowledged, Client};
 use crate::context::{Context, now_ms, now_us};
 
 mod remote;
@@ -24,6 +25,9 @@ const LANDING_RECORDS: u64 = 1_000_000;
 
 /// Bytes of one landing, in memory.
 const LANDING_BYTES: usize = 1 << 30;
+
+/// Requests of one command that the daemon has at once.
+const AT_ONCE: usize = 32;
 
 /// Ingests that may run side by side on one machine.
 const SLOTS: usize = 64;
@@ -63,6 +67,8 @@ pub struct IngestReport {
     pub facts: u64,
     /// Records that did not.
     pub dead_letters: u64,
+    /// Records that were left out, being duplicates by the topic's `dedup`.
+    pub duplicates: u64,
     /// The partition, and its offsets: first, and the one after the last.
     pub offsets: BTreeMap<i32, (i64, i64)>,
 }
@@ -77,13 +83,13 @@ impl IngestReport {
 }
 
 /// Where admitted chunks go.
-enum Target {
+pub(crate) enum Target {
     Daemon(Client),
     Log(Box<Direct>),
 }
 
 /// Lands without a daemon.
-struct Direct {
+pub(crate) struct Direct {
     log: Arc<Log>,
     partition: PartitionId,
     pieces: Vec<FactPiece>,
@@ -93,33 +99,15 @@ struct Direct {
     bytes: usize,
     next: Offset,
     start: Offset,
+    dedup: Option<Dedup>,
+    duplicates: u64,
     _slot: WalLock,
 }
 
 /// Ingests files.
 pub async fn ingest(context: &Context, args: &IngestArgs, progress: bool) -> Result<IngestReport> {
-    let settings = context
-        .project
-        .topics
-        .iter()
-        .find(|t| t.name == args.topic)
-        .ok_or_else(|| {
-            let names: Vec<&str> = context
-                .project
-                .topics
-                .iter()
-                .map(|t| t.name.as_str())
-                .collect();
-            Error::NotFound(format!(
-                "no topic `{}`; the topics are: {}",
-                args.topic,
-                names.join(", ")
-            ))
-        })?;
-    let mut target = match Client::find(&context.storage).await? {
-        Some(client) => Target::Daemon(client),
-        None => Target::Log(Box::new(Direct::open(context, &args.topic).await?)),
-    };
+    let settings = context.topic_settings(&args.topic)?;
+    let mut target = Target::open(context, settings).await?;
     let mut report = IngestReport::default();
     for file in expand(&args.files)? {
         let input = match remote::is_url(&file) {
@@ -290,6 +278,44 @@ fn bar(input: &Input, shown: bool) -> ProgressBar {
 }
 
 impl Target {
+    /// The daemon where one runs, otherwise the log.
+    pub(crate) async fn open(context: &Context, topic: &TopicSettings) -> Result<Self> {
+        Ok(match Client::find(&context.storage).await? {
+            Some(client) => Self::Daemon(client),
+            None => Self::Log(Box::new(Direct::open(context, topic).await?)),
+        })
+    }
+
+    /// Writes some payloads, each of one record with an identity of its own; says of each what came
+    /// of it. One whose identity is known is repeated.
+    pub(crate) async fn write_each<K: Clone>(
+        &mut self,
+        topic: &str,
+        payloads: impl IntoIterator<Item = (K, Payload)>,
+    ) -> Result<Vec<(K, Acknowledged)>> {
+        match self {
+            Self::Daemon(client) => {
+                let write = async |(of, payload): (K, Payload)| {
+                    let Some((id, _)) = payload.ingest.clone() else {
+                        return Err(Error::Internal("a payload without an identity".into()));
+                    };
+                    let body = payload.encode()?;
+                    Ok((of, client.write_payload(topic, body, &id, 0).await?))
+                };
+                let writes = futures::stream::iter(payloads.into_iter().map(write));
+                writes.buffered(AT_ONCE).try_collect().await
+            }
+            Self::Log(direct) => {
+                let mut written = Vec::new();
+                for (of, payload) in payloads {
+                    written.push((of, direct.push_one(payload)?));
+                }
+                direct.land(&mut IngestReport::default()).await?;
+                Ok(written)
+            }
+        }
+    }
+
     async fn ingested(&self, topic: &str, id: &str) -> Result<u64> {
         match self {
             Self::Daemon(client) => client.ingested(topic, id).await,
@@ -328,12 +354,13 @@ impl Target {
                 if !written.repeated {
                     report.facts += written.facts;
                     report.dead_letters += written.dead_letters;
+                    report.duplicates += written.duplicates;
                     report.add(written.partition, written.offsets[0], written.offsets[1]);
                 }
                 Ok(())
             }
             Self::Log(direct) => {
-                direct.push(&payload, from)?;
+                direct.push(payload, from)?;
                 match direct.records >= LANDING_RECORDS || direct.bytes >= LANDING_BYTES {
                     true => direct.land(report).await,
                     false => Ok(()),
@@ -351,7 +378,8 @@ impl Target {
 }
 
 impl Direct {
-    async fn open(context: &Context, topic: &str) -> Result<Self> {
+    async fn open(context: &Context, settings: &TopicSettings) -> Result<Self> {
+        let topic = &settings.name;
         let slot = free_slot(&context.project.daemon.wal)?;
         let owner = slot_id(slot.root())?;
         let has_source = context.project.has_source(topic);
@@ -360,6 +388,10 @@ impl Direct {
         let log = context.log(topic).await?;
         let start = log.head().get(partition);
         let (pieces, next) = (Vec::new(), start);
+        let dedup = match &settings.dedup {
+            Some(dedup) => Some(Dedup::from_log(&log, dedup, now_us()).await?),
+            None => None,
+        };
         Ok(Self {
             log,
             partition,
@@ -369,11 +401,19 @@ impl Direct {
             bytes: 0,
             next,
             start,
+            dedup,
+            duplicates: 0,
             _slot: slot,
         })
     }
 
-    fn push(&mut self, payload: &Payload, from: u64) -> Result<()> {
+    fn push(&mut self, mut payload: Payload, from: u64) -> Result<()> {
+        if let Some(dedup) = &mut self.dedup
+            && let Some(keep) = dedup.check_facts(&payload.facts, payload.received_at_us)?
+        {
+            payload.keep(&keep)?;
+            self.duplicates += payload.duplicates.len() as u64;
+        }
         if let Some((id, _)) = &payload.ingest {
             self.from.entry(id.clone()).or_insert(from);
         }
@@ -383,6 +423,26 @@ impl Direct {
         self.bytes += piece.bytes;
         self.pieces.push(piece);
         Ok(())
+    }
+
+    /// As [`Direct::push`], of a record with an identity of its own.
+    fn push_one(&mut self, payload: Payload) -> Result<Acknowledged> {
+        let start = self.next;
+        let (id, _) = payload.ingest.clone().unwrap_or_default();
+        let repeated = self.log.ingested(&id) > 0;
+        let (facts, duplicates) = (payload.facts.num_rows() as u64, self.duplicates);
+        if !repeated {
+            self.push(payload, 0)?;
+        }
+        let duplicates = self.duplicates - duplicates;
+        Ok(Acknowledged {
+            facts: facts - duplicates,
+            dead_letters: 0,
+            duplicates,
+            repeated,
+            partition: self.partition.0,
+            offsets: [start.0, self.next.0],
+        })
     }
 
     async fn land(&mut self, report: &mut IngestReport) -> Result<()> {
@@ -402,6 +462,7 @@ impl Direct {
             landing.ingested.extend(piece.ingest);
         }
         self.log.land(&landing, now_ms()).await?;
+        report.duplicates += std::mem::take(&mut self.duplicates);
         report.add(self.partition.0, self.start.0, self.next.0);
         (self.start, self.records, self.bytes) = (self.next, 0, 0);
         Ok(())

@@ -116,6 +116,11 @@ impl QuerySession {
         answer(&answerer, sql, mode, patience).await
     }
 
+    /// The rows of a query.
+    pub async fn rows(&self, sql: &str) -> Result<Vec<arrow::array::RecordBatch>> {
+        Ok(self.ask(sql).await?.batches)
+    }
+
     async fn list(&self) -> Result<Vec<RelationInfo>> {
         let answerer = self.answerer.lock().clone();
         match answerer.as_ref() {

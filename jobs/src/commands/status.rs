@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use anabranch_shared::table::AddFile;
 use anabranch_shared::{INGESTED_AT, Log, Master, Result, view::View};
-use anabranch_speed::{KafkaState, PartitionLag};
+use anabranch_speed::{DedupStatus, IntakeCount, KafkaState, PartitionLag};
 use arrow::datatypes::SchemaRef;
 use chrono::{DateTime, Utc};
 use datafusion::common::ScalarValue;
@@ -41,6 +41,10 @@ pub struct TopicStatus {
     pub newest_ingested_at: Option<DateTime<Utc>>,
     /// Landed dead letters.
     pub dead_letters: u64,
+    /// What came of the daemon's records since it started; none where no daemon runs.
+    pub intake: Option<IntakeCount>,
+    /// How it stands with the keys by which the daemon knows duplicates.
+    pub dedup: Option<DedupStatus>,
 }
 
 /// A partition that the daemon reads from Kafka.
@@ -132,6 +136,12 @@ pub struct DaemonStatus {
     /// For each topic that comes from Kafka what is known of its consumer.
     #[serde(default)]
     pub kafka: BTreeMap<String, KafkaState>,
+    /// For each topic what came of its records since the daemon started.
+    pub intake: BTreeMap<String, IntakeCount>,
+    /// For each topic that looks for duplicates how it stands with their keys.
+    pub dedup: BTreeMap<String, DedupStatus>,
+    /// For each topic with too many dead letters the reason.
+    pub red: BTreeMap<String, String>,
 }
 
 impl DaemonStatus {
@@ -143,6 +153,11 @@ impl DaemonStatus {
             ..Self::default()
         };
         for (topic, stream) in daemon.topics() {
+            status.intake.insert(topic.clone(), stream.intake());
+            let dedup = stream.dedup_status().map(|d| (topic.clone(), d));
+            status.dedup.extend(dedup);
+            let red = stream.too_many_dead().map(|why| (topic.clone(), why));
+            status.red.extend(red);
             stream.with_delta(|d| {
                 status
                     .unlanded_facts
@@ -265,6 +280,18 @@ pub async fn status(context: &Context) -> Result<Status> {
             format!("the daemon at {what} does not answer; start it again, so that what its WAL holds lands (where it never will, remove `daemons/{wal}.json` from the storage)"),
         );
     }
+    if let Some(daemon) = &daemon {
+        for (topic, why) in &daemon.red {
+            notes.insert(format!("{topic} is red"), format!("topic `{topic}`: {why}"));
+        }
+        for (topic, dedup) in daemon.dedup.iter().filter(|(_, d)| d.is_shortened) {
+            let note = format!(
+                "topic `{topic}`: duplicates are known for {} s only, because the memory for their keys is full; raise `memory` in `[topics.{topic}.dedup]`",
+                dedup.window_us / 1_000_000
+            );
+            notes.insert(format!("{topic} dedup"), note);
+        }
+    }
     Ok(Status {
         storage: context.storage.url().to_owned(),
         daemons: entries(&daemons),
@@ -317,6 +344,8 @@ async fn topic_statuses(
             dead_letters: log
                 .dead_letters()
                 .with_state(|s| s.files.values().filter_map(|f| f.rows()).sum()),
+            intake: daemon.and_then(|d| d.intake.get(name).copied()),
+            dedup: daemon.and_then(|d| d.dedup.get(name).copied()),
         });
     }
     Ok(topics)
@@ -421,6 +450,8 @@ pub fn text(status: &Status, style: Style) -> String {
             human_count(t.facts),
             human_count(t.unlanded_facts),
             human_count(t.dead_letters),
+            t.intake
+                .map_or("-".into(), |intake| human_count(intake.duplicates)),
             newest.map_or("-".into(), |at| {
                 at.format("%Y-%m-%d %H:%M:%S UTC").to_string()
             }),
@@ -435,6 +466,7 @@ pub fn text(status: &Status, style: Style) -> String {
         "facts landed",
         "not landed",
         "dead letters",
+        "duplicates",
         "newest landed",
         "partitions",
         "head",

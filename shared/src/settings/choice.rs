@@ -59,6 +59,41 @@ impl SettingValue for UnknownFields {
     }
 }
 
+/// Which share of a topic's records may be dead letters before `/ready` turns red.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum DeadLetterShare {
+    /// Any.
+    Off,
+    /// So many of a hundred, below 100.
+    Percent(u8),
+}
+
+impl SettingValue for DeadLetterShare {
+    const TYPE: &'static str = "percentage or \"off\"";
+    const EXPECTED: &'static str = "a whole percentage from `\"0%\"` to `\"99%\"`, or `\"off\"`";
+
+    fn read(found: &Found<'_>) -> Result<Self, Mismatch> {
+        let Found::Text { text, .. } = found else {
+            return Err(Mismatch::Plain);
+        };
+        if text == "off" {
+            return Ok(Self::Off);
+        }
+        let percent = text.strip_suffix('%').and_then(|n| n.trim().parse().ok());
+        match percent {
+            Some(percent @ 0..100) => Ok(Self::Percent(percent)),
+            _ => Err(Mismatch::Plain),
+        }
+    }
+
+    fn write(&self) -> String {
+        match self {
+            Self::Off => quoted("off"),
+            Self::Percent(percent) => quoted(&format!("{percent}%")),
+        }
+    }
+}
+
 /// The choice that is written as the found text.
 pub(super) fn choose<T: SettingValue>(
     found: &Found<'_>,

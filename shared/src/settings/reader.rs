@@ -158,6 +158,28 @@ impl<'a> Reader<'a> {
         }
     }
 
+    /// A table of settings inside another one; `None` where it is none, with the problem on record.
+    pub(super) fn table<'t>(
+        &mut self,
+        section: Section,
+        path: &str,
+        value: &'t Spanned<DeValue<'t>>,
+    ) -> Option<Table<'t>> {
+        let header = format!("[{path}]");
+        let entries = self.entries(path, &header, value);
+        if !value.get_ref().is_table() {
+            return None;
+        }
+        let table = Table {
+            section,
+            header,
+            span: value.span(),
+            entries,
+        };
+        self.refuse_unknown_keys(&table);
+        Some(table)
+    }
+
     /// Refuses what stands at the top of the file and is no section.
     pub(super) fn refuse_unknown_sections(&mut self, root: &DeTable<'_>) {
         let known = Section::ALL.map(Section::key);

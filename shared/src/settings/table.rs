@@ -4,7 +4,7 @@
 use std::marker::PhantomData;
 use std::time::Duration;
 
-use super::choice::{Ack, RegionName, ServerUrl, StorageUrl, UnknownFields};
+use super::choice::{Ack, DeadLetterShare, RegionName, ServerUrl, StorageUrl, UnknownFields};
 use super::kafka::{KafkaStart, OnGap, PartitionList, Word};
 use super::value::{
     Address, Count, FieldName, ProjectPath, Schedule, SettingValue, Size, SizeOrOff, Threads,
@@ -20,17 +20,19 @@ pub(super) enum Section {
     Query,
     Topic,
     Kafka,
+    Dedup,
     View,
 }
 
 impl Section {
-    pub(super) const ALL: [Self; 7] = [
+    pub(super) const ALL: [Self; 8] = [
         Self::Storage,
         Self::Daemon,
         Self::Batch,
         Self::Query,
         Self::Topic,
         Self::Kafka,
+        Self::Dedup,
         Self::View,
     ];
 
@@ -41,7 +43,7 @@ impl Section {
             Self::Daemon => "daemon",
             Self::Batch => "batch",
             Self::Query => "query",
-            Self::Topic | Self::Kafka => "topics",
+            Self::Topic | Self::Kafka | Self::Dedup => "topics",
             Self::View => "views",
         }
     }
@@ -51,6 +53,7 @@ impl Section {
         match self {
             Self::Topic | Self::View => format!("[{}.NAME]", self.key()),
             Self::Kafka => "[topics.NAME.source.kafka]".to_owned(),
+            Self::Dedup => format!("[{}.NAME.dedup]", self.key()),
             _ => format!("[{}]", self.key()),
         }
     }
@@ -66,6 +69,7 @@ impl Section {
             Self::Kafka => {
                 "Where a topic's facts come from Kafka: values are JSON objects, Confluent-framed or not."
             }
+            Self::Dedup => "Duplicates of a topic: counted, and left out.",
             Self::View => "One table for each view.",
         }
     }
@@ -267,6 +271,10 @@ settings! {
     MAX_REQUEST_BYTES: Defaulted<Size> = Daemon."max_request_bytes", Defaulted(|| Size::megabytes(256));
     /// The largest single record that is taken.
     MAX_RECORD_BYTES: Defaulted<Size> = Daemon."max_record_bytes", Defaulted(|| Size::megabytes(16));
+    /// A request with an `Idempotency-Key` may be repeated for so long.
+    IDEMPOTENCY_WINDOW: Defaulted<Duration> = Daemon."idempotency_window", Defaulted(|| minutes(60));
+    /// The most such keys of a topic in that time; beyond it requests with a key are refused.
+    IDEMPOTENCY_KEYS: Defaulted<Count> = Daemon."idempotency_keys", Defaulted(|| Count(1_000_000));
     /// Commits of the log between two checkpoints of its Delta table.
     CHECKPOINT_EVERY: Defaulted<Count> = Daemon."checkpoint_every", Defaulted(|| Count(100));
     /// How often files are merged, and those removed that nothing needs any more.
@@ -320,6 +328,20 @@ settings! {
     PROPERTIES: OptionalTable = Kafka."properties", OptionalTable { example: "{ \"security.protocol\" = \"SASL_SSL\" }" };
     /// The most bytes of messages that wait in memory before they are admitted.
     PREFETCH: Defaulted<Size> = Kafka."prefetch", Defaulted(|| Size::megabytes(64));
+
+    /// Facts whose key was seen within a window are left out; its settings are below.
+    DEDUP: OptionalTable = Topic."dedup", OptionalTable { example: "{ key = \"event_id\", window = \"1h\", memory = \"256MB\" }" };
+    /// `/ready` is red while more than this share of five minutes' records are dead letters, or "off".
+    DEAD_LETTER_SHARE: Defaulted<DeadLetterShare> = Topic."dead_letter_share", Defaulted(|| DeadLetterShare::Percent(50));
+    /// With fewer dead letters than this in five minutes `/ready` does not turn red.
+    DEAD_LETTER_COUNT: Defaulted<Count> = Topic."dead_letter_count", Defaulted(|| Count(100));
+
+    /// The field that tells facts apart, of any type but real, double and lists; NULL is no duplicate.
+    DEDUP_KEY: Required<FieldName> = Dedup."key", required("\"event_id\"");
+    /// A key is remembered at least so long after its fact was admitted.
+    DEDUP_WINDOW: Defaulted<Duration> = Dedup."window", Defaulted(|| minutes(60));
+    /// The most memory for keys, about 40 bytes each; over it the window is shortened.
+    DEDUP_MEMORY: Defaulted<Size> = Dedup."memory", Defaulted(|| Size::megabytes(256));
 
     /// File with the view's SELECT, relative to the project.
     SQL: Required<ProjectPath> = View."sql", required("\"views/NAME.sql\"");

@@ -48,8 +48,8 @@ fn other_value(section: Section, key: &str) -> &'static str {
         (Section::Storage, "compact_to") => "\"7GB\"",
         (Section::Daemon, "http") => "\"localhost:0\"",
         (Section::Daemon, "wal") => "\"/elsewhere\"",
-        (Section::Daemon, "land_every" | "maintain_every") => "\"7s\"",
-        (Section::Daemon, "land_facts" | "checkpoint_every") => "7",
+        (Section::Daemon, "land_every" | "maintain_every" | "idempotency_window") => "\"7s\"",
+        (Section::Daemon, "land_facts" | "checkpoint_every" | "idempotency_keys") => "7",
         (Section::Daemon, _) => "\"7MiB\"",
         (Section::Batch | Section::Query, "memory") => "7",
         (Section::Batch | Section::Query, "threads") => "7",
@@ -59,6 +59,21 @@ fn other_value(section: Section, key: &str) -> &'static str {
         (Section::Topic, "ack") => "\"landed\"",
         (Section::Topic, "unknown_fields") => "\"reject\"",
         (Section::Topic, "fields") => "{ ts = \"timestamp not null\" }",
+        (Section::Topic, "dedup") => "{ key = \"u\" }",
+        (Section::Topic, "dead_letter_share") => "\"7%\"",
+        (Section::Topic, "dead_letter_count") => "7",
+        (Section::Topic, "source") => "{ kafka = { brokers = \"h:1\" } }",
+        (Section::Kafka, "partitions") => "\"0-3\"",
+        (Section::Kafka, "start") => "\"latest\"",
+        (Section::Kafka, "on_gap") => "\"record\"",
+        (Section::Kafka, "key_field" | "timestamp_field") => "\"u\"",
+        (Section::Kafka, "headers") => "{ h = \"u\" }",
+        (Section::Kafka, "properties") => "{ \"security.protocol\" = \"SSL\" }",
+        (Section::Kafka, "prefetch") => "\"7MiB\"",
+        (Section::Kafka, "brokers" | "topic" | "group") => "\"other\"",
+        (Section::Dedup, "key") => "\"u\"",
+        (Section::Dedup, "window") => "\"7m\"",
+        (Section::Dedup, "memory") => "7",
         (Section::View, "sql") => "\"w.sql\"",
         (Section::View, "refresh_every") => "\"7m\"",
         (Section::View, "rebuild_cron" | "verify_cron") => "\"7 3 * * *\"",
@@ -68,6 +83,10 @@ fn other_value(section: Section, key: &str) -> &'static str {
     }
 }
 
+fn is_off_unless_written(section: Section) -> bool {
+    matches!(section, Section::Kafka | Section::Dedup)
+}
+
 /// A project in which the settings `written` are the only ones beside those that are required.
 fn project_with(section: Section, written: &[(&str, &str)]) -> String {
     let required = [
@@ -75,12 +94,17 @@ fn project_with(section: Section, written: &[(&str, &str)]) -> String {
         (
             Section::Topic,
             "fields",
-            "{ ts = \"timestamp not null\", u = \"timestamp not null\" }",
+            "{ ts = \"timestamp not null\", u = \"timestamp not null\", event_id = \"varchar\", visitor = \"varchar\", trace_id = \"varchar\" }",
         ),
+        (Section::Kafka, "brokers", "\"h:1\""),
+        (Section::Dedup, "key", "\"event_id\""),
         (Section::View, "sql", "\"v.sql\""),
     ];
     let mut text = String::new();
     for each in Section::ALL {
+        if is_off_unless_written(each) && each != section {
+            continue;
+        }
         text.push_str(&each.header().replace("NAME", &format!("a_{}", each.key())));
         text.push('\n');
         let here = if each == section { written } else { &[] };
@@ -104,9 +128,9 @@ fn defaults() -> String {
 fn every_setting_of_the_table_is_read() {
     let dir = folder();
     std::fs::write(dir.path().join("w.sql"), "SELECT 2").unwrap();
-    let plain = parse_in(dir.path(), &defaults()).unwrap();
     for row in TABLE {
         let (section, key) = (row.section(), row.key());
+        let plain = parse_in(dir.path(), &project_with(section, &[])).unwrap();
         let text = project_with(section, &[(key, other_value(section, key))]);
         let changed = parse_in(dir.path(), &text).unwrap_or_else(|error| panic!("{error}"));
         assert_ne!(
@@ -121,9 +145,9 @@ fn every_setting_of_the_table_is_read() {
 #[test]
 fn every_default_of_the_table_is_the_parsers() {
     let dir = folder();
-    let plain = parse_in(dir.path(), &defaults()).unwrap();
     for row in TABLE {
         let (section, key) = (row.section(), row.key());
+        let plain = parse_in(dir.path(), &project_with(section, &[])).unwrap();
         let value = match row.fallback() {
             Fallback::Default(value) => value,
             Fallback::Unset { example } => {
@@ -209,6 +233,8 @@ fn defaults_are_those_of_the_documentation() {
             memory_bytes: 2_000_000_000,
             max_request_bytes: 256_000_000,
             max_record_bytes: 16_000_000,
+            idempotency_window: Duration::from_secs(3_600),
+            idempotency_keys: 1_000_000,
             checkpoint_every: 100,
             maintain_every: Duration::from_secs(600),
         },
@@ -262,7 +288,7 @@ fn the_reference_shows_every_setting_with_its_default() {
             }
         }
     }
-    let line = "  land_every         duration      \"5s\"              Facts land in the log at least this often.\n";
+    let line = "  land_every          duration      \"5s\"              Facts land in the log at least this often.\n";
     assert!(text.contains(line), "{text}");
 }
 
@@ -324,8 +350,12 @@ fn the_templates_comments_are_settings_with_their_defaults() {
     let dir = tempfile::tempdir().unwrap();
     let toml = write_template(dir.path(), "news");
     let before = Project::load(dir.path()).unwrap();
-    let unset: Vec<&str> = TABLE
-        .iter()
+    let rows = || {
+        TABLE
+            .iter()
+            .filter(|row| !is_off_unless_written(row.section()))
+    };
+    let unset: Vec<&str> = rows()
         .filter(|row| matches!(row.fallback(), Fallback::Unset { .. }))
         .map(|row| row.key())
         .collect();
@@ -350,7 +380,7 @@ fn the_templates_comments_are_settings_with_their_defaults() {
         .collect();
     // All but those that the template sets, and the examples.
     let written = ["event_time", "fields", "sql", "timezone"];
-    assert_eq!(keys, TABLE.len() - written.len() - unset.len());
+    assert_eq!(keys, rows().count() - written.len() - unset.len());
     assert_eq!(parse_in(dir.path(), &uncommented).unwrap(), before);
 }
 
@@ -508,4 +538,83 @@ fn load_reads_variables_of_the_process() {
 fn a_byte_order_mark_and_carriage_returns_are_no_error() {
     let project = parse("\u{feff}[daemon]\r\nland_facts = 9\r\n");
     assert_eq!(project.daemon.land_facts, 9);
+}
+
+/// A topic with `dedup` as written.
+fn with_dedup(dedup: &str) -> Result<Project, SettingsError> {
+    let text = format!(
+        "[topics.t]\nevent_time = \"ts\"\ndedup = {dedup}\n[topics.t.fields]\nts = \"timestamp not null\"\nevent_id = \"varchar\"\nscore = \"double\"\nwords = \"varchar[]\"\n"
+    );
+    parse_in(folder().path(), &text)
+}
+
+#[test]
+fn dedup_is_off_unless_written_and_has_defaults_of_its_own() {
+    assert_eq!(parse(&defaults()).topics[0].dedup, None);
+    let dedup = |text: &str| with_dedup(text).unwrap().topics[0].dedup.clone();
+    let expected = DedupSettings {
+        key: "event_id".to_owned(),
+        window: Duration::from_secs(3_600),
+        memory_bytes: 256_000_000,
+    };
+    assert_eq!(dedup("{ key = \"event_id\" }"), Some(expected.clone()));
+    let other = DedupSettings {
+        window: Duration::from_secs(60),
+        memory_bytes: 1_024,
+        ..expected
+    };
+    let written = "{ key = \"event_id\", window = \"1m\", memory = \"1KiB\" }";
+    assert_eq!(dedup(written), Some(other));
+}
+
+#[test]
+fn a_wrong_dedup_is_refused_with_what_to_write() {
+    for (dedup, says) in [
+        (
+            "true",
+            "`topics.t.dedup` must be a table, found the boolean `true`",
+        ),
+        (
+            "{}",
+            "`[topics.t.dedup]` lacks `key`; write for example `key = \"event_id\"`",
+        ),
+        (
+            "{ key = \"event_id\", windw = \"1h\" }",
+            "unknown key `windw` in `[topics.t.dedup]`; did you mean `window`?",
+        ),
+        (
+            "{ key = \"event_di\" }",
+            "`key` in `[topics.t.dedup]` must name a field of the topic, found the string `event_di`; did you mean `event_id`?",
+        ),
+        (
+            "{ key = \"score\" }",
+            "field `score` is of type `double`, which can't be compared exactly",
+        ),
+        (
+            "{ key = \"words\" }",
+            "field `words` is of type `varchar[]`, which can't be compared exactly",
+        ),
+        (
+            "{ key = \"event_id\", memory = 0 }",
+            "`memory` in `[topics.t.dedup]` must be a size",
+        ),
+    ] {
+        let error = with_dedup(dedup).unwrap_err().to_string();
+        assert!(error.contains(says), "{dedup}: {error}");
+    }
+}
+
+#[test]
+fn the_share_of_dead_letters_is_a_percentage_or_off() {
+    let share = |text: &str| {
+        let written = [("dead_letter_share", text)];
+        let text = project_with(Section::Topic, &written);
+        parse_in(folder().path(), &text).map(|project| project.topics[0].dead_letter_share)
+    };
+    assert_eq!(share("\"off\"").unwrap(), DeadLetterShare::Off);
+    assert_eq!(share("\"7%\"").unwrap(), DeadLetterShare::Percent(7));
+    for wrong in ["\"100%\"", "0.5", "\"-1%\"", "\"50\"", "true"] {
+        let error = share(wrong).unwrap_err().to_string();
+        assert!(error.contains("a whole percentage"), "{wrong}: {error}");
+    }
 }

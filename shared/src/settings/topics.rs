@@ -1,12 +1,13 @@
 //! The topics of a project: their names, fields and how they admit records.
 
 use super::FieldType;
-use super::choice::{Ack, UnknownFields};
+use super::choice::{Ack, DeadLetterShare, UnknownFields};
+use super::dedup::{self, DedupSettings};
 use super::field_type::{Nullability, parse_declaration};
 use super::kafka::{self, KafkaSettings};
 use super::nearest::nearest;
 use super::reader::{Entry, Reader, Table};
-use super::table::{ACK, EVENT_TIME, FIELDS, UNKNOWN_FIELDS};
+use super::table::{ACK, DEAD_LETTER_COUNT, DEAD_LETTER_SHARE, EVENT_TIME, FIELDS, UNKNOWN_FIELDS};
 use super::value::{FieldName, Found};
 
 /// A topic as it is declared.
@@ -22,6 +23,12 @@ pub struct TopicSettings {
     pub unknown_fields: UnknownFields,
     /// The Kafka topic that its facts come from, if they do.
     pub kafka: Option<KafkaSettings>,
+    /// How duplicates are known; off where absent.
+    pub dedup: Option<DedupSettings>,
+    /// Which share of the records may be dead letters before `/ready` turns red.
+    pub dead_letter_share: DeadLetterShare,
+    /// How many dead letters there must be for that; at least 1.
+    pub dead_letter_count: u64,
     /// The fields in the order of their declaration; never empty, no two names alike in any case.
     pub fields: Vec<FieldSettings>,
 }
@@ -53,15 +60,20 @@ pub(super) fn read(
     let unknown_fields = reader.value(table, &UNKNOWN_FIELDS);
     let declared = fields(reader, table);
     let event_time = reader.required(table, &EVENT_TIME);
+    let dead_letter_share = reader.value(table, &DEAD_LETTER_SHARE);
+    let dead_letter_count = reader.value(table, &DEAD_LETTER_COUNT).0;
     let declared = declared?;
     let FieldName(event_time) = event_time?;
     check_event_time(reader, table, &event_time, &declared);
-    let fields: Vec<_> = declared.into_iter().filter_map(|one| one.field).collect();
+    let fields: Vec<FieldSettings> = declared.into_iter().filter_map(|one| one.field).collect();
     Some(TopicSettings {
         name: name.to_owned(),
         event_time,
         ack,
         unknown_fields,
+        dedup: dedup::read(reader, table, &fields),
+        dead_letter_share,
+        dead_letter_count,
         kafka: kafka::read(reader, name, table, &fields),
         fields,
     })

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use arrow::array::{Array, ArrayRef, AsArray, BooleanArray, BooleanBufferBuilder, RecordBatch};
 use arrow::compute::FilterBuilder;
 use arrow::datatypes::DataType;
+use arrow::error::ArrowError;
 use bytes::Bytes;
 
 use super::reason::Fault;
@@ -80,33 +81,43 @@ impl Rows {
         })
     }
 
-    fn without_holes(
-        &self,
-        arrays: &[ArrayRef],
-    ) -> Result<Vec<ArrayRef>, arrow::error::ArrowError> {
+    fn without_holes(&self, arrays: &[ArrayRef]) -> Result<Vec<ArrayRef>, ArrowError> {
         let mut alive = BooleanBufferBuilder::new(self.records.len() + self.dead.len());
         alive.append_n(self.records.len() + self.dead.len(), true);
         for dead in &self.dead {
             alive.set_bit(dead.record as usize, false);
         }
-        let filter = FilterBuilder::new(&BooleanArray::new(alive.finish(), None))
-            .optimize()
-            .build();
-        // Filtering leaves the text of views where it was, so what the dead wrote would be stored with the facts.
-        let mostly_dead = self.dead.len() > self.records.len() / 8;
-        arrays
-            .iter()
-            .map(|array| {
-                let kept = filter.filter(array)?;
-                let kept: ArrayRef = match kept.data_type() {
-                    DataType::Utf8View if mostly_dead => Arc::new(kept.as_string_view().gc()),
-                    DataType::BinaryView if mostly_dead => Arc::new(kept.as_binary_view().gc()),
-                    _ => kept,
-                };
-                Ok(kept)
-            })
-            .collect()
+        keep(arrays, &BooleanArray::new(alive.finish(), None))
     }
+}
+
+/// The rows of `arrays` that `wanted` says, which has no nulls.
+fn keep(arrays: &[ArrayRef], wanted: &BooleanArray) -> Result<Vec<ArrayRef>, ArrowError> {
+    let kept = wanted.true_count();
+    let filter = FilterBuilder::new(wanted).optimize().build();
+    // Filtering leaves the text of views where it was, so what the others wrote would be stored too.
+    let many_gone = wanted.len() - kept > kept / 8;
+    let keep = |array: &ArrayRef| {
+        let kept = filter.filter(array)?;
+        let kept: ArrayRef = match kept.data_type() {
+            DataType::Utf8View if many_gone => Arc::new(kept.as_string_view().gc()),
+            DataType::BinaryView if many_gone => Arc::new(kept.as_binary_view().gc()),
+            _ => kept,
+        };
+        Ok(kept)
+    };
+    arrays.iter().map(keep).collect()
+}
+
+/// The rows of a batch of facts that `wanted` says, which has no nulls.
+///
+/// # Errors
+/// Where `wanted` is not as long as the batch, which is a defect.
+pub(crate) fn keep_rows(
+    facts: &RecordBatch,
+    wanted: &BooleanArray,
+) -> Result<RecordBatch, ArrowError> {
+    RecordBatch::try_new(facts.schema(), keep(facts.columns(), wanted)?)
 }
 
 /// Puts dead letters that were decided before admission into their places: `earlier` holds positions in the whole,

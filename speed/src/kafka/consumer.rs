@@ -20,7 +20,7 @@ use rdkafka::{ClientConfig, ClientContext, TopicPartitionList};
 use super::messages::Messages;
 use super::start::{Held, StartDecision, decide};
 use super::{KafkaState, gap_text};
-use crate::payload::FactPiece;
+use crate::payload::{FactPiece, Place};
 use crate::topic::TopicStream;
 
 /// How long one call waits for a message.
@@ -217,31 +217,31 @@ impl Source {
     }
 
     /// Makes facts of a partition's messages.
-    fn take(&self, partition: i32, messages: Messages) {
+    fn take(&self, partition: i32, mut messages: Messages) {
         let Some(start) = self.shared.position(partition) else {
             return;
         };
         let (end, count) = (messages.end, messages.count());
         let shared = &self.shared;
         let source = format!("kafka:{}", shared.settings.topic);
-        let piece = messages.admit(
-            shared.stream.admission(),
-            shared.stream.topic(),
-            PartitionId(partition),
-            Offset(start),
-            shared.stream.now_us(),
-            &source,
-        );
-        match piece {
-            Ok(piece) => {
-                if shared.stream.push(piece) {
-                    if let Some(known) = shared.state.lock().partitions.get_mut(&partition) {
-                        known.position = end;
-                    }
-                } else {
-                    self.go_to_lane(partition);
+        let stream = &shared.stream;
+        let place = Place {
+            partition: PartitionId(partition),
+            range: OffsetRange::new(Offset(start), Offset(end)),
+            received_at_us: stream.now_us(),
+            source: Some(&source),
+        };
+        let pushed = messages.admit(stream.admission()).and_then(|admitted| {
+            let piece = |admitted| messages.piece(admitted, stream.topic(), &place);
+            stream.push_new(admitted, place.received_at_us, piece)
+        });
+        match pushed {
+            Ok(true) => {
+                if let Some(known) = shared.state.lock().partitions.get_mut(&partition) {
+                    known.position = end;
                 }
             }
+            Ok(false) => self.go_to_lane(partition),
             Err(e) => {
                 tracing::error!(topic = %shared.stream.topic().name, partition, start, count, error = %e, "messages can't be admitted");
                 shared.halt(&e.to_string());

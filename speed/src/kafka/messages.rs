@@ -1,11 +1,11 @@
 //! Messages of one Kafka partition become facts and dead letters at their own offsets.
 
 use anabranch_shared::settings::KafkaSettings;
-use anabranch_shared::{Offset, OffsetRange, PartitionId, Result, Topic};
+use anabranch_shared::{Result, Topic};
 use bytes::Bytes;
 use rdkafka::message::{BorrowedMessage, Headers, Message};
 
-use crate::admission::{Admission, AdmissionError, DeadLetter, RAW_BYTES, is_blank};
+use crate::admission::{Admission, AdmissionError, Admitted, DeadLetter, RAW_BYTES, is_blank};
 use crate::payload::{FactPiece, Place};
 
 /// Bytes before a value that a schema registry's serializer has framed: a zero and the number of a
@@ -76,18 +76,21 @@ impl Messages {
         self.dead.push((message.offset(), letter));
     }
 
-    /// The facts and dead letters, at their offsets.
-    pub(super) fn admit(
-        self,
-        admission: &Admission,
-        topic: &Topic,
-        partition: PartitionId,
-        start: Offset,
-        received_at_us: i64,
-        source: &str,
-    ) -> Result<FactPiece> {
+    /// The facts and dead letters of those that may be facts, which are numbered in their order.
+    pub(super) fn admit(&mut self, admission: &Admission) -> Result<Admitted> {
         let bad = |e: AdmissionError| anabranch_shared::Error::of_kind(e.kind(), e.to_string());
-        let admitted = admission.ndjson(&Bytes::from(self.lines)).map_err(bad)?;
+        let lines = Bytes::from(std::mem::take(&mut self.lines));
+        admission.ndjson(&lines).map_err(bad)
+    }
+
+    /// What was admitted of the messages, at their offsets. The offset of a fact that was left out
+    /// of `admitted` since stays unused.
+    pub(super) fn piece(
+        self,
+        admitted: Admitted,
+        topic: &Topic,
+        place: &Place<'_>,
+    ) -> Result<FactPiece> {
         let at = |record: u64| {
             usize::try_from(record)
                 .ok()
@@ -106,14 +109,8 @@ impl Messages {
             dead.push((*offset, letter));
         }
         dead.sort_by_key(|(offset, _)| *offset);
-        let place = Place {
-            partition,
-            range: OffsetRange::new(start, Offset(self.end)),
-            received_at_us,
-            source: Some(source),
-        };
         let letters: Vec<(i64, &DeadLetter)> = dead.iter().map(|(o, d)| (*o, d)).collect();
-        FactPiece::placed(topic, &place, &admitted.facts, offsets.collect(), &letters)
+        FactPiece::placed(topic, place, &admitted.facts, offsets.collect(), &letters)
     }
 }
 

@@ -5,7 +5,9 @@ use std::sync::Arc;
 use anabranch_shared::{Error, Master, Offsets, Result, blocking, planted};
 
 use super::TopicStream;
-use crate::delta::{ViewDelta, above_boundary, check_no_gap, follow_log, is_of_view, merge_pieces};
+use crate::delta::{
+    StatePiece, ViewDelta, above_boundary, check_no_gap, follow_log, is_of_view, merge_pieces,
+};
 
 impl TopicStream {
     /// Follows what others have landed, and the boundaries that others have moved.
@@ -39,6 +41,7 @@ impl TopicStream {
             return Ok(());
         }
         self.check_wal_is_ours(&head)?;
+        self.note_followed(&upto, &head).await?;
         let mut added = Vec::new();
         for (name, master) in self.folding() {
             // Nothing is kept of any view unless all were read: what is read again counts once.
@@ -47,6 +50,16 @@ impl TopicStream {
                 pieces => added.push((name, pieces)),
             }
         }
+        self.add_followed(&head, added);
+        self.note_landed(&ranges).await;
+        Ok(())
+    }
+
+    /// Makes what was followed part of the deltas.
+    fn add_followed(&self, head: &Offsets, added: Vec<(String, Result<Vec<Arc<StatePiece>>>)>) {
+        // Nobody may come between the facts and their keys, and no await either, where this may
+        // end: a key that outlives its facts makes them duplicates when they come again.
+        let mut dedup = self.dedup_of_lanes();
         let mut delta = self.delta.lock();
         for (name, pieces) in added {
             let Some(view) = delta.views.get_mut(&name) else {
@@ -57,12 +70,12 @@ impl TopicStream {
                 Err(e) => view.fail(&e),
             }
         }
-        for partition in delta.followed(&head) {
+        let followed = delta.followed(head);
+        drop(delta);
+        for partition in followed.back {
             tracing::warn!(topic = %self.topic.name, %partition, "another daemon has landed facts of the partition; going on from where they end");
         }
-        drop(delta);
-        self.note_landed(&ranges);
-        Ok(())
+        self.forget_removed(dedup.as_deref_mut(), &followed.removed);
     }
 
     /// Only this daemon appends to the partition of its WAL.

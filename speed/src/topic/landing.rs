@@ -82,7 +82,7 @@ impl TopicStream {
             landing.ingested.extend(piece.ingest.clone());
         }
         if planted("planted-cut-before-commit") {
-            self.cut_wal(&landing.ranges);
+            self.cut_wal(&landing.ranges).await;
         }
         let views: Vec<(String, Arc<Master>)> = self.folding();
         // Facts are folded while they are written: both take about as long.
@@ -97,24 +97,24 @@ impl TopicStream {
         let (_, states) = tokio::try_join!(writing, folding)?;
         self.delta.lock().landed(count, &landing.ranges, states);
         fail::fail_point!("land-before-cut");
-        self.note_landed(&landing.ranges);
+        self.note_landed(&landing.ranges).await;
         self.checkpoint_when_due().await;
         let offsets = landing.ranges.iter().map(|(_, r)| r.end.0 - r.start.0);
         Ok(u64::try_from(offsets.sum::<i64>()).unwrap_or(0))
     }
 
     /// Tells who waits for facts to land, and cuts the WAL.
-    pub(super) fn note_landed(&self, ranges: &Ranges) {
+    pub(super) async fn note_landed(&self, ranges: &Ranges) {
         for (_, range) in ranges.iter().filter(|(p, _)| *p == self.partition) {
             self.landed.send_replace(range.end);
         }
-        // A WAL that is cut later only holds what it need not; the next landing cuts it too.
-        self.cut_wal(ranges);
+        self.cut_wal(ranges).await;
     }
 
-    fn cut_wal(&self, ranges: &Ranges) {
+    async fn cut_wal(&self, ranges: &Ranges) {
         for (_, range) in ranges.iter().filter(|(p, _)| *p == self.partition) {
-            self.requests.try_send(WriteRequest::Cut(range.end)).ok();
+            // Waits for room: a full WAL that is not cut now takes nothing that could land and cut it.
+            self.requests.send(WriteRequest::Cut(range.end)).await.ok();
         }
     }
 

@@ -26,7 +26,7 @@ impl TopicStream {
 
     /// Makes facts of such a partition visible. Returns `false`, and does nothing, where the lane
     /// does not go on at the start of the piece: another daemon has landed facts of it, or it was
-    /// given up.
+    /// given up. Duplicates are not looked for.
     pub fn push(&self, piece: FactPiece) -> bool {
         piece.partition != self.partition && self.delta.lock().push(piece)
     }
@@ -41,9 +41,11 @@ impl TopicStream {
 
     /// Gives partitions up: what of them has not landed is somebody else's to bring.
     pub fn leave_lanes(&self, partitions: &[PartitionId]) {
+        let mut dedup = self.dedup_of_lanes();
         let mut delta = self.delta.lock();
-        for partition in partitions.iter().filter(|p| **p != self.partition) {
-            delta.leave_lane(*partition);
-        }
+        let ours = partitions.iter().filter(|p| **p != self.partition);
+        let removed: Vec<_> = ours.flat_map(|p| delta.leave_lane(*p)).collect();
+        drop(delta);
+        self.forget_removed(dedup.as_deref_mut(), &removed);
     }
 }

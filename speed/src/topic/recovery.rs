@@ -9,7 +9,18 @@ use super::TopicStream;
 use crate::appender::wal_error;
 use crate::daemon::DaemonOptions;
 use crate::payload::{FactPiece, Payload};
-use crate::wal::{RealFiles, Wal, WalOptions};
+use crate::requests::KeptRequest;
+use crate::wal::{KeyLog, RealFiles, Wal, WalOptions};
+
+/// A topic's WAL, and what was found in it.
+pub(super) struct OpenedWal {
+    pub(super) wal: Wal,
+    /// What has not landed.
+    pub(super) pieces: Vec<FactPiece>,
+    pub(super) key_log: KeyLog,
+    /// Requests that may be repeated, some perhaps twice.
+    pub(super) requests: Vec<KeptRequest>,
+}
 
 /// Opens a topic's WAL and gives what of it has not landed.
 pub(super) async fn open_wal(
@@ -17,7 +28,7 @@ pub(super) async fn open_wal(
     partition: PartitionId,
     landed: Offset,
     options: &DaemonOptions,
-) -> Result<(Wal, Vec<FactPiece>)> {
+) -> Result<OpenedWal> {
     let (root, topic) = (options.wal.clone(), topic.clone());
     let wal_options = WalOptions {
         max_bytes: options.wal_bytes,
@@ -25,11 +36,15 @@ pub(super) async fn open_wal(
         start: u64::try_from(landed.0).unwrap_or(0),
     };
     blocking(move || {
-        let mut pieces = Vec::new();
+        let (mut pieces, mut requests) = (Vec::new(), Vec::new());
         let mut failed = None;
         let mut keep = |record: crate::wal::Record| {
             let first = Offset(i64::try_from(record.first).unwrap_or(i64::MAX));
             let end = i64::try_from(record.end).unwrap_or(i64::MAX);
+            match Payload::kept_request(&record.payload, partition, first) {
+                Ok(request) => requests.extend(request),
+                Err(e) => failed = failed.take().or(Some(e)),
+            }
             if end <= landed.0 || failed.is_some() {
                 return;
             }
@@ -52,7 +67,20 @@ pub(super) async fn open_wal(
             return Err(e);
         }
         check_wal(&topic, &wal, &pieces, landed)?;
-        Ok((wal, pieces))
+        let mut kept = Vec::new();
+        let key_log = KeyLog::open(&root, &topic.name, Arc::new(RealFiles), &mut |payload| {
+            kept.push(payload);
+        })
+        .map_err(wal_error)?;
+        for payload in kept {
+            requests.extend(crate::requests::decode(&payload)?);
+        }
+        Ok(OpenedWal {
+            wal,
+            pieces,
+            key_log,
+            requests,
+        })
     })
     .await
 }

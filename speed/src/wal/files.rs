@@ -31,11 +31,15 @@ pub enum SyncPoint {
     RollBack,
     /// The removal of a segment, before the next one may be removed.
     Removal,
+    /// Keys that are kept beside the segments, before those of their records are removed.
+    Keys,
+    /// The entry of a file of keys, likewise.
+    KeysEntry,
 }
 
 impl SyncPoint {
     /// Every reason.
-    pub const ALL: [Self; 10] = [
+    pub const ALL: [Self; 12] = [
         Self::Identity,
         Self::IdentityEntry,
         Self::Directory,
@@ -46,6 +50,8 @@ impl SyncPoint {
         Self::Tail,
         Self::RollBack,
         Self::Removal,
+        Self::Keys,
+        Self::KeysEntry,
     ];
 }
 

@@ -14,6 +14,23 @@ use super::{
 const WORTH_ROLLING_DIVISOR: u64 = 16;
 
 impl Wal {
+    /// Whether [`Wal::cut`] would remove a segment.
+    pub fn would_cut(&self, below: u64) -> bool {
+        self.sealed
+            .front()
+            .is_some_and(|oldest| oldest.end <= below)
+            || self.would_roll(below)
+    }
+
+    /// Whether the active segment's records are all cut, and their bytes worth a new file.
+    fn would_roll(&self, below: u64) -> bool {
+        let has_records = self.active.start < self.next;
+        let worth = self.options.segment_bytes.min(self.options.max_bytes) / WORTH_ROLLING_DIVISOR;
+        // A full WAL must be freed however little its active segment holds, or it stays full.
+        let frees = self.condition == Condition::Full || self.active.bytes >= worth;
+        has_records && self.next <= below && frees
+    }
+
     /// Removes the segments whose records all end at or below `below`; the position stays, also
     /// if no record does. The active segment is rolled first if that frees enough to be worth it.
     ///
@@ -24,11 +41,7 @@ impl Wal {
     pub fn cut(&mut self, below: u64) -> Result<(), WalError> {
         self.check_usable()?;
         self.remove_sealed(below)?;
-        let has_records = self.active.start < self.next;
-        let worth = self.options.segment_bytes.min(self.options.max_bytes) / WORTH_ROLLING_DIVISOR;
-        // A full WAL must be freed however little its active segment holds, or it stays full.
-        let frees = self.condition == Condition::Full || self.active.bytes >= worth;
-        if has_records && self.next <= below && frees {
+        if self.would_roll(below) {
             self.roll()?;
             fail::fail_point!("wal-after-roll");
             self.remove_sealed(below)?;

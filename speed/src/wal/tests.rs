@@ -5,6 +5,7 @@ mod beside;
 mod damage;
 mod faults;
 mod identity;
+mod keys;
 mod power;
 
 use std::path::{Path, PathBuf};

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use anabranch_batch::BatchOptions;
 use anabranch_serving::{ServingOptions, SqlService};
-use anabranch_shared::settings::{Ack, UnknownFields};
+use anabranch_shared::settings::Ack;
 use anabranch_shared::view::View;
 use anabranch_shared::{
     Catalogue, FoldOptions, FoldProgress, Generation, GenerationEntry, Log, Master, OffsetRange,
@@ -147,6 +147,8 @@ fn daemon_options(wal: PathBuf) -> DaemonOptions {
         memory_bytes: 1 << 30,
         max_record_bytes: 1 << 20,
         max_request_bytes: 1 << 20,
+        idempotency_window: Duration::from_secs(3_600),
+        idempotency_keys: 1_000,
         most_pieces: 2,
         checkpoint_every: 3,
         threads: 2,
@@ -228,8 +230,7 @@ impl<'a> World<'a> {
     pub(crate) async fn start(&mut self, i: usize) -> anyhow::Result<()> {
         let settings = TopicOptions {
             ack: self.machines[i].ack,
-            unknown_fields: UnknownFields::Keep,
-            kafka: None,
+            ..Default::default()
         };
         let topics = [("facts".to_owned(), settings)].into_iter().collect();
         let catalogue = Arc::new(Catalogue::open(&self.storage).await?);

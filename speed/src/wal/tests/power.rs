@@ -175,11 +175,11 @@ fn no_promise_is_broken_wherever_the_power_fails() {
 #[test]
 fn without_any_one_reason_to_sync_a_promise_is_broken() {
     let deaths = deaths();
-    // A rollback needs a full disk: the next test. Ids have a test of their own.
-    use SyncPoint::{Identity, IdentityEntry, RollBack};
+    // A rollback needs a full disk: the next test. Ids and keys have tests of their own.
+    use SyncPoint::{Identity, IdentityEntry, Keys, KeysEntry, RollBack};
     for point in SyncPoint::ALL
         .into_iter()
-        .filter(|point| ![RollBack, Identity, IdentityEntry].contains(point))
+        .filter(|point| ![RollBack, Identity, IdentityEntry, Keys, KeysEntry].contains(point))
     {
         let broken = deaths
             .iter()

@@ -1,0 +1,120 @@
+//! Which dead letters were retried: a Delta table with a row for each. Only for people to see; that
+//! a retry adds nothing twice is the log's, which holds the identity of each dead letter that was
+//! retried.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use anabranch_shared::table::{Commit, Table};
+use anabranch_shared::{
+    DEAD_LETTER_RETRIES, Offset, PartitionId, Pin, PlainPin, Relation, Result, Storage,
+    encode_parquet, retry_schema, timestamp_type,
+};
+use arrow::array::{
+    ArrayRef, Int32Array, Int64Array, RecordBatch, StringViewArray, TimestampMicrosecondArray,
+};
+
+use crate::context::now_ms;
+
+/// What came of a dead letter that was retried.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum RetryOutcome {
+    /// It is a fact now.
+    Fact,
+    /// It is a duplicate of a fact, by the topic's `dedup`.
+    Duplicate,
+    /// It was written before, by a retry that could not say so.
+    Repeated,
+}
+
+impl RetryOutcome {
+    fn name(self) -> &'static str {
+        match self {
+            Self::Fact => "fact",
+            Self::Duplicate => "duplicate",
+            Self::Repeated => "repeated",
+        }
+    }
+}
+
+/// A dead letter that was retried.
+#[derive(Clone, Debug)]
+pub struct Retry {
+    /// Its topic.
+    pub topic: String,
+    /// Its place.
+    pub place: (PartitionId, Offset),
+    /// When, in microseconds since 1970.
+    pub retried_at: i64,
+    /// What came of it.
+    pub outcome: RetryOutcome,
+    /// The new place, where it is known.
+    pub new_place: Option<(PartitionId, Offset)>,
+}
+
+/// The retries as a relation that can be queried.
+pub fn relation() -> Relation {
+    Relation {
+        name: DEAD_LETTER_RETRIES.into(),
+        kind: "table",
+        schema: retry_schema(),
+    }
+}
+
+/// Pins the retries where `names` asks for them, or for dead letters, which show them.
+pub async fn pin(storage: &Storage, names: &[String], pin: &mut Pin) -> Result<()> {
+    let shows = |name: &String| name == DEAD_LETTER_RETRIES || name == "dead_letters";
+    if !names.iter().any(shows) {
+        return Ok(());
+    }
+    let table = Table::open(storage, DEAD_LETTER_RETRIES).await?;
+    let retries = PlainPin {
+        schema: retry_schema(),
+        root: table.root().clone(),
+        files: table.with_state(|s| s.files.values().cloned().collect()),
+    };
+    pin.plain.insert(DEAD_LETTER_RETRIES.into(), retries);
+    Ok(())
+}
+
+/// Adds dead letters that were retried.
+pub async fn record(storage: &Storage, retries: &[Retry]) -> Result<()> {
+    if retries.is_empty() {
+        return Ok(());
+    }
+    let schema = retry_schema();
+    let (name, properties) = (DEAD_LETTER_RETRIES, HashMap::new());
+    let table = Table::open_or_create(storage, name, &schema, properties, now_ms()).await?;
+    let new = || retries.iter().map(|r| r.new_place);
+    let times = retries.iter().map(|r| r.retried_at);
+    let text = |text: Vec<&str>| -> ArrayRef { Arc::new(StringViewArray::from_iter_values(text)) };
+    let columns: Vec<ArrayRef> = vec![
+        text(retries.iter().map(|r| r.topic.as_str()).collect()),
+        Arc::new(Int32Array::from_iter_values(
+            retries.iter().map(|r| r.place.0.0),
+        )),
+        Arc::new(Int64Array::from_iter_values(
+            retries.iter().map(|r| r.place.1.0),
+        )),
+        Arc::new(
+            TimestampMicrosecondArray::from_iter_values(times).with_data_type(timestamp_type()),
+        ),
+        text(retries.iter().map(|r| r.outcome.name()).collect()),
+        Arc::new(Int32Array::from_iter(new().map(|p| p.map(|p| p.0.0)))),
+        Arc::new(Int64Array::from_iter(new().map(|p| p.map(|p| p.1.0)))),
+    ];
+    let batch = RecordBatch::try_new(schema.clone(), columns)?;
+    let file = encode_parquet(Table::new_file_name(), &schema, &[batch], 0)?;
+    storage
+        .put(&table.file_path(&file.add.path), file.body)
+        .await?;
+    let commit = table.commit(now_ms(), |_| {
+        Ok(Commit {
+            adds: vec![file.add.clone()],
+            operation: "WRITE",
+            data_change: true,
+            ..Default::default()
+        })
+    });
+    commit.await.map(|_| ())
+}
