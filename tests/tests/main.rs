@@ -7,6 +7,7 @@ mod clock;
 mod crash;
 mod dead_letters;
 mod dedup;
+mod evolution;
 mod export;
 mod idempotency;
 mod law;
