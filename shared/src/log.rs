@@ -12,7 +12,9 @@ use object_store::path::Path;
 use crate::files::{encode_parquet, keep_ranges, read_parquet};
 use crate::planted;
 use crate::storage::Storage;
-use crate::table::{APPEND_ONLY, AddFile, Commit, RemoveFile, Table, TableState, Txn};
+use crate::table::{
+    APPEND_ONLY, AddFile, Commit, RemoveFile, SCHEMA_MAY_CHANGE, Table, TableState, Txn,
+};
 use crate::topic::{OFFSET, PARTITION, timestamp_type};
 use crate::{Error, LogVersion, Offset, OffsetRange, Offsets, PartitionId, Result, Topic};
 
@@ -152,9 +154,14 @@ impl Log {
     /// Opens the log of a topic, created where it does not exist.
     pub async fn open(storage: &Storage, topic: &Topic, now_ms: i64) -> Result<Self> {
         let schema = topic.schema();
-        let append_only = HashMap::from([(APPEND_ONLY.to_owned(), "true".to_owned())]);
+        let append_only = HashMap::from([
+            (APPEND_ONLY.to_owned(), "true".to_owned()),
+            // By new nullable fields; a daemon of the old schema goes on beside them.
+            (SCHEMA_MAY_CHANGE.to_owned(), "true".to_owned()),
+        ]);
         let root = format!("topics/{}/log", topic.name);
         let table = Table::open_or_create(storage, root, &schema, append_only, now_ms).await?;
+        table.widen(&schema, now_ms).await?;
         let root = format!("topics/{}/dead_letters", topic.name);
         let schema_of_dead = dead_letter_schema();
         let dead =

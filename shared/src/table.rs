@@ -61,6 +61,8 @@ pub struct TableState {
     pub txns: HashMap<String, i64>,
     /// The table's free-form configuration.
     pub configuration: HashMap<String, String>,
+    /// The table's columns, as Delta writes them.
+    pub schema: Option<String>,
     /// The version of the checkpoint that the table was opened from.
     pub checkpoint: Option<LogVersion>,
     /// The random id that the table keeps for ever.
@@ -74,6 +76,25 @@ impl TableState {
     /// The position of a name, 0 if it was never set.
     pub fn txn(&self, app: &str) -> i64 {
         self.txns.get(app).copied().unwrap_or(0)
+    }
+
+    /// The names of the table's columns.
+    fn columns(&self) -> Result<Vec<String>> {
+        let Some(schema) = &self.schema else {
+            return Ok(Vec::new());
+        };
+        let damaged = |e: serde_json::Error| Error::Corrupt(format!("a table's schema: {e}"));
+        let schema: serde_json::Value = serde_json::from_str(schema).map_err(damaged)?;
+        let fields = schema["fields"].as_array().into_iter().flatten();
+        let names = fields.filter_map(|field| field["name"].as_str().map(str::to_owned));
+        Ok(names.collect())
+    }
+
+    /// Whether a schema has all columns of the table, and more.
+    fn is_narrower_than(&self, schema: &arrow::datatypes::Schema) -> Result<bool> {
+        let columns = self.columns()?;
+        let kept = columns.iter().all(|name| schema.index_of(name).is_ok());
+        Ok(kept && !columns.is_empty() && columns.len() < schema.fields().len())
     }
 
     fn apply(&mut self, version: LogVersion, actions: Vec<Action>) -> Result<()> {
@@ -95,6 +116,7 @@ impl TableState {
                 }
                 Action::MetaData(metadata) => {
                     (self.configuration, self.id) = (metadata.configuration, Some(metadata.id));
+                    self.schema = Some(metadata.schema_string);
                 }
                 Action::Protocol(protocol) => protocol.check()?,
                 Action::CommitInfo(_) => {}
@@ -218,6 +240,31 @@ impl Table {
             }
         }
         Ok(table)
+    }
+
+    /// Gives the table the columns that a schema has besides those of the table, for other engines
+    /// to see; a table that has columns which the schema lacks is newer, and stays.
+    pub async fn widen(&self, schema: &SchemaRef, now_ms: i64) -> Result<()> {
+        if !self.with_state(|state| state.is_narrower_than(schema))? {
+            return Ok(());
+        }
+        let widened = self.commit(now_ms, |state| {
+            let mut commit = Commit {
+                operation: "CHANGE COLUMNS",
+                ..Default::default()
+            };
+            // Another process may have been as quick.
+            if state.is_narrower_than(schema)? {
+                let mut configuration = state.configuration.clone();
+                configuration.insert(SCHEMA_MAY_CHANGE.to_owned(), "true".to_owned());
+                commit.definition = Some(TableDefinition {
+                    schema: schema.clone(),
+                    configuration,
+                });
+            }
+            Ok(commit)
+        });
+        widened.await.map(|_| ())
     }
 
     /// Whether the table has a first commit.

@@ -194,7 +194,7 @@ impl Requests {
 
     /// Those whose records are to be removed, ending at or below an offset, that are not durable
     /// beside the WAL yet; or, `anew`, those too that are.
-    pub(crate) fn to_keep(&mut self, below: Offset, anew: bool, now_us: i64) -> ToKeep {
+    pub(crate) fn choose_to_keep(&mut self, below: Offset, anew: bool, now_us: i64) -> ToKeep {
         self.forget(now_us);
         let from = if anew { 0 } else { self.kept };
         let rest = self.in_order.range(from..);

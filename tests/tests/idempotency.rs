@@ -106,6 +106,7 @@ async fn a_request_is_there_once_wherever_the_daemon_is_killed() -> anyhow::Resu
         ("wal-before-fsync", 4, Some(false)),
         ("wal-after-fsync", 4, Some(false)),
         ("land-after-commit", 2, None),
+        ("wal-keys-before-removal", 1, Some(true)),
         ("wal-keys-before-cut", 1, Some(true)),
         ("wal-after-roll", 1, Some(true)),
         ("wal-in-cut", 1, Some(true)),

@@ -8,6 +8,7 @@ mod compaction;
 mod crash;
 mod dead_letters;
 mod dedup;
+mod evolution;
 mod export;
 mod faults;
 mod idempotency;

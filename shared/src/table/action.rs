@@ -150,7 +150,7 @@ impl Txn {
 pub struct Metadata {
     pub(super) id: String,
     format: Format,
-    schema_string: String,
+    pub(super) schema_string: String,
     partition_columns: Vec<String>,
     #[serde(default)]
     pub(super) configuration: HashMap<String, String>,

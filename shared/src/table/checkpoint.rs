@@ -166,6 +166,10 @@ fn read_configuration(batch: &RecordBatch, state: &mut TableState) -> Option<()>
     let ids = metadata.column_by_name("id")?.as_string_opt::<i32>()?;
     for row in (0..metadata.len()).filter(|&row| metadata.is_valid(row)) {
         state.id = Some(ids.value(row).to_owned());
+        let schemas = metadata
+            .column_by_name("schemaString")?
+            .as_string_opt::<i32>()?;
+        state.schema = Some(schemas.value(row).to_owned());
         let map = read_map(&maps.value(row))?;
         state.configuration = map
             .into_iter()

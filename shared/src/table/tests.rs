@@ -105,6 +105,18 @@ async fn a_checkpoint_reads_back() {
         let file = s.files.get("part-1.parquet").expect("the file");
         assert_eq!((file.rows(), file.tag("note")), (Some(3), Some("kept")));
     });
+    // Columns are known from the checkpoint too: they are added, and never taken away.
+    let field = |name: &str| Field::new(name, DataType::Int64, true);
+    let (old, new) = ([field("a")].to_vec(), [field("a"), field("b")].to_vec());
+    for (fields, version) in [(old.clone(), 1), (new.clone(), 2), (new, 2), (old, 2)] {
+        again
+            .widen(&Arc::new(Schema::new(fields)), 2)
+            .await
+            .unwrap();
+        assert_eq!(again.with_state(|s| s.version), Some(LogVersion(version)));
+    }
+    let columns = again.with_state(TableState::columns).unwrap();
+    assert_eq!(columns, ["a", "b"]);
 }
 
 /// A storage whose clock the test moves, in seconds.

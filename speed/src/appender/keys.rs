@@ -88,7 +88,7 @@ impl Appender {
 
     fn keep_keys(&mut self, below: Offset) -> Result<()> {
         let now_us = (self.now_us)();
-        let more = self.known.lock().to_keep(below, false, now_us);
+        let more = self.known.lock().choose_to_keep(below, false, now_us);
         if more.requests.is_empty() {
             return Ok(());
         }
@@ -101,7 +101,7 @@ impl Appender {
         let (kept, written) = match appends {
             true => (more, self.key_log.append(&payload)),
             false => {
-                let all = self.known.lock().to_keep(below, true, now_us);
+                let all = self.known.lock().choose_to_keep(below, true, now_us);
                 let payload = all.encode()?;
                 (all, self.key_log.replace(&payload))
             }

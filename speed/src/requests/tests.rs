@@ -104,21 +104,21 @@ fn what_is_cut_is_kept_once_and_read_again_with_what_is_left() -> Result<()> {
             .map(|r| r.request.key.clone())
             .collect()
     };
-    let first = known.to_keep(Offset(29), false, 10);
+    let first = known.choose_to_keep(Offset(29), false, 10);
     assert_eq!(names(&first), ["k0", "k1"]);
     // Not written: it is asked for again.
-    let first = known.to_keep(Offset(30), false, 10);
+    let first = known.choose_to_keep(Offset(30), false, 10);
     assert_eq!(names(&first), ["k0", "k1", "k2"]);
     known.are_kept(&first);
-    let second = known.to_keep(Offset(40), false, 10);
+    let second = known.choose_to_keep(Offset(40), false, 10);
     assert_eq!(names(&second), ["k3"]);
     known.are_kept(&second);
     assert_eq!(
-        names(&known.to_keep(Offset(40), true, 10)),
+        names(&known.choose_to_keep(Offset(40), true, 10)),
         ["k0", "k1", "k2", "k3"]
     );
     // The first is over, and gone from what is written anew.
-    let anew = known.to_keep(Offset(50), true, WINDOW);
+    let anew = known.choose_to_keep(Offset(50), true, WINDOW);
     assert_eq!(names(&anew), ["k1", "k2", "k3", "k4"]);
     let mut found = decode(&first.encode()?)?;
     found.extend(decode(&second.encode()?)?);
@@ -126,6 +126,9 @@ fn what_is_cut_is_kept_once_and_read_again_with_what_is_left() -> Result<()> {
     found.extend([written("k4", 40, 4)?, written("k3", 30, 3)?]);
     let mut read = requests(100);
     read.load(found, WINDOW);
-    assert_eq!(names(&read.to_keep(Offset(50), true, WINDOW)), names(&anew));
+    assert_eq!(
+        names(&read.choose_to_keep(Offset(50), true, WINDOW)),
+        names(&anew)
+    );
     Ok(())
 }
