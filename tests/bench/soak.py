@@ -7,6 +7,7 @@ jobs killed with SIGKILL at random; then the law, and the producer's own book ag
     python=$(tests/bench/setup.sh)
     $python tests/bench/soak.py --out soak                       # 30 minutes, Kafka → folder
     $python tests/bench/soak.py --minutes 3 --source http --rate 5000
+    $python tests/bench/soak.py --storage s3                     # Kafka → the tests' S3 server, which it starts
     $python tests/bench/soak.py --storage s3://bucket/soak --storage-dir DIR   # a server that runs already
 
 Every two seconds it measures the daemon's memory, files, the time from produced to visible by SQL, and what is
@@ -46,7 +47,8 @@ def parser():
     out.add_argument("--minutes", type=float, default=30, help="how long facts are produced (default 30)")
     out.add_argument("--rate", type=_whole, default=20_000, help="facts a second (default 20000)")
     out.add_argument("--source", choices=["kafka", "http"], default="kafka", help="where facts come from (default kafka)")
-    out.add_argument("--storage", default="file://./data", help="the storage's URL (default: a folder in the project)")
+    out.add_argument("--storage", default="file://./data", help="the storage's URL, or `s3` for the tests' S3 server (default: a folder in the project)")
+    out.add_argument("--s3d", help="the tests' S3 server (default: beside `--anabranch`)")
     out.add_argument("--storage-dir", help="where the storage's files lie, to count them (default: the project's `data`)")
     out.add_argument("--partitions", type=_whole, default=4, help="Kafka's partitions (default 4)")
     out.add_argument("--refresh-every", type=float, default=10, help="seconds (default 10)")
@@ -67,7 +69,7 @@ class Soak:
         self.tools, self.options = tools, options
         self.chosen = random.Random(options.seed)
         self.project = os.path.join(folder, "project")
-        self.broker = self.producer = None
+        self.broker = self.producer = self.bucket = None
         self.samples, self.events, self.recoveries = [], [], []
         port = soak_parts.free_port()
         os.makedirs(self.project)
@@ -77,14 +79,19 @@ class Soak:
         if options.source == "kafka":
             self.broker = soak_parts.Broker(tools, os.path.join(folder, "kafka"), options.partitions)
             source = soak_parts.KAFKA_SOURCE.format(bootstrap=self.broker.bootstrap)
+        storage, of_storage = options.storage, ""
+        self.files = options.storage_dir or os.path.join(self.project, "data")
+        if storage == "s3":
+            program = options.s3d or os.path.join(os.path.dirname(options.anabranch), "s3d")
+            self.bucket = soak_parts.Bucket(program, os.path.join(folder, "buckets"))
+            storage, of_storage, self.files = self.bucket.URL, self.bucket.settings, self.bucket.files
         settings = soak_parts.SETTINGS.format(
-            storage=options.storage, grace=options.grace, port=port, land_every=options.land_every, source=source
+            storage=storage, of_storage=of_storage, grace=options.grace, port=port, land_every=options.land_every, source=source
         )
         texts = {"anabranch.toml": settings, "minutes.sql": soak_parts.VIEW_SQL, "totals.sql": soak_parts.TOTALS_SQL}
         for name, text in texts.items():
             with open(os.path.join(self.project, name), "w", encoding="utf-8") as stream:
                 stream.write(text)
-        self.files = options.storage_dir or os.path.join(self.project, "data")
 
     # ---- under load --------------------------------------------------------
 
@@ -237,8 +244,9 @@ class Soak:
             self.producer.process.kill()
         if self.daemon.process and self.daemon.process.poll() is None:
             self.daemon.kill()
-        if self.broker:
-            self.broker.end()
+        for server in (self.broker, self.bucket):
+            if server:
+                server.end()
 
 
 def summary(soak, wrong, book):

@@ -31,6 +31,7 @@ TOTALS_SQL = "SELECT count(*) AS facts, sum(id) AS ids, max(ts) AS last_at FROM 
 SETTINGS = """\
 [storage]
 url = "{storage}"
+{of_storage}
 grace = "{grace}"
 [query]
 # Below the grace: files must not be removed under a query.
@@ -60,6 +61,10 @@ KAFKA_SOURCE = """\
 brokers = "{bootstrap}"
 topic = "facts"
 start = "earliest"
+[topics.facts.source.kafka.properties]
+# So that the group soon gives a killed daemon's partitions to its next life.
+"session.timeout.ms" = 3000
+"heartbeat.interval.ms" = 500
 """
 
 PATIENCE_SECONDS = 300
@@ -185,6 +190,29 @@ class Broker(Spoken):
         for word in (how, "start"):
             self.say(word)
             self.hear()
+
+
+class Bucket:
+    """The tests' S3 server."""
+
+    KEYS = {"AWS_ACCESS_KEY_ID": "anabranch", "AWS_SECRET_ACCESS_KEY": "anabranch-secret"}
+    URL = "s3://tests/soak"
+
+    def __init__(self, program, folder):
+        if not os.access(program, os.X_OK):
+            raise Failure(f"`{program}` is not built; run `cargo build --release --workspace`, or give `--s3d`")
+        self.process = subprocess.Popen([program, folder], stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, text=True)
+        line = self.process.stdout.readline().split()
+        if not line:
+            raise Failure(f"`{program}` ended with {self.process.wait()}")
+        self.settings = f'endpoint = "{line[0]}"'
+        self.files = os.path.join(folder, "tests", "soak")
+        # For the daemon and all commands.
+        os.environ.update(self.KEYS)
+
+    def end(self):
+        self.process.kill()
+        self.process.wait()
 
 
 class Producer(Spoken):

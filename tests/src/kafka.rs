@@ -13,7 +13,7 @@ use async_trait::async_trait;
 
 pub use broker::{Broker, BrokerOptions, KAFKA};
 pub use mock::Mock;
-pub use produce::{Codec, End, Producer, Shape};
+pub use produce::{Codec, End, Producer, Sending, Shape};
 pub use read::{Record, read_all};
 
 /// What tests need of either.

@@ -7,7 +7,11 @@
 
 mod clock;
 mod disk;
+mod group;
+mod kafka;
 mod process;
+mod rig;
+mod s3;
 mod settle;
 
 use std::future::Future;
@@ -66,11 +70,6 @@ macro_rules! case {
 /// The table.
 fn rows() -> Vec<Row> {
     let row = |name, times, case| Row { name, times, case };
-    // Kafka's rows belong here (`kafka.rs`, with `Broker` and its proxy): broker stopped, started,
-    // killed, paused; messages delivered again; a rebalance in a landing; transactions aborted; two
-    // daemons at one partition; kill -9 at each step of a landing from Kafka.
-    // S3's rows belong here (`s3.rs`): 500, 503, timeouts, connections dropped after the put; kill -9
-    // at each step of a landing to S3.
     vec![
         row(
             "daemon killed -9 at each step of its WAL and of landing",
@@ -99,6 +98,60 @@ fn rows() -> Vec<Row> {
             case!(disk::of_the_storage),
         ),
         row("clock set forward and back", 6, case!(clock::jumps)),
+        row("Kafka broker stopped and started", 4, case!(kafka::stopped)),
+        row(
+            "Kafka broker killed -9 and started",
+            4,
+            case!(kafka::killed),
+        ),
+        row(
+            "network between daemon and broker slow, cut, mute, frozen, refused",
+            5,
+            case!(kafka::network),
+        ),
+        row(
+            "Kafka's transactions aborted",
+            4,
+            case!(kafka::transactions),
+        ),
+        row(
+            "daemon killed -9 at each step of landing from Kafka to S3, messages delivered again",
+            8,
+            case!(kafka::at_each_step),
+        ),
+        row(
+            "daemon and builds killed -9 at random times, Kafka to S3",
+            6,
+            case!(kafka::at_random),
+        ),
+        row(
+            "rebalances of the group in the middle of landings",
+            6,
+            case!(group::rebalances),
+        ),
+        row(
+            "daemon paused (SIGSTOP) in a landing, wakes after the group gave its partitions away",
+            6,
+            case!(group::wakes_late),
+        ),
+        row(
+            "two daemons fight for the same Kafka partitions",
+            4,
+            case!(group::fight),
+        ),
+        row("S3 answers 500", 4, case!(s3::errors)),
+        row("S3 answers 503 SlowDown", 4, case!(s3::slow_down)),
+        row("S3 does not answer (time-out)", 4, case!(s3::silent)),
+        row(
+            "S3 drops the connection after the put was applied",
+            4,
+            case!(s3::dropped_after),
+        ),
+        row(
+            "S3 drops the connection and applies the put later",
+            4,
+            case!(s3::applied_late),
+        ),
     ]
 }
 
@@ -179,6 +232,7 @@ async fn the_matrix_of_faults() -> anyhow::Result<()> {
         .buffered(AT_ONCE)
         .collect()
         .await;
+    rig::end().await;
     writeln!(std::io::stdout().lock(), "\n{}", table(&lines))?;
     let errors: Vec<_> = lines.into_iter().flat_map(|l| l.errors).collect();
     anyhow::ensure!(errors.is_empty(), "{}", errors.join("\n"));

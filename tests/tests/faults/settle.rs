@@ -3,11 +3,12 @@
 
 use std::path::Path;
 
-use anabranch_jobs::context::Context;
 use anabranch_tests::fates::{Fates, Place, Tally};
 use anabranch_tests::ledger::rows;
 use anabranch_tests::process::{Process, run_well, until};
 use anabranch_tests::sender::found;
+
+use super::rig::context;
 
 /// Starts the daemons of these projects, which share a storage, and checks what they answer; stops
 /// them, and checks what is in the storage then.
@@ -15,7 +16,8 @@ pub(super) async fn settle(what: &str, dirs: &[&Path], fates: &Fates) -> anyhow:
     let Some(first) = dirs.first() else {
         anyhow::bail!("{what}: no project");
     };
-    let context = Context::open(first).await?;
+    let context = context(first).await?;
+    let from_kafka = context.project.topics.iter().any(|t| t.kafka.is_some());
     let (mut daemons, mut clients) = (Vec::new(), Vec::new());
     for dir in dirs {
         let mut daemon = Process::start(dir, &["speed"])?;
@@ -24,11 +26,15 @@ pub(super) async fn settle(what: &str, dirs: &[&Path], fates: &Fates) -> anyhow:
     }
     let mut all = Vec::new();
     for client in &clients {
-        if dirs.len() > 1 {
-            // A daemon sees what others have acknowledged once they have landed it. Facts that don't
-            // come are counted as lost, which says more than an error here.
-            let enough = fates.totals().count as usize;
-            let come = || async { Ok(found(client).await?.len() >= enough) };
+        if dirs.len() > 1 || from_kafka {
+            // A daemon sees what others have acknowledged once they have landed it, and what is in
+            // Kafka once it has read it. Facts that don't come are counted as lost, which says more
+            // than an error here.
+            let enough = fates.totals().count;
+            let come = || async {
+                let count = rows(client, "SELECT count(*) FROM facts").await?;
+                Ok(count.concat().concat().parse::<u64>()? >= enough)
+            };
             if let Err(e) = until("all facts", come).await {
                 println!("{what}: {e}");
             }
