@@ -18,9 +18,9 @@ use tokio::sync::Mutex;
 /// Partitions of a topic.
 pub(super) const PARTITIONS: i32 = 3;
 
-/// A group soon gives the partitions of a daemon away that says nothing, and a lost answer is
-/// soon asked for again.
-const PROPERTIES: &str = "\"session.timeout.ms\" = 2000\n\"heartbeat.interval.ms\" = 300\n\"max.poll.interval.ms\" = 8000\n\"socket.timeout.ms\" = 3000\n\"reconnect.backoff.max.ms\" = 500\n";
+/// A group soon gives the partitions of a daemon away that says nothing, a lost answer is soon asked
+/// for again, and an answer is smaller than what a bad network lets through at a time.
+const PROPERTIES: &str = "\"session.timeout.ms\" = 2000\n\"heartbeat.interval.ms\" = 300\n\"max.poll.interval.ms\" = 8000\n\"socket.timeout.ms\" = 3000\n\"reconnect.backoff.max.ms\" = 500\n\"fetch.message.max.bytes\" = 65536\n";
 
 /// The broker that rows share which do it no harm. It lives until [`end`].
 static SHARED: Mutex<Option<Arc<Broker>>> = Mutex::const_new(None);
