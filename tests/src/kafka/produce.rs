@@ -118,7 +118,14 @@ struct Deliveries(Arc<Book>);
 impl ClientContext for Deliveries {
     fn error(&self, error: KafkaError, reason: &str) {
         // That a broker is down is what many tests are about.
-        if error.rdkafka_error_code() != Some(RDKafkaErrorCode::AllBrokersDown) {
+        let away = [
+            RDKafkaErrorCode::AllBrokersDown,
+            RDKafkaErrorCode::BrokerTransportFailure,
+        ];
+        if !error
+            .rdkafka_error_code()
+            .is_some_and(|e| away.contains(&e))
+        {
             eprintln!("producer: {error}: {reason}");
         }
     }

@@ -18,9 +18,9 @@ use tokio::sync::Mutex;
 /// Partitions of a topic.
 pub(super) const PARTITIONS: i32 = 3;
 
-/// A group soon gives the partitions of a daemon away that says nothing, and a lost answer is
-/// soon asked for again.
-const PROPERTIES: &str = "\"session.timeout.ms\" = 2000\n\"heartbeat.interval.ms\" = 300\n\"max.poll.interval.ms\" = 8000\n\"socket.timeout.ms\" = 3000\n\"reconnect.backoff.max.ms\" = 500\n";
+/// A group soon gives the partitions of a daemon away that says nothing, a lost answer is soon asked
+/// for again, and an answer is smaller than what a bad network lets through at a time.
+const PROPERTIES: &str = "\"heartbeat.interval.ms\" = 300\n\"max.poll.interval.ms\" = 8000\n\"socket.timeout.ms\" = 3000\n\"reconnect.backoff.max.ms\" = 500\n\"fetch.message.max.bytes\" = 65536\n";
 
 /// The broker that rows share which do it no harm. It lives until [`end`].
 static SHARED: Mutex<Option<Arc<Broker>>> = Mutex::const_new(None);
@@ -61,6 +61,8 @@ pub(super) enum Place {
 pub(super) struct Rig {
     /// The topic, and the brokers that daemons are told.
     source: Option<(String, String)>,
+    /// After how many milliseconds of silence a daemon is out of the group.
+    session_ms: u32,
     pub(super) server: Option<S3Server>,
     root: TempDir,
 }
@@ -75,6 +77,7 @@ impl Rig {
         };
         Ok(Self {
             source: None,
+            session_ms: 2_000,
             server,
             root,
         })
@@ -86,6 +89,12 @@ impl Rig {
         cluster.create_topic(&topic, PARTITIONS).await?;
         Ok(Self {
             source: Some((topic, cluster.bootstrap())),
+            // The mock first waits 3 s for members, who must not expire meanwhile.
+            session_ms: if cluster.hides_aborted() {
+                2_000
+            } else {
+                6_000
+            },
             ..Self::new(place)?
         })
     }
@@ -118,8 +127,9 @@ impl Rig {
             let text = std::fs::read_to_string(&file)?;
             let own = partitions.map(|p| format!("partitions = \"{p}\"\n"));
             let source = format!(
-                "[topics.facts.source.kafka]\nbrokers = \"{bootstrap}\"\ntopic = \"{topic}\"\n{}[topics.facts.source.kafka.properties]\n{PROPERTIES}",
-                own.unwrap_or_default()
+                "[topics.facts.source.kafka]\nbrokers = \"{bootstrap}\"\ntopic = \"{topic}\"\n{}[topics.facts.source.kafka.properties]\n\"session.timeout.ms\" = {}\n{PROPERTIES}",
+                own.unwrap_or_default(),
+                self.session_ms
             );
             std::fs::write(file, text + &source)?;
         }
