@@ -303,10 +303,10 @@ settings! {
     /// The fields and their SQL types, as `[topics.NAME.fields]`; nullable unless `not null`.
     FIELDS: OwnKeys = Topic."fields", OwnKeys { example: "{ ts = \"timestamp not null\" }" };
 
-    /// Where the facts come from besides HTTP and `ingest`, as `[topics.NAME.source.kafka]`.
+    /// Where facts come from besides HTTP and `ingest`: Kafka, whose settings are below.
     SOURCE: OptionalTable = Topic."source", OptionalTable { example: "{ kafka = { brokers = \"HOST:9092\" } }" };
 
-    /// Some brokers, as HOST:PORT,…
+    /// Addresses of some brokers, HOST:PORT, with commas between them.
     BROKERS: Required<Word> = Kafka."brokers", required("\"127.0.0.1:9092\"");
     /// Kafka's topic; unset, it has the topic's own name.
     KAFKA_TOPIC: Optional<Word> = Kafka."topic", optional("\"pageviews\"");
