@@ -60,7 +60,7 @@ pub(super) async fn wakes_late(time: Time) -> anyhow::Result<Option<Tally>> {
     sleeps.go_on()?;
     more("landings after it woke", &context, time.facts / 5).await?;
     let fates = stream.end(time.facts).await?;
-    if time.nth % 2 == 0 {
+    if time.nth.is_multiple_of(2) {
         goes_on.terminate().await?;
         sleeps.terminate().await?;
     } else {
