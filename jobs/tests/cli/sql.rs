@@ -156,7 +156,7 @@ async fn statements_that_write_or_read_files_are_refused() -> Result<()> {
         (
             "SELECT * FROM '/etc/passwd'".into(),
             404,
-            "no topic, view or table `/etc/passwd`; there are: dead_letters, facts, jobs, words",
+            "no topic, view or table `/etc/passwd`; there are: dead_letter_retries, dead_letters, facts, jobs, words",
         ),
         (
             "SELECT * FROM read_csv('/etc/passwd')".into(),
@@ -166,7 +166,7 @@ async fn statements_that_write_or_read_files_are_refused() -> Result<()> {
         (
             "SELECT * FROM nope".into(),
             404,
-            "there are: dead_letters, facts, jobs, words",
+            "there are: dead_letter_retries, dead_letters, facts, jobs, words",
         ),
         ("SELECT 1; SELECT 2".into(), 400, ""),
     ];
