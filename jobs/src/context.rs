@@ -12,6 +12,8 @@ use anabranch_shared::{
     Catalogue, Error, Export, GenerationEntry, Log, Master, Result, Storage, Topic,
 };
 
+use crate::retries::RetriesTable;
+
 /// The time, in microseconds since 1970.
 pub fn now_us() -> i64 {
     chrono::Utc::now().timestamp_micros()
@@ -31,6 +33,8 @@ pub struct Context {
     pub storage: Storage,
     /// The catalogue.
     pub catalogue: Arc<Catalogue>,
+    /// Which dead letters were retried.
+    pub retries: Arc<RetriesTable>,
 }
 
 /// How a view of the project stands to the catalogue.
@@ -67,6 +71,7 @@ impl Context {
             project,
             storage,
             catalogue,
+            retries: Arc::default(),
         };
         for topic in &context.project.topics {
             context

@@ -243,7 +243,11 @@ impl Pinner for LocalPinner {
             }
         }
         history::pin(&self.context.storage, names, &mut pin).await?;
-        retries::pin(&self.context.storage, names, &mut pin).await?;
+        let context = &self.context;
+        context
+            .retries
+            .pin(&context.storage, names, &mut pin)
+            .await?;
         let notes = self.context.notes();
         pin.notes = names.iter().filter_map(|n| notes.get(n).cloned()).collect();
         if mode == ReadMode::Merged {

@@ -61,20 +61,35 @@ pub fn relation() -> Relation {
     }
 }
 
-/// Pins the retries where `names` asks for them, or for dead letters, which show them.
-pub async fn pin(storage: &Storage, names: &[String], pin: &mut Pin) -> Result<()> {
-    let shows = |name: &String| name == DEAD_LETTER_RETRIES || name == "dead_letters";
-    if !names.iter().any(shows) {
-        return Ok(());
+/// The table of retries. It is kept open: opening one that is not there lists.
+#[derive(Debug, Default)]
+pub struct RetriesTable {
+    opened: tokio::sync::OnceCell<Table>,
+}
+
+impl RetriesTable {
+    /// The table, opened when it is first asked for.
+    pub async fn open(&self, storage: &Storage) -> Result<&Table> {
+        let open = || Table::open(storage, DEAD_LETTER_RETRIES);
+        self.opened.get_or_try_init(open).await
     }
-    let table = Table::open(storage, DEAD_LETTER_RETRIES).await?;
-    let retries = PlainPin {
-        schema: retry_schema(),
-        root: table.root().clone(),
-        files: table.with_state(|s| s.files.values().cloned().collect()),
-    };
-    pin.plain.insert(DEAD_LETTER_RETRIES.into(), retries);
-    Ok(())
+
+    /// Pins the retries where `names` asks for them, or for dead letters, which show them.
+    pub async fn pin(&self, storage: &Storage, names: &[String], pin: &mut Pin) -> Result<()> {
+        let shows = |name: &String| name == DEAD_LETTER_RETRIES || name == "dead_letters";
+        if !names.iter().any(shows) {
+            return Ok(());
+        }
+        let table = self.open(storage).await?;
+        table.refresh().await?;
+        let retries = PlainPin {
+            schema: retry_schema(),
+            root: table.root().clone(),
+            files: table.with_state(|s| s.files.values().cloned().collect()),
+        };
+        pin.plain.insert(DEAD_LETTER_RETRIES.into(), retries);
+        Ok(())
+    }
 }
 
 /// Adds dead letters that were retried.

@@ -43,7 +43,11 @@ impl Pinner for DaemonPinner {
     async fn pin(&self, names: &[String], mode: ReadMode) -> Result<Pin> {
         let mut pin = self.daemon.pin(names, mode).await?;
         history::pin(&self.context.storage, names, &mut pin).await?;
-        retries::pin(&self.context.storage, names, &mut pin).await?;
+        let context = &self.context;
+        context
+            .retries
+            .pin(&context.storage, names, &mut pin)
+            .await?;
         Ok(pin)
     }
 }
@@ -72,6 +76,7 @@ fn daemon_options(context: &Context) -> DaemonOptions {
 
 /// Opens the daemon of a project.
 pub async fn open(context: &Context) -> Result<Arc<Daemon>> {
+    context.retries.open(&context.storage).await?;
     let topics: BTreeMap<String, TopicOptions> = context
         .project
         .topics
