@@ -61,7 +61,8 @@ pub fn relation() -> Relation {
     }
 }
 
-/// The table of retries. It is kept open: opening one that is not there lists.
+/// The table of retries, which mostly is not there. It is kept open, because to open one that is
+/// not there lists.
 #[derive(Debug, Default)]
 pub struct RetriesTable {
     opened: tokio::sync::OnceCell<Table>,
@@ -80,8 +81,14 @@ impl RetriesTable {
         if !names.iter().any(shows) {
             return Ok(());
         }
-        let table = self.open(storage).await?;
-        table.refresh().await?;
+        let known = self.open(storage).await?;
+        known.refresh().await?;
+        // Somebody may have removed the table by hand, so one that is there is opened anew.
+        let anew = match known.exists() {
+            true => Some(Table::open(storage, DEAD_LETTER_RETRIES).await?),
+            false => None,
+        };
+        let table = anew.as_ref().unwrap_or(known);
         let retries = PlainPin {
             schema: retry_schema(),
             root: table.root().clone(),
