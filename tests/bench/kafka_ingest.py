@@ -78,7 +78,8 @@ def one_run(binary, bootstrap, facts):
         try:
             landed = None
             while landed is None:
-                time.sleep(0.1)
+                # Asking costs the daemon time that is measured.
+                time.sleep(1)
                 done = subprocess.run([binary, "--project", folder, "status", "--format", "json"], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
                 topics = json.loads(done.stdout)["topics"] if done.returncode == 0 else []
                 if topics and topics[0]["facts"] >= facts:

@@ -60,6 +60,11 @@ impl Source {
     pub(super) fn new(shared: Shared) -> Result<Self> {
         let settings = &shared.settings;
         let mut config = ClientConfig::new();
+        // librdkafka's own defaults pause for a second once so many messages wait; what bounds the
+        // memory is `prefetch`.
+        config
+            .set("fetch.queue.backoff.ms", "10")
+            .set("queued.min.messages", "1000000");
         for (key, value) in &settings.properties {
             config.set(key, value);
         }
