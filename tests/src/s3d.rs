@@ -17,7 +17,7 @@ struct Arguments {
     /// The port on loopback; a free one where it is 0
     #[arg(default_value_t = 0)]
     port: u16,
-    /// How it fails: FAULT:PER_MILLE[:METHOD[:KEY]]
+    /// How it fails: FAULT:PER_MILLE, then perhaps :METHOD and :KEY
     rules: Vec<Rule>,
 }
 
