@@ -302,7 +302,7 @@ async fn merge(
             let (bytes, only) = (bytes?, (!alone).then_some(*partition));
             rows = blocking(move || {
                 if first {
-                    rows.expect(&bytes)?;
+                    rows.announce(&bytes)?;
                 }
                 rows.take(bytes, only)?;
                 Ok(rows)

@@ -58,8 +58,9 @@ fn no_view<'a>(name: &str, known: impl Iterator<Item = &'a String>) -> Error {
 pub fn stop_flag() -> Arc<AtomicBool> {
     let stop = Arc::new(AtomicBool::new(false));
     let set = stop.clone();
+    let signal = daemon::stop_signal();
     tokio::spawn(async move {
-        daemon::stop_signal().await;
+        signal.await;
         set.store(true, Ordering::Relaxed);
     });
     stop

@@ -9,10 +9,11 @@ use anabranch_serving::ServingOptions;
 use anabranch_shared::settings::{Project, TopicSettings, ViewSettings};
 use anabranch_shared::view::{View, relations_read};
 use anabranch_shared::{
-    Catalogue, Error, Export, GenerationEntry, Log, Master, Result, Storage, Topic,
+    Catalogue, Error, Export, GenerationEntry, Log, Master, Pin, Relation, Result, Storage, Topic,
 };
 
-use crate::retries::RetriesTable;
+use crate::history;
+use crate::retries::{self, RetriesTable};
 
 /// The time, in microseconds since 1970.
 pub fn now_us() -> i64 {
@@ -222,6 +223,17 @@ impl Context {
         Ok(Arc::new(
             Log::open(&self.storage, &known.topic, now_ms()).await?,
         ))
+    }
+
+    /// The tables that are the project's, and no topic or view.
+    pub fn relations(&self) -> [Relation; 2] {
+        [history::relation(), retries::relation()]
+    }
+
+    /// Pins those of them that a query names.
+    pub async fn pin(&self, names: &[String], pin: &mut Pin) -> Result<()> {
+        history::pin(&self.storage, names, pin).await?;
+        self.retries.pin(&self.storage, names, pin).await
     }
 
     /// The bounds of queries.

@@ -15,7 +15,6 @@ use async_trait::async_trait;
 
 use crate::context::{Context, now_ms, threads};
 use crate::presence::{Address, wal_id};
-use crate::{history, retries};
 
 /// Pins straight from the storage.
 #[derive(Debug)]
@@ -202,8 +201,7 @@ impl Pinner for LocalPinner {
                 });
             }
         }
-        relations.push(history::relation());
-        relations.push(retries::relation());
+        relations.extend(self.context.relations());
         Ok(relations)
     }
 
@@ -242,12 +240,7 @@ impl Pinner for LocalPinner {
                 pin.topics.insert(name.clone(), pin_topic(topic)?);
             }
         }
-        history::pin(&self.context.storage, names, &mut pin).await?;
-        let context = &self.context;
-        context
-            .retries
-            .pin(&context.storage, names, &mut pin)
-            .await?;
+        self.context.pin(names, &mut pin).await?;
         let notes = self.context.notes();
         pin.notes = names.iter().filter_map(|n| notes.get(n).cloned()).collect();
         if mode == ReadMode::Merged {

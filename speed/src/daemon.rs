@@ -173,7 +173,7 @@ impl Daemon {
             let (stream, thread) =
                 TopicStream::open(log, partition, settings, &options, &failure).await?;
             if let Some(kafka) = settings.kafka.clone() {
-                let source = KafkaSource::start(&stream, &catalogue, kafka, &failure)?;
+                let source = KafkaSource::start(&stream, &catalogue, kafka, &id, &failure)?;
                 sources.insert(name.clone(), source);
             }
             streams.insert(name.clone(), stream);
@@ -377,11 +377,9 @@ async fn land_loop(daemon: Arc<Daemon>, stream: Arc<TopicStream>) {
         waited = Duration::ZERO;
         // What piled up during a landing lands at once.
         loop {
-            if let Err(e) = stream.land().await {
-                tracing::error!(topic = %stream.topic().name, error = %e, "landing failed; it is tried again");
-                break;
-            }
-            if !stream.is_landing_due() {
+            let landed = stream.land().await.map(|_| ());
+            stream.note_trouble("landing", &landed);
+            if landed.is_err() || !stream.is_landing_due() {
                 break;
             }
         }
@@ -390,9 +388,8 @@ async fn land_loop(daemon: Arc<Daemon>, stream: Arc<TopicStream>) {
 
 async fn follow_loop(daemon: Arc<Daemon>, stream: Arc<TopicStream>) {
     while daemon.goes_on(FOLLOW_EVERY).await {
-        if let Err(e) = stream.follow().await {
-            tracing::error!(topic = %stream.topic().name, error = %e, "can't follow the log; it is tried again");
-        }
+        let followed = stream.follow().await;
+        stream.note_trouble("following the log", &followed);
     }
 }
 

@@ -77,6 +77,7 @@ impl KafkaSource {
         stream: &Arc<TopicStream>,
         catalogue: &Arc<Catalogue>,
         settings: KafkaSettings,
+        wal: &str,
         failure: &Failure,
     ) -> Result<Self> {
         let state = Arc::new(Mutex::new(KafkaState::default()));
@@ -85,6 +86,7 @@ impl KafkaSource {
             stream: stream.clone(),
             catalogue: catalogue.clone(),
             settings,
+            wal: wal.to_owned(),
             state: state.clone(),
             stop: stop.clone(),
             runtime: tokio::runtime::Handle::current(),

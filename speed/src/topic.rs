@@ -103,6 +103,7 @@ pub struct TopicStream {
     known: Arc<Mutex<Requests>>,
     dead_letter_bound: DeadLetterBound,
     intake: Mutex<Intake>,
+    landing_trouble: Mutex<Option<String>>,
 }
 
 impl TopicStream {
@@ -206,6 +207,7 @@ impl TopicStream {
             known,
             dead_letter_bound: settings.dead_letter_bound,
             intake: Mutex::default(),
+            landing_trouble: Mutex::default(),
         };
         Ok((Arc::new(stream), thread))
     }
@@ -402,6 +404,28 @@ impl TopicStream {
     /// Whether facts and deltas take all the memory that they may.
     pub(crate) fn is_full(&self) -> bool {
         self.delta.lock().size_bytes() as u64 >= self.options.memory_bytes
+    }
+
+    /// Why facts do not land, where the last try failed; it is tried again.
+    pub fn landing_trouble(&self) -> Option<String> {
+        self.landing_trouble.lock().clone()
+    }
+
+    /// Notes how a try to land or to follow the log ended. The same trouble is logged once.
+    pub(crate) fn note_trouble(&self, doing: &str, tried: &Result<()>) {
+        let trouble = tried.as_ref().err().map(|e| format!("{doing}: {e}"));
+        let mut last = self.landing_trouble.lock();
+        let topic = &self.topic.name;
+        match (&trouble, last.as_ref()) {
+            (Some(now), Some(before)) if now == before => {}
+            (Some(now), _) => tracing::error!(%topic, error = %now, "trouble; it is tried again"),
+            (None, Some(before)) if before.starts_with(doing) => {
+                tracing::info!(%topic, "{doing}: it goes on");
+            }
+            // What the other one of the two has seen stays.
+            (None, _) => return,
+        }
+        *last = trouble;
     }
 
     /// Counts records that were acknowledged.

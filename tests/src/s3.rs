@@ -169,17 +169,22 @@ impl S3Server {
 
     /// A storage below a prefix of the bucket.
     pub fn storage(&self, prefix: &str) -> anyhow::Result<Storage> {
-        let settings = StorageSettings {
-            url: format!("s3://{BUCKET}/{prefix}"),
-            endpoint: Some(self.endpoint.clone()),
-            region: None,
-            path_style: None,
-            grace: std::time::Duration::from_secs(3_600),
-            orphan_grace: std::time::Duration::from_secs(86_400),
-            compact_below_bytes: None,
-            compact_to_bytes: 1,
-        };
+        let settings = bucket_settings(&format!("{BUCKET}/{prefix}"), &self.endpoint);
         Ok(Storage::open(&settings, Path::new("."), environment())?)
+    }
+}
+
+/// Settings of a storage in a bucket: `place` is the bucket with a prefix.
+pub fn bucket_settings(place: &str, endpoint: &str) -> StorageSettings {
+    StorageSettings {
+        url: format!("s3://{place}"),
+        endpoint: Some(endpoint.to_owned()),
+        region: None,
+        path_style: None,
+        grace: std::time::Duration::from_secs(3_600),
+        orphan_grace: std::time::Duration::from_secs(86_400),
+        compact_below_bytes: None,
+        compact_to_bytes: 1,
     }
 }
 

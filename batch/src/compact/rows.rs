@@ -33,7 +33,7 @@ impl RowsInOrder {
     ///
     /// # Errors
     /// `Conflict` for a file with a column that would be lost.
-    pub(super) fn expect(&mut self, bytes: &FileBytes) -> Result<()> {
+    pub(super) fn announce(&mut self, bytes: &FileBytes) -> Result<()> {
         let (columns, rows) = parquet_footer(bytes)?;
         let known = |name: &String| self.schema.column_with_name(name).is_some();
         if let Some(unknown) = columns.iter().find(|name| !known(name)) {

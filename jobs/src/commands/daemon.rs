@@ -22,7 +22,6 @@ use crate::commands::status::DaemonStatus;
 use crate::commands::{maintain, schedule};
 use crate::context::{Context, now_us, threads};
 use crate::presence::Address;
-use crate::{history, retries};
 
 /// The daemon's pins, and the tables that belong to the project.
 #[derive(Debug)]
@@ -35,19 +34,13 @@ struct DaemonPinner {
 impl Pinner for DaemonPinner {
     async fn relations(&self) -> Result<Vec<Relation>> {
         let mut relations = self.daemon.relations().await?;
-        relations.push(history::relation());
-        relations.push(retries::relation());
+        relations.extend(self.context.relations());
         Ok(relations)
     }
 
     async fn pin(&self, names: &[String], mode: ReadMode) -> Result<Pin> {
         let mut pin = self.daemon.pin(names, mode).await?;
-        history::pin(&self.context.storage, names, &mut pin).await?;
-        let context = &self.context;
-        context
-            .retries
-            .pin(&context.storage, names, &mut pin)
-            .await?;
+        self.context.pin(names, &mut pin).await?;
         Ok(pin)
     }
 }
@@ -161,9 +154,10 @@ pub async fn run(context: &Context, with_scheduler: bool) -> Result<()> {
         with_scheduler.then(|| tokio::spawn(schedule::run(context.clone(), stop.clone())));
     let stopping = {
         let daemon = daemon.clone();
+        let signal = stop_signal();
         async move {
             tokio::select! {
-                () = stop_signal() => {}
+                () = signal => {}
                 e = daemon.failed() => tracing::error!(error = %e, "the daemon can't go on"),
             }
         }
@@ -216,19 +210,25 @@ async fn refresh_notes(context: Context, daemon: Arc<Daemon>) {
     }
 }
 
-/// Ends with SIGINT or SIGTERM.
-pub async fn stop_signal() {
-    let terminate = async {
-        match tokio::signal::unix::signal(tokio::signal::unix::SignalKind::terminate()) {
-            Ok(mut signal) => {
+/// Ends with SIGINT or SIGTERM, of which the first is noticed from this call on, and not only once
+/// the future is polled.
+pub fn stop_signal() -> impl Future<Output = ()> {
+    use tokio::signal::unix::{Signal, SignalKind, signal};
+    async fn next(signal: Option<Signal>) {
+        match signal {
+            Some(mut signal) => {
                 signal.recv().await;
             }
-            Err(_) => std::future::pending().await,
+            None => std::future::pending().await,
         }
-    };
-    tokio::select! {
-        _ = tokio::signal::ctrl_c() => {}
-        () = terminate => {}
+    }
+    let interrupt = signal(SignalKind::interrupt()).ok();
+    let terminate = signal(SignalKind::terminate()).ok();
+    async move {
+        tokio::select! {
+            () = next(interrupt) => {}
+            () = next(terminate) => {}
+        }
     }
 }
 
@@ -287,6 +287,15 @@ async fn metrics(State(health): State<Health>) -> String {
         "anabranch_speed_memory_bytes",
         "Bytes of facts and deltas in memory",
         by_topic(&|d| d.size_bytes() as f64),
+    );
+    let failing = |(n, s): (&String, &Arc<TopicStream>)| {
+        let failing = s.landing_trouble().is_some();
+        (format!("topic=\"{n}\""), f64::from(u8::from(failing)))
+    };
+    gauge(
+        "anabranch_landing_fails",
+        "1 where the last try to land facts or to follow the log failed; it is tried again",
+        topics.iter().map(failing).collect(),
     );
     let lanes = |(topic, s): (&String, &Arc<anabranch_speed::TopicStream>)| {
         let row = |(p, next): (&anabranch_shared::PartitionId, &anabranch_shared::Offset)| {

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use anabranch_shared::table::AddFile;
-use anabranch_shared::{INGESTED_AT, Log, Master, Result, view::View};
+use anabranch_shared::{INGESTED_AT, Log, Master, OffsetRange, PartitionId, Result, view::View};
 use anabranch_speed::{DedupStatus, IntakeCount, KafkaState, PartitionLag};
 use arrow::datatypes::SchemaRef;
 use chrono::{DateTime, Utc};
@@ -41,10 +41,34 @@ pub struct TopicStatus {
     pub newest_ingested_at: Option<DateTime<Utc>>,
     /// Landed dead letters.
     pub dead_letters: u64,
+    /// The offsets whose facts are lost: their source had removed them before they were read.
+    pub gaps: Vec<GapStatus>,
     /// What came of the daemon's records since it started; none where no daemon runs.
     pub intake: Option<IntakeCount>,
     /// How it stands with the keys by which the daemon knows duplicates.
     pub dedup: Option<DedupStatus>,
+}
+
+/// A range of offsets whose facts are lost.
+#[derive(Debug, Serialize)]
+pub struct GapStatus {
+    /// The partition.
+    pub partition: i32,
+    /// The first offset.
+    pub start: i64,
+    /// The offset after the last.
+    pub end: i64,
+}
+
+/// What a topic's gaps are to a reader.
+fn gap_notes(topic: &TopicStatus) -> Vec<String> {
+    let note = |gap: &GapStatus| {
+        format!(
+            "topic `{}`: facts [{}, {}) of partition {} are lost; their source had removed them before they were read",
+            topic.topic, gap.start, gap.end, gap.partition
+        )
+    };
+    topic.gaps.iter().map(note).collect()
 }
 
 /// A partition that the daemon reads from Kafka.
@@ -142,6 +166,9 @@ pub struct DaemonStatus {
     pub dedup: BTreeMap<String, DedupStatus>,
     /// For each topic with too many dead letters the reason.
     pub red: BTreeMap<String, String>,
+    /// For each topic whose facts do not land the reason.
+    #[serde(default)]
+    pub landing: BTreeMap<String, String>,
 }
 
 impl DaemonStatus {
@@ -158,6 +185,8 @@ impl DaemonStatus {
             status.dedup.extend(dedup);
             let red = stream.too_many_dead().map(|why| (topic.clone(), why));
             status.red.extend(red);
+            let landing = stream.landing_trouble().map(|why| (topic.clone(), why));
+            status.landing.extend(landing);
             stream.with_delta(|d| {
                 status
                     .unlanded_facts
@@ -265,14 +294,8 @@ pub async fn status(context: &Context) -> Result<Status> {
         }
     }
     let mut other_notes = daemon.as_ref().map(kafka_notes).unwrap_or_default();
-    for topic in context.catalogue.current().topics.keys() {
-        for (partition, gap) in context.log(topic).await?.gaps() {
-            other_notes.push(format!(
-                "topic `{topic}`: facts [{}, {}) of partition {partition} are lost; their source had removed them before they were read",
-                gap.start, gap.end
-            ));
-        }
-    }
+    let topics = topic_statuses(context, daemon.as_ref()).await?;
+    other_notes.extend(topics.iter().flat_map(gap_notes));
     for address in &daemons.silent {
         let (wal, what) = (&address.wal, address.describe(now_ms()));
         notes.insert(
@@ -281,6 +304,12 @@ pub async fn status(context: &Context) -> Result<Status> {
         );
     }
     if let Some(daemon) = &daemon {
+        for (topic, why) in &daemon.landing {
+            let note = format!(
+                "topic `{topic}`: {why}; it is tried again, and nothing that was acknowledged is lost"
+            );
+            notes.insert(format!("{topic} does not land"), note);
+        }
         for (topic, why) in &daemon.red {
             notes.insert(format!("{topic} is red"), format!("topic `{topic}`: {why}"));
         }
@@ -296,7 +325,7 @@ pub async fn status(context: &Context) -> Result<Status> {
         storage: context.storage.url().to_owned(),
         daemons: entries(&daemons),
         daemon: client.map(|c| c.address().http.clone()),
-        topics: topic_statuses(context, daemon.as_ref()).await?,
+        topics,
         kafka: daemon.as_ref().map(kafka_statuses).unwrap_or_default(),
         views,
         notes: notes.into_values().chain(other_notes).collect(),
@@ -344,11 +373,21 @@ async fn topic_statuses(
             dead_letters: log
                 .dead_letters()
                 .with_state(|s| s.files.values().filter_map(|f| f.rows()).sum()),
+            gaps: gaps(&log),
             intake: daemon.and_then(|d| d.intake.get(name).copied()),
             dedup: daemon.and_then(|d| d.dedup.get(name).copied()),
         });
     }
     Ok(topics)
+}
+
+fn gaps(log: &Log) -> Vec<GapStatus> {
+    let gap = |(partition, range): (PartitionId, OffsetRange)| GapStatus {
+        partition: partition.0,
+        start: range.start.0,
+        end: range.end.0,
+    };
+    log.gaps().into_iter().map(gap).collect()
 }
 
 /// The latest time in a column of the log, by the statistics of its files.

@@ -324,7 +324,10 @@ settings! {
     TIMESTAMP_FIELD: Optional<FieldName> = Kafka."timestamp_field", optional("\"ts\"");
     /// Headers and the fields that take them, as `[topics.NAME.source.kafka.headers]`.
     HEADERS: OptionalTable = Kafka."headers", OptionalTable { example: "{ trace = \"trace_id\" }" };
-    /// Passed through to librdkafka (SASL, TLS, …), as `[topics.NAME.source.kafka.properties]`.
+    /// Passed through to librdkafka (SASL, TLS, …), as `[topics.NAME.source.kafka.properties]`. Its
+    /// own defaults hold, but for `session.timeout.ms = 10000`, `group.instance.id` (the WAL's id,
+    /// so that a daemon gets its partitions back after a restart; `""` for a member without a
+    /// name), `fetch.queue.backoff.ms = 10` and `queued.min.messages = 1000000`.
     PROPERTIES: OptionalTable = Kafka."properties", OptionalTable { example: "{ \"security.protocol\" = \"SASL_SSL\" }" };
     /// The most bytes of messages that wait in memory before they are admitted.
     PREFETCH: Defaulted<Size> = Kafka."prefetch", Defaulted(|| Size::megabytes(64));

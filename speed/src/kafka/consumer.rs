@@ -44,6 +44,8 @@ pub(super) struct Shared {
     pub(super) stream: Arc<TopicStream>,
     pub(super) catalogue: Arc<Catalogue>,
     pub(super) settings: KafkaSettings,
+    /// The WAL's id: what the group knows this daemon by.
+    pub(super) wal: String,
     pub(super) state: Arc<Mutex<KafkaState>>,
     pub(super) stop: Arc<AtomicBool>,
     pub(super) runtime: tokio::runtime::Handle,
@@ -65,8 +67,17 @@ impl Source {
         config
             .set("fetch.queue.backoff.ms", "10")
             .set("queued.min.messages", "1000000");
+        // Known to the group, a daemon that was killed gets its partitions back as soon as it is
+        // there again. Nobody gets them before its session has expired, not even after a clean
+        // stop, so sessions are shorter than librdkafka's.
+        config
+            .set("group.instance.id", &shared.wal)
+            .set("session.timeout.ms", "10000");
         for (key, value) in &settings.properties {
-            config.set(key, value);
+            match value.is_empty() {
+                true => config.remove(key),
+                false => config.set(key, value),
+            };
         }
         let prefetch_kb = (settings.prefetch_bytes / 1024).clamp(1, 2_000_000);
         config
@@ -113,7 +124,7 @@ impl Source {
             }
         }
         self.commit();
-        // Leaving the group at once lets others take the partitions.
+        // A member that the group doesn't know by name leaves it, and others take its partitions.
         self.consumer.unsubscribe();
     }
 
@@ -207,15 +218,8 @@ impl Source {
             }
             KafkaError::MessageConsumption(RDKafkaErrorCode::AutoOffsetReset)
             | KafkaError::MessageConsumption(RDKafkaErrorCode::OffsetOutOfRange) => {
-                let partitions: Vec<i32> = self
-                    .shared
-                    .state
-                    .lock()
-                    .partitions
-                    .keys()
-                    .copied()
-                    .collect();
-                partitions.into_iter().for_each(|p| self.go_to_lane(p));
+                let assigned = self.shared.assigned();
+                assigned.into_iter().for_each(|p| self.go_to_lane(p));
             }
             e => self.shared.trouble(e.to_string()),
         }
@@ -273,15 +277,7 @@ impl Source {
         self.committed_at = Instant::now();
         let landed = self.shared.stream.with_delta(|d| d.upto.clone());
         let mut list = TopicPartitionList::new();
-        let partitions: Vec<i32> = self
-            .shared
-            .state
-            .lock()
-            .partitions
-            .keys()
-            .copied()
-            .collect();
-        for partition in partitions {
+        for partition in self.shared.assigned() {
             let at = landed.get(PartitionId(partition));
             if at > Offset(0) && self.committed.insert(partition, at) != Some(at) {
                 let offset = KafkaOffset::Offset(at.0);
@@ -305,6 +301,11 @@ impl Shared {
     fn position(&self, partition: i32) -> Option<i64> {
         let state = self.state.lock();
         state.partitions.get(&partition).map(|p| p.position)
+    }
+
+    /// The partitions that this daemon reads.
+    fn assigned(&self) -> Vec<i32> {
+        self.state.lock().partitions.keys().copied().collect()
     }
 
     fn note_message(&self, message: &impl Message) {

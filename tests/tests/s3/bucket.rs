@@ -8,10 +8,9 @@ use std::time::{Duration, Instant};
 
 use anabranch_jobs::context::Context;
 use anabranch_shared::Storage;
-use anabranch_shared::settings::StorageSettings;
 use anabranch_tests::places;
 use anabranch_tests::process::{Setup, write_project};
-use anabranch_tests::s3::{BUCKET, Locking, S3Server, environment};
+use anabranch_tests::s3::{BUCKET, Locking, S3Server, bucket_settings, environment};
 use arrow::array::AsArray;
 use arrow::datatypes::Int64Type;
 use datafusion::parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
@@ -183,16 +182,7 @@ impl Project {
     }
 
     pub(super) fn storage(&self) -> anyhow::Result<Storage> {
-        let settings = StorageSettings {
-            url: format!("s3://{BUCKET}/{}", self.prefix),
-            endpoint: Some(self.endpoint.clone()),
-            region: None,
-            path_style: None,
-            grace: Duration::from_secs(3_600),
-            orphan_grace: Duration::from_secs(86_400),
-            compact_below_bytes: None,
-            compact_to_bytes: 1,
-        };
+        let settings = bucket_settings(&format!("{BUCKET}/{}", self.prefix), &self.endpoint);
         Ok(Storage::open(&settings, self.path(), environment())?)
     }
 }

@@ -2,22 +2,12 @@
 
 use std::time::{Duration, Instant};
 
-use anabranch_shared::settings::StorageSettings;
 use anabranch_shared::{ErrorKind, RequestKind, Storage};
 use anabranch_tests::places;
-use anabranch_tests::s3::{Fault, Locking, Rule, S3Server, environment};
+use anabranch_tests::s3::{Fault, Locking, Rule, S3Server, bucket_settings, environment};
 
 fn bucket(server: &S3Server, name: &str, keys: Vec<(String, String)>) -> anyhow::Result<Storage> {
-    let settings = StorageSettings {
-        url: format!("s3://{name}/p"),
-        endpoint: Some(server.endpoint().to_owned()),
-        region: None,
-        path_style: None,
-        grace: Duration::from_secs(3_600),
-        orphan_grace: Duration::from_secs(86_400),
-        compact_below_bytes: None,
-        compact_to_bytes: 1,
-    };
+    let settings = bucket_settings(&format!("{name}/p"), server.endpoint());
     Ok(Storage::open(&settings, std::path::Path::new("."), keys)?)
 }
 
