@@ -50,11 +50,13 @@ pub struct BatchOutcome {
     pub bytes: u64,
     /// The boundary after it.
     pub boundary: Offsets,
+    /// From where on a rebuild has read the log: what retention has removed is kept as it was.
+    pub from: Offsets,
 }
 
-/// Builds the states of everything below the boundary again, and of everything up to `end` where
-/// the boundary is below it, and publishes them in one commit. Runs that others publish meanwhile
-/// are kept.
+/// Builds the states of everything from `low` to the boundary again, and of everything up to `end`
+/// where the boundary is below it, and publishes them in one commit. Runs below `low`, and those
+/// that others publish meanwhile, are kept.
 ///
 /// # Errors
 /// As [`fold_log`]; nothing is changed then.
@@ -65,15 +67,23 @@ pub async fn rebuild(
     options: &BatchOptions,
     now_ms: impl Fn() -> i64,
 ) -> Result<BatchOutcome> {
-    let (mut start, mut end) = (Offsets::default(), end.clone());
+    let low = log.low();
+    let (mut start, mut end) = (low.clone(), end.clone());
+    // A head that was read before others raised `low`.
+    low.iter().for_each(|(p, o)| end.raise(p, o));
     let mut units = Vec::new();
     loop {
         let step = async {
             units.extend(build(master, log, &start, &end, options).await?);
-            publish_or_extend(master, &end, &units, now_ms()).await
+            publish_or_extend(master, &low, &end, &units, now_ms()).await
         };
         match step.await {
-            Ok(None) => return Ok(outcome(&units, master.boundary(), options)),
+            Ok(None) => {
+                return Ok(BatchOutcome {
+                    from: low,
+                    ..outcome(&units, master.boundary(), options)
+                });
+            }
             Ok(Some(further)) => start = std::mem::replace(&mut end, further),
             Err(e) => {
                 give_up(master, &units, &e).await;
@@ -83,10 +93,11 @@ pub async fn rebuild(
     }
 }
 
-/// Publishes a rebuild up to `end`; where a run that others published meanwhile crosses `end`,
+/// Publishes a rebuild of `[low, end)`; where a run that others published meanwhile crosses `end`,
 /// returns that run's end instead, up to which the rebuild must go on.
 async fn publish_or_extend(
     master: &Arc<Master>,
+    low: &Offsets,
     end: &Offsets,
     units: &[Unit],
     now_ms: i64,
@@ -94,7 +105,7 @@ async fn publish_or_extend(
     if let Some(further) = master.crossing(end).await? {
         return Ok(Some(further));
     }
-    match master.publish_rebuild(end, units, now_ms).await {
+    match master.publish_rebuild(low, end, units, now_ms).await {
         Ok(_) => Ok(None),
         Err(conflict @ Error::Conflict(_)) => match master.crossing(end).await? {
             Some(further) => Ok(Some(further)),
@@ -160,6 +171,7 @@ fn outcome(units: &[Unit], boundary: Offsets, options: &BatchOptions) -> BatchOu
         states: units.iter().map(|u| u.rows).sum(),
         bytes: units.iter().map(Unit::size_bytes).sum(),
         boundary,
+        ..Default::default()
     }
 }
 
@@ -230,7 +242,50 @@ impl Writer {
     }
 }
 
+/// Folds `[from, to)` into units, none of which crosses an edge of the log.
 async fn build(
+    master: &Arc<Master>,
+    log: &Arc<Log>,
+    from: &Offsets,
+    to: &Offsets,
+    options: &BatchOptions,
+) -> Result<Vec<Unit>> {
+    // Edges that come later lie at or past the head of the version that these are read from.
+    if !log.head().covers(to) {
+        log.refresh().await?;
+    }
+    let mut units = Vec::new();
+    for (from, to) in parts(from, to, &log.edges()) {
+        match build_part(master, log, &from, &to, options).await {
+            Ok(made) => units.extend(made),
+            Err(e) => {
+                master.discard(&units).await;
+                return Err(e);
+            }
+        }
+    }
+    Ok(units)
+}
+
+/// Divides `[from, to)` at edges, each of which lies at or past the one before it.
+fn parts(from: &Offsets, to: &Offsets, edges: &[Offsets]) -> Vec<(Offsets, Offsets)> {
+    let mut start = from.clone();
+    let mut parts = Vec::new();
+    for edge in edges {
+        let end = to.iter().map(|(p, t)| (p, t.min(edge.get(p))));
+        let end: Offsets = end.collect();
+        if !start.ranges_to(&end).is_empty() {
+            parts.push((start.clone(), end.clone()));
+        }
+        end.iter().for_each(|(p, o)| start.raise(p, o));
+    }
+    if parts.is_empty() || !start.ranges_to(to).is_empty() {
+        parts.push((start, to.clone()));
+    }
+    parts
+}
+
+async fn build_part(
     master: &Arc<Master>,
     log: &Arc<Log>,
     from: &Offsets,
