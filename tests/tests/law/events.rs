@@ -337,15 +337,19 @@ impl World<'_> {
     /// Facts are removed that are old, or too many; sometimes by two processes at once.
     async fn retain(&mut self) -> anyhow::Result<()> {
         self.coverage.count("event: retention");
-        if self.rng.random_bool(0.5) {
+        if self.rng.random_bool(0.3) {
+            Box::pin(self.land_other()).await?;
+        }
+        if self.rng.random_bool(0.7) {
             Box::pin(self.refresh()).await?;
         }
-        self.passed_ms += self.rng.random_range(0..2 * HOUR_MS);
+        self.passed_ms += self.rng.random_range(0..3 * HOUR_MS);
         let now = NOW + self.passed_ms;
         let by_age = self.rng.random_bool(0.7);
+        let hours = [0, 0, 1, 1, 2][self.rng.random_range(0..5)];
         let rule = RetentionRule {
-            age_ms: by_age.then(|| self.rng.random_range(0..3) * HOUR_MS),
-            size_bytes: (!by_age).then(|| self.rng.random_range(1..40_000)),
+            age_ms: by_age.then_some(hours * HOUR_MS),
+            size_bytes: (!by_age).then(|| self.rng.random_range(1..20_000)),
             keep_ms: 0,
         };
         let before = self.log.low();
