@@ -336,3 +336,43 @@ pub(crate) fn stopped(options: &BatchOptions) -> Result<()> {
         false => Ok(()),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use anabranch_shared::PartitionId;
+
+    use super::*;
+
+    fn at(list: &[(i32, i64)]) -> Offsets {
+        list.iter()
+            .map(|&(p, o)| (PartitionId(p), Offset(o)))
+            .collect()
+    }
+
+    #[test]
+    fn a_range_is_divided_at_the_edges_in_it() {
+        let edges = [
+            at(&[(0, 5)]),
+            at(&[(0, 9), (1, 4)]),
+            at(&[(0, 20), (1, 4)]),
+            at(&[(0, 90), (1, 90)]),
+        ];
+        let found = parts(&at(&[(0, 7)]), &at(&[(0, 30), (1, 6)]), &edges);
+        let expected = [
+            (at(&[(0, 7)]), at(&[(0, 9), (1, 4)])),
+            (at(&[(0, 9), (1, 4)]), at(&[(0, 20), (1, 4)])),
+            (at(&[(0, 20), (1, 4)]), at(&[(0, 30), (1, 6)])),
+        ];
+        // The last edge lies past the range.
+        assert_eq!(found, expected);
+        let whole = parts(&at(&[]), &at(&[(0, 3)]), &[]);
+        assert_eq!(whole, [(at(&[]), at(&[(0, 3)]))]);
+        // What begins past an edge in one partition is divided in the other alone.
+        let found = parts(&at(&[(0, 10)]), &at(&[(0, 12), (1, 8)]), &edges[1..2]);
+        let expected = [
+            (at(&[(0, 10)]), at(&[(0, 9), (1, 4)])),
+            (at(&[(0, 10), (1, 4)]), at(&[(0, 12), (1, 8)])),
+        ];
+        assert_eq!(found, expected);
+    }
+}

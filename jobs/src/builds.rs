@@ -254,14 +254,14 @@ async fn build_new(
         .cloned();
     let log = context.log(&view.topic().name).await?;
     if build != Build::RebuildFromLow {
-        check_from(view, live.as_ref(), &log, &log.low())?;
+        check_from(context, view, live.as_ref(), &log, &log.low()).await?;
     }
     let generation = context.catalogue.claim_generation(view.name()).await?;
     let master = Arc::new(Master::open(&context.storage, view, generation, now_ms()).await?);
     let outcome = rebuild(&master, &log, &log.head(), options, now_ms).await?;
     if build != Build::RebuildFromLow {
         // Retention may have raised `low` between the two looks.
-        check_from(view, live.as_ref(), &log, &outcome.from)?;
+        check_from(context, view, live.as_ref(), &log, &outcome.from).await?;
     }
     let entry = GenerationEntry {
         generation,
@@ -284,9 +284,20 @@ async fn build_new(
     })
 }
 
+/// Whether this version reads the states of a generation.
+async fn answers(context: &Context, name: &str, live: &GenerationEntry) -> bool {
+    let Ok(view) = View::from_definition(name, &live.definition) else {
+        return false;
+    };
+    let view = Arc::new(view);
+    let opened = Master::open(&context.storage, &view, live.generation, now_ms());
+    opened.await.is_ok()
+}
+
 /// Refuses to build a generation that would hold less than the one that answers: retention has
 /// removed facts which it would need.
-fn check_from(
+async fn check_from(
+    context: &Context,
     view: &View,
     live: Option<&GenerationEntry>,
     log: &Log,
@@ -304,7 +315,12 @@ fn check_from(
         .join(", ");
     let (name, topic) = (view.name(), &log.topic().name);
     let answering = match live {
-        Some(_) => "; it goes on answering as it was last built, with those facts",
+        Some(live) if answers(context, name, live).await => {
+            "; it goes on answering as it was last built, with those facts"
+        }
+        Some(_) => {
+            "; they are in its stored states, whose format another version of this software reads"
+        }
         None => "",
     };
     Err(Error::Conflict(format!(

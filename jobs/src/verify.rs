@@ -129,6 +129,13 @@ pub async fn verify_pin(
     let missing = |name: &str| Error::NotFound(format!("`{name}` was not pinned"));
     let view = pin.views.get(view).ok_or_else(|| missing(view))?;
     let facts = pin.topics.get(topic).ok_or_else(|| missing(topic))?;
+    if !view.boundary.covers(&facts.low) {
+        return Err(Error::Unavailable(format!(
+            "view `{}`: retention has removed facts up to [{}] while they were verified; try again",
+            view.view.name(),
+            facts.low
+        )));
+    }
     // What retention has removed can't be computed again: the runs above it are compared.
     let view = &ViewPin {
         files: MasterPin::files_from(&view.files, &facts.low)?,

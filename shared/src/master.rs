@@ -385,7 +385,7 @@ fn replaced(
             Side::Below => continue,
             Side::Across => {
                 return Err(Error::Conflict(format!(
-                    "view `{view}`: file `{}` crosses [{low}], below which retention has removed the facts: they can't be folded again; build the view from there on, by `anabranch batch rebuild {view} --from-low` after an edit of its SQL",
+                    "view `{view}`: file `{}` crosses [{low}], below which retention has removed the facts, so that it can't be folded again; nothing was changed",
                     add.path
                 )));
             }

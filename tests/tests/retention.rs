@@ -10,7 +10,10 @@ use anabranch_jobs::commands::maintain::maintain;
 use anabranch_jobs::context::{Context, now_ms};
 use anabranch_shared::table::{Commit, RemoveFile};
 use anabranch_shared::view::View;
-use anabranch_shared::{Error, ErrorKind, Generation, GenerationEntry, Log, Master, Offsets};
+use anabranch_shared::{
+    Error, ErrorKind, Generation, GenerationEntry, Landing, Log, Master, Offset, OffsetRange,
+    Offsets, PartitionId,
+};
 use anabranch_tests::ledger::line;
 use anabranch_tests::places;
 use anabranch_tests::process::{EDITED, Process, Setup, run, run_well, write_project};
@@ -494,5 +497,44 @@ async fn a_landing_goes_on_after_retention_and_stops_at_another_removal() -> any
     .await;
     let text = stopped.err().map(|e| e.to_string()).unwrap_or_default();
     anyhow::ensure!(text.contains("of another writer removed facts"), "{text}");
+    Ok(())
+}
+
+/// States of another format can't be folded again where the facts are gone: they are not given up.
+#[tokio::test(flavor = "multi_thread")]
+async fn states_of_another_format_are_not_lost_with_their_facts() -> anyhow::Result<()> {
+    let dir = retained().await?;
+    let dir = dir.path();
+    let entry = dir.join("data/views/words/g1/_delta_log/00000000000000000000.json");
+    let text = std::fs::read_to_string(&entry)?;
+    anyhow::ensure!(text.contains("1 datafusion "), "{text}");
+    std::fs::write(&entry, text.replace("1 datafusion ", "0 datafusion "))?;
+    let says = ["[0, 101) of partition 0", "another version", "--from-low"];
+    refused(dir, &["batch", "rebuild"], &says).await?;
+    let before = std::fs::read_dir(dir.join("data/views/words/g1"))?.count();
+    ingest(dir, 100..150).await?;
+    run_well(dir, &["batch", "rebuild", "words", "--from-low"]).await?;
+    assert_eq!(sql(dir, "SELECT sum(facts) FROM words").await?, "50");
+    assert_eq!(
+        std::fs::read_dir(dir.join("data/views/words/g1"))?.count(),
+        before
+    );
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn verify_names_what_a_source_had_removed() -> anyhow::Result<()> {
+    let world = World::new().await?;
+    let lost = (PartitionId(7), OffsetRange::new(Offset(3), Offset(9)));
+    let landing = Landing {
+        ranges: vec![(PartitionId(7), OffsetRange::new(Offset(0), Offset(9)))],
+        gaps: vec![lost],
+        ..Default::default()
+    };
+    world.log.land(&landing, now_ms()).await?;
+    let said = run_well(&world.context.project.dir, &["verify"]).await?;
+    let named =
+        "not compared: facts [3, 9) of partition 7, which the source of topic `facts` had removed";
+    anyhow::ensure!(said.contains(named), "{said}");
     Ok(())
 }

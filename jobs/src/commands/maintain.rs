@@ -10,7 +10,7 @@ use anabranch_batch::{
     CleanAction, CleanOptions, CleanReport, CompactOptions, CompactReport, RetainReport,
     RetentionRule, clean_storage, clean_view, compact, find_compaction, find_retention, retain,
 };
-use anabranch_shared::{Error, Lease, LeaseStanding, Log, Monotonic, Result};
+use anabranch_shared::{Error, Lease, LeaseStanding, Log, Monotonic, Offsets, Result};
 
 use crate::context::{Context, now_ms};
 use crate::history;
@@ -169,6 +169,13 @@ async fn keep_log(
 ) -> Result<()> {
     let stop_topic = Arc::new(AtomicBool::new(false));
     let options = compact_options(context, &stop_topic);
+    let entry = context.catalogue.current();
+    let low = entry.topics.get(topic).map(|t| t.low.clone());
+    let retains =
+        retention_rule(context, topic).is_on() || low.unwrap_or_default() != Offsets::default();
+    if options.is_none() && !retains {
+        return Ok(());
+    }
     let holder = uuid::Uuid::new_v4().to_string();
     let (name, clock) = (format!("upkeep/{topic}"), Monotonic::default());
     let mut lease = Lease::open(&context.storage, &name, holder, LEASE_EXPIRES, clock).await?;

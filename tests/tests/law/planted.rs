@@ -6,7 +6,7 @@ use std::process::Command;
 const CASES: u64 = 500;
 
 /// The bugs, and what each does.
-const BUGS: [(&str, &str); 25] = [
+const BUGS: [(&str, &str); 26] = [
     (
         "planted-boundary-offset-lost",
         "a refresh leaves out the offset at its boundary",
@@ -100,6 +100,10 @@ const BUGS: [(&str, &str); 25] = [
     (
         "planted-removed-skipped",
         "a daemon skips what retention has removed before it followed",
+    ),
+    (
+        "planted-removed-read-as-empty",
+        "facts that retention has removed are read as if there had been none",
     ),
 ];
 
