@@ -349,6 +349,15 @@ mod tests {
             .collect()
     }
 
+    /// The ranges of the parts, as partition, start and end.
+    fn divided(from: &Offsets, to: &Offsets, edges: &[Offsets]) -> Vec<Vec<(i32, i64, i64)>> {
+        let ranges = |(start, end): &(Offsets, Offsets)| {
+            let ranges = start.ranges_to(end).into_iter();
+            ranges.map(|(p, r)| (p.0, r.start.0, r.end.0)).collect()
+        };
+        parts(from, to, edges).iter().map(ranges).collect()
+    }
+
     #[test]
     fn a_range_is_divided_at_the_edges_in_it() {
         let edges = [
@@ -357,22 +366,17 @@ mod tests {
             at(&[(0, 20), (1, 4)]),
             at(&[(0, 90), (1, 90)]),
         ];
-        let found = parts(&at(&[(0, 7)]), &at(&[(0, 30), (1, 6)]), &edges);
+        // The first edge lies before the range, the last one past it.
+        let found = divided(&at(&[(0, 7)]), &at(&[(0, 30), (1, 6)]), &edges);
         let expected = [
-            (at(&[(0, 7)]), at(&[(0, 9), (1, 4)])),
-            (at(&[(0, 9), (1, 4)]), at(&[(0, 20), (1, 4)])),
-            (at(&[(0, 20), (1, 4)]), at(&[(0, 30), (1, 6)])),
+            vec![(0, 7, 9), (1, 0, 4)],
+            vec![(0, 9, 20)],
+            vec![(0, 20, 30), (1, 4, 6)],
         ];
-        // The last edge lies past the range.
         assert_eq!(found, expected);
-        let whole = parts(&at(&[]), &at(&[(0, 3)]), &[]);
-        assert_eq!(whole, [(at(&[]), at(&[(0, 3)]))]);
+        assert_eq!(divided(&at(&[]), &at(&[(0, 3)]), &[]), [[(0, 0, 3)]]);
         // What begins past an edge in one partition is divided in the other alone.
-        let found = parts(&at(&[(0, 10)]), &at(&[(0, 12), (1, 8)]), &edges[1..2]);
-        let expected = [
-            (at(&[(0, 10)]), at(&[(0, 9), (1, 4)])),
-            (at(&[(0, 10), (1, 4)]), at(&[(0, 12), (1, 8)])),
-        ];
-        assert_eq!(found, expected);
+        let found = divided(&at(&[(0, 10)]), &at(&[(0, 12), (1, 8)]), &edges[1..2]);
+        assert_eq!(found, [vec![(1, 0, 4)], vec![(0, 10, 12), (1, 4, 8)]]);
     }
 }

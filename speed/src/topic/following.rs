@@ -124,7 +124,10 @@ impl TopicStream {
                 }) => {
                     (view.pin, view.pieces) = (pin, pieces);
                 }
-                Err(e) => view.fail(&e),
+                Err(e) => {
+                    view.superseded = matches!(e, Error::BelowLow { .. });
+                    view.fail(&e);
+                }
             }
         }
         let followed = delta.followed(head);
@@ -233,6 +236,7 @@ impl TopicStream {
             unlanded: Vec::new(),
             folded: delta.unlanded.start(),
             failed,
+            superseded: false,
         };
         check_no_gap(&name, &view, &upto)?;
         let before = delta.views.insert(name.clone(), view);

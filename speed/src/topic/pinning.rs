@@ -49,7 +49,10 @@ impl TopicStream {
             if let Some(failed) = &view.failed
                 && mode == ReadMode::Merged
             {
-                return Err(Error::Invalid(failed.clone()));
+                return Err(match view.superseded {
+                    true => Error::Unavailable(failed.clone()),
+                    false => Error::Invalid(failed.clone()),
+                });
             }
             check_no_gap(name, view, &delta.upto)?;
             let mut pin = ViewPin {

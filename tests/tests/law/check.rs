@@ -5,7 +5,8 @@ use std::sync::Arc;
 
 use anabranch_shared::view::{View, planning_session};
 use anabranch_shared::{
-    Generation, MasterPin, OFFSET, Offset, Offsets, PARTITION, Pin, Pinner, ReadMode, ViewPin,
+    ErrorKind, Generation, MasterPin, OFFSET, Offset, Offsets, PARTITION, Pin, Pinner, ReadMode,
+    ViewPin,
 };
 use anabranch_speed::follow_log;
 use anabranch_tests::commands::ensure_same;
@@ -36,7 +37,16 @@ impl World<'_> {
                 false => ReadMode::Merged,
             };
             let names = ["v", "facts", "dead_letters"].map(str::to_owned);
-            let pin = daemon.pin(&names, mode).await?;
+            let pin = match daemon.pin(&names, mode).await {
+                // Its loop would have looked at the catalogue by now.
+                Err(e) if e.kind() == ErrorKind::Unavailable && self.is_superseded(i)? => {
+                    self.coverage
+                        .count("checks: of a daemon whose generation lost its facts");
+                    daemon.follow_catalogue().await;
+                    daemon.pin(&names, mode).await?
+                }
+                pin => pin?,
+            };
             self.coverage.count("checks: of a daemon");
             self.check_complete(i, &pin, mode)?;
             self.check_pin(&pin, mode).await?;
@@ -45,6 +55,13 @@ impl World<'_> {
             }
         }
         Ok(())
+    }
+
+    /// Whether a daemon goes on with a generation that is none any more, and whose facts are gone.
+    fn is_superseded(&self, i: usize) -> anyhow::Result<bool> {
+        let stream = self.machines[i].stream()?;
+        let superseded = stream.with_delta(|d| d.views.values().any(|v| v.superseded));
+        Ok(superseded && stream.served("v") != Some(self.generation()))
     }
 
     /// Whatever a daemon acknowledged is in its answers.
