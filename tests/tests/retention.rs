@@ -16,7 +16,7 @@ use anabranch_shared::{
 };
 use anabranch_tests::ledger::line;
 use anabranch_tests::places;
-use anabranch_tests::process::{EDITED, Process, Setup, run, run_well, write_project};
+use anabranch_tests::process::{EDITED, Process, Setup, run, run_well, until, write_project};
 
 const HOUR: i64 = 3_600_000;
 
@@ -537,4 +537,36 @@ async fn verify_names_what_a_source_had_removed() -> anyhow::Result<()> {
         "not compared: facts [3, 9) of partition 7, which the source of topic `facts` had removed";
     anyhow::ensure!(said.contains(named), "{said}");
     Ok(())
+}
+
+/// The daemon's own upkeep removes what has been absorbed, while it takes facts and answers.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_daemon_removes_facts_and_goes_on() -> anyhow::Result<()> {
+    let dir = project()?;
+    let dir = dir.path();
+    let settings = dir.join("anabranch.toml");
+    let text = std::fs::read_to_string(&settings)?;
+    let often = "[daemon]\nmaintain_every = \"50ms\"";
+    std::fs::write(settings, text.replace("[daemon]", often))?;
+    let context = Context::open(dir).await?;
+    let mut daemon = Process::start(dir, &["up"])?;
+    daemon.ready(&context).await?;
+    let mut end = 0;
+    for part in 0..3 {
+        ingest(dir, part * 50..part * 50 + 50).await?;
+        let found = sql(dir, "SELECT sum(facts), sum(ids) FROM words").await?;
+        anyhow::ensure!(found == counts(part * 50 + 50), "{part}: {found}");
+        end += 51;
+        until("the facts are removed", || async {
+            run_well(dir, &["batch", "refresh"]).await?;
+            let low = context.log("facts").await?.low();
+            Ok(low.iter().map(|(_, o)| o.0).sum::<i64>() == end)
+        })
+        .await?;
+        let found = sql(dir, "SELECT sum(facts), sum(ids) FROM words").await?;
+        anyhow::ensure!(found == counts(part * 50 + 50), "{part}, removed: {found}");
+    }
+    run_well(dir, &["verify"]).await?;
+    daemon.terminate().await?;
+    check(dir, 150, 0, 0).await
 }
