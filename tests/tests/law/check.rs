@@ -5,8 +5,8 @@ use std::sync::Arc;
 
 use anabranch_shared::view::{View, planning_session};
 use anabranch_shared::{
-    ErrorKind, Generation, MasterPin, OFFSET, Offset, Offsets, PARTITION, Pin, Pinner, ReadMode,
-    ViewPin,
+    Error, ErrorKind, Generation, MasterPin, OFFSET, Offset, Offsets, PARTITION, Pin, Pinner,
+    ReadMode, ViewPin,
 };
 use anabranch_speed::follow_log;
 use anabranch_tests::commands::ensure_same;
@@ -165,6 +165,12 @@ impl World<'_> {
             return Ok(());
         }
         self.coverage.count("checks: from the low on");
+        let removed = self.log.low();
+        let gone = self.log.files_between(&Offsets::default(), &removed);
+        anyhow::ensure!(
+            removed == Offsets::default() || matches!(gone, Err(Error::BelowLow { .. })),
+            "facts below [{removed}] are gone, and whoever reads them finds {gone:?}"
+        );
         let kept = ViewPin {
             files: MasterPin::files_from(&view.files, low)?,
             ..view.clone()
