@@ -50,11 +50,13 @@ pub struct BatchOutcome {
     pub bytes: u64,
     /// The boundary after it.
     pub boundary: Offsets,
+    /// From where on a rebuild has read the log: what retention has removed is kept as it was.
+    pub from: Offsets,
 }
 
-/// Builds the states of everything below the boundary again, and of everything up to `end` where
-/// the boundary is below it, and publishes them in one commit. Runs that others publish meanwhile
-/// are kept.
+/// Builds the states of everything from `low` to the boundary again, and of everything up to `end`
+/// where the boundary is below it, and publishes them in one commit. Runs below `low`, and those
+/// that others publish meanwhile, are kept.
 ///
 /// # Errors
 /// As [`fold_log`]; nothing is changed then.
@@ -65,15 +67,23 @@ pub async fn rebuild(
     options: &BatchOptions,
     now_ms: impl Fn() -> i64,
 ) -> Result<BatchOutcome> {
-    let (mut start, mut end) = (Offsets::default(), end.clone());
+    let low = log.low();
+    let (mut start, mut end) = (low.clone(), end.clone());
+    // A head that was read before others raised `low`.
+    low.iter().for_each(|(p, o)| end.raise(p, o));
     let mut units = Vec::new();
     loop {
         let step = async {
             units.extend(build(master, log, &start, &end, options).await?);
-            publish_or_extend(master, &end, &units, now_ms()).await
+            publish_or_extend(master, &low, &end, &units, now_ms()).await
         };
         match step.await {
-            Ok(None) => return Ok(outcome(&units, master.boundary(), options)),
+            Ok(None) => {
+                return Ok(BatchOutcome {
+                    from: low,
+                    ..outcome(&units, master.boundary(), options)
+                });
+            }
             Ok(Some(further)) => start = std::mem::replace(&mut end, further),
             Err(e) => {
                 give_up(master, &units, &e).await;
@@ -83,10 +93,11 @@ pub async fn rebuild(
     }
 }
 
-/// Publishes a rebuild up to `end`; where a run that others published meanwhile crosses `end`,
+/// Publishes a rebuild of `[low, end)`; where a run that others published meanwhile crosses `end`,
 /// returns that run's end instead, up to which the rebuild must go on.
 async fn publish_or_extend(
     master: &Arc<Master>,
+    low: &Offsets,
     end: &Offsets,
     units: &[Unit],
     now_ms: i64,
@@ -94,7 +105,7 @@ async fn publish_or_extend(
     if let Some(further) = master.crossing(end).await? {
         return Ok(Some(further));
     }
-    match master.publish_rebuild(end, units, now_ms).await {
+    match master.publish_rebuild(low, end, units, now_ms).await {
         Ok(_) => Ok(None),
         Err(conflict @ Error::Conflict(_)) => match master.crossing(end).await? {
             Some(further) => Ok(Some(further)),
@@ -160,6 +171,7 @@ fn outcome(units: &[Unit], boundary: Offsets, options: &BatchOptions) -> BatchOu
         states: units.iter().map(|u| u.rows).sum(),
         bytes: units.iter().map(Unit::size_bytes).sum(),
         boundary,
+        ..Default::default()
     }
 }
 
@@ -230,7 +242,50 @@ impl Writer {
     }
 }
 
+/// Folds `[from, to)` into units, none of which crosses an edge of the log.
 async fn build(
+    master: &Arc<Master>,
+    log: &Arc<Log>,
+    from: &Offsets,
+    to: &Offsets,
+    options: &BatchOptions,
+) -> Result<Vec<Unit>> {
+    // Edges that come later lie at or past the head of the version that these are read from.
+    if !log.head().covers(to) {
+        log.refresh().await?;
+    }
+    let mut units = Vec::new();
+    for (from, to) in parts(from, to, &log.edges()) {
+        match build_part(master, log, &from, &to, options).await {
+            Ok(made) => units.extend(made),
+            Err(e) => {
+                master.discard(&units).await;
+                return Err(e);
+            }
+        }
+    }
+    Ok(units)
+}
+
+/// Divides `[from, to)` at edges, each of which lies at or past the one before it.
+fn parts(from: &Offsets, to: &Offsets, edges: &[Offsets]) -> Vec<(Offsets, Offsets)> {
+    let mut start = from.clone();
+    let mut parts = Vec::new();
+    for edge in edges {
+        let end = to.iter().map(|(p, t)| (p, t.min(edge.get(p))));
+        let end: Offsets = end.collect();
+        if !start.ranges_to(&end).is_empty() {
+            parts.push((start.clone(), end.clone()));
+        }
+        end.iter().for_each(|(p, o)| start.raise(p, o));
+    }
+    if parts.is_empty() || !start.ranges_to(to).is_empty() {
+        parts.push((start, to.clone()));
+    }
+    parts
+}
+
+async fn build_part(
     master: &Arc<Master>,
     log: &Arc<Log>,
     from: &Offsets,
@@ -279,5 +334,49 @@ pub(crate) fn stopped(options: &BatchOptions) -> Result<()> {
     match options.stop.load(Ordering::Relaxed) {
         true => Err(Error::Conflict("stopped; nothing was changed".into())),
         false => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use anabranch_shared::PartitionId;
+
+    use super::*;
+
+    fn at(list: &[(i32, i64)]) -> Offsets {
+        list.iter()
+            .map(|&(p, o)| (PartitionId(p), Offset(o)))
+            .collect()
+    }
+
+    /// The ranges of the parts, as partition, start and end.
+    fn divided(from: &Offsets, to: &Offsets, edges: &[Offsets]) -> Vec<Vec<(i32, i64, i64)>> {
+        let ranges = |(start, end): &(Offsets, Offsets)| {
+            let ranges = start.ranges_to(end).into_iter();
+            ranges.map(|(p, r)| (p.0, r.start.0, r.end.0)).collect()
+        };
+        parts(from, to, edges).iter().map(ranges).collect()
+    }
+
+    #[test]
+    fn a_range_is_divided_at_the_edges_in_it() {
+        let edges = [
+            at(&[(0, 5)]),
+            at(&[(0, 9), (1, 4)]),
+            at(&[(0, 20), (1, 4)]),
+            at(&[(0, 90), (1, 90)]),
+        ];
+        // The first edge lies before the range, the last one past it.
+        let found = divided(&at(&[(0, 7)]), &at(&[(0, 30), (1, 6)]), &edges);
+        let expected = [
+            vec![(0, 7, 9), (1, 0, 4)],
+            vec![(0, 9, 20)],
+            vec![(0, 20, 30), (1, 4, 6)],
+        ];
+        assert_eq!(found, expected);
+        assert_eq!(divided(&at(&[]), &at(&[(0, 3)]), &[]), [[(0, 0, 3)]]);
+        // What begins past an edge in one partition is divided in the other alone.
+        let found = divided(&at(&[(0, 10)]), &at(&[(0, 12), (1, 8)]), &edges[1..2]);
+        assert_eq!(found, [vec![(1, 0, 4)], vec![(0, 10, 12), (1, 4, 8)]]);
     }
 }

@@ -8,12 +8,13 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use anabranch_shared::table::{AddFile, Table};
 use anabranch_shared::{
-    EncodedFile, Error, FileEncoder, Log, LogTable, OffsetRange, PartitionId, Ranges, Result,
-    UpkeepTurn, blocking,
+    EncodedFile, Error, FileEncoder, Log, LogTable, OffsetRange, Offsets, PartitionId, Ranges,
+    Result, UpkeepTurn, blocking,
 };
 use futures::StreamExt;
 
 use self::rows::RowsInOrder;
+use crate::merge::between;
 
 mod rows;
 
@@ -69,7 +70,8 @@ pub async fn find_compaction(log: &Log, options: &CompactOptions) -> Result<Comp
     log.table().refresh().await?;
     for which in LogTable::ALL {
         log.table_of(which).refresh().await?;
-        for group in groups(&log.upkeep_files(which)?.files, options)? {
+        let found = log.upkeep_files(which)?;
+        for group in groups(&found.files, &found.edges, options)? {
             report.count(&group);
         }
     }
@@ -94,7 +96,7 @@ pub async fn compact(
         }
         let found = log.upkeep_files(which)?;
         let mut turn: UpkeepTurn = found.turn;
-        for group in groups(&found.files, options)? {
+        for group in groups(&found.files, &found.edges, options)? {
             if options.stop.load(Ordering::Relaxed) {
                 return Ok(report);
             }
@@ -116,6 +118,8 @@ struct SmallFile {
     bytes: u64,
     /// For each partition that it holds facts of, from where to where.
     spans: BTreeMap<PartitionId, OffsetRange>,
+    /// Between which edges of the log it lies; `None` where it crosses one.
+    place: Option<Vec<bool>>,
 }
 
 /// For each partition the least range that holds all of a file's. What lies between its ranges is
@@ -134,13 +138,22 @@ fn join(a: OffsetRange, b: OffsetRange) -> OffsetRange {
 }
 
 /// The groups of files that are merged: small ones, that in each of their partitions follow each
-/// other with no other file between.
-fn groups(files: &[Arc<AddFile>], options: &CompactOptions) -> Result<Vec<Vec<SmallFile>>> {
+/// other with no other file between, and lie between the same edges.
+fn groups(
+    files: &[Arc<AddFile>],
+    edges: &[Offsets],
+    options: &CompactOptions,
+) -> Result<Vec<Vec<SmallFile>>> {
     let mut all = Vec::with_capacity(files.len());
     for add in files {
         let (spans, bytes) = (spans(add)?, u64::try_from(add.size).unwrap_or(0));
-        let add = add.clone();
-        all.push(SmallFile { add, bytes, spans });
+        let (add, place) = (add.clone(), between(&add.ranges()?, edges));
+        all.push(SmallFile {
+            add,
+            bytes,
+            spans,
+            place,
+        });
     }
     all.sort_by_key(|f| f.spans.iter().map(|(p, r)| (*p, r.start)).next());
     let neighbours = Neighbours::of(&all);
@@ -154,7 +167,11 @@ fn groups(files: &[Arc<AddFile>], options: &CompactOptions) -> Result<Vec<Vec<Sm
         let mut bytes = all[first].bytes;
         let mut last: BTreeMap<PartitionId, usize> = BTreeMap::new();
         last.extend(all[first].spans.keys().map(|p| (*p, first)));
-        let free = |i: usize| !taken[i] && all[i].bytes < options.below_bytes;
+        let place = all[first].place.as_ref();
+        let free = |i: usize| {
+            let small = !taken[i] && all[i].bytes < options.below_bytes;
+            small && place.is_some() && all[i].place.as_ref() == place
+        };
         while let Some(next) = neighbours.next(&all, &last, free) {
             let size = all[next].bytes;
             if bytes + size > options.to_bytes {

@@ -5,6 +5,7 @@ mod clean;
 mod compact;
 mod export;
 mod merge;
+mod retain;
 
 pub use build::{BatchOptions, BatchOutcome, rebuild, refresh};
 pub use clean::{
@@ -14,3 +15,4 @@ pub use clean::{
 pub use compact::{CompactOptions, CompactReport, compact, find_compaction};
 pub use export::{ExportOutcome, ExportWhen, export};
 pub use merge::merge_small_runs;
+pub use retain::{RetainReport, RetentionRule, find_retention, retain};

@@ -1,11 +1,12 @@
 //! Keeps the runs of a master view few: merging costs a query about a microsecond a state, and
 //! every file a request.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use anabranch_shared::table::AddFile;
 use anabranch_shared::view::Fold;
-use anabranch_shared::{Master, Ranges, Result, blocking};
+use anabranch_shared::{Log, Master, Offsets, Ranges, Result, blocking};
 
 use crate::build::{BatchOptions, give_up, stopped};
 
@@ -15,25 +16,57 @@ const FEWEST_FILES: usize = 8;
 /// A file with more states than this is not small.
 const SMALL_ROWS: u64 = 500_000;
 
-/// Merges the small files of a master view into one, if there are many. Returns how many files
-/// were merged.
+/// Merges the small files of a master view into one, if there are many; where the log has edges,
+/// those between two of them. Returns how many files were merged.
 ///
 /// # Errors
 /// `Conflict` when a rebuild replaced one of them meanwhile; nothing is changed then.
 pub async fn merge_small_runs(
     master: &Arc<Master>,
+    log: &Arc<Log>,
     options: &BatchOptions,
     now_ms: i64,
 ) -> Result<usize> {
-    let small: Vec<Arc<AddFile>> = master
-        .pin()
-        .files
-        .into_iter()
-        .filter(|f| f.rows().is_some_and(|rows| rows < SMALL_ROWS))
-        .collect();
-    if small.len() < FEWEST_FILES {
-        return Ok(0);
+    let pin = master.pin();
+    // Edges that come later lie at or past the head of the version that these are read from.
+    if !log.head().covers(&pin.boundary) {
+        log.refresh().await?;
     }
+    let edges = log.edges();
+    let mut small: BTreeMap<Vec<bool>, Vec<Arc<AddFile>>> = BTreeMap::new();
+    for file in pin.files {
+        if file.rows().is_some_and(|rows| rows < SMALL_ROWS)
+            && let Some(place) = between(&file.ranges()?, &edges)
+        {
+            small.entry(place).or_default().push(file);
+        }
+    }
+    let mut merged = 0;
+    for files in small.into_values() {
+        if files.len() >= FEWEST_FILES {
+            merged += merge(master, files, options, now_ms).await?;
+        }
+    }
+    Ok(merged)
+}
+
+/// Between which edges ranges lie: for each edge whether they are above it; `None` where they cross
+/// one.
+pub(crate) fn between(ranges: &Ranges, edges: &[Offsets]) -> Option<Vec<bool>> {
+    let side = |edge: &Offsets| match ranges.iter().all(|(p, r)| r.start >= edge.get(*p)) {
+        true => Some(true),
+        false => (ranges.iter().all(|(p, r)| r.end <= edge.get(*p))).then_some(false),
+    };
+    edges.iter().map(side).collect()
+}
+
+/// Merges files into one, as many as the memory suffices for.
+async fn merge(
+    master: &Arc<Master>,
+    small: Vec<Arc<AddFile>>,
+    options: &BatchOptions,
+    now_ms: i64,
+) -> Result<usize> {
     let mut fold = Fold::new(master.view())?;
     let mut ranges = Ranges::new();
     let mut merged = Vec::new();

@@ -10,7 +10,9 @@ use anabranch_batch::{
 };
 use anabranch_shared::settings::ViewSettings;
 use anabranch_shared::view::View;
-use anabranch_shared::{Error, FoldProgress, GenerationEntry, Master, Result, ViewEntry};
+use anabranch_shared::{
+    Error, FoldProgress, GenerationEntry, Log, Master, Offsets, Result, ViewEntry,
+};
 
 use crate::commands::maintain;
 use crate::context::{Context, ViewStanding, now_ms, now_us, threads};
@@ -22,8 +24,10 @@ const EXPORT_TRIES: usize = 5;
 /// What is done to a view.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Build {
-    /// Everything again, from the log.
+    /// Everything again that the log holds.
     Rebuild,
+    /// The same, also where retention has removed facts that the view then lacks.
+    RebuildFromLow,
     /// The facts since the boundary.
     Refresh,
 }
@@ -32,7 +36,7 @@ impl Build {
     /// The job's name.
     pub fn name(self) -> &'static str {
         match self {
-            Self::Rebuild => "rebuild",
+            Self::Rebuild | Self::RebuildFromLow => "rebuild",
             Self::Refresh => "refresh",
         }
     }
@@ -126,7 +130,7 @@ async fn export_view(
     options: &BatchOptions,
 ) -> Result<()> {
     let when = match build {
-        Build::Rebuild => ExportWhen::Always,
+        Build::Rebuild | Build::RebuildFromLow => ExportWhen::Always,
         Build::Refresh => ExportWhen::Moved,
     };
     for _ in 0..EXPORT_TRIES {
@@ -163,11 +167,13 @@ async fn build_one(
     let view = context.compile(settings)?;
     context.catalogue.refresh().await?;
     match (context.standing(&view), build) {
-        (ViewStanding::Live, Build::Rebuild) if !is_readable(context, &view).await? => {
-            build_new(context, &view, options).await
+        (ViewStanding::Live, Build::Refresh) => build_live(context, &view, build, options).await,
+        (ViewStanding::Live, _) if is_readable(context, &view).await? => {
+            build_live(context, &view, build, options).await
         }
-        (ViewStanding::Live, _) => build_live(context, &view, build, options).await,
-        (_, Build::Rebuild) => build_new(context, &view, options).await,
+        (_, Build::Rebuild | Build::RebuildFromLow) => {
+            build_new(context, &view, build, options).await
+        }
         (ViewStanding::Edited, Build::Refresh) => {
             let entry = context.catalogue.current();
             let live = entry.views.get(view.name()).and_then(|v| v.live.clone());
@@ -217,10 +223,12 @@ async fn build_live(
     let log = context.log(&view.topic().name).await?;
     let head = log.head();
     let outcome = match build {
-        Build::Rebuild => rebuild(&master, &log, &head, options, now_ms).await?,
+        Build::Rebuild | Build::RebuildFromLow => {
+            rebuild(&master, &log, &head, options, now_ms).await?
+        }
         Build::Refresh => refresh(&master, &log, &head, options, now_ms).await?,
     };
-    match merge_small_runs(&master, options, now_ms()).await {
+    match merge_small_runs(&master, &log, options, now_ms()).await {
         Ok(_) | Err(Error::Conflict(_)) => {}
         Err(e) => return Err(e),
     }
@@ -232,30 +240,93 @@ async fn build_live(
 }
 
 /// Builds a new generation beside the live one, and cuts over.
-async fn build_new(context: &Context, view: &Arc<View>, options: &BatchOptions) -> Result<Built> {
+async fn build_new(
+    context: &Context,
+    view: &Arc<View>,
+    build: Build,
+    options: &BatchOptions,
+) -> Result<Built> {
     let entry = context.catalogue.current();
-    let from = entry
+    let live = entry
         .views
         .get(view.name())
         .and_then(|v| v.live.as_ref())
-        .map(|l| l.generation);
+        .cloned();
+    let log = context.log(&view.topic().name).await?;
+    if build != Build::RebuildFromLow {
+        check_from(context, view, live.as_ref(), &log, &log.low()).await?;
+    }
     let generation = context.catalogue.claim_generation(view.name()).await?;
     let master = Arc::new(Master::open(&context.storage, view, generation, now_ms()).await?);
-    let log = context.log(&view.topic().name).await?;
     let outcome = rebuild(&master, &log, &log.head(), options, now_ms).await?;
+    if build != Build::RebuildFromLow {
+        // Retention may have raised `low` between the two looks.
+        check_from(context, view, live.as_ref(), &log, &outcome.from).await?;
+    }
     let entry = GenerationEntry {
         generation,
         definition: view.definition().clone(),
+        from: outcome.from.clone(),
     };
     context
         .catalogue
-        .cut_over(view.name(), from, &entry)
+        .cut_over(
+            view.name(),
+            live.map(|l| l.generation),
+            &entry,
+            &outcome.boundary,
+        )
         .await?;
     Ok(Built {
         outcome,
         master,
         cut_over: true,
     })
+}
+
+/// Whether this version reads the states of a generation.
+async fn answers(context: &Context, name: &str, live: &GenerationEntry) -> bool {
+    let Ok(view) = View::from_definition(name, &live.definition) else {
+        return false;
+    };
+    let view = Arc::new(view);
+    let opened = Master::open(&context.storage, &view, live.generation, now_ms());
+    opened.await.is_ok()
+}
+
+/// Refuses to build a generation that would hold less than the one that answers: retention has
+/// removed facts which it would need.
+async fn check_from(
+    context: &Context,
+    view: &View,
+    live: Option<&GenerationEntry>,
+    log: &Log,
+    from: &Offsets,
+) -> Result<()> {
+    let held = live.map(|l| l.from.clone()).unwrap_or_default();
+    let missing = held.ranges_to(from);
+    if missing.is_empty() {
+        return Ok(());
+    }
+    let ranges = missing
+        .iter()
+        .map(|(p, r)| format!("{r} of partition {p}"))
+        .collect::<Vec<_>>()
+        .join(", ");
+    let (name, topic) = (view.name(), &log.topic().name);
+    let answering = match live {
+        Some(live) if answers(context, name, live).await => {
+            "; it goes on answering as it was last built, with those facts"
+        }
+        Some(_) => {
+            "; they are in its stored states, whose format another version of this software reads"
+        }
+        None => "",
+    };
+    Err(Error::Conflict(format!(
+        "view `{name}` can't be built from all facts: retention of topic `{topic}` has removed those at offsets {ranges} ({} facts in all){answering}; `anabranch batch rebuild {name} --from-low` builds it from what there is",
+        log.removed_facts()
+    )))
 }
 
 /// Forgets views that the project does not hold any more. Returns their names.

@@ -9,7 +9,8 @@ use anabranch_serving::ServingOptions;
 use anabranch_shared::settings::{Project, TopicSettings, ViewSettings};
 use anabranch_shared::view::{View, relations_read};
 use anabranch_shared::{
-    Catalogue, Error, Export, GenerationEntry, Log, Master, Pin, Relation, Result, Storage, Topic,
+    Catalogue, Error, Export, GenerationEntry, Log, Master, Offsets, Pin, Relation, Result,
+    Storage, Topic,
 };
 
 use crate::history;
@@ -94,17 +95,29 @@ impl Context {
     }
 
     async fn first_generation(&self, view: &Arc<View>) -> Result<()> {
+        if self.removed_below(view).is_some() {
+            return Ok(());
+        }
         let generation = self.catalogue.claim_generation(view.name()).await?;
         Master::open(&self.storage, view, generation, now_ms()).await?;
         let entry = GenerationEntry {
             generation,
             definition: view.definition().clone(),
+            from: Offsets::default(),
         };
-        match self.catalogue.cut_over(view.name(), None, &entry).await {
+        let (name, nothing) = (view.name(), Offsets::default());
+        match self.catalogue.cut_over(name, None, &entry, &nothing).await {
             // Another process was as quick.
             Ok(_) | Err(Error::Conflict(_)) => Ok(()),
             Err(e) => Err(e),
         }
+    }
+
+    /// Up to where retention has removed facts of a view's topic, if it has.
+    fn removed_below(&self, view: &View) -> Option<Offsets> {
+        let entry = self.catalogue.current();
+        let low = entry.topics.get(&view.topic().name)?.low.clone();
+        (low != Offsets::default()).then_some(low)
     }
 
     /// Plans a view of the project.
@@ -156,12 +169,21 @@ impl Context {
         let mut notes = BTreeMap::new();
         for settings in &self.project.views {
             let name = &settings.name;
-            match self.compile(settings).map(|v| self.standing(&v)) {
-                Ok(ViewStanding::Live) => {}
-                Ok(ViewStanding::Edited) => {
+            let standing = self
+                .compile(settings)
+                .map(|v| (self.standing(&v), self.removed_below(&v)));
+            match standing {
+                Ok((ViewStanding::Live, _)) => {}
+                Ok((ViewStanding::Edited, _)) => {
                     notes.insert(name.clone(), self.edited_note(name));
                 }
-                Ok(ViewStanding::New) => {
+                Ok((ViewStanding::New, Some(low))) => {
+                    let note = format!(
+                        "view `{name}` is new and does not answer: retention has removed facts of its topic below [{low}]; run `anabranch batch rebuild {name} --from-low` to build it from there on"
+                    );
+                    notes.insert(name.clone(), note);
+                }
+                Ok((ViewStanding::New, None)) => {
                     let note = format!(
                         "view `{name}` is being built for the first time; run `anabranch batch rebuild {name}` if no build is under way"
                     );

@@ -159,16 +159,17 @@ impl LocalPinner {
 
 fn pin_topic(topic: &Opened) -> Result<TopicPin> {
     let log = &topic.log;
-    let low = Offsets::default();
     let landed = log.head();
+    let (low, files) = log.kept_files(&landed)?;
     Ok(TopicPin {
         topic: log.topic().clone(),
         head: topic.head.clone(),
         root: log.table().root().clone(),
-        files: log.files_between(&low, &landed)?,
+        files,
         memory: topic.unlanded.iter().map(|p| p.facts.clone()).collect(),
         dead_root: log.dead_letters().root().clone(),
         dead_files: log.dead_letter_files_between(&low, &landed)?,
+        low,
         dead_memory: topic
             .unlanded
             .iter()

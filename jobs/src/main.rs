@@ -162,13 +162,18 @@ enum BatchCommand {
     Rebuild {
         /// The views; all unless named
         views: Vec<String>,
+        /// Builds a new or edited view also where retention has removed facts that it would need:
+        /// then it starts where they end
+        #[arg(long, requires = "views")]
+        from_low: bool,
     },
     /// Absorbs the facts since the boundary
     Refresh {
         /// The views; all unless named
         views: Vec<String>,
     },
-    /// Merges small files of the logs, and removes files that nothing needs any more once their grace is over
+    /// Removes the facts that a topic's `retention` lets go, merges small files of the logs, and removes files that
+    /// nothing needs any more once their grace is over
     Maintain {
         /// Only counts them
         #[arg(long)]
@@ -279,7 +284,13 @@ async fn execute(cli: Cli) -> Result<u8> {
         }
         Command::Batch(command) => {
             let (build, views) = match command {
-                BatchCommand::Rebuild { views } => (Build::Rebuild, views),
+                BatchCommand::Rebuild { views, from_low } => {
+                    let build = match from_low {
+                        true => Build::RebuildFromLow,
+                        false => Build::Rebuild,
+                    };
+                    (build, views)
+                }
                 BatchCommand::Refresh { views } => (Build::Refresh, views),
                 BatchCommand::Maintain { dry_run } => {
                     let action = match dry_run {
@@ -358,6 +369,9 @@ async fn execute(cli: Cli) -> Result<u8> {
             from,
             no_follow,
         } => {
+            if let Some(note) = tail::removed_note(&context, &topic, &from).await? {
+                writeln!(std::io::stderr(), "{note}").ok();
+            }
             let session = QuerySession::open(&context).await?;
             let mut out = std::io::stdout();
             tail::tail(&session, &topic, &from, !no_follow, &mut out).await?;
@@ -432,6 +446,7 @@ fn print_cleaned(
             "reasons": rows.collect::<serde_json::Map<_, _>>(),
             "compacted": {"files": kept.compacted.files, "bytes": kept.compacted.bytes, "into": kept.compacted.merged},
             "elsewhere": kept.elsewhere,
+            "retention": maintain::retention_json(kept),
         }));
     }
     let what = match action {

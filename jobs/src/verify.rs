@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use anabranch_serving::SqlService;
 use anabranch_shared::view::{KeySample, planning_session};
-use anabranch_shared::{Error, Pin, Result, Storage, TopicPin, ViewPin, blocking};
+use anabranch_shared::{Error, MasterPin, Pin, Result, Storage, TopicPin, ViewPin, blocking};
 use arrow::array::RecordBatch;
 use datafusion::execution::memory_pool::FairSpillPool;
 use datafusion::execution::runtime_env::RuntimeEnvBuilder;
@@ -110,6 +110,8 @@ pub struct Verified {
     pub sample: Option<KeySample>,
     /// Why everything was compared although a sample was asked for.
     pub note: Option<String>,
+    /// Which facts were not compared, because the log does not hold them.
+    pub uncompared: Vec<String>,
 }
 
 /// Verifies one view over a pin that holds it and its topic.
@@ -127,6 +129,18 @@ pub async fn verify_pin(
     let missing = |name: &str| Error::NotFound(format!("`{name}` was not pinned"));
     let view = pin.views.get(view).ok_or_else(|| missing(view))?;
     let facts = pin.topics.get(topic).ok_or_else(|| missing(topic))?;
+    if !view.boundary.covers(&facts.low) {
+        return Err(Error::Unavailable(format!(
+            "view `{}`: retention has removed facts up to [{}] while they were verified; try again",
+            view.view.name(),
+            facts.low
+        )));
+    }
+    // What retention has removed can't be computed again: the runs above it are compared.
+    let view = &ViewPin {
+        files: MasterPin::files_from(&view.files, &facts.low)?,
+        ..view.clone()
+    };
     let (sample, note) = chosen(view, options.part);
     let (schema, answer) = service.view_answer(view, sample.as_ref()).await?;
     let share = usize::try_from(options.memory_bytes / 4).unwrap_or(usize::MAX);
@@ -166,6 +180,7 @@ pub async fn verify_pin(
         comparison,
         sample,
         note,
+        uncompared: Vec::new(),
     })
 }
 

@@ -12,10 +12,13 @@ use serde::{Deserialize, Serialize};
 
 use crate::storage::{CreateOutcome, Storage};
 use crate::view::Definition;
-use crate::{Error, Generation, PartitionId, Result, Topic};
+use crate::{Error, Generation, Offsets, PartitionId, Result, Topic};
 
 /// The format of an entry; readers refuse a later one.
-const FORMAT: u32 = 1;
+const FORMAT: u32 = 2;
+
+/// The format of an entry without retention: what knows no `low` would answer with less.
+const FORMAT_WITHOUT_LOW: u32 = 1;
 
 /// How often a change that keeps losing its number is tried again.
 const CHANGE_TRIES: usize = 1_000;
@@ -56,6 +59,14 @@ pub struct TopicEntry {
     pub topic: Topic,
     /// The owner of each partition: the id of the WAL that alone appends to it.
     pub partitions: BTreeMap<PartitionId, String>,
+    /// Up to where retention removes facts, or is about to: a generation that does not reach there
+    /// can't be cut over to any more.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub low: Offsets,
+}
+
+fn is_zero(offsets: &Offsets) -> bool {
+    *offsets == Offsets::default()
 }
 
 /// A view in the catalogue.
@@ -74,6 +85,9 @@ pub struct GenerationEntry {
     pub generation: Generation,
     /// What it computes.
     pub definition: Definition,
+    /// From where on it holds facts: above 0 where it was built after retention had removed some.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub from: Offsets,
 }
 
 /// The catalogue of a storage.
@@ -196,7 +210,8 @@ impl Catalogue {
             let Some(mut next) = change(&current)? else {
                 return Ok(current);
             };
-            next.format = FORMAT;
+            let with_low = next.topics.values().any(|t| !is_zero(&t.low));
+            next.format = if with_low { FORMAT } else { FORMAT_WITHOUT_LOW };
             next.number = current.number + 1;
             next.id = uuid::Uuid::new_v4().to_string();
             next.change = what.to_owned();
@@ -243,6 +258,7 @@ impl Catalogue {
                     let new = TopicEntry {
                         topic: topic.clone(),
                         partitions: BTreeMap::new(),
+                        low: Offsets::default(),
                     };
                     next.topics.insert(topic.name.clone(), new);
                 }
@@ -335,25 +351,36 @@ impl Catalogue {
         Ok(claimed)
     }
 
-    /// Makes a generation the one that answers, if the one that `from` names still does.
+    /// Makes a generation, whose boundary is given, the one that answers, if the one that `from`
+    /// names still does.
     ///
     /// # Errors
-    /// `Conflict` when another generation was cut over to meanwhile.
+    /// `Conflict` when another generation was cut over to meanwhile, or retention has removed facts
+    /// past the boundary.
     pub async fn cut_over(
         &self,
         view: &str,
         from: Option<Generation>,
         to: &GenerationEntry,
+        boundary: &Offsets,
     ) -> Result<Arc<Entry>> {
         fail::fail_point!("cut-over-before-entry");
         let what = format!("cut {view} over to generation {}", to.generation);
         let changed = self.change(&what, |entry| {
             let mut next = entry.clone();
+            let topic = &to.definition.topic.name;
+            let low = entry.topics.get(topic).map(|t| &t.low);
             let known = next.views.get_mut(view);
             let live = known.as_ref().and_then(|v| v.live.as_ref()).map(|l| l.generation);
             match known {
                 // An earlier attempt of ours, which was not answered.
                 Some(_) if live == Some(to.generation) => return Ok(None),
+                _ if low.is_some_and(|low| !boundary.covers(low)) => {
+                    return Err(Error::Conflict(format!(
+                        "view `{view}`: what was built reaches to [{boundary}], retention of topic `{topic}` has removed facts up to [{}] meanwhile; run the command again",
+                        low.unwrap_or(boundary)
+                    )));
+                }
                 Some(known) if live == from => known.live = Some(to.clone()),
                 _ => {
                     return Err(Error::Conflict(format!(
@@ -365,6 +392,50 @@ impl Catalogue {
         });
         let entry = changed.await?;
         fail::fail_point!("cut-over-after-entry");
+        Ok(entry)
+    }
+
+    /// The generations that answer over a topic, by view.
+    pub fn live_over(entry: &Entry, topic: &str) -> BTreeMap<String, Generation> {
+        let live = |(name, view): (&String, &ViewEntry)| {
+            let live = view.live.as_ref()?;
+            (live.definition.topic.name == topic).then(|| (name.clone(), live.generation))
+        };
+        entry.views.iter().filter_map(live).collect()
+    }
+
+    /// Announces that a topic's facts below `low` are removed: from here on no generation can be
+    /// cut over to that does not reach there. `seen` are those that answer and do.
+    ///
+    /// # Errors
+    /// `Conflict` when another generation was cut over to since they were looked at.
+    pub async fn raise_low(
+        &self,
+        topic: &str,
+        low: &Offsets,
+        seen: &BTreeMap<String, Generation>,
+    ) -> Result<Arc<Entry>> {
+        fail::fail_point!("retain-before-announcement");
+        let what = format!("facts of {topic} below [{low}] go");
+        let changed = self.change(&what, |entry| {
+            let mut next = entry.clone();
+            let known = next
+                .topics
+                .get_mut(topic)
+                .ok_or_else(|| unknown_topic(topic))?;
+            if known.low.covers(low) {
+                return Ok(None);
+            }
+            if Self::live_over(entry, topic) != *seen {
+                return Err(Error::Conflict(format!(
+                    "topic `{topic}`: a view was cut over while retention looked at it; it is tried again later"
+                )));
+            }
+            low.iter().for_each(|(p, o)| known.low.raise(p, o));
+            Ok(Some(next))
+        });
+        let entry = changed.await?;
+        fail::fail_point!("retain-after-announcement");
         Ok(entry)
     }
 

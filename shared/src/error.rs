@@ -5,7 +5,7 @@ use std::fmt;
 use datafusion::error::DataFusionError;
 
 use crate::settings::SettingsError;
-use crate::{OffsetRange, PartitionId};
+use crate::{Offset, OffsetRange, PartitionId};
 
 /// Shorthand for results of this project.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
@@ -116,6 +116,20 @@ pub enum Error {
         /// What is committed.
         found: i64,
     },
+    /// Facts are wanted that retention has removed.
+    #[error(
+        "topic `{topic}`: facts {range} of partition {partition} are wanted, retention has removed those below {low}; try again, and where it fails again ask for what is from there on"
+    )]
+    BelowLow {
+        /// The topic.
+        topic: String,
+        /// The partition.
+        partition: PartitionId,
+        /// What is wanted.
+        range: OffsetRange,
+        /// The first offset of the partition that was not removed.
+        low: Offset,
+    },
     /// Something outside does not answer, or a bound was reached.
     #[error("{0}")]
     Unavailable(String),
@@ -155,7 +169,9 @@ impl Error {
                 ErrorKind::NotFound
             }
             Self::Conflict(_) | Self::Fenced { .. } => ErrorKind::Conflict,
-            Self::Unavailable(_) | Self::Io { .. } => ErrorKind::Unavailable,
+            Self::Unavailable(_) | Self::BelowLow { .. } | Self::Io { .. } => {
+                ErrorKind::Unavailable
+            }
             Self::Corrupt(_) => ErrorKind::Corrupt,
             Self::Internal(_) => ErrorKind::Internal,
             Self::Store(object_store::Error::NotFound { .. }) => ErrorKind::NotFound,

@@ -28,8 +28,8 @@ pub use files::{
 pub use fold_log::{FoldOptions, FoldProgress, fold_log};
 pub use lease::{Lease, LeaseDecision, LeaseEntry, LeaseStanding, decide_lease};
 pub use log::{
-    DEAD_LETTER_RETRIES, FactsFile, Landing, Log, LogTable, UpkeepFiles, UpkeepTurn, blocking,
-    dead_letter_schema, retry_schema,
+    DEAD_LETTER_RETRIES, FactsFile, Landing, Log, LogTable, Mark, RemovedFacts, UpkeepFiles,
+    UpkeepTurn, blocking, dead_letter_schema, retry_schema,
 };
 pub use master::{Master, MasterLeaf, MasterPin, Ranges, Unit};
 pub use monotonic::Monotonic;

@@ -18,8 +18,10 @@ use crate::table::{
 use crate::topic::{OFFSET, PARTITION, timestamp_type};
 use crate::{Error, LogVersion, Offset, OffsetRange, Offsets, PartitionId, Result, Topic};
 
+mod retention;
 mod upkeep;
 
+pub use retention::{Mark, RemovedFacts};
 pub use upkeep::{LogTable, UpkeepFiles, UpkeepTurn};
 
 /// The position of a partition, by its name in `txn` actions.
@@ -161,6 +163,7 @@ impl Log {
         ]);
         let root = format!("topics/{}/log", topic.name);
         let table = Table::open_or_create(storage, root, &schema, append_only, now_ms).await?;
+        let table = table.allow_removals(retention::removes_below_low);
         table.widen(&schema, now_ms).await?;
         let root = format!("topics/{}/dead_letters", topic.name);
         let schema_of_dead = dead_letter_schema();
@@ -438,13 +441,22 @@ impl Log {
     }
 
     /// The files that hold facts of `[from, to)`, in order of partition and offset.
+    ///
+    /// # Errors
+    /// As [`Log::files_of`].
     pub fn files_between(&self, from: &Offsets, to: &Offsets) -> Result<Vec<FactsFile>> {
         self.files_of(&from.ranges_to(to))
     }
 
     /// The files that hold facts of some ranges, in order of partition and offset.
+    ///
+    /// # Errors
+    /// `BelowLow` for a range of which retention has removed facts.
     pub fn files_of(&self, ranges: &[(PartitionId, OffsetRange)]) -> Result<Vec<FactsFile>> {
-        self.table.with_state(|state| files_in(state, ranges))
+        self.table.with_state(|state| {
+            retention::check_kept(&self.topic.name, state, ranges)?;
+            files_in(state, ranges)
+        })
     }
 
     /// As [`Log::files_between`], of the dead letters.

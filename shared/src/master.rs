@@ -52,6 +52,42 @@ pub struct MasterPin {
     pub version: Option<LogVersion>,
 }
 
+impl MasterPin {
+    /// Whether the master view reaches to a vector of offsets, and no run crosses it.
+    ///
+    /// # Errors
+    /// `Corrupt` for a file that another writer added.
+    pub fn is_edge(&self, at: &Offsets) -> Result<bool> {
+        for file in &self.files {
+            if side(&file.ranges()?, at) == Side::Across && !planted("planted-marks-crossed") {
+                return Ok(false);
+            }
+        }
+        Ok(self.boundary.covers(at))
+    }
+
+    /// Those of a master view's files that are not below a vector of offsets.
+    ///
+    /// # Errors
+    /// `Conflict` where a run crosses it.
+    pub fn files_from(files: &[Arc<AddFile>], low: &Offsets) -> Result<Vec<Arc<AddFile>>> {
+        let mut kept = Vec::new();
+        for file in files {
+            match side(&file.ranges()?, low) {
+                Side::Above => kept.push(file.clone()),
+                Side::Below => {}
+                Side::Across => {
+                    return Err(Error::Conflict(format!(
+                        "file `{}` of a master view crosses [{low}], below which retention has removed the facts",
+                        file.path
+                    )));
+                }
+            }
+        }
+        Ok(kept)
+    }
+}
+
 /// The master view of one generation.
 #[derive(Debug)]
 pub struct Master {
@@ -96,6 +132,12 @@ impl Master {
         })
     }
 
+    /// The boundary and the files of a generation, of whatever format its states are.
+    pub async fn look(storage: &Storage, view: &str, generation: Generation) -> Result<MasterPin> {
+        let table = Table::open(storage, Self::root(view, generation)).await?;
+        Ok(table.with_state(pin_of))
+    }
+
     /// The view.
     pub fn view(&self) -> &Arc<View> {
         &self.view
@@ -118,11 +160,7 @@ impl Master {
 
     /// The boundary and the files below it, of one version.
     pub fn pin(&self) -> MasterPin {
-        self.table.with_state(|s| MasterPin {
-            boundary: positions(s),
-            files: s.files.values().cloned().collect(),
-            version: s.version,
-        })
+        self.table.with_state(pin_of)
     }
 
     /// For each partition the first offset that is not absorbed.
@@ -209,13 +247,14 @@ impl Master {
         })
     }
 
-    /// Publishes the states of everything below `end` anew: replaces the runs below it and keeps
+    /// Publishes the states of `[low, end)` anew: replaces the runs there and keeps earlier and
     /// later ones, in one commit. The boundary becomes `end` where it was below it.
     ///
     /// # Errors
-    /// `Conflict` when a run that others have published crosses `end`.
+    /// `Conflict` when a run crosses `low`, or one that others have published crosses `end`.
     pub async fn publish_rebuild(
         &self,
+        low: &Offsets,
         end: &Offsets,
         units: &[Unit],
         now_ms: i64,
@@ -230,7 +269,7 @@ impl Master {
             }
         }
         let commit = self.table.commit(now_ms, |state| {
-            let removes = replaced(state, end, self.view.name())?;
+            let removes = replaced(state, low, end, self.view.name())?;
             let mut boundary = positions(state);
             end.iter().for_each(|(p, o)| boundary.raise(p, o));
             let ranges: Ranges = boundary
@@ -303,11 +342,54 @@ impl Master {
     }
 }
 
-/// The files that a rebuild up to `end` replaces.
-fn replaced(state: &TableState, end: &Offsets, view: &str) -> Result<Vec<RemoveFile>> {
+fn pin_of(state: &TableState) -> MasterPin {
+    MasterPin {
+        boundary: positions(state),
+        files: state.files.values().cloned().collect(),
+        version: state.version,
+    }
+}
+
+/// Where ranges lie.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Side {
+    Below,
+    Above,
+    Across,
+}
+
+/// Where ranges lie as seen from a vector of offsets.
+fn side(ranges: &Ranges, at: &Offsets) -> Side {
+    if ranges.iter().all(|(p, r)| r.start >= at.get(*p)) {
+        Side::Above
+    } else if ranges.iter().all(|(p, r)| r.end <= at.get(*p)) {
+        Side::Below
+    } else {
+        Side::Across
+    }
+}
+
+/// The files that a rebuild of `[low, end)` replaces.
+fn replaced(
+    state: &TableState,
+    low: &Offsets,
+    end: &Offsets,
+    view: &str,
+) -> Result<Vec<RemoveFile>> {
     let mut removes = Vec::new();
     for add in state.files.values() {
         let ranges = add.ranges()?;
+        match side(&ranges, low) {
+            Side::Above => {}
+            _ if planted("planted-rebuild-drops-removed") => {}
+            Side::Below => continue,
+            Side::Across => {
+                return Err(Error::Conflict(format!(
+                    "view `{view}`: file `{}` crosses [{low}], below which retention has removed the facts, so that it can't be folded again; nothing was changed",
+                    add.path
+                )));
+            }
+        }
         let below = |(p, r): &(PartitionId, OffsetRange)| r.end <= end.get(*p);
         let above = |(p, r): &(PartitionId, OffsetRange)| r.start >= end.get(*p);
         if ranges.iter().all(below) || planted("planted-rebuild-over-refresh") {

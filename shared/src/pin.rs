@@ -29,17 +29,19 @@ pub enum ReadMode {
 pub struct TopicPin {
     /// The topic.
     pub topic: Topic,
+    /// For each partition the first offset that retention has not removed.
+    pub low: Offsets,
     /// For each partition the first offset that the query does not see.
     pub head: Offsets,
     /// The table of facts in the storage.
     pub root: Path,
-    /// Its files up to the head.
+    /// Its files from `low` to the head.
     pub files: Vec<FactsFile>,
     /// Facts between what has landed and the head, in the topic's schema.
     pub memory: Vec<RecordBatch>,
     /// The table of dead letters in the storage.
     pub dead_root: Path,
-    /// Its files up to the head.
+    /// Its files from `low` to the head.
     pub dead_files: Vec<FactsFile>,
     /// Dead letters between what has landed and the head.
     pub dead_memory: Vec<RecordBatch>,

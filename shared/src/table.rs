@@ -90,6 +90,12 @@ impl TableState {
         Ok(names.collect())
     }
 
+    /// Whether the table has columns that a schema lacks.
+    pub(crate) fn has_unknown_columns(&self, schema: &arrow::datatypes::Schema) -> Result<bool> {
+        let columns = self.columns()?;
+        Ok(columns.iter().any(|name| schema.index_of(name).is_err()))
+    }
+
     /// Whether a schema has all columns of the table, and more.
     fn is_narrower_than(&self, schema: &arrow::datatypes::Schema) -> Result<bool> {
         let columns = self.columns()?;
@@ -182,7 +188,13 @@ pub struct Table {
     writing: tokio::sync::Mutex<()>,
     /// When it was last sure that no entry comes after the newest known one.
     head_seen: HeadSeen,
+    /// Which removals of facts by another writer are expected; those of an append-only table else
+    /// stop the writer.
+    removals: Option<RemovalCheck>,
 }
+
+/// Whether the files that a commit removes from a table of a state may go.
+pub type RemovalCheck = fn(&TableState, &[Action]) -> bool;
 
 impl Table {
     /// Opens the table below `root`; it need not exist yet.
@@ -193,6 +205,7 @@ impl Table {
             state: RwLock::default(),
             writing: tokio::sync::Mutex::default(),
             head_seen: HeadSeen::new(storage.clock()),
+            removals: None,
         };
         if let Some(state) = checkpoint::read_latest(storage, &table.root).await? {
             *table.state.write() = state;
@@ -240,6 +253,12 @@ impl Table {
             }
         }
         Ok(table)
+    }
+
+    /// The table, whose facts other writers may remove where `check` says so, and nowhere else.
+    pub fn allow_removals(self, check: RemovalCheck) -> Self {
+        let removals = Some(check);
+        Self { removals, ..self }
     }
 
     /// Gives the table the columns that a schema has besides those of the table, for other engines
@@ -395,7 +414,7 @@ impl Table {
                     return Ok(version);
                 }
                 PutOutcome::Lost(winner) => {
-                    check_winner(&self.state.read(), &winner, &self.root, version)?;
+                    self.check_winner(&winner, version)?;
                     self.state.write().apply(version, winner)?;
                 }
                 PutOutcome::Absent => {}
@@ -492,29 +511,35 @@ impl Commit {
     }
 }
 
-/// A winner's commit that this version does not understand stops the writer.
-fn check_winner(
-    state: &TableState,
-    actions: &[Action],
-    root: &Path,
-    version: LogVersion,
-) -> Result<()> {
-    // The first commit creates the table: that is what a writer that lost it wanted.
-    let is_set = |name| state.configuration.get(name).is_some_and(|v| v == "true");
-    let append_only = is_set(APPEND_ONLY);
-    let reason = actions.iter().find_map(|a| match a {
-        Action::MetaData(_) if is_set(SCHEMA_MAY_CHANGE) => None,
-        Action::MetaData(_) | Action::Protocol(_) if version > LogVersion(0) => {
-            Some("changed the table's metadata or protocol")
+impl Table {
+    /// A winner's commit that this version does not understand stops the writer.
+    fn check_winner(&self, actions: &[Action], version: LogVersion) -> Result<()> {
+        let state = self.state.read();
+        // The first commit creates the table: that is what a writer that lost it wanted.
+        let is_set = |name| state.configuration.get(name).is_some_and(|v| v == "true");
+        let removes = actions
+            .iter()
+            .any(|a| matches!(a, Action::Remove(r) if r.data_change));
+        let removal_refused = removes
+            && match self.removals {
+                Some(check) => !check(&state, actions),
+                None => is_set(APPEND_ONLY),
+            };
+        let reason = actions.iter().find_map(|a| match a {
+            Action::MetaData(_) if is_set(SCHEMA_MAY_CHANGE) => None,
+            Action::MetaData(_) | Action::Protocol(_) if version > LogVersion(0) => {
+                Some("changed the table's metadata or protocol")
+            }
+            Action::Remove(r) if r.data_change && removal_refused => Some("removed facts"),
+            _ => None,
+        });
+        match reason {
+            None => Ok(()),
+            Some(reason) => Err(Error::Conflict(format!(
+                "`{}`: commit {version} of another writer {reason}; restart to go on",
+                self.root
+            ))),
         }
-        Action::Remove(r) if r.data_change && append_only => Some("removed facts"),
-        _ => None,
-    });
-    match reason {
-        None => Ok(()),
-        Some(reason) => Err(Error::Conflict(format!(
-            "`{root}`: commit {version} of another writer {reason}; restart to go on"
-        ))),
     }
 }
 

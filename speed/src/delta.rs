@@ -70,6 +70,9 @@ pub struct ViewDelta {
     pub folded: u64,
     /// Why the view can't answer: its SQL failed on a fact.
     pub failed: Option<String>,
+    /// Whether that is because retention has removed what its generation needs, which is none that
+    /// answers any more: the next one is about to be served.
+    pub superseded: bool,
 }
 
 impl ViewDelta {

@@ -148,7 +148,7 @@ impl Case {
                     rebuild(&master, &self.log, &head, &options, || NOW).await?;
                 }
                 7 => {
-                    merge_small_runs(&master, &options, NOW).await?;
+                    merge_small_runs(&master, &self.log, &options, NOW).await?;
                 }
                 8 => {
                     (generation, sql) = (generation + 1, views::view(&mut self.rng).sql);

@@ -18,6 +18,7 @@ mod law;
 mod maintain;
 mod old_states;
 mod open_formats;
+mod retention;
 mod s3;
 mod tables;
 mod two_processes;

@@ -29,7 +29,7 @@ fn options() -> CompactOptions {
 fn grouped(files: &[(i64, Spans<'_>)]) -> Result<Vec<Vec<String>>> {
     let files = files.iter().enumerate();
     let files = files.map(|(i, (size, spans))| file(i, *size, spans));
-    let groups = groups(&files.collect::<Result<Vec<_>>>()?, &options())?;
+    let groups = groups(&files.collect::<Result<Vec<_>>>()?, &[], &options())?;
     let names = |g: &Vec<SmallFile>| g.iter().map(|f| f.add.path.clone()).collect();
     Ok(groups.iter().map(names).collect())
 }
@@ -128,7 +128,7 @@ fn a_group_is_a_run_of_files_in_each_of_its_partitions() -> Result<()> {
                 files.push(file(name, 1 + random(120) as i64, &spans)?);
             }
         }
-        let found = groups(&files, &options())?;
+        let found = groups(&files, &[], &options())?;
         let mut seen = BTreeSet::new();
         for group in &found {
             assert!(group.len() > 1);

@@ -49,7 +49,7 @@ pub async fn build(
             break;
         }
     }
-    if build == Build::Rebuild && names.is_empty() && !stop.load(Ordering::Relaxed) {
+    if build != Build::Refresh && names.is_empty() && !stop.load(Ordering::Relaxed) {
         for name in drop_absent(context).await? {
             tracing::info!(view = %name, "dropped: the project does not hold it any more");
         }

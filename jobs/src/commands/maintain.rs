@@ -1,15 +1,16 @@
-//! `anabranch batch maintain`, and the same after jobs and in the daemon: merges the small files of
-//! logs, and removes files that nothing needs any more.
+//! `anabranch batch maintain`, and the same after jobs and in the daemon: removes what retention lets
+//! go, merges the small files of logs, and removes files that nothing needs any more.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use anabranch_batch::{
-    CleanAction, CleanOptions, CleanReport, CompactOptions, CompactReport, clean_storage,
-    clean_view, compact, find_compaction,
+    CleanAction, CleanOptions, CleanReport, CompactOptions, CompactReport, RetainReport,
+    RetentionRule, clean_storage, clean_view, compact, find_compaction, find_retention, retain,
 };
-use anabranch_shared::{Error, Lease, LeaseStanding, Monotonic, Result};
+use anabranch_shared::{Error, Lease, LeaseStanding, Log, Monotonic, Offsets, Result};
 
 use crate::context::{Context, now_ms};
 use crate::history;
@@ -26,6 +27,8 @@ const LOOK_EVERY: Duration = Duration::from_millis(200);
 pub struct UpkeepReport {
     /// Files that were merged.
     pub compacted: CompactReport,
+    /// For each topic of which facts were removed, or could not be, what was.
+    pub retained: BTreeMap<String, RetainReport>,
     /// The topics that another process takes care of at the moment.
     pub elsewhere: Vec<String>,
 }
@@ -106,12 +109,55 @@ fn compact_options(context: &Context, stop: &Arc<AtomicBool>) -> Option<CompactO
     })
 }
 
-async fn find_upkeep(context: &Context, topic: &str, report: &mut UpkeepReport) -> Result<()> {
-    if let Some(options) = compact_options(context, &Arc::default()) {
-        let found = find_compaction(&*context.log(topic).await?, &options).await?;
-        report.compacted.extend(&found);
+/// What is kept of a topic by its settings, those of a topic that the project lacks being none.
+fn retention_rule(context: &Context, topic: &str) -> RetentionRule {
+    let ms = |d: Duration| i64::try_from(d.as_millis()).unwrap_or(i64::MAX);
+    let settings = context.topic_settings(topic).ok();
+    let retention = settings.and_then(|t| t.retention);
+    let dedup = settings.and_then(|t| t.dedup.as_ref());
+    RetentionRule {
+        age_ms: retention.and_then(|r| r.age).map(ms),
+        size_bytes: retention.and_then(|r| r.size_bytes),
+        keep_ms: dedup.map_or(0, |d| ms(d.window)),
     }
+}
+
+impl UpkeepReport {
+    fn note_retained(&mut self, topic: &str, retained: RetainReport) {
+        if retained != RetainReport::default() {
+            self.retained.insert(topic.to_owned(), retained);
+        }
+    }
+}
+
+async fn find_upkeep(context: &Context, topic: &str, report: &mut UpkeepReport) -> Result<()> {
+    let log = context.log(topic).await?;
+    if let Some(options) = compact_options(context, &Arc::default()) {
+        report
+            .compacted
+            .extend(&find_compaction(&log, &options).await?);
+    }
+    let (storage, catalogue) = (&context.storage, &context.catalogue);
+    let rule = retention_rule(context, topic);
+    let found = find_retention(storage, catalogue, &log, &rule, now_ms()).await?;
+    report.note_retained(topic, found);
     Ok(())
+}
+
+/// Removes what is to go, then merges what stays.
+async fn keep_in_shape(
+    context: &Context,
+    log: &Log,
+    options: Option<&CompactOptions>,
+) -> Result<(RetainReport, CompactReport)> {
+    let rule = retention_rule(context, &log.topic().name);
+    let (storage, catalogue) = (&context.storage, &context.catalogue);
+    let retained = retain(storage, catalogue, log, &rule, now_ms).await?;
+    let compacted = match options {
+        Some(options) => compact(log, options, now_ms).await?,
+        None => CompactReport::default(),
+    };
+    Ok((retained, compacted))
 }
 
 async fn keep_log(
@@ -122,9 +168,14 @@ async fn keep_log(
     report: &mut UpkeepReport,
 ) -> Result<()> {
     let stop_topic = Arc::new(AtomicBool::new(false));
-    let Some(options) = compact_options(context, &stop_topic) else {
+    let options = compact_options(context, &stop_topic);
+    let entry = context.catalogue.current();
+    let low = entry.topics.get(topic).map(|t| t.low.clone());
+    let retains =
+        retention_rule(context, topic).is_on() || low.unwrap_or_default() != Offsets::default();
+    if options.is_none() && !retains {
         return Ok(());
-    };
+    }
     let holder = uuid::Uuid::new_v4().to_string();
     let (name, clock) = (format!("upkeep/{topic}"), Monotonic::default());
     let mut lease = Lease::open(&context.storage, &name, holder, LEASE_EXPIRES, clock).await?;
@@ -134,7 +185,7 @@ async fn keep_log(
     }
     let log = context.log(topic).await?;
     let work = async {
-        let mut work = std::pin::pin!(compact(&log, &options, now_ms));
+        let mut work = std::pin::pin!(keep_in_shape(context, &log, options.as_ref()));
         loop {
             match tokio::time::timeout(LOOK_EVERY, &mut work).await {
                 Ok(done) => return done,
@@ -146,12 +197,15 @@ async fn keep_log(
         }
     };
     let lost = || stop_topic.store(true, Ordering::Relaxed);
-    let compacted = lease.while_held(work, lost).await;
+    let kept = lease.while_held(work, lost).await;
     if let Err(e) = lease.release().await {
         tracing::warn!(%topic, error = %e, "the lease of the log's upkeep was not given up; it expires");
     }
-    match compacted {
-        Ok(compacted) => report.compacted.extend(&compacted),
+    match kept {
+        Ok((retained, compacted)) => {
+            report.note_retained(topic, retained);
+            report.compacted.extend(&compacted);
+        }
         // The lease saves work; the fence is what counts.
         Err(Error::Fenced { .. }) => report.elsewhere.push(topic.to_owned()),
         Err(e) => return Err(e),
@@ -183,11 +237,14 @@ pub async fn run(context: Context) {
     let stop = Arc::default();
     loop {
         tokio::time::sleep(context.project.daemon.maintain_every).await;
-        if let Ok(report) = keep_logs(&context, CleanAction::Remove, Patience::None, &stop).await
-            && report.compacted.files > 0
-        {
+        if let Ok(report) = keep_logs(&context, CleanAction::Remove, Patience::None, &stop).await {
             let CompactReport { files, merged, .. } = report.compacted;
-            tracing::info!(files, merged, "merged small files of the logs");
+            if files > 0 {
+                tracing::info!(files, merged, "merged small files of the logs");
+            }
+            for (topic, retained) in &report.retained {
+                tracing::info!("{}", retention_text(topic, retained, CleanAction::Remove));
+            }
         }
         match maintain(&context, now_ms(), CleanAction::Remove).await {
             Ok(report) => log(&report),
@@ -215,10 +272,47 @@ pub fn text(report: &UpkeepReport, action: CleanAction) -> String {
             human_bytes(bytes)
         );
     }
+    for (topic, retained) in &report.retained {
+        text += &format!("{}\n", retention_text(topic, retained, action));
+    }
     for topic in &report.elsewhere {
         text += &format!("topic `{topic}`: another process keeps its log in shape at the moment\n");
     }
     text
+}
+
+fn retention_text(topic: &str, retained: &RetainReport, action: CleanAction) -> String {
+    let what = match action {
+        CleanAction::Remove => "removed",
+        CleanAction::Find => "would be removed",
+    };
+    let mut parts = Vec::new();
+    if let Some(low) = &retained.low {
+        let (facts, bytes) = (retained.facts.rows, retained.facts.bytes);
+        let (facts, bytes) = (human_count(facts), human_bytes(bytes));
+        parts.push(format!("{facts} facts below [{low}] {what}, {bytes}"));
+    }
+    if retained.dead_letters.rows > 0 {
+        let dead = human_count(retained.dead_letters.rows);
+        parts.push(format!("{dead} dead letters {what}"));
+    }
+    if let Some(why) = &retained.waits {
+        parts.push(format!("facts stay past their time: {why}"));
+    }
+    format!("topic `{topic}`: {}", parts.join("; "))
+}
+
+/// What retention came to, for programs.
+pub fn retention_json(report: &UpkeepReport) -> serde_json::Value {
+    let one = |(topic, r): (&String, &RetainReport)| {
+        let json = serde_json::json!({
+            "low": r.low, "facts": r.facts.rows, "files": r.facts.files, "bytes": r.facts.bytes,
+            "dead_letters": r.dead_letters.rows, "waits": r.waits,
+        });
+        (topic.clone(), json)
+    };
+    let topics: serde_json::Map<_, _> = report.retained.iter().map(one).collect();
+    topics.into()
 }
 
 fn log(report: &CleanReport) {

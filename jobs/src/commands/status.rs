@@ -4,7 +4,9 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use anabranch_shared::table::AddFile;
-use anabranch_shared::{INGESTED_AT, Log, Master, OffsetRange, PartitionId, Result, view::View};
+use anabranch_shared::{
+    INGESTED_AT, Log, Master, OffsetRange, Offsets, PartitionId, Result, view::View,
+};
 use anabranch_speed::{DedupStatus, IntakeCount, KafkaState, PartitionLag};
 use arrow::datatypes::SchemaRef;
 use chrono::{DateTime, Utc};
@@ -29,6 +31,12 @@ pub struct TopicStatus {
     pub unlanded_facts: u64,
     /// Partitions.
     pub partitions: usize,
+    /// For each partition the first offset that retention has not removed.
+    pub low: String,
+    /// Facts that went with the files that retention has removed.
+    pub removed_facts: u64,
+    /// Up to when all facts that retention has removed had landed.
+    pub removed_before: Option<DateTime<Utc>>,
     /// For each partition the first offset that has not landed.
     pub head: String,
     /// Files of the log.
@@ -123,6 +131,9 @@ pub struct ViewStatus {
     pub generation: u64,
     /// Whether the project holds another definition than the one that answers.
     pub edited: bool,
+    /// For each partition the first offset that it holds, where that is not 0: retention had removed
+    /// what lay before when it was built.
+    pub from: Option<String>,
     /// For each partition the first offset that is not absorbed.
     pub boundary: String,
     /// Landed offsets past the boundary.
@@ -365,6 +376,11 @@ async fn topic_statuses(
             facts,
             unlanded_facts,
             partitions: head.iter().count(),
+            low: log.low().to_string(),
+            removed_facts: log.removed_facts(),
+            removed_before: log
+                .removed_before_ms()
+                .and_then(DateTime::from_timestamp_millis),
             head: head.to_string(),
             files,
             bytes,
@@ -430,6 +446,7 @@ async fn view_status(
         view: name.to_owned(),
         generation: live.generation.0,
         edited: false,
+        from: (live.from != Offsets::default()).then(|| live.from.to_string()),
         boundary: pin.boundary.to_string(),
         behind: pin.boundary.distance_to(&head),
         files: pin.files.len(),
@@ -460,6 +477,25 @@ fn kafka_table(kafka: &[KafkaStatus]) -> String {
         "lag (s)",
     ];
     rows_table(&headers, rows.collect())
+}
+
+/// What the facts and views of the status lack that were there once.
+fn retention_notes(status: &Status) -> Vec<String> {
+    let topics = status.topics.iter().filter_map(|t| {
+        let at = t.removed_before?.format("%Y-%m-%d %H:%M:%S UTC");
+        let (facts, low) = (human_count(t.removed_facts), &t.low);
+        let name = &t.topic;
+        Some(format!(
+            "topic `{name}`: {facts} facts below [{low}], which had landed before {at}, were removed by retention"
+        ))
+    });
+    let views = status.views.iter().filter_map(|v| {
+        let (name, from) = (&v.view, v.from.as_ref()?);
+        Some(format!(
+            "view `{name}` starts at [{from}]: retention had removed the facts before when it was built"
+        ))
+    });
+    topics.chain(views).collect()
 }
 
 /// The status for people.
@@ -551,7 +587,7 @@ pub fn text(status: &Status, style: Style) -> String {
         "last jobs",
     ];
     text += &rows_table(&headers, views.collect());
-    for note in &status.notes {
+    for note in retention_notes(status).iter().chain(&status.notes) {
         text += &format!("\n{}", style.yellow(&format!("note: {note}")));
     }
     text.push('\n');

@@ -3,12 +3,13 @@
 use std::io::Write;
 use std::time::Duration;
 
-use anabranch_shared::{Error, OFFSET, PARTITION, Result};
+use anabranch_shared::{Error, OFFSET, Offset, OffsetRange, PARTITION, Result};
 use arrow::array::AsArray;
 use arrow::datatypes::{Int32Type, Int64Type};
 use chrono::{DateTime, Utc};
 use std::collections::BTreeMap;
 
+use crate::context::Context;
 use crate::output::{Format, Style, write_batches};
 use crate::shell::Session;
 
@@ -35,6 +36,31 @@ impl std::str::FromStr for From {
                 "`{text}` is neither an offset nor a time such as 2026-01-01T00:00:00Z"
             )),
         }
+    }
+}
+
+/// What retention has removed of the facts from a place on, for people.
+///
+/// # Errors
+/// `BelowLow` where facts are asked for by an offset whose partition begins past it.
+pub async fn removed_note(context: &Context, topic: &str, from: &From) -> Result<Option<String>> {
+    let log = context.log(topic).await?;
+    let low = log.low();
+    let From::Offset(from) = from else {
+        return Ok(None);
+    };
+    let removed = low.iter().find(|(_, low)| *from < low.0);
+    match removed {
+        None => Ok(None),
+        Some(_) if *from == 0 => Ok(Some(format!(
+            "note: topic `{topic}` begins at [{low}], retention has removed the facts before"
+        ))),
+        Some((partition, low)) => Err(Error::BelowLow {
+            topic: topic.to_owned(),
+            partition,
+            range: OffsetRange::new(Offset(*from), log.head().get(partition)),
+            low,
+        }),
     }
 }
 

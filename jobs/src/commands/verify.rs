@@ -4,7 +4,7 @@ use std::str::FromStr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use anabranch_shared::{Pinner, ReadMode, Result};
+use anabranch_shared::{Log, Offsets, Pinner, ReadMode, Result};
 
 use crate::commands::query::local_service;
 use crate::commands::{LINE_EVERY, SHOW_EVERY, no_view, progress_bar};
@@ -171,7 +171,24 @@ async fn compare_view(context: &Context, name: &str, options: &VerifyOptions) ->
     let pinner = LocalPinner::new(context.clone()).stopped_by(&options.stop);
     let pin = unless_stopped(&options.stop, pinner.pin(&names, ReadMode::Merged)).await??;
     fail::fail_point!("verify-after-pin");
-    verify_pin(&service, &context.storage, &pin, name, &topic, options).await
+    let mut verified = verify_pin(&service, &context.storage, &pin, name, &topic, options).await?;
+    let low = pin.topics.get(&topic).map(|t| t.low.clone());
+    verified.uncompared = uncompared(&*context.log(&topic).await?, &low.unwrap_or_default());
+    Ok(verified)
+}
+
+/// What of a topic's facts the log does not hold, below a `low` and in recorded gaps.
+fn uncompared(log: &Log, low: &Offsets) -> Vec<String> {
+    let topic = &log.topic().name;
+    let removed = Offsets::default().ranges_to(low).into_iter();
+    let removed = removed.map(|(p, r)| {
+        format!("not compared: facts {r} of partition {p}, which retention of topic `{topic}` has removed")
+    });
+    let gaps = log.gaps().into_iter();
+    let gaps = gaps.filter(|(p, r)| r.end > low.get(*p)).map(|(p, r)| {
+        format!("not compared: facts {r} of partition {p}, which the source of topic `{topic}` had removed before they were read")
+    });
+    removed.chain(gaps).collect()
 }
 
 /// Verifies one view, showing how far it is: a bar on a terminal, lines elsewhere.
@@ -205,6 +222,9 @@ pub fn text(view: &str, verified: &Verified) -> String {
     if let Some(note) = &verified.note {
         text += &format!("  {note}\n");
     }
+    for uncompared in &verified.uncompared {
+        text += &format!("  {uncompared}\n");
+    }
     for example in &comparison.examples {
         text += &format!("  {example}\n");
     }
@@ -223,7 +243,7 @@ pub fn json(view: &str, verified: &Verified) -> serde_json::Value {
         .map(|s| serde_json::json!({ "share": s.share, "seed": s.seed }));
     serde_json::json!({
         "view": view, "rows": comparison.rows, "sample": sample, "note": verified.note,
-        "differences": comparison.differences, "examples": comparison.examples,
+        "uncompared": verified.uncompared, "differences": comparison.differences, "examples": comparison.examples,
     })
 }
 

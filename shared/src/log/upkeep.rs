@@ -76,6 +76,8 @@ pub struct UpkeepFiles {
     pub turn: UpkeepTurn,
     /// All files, of the same version of the table.
     pub files: Vec<Arc<AddFile>>,
+    /// What no merged file may cross: see [`Log::edges`].
+    pub edges: Vec<Offsets>,
 }
 
 impl Log {
@@ -98,7 +100,8 @@ impl Log {
     /// The files of a table whose rows are final: an attempt to land may still replace dead letters
     /// past the head.
     pub fn upkeep_files(&self, which: LogTable) -> Result<UpkeepFiles> {
-        let head = self.head();
+        // Of one version: a later mark lies at or past the head.
+        let (head, edges) = (self.head(), self.edges());
         self.table_of(which).with_state(|state| {
             let mut files = Vec::new();
             for add in state.files.values() {
@@ -107,7 +110,7 @@ impl Log {
                 }
             }
             let turn = UpkeepTurn::of(state);
-            Ok(UpkeepFiles { turn, files })
+            Ok(UpkeepFiles { turn, files, edges })
         })
     }
 
@@ -201,7 +204,7 @@ impl Log {
 }
 
 /// Whether all of a file lies below a vector of offsets.
-fn is_below(add: &AddFile, end: &Offsets) -> Result<bool> {
+pub(super) fn is_below(add: &AddFile, end: &Offsets) -> Result<bool> {
     Ok(add.ranges()?.iter().all(|(p, r)| r.end <= end.get(*p)))
 }
 

@@ -21,11 +21,12 @@ pub(super) enum Section {
     Topic,
     Kafka,
     Dedup,
+    Retention,
     View,
 }
 
 impl Section {
-    pub(super) const ALL: [Self; 8] = [
+    pub(super) const ALL: [Self; 9] = [
         Self::Storage,
         Self::Daemon,
         Self::Batch,
@@ -33,6 +34,7 @@ impl Section {
         Self::Topic,
         Self::Kafka,
         Self::Dedup,
+        Self::Retention,
         Self::View,
     ];
 
@@ -43,7 +45,7 @@ impl Section {
             Self::Daemon => "daemon",
             Self::Batch => "batch",
             Self::Query => "query",
-            Self::Topic | Self::Kafka | Self::Dedup => "topics",
+            Self::Topic | Self::Kafka | Self::Dedup | Self::Retention => "topics",
             Self::View => "views",
         }
     }
@@ -54,6 +56,7 @@ impl Section {
             Self::Topic | Self::View => format!("[{}.NAME]", self.key()),
             Self::Kafka => "[topics.NAME.source.kafka]".to_owned(),
             Self::Dedup => format!("[{}.NAME.dedup]", self.key()),
+            Self::Retention => format!("[{}.NAME.retention]", self.key()),
             _ => format!("[{}]", self.key()),
         }
     }
@@ -70,6 +73,9 @@ impl Section {
                 "Where a topic's facts come from Kafka: values are JSON objects, Confluent-framed or not."
             }
             Self::Dedup => "Duplicates of a topic: counted, and left out.",
+            Self::Retention => {
+                "Which facts of a topic are removed, once its views hold them: views go on counting them."
+            }
             Self::View => "One table for each view.",
         }
     }
@@ -334,6 +340,8 @@ settings! {
 
     /// Facts whose key was seen within a window are left out; its settings are below.
     DEDUP: OptionalTable = Topic."dedup", OptionalTable { example: "{ key = \"event_id\", window = \"1h\", memory = \"256MB\" }" };
+    /// The oldest facts are removed from the log; its settings are below. Unset, they stay for ever.
+    RETENTION: OptionalTable = Topic."retention", OptionalTable { example: "{ age = \"30d\", size = \"100GB\" }" };
     /// `/ready` is red while more than this share of five minutes' records are dead letters, or "off".
     DEAD_LETTER_SHARE: Defaulted<DeadLetterShare> = Topic."dead_letter_share", Defaulted(|| DeadLetterShare::Percent(50));
     /// With fewer dead letters than this in five minutes `/ready` does not turn red.
@@ -345,6 +353,11 @@ settings! {
     DEDUP_WINDOW: Defaulted<Duration> = Dedup."window", Defaulted(|| minutes(60));
     /// The most memory for keys, about 40 bytes each; over it the window is shortened.
     DEDUP_MEMORY: Defaulted<Size> = Dedup."memory", Defaulted(|| Size::megabytes(256));
+
+    /// Facts that landed longer ago than this go, up to an eighth of it later.
+    RETENTION_AGE: Optional<Duration> = Retention."age", optional("\"30d\"");
+    /// The oldest facts go while the files of the log hold more than this, an eighth of it at a time.
+    RETENTION_SIZE: Optional<Size> = Retention."size", optional("\"100GB\"");
 
     /// File with the view's SELECT, relative to the project.
     SQL: Required<ProjectPath> = View."sql", required("\"views/NAME.sql\"");

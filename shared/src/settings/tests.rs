@@ -60,6 +60,7 @@ fn other_value(section: Section, key: &str) -> &'static str {
         (Section::Topic, "unknown_fields") => "\"reject\"",
         (Section::Topic, "fields") => "{ ts = \"timestamp not null\" }",
         (Section::Topic, "dedup") => "{ key = \"u\" }",
+        (Section::Topic, "retention") => "{ age = \"30d\" }",
         (Section::Topic, "dead_letter_share") => "\"7%\"",
         (Section::Topic, "dead_letter_count") => "7",
         (Section::Topic, "source") => "{ kafka = { brokers = \"h:1\" } }",
@@ -74,6 +75,8 @@ fn other_value(section: Section, key: &str) -> &'static str {
         (Section::Dedup, "key") => "\"u\"",
         (Section::Dedup, "window") => "\"7m\"",
         (Section::Dedup, "memory") => "7",
+        (Section::Retention, "age") => "\"7d\"",
+        (Section::Retention, "size") => "\"7GB\"",
         (Section::View, "sql") => "\"w.sql\"",
         (Section::View, "refresh_every") => "\"7m\"",
         (Section::View, "rebuild_cron" | "verify_cron") => "\"7 3 * * *\"",
@@ -84,7 +87,10 @@ fn other_value(section: Section, key: &str) -> &'static str {
 }
 
 fn is_off_unless_written(section: Section) -> bool {
-    matches!(section, Section::Kafka | Section::Dedup)
+    matches!(
+        section,
+        Section::Kafka | Section::Dedup | Section::Retention
+    )
 }
 
 /// A project in which the settings `written` are the only ones beside those that are required.
@@ -98,6 +104,7 @@ fn project_with(section: Section, written: &[(&str, &str)]) -> String {
         ),
         (Section::Kafka, "brokers", "\"h:1\""),
         (Section::Dedup, "key", "\"event_id\""),
+        (Section::Retention, "age", "\"30d\""),
         (Section::View, "sql", "\"v.sql\""),
     ];
     let mut text = String::new();

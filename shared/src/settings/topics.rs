@@ -7,6 +7,7 @@ use super::field_type::{Nullability, parse_declaration};
 use super::kafka::{self, KafkaSettings};
 use super::nearest::nearest;
 use super::reader::{Entry, Reader, Table};
+use super::retention::{self, RetentionSettings};
 use super::table::{ACK, DEAD_LETTER_COUNT, DEAD_LETTER_SHARE, EVENT_TIME, FIELDS, UNKNOWN_FIELDS};
 use super::value::{FieldName, Found};
 
@@ -25,6 +26,8 @@ pub struct TopicSettings {
     pub kafka: Option<KafkaSettings>,
     /// How duplicates are known; off where absent.
     pub dedup: Option<DedupSettings>,
+    /// Which facts are removed from the log; none where absent.
+    pub retention: Option<RetentionSettings>,
     /// Which share of the records may be dead letters before `/ready` turns red.
     pub dead_letter_share: DeadLetterShare,
     /// How many dead letters there must be for that; at least 1.
@@ -72,6 +75,7 @@ pub(super) fn read(
         ack,
         unknown_fields,
         dedup: dedup::read(reader, table, &fields),
+        retention: retention::read(reader, table),
         dead_letter_share,
         dead_letter_count,
         kafka: kafka::read(reader, name, table, &fields),

@@ -2,12 +2,27 @@
 
 use std::sync::Arc;
 
-use anabranch_shared::{Error, Master, Offsets, Result, blocking, planted};
+use anabranch_shared::{Error, Master, MasterPin, Offsets, Result, blocking, planted};
 
 use super::TopicStream;
 use crate::delta::{
     StatePiece, ViewDelta, above_boundary, check_no_gap, follow_log, is_of_view, merge_pieces,
 };
+
+/// What a view gets of the facts that were followed.
+struct FollowedView {
+    /// The master view that answers with nothing but these pieces; as before where absent.
+    pin: Option<MasterPin>,
+    pieces: Vec<Arc<StatePiece>>,
+}
+
+/// A vector of offsets, not below `low` anywhere.
+fn raised(offsets: &Offsets, low: &Offsets) -> Offsets {
+    let mut raised = offsets.clone();
+    let below = low.iter().filter(|(p, o)| offsets.get(*p) < *o);
+    below.for_each(|(p, o)| raised.raise(p, o));
+    raised
+}
 
 impl TopicStream {
     /// Follows what others have landed, and the boundaries that others have moved.
@@ -41,12 +56,19 @@ impl TopicStream {
             return Ok(());
         }
         self.check_wal_is_ours(&head)?;
-        self.note_followed(&upto, &head).await?;
+        let low = self.log.low();
+        let kept = raised(&upto, &low);
+        self.note_followed(&kept, &head).await?;
+        let anew = kept != upto && !planted("planted-removed-skipped");
         let mut added = Vec::new();
         for (name, master) in self.folding() {
+            let followed = match anew {
+                true => self.begin_anew(&master, &head).await,
+                false => self.go_on(&master, &kept, &head).await,
+            };
             // Nothing is kept of any view unless all were read: what is read again counts once.
-            match follow_log(&self.log, &master, &upto, &head, &self.fold_options()).await {
-                Err(e) if !is_of_view(&e) => return Err(e),
+            match followed {
+                Err(e) if !is_of_view(&e) && !self.is_superseded(&master, &e) => return Err(e),
                 pieces => added.push((name, pieces)),
             }
         }
@@ -55,8 +77,37 @@ impl TopicStream {
         Ok(())
     }
 
+    /// The states of what others have landed since.
+    async fn go_on(
+        &self,
+        master: &Arc<Master>,
+        from: &Offsets,
+        head: &Offsets,
+    ) -> Result<FollowedView> {
+        let pieces = follow_log(&self.log, master, from, head, &self.fold_options()).await?;
+        Ok(FollowedView { pin: None, pieces })
+    }
+
+    /// The newest master view, and the states of all that it has not absorbed. Retention has removed
+    /// facts that this daemon has not followed: every live master view holds them, and what this
+    /// one answered by may not.
+    async fn begin_anew(&self, master: &Arc<Master>, head: &Offsets) -> Result<FollowedView> {
+        master.refresh().await?;
+        let pin = master.pin();
+        let from = &pin.boundary;
+        let pieces = follow_log(&self.log, master, from, head, &self.fold_options()).await?;
+        let pin = Some(pin);
+        Ok(FollowedView { pin, pieces })
+    }
+
+    /// Whether retention has removed what a view needs: then its generation is none that answers any
+    /// more, and the next one is about to be served.
+    fn is_superseded(&self, master: &Master, e: &Error) -> bool {
+        matches!(e, Error::BelowLow { .. }) && !master.boundary().covers(&self.log.low())
+    }
+
     /// Makes what was followed part of the deltas.
-    fn add_followed(&self, head: &Offsets, added: Vec<(String, Result<Vec<Arc<StatePiece>>>)>) {
+    fn add_followed(&self, head: &Offsets, added: Vec<(String, Result<FollowedView>)>) {
         // Nobody may come between the facts and their keys, and no await either, where this may
         // end: a key that outlives its facts makes them duplicates when they come again.
         let mut dedup = self.dedup_of_lanes();
@@ -66,8 +117,17 @@ impl TopicStream {
                 continue;
             };
             match pieces {
-                Ok(pieces) => view.pieces.extend(pieces),
-                Err(e) => view.fail(&e),
+                Ok(FollowedView { pin: None, pieces }) => view.pieces.extend(pieces),
+                Ok(FollowedView {
+                    pin: Some(pin),
+                    pieces,
+                }) => {
+                    (view.pin, view.pieces) = (pin, pieces);
+                }
+                Err(e) => {
+                    view.superseded = matches!(e, Error::BelowLow { .. });
+                    view.fail(&e);
+                }
             }
         }
         let followed = delta.followed(head);
@@ -176,6 +236,7 @@ impl TopicStream {
             unlanded: Vec::new(),
             folded: delta.unlanded.start(),
             failed,
+            superseded: false,
         };
         check_no_gap(&name, &view, &upto)?;
         let before = delta.views.insert(name.clone(), view);

@@ -49,7 +49,10 @@ impl TopicStream {
             if let Some(failed) = &view.failed
                 && mode == ReadMode::Merged
             {
-                return Err(Error::Invalid(failed.clone()));
+                return Err(match view.superseded {
+                    true => Error::Unavailable(failed.clone()),
+                    false => Error::Invalid(failed.clone()),
+                });
             }
             check_no_gap(name, view, &delta.upto)?;
             let mut pin = ViewPin {
@@ -67,15 +70,16 @@ impl TopicStream {
             pinned.insert(name.clone(), pin);
         }
         let recent: Vec<_> = delta.unlanded.between(0, target).collect();
-        let low = Offsets::default();
+        let (low, files) = self.log.kept_files(&delta.upto)?;
         let topic = TopicPin {
             topic: self.topic.clone(),
             head: head.clone(),
             root: self.log.table().root().clone(),
-            files: self.log.files_between(&low, &delta.upto)?,
+            files,
             memory: recent.iter().map(|p| p.facts.clone()).collect(),
             dead_root: self.log.dead_letters().root().clone(),
             dead_files: self.log.dead_letter_files_between(&low, &delta.upto)?,
+            low,
             dead_memory: recent.iter().filter_map(|p| p.dead.clone()).collect(),
         };
         Ok((topic, pinned))

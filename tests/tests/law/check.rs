@@ -5,7 +5,8 @@ use std::sync::Arc;
 
 use anabranch_shared::view::{View, planning_session};
 use anabranch_shared::{
-    Generation, OFFSET, Offset, Offsets, PARTITION, Pin, Pinner, ReadMode, ViewPin,
+    Error, ErrorKind, Generation, MasterPin, OFFSET, Offset, Offsets, PARTITION, Pin, Pinner,
+    ReadMode, ViewPin,
 };
 use anabranch_speed::follow_log;
 use anabranch_tests::commands::ensure_same;
@@ -36,7 +37,16 @@ impl World<'_> {
                 false => ReadMode::Merged,
             };
             let names = ["v", "facts", "dead_letters"].map(str::to_owned);
-            let pin = daemon.pin(&names, mode).await?;
+            let pin = match daemon.pin(&names, mode).await {
+                // Its loop would have looked at the catalogue by now.
+                Err(e) if e.kind() == ErrorKind::Unavailable && self.is_superseded(i)? => {
+                    self.coverage
+                        .count("checks: of a daemon whose generation lost its facts");
+                    daemon.follow_catalogue().await;
+                    daemon.pin(&names, mode).await?
+                }
+                pin => pin?,
+            };
             self.coverage.count("checks: of a daemon");
             self.check_complete(i, &pin, mode)?;
             self.check_pin(&pin, mode).await?;
@@ -45,6 +55,13 @@ impl World<'_> {
             }
         }
         Ok(())
+    }
+
+    /// Whether a daemon goes on with a generation that is none any more, and whose facts are gone.
+    fn is_superseded(&self, i: usize) -> anyhow::Result<bool> {
+        let stream = self.machines[i].stream()?;
+        let superseded = stream.with_delta(|d| d.views.values().any(|v| v.superseded));
+        Ok(superseded && stream.served("v") != Some(self.generation()))
     }
 
     /// Whatever a daemon acknowledged is in its answers.
@@ -98,9 +115,14 @@ impl World<'_> {
         Ok(all)
     }
 
-    async fn recompute(&self, view: &View, head: &Offsets) -> anyhow::Result<Vec<RecordBatch>> {
+    async fn recompute(
+        &self,
+        view: &View,
+        from: &Offsets,
+        head: &Offsets,
+    ) -> anyhow::Result<Vec<RecordBatch>> {
         let session = planning_session()?;
-        let facts = MemTable::try_new(self.topic.schema(), vec![self.facts_below(head)?])?;
+        let facts = MemTable::try_new(self.topic.schema(), vec![self.facts_between(from, head)?])?;
         let plan = view.recompute_plan(Arc::new(facts))?;
         Ok(DataFrame::new(session.state(), plan).collect().await?)
     }
@@ -122,14 +144,42 @@ impl World<'_> {
         }
         for view in pin.views.values() {
             let (schema, found) = self.ask("SELECT * FROM v", pin).await?;
-            let expected = self.recompute(&view.view, &view.head).await?;
+            let from = self.start_of(view.generation);
+            let expected = self.recompute(&view.view, &from, &view.head).await?;
             ensure_same(&schema, &expected, &found)?;
             self.check_combine(pin, view).await?;
+            let low = pin.topics.get("facts").map(|t| t.low.clone());
+            self.check_kept(view, &low.unwrap_or_else(|| self.log.low()))
+                .await?;
         }
         for topic in pin.topics.values() {
-            self.check_topic(pin, &topic.head).await?;
+            self.check_topic(pin, &topic.low, &topic.head).await?;
         }
         Ok(())
+    }
+
+    /// As `verify` does: without the runs of what retention has removed, against what it has not.
+    async fn check_kept(&mut self, view: &ViewPin, low: &Offsets) -> anyhow::Result<()> {
+        // A daemon goes on by its pieces where it has not seen that the boundary was moved.
+        if *low == Offsets::default() || !view.boundary.covers(low) {
+            return Ok(());
+        }
+        self.coverage.count("checks: from the low on");
+        let removed = self.log.low();
+        let gone = self.log.files_between(&Offsets::default(), &removed);
+        anyhow::ensure!(
+            removed == Offsets::default() || matches!(gone, Err(Error::BelowLow { .. })),
+            "facts below [{removed}] are gone, and whoever reads them finds {gone:?}"
+        );
+        let kept = ViewPin {
+            files: MasterPin::files_from(&view.files, low)?,
+            ..view.clone()
+        };
+        let mut pin = Pin::default();
+        pin.views.insert("v".into(), kept);
+        let (schema, found) = self.ask("SELECT * FROM v", &pin).await?;
+        let expected = self.recompute(&view.view, low, &view.head).await?;
+        ensure_same(&schema, &expected, &found)
     }
 
     async fn check_combine(&mut self, pin: &Pin, view: &ViewPin) -> anyhow::Result<()> {
@@ -151,17 +201,23 @@ impl World<'_> {
         let columns = columns.join(", ");
         let sql = format!("SELECT k0, {columns} FROM v{filter} GROUP BY k0");
         let (schema, found) = self.ask(&sql, pin).await?;
-        let expected = self.recompute(&rolled, &view.head).await?;
+        let from = self.start_of(view.generation);
+        let expected = self.recompute(&rolled, &from, &view.head).await?;
         ensure_same(&schema, &expected, &found)
     }
 
     /// The facts and the dead letters themselves.
-    async fn check_topic(&mut self, pin: &Pin, head: &Offsets) -> anyhow::Result<()> {
+    async fn check_topic(
+        &mut self,
+        pin: &Pin,
+        low: &Offsets,
+        head: &Offsets,
+    ) -> anyhow::Result<()> {
         let columns = format!("{PARTITION}, {OFFSET}, ts, n, s, list");
         let (schema, found) = self
             .ask(&format!("SELECT {columns} FROM facts"), pin)
             .await?;
-        let expected = self.facts_below(head)?;
+        let expected = self.facts_between(low, head)?;
         let expected = expected.iter().map(|b| {
             let columns = schema
                 .fields()
@@ -173,12 +229,9 @@ impl World<'_> {
         ensure_same(&schema, &expected, &found)?;
         let sql = format!("SELECT {PARTITION}, {OFFSET} FROM dead_letters");
         let (schema, found) = self.ask(&sql, pin).await?;
-        let below = self
-            .acknowledged
-            .iter()
-            .chain(&self.sourced)
-            .filter(|a| head.get(a.partition) >= a.range.end);
-        let dead: Vec<(i32, i64)> = below
+        let dead: Vec<(i32, i64)> = self
+            .acknowledged_between(low, head)?
+            .into_iter()
             .flat_map(|a| a.dead.iter().map(|d| (a.partition.0, *d)))
             .collect();
         let (partitions, offsets): (Vec<i32>, Vec<i64>) = dead.into_iter().unzip();

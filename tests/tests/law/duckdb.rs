@@ -42,7 +42,7 @@ impl World<'_> {
             (false, 0) => "from the master view alone",
             (true, _) => "from the delta alone",
         });
-        let facts = self.facts_below(&view.head)?;
+        let facts = self.facts_between(&self.start_of(view.generation), &view.head)?;
         let (schema, answer) = self.ask("SELECT * FROM v", &pin).await?;
         std::fs::create_dir_all(dir)?;
         std::fs::write(dir.join("view.sql"), &random.duckdb)?;

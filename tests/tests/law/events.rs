@@ -3,12 +3,14 @@
 
 use std::sync::Arc;
 
-use anabranch_batch::{CompactOptions, compact, merge_small_runs, rebuild, refresh};
+use anabranch_batch::{
+    CompactOptions, RetentionRule, compact, merge_small_runs, rebuild, refresh, retain,
+};
 use anabranch_shared::settings::Ack;
 use anabranch_shared::view::{Definition, View};
 use anabranch_shared::{
     Catalogue, Error, ErrorKind, GenerationEntry, Landing, Log, Master, Offset, OffsetRange,
-    PartitionId, Result,
+    Offsets, PartitionId, Result,
 };
 use anabranch_speed::{IngestChunk, TopicStream, WriteOutcome};
 use anabranch_tests::{facts, views};
@@ -20,6 +22,8 @@ use super::world::{Acknowledged, Chunk, NOW, World, batch_options};
 
 /// The first partition of those who land without a daemon.
 const OTHERS: i32 = 100;
+
+const HOUR_MS: i64 = 3_600_000;
 
 /// An outcome that a failing storage explains.
 pub(crate) fn unless_faulty<T>(outcome: Result<T>) -> anyhow::Result<Option<T>> {
@@ -46,7 +50,7 @@ impl World<'_> {
             self.coverage.count("event: storage fails");
         }
         self.faults.set_percent(if faulty { 40 } else { 0 });
-        let done = match self.rng.random_range(0..29) {
+        let done = match self.rng.random_range(0..33) {
             0..=5 => self.write(i).await,
             6..=8 => self.land_own(i).await,
             9..=10 => self.land_other().await,
@@ -61,6 +65,7 @@ impl World<'_> {
             21..=24 => self.fetch(i).await,
             25 => self.leave(i).await,
             26..=27 => self.compact().await,
+            28..=31 => self.retain().await,
             _ => {
                 self.coverage.count("event: daemon crashes");
                 self.machines[i].crash()
@@ -282,7 +287,9 @@ impl World<'_> {
             Box::pin(self.land_other()).await?;
             Box::pin(self.refresh()).await?;
         }
-        unless_faulty(merge_small_runs(&self.master, &batch_options(1 << 30), NOW).await)?;
+        unless_faulty(
+            merge_small_runs(&self.master, &self.log, &batch_options(1 << 30), NOW).await,
+        )?;
         Ok(())
     }
 
@@ -327,6 +334,46 @@ impl World<'_> {
         Ok(())
     }
 
+    /// Facts are removed that are old, or too many; sometimes by two processes at once.
+    async fn retain(&mut self) -> anyhow::Result<()> {
+        self.coverage.count("event: retention");
+        if self.rng.random_bool(0.3) {
+            Box::pin(self.land_other()).await?;
+        }
+        if self.rng.random_bool(0.7) {
+            Box::pin(self.refresh()).await?;
+        }
+        self.passed_ms += self.rng.random_range(0..3 * HOUR_MS);
+        let now = NOW + self.passed_ms;
+        let by_age = self.rng.random_bool(0.7);
+        let hours = [0, 0, 1, 1, 2][self.rng.random_range(0..5)];
+        let rule = RetentionRule {
+            age_ms: by_age.then_some(hours * HOUR_MS),
+            size_bytes: (!by_age).then(|| self.rng.random_range(1..20_000)),
+            keep_ms: 0,
+        };
+        let before = self.log.low();
+        if self.rng.random_bool(0.2) {
+            self.coverage.count("event: two retentions at once");
+            let others = async {
+                let log = Log::open(&self.storage, &self.topic, NOW).await?;
+                let catalogue = Catalogue::open(&self.storage).await?;
+                retain(&self.storage, &catalogue, &log, &rule, || now).await
+            };
+            let own = retain(&self.storage, &self.catalogue, &self.log, &rule, || now);
+            let (own, others) = tokio::join!(own, others);
+            unless_faulty(own)?;
+            unless_faulty(others)?;
+        } else {
+            let own = retain(&self.storage, &self.catalogue, &self.log, &rule, || now);
+            unless_faulty(own.await)?;
+        }
+        if self.log.low() != before {
+            self.coverage.count("event: retention that removes facts");
+        }
+        Ok(())
+    }
+
     /// The definition changes: a generation is built beside the live one and cut over.
     async fn redefine(&mut self) -> anyhow::Result<()> {
         self.coverage.count("event: cut-over");
@@ -342,18 +389,27 @@ impl World<'_> {
             let generation = self.catalogue.claim_generation("v").await?;
             let master = Arc::new(Master::open(&self.storage, &view, generation, NOW).await?);
             let head = self.log.head();
-            rebuild(&master, &self.log, &head, &batch_options(1 << 30), || NOW).await?;
-            Ok(master)
+            let options = batch_options(1 << 30);
+            let outcome = rebuild(&master, &self.log, &head, &options, || NOW).await?;
+            Ok((master, outcome))
         };
-        let Some(master) = unless_faulty(built.await)? else {
+        let Some((master, outcome)) = unless_faulty(built.await)? else {
             return Ok(());
         };
         let entry = GenerationEntry {
             generation: master.generation(),
             definition: view.definition().clone(),
+            from: outcome.from.clone(),
         };
+        if outcome.from != Offsets::default() {
+            self.coverage.count("event: cut-over from a low");
+        }
+        self.starts.insert(master.generation(), outcome.from);
         let from = Some(self.generation());
-        let cut = self.catalogue.cut_over("v", from, &entry).await;
+        let cut = self
+            .catalogue
+            .cut_over("v", from, &entry, &outcome.boundary)
+            .await;
         self.faults.set_percent(0);
         if cut.is_err() {
             self.catalogue.refresh().await?;

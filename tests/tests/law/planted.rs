@@ -6,7 +6,7 @@ use std::process::Command;
 const CASES: u64 = 500;
 
 /// The bugs, and what each does.
-const BUGS: [(&str, &str); 21] = [
+const BUGS: [(&str, &str); 26] = [
     (
         "planted-boundary-offset-lost",
         "a refresh leaves out the offset at its boundary",
@@ -84,6 +84,26 @@ const BUGS: [(&str, &str); 21] = [
     (
         "planted-maintenance-fence-ignored",
         "a compaction is committed over another one's",
+    ),
+    (
+        "planted-low-above-a-boundary",
+        "retention removes facts that a view has not absorbed",
+    ),
+    (
+        "planted-marks-crossed",
+        "retention goes up to where no run ends",
+    ),
+    (
+        "planted-rebuild-drops-removed",
+        "a rebuild drops the runs of facts that retention has removed",
+    ),
+    (
+        "planted-removed-skipped",
+        "a daemon skips what retention has removed before it followed",
+    ),
+    (
+        "planted-removed-read-as-empty",
+        "facts that retention has removed are read as if there had been none",
     ),
 ];
 

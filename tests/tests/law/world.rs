@@ -1,6 +1,7 @@
 //! What a case plays with: a storage that fails now and then, two daemons with WALs of their own, a
 //! batch process, somebody else who lands, and all facts that were acknowledged to anyone.
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
@@ -110,6 +111,10 @@ pub(crate) struct World<'a> {
     pub(crate) acknowledged: Vec<Acknowledged>,
     /// The messages of a source that keeps them; what of them is below a head counts.
     pub(crate) sourced: Vec<Acknowledged>,
+    /// From where on each generation holds facts.
+    pub(crate) starts: BTreeMap<Generation, Offsets>,
+    /// How much of the time of upkeep has passed since `NOW`, in milliseconds.
+    pub(crate) passed_ms: i64,
     /// A pin whose query runs later.
     pub(crate) held: Option<Pin>,
     pub(crate) service: SqlService,
@@ -185,8 +190,10 @@ impl<'a> World<'a> {
         let entry = GenerationEntry {
             generation,
             definition: view.definition().clone(),
+            from: Offsets::default(),
         };
-        catalogue.cut_over("v", None, &entry).await?;
+        let boundary = Offsets::default();
+        catalogue.cut_over("v", None, &entry, &boundary).await?;
         let options = ServingOptions {
             memory_bytes: 1 << 30,
             threads: rng.random_range(1..4),
@@ -215,6 +222,8 @@ impl<'a> World<'a> {
             machines,
             acknowledged: Vec::new(),
             sourced: Vec::new(),
+            starts: BTreeMap::new(),
+            passed_ms: 0,
             held: None,
             service,
             coverage,
@@ -249,22 +258,43 @@ impl<'a> World<'a> {
         of.map(|a| a.range.end.0).max().unwrap_or(0)
     }
 
-    /// The facts below a head.
-    pub(crate) fn facts_below(&self, head: &Offsets) -> anyhow::Result<Vec<RecordBatch>> {
+    /// What was acknowledged between two vectors of offsets, neither of which may cut through it.
+    pub(crate) fn acknowledged_between(
+        &self,
+        from: &Offsets,
+        head: &Offsets,
+    ) -> anyhow::Result<Vec<&Acknowledged>> {
         let mut found = Vec::new();
         for a in self.acknowledged.iter().chain(&self.sourced) {
-            let end = head.get(a.partition);
-            anyhow::ensure!(
-                end <= a.range.start || end >= a.range.end,
-                "the head {end} of partition {} cuts through {}",
-                a.partition,
-                a.range
-            );
-            if end >= a.range.end {
-                found.push(a.facts.clone());
+            let (start, end) = (from.get(a.partition), head.get(a.partition));
+            for at in [start, end] {
+                anyhow::ensure!(
+                    at <= a.range.start || at >= a.range.end,
+                    "offset {at} of partition {} cuts through {}",
+                    a.partition,
+                    a.range
+                );
+            }
+            if start <= a.range.start && end >= a.range.end {
+                found.push(a);
             }
         }
         Ok(found)
+    }
+
+    /// The facts between two vectors of offsets, whether the log still has them or not.
+    pub(crate) fn facts_between(
+        &self,
+        from: &Offsets,
+        head: &Offsets,
+    ) -> anyhow::Result<Vec<RecordBatch>> {
+        let found = self.acknowledged_between(from, head)?.into_iter();
+        Ok(found.map(|a| a.facts.clone()).collect())
+    }
+
+    /// From where on a generation holds facts.
+    pub(crate) fn start_of(&self, generation: Generation) -> Offsets {
+        self.starts.get(&generation).cloned().unwrap_or_default()
     }
 
     pub(crate) fn generation(&self) -> Generation {

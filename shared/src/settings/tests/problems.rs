@@ -169,7 +169,7 @@ fn unknown_keys_and_tables_name_what_is_near_or_known() {
     assert_told(
         "[users]",
         "unknown table `[users]`; known tables: `[storage]`, `[daemon]`, `[batch]`, `[query]`, \
-         `[topics.NAME]`, `[topics.NAME.source.kafka]`, `[topics.NAME.dedup]`, `[views.NAME]`",
+         `[topics.NAME]`, `[topics.NAME.source.kafka]`, `[topics.NAME.dedup]`, `[topics.NAME.retention]`, `[views.NAME]`",
         "users",
     );
     assert_told(

@@ -1,0 +1,246 @@
+//! Retention of a topic: marks where its log ends from time to time, and removes the facts below the
+//! greatest mark that is old enough, or below which enough bytes lie. Owns when and up to where;
+//! the commits are the log's.
+//!
+//! Facts go in two steps. The catalogue gets the new `low` first, in an entry that is refused where
+//! another generation was cut over to since those that answer were looked at; from then on none can
+//! be cut over to that does not reach there, and no boundary ever decreases. Then the log gets it,
+//! in the commit that removes the files. Whoever dies between the two, the next one goes on.
+
+use std::collections::BTreeMap;
+
+use anabranch_shared::{
+    Catalogue, Generation, Log, Mark, Master, MasterPin, Offsets, RemovedFacts, Result, Storage,
+    planted,
+};
+
+/// A mark is made after this part of the age or the size.
+const MARKS_PER_BOUND: u64 = 8;
+
+/// What is kept of a topic's log.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct RetentionRule {
+    /// Facts that landed longer ago than this go, in milliseconds.
+    pub age_ms: Option<i64>,
+    /// The oldest facts go while the log's files hold more bytes than this.
+    pub size_bytes: Option<u64>,
+    /// Facts that landed within this time stay whatever the size, in milliseconds: duplicates of
+    /// theirs are looked for.
+    pub keep_ms: i64,
+}
+
+impl RetentionRule {
+    /// Whether anything ever goes.
+    pub fn is_on(&self) -> bool {
+        self.age_ms.is_some() || self.size_bytes.is_some()
+    }
+}
+
+/// What retention came to, or would.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct RetainReport {
+    /// Facts that were removed.
+    pub facts: RemovedFacts,
+    /// Dead letters that were removed.
+    pub dead_letters: RemovedFacts,
+    /// The first offsets that are kept, where facts were removed.
+    pub low: Option<Offsets>,
+    /// What keeps facts from being removed that are old enough.
+    pub waits: Option<String>,
+}
+
+/// What would be removed of a topic's log at a time, in milliseconds since 1970.
+///
+/// # Errors
+/// `Corrupt` for a file that another writer added.
+pub async fn find_retention(
+    storage: &Storage,
+    catalogue: &Catalogue,
+    log: &Log,
+    rule: &RetentionRule,
+    now_ms: i64,
+) -> Result<RetainReport> {
+    log.refresh().await?;
+    let announced = announced(catalogue, log).await?;
+    let chosen = choose(storage, catalogue, log, rule, now_ms).await?;
+    let (low, waits) = match chosen {
+        Chosen::Low { mark, .. } => (Some(mark.end), None),
+        Chosen::Waits(why) => (announced, Some(why)),
+        Chosen::Nothing => (announced, None),
+    };
+    let (facts, dead_letters) = log.removable(low.as_ref().unwrap_or(&log.low()))?;
+    Ok(RetainReport {
+        facts,
+        dead_letters,
+        low,
+        waits,
+    })
+}
+
+/// Marks where a topic's log ends, if it is time, and removes what is to go.
+///
+/// # Errors
+/// `Fenced` or `Conflict` when another process does upkeep of the log or cuts over one of its views
+/// at the same time: nothing is changed then, or less than could be.
+pub async fn retain(
+    storage: &Storage,
+    catalogue: &Catalogue,
+    log: &Log,
+    rule: &RetentionRule,
+    now_ms: impl Fn() -> i64,
+) -> Result<RetainReport> {
+    log.refresh().await?;
+    let mut report = RetainReport::default();
+    if let Some(low) = announced(catalogue, log).await? {
+        remove(log, &low, &now_ms, &mut report).await?;
+    }
+    if wants_mark(rule, log, now_ms())? {
+        log.mark(now_ms()).await?;
+    }
+    match choose(storage, catalogue, log, rule, now_ms()).await? {
+        Chosen::Nothing => {}
+        Chosen::Waits(why) => report.waits = Some(why),
+        Chosen::Low { mark, seen } => {
+            let topic = &log.topic().name;
+            catalogue.raise_low(topic, &mark.end, &seen).await?;
+            remove(log, &mark.end, &now_ms, &mut report).await?;
+        }
+    }
+    // Also what a process left that died after it had removed the facts.
+    let dead_letters = log.remove_dead_letters(now_ms()).await?;
+    add(&mut report.dead_letters, &dead_letters);
+    Ok(report)
+}
+
+async fn remove(
+    log: &Log,
+    low: &Offsets,
+    now_ms: &impl Fn() -> i64,
+    report: &mut RetainReport,
+) -> Result<()> {
+    let mark = log.marks().into_iter().find(|m| m.end == *low);
+    let removed = log.remove_below(low, mark.map(|m| m.at_ms), now_ms());
+    add(&mut report.facts, &removed.await?);
+    report.low = Some(low.clone());
+    Ok(())
+}
+
+fn add(sum: &mut RemovedFacts, more: &RemovedFacts) {
+    sum.files += more.files;
+    sum.bytes += more.bytes;
+    sum.rows += more.rows;
+}
+
+/// A `low` that was announced, and up to which the log was not removed yet.
+async fn announced(catalogue: &Catalogue, log: &Log) -> Result<Option<Offsets>> {
+    catalogue.refresh().await?;
+    let entry = catalogue.current();
+    let known = entry.topics.get(&log.topic().name);
+    let low = known.map(|t| t.low.clone()).unwrap_or_default();
+    Ok((!log.low().covers(&low)).then_some(low))
+}
+
+/// Whether it is time for one more mark.
+fn wants_mark(rule: &RetentionRule, log: &Log, now_ms: i64) -> Result<bool> {
+    let (marks, head) = (log.marks(), log.head());
+    let last = marks.last();
+    let end = last.map_or_else(|| log.low(), |m| m.end.clone());
+    if end.covers(&head) {
+        return Ok(false);
+    }
+    let part = i64::try_from(MARKS_PER_BOUND).unwrap_or(i64::MAX);
+    let aged = |age_ms: i64| last.is_none_or(|m| now_ms.saturating_sub(m.at_ms) >= age_ms / part);
+    let grown = match rule.size_bytes {
+        Some(size) => log.bytes_above(&end)? >= size / MARKS_PER_BOUND,
+        None => false,
+    };
+    Ok(rule.age_ms.is_some_and(aged) || grown)
+}
+
+/// Up to where facts go now.
+enum Chosen {
+    /// Nothing is old enough.
+    Nothing,
+    /// Something is, and this keeps it.
+    Waits(String),
+    /// Up to a mark that is an edge of these generations.
+    Low {
+        mark: Mark,
+        seen: BTreeMap<String, Generation>,
+    },
+}
+
+async fn choose(
+    storage: &Storage,
+    catalogue: &Catalogue,
+    log: &Log,
+    rule: &RetentionRule,
+    now_ms: i64,
+) -> Result<Chosen> {
+    let marks = log.marks();
+    let wanted = wanted(&marks, rule, now_ms, |end| log.bytes_above(end))?;
+    if wanted == 0 {
+        return Ok(Chosen::Nothing);
+    }
+    let seen = Catalogue::live_over(&catalogue.current(), &log.topic().name);
+    let mut masters: Vec<(&String, MasterPin)> = Vec::new();
+    for (view, generation) in &seen {
+        masters.push((view, Master::look(storage, view, *generation).await?));
+    }
+    let mut waits = None;
+    for mark in marks[..wanted].iter().rev() {
+        match keeps(&masters, &mark.end)? {
+            None => {
+                let (mark, seen) = (mark.clone(), seen.clone());
+                return Ok(Chosen::Low { mark, seen });
+            }
+            why => waits = why,
+        }
+    }
+    Ok(waits.map_or(Chosen::Nothing, Chosen::Waits))
+}
+
+/// How many of the marks, the lowest first, the facts below which are to go. `bytes_above` says how
+/// many bytes stay when those below a mark go.
+fn wanted(
+    marks: &[Mark],
+    rule: &RetentionRule,
+    now_ms: i64,
+    bytes_above: impl Fn(&Offsets) -> Result<u64>,
+) -> Result<usize> {
+    let older = |ms: i64| marks.partition_point(|m| m.at_ms <= now_ms.saturating_sub(ms));
+    let aged = rule.age_ms.map_or(0, older);
+    let mut large = 0;
+    if let Some(size) = rule.size_bytes {
+        let mut stays = bytes_above(&Offsets::default())?;
+        for mark in marks {
+            if stays <= size {
+                break;
+            }
+            stays = bytes_above(&mark.end)?;
+            large += 1;
+        }
+    }
+    Ok(aged.max(large).min(older(rule.keep_ms)))
+}
+
+/// Why facts below a mark can't go yet, if they can't.
+fn keeps(masters: &[(&String, MasterPin)], at: &Offsets) -> Result<Option<String>> {
+    for (view, pin) in masters {
+        if !pin.boundary.covers(at) && !planted("planted-low-above-a-boundary") {
+            return Ok(Some(format!(
+                "view `{view}` has absorbed facts up to [{}] only; run `anabranch batch refresh {view}`",
+                pin.boundary
+            )));
+        }
+        if !pin.is_edge(at)? && !planted("planted-low-above-a-boundary") {
+            return Ok(Some(format!(
+                "a run of view `{view}` crosses [{at}]; run `anabranch batch rebuild {view}`"
+            )));
+        }
+    }
+    Ok(None)
+}
+
+#[cfg(test)]
+mod tests;
