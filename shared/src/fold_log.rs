@@ -226,7 +226,7 @@ impl Worker {
 }
 
 /// The same ranges, those that touch joined.
-fn join_ranges(mut ranges: Ranges) -> Ranges {
+pub fn join_ranges(mut ranges: Ranges) -> Ranges {
     ranges.sort_by_key(|(p, r)| (*p, r.start));
     let mut joined = Ranges::new();
     for (p, r) in ranges {

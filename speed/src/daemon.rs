@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anabranch_shared::settings::{
     Ack, DeadLetterShare, DedupSettings, KafkaSettings, TopicSettings, UnknownFields,
@@ -19,6 +19,7 @@ use parking_lot::RwLock;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 
+use crate::bounds::Bounds;
 use crate::delta::ViewDelta;
 use crate::failure::{Failure, Reason};
 use crate::intake::DeadLetterBound;
@@ -31,6 +32,16 @@ const TICK: Duration = Duration::from_millis(100);
 
 /// How often logs, boundaries and the catalogue are followed.
 const FOLLOW_EVERY: Duration = Duration::from_millis(500);
+
+/// The longest pause between two attempts to serve a view for whose delta there is no room.
+const LONGEST_WAIT: Duration = Duration::from_secs(30);
+
+/// A view for whose delta there was no room.
+#[derive(Clone, Copy, Debug)]
+struct Waiting {
+    since: Instant,
+    pause: Duration,
+}
 
 /// How a daemon runs.
 #[derive(Clone, Debug)]
@@ -47,8 +58,14 @@ pub struct DaemonOptions {
     pub wal_bytes: u64,
     /// Bytes at which a WAL begins a new segment file; whole segments are removed once landed.
     pub wal_segment_bytes: u64,
-    /// Bytes that facts and deltas of a topic may take in memory.
+    /// Bytes that facts and deltas of all topics may take in memory.
     pub memory_bytes: u64,
+    /// Bytes of memory in use at which landed deltas are spilled to disk; below `memory_bytes`.
+    pub spill_at_bytes: u64,
+    /// Bytes of disk that spilled deltas may take; 0 for none.
+    pub spill_bytes: u64,
+    /// Bytes of request bodies that are taken in at once.
+    pub request_memory_bytes: u64,
     /// Longer records are dead letters.
     pub max_record_bytes: u64,
     /// Longer requests are refused.
@@ -136,6 +153,9 @@ pub struct Daemon {
     /// Views that can't be served, and why.
     unserved: RwLock<BTreeMap<String, (ErrorKind, String)>>,
     options: DaemonOptions,
+    bounds: Arc<Bounds>,
+    /// Views for whose delta there was no room, and when they are tried again.
+    waiting: parking_lot::Mutex<BTreeMap<String, Waiting>>,
     /// Set when the loops shall end.
     ending: watch::Sender<bool>,
     failure: Failure,
@@ -158,6 +178,7 @@ impl Daemon {
         let lock = WalLock::acquire(&options.wal).map_err(crate::appender::wal_error)?;
         let fresh = || uuid::Uuid::new_v4().to_string();
         let id = wal_id(&options.wal, &RealFiles, fresh).map_err(crate::appender::wal_error)?;
+        let bounds = Arc::new(Bounds::open(&options)?);
         let failure = Failure::default();
         let mut streams = BTreeMap::new();
         let mut sources = BTreeMap::new();
@@ -171,7 +192,7 @@ impl Daemon {
             let partition = catalogue.claim_partition(name, &id, has_source).await?;
             let log = Arc::new(Log::open(storage, &known.topic, options.now_ms()).await?);
             let (stream, thread) =
-                TopicStream::open(log, partition, settings, &options, &failure).await?;
+                TopicStream::open(log, partition, settings, &options, &bounds, &failure).await?;
             if let Some(kafka) = settings.kafka.clone() {
                 let source = KafkaSource::start(&stream, &catalogue, kafka, &failure)?;
                 sources.insert(name.clone(), source);
@@ -187,6 +208,8 @@ impl Daemon {
             notes: RwLock::default(),
             unserved: RwLock::default(),
             options,
+            bounds,
+            waiting: parking_lot::Mutex::default(),
             ending: watch::Sender::new(false),
             failure,
             threads: parking_lot::Mutex::new(threads),
@@ -237,14 +260,38 @@ impl Daemon {
             let Some(stream) = self.topics.get(&live.definition.topic.name) else {
                 continue;
             };
-            if stream.served(name) == Some(live.generation) {
+            if stream.served(name) == Some(live.generation) || !self.is_due(name) {
                 continue;
             }
             let served = self.serve(name, live, stream).await;
+            self.note_waiting(name, &served);
             self.note_served(name, live.generation, served);
         }
         let gone = |name: &String| entry.views.get(name).is_none_or(|v| v.live.is_none());
         self.unserved.write().retain(|name, _| !gone(name));
+        self.waiting.lock().retain(|name, _| !gone(name));
+    }
+
+    /// Whether it is time to try to serve a view.
+    fn is_due(&self, view: &str) -> bool {
+        let waiting = self.waiting.lock();
+        waiting.get(view).is_none_or(|w| w.since.elapsed() >= w.pause)
+    }
+
+    /// Lets a view wait for whose delta there was no room: much is read to find that out.
+    fn note_waiting(&self, view: &str, served: &Result<()>) {
+        let mut waiting = self.waiting.lock();
+        match served {
+            Err(Error::NoRoom(_)) => {
+                let before = waiting.get(view).map(|w| w.pause);
+                let pause = before.map_or(FOLLOW_EVERY * 2, |p| (p * 2).min(LONGEST_WAIT));
+                let since = Instant::now();
+                waiting.insert(view.to_owned(), Waiting { since, pause });
+            }
+            _ => {
+                waiting.remove(view);
+            }
+        }
     }
 
     /// Remembers why a view can't be served; it is tried again, so the same error is logged once.

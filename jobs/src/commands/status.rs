@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use anabranch_shared::table::AddFile;
-use anabranch_shared::{INGESTED_AT, Log, Master, Result, view::View};
+use anabranch_shared::{DeltaPart, INGESTED_AT, Log, Master, Result, view::View};
 use anabranch_speed::{DedupStatus, IntakeCount, KafkaState, PartitionLag};
 use arrow::datatypes::SchemaRef;
 use chrono::{DateTime, Utc};
@@ -163,7 +163,7 @@ impl DaemonStatus {
                     .unlanded_facts
                     .insert(topic.clone(), d.unlanded.facts() as u64);
                 for (name, view) in &d.views {
-                    let rows = view.states().iter().map(|b| b.num_rows() as u64).sum();
+                    let rows = view.states().iter().map(DeltaPart::rows).sum();
                     let delta = DeltaStatus {
                         states: rows,
                         bytes: view.size_bytes() as u64,

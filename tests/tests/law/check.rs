@@ -7,7 +7,7 @@ use anabranch_shared::view::{View, planning_session};
 use anabranch_shared::{
     Generation, OFFSET, Offset, Offsets, PARTITION, Pin, Pinner, ReadMode, ViewPin,
 };
-use anabranch_speed::follow_log;
+use anabranch_speed::{Following, follow_log};
 use anabranch_tests::commands::ensure_same;
 use arrow::array::{Int32Array, Int64Array, RecordBatch};
 use arrow::datatypes::SchemaRef;
@@ -79,10 +79,11 @@ impl World<'_> {
             let start = pin.boundary.get(p).0;
             middle.set(p, Offset(self.rng.random_range(start..=end.0.max(start))));
         }
+        let following = Following::unbounded(fold_options());
         let mut delta = Vec::new();
         for (from, to) in [(&pin.boundary, &middle), (&middle, &head)] {
-            let pieces = follow_log(&self.log, &self.master, from, to, &fold_options()).await?;
-            delta.extend(pieces.iter().map(|p| p.states.clone()));
+            let pieces = follow_log(&self.log, &self.master, from, to, &following).await?;
+            delta.extend(pieces.iter().flat_map(|p| p.parts.clone()));
         }
         let view = ViewPin {
             view: self.master.view().clone(),
@@ -121,6 +122,9 @@ impl World<'_> {
             self.coverage.count("checks: batch alone");
         }
         for view in pin.views.values() {
+            if view.delta.iter().any(|part| part.spilled_bytes() > 0) {
+                self.coverage.count("checks: with spilled states");
+            }
             let (schema, found) = self.ask("SELECT * FROM v", pin).await?;
             let expected = self.recompute(&view.view, &view.head).await?;
             ensure_same(&schema, &expected, &found)?;
