@@ -26,7 +26,7 @@ pub use export::{Export, ExportPin, ExportStanding};
 pub use files::{
     EncodedFile, FileBytes, FileEncoder, encode_parquet, keep_ranges, parquet_footer, read_parquet,
 };
-pub use fold_log::{FoldOptions, FoldProgress, fold_log, join_ranges};
+pub use fold_log::{FoldOptions, FoldProgress, fold_log, fold_log_unplaced, join_ranges};
 pub use lease::{Lease, LeaseDecision, LeaseEntry, LeaseStanding, decide_lease};
 pub use log::{
     DEAD_LETTER_RETRIES, FactsFile, Landing, Log, LogTable, UpkeepFiles, UpkeepTurn, blocking,

@@ -46,8 +46,7 @@ pub fn scan_files(
     predicate: Option<Arc<dyn PhysicalExpr>>,
     partitions: usize,
 ) -> Result<Arc<dyn ExecutionPlan>> {
-    let locate =
-        |file: &AddFile, size| PartitionedFile::new(format!("{root}/{}", file.path), size);
+    let locate = |file: &AddFile, size| PartitionedFile::new(format!("{root}/{}", file.path), size);
     let place = (Storage::engine_url()?, &locate as &Locate<'_>);
     scan_at(place, files, schema, projection, predicate, partitions)
 }
@@ -210,8 +209,7 @@ pub fn scan_sorted_states(
         .ok_or_else(|| Error::Internal("states without keys have no order".into()))?;
     let source = ParquetSource::new(schema.clone()).with_metadata_size_hint(FOOTER_BYTES);
     let source = Arc::new(source);
-    let locate =
-        |file: &AddFile, size| PartitionedFile::new(format!("{root}/{}", file.path), size);
+    let locate = |file: &AddFile, size| PartitionedFile::new(format!("{root}/{}", file.path), size);
     // One file a group: files overlap, only each by itself is sorted.
     let config = FileScanConfigBuilder::new(Storage::engine_url()?, source)
         .with_file_groups(groups(&locate, files, schema, files.len()))

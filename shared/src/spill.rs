@@ -18,6 +18,9 @@ use crate::table::AddFile;
 use crate::view::{SortedStates, View};
 use crate::{Error, Result};
 
+/// How the names of files of spilled states end.
+const EXTENSION: &str = "parquet";
+
 /// Some of a delta's states.
 #[derive(Clone, Debug)]
 pub enum DeltaPart {
@@ -138,10 +141,7 @@ impl Spill {
     /// # Errors
     /// `Io` where files can't be removed.
     pub fn open(dir: &Path, bound_bytes: u64) -> Result<Self> {
-        match std::fs::remove_dir_all(dir) {
-            Err(e) if e.kind() != std::io::ErrorKind::NotFound => return Err(Error::io(dir, e)),
-            _ => {}
-        }
+        empty(dir)?;
         let folder = Folder {
             // The engine takes absolute paths only.
             dir: std::path::absolute(dir).map_err(|e| Error::io(dir, e))?,
@@ -152,6 +152,14 @@ impl Spill {
             bound_bytes,
             next: AtomicU64::new(0),
         })
+    }
+
+    /// Removes all files, because nobody will read them any more.
+    ///
+    /// # Errors
+    /// `Io` where files can't be removed.
+    pub fn clear(&self) -> Result<()> {
+        empty(&self.folder.dir)
     }
 
     /// Bytes that files may take.
@@ -174,7 +182,7 @@ impl Spill {
         }
         let codec = view.codec();
         let number = self.next.fetch_add(1, Ordering::Relaxed);
-        let name = format!("{number:08}.parquet");
+        let name = format!("{number:08}.{EXTENSION}");
         let mut file = FileEncoder::new(name.clone(), codec.storage_schema(), codec.keys())?;
         for sorted in SortedStates::new(states, codec.keys())? {
             file.write(&codec.encode(&sorted?)?)?;
@@ -223,6 +231,21 @@ impl Spill {
             ),
         })
     }
+}
+
+/// Removes the files of spilled states from a folder, which may be a disk of its own.
+fn empty(dir: &Path) -> Result<()> {
+    let found = match std::fs::read_dir(dir) {
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(()),
+        found => found.map_err(|e| Error::io(dir, e))?,
+    };
+    for file in found {
+        let path = file.map_err(|e| Error::io(dir, e))?.path();
+        if path.extension().is_some_and(|e| e == EXTENSION) {
+            std::fs::remove_file(&path).map_err(|e| Error::io(&path, e))?;
+        }
+    }
+    Ok(())
 }
 
 /// Removes a file, if it is there.

@@ -80,13 +80,14 @@ impl Bounds {
     /// Whether it is worth trying to spill.
     pub(crate) fn may_spill(&self) -> bool {
         let full = self.full.lock();
-        full.as_ref().is_none_or(|(at, _)| at.elapsed() >= SPILL_AGAIN)
+        full.as_ref()
+            .is_none_or(|(at, _)| at.elapsed() >= SPILL_AGAIN)
     }
 
-    /// Notes that something was spilled.
-    pub(crate) fn note_spilled(&self) {
+    /// Notes that there is room: something was spilled, or nothing has to be.
+    pub(crate) fn note_room(&self) {
         if self.full.lock().take().is_some() {
-            tracing::info!("deltas are spilled to disk again");
+            tracing::info!("there is room for deltas again");
         }
     }
 

@@ -26,6 +26,7 @@ use crate::intake::DeadLetterBound;
 use crate::kafka::KafkaSource;
 use crate::topic::TopicStream;
 use crate::wal::{RealFiles, WalLock, wal_id};
+use crate::wanted::{DeltaUse, Wanted, decide};
 
 /// How often the loops look whether something is to be done.
 const TICK: Duration = Duration::from_millis(100);
@@ -154,6 +155,8 @@ pub struct Daemon {
     unserved: RwLock<BTreeMap<String, (ErrorKind, String)>>,
     options: DaemonOptions,
     bounds: Arc<Bounds>,
+    /// Views that are wanted to be refreshed.
+    wanted: parking_lot::Mutex<BTreeMap<String, Wanted>>,
     /// Views for whose delta there was no room, and when they are tried again.
     waiting: parking_lot::Mutex<BTreeMap<String, Waiting>>,
     /// Set when the loops shall end.
@@ -209,6 +212,7 @@ impl Daemon {
             unserved: RwLock::default(),
             options,
             bounds,
+            wanted: parking_lot::Mutex::default(),
             waiting: parking_lot::Mutex::default(),
             ending: watch::Sender::new(false),
             failure,
@@ -275,7 +279,9 @@ impl Daemon {
     /// Whether it is time to try to serve a view.
     fn is_due(&self, view: &str) -> bool {
         let waiting = self.waiting.lock();
-        waiting.get(view).is_none_or(|w| w.since.elapsed() >= w.pause)
+        waiting
+            .get(view)
+            .is_none_or(|w| w.since.elapsed() >= w.pause)
     }
 
     /// Lets a view wait for whose delta there was no room: much is read to find that out.
@@ -306,6 +312,57 @@ impl Daemon {
             tracing::error!(view = %name, %generation, error = %e, "can't serve the view");
             unserved.insert(name.to_owned(), why);
         }
+    }
+
+    /// What facts and deltas take of the daemon's bounds.
+    pub fn delta_use(&self) -> DeltaUse {
+        let mut used = DeltaUse {
+            memory_bound_bytes: self.bounds.memory_bytes(),
+            spilled_bytes: self.bounds.spill().used_bytes(),
+            spill_bound_bytes: self.bounds.spill().bound_bytes(),
+            waits: !self.waiting.lock().is_empty(),
+            ..Default::default()
+        };
+        for stream in self.topics.values() {
+            used.waits |= stream.is_paused();
+            stream.with_delta(|delta| {
+                used.memory_bytes += delta.size_bytes() as u64;
+                let landed = delta.views.values().map(ViewDelta::landed_bytes);
+                used.landed_bytes += landed.sum::<usize>() as u64;
+            });
+        }
+        used
+    }
+
+    /// Why nothing more can be spilled, if it was so when it was last tried.
+    pub fn spill_full(&self) -> Option<String> {
+        self.bounds.full()
+    }
+
+    /// The views that are wanted to be refreshed, because their deltas take too much.
+    pub fn wanted(&self) -> BTreeMap<String, Wanted> {
+        let mut views = BTreeMap::new();
+        for stream in self.topics.values() {
+            stream.with_delta(|delta| {
+                for (name, view) in &delta.views {
+                    let wanted = Wanted {
+                        bytes: view.landed_bytes() as u64 + view.spilled_bytes(),
+                        boundary: Some(view.pin.boundary.clone()),
+                    };
+                    views.insert(name.clone(), wanted);
+                }
+            });
+        }
+        let without_room = Wanted {
+            bytes: 0,
+            boundary: None,
+        };
+        let waiting = self.waiting.lock().keys().cloned().collect::<Vec<_>>();
+        views.extend(waiting.into_iter().map(|name| (name, without_room.clone())));
+        let used = self.delta_use();
+        let mut wanted = self.wanted.lock();
+        *wanted = decide(&wanted, &views, &used);
+        wanted.clone()
     }
 
     /// The views that don't answer, and why.
@@ -396,7 +453,7 @@ impl Daemon {
             }
         }
         self.options.stop.store(true, Ordering::Relaxed);
-        Ok(())
+        self.bounds.spill().clear()
     }
 
     /// The threads that append to WALs; they end when the daemon is dropped.

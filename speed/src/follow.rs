@@ -5,7 +5,9 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use anabranch_shared::view::{Fold, View};
-use anabranch_shared::{DeltaPart, Error, FoldOptions, Log, Master, Offsets, Result, Spill, fold_log};
+use anabranch_shared::{
+    DeltaPart, Error, FoldOptions, Log, Master, Offsets, Result, Spill, fold_log_unplaced,
+};
 use arrow::array::RecordBatch;
 use datafusion::common::utils::memory::get_record_batch_memory_size;
 use parking_lot::Mutex;
@@ -99,7 +101,7 @@ impl Following {
 ///
 /// # Errors
 /// `NoRoom` where neither memory nor disk has room for them; otherwise as
-/// [`fold_log`](anabranch_shared::fold_log).
+/// [`fold_log_unplaced`].
 pub async fn follow_log(
     log: &Arc<Log>,
     master: &Arc<Master>,
@@ -115,12 +117,12 @@ pub async fn follow_log(
         end.set(partition, range.end);
         let made = Arc::new(Mutex::new(Vec::new()));
         let (sink, keeper, view) = (made.clone(), following.clone(), master.view().clone());
-        let emit = move |states, _| {
+        let emit = move |states| {
             let part = keeper.keep(&view, states)?;
             sink.lock().push(part);
             Ok(())
         };
-        fold_log(log, master.view(), &start, &end, &following.fold, emit).await?;
+        fold_log_unplaced(log, master.view(), &start, &end, &following.fold, emit).await?;
         let parts = std::mem::take(&mut *made.lock());
         let parts = following.merge(master.view(), parts)?;
         pieces.push(StatePiece::new(vec![(partition, range)], parts));

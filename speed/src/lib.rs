@@ -15,9 +15,11 @@ mod intake;
 mod kafka;
 mod payload;
 mod requests;
+mod room;
 mod topic;
 mod unlanded;
 pub mod wal;
+mod wanted;
 
 pub use appender::{WriteRequest, Written};
 pub use daemon::{Daemon, DaemonOptions, TopicOptions};
@@ -31,3 +33,4 @@ pub use payload::{FactPiece, Payload};
 pub use requests::{KeptAnswer, KeptRequest, RequestKey};
 pub use topic::{IngestChunk, RefusedRecord, TopicStream, WriteOutcome};
 pub use unlanded::Unlanded;
+pub use wanted::{DeltaUse, Wanted};

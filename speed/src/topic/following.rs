@@ -25,7 +25,9 @@ impl FollowPause {
     }
 
     fn begin(&mut self) {
-        let pause = self.0.map_or(FIRST_PAUSE, |(_, p)| (p * 2).min(LONGEST_PAUSE));
+        let pause = self
+            .0
+            .map_or(FIRST_PAUSE, |(_, p)| (p * 2).min(LONGEST_PAUSE));
         self.0 = Some((Instant::now(), pause));
     }
 }

@@ -26,7 +26,10 @@ impl TopicStream {
         if used < self.bounds.memory_bytes() {
             return Ok(());
         }
-        let why = self.bounds.full().map_or(String::new(), |why| format!("; {why}"));
+        let why = self
+            .bounds
+            .full()
+            .map_or(String::new(), |why| format!("; {why}"));
         Err(Error::NoRoom(format!(
             "topic `{}`: {} MB of facts and deltas are in memory, the bound is {} MB (`memory` in `[daemon]`){why}; run `anabranch batch refresh`, or wait until facts have landed",
             self.topic.name,
@@ -58,6 +61,9 @@ impl TopicStream {
     /// Spills the largest landed pieces where memory is short. `upkeep` must be held, so that
     /// nobody else changes what pieces there are.
     pub(super) async fn relieve(&self) {
+        if self.bounds.excess(self.used_memory()) == 0 && !self.is_paused() {
+            self.bounds.note_room();
+        }
         while self.bounds.excess(self.used_memory()) > 0 && self.bounds.may_spill() {
             let Some((name, master, piece)) = self.largest_piece() else {
                 break;
@@ -75,7 +81,7 @@ impl TopicStream {
             });
             match written.await {
                 Ok(parts) => {
-                    self.bounds.note_spilled();
+                    self.bounds.note_room();
                     self.replace(&name, &piece, parts);
                 }
                 Err(e) => self.bounds.note_full(&e.to_string()),
