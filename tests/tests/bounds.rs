@@ -2,15 +2,23 @@
 //! is asked for, facts are refused while both are full, and all goes on by itself afterwards.
 
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anabranch_jobs::client::Client;
 use anabranch_jobs::context::Context;
-use anabranch_shared::ReadMode;
+use anabranch_shared::{
+    INGESTED_AT, Landing, OFFSET, Offset, OffsetRange, PARTITION, PartitionId, ReadMode,
+    timestamp_type,
+};
 use anabranch_tests::daemon::shown;
 use anabranch_tests::disk::SmallDisk;
 use anabranch_tests::places;
 use anabranch_tests::process::{Process, Setup, run, run_well, until, write_project};
+use arrow::array::{
+    ArrayRef, Int32Array, Int64Array, RecordBatch, StringViewArray, TimestampMicrosecondArray,
+    new_null_array,
+};
 use serde_json::Value;
 
 /// A state for each fact's number: as many states as facts.
@@ -426,6 +434,97 @@ async fn a_full_disk_for_spilled_deltas_refuses_and_recovers() -> anyhow::Result
         Ok(!full && number(&state, "/bounds/spilled_bytes")? > 0)
     })
     .await?;
+    daemon.terminate().await
+}
+
+/// Lands numbers as somebody else, without a daemon.
+async fn land_beside(context: &Context, ids: std::ops::Range<i64>) -> anyhow::Result<()> {
+    let log = context.log("facts").await?;
+    let partition = PartitionId(100);
+    let start = log.head().get(partition);
+    let end = Offset(start.0 + (ids.end - ids.start));
+    let words: Vec<String> = ids.clone().map(|id| format!("{id:0160}")).collect();
+    let count = words.len();
+    let times = || TimestampMicrosecondArray::from(vec![1_772_323_200_000_000; count]);
+    let schema = log.topic().schema();
+    let columns = schema.fields().iter().map(|field| -> ArrayRef {
+        match field.name().as_str() {
+            "ts" | INGESTED_AT => Arc::new(times().with_data_type(timestamp_type())),
+            "id" => Arc::new(Int64Array::from_iter_values(ids.clone())),
+            "word" => Arc::new(StringViewArray::from_iter_values(&words)),
+            PARTITION => Arc::new(Int32Array::from(vec![partition.0; count])),
+            OFFSET => Arc::new(Int64Array::from_iter_values(start.0..end.0)),
+            _ => new_null_array(field.data_type(), count),
+        }
+    });
+    let facts = RecordBatch::try_new(schema.clone(), columns.collect())?;
+    let landing = Landing {
+        ranges: vec![(partition, OffsetRange::new(start, end))],
+        facts: vec![facts],
+        ..Default::default()
+    };
+    log.land(&landing, anabranch_jobs::context::now_ms())
+        .await?;
+    Ok(())
+}
+
+/// What others land has no room, neither in memory nor on disk: answers stay as they were, facts
+/// are taken on as far as there is room, and a refresh is all that is needed. The same at a start.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_log_without_room_waits_for_a_refresh() -> anyhow::Result<()> {
+    let dir = project("memory = \"12MB\"\nspill = \"off\"")?;
+    let context = Context::open(dir.path()).await?;
+    let mut daemon = Process::start(dir.path(), &["speed"])?;
+    let client = daemon.ready(&context).await?;
+    let mut sent = 0;
+    anyhow::ensure!(send(&client, &mut sent, 1_000).await?.is_none());
+    for part in 0..10 {
+        let first = 1_000 + part * 10_000;
+        land_beside(&context, first..first + 10_000).await?;
+    }
+    until("the daemon waits", || async {
+        let full = status(&client).await?.pointer("/bounds/full").cloned();
+        let full = full.as_ref().and_then(Value::as_str).map(str::to_owned);
+        Ok(full.is_some_and(|f| f.contains("run `anabranch batch refresh words`")))
+    })
+    .await?;
+    anyhow::ensure!(daemon.runs()?);
+    // An answer is of one head, and its own facts are in it.
+    let found = facts_in_view(&client).await?;
+    let seen: i64 = found[0][0].parse()?;
+    anyhow::ensure!(
+        (1_000..101_000).contains(&seen) && found == expected(seen),
+        "{found:?}"
+    );
+    run_well(dir.path(), &["batch", "refresh", "words"]).await?;
+    until("all is answered", || async {
+        Ok(facts_in_view(&client).await? == expected(101_000))
+    })
+    .await?;
+
+    // Without a boundary that has passed them, they have no room at a start either.
+    daemon.kill()?;
+    for part in 0..10 {
+        let first = 101_000 + part * 10_000;
+        land_beside(&context, first..first + 10_000).await?;
+    }
+    let mut daemon = Process::start(dir.path(), &["speed"])?;
+    let client = daemon.ready(&context).await?;
+    let failing = client.views_that_fail().await?;
+    let why = failing.get("words").cloned().unwrap_or_default();
+    anyhow::ensure!(
+        why.contains("run `anabranch batch refresh words`"),
+        "{failing:?}"
+    );
+    let refused = facts_in_view(&client).await;
+    anyhow::ensure!(refused.is_err_and(|e| e.to_string().contains("no room")));
+    run_well(dir.path(), &["batch", "refresh", "words"]).await?;
+    until("the view is served", || async {
+        Ok(client.views_that_fail().await?.is_empty())
+    })
+    .await?;
+    let found = facts_in_view(&client).await?;
+    anyhow::ensure!(found == expected(201_000), "{found:?}");
     daemon.terminate().await
 }
 

@@ -59,7 +59,7 @@ impl TopicStream {
                     }
                 }
             }
-            if let Err(e) = self.merge(&name).await {
+            if let Err(e) = self.merge(&name, self.options.most_pieces).await {
                 self.give_up_or(&name, e)?;
             }
         }
@@ -262,11 +262,12 @@ impl TopicStream {
         Ok(true)
     }
 
-    async fn merge(&self, name: &str) -> Result<()> {
+    /// Merges the smaller pieces of a view where it has more than `most` in memory.
+    pub(super) async fn merge(&self, name: &str, most: usize) -> Result<()> {
         let Some(view) = self.delta.lock().views.get(name).cloned() else {
             return Ok(());
         };
-        let (most, most_bytes) = (self.options.most_pieces, self.merged_bytes());
+        let most_bytes = self.merged_bytes();
         if let Some(pieces) = blocking(move || merge_pieces(&view, most, most_bytes)).await?
             && let Some(view) = self.delta.lock().views.get_mut(name)
         {

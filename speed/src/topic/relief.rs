@@ -9,6 +9,9 @@ use super::TopicStream;
 use crate::delta::StatePiece;
 use crate::follow::Following;
 
+/// Pieces in memory that a view may have where memory is short.
+const SHORT_OF_MEMORY_PIECES: usize = 3;
+
 impl TopicStream {
     /// Bytes of memory that the daemon's facts and deltas take.
     pub(super) fn used_memory(&self) -> u64 {
@@ -58,11 +61,19 @@ impl TopicStream {
         usize::try_from(self.options.memory_bytes / 8).unwrap_or(usize::MAX)
     }
 
-    /// Spills the largest landed pieces where memory is short. `upkeep` must be held, so that
-    /// nobody else changes what pieces there are.
+    /// Where memory is short, merges pieces, whose keys may be the same, and then spills the
+    /// largest ones. `upkeep` must be held, so that nobody else changes what pieces there are.
     pub(super) async fn relieve(&self) {
         if self.bounds.excess(self.used_memory()) == 0 && !self.is_paused() {
             self.bounds.note_room();
+        }
+        for (name, _) in self.masters() {
+            if self.bounds.excess(self.used_memory()) > 0
+                && let Err(e) = self.merge(&name, SHORT_OF_MEMORY_PIECES).await
+            {
+                // Whoever follows says so of a view that fails.
+                tracing::debug!(view = %name, error = %e, "pieces can't be merged");
+            }
         }
         while self.bounds.excess(self.used_memory()) > 0 && self.bounds.may_spill() {
             let Some((name, master, piece)) = self.largest_piece() else {
