@@ -60,7 +60,7 @@ pub async fn build_view(
     context: &Context,
     settings: &ViewSettings,
     build: Build,
-    trigger: &'static str,
+    trigger: &str,
     stop: &Arc<AtomicBool>,
     progress: &Arc<FoldProgress>,
 ) -> Result<BuildReport> {
@@ -81,7 +81,7 @@ pub async fn build_view(
     let mut record = JobRecord {
         view: settings.name.clone(),
         job: build.name(),
-        trigger,
+        trigger: trigger.to_owned(),
         started_at,
         ended_at,
         peak_memory_bytes: peak_memory_bytes(),

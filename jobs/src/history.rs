@@ -22,8 +22,8 @@ pub struct JobRecord {
     pub view: String,
     /// `refresh`, `rebuild` or `verify`.
     pub job: &'static str,
-    /// What started it: `command` or `schedule`.
-    pub trigger: &'static str,
+    /// What started it: `command`, `schedule`, or `asked for by the daemon` with the reason.
+    pub trigger: String,
     /// When, in microseconds since 1970.
     pub started_at: i64,
     /// When it ended, in microseconds since 1970.
@@ -101,7 +101,7 @@ pub async fn record(storage: &Storage, job: &JobRecord) -> Result<()> {
     let columns = vec![
         text(&job.view),
         text(job.job),
-        text(job.trigger),
+        text(&job.trigger),
         time(job.started_at),
         time(job.ended_at),
         text(job.outcome),

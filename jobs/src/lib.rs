@@ -1,5 +1,6 @@
 //! The `anabranch` command: projects, schedules, and the layers wired together.
 
+pub mod asked;
 pub mod builds;
 pub mod client;
 pub mod commands;

@@ -8,9 +8,9 @@ use std::sync::atomic::AtomicBool;
 use anabranch_shared::view::{View, fold_facts};
 use anabranch_shared::{
     FoldOptions, FoldProgress, Log, Master, Offsets, PartitionId, Pin, Pinner, ReadMode, Relation,
-    Result, TopicPin, ViewEntry, ViewPin,
+    Result, Spill, TopicPin, ViewEntry, ViewPin,
 };
-use anabranch_speed::{FactPiece, TopicStream, follow_log};
+use anabranch_speed::{FactPiece, Following, TopicStream, follow_log};
 use async_trait::async_trait;
 
 use crate::context::{Context, now_ms, threads};
@@ -130,18 +130,31 @@ impl LocalPinner {
             return Ok(view);
         }
         let query = &self.context.project.query;
-        let options = FoldOptions {
+        let share = usize::try_from(query.memory_bytes / 4).unwrap_or(usize::MAX);
+        let fold = FoldOptions {
             threads: threads(query.threads),
-            memory_bytes: usize::try_from(query.memory_bytes / 2).unwrap_or(usize::MAX),
+            memory_bytes: share,
             stop: self.stop.clone(),
             progress: Arc::new(FoldProgress::default()),
         };
+        let name = format!("anabranch-{}", uuid::Uuid::new_v4());
+        let following = Following {
+            fold,
+            memory_bytes: share,
+            most_memory_bytes: share,
+            memory_setting: "`memory` in `[query]`",
+            spill: Some(Arc::new(Spill::open(
+                &std::env::temp_dir().join(name),
+                u64::MAX,
+            )?)),
+            held: Arc::default(),
+        };
         let landed = topic.log.head();
-        let pieces = follow_log(&topic.log, master, &view.boundary, &landed, &options).await?;
-        view.delta = pieces.iter().map(|p| p.states.clone()).collect();
+        let pieces = follow_log(&topic.log, master, &view.boundary, &landed, &following).await?;
+        view.delta = pieces.iter().flat_map(|p| p.parts.clone()).collect();
         let facts: Vec<_> = topic.unlanded.iter().map(|p| p.facts.clone()).collect();
         if !facts.is_empty() {
-            view.delta.push(fold_facts(master.view(), &facts)?);
+            view.delta.push(fold_facts(master.view(), &facts)?.into());
         }
         view.head = topic.head.clone();
         Ok(view)

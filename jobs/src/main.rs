@@ -279,7 +279,7 @@ async fn execute(cli: Cli) -> Result<u8> {
         Command::Speed => daemon::run(&context, false).await.map(|()| 0),
         Command::Up => daemon::run(&context, true).await.map(|()| 0),
         Command::Schedule => {
-            schedule::run(context, stop_flag()).await;
+            schedule::run(context, None, stop_flag()).await;
             Ok(0)
         }
         Command::Batch(command) => {

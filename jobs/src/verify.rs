@@ -7,7 +7,9 @@ use std::time::Duration;
 
 use anabranch_serving::SqlService;
 use anabranch_shared::view::{KeySample, planning_session};
-use anabranch_shared::{Error, MasterPin, Pin, Result, Storage, TopicPin, ViewPin, blocking};
+use anabranch_shared::{
+    DeltaPart, Error, MasterPin, Pin, Result, Storage, TopicPin, ViewPin, blocking,
+};
 use arrow::array::RecordBatch;
 use datafusion::execution::memory_pool::FairSpillPool;
 use datafusion::execution::runtime_env::RuntimeEnvBuilder;
@@ -194,7 +196,7 @@ fn chosen(view: &ViewPin, part: Part) -> (Option<KeySample>, Option<String>) {
         return (None, Some(note.to_owned()));
     }
     let master = view.files.iter().filter_map(|f| f.rows()).sum::<u64>();
-    let delta = view.delta.iter().map(|b| b.num_rows() as u64).sum::<u64>();
+    let delta = view.delta.iter().map(DeltaPart::rows).sum::<u64>();
     let sample = part.sample(master + delta);
     let note = sample
         .is_none()

@@ -1,23 +1,39 @@
-//! Names in a plan what comes from which layer, for `EXPLAIN`. Passes its input through.
+//! Names in a plan what comes from which layer, for `EXPLAIN`, and holds the files that it reads.
+//! Passes its input through.
 
 use std::fmt;
 use std::sync::Arc;
 
+use anabranch_shared::SpilledStates;
 use datafusion::common::tree_node::TreeNodeRecursion;
 use datafusion::common::{Result, internal_err};
 use datafusion::execution::{SendableRecordBatchStream, TaskContext};
 use datafusion::physical_expr::PhysicalExpr;
+use datafusion::physical_plan::stream::RecordBatchStreamAdapter;
 use datafusion::physical_plan::{DisplayAs, DisplayFormatType, ExecutionPlan, PlanProperties};
+use futures::StreamExt;
 
 #[derive(Debug)]
 pub(crate) struct LayerExec {
     label: String,
     input: Arc<dyn ExecutionPlan>,
+    /// Files that must stay until the streams have ended.
+    held: Arc<[Arc<SpilledStates>]>,
 }
 
 impl LayerExec {
     pub(crate) fn wrap(label: String, input: Arc<dyn ExecutionPlan>) -> Arc<dyn ExecutionPlan> {
-        Arc::new(Self { label, input })
+        Self::wrap_holding(label, input, Vec::new())
+    }
+
+    /// As [`LayerExec::wrap`], over files that are removed once nobody holds them.
+    pub(crate) fn wrap_holding(
+        label: String,
+        input: Arc<dyn ExecutionPlan>,
+        held: Vec<Arc<SpilledStates>>,
+    ) -> Arc<dyn ExecutionPlan> {
+        let held = held.into();
+        Arc::new(Self { label, input, held })
     }
 }
 
@@ -60,7 +76,11 @@ impl ExecutionPlan for LayerExec {
         mut children: Vec<Arc<dyn ExecutionPlan>>,
     ) -> Result<Arc<dyn ExecutionPlan>> {
         match (children.pop(), children.is_empty()) {
-            (Some(input), true) => Ok(Self::wrap(self.label.clone(), input)),
+            (Some(input), true) => Ok(Arc::new(Self {
+                label: self.label.clone(),
+                input,
+                held: self.held.clone(),
+            })),
             _ => internal_err!("a layer has one input"),
         }
     }
@@ -70,6 +90,15 @@ impl ExecutionPlan for LayerExec {
         partition: usize,
         context: Arc<TaskContext>,
     ) -> Result<SendableRecordBatchStream> {
-        self.input.execute(partition, context)
+        let rows = self.input.execute(partition, context)?;
+        if self.held.is_empty() {
+            return Ok(rows);
+        }
+        // Files are opened one after another, long after the plan itself may be gone.
+        let (schema, held) = (rows.schema(), self.held.clone());
+        let rows = rows.inspect(move |_| {
+            let _files = &held;
+        });
+        Ok(Box::pin(RecordBatchStreamAdapter::new(schema, rows)))
     }
 }

@@ -5,7 +5,9 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use anabranch_shared::view::{AggregateSplit, StateCodec, finish_column, identity_states};
-use anabranch_shared::{Result, ViewPin, count_files, decode_states, scan_files};
+use anabranch_shared::{
+    DeltaPart, Result, ViewPin, count_files, decode_states, scan_files, scan_spilled, split_parts,
+};
 use arrow::array::RecordBatch;
 use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
 use async_trait::async_trait;
@@ -160,17 +162,7 @@ impl MergedLeaf {
             pin.files.len()
         );
         let master = LayerExec::wrap(label, decode_states(master, codec)?);
-        let mut delta = pin.delta.clone();
-        delta.extend(identity_states(&pin.view)?);
-        let rows: usize = delta.iter().map(RecordBatch::num_rows).sum();
-        let label = format!(
-            "Delta: view={} offsets=from boundary [{}] up to head [{}] states={rows}",
-            pin.view.name(),
-            pin.boundary,
-            pin.head
-        );
-        let delta = memory(delta, codec.state_schema(), partitions)?;
-        let delta = LayerExec::wrap(label, delta);
+        let delta = self.delta(filter, partitions)?;
         let narrowed = [master, delta]
             .into_iter()
             .map(|layer| {
@@ -182,6 +174,36 @@ impl MergedLeaf {
             })
             .collect::<Result<Vec<_>>>()?;
         Ok(UnionExec::try_new(narrowed)?)
+    }
+
+    /// The states of the delta: those in memory, and a scan of those on disk.
+    fn delta(
+        &self,
+        filter: Option<&Arc<dyn PhysicalExpr>>,
+        partitions: usize,
+    ) -> Result<Arc<dyn ExecutionPlan>> {
+        let pin = &self.pin;
+        let codec = pin.view.codec();
+        let (mut in_memory, spilled) = split_parts(&pin.delta);
+        in_memory.extend(identity_states(&pin.view)?);
+        let rows: usize = in_memory.iter().map(RecordBatch::num_rows).sum();
+        let mut label = format!(
+            "Delta: view={} offsets=from boundary [{}] up to head [{}] states={rows}",
+            pin.view.name(),
+            pin.boundary,
+            pin.head
+        );
+        let in_memory = memory(in_memory, codec.state_schema(), partitions)?;
+        if spilled.is_empty() {
+            return Ok(LayerExec::wrap(label, in_memory));
+        }
+        let stored = filter.filter(|f| stored_alike(f, codec)).cloned();
+        let scan = scan_spilled(&spilled, codec, stored, partitions)?;
+        let read = count_files(&scan);
+        let rows: u64 = pin.delta.iter().map(DeltaPart::rows).sum();
+        label += &format!(" of {rows} spilled files={read} of {}", spilled.len());
+        let both = UnionExec::try_new(vec![in_memory, decode_states(scan, codec)?])?;
+        Ok(LayerExec::wrap_holding(label, both, spilled))
     }
 
     fn finished(

@@ -133,6 +133,9 @@ pub enum Error {
     /// Something outside does not answer, or a bound was reached.
     #[error("{0}")]
     Unavailable(String),
+    /// A bound of memory or disk leaves no room for more.
+    #[error("{0}")]
+    NoRoom(String),
     /// Stored data are damaged.
     #[error("{0}")]
     Corrupt(String),
@@ -169,7 +172,7 @@ impl Error {
                 ErrorKind::NotFound
             }
             Self::Conflict(_) | Self::Fenced { .. } => ErrorKind::Conflict,
-            Self::Unavailable(_) | Self::BelowLow { .. } | Self::Io { .. } => {
+            Self::Unavailable(_) | Self::NoRoom(_) | Self::BelowLow { .. } | Self::Io { .. } => {
                 ErrorKind::Unavailable
             }
             Self::Corrupt(_) => ErrorKind::Corrupt,

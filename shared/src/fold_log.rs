@@ -58,6 +58,43 @@ pub async fn fold_log(
     options: &FoldOptions,
     emit: impl Fn(RecordBatch, Ranges) -> Result<()> + Send + Sync + 'static,
 ) -> Result<()> {
+    fold_files(log, view, (from, to), options, HandOver::AfterFiles, emit).await
+}
+
+/// As [`fold_log`], for who does not ask of which offsets a batch of states is: states are handed
+/// over as soon as they take their share of memory, also in the middle of a file.
+///
+/// # Errors
+/// As [`fold_log`].
+pub async fn fold_log_unplaced(
+    log: &Arc<Log>,
+    view: &Arc<View>,
+    from: &Offsets,
+    to: &Offsets,
+    options: &FoldOptions,
+    emit: impl Fn(RecordBatch) -> Result<()> + Send + Sync + 'static,
+) -> Result<()> {
+    let emit = move |states, _: Ranges| emit(states);
+    fold_files(log, view, (from, to), options, HandOver::AfterBatches, emit).await
+}
+
+/// When a thread over its share of memory hands over what it has.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum HandOver {
+    /// Once it has read a file, so that the states are of whole ranges.
+    AfterFiles,
+    /// At once.
+    AfterBatches,
+}
+
+async fn fold_files(
+    log: &Arc<Log>,
+    view: &Arc<View>,
+    (from, to): (&Offsets, &Offsets),
+    options: &FoldOptions,
+    hand_over: HandOver,
+    emit: impl Fn(RecordBatch, Ranges) -> Result<()> + Send + Sync + 'static,
+) -> Result<()> {
     // Others land, and publish what they landed: without this their facts would be left out.
     if !log.head().covers(to) {
         log.refresh().await?;
@@ -84,6 +121,7 @@ pub async fn fold_log(
             view: view.clone(),
             queue: queue.clone(),
             fold_bytes: options.memory_bytes / threads,
+            hand_over,
             options: options.clone(),
             runtime: Handle::current(),
         };
@@ -130,6 +168,7 @@ struct Worker {
     view: Arc<View>,
     queue: Arc<Mutex<VecDeque<Vec<FactsFile>>>>,
     fold_bytes: usize,
+    hand_over: HandOver,
     options: FoldOptions,
     runtime: Handle,
 }
@@ -142,7 +181,7 @@ impl Worker {
             let next = self.queue.lock().pop_front();
             let Some(chunk) = next else { break };
             for file in chunk {
-                self.fold_file(&file, &mut fold)?;
+                self.fold_file(&file, &mut fold, emit)?;
                 ranges.extend(file.wanted.iter().copied());
                 if fold.size_bytes() > self.fold_bytes {
                     let full = std::mem::replace(&mut fold, Fold::new(&self.view)?);
@@ -170,12 +209,17 @@ impl Worker {
         emit(states, join_ranges(ranges))
     }
 
-    fn fold_file(&self, file: &FactsFile, fold: &mut Fold) -> Result<()> {
+    fn fold_file(
+        &self,
+        file: &FactsFile,
+        fold: &mut Fold,
+        emit: &dyn Fn(RecordBatch, Ranges) -> Result<()>,
+    ) -> Result<()> {
         let read = self
             .runtime
             .block_on(self.log.read_file(file, self.view.fact_projection()));
         let batches = match read {
-            Err(Error::Unavailable(why)) => return self.fold_replacement(file, why, fold),
+            Err(Error::Unavailable(why)) => return self.fold_replacement(file, why, fold, emit),
             read => read?,
         };
         for batch in batches {
@@ -188,6 +232,10 @@ impl Worker {
                 .progress
                 .facts
                 .fetch_add(batch.num_rows() as u64, Ordering::Relaxed);
+            if self.hand_over == HandOver::AfterBatches && fold.size_bytes() > self.fold_bytes {
+                let full = std::mem::replace(fold, Fold::new(&self.view)?);
+                self.hand_over(full, Ranges::new(), emit)?;
+            }
         }
         let size = u64::try_from(file.add.size).unwrap_or(0);
         self.options
@@ -199,13 +247,19 @@ impl Worker {
 
     /// Folds what a file held that is gone: it was merged with others since the fold began, which
     /// took longer than replaced files stay.
-    fn fold_replacement(&self, file: &FactsFile, why: String, fold: &mut Fold) -> Result<()> {
+    fn fold_replacement(
+        &self,
+        file: &FactsFile,
+        why: String,
+        fold: &mut Fold,
+        emit: &dyn Fn(RecordBatch, Ranges) -> Result<()>,
+    ) -> Result<()> {
         self.runtime.block_on(self.log.refresh())?;
         let files = self.log.files_of(&file.wanted)?;
         if files.iter().any(|f| f.add.path == file.add.path) {
             return Err(Error::Unavailable(why));
         }
-        files.iter().try_for_each(|f| self.fold_file(f, fold))
+        files.iter().try_for_each(|f| self.fold_file(f, fold, emit))
     }
 
     /// The error with the place of the fact that causes it, found by reading the file again.
@@ -226,7 +280,7 @@ impl Worker {
 }
 
 /// The same ranges, those that touch joined.
-fn join_ranges(mut ranges: Ranges) -> Ranges {
+pub fn join_ranges(mut ranges: Ranges) -> Ranges {
     ranges.sort_by_key(|(p, r)| (*p, r.start));
     let mut joined = Ranges::new();
     for (p, r) in ranges {

@@ -14,6 +14,7 @@ mod place;
 mod planted;
 mod scan;
 pub mod settings;
+mod spill;
 mod storage;
 pub mod table;
 mod topic;
@@ -25,7 +26,7 @@ pub use export::{Export, ExportPin, ExportStanding};
 pub use files::{
     EncodedFile, FileBytes, FileEncoder, encode_parquet, keep_ranges, parquet_footer, read_parquet,
 };
-pub use fold_log::{FoldOptions, FoldProgress, fold_log};
+pub use fold_log::{FoldOptions, FoldProgress, fold_log, fold_log_unplaced, join_ranges};
 pub use lease::{Lease, LeaseDecision, LeaseEntry, LeaseStanding, decide_lease};
 pub use log::{
     DEAD_LETTER_RETRIES, FactsFile, Landing, Log, LogTable, Mark, RemovedFacts, UpkeepFiles,
@@ -36,7 +37,8 @@ pub use monotonic::Monotonic;
 pub use pin::{Pin, Pinner, PlainPin, ReadMode, Relation, TopicPin, ViewPin};
 pub use place::{Generation, LogVersion, Offset, OffsetRange, Offsets, PartitionId};
 pub use planted::planted;
-pub use scan::{count_files, decode_states, scan_files, scan_sorted_states};
+pub use scan::{count_files, decode_states, scan_files, scan_sorted_states, scan_spilled};
+pub use spill::{DeltaPart, Spill, SpilledStates, split_parts};
 pub use storage::{
     CreateOutcome, FolderFiles, FolderSync, RealFolderFiles, RequestKind, Requests, StagedFile,
     Storage,

@@ -10,6 +10,7 @@ use async_trait::async_trait;
 use object_store::path::Path;
 
 use crate::log::FactsFile;
+use crate::spill::DeltaPart;
 use crate::table::AddFile;
 use crate::view::View;
 use crate::{Generation, Offsets, Result, Topic};
@@ -63,7 +64,7 @@ pub struct ViewPin {
     /// The master view's files.
     pub files: Vec<Arc<AddFile>>,
     /// The states of the offsets from the boundary to the head.
-    pub delta: Vec<RecordBatch>,
+    pub delta: Vec<DeltaPart>,
 }
 
 /// A table that is neither topic nor view, such as the history of jobs.

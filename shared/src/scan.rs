@@ -1,10 +1,12 @@
 //! Scans of Delta tables' files as plain Parquet scans, pruned by the statistics in the tables'
 //! logs; and stored states as plans.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 
 use arrow::compute::SortOptions;
 use arrow::datatypes::{DataType, SchemaRef};
+use chrono::DateTime;
 use datafusion::common::pruning::PrunableStatistics;
 use datafusion::common::stats::Precision;
 use datafusion::common::{ColumnStatistics, ScalarValue, Statistics};
@@ -12,6 +14,7 @@ use datafusion::datasource::listing::PartitionedFile;
 use datafusion::datasource::physical_plan::parquet::source::ParquetSource;
 use datafusion::datasource::physical_plan::{FileGroup, FileScanConfig, FileScanConfigBuilder};
 use datafusion::datasource::source::DataSourceExec;
+use datafusion::execution::object_store::ObjectStoreUrl;
 use datafusion::physical_expr::expressions::{CastExpr, Column};
 use datafusion::physical_expr::{LexOrdering, PhysicalExpr, PhysicalSortExpr};
 use datafusion::physical_optimizer::pruning::PruningPredicateBuilder;
@@ -19,8 +22,10 @@ use datafusion::physical_plan::ExecutionPlan;
 use datafusion::physical_plan::empty::EmptyExec;
 use datafusion::physical_plan::projection::ProjectionExec;
 use datafusion::physical_plan::sorts::sort_preserving_merge::SortPreservingMergeExec;
+use object_store::ObjectMeta;
 use object_store::path::Path;
 
+use crate::spill::SpilledStates;
 use crate::storage::Storage;
 use crate::table::AddFile;
 use crate::view::StateCodec;
@@ -41,6 +46,52 @@ pub fn scan_files(
     predicate: Option<Arc<dyn PhysicalExpr>>,
     partitions: usize,
 ) -> Result<Arc<dyn ExecutionPlan>> {
+    let locate = |file: &AddFile, size| PartitionedFile::new(format!("{root}/{}", file.path), size);
+    let place = (Storage::engine_url()?, &locate as &Locate<'_>);
+    scan_at(place, files, schema, projection, predicate, partitions)
+}
+
+/// How a file is found, given its entry and its size.
+type Locate<'a> = dyn Fn(&AddFile, u64) -> PartitionedFile + 'a;
+
+/// As [`scan_files`], of a view's spilled states, in the types of states at rest. Whoever executes
+/// the plan must hold the files until its streams have ended.
+pub fn scan_spilled(
+    files: &[Arc<SpilledStates>],
+    codec: &StateCodec,
+    predicate: Option<Arc<dyn PhysicalExpr>>,
+    partitions: usize,
+) -> Result<Arc<dyn ExecutionPlan>> {
+    let schema = codec.storage_schema();
+    let all: Vec<usize> = (0..schema.fields().len()).collect();
+    let mut paths = HashMap::new();
+    for file in files {
+        let path = Path::from_absolute_path(file.path()).map_err(object_store::Error::from)?;
+        paths.insert(file.add().path.as_str(), path);
+    }
+    let locate = |file: &AddFile, size| {
+        let location = paths.get(file.path.as_str()).cloned().unwrap_or_default();
+        PartitionedFile::from(ObjectMeta {
+            location,
+            last_modified: DateTime::UNIX_EPOCH,
+            size,
+            e_tag: None,
+            version: None,
+        })
+    };
+    let adds: Vec<Arc<AddFile>> = files.iter().map(|f| f.add().clone()).collect();
+    let place = (ObjectStoreUrl::local_filesystem(), &locate as &Locate<'_>);
+    scan_at(place, &adds, schema, &all, predicate, partitions)
+}
+
+fn scan_at(
+    (url, locate): (ObjectStoreUrl, &Locate<'_>),
+    files: &[Arc<AddFile>],
+    schema: &SchemaRef,
+    projection: &[usize],
+    predicate: Option<Arc<dyn PhysicalExpr>>,
+    partitions: usize,
+) -> Result<Arc<dyn ExecutionPlan>> {
     let files = prune(files, schema, predicate.as_ref())?;
     if files.is_empty() {
         return Ok(Arc::new(EmptyExec::new(Arc::new(
@@ -51,8 +102,8 @@ pub fn scan_files(
     if let Some(predicate) = predicate {
         source = source.with_predicate(predicate);
     }
-    let config = FileScanConfigBuilder::new(Storage::engine_url()?, Arc::new(source))
-        .with_file_groups(groups(root, &files, schema, partitions))
+    let config = FileScanConfigBuilder::new(url, Arc::new(source))
+        .with_file_groups(groups(locate, &files, schema, partitions))
         .with_projection_indices(Some(projection.to_vec()))
         .map_err(Error::from)?
         .build();
@@ -70,7 +121,7 @@ pub fn count_files(scan: &Arc<dyn ExecutionPlan>) -> usize {
 
 /// Divides files over partitions so that each has about as many bytes.
 fn groups(
-    root: &Path,
+    locate: &Locate<'_>,
     files: &[Arc<AddFile>],
     schema: &SchemaRef,
     partitions: usize,
@@ -78,8 +129,7 @@ fn groups(
     let mut groups = vec![(0_u64, Vec::new()); partitions.clamp(1, files.len())];
     for file in files {
         let size = u64::try_from(file.size).unwrap_or(0);
-        let partitioned = PartitionedFile::new(format!("{root}/{}", file.path), size)
-            .with_statistics(file.statistics(schema));
+        let partitioned = locate(file, size).with_statistics(file.statistics(schema));
         if let Some(least) = groups.iter_mut().min_by_key(|(bytes, _)| *bytes) {
             least.0 += size;
             least.1.push(partitioned);
@@ -159,9 +209,10 @@ pub fn scan_sorted_states(
         .ok_or_else(|| Error::Internal("states without keys have no order".into()))?;
     let source = ParquetSource::new(schema.clone()).with_metadata_size_hint(FOOTER_BYTES);
     let source = Arc::new(source);
+    let locate = |file: &AddFile, size| PartitionedFile::new(format!("{root}/{}", file.path), size);
     // One file a group: files overlap, only each by itself is sorted.
     let config = FileScanConfigBuilder::new(Storage::engine_url()?, source)
-        .with_file_groups(groups(root, files, schema, files.len()))
+        .with_file_groups(groups(&locate, files, schema, files.len()))
         .with_output_ordering(vec![order.clone()])
         .build();
     let scan = DataSourceExec::from_data_source(config);

@@ -105,6 +105,10 @@ pub struct DaemonSettings {
     pub wal_bytes: u64,
     /// The most bytes of memory for facts and deltas; at least 1.
     pub memory_bytes: u64,
+    /// The most bytes of disk for deltas that memory has no room for; 0 for none.
+    pub spill_bytes: u64,
+    /// The most bytes of request bodies that are taken in at once; at least 1.
+    pub request_memory_bytes: u64,
     /// The largest request body, in bytes; at least 1.
     pub max_request_bytes: u64,
     /// The largest record, in bytes; at least 1.
@@ -299,6 +303,8 @@ impl DaemonSettings {
             land_bytes: reader.value(daemon, &table::LAND_BYTES).0,
             wal_bytes: reader.value(daemon, &table::WAL_BYTES).0,
             memory_bytes: reader.value(daemon, &table::DAEMON_MEMORY).0,
+            spill_bytes: reader.value(daemon, &table::SPILL).0.unwrap_or(0),
+            request_memory_bytes: reader.value(daemon, &table::REQUEST_MEMORY).0,
             max_request_bytes: reader.value(daemon, &table::MAX_REQUEST_BYTES).0,
             max_record_bytes: reader.value(daemon, &table::MAX_RECORD_BYTES).0,
             idempotency_window: reader.value(daemon, &table::IDEMPOTENCY_WINDOW),

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anabranch_shared::settings::{
     Ack, DeadLetterShare, DedupSettings, KafkaSettings, TopicSettings, UnknownFields,
@@ -19,18 +19,30 @@ use parking_lot::RwLock;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 
+use crate::bounds::Bounds;
 use crate::delta::ViewDelta;
 use crate::failure::{Failure, Reason};
 use crate::intake::DeadLetterBound;
 use crate::kafka::KafkaSource;
 use crate::topic::TopicStream;
 use crate::wal::{RealFiles, WalLock, wal_id};
+use crate::wanted::{DeltaUse, Wanted, decide};
 
 /// How often the loops look whether something is to be done.
 const TICK: Duration = Duration::from_millis(100);
 
 /// How often logs, boundaries and the catalogue are followed.
 const FOLLOW_EVERY: Duration = Duration::from_millis(500);
+
+/// The longest pause between two attempts to serve a view for whose delta there is no room.
+const LONGEST_WAIT: Duration = Duration::from_secs(30);
+
+/// A view for whose delta there was no room.
+#[derive(Clone, Copy, Debug)]
+struct Waiting {
+    since: Instant,
+    pause: Duration,
+}
 
 /// How a daemon runs.
 #[derive(Clone, Debug)]
@@ -47,8 +59,14 @@ pub struct DaemonOptions {
     pub wal_bytes: u64,
     /// Bytes at which a WAL begins a new segment file; whole segments are removed once landed.
     pub wal_segment_bytes: u64,
-    /// Bytes that facts and deltas of a topic may take in memory.
+    /// Bytes that facts and deltas of all topics may take in memory.
     pub memory_bytes: u64,
+    /// Bytes of memory in use at which landed deltas are spilled to disk; below `memory_bytes`.
+    pub spill_at_bytes: u64,
+    /// Bytes of disk that spilled deltas may take; 0 for none.
+    pub spill_bytes: u64,
+    /// Bytes of request bodies that are taken in at once.
+    pub request_memory_bytes: u64,
     /// Longer records are dead letters.
     pub max_record_bytes: u64,
     /// Longer requests are refused.
@@ -136,6 +154,11 @@ pub struct Daemon {
     /// Views that can't be served, and why.
     unserved: RwLock<BTreeMap<String, (ErrorKind, String)>>,
     options: DaemonOptions,
+    bounds: Arc<Bounds>,
+    /// Views that are wanted to be refreshed.
+    wanted: parking_lot::Mutex<BTreeMap<String, Wanted>>,
+    /// Views for whose delta there was no room, and when they are tried again.
+    waiting: parking_lot::Mutex<BTreeMap<String, Waiting>>,
     /// Set when the loops shall end.
     ending: watch::Sender<bool>,
     failure: Failure,
@@ -158,6 +181,7 @@ impl Daemon {
         let lock = WalLock::acquire(&options.wal).map_err(crate::appender::wal_error)?;
         let fresh = || uuid::Uuid::new_v4().to_string();
         let id = wal_id(&options.wal, &RealFiles, fresh).map_err(crate::appender::wal_error)?;
+        let bounds = Arc::new(Bounds::open(&options)?);
         let failure = Failure::default();
         let mut streams = BTreeMap::new();
         let mut sources = BTreeMap::new();
@@ -171,7 +195,7 @@ impl Daemon {
             let partition = catalogue.claim_partition(name, &id, has_source).await?;
             let log = Arc::new(Log::open(storage, &known.topic, options.now_ms()).await?);
             let (stream, thread) =
-                TopicStream::open(log, partition, settings, &options, &failure).await?;
+                TopicStream::open(log, partition, settings, &options, &bounds, &failure).await?;
             if let Some(kafka) = settings.kafka.clone() {
                 let source = KafkaSource::start(&stream, &catalogue, kafka, &id, &failure)?;
                 sources.insert(name.clone(), source);
@@ -187,6 +211,9 @@ impl Daemon {
             notes: RwLock::default(),
             unserved: RwLock::default(),
             options,
+            bounds,
+            wanted: parking_lot::Mutex::default(),
+            waiting: parking_lot::Mutex::default(),
             ending: watch::Sender::new(false),
             failure,
             threads: parking_lot::Mutex::new(threads),
@@ -237,14 +264,40 @@ impl Daemon {
             let Some(stream) = self.topics.get(&live.definition.topic.name) else {
                 continue;
             };
-            if stream.served(name) == Some(live.generation) {
+            if stream.served(name) == Some(live.generation) || !self.is_due(name) {
                 continue;
             }
             let served = self.serve(name, live, stream).await;
+            self.note_waiting(name, &served);
             self.note_served(name, live.generation, served);
         }
         let gone = |name: &String| entry.views.get(name).is_none_or(|v| v.live.is_none());
         self.unserved.write().retain(|name, _| !gone(name));
+        self.waiting.lock().retain(|name, _| !gone(name));
+    }
+
+    /// Whether it is time to try to serve a view.
+    fn is_due(&self, view: &str) -> bool {
+        let waiting = self.waiting.lock();
+        waiting
+            .get(view)
+            .is_none_or(|w| w.since.elapsed() >= w.pause)
+    }
+
+    /// Lets a view wait for whose delta there was no room: much is read to find that out.
+    fn note_waiting(&self, view: &str, served: &Result<()>) {
+        let mut waiting = self.waiting.lock();
+        match served {
+            Err(Error::NoRoom(_)) => {
+                let before = waiting.get(view).map(|w| w.pause);
+                let pause = before.map_or(FOLLOW_EVERY * 2, |p| (p * 2).min(LONGEST_WAIT));
+                let since = Instant::now();
+                waiting.insert(view.to_owned(), Waiting { since, pause });
+            }
+            _ => {
+                waiting.remove(view);
+            }
+        }
     }
 
     /// Remembers why a view can't be served; it is tried again, so the same error is logged once.
@@ -259,6 +312,57 @@ impl Daemon {
             tracing::error!(view = %name, %generation, error = %e, "can't serve the view");
             unserved.insert(name.to_owned(), why);
         }
+    }
+
+    /// What facts and deltas take of the daemon's bounds.
+    pub fn delta_use(&self) -> DeltaUse {
+        let mut used = DeltaUse {
+            memory_bound_bytes: self.bounds.memory_bytes(),
+            spilled_bytes: self.bounds.spill().used_bytes(),
+            spill_bound_bytes: self.bounds.spill().bound_bytes(),
+            waits: !self.waiting.lock().is_empty(),
+            ..Default::default()
+        };
+        for stream in self.topics.values() {
+            used.waits |= stream.is_paused();
+            stream.with_delta(|delta| {
+                used.memory_bytes += delta.size_bytes() as u64;
+                let landed = delta.views.values().map(ViewDelta::landed_bytes);
+                used.landed_bytes += landed.sum::<usize>() as u64;
+            });
+        }
+        used
+    }
+
+    /// Why nothing more can be spilled, if it was so when it was last tried.
+    pub fn spill_full(&self) -> Option<String> {
+        self.bounds.full()
+    }
+
+    /// The views that are wanted to be refreshed, because their deltas take too much.
+    pub fn wanted(&self) -> BTreeMap<String, Wanted> {
+        let mut views = BTreeMap::new();
+        for stream in self.topics.values() {
+            stream.with_delta(|delta| {
+                for (name, view) in &delta.views {
+                    let wanted = Wanted {
+                        bytes: view.landed_bytes() as u64 + view.spilled_bytes(),
+                        boundary: Some(view.pin.boundary.clone()),
+                    };
+                    views.insert(name.clone(), wanted);
+                }
+            });
+        }
+        let without_room = Wanted {
+            bytes: 0,
+            boundary: None,
+        };
+        let waiting = self.waiting.lock().keys().cloned().collect::<Vec<_>>();
+        views.extend(waiting.into_iter().map(|name| (name, without_room.clone())));
+        let used = self.delta_use();
+        let mut wanted = self.wanted.lock();
+        *wanted = decide(&wanted, &views, &used);
+        wanted.clone()
     }
 
     /// The views that don't answer, and why.
@@ -349,7 +453,7 @@ impl Daemon {
             }
         }
         self.options.stop.store(true, Ordering::Relaxed);
-        Ok(())
+        self.bounds.spill().clear()
     }
 
     /// The threads that append to WALs; they end when the daemon is dropped.

@@ -6,8 +6,8 @@ use std::sync::Arc;
 
 use anabranch_shared::view::{Fold, fold_facts};
 use anabranch_shared::{
-    Error, ErrorKind, FoldOptions, Log, Master, MasterPin, Offset, Offsets, PartitionId, Ranges,
-    Result, fold_log, planted,
+    DeltaPart, Error, ErrorKind, Log, Master, MasterPin, Offset, Offsets, PartitionId, Ranges,
+    Result, join_ranges, planted,
 };
 use arrow::array::{AsArray, BooleanArray, RecordBatch};
 use arrow::compute::filter_record_batch;
@@ -15,6 +15,7 @@ use arrow::datatypes::TimestampMicrosecondType;
 use datafusion::common::utils::memory::get_record_batch_memory_size;
 use parking_lot::Mutex;
 
+use crate::follow::{Following, follow_log};
 use crate::payload::FactPiece;
 use crate::unlanded::Unlanded;
 
@@ -27,19 +28,29 @@ pub struct StatePiece {
     /// The ranges.
     pub ranges: Ranges,
     /// The states.
-    pub states: RecordBatch,
+    pub parts: Vec<DeltaPart>,
+    /// How many states.
+    pub rows: u64,
     /// Bytes of memory.
     pub bytes: usize,
+    /// Bytes of disk.
+    pub spilled_bytes: u64,
 }
 
 impl StatePiece {
-    fn new(ranges: Ranges, states: RecordBatch) -> Arc<Self> {
-        let bytes = get_record_batch_memory_size(&states);
+    pub(crate) fn new(ranges: Ranges, parts: Vec<DeltaPart>) -> Arc<Self> {
         Arc::new(Self {
             ranges,
-            states,
-            bytes,
+            rows: parts.iter().map(DeltaPart::rows).sum(),
+            bytes: parts.iter().map(DeltaPart::memory_bytes).sum(),
+            spilled_bytes: parts.iter().map(DeltaPart::spilled_bytes).sum(),
+            parts,
         })
+    }
+
+    /// Whether all of it is in memory.
+    fn is_in_memory(&self) -> bool {
+        self.spilled_bytes == 0
     }
 
     fn is_below(&self, boundary: &Offsets) -> bool {
@@ -77,9 +88,10 @@ pub struct ViewDelta {
 
 impl ViewDelta {
     /// The view's states from its boundary on.
-    pub fn states(&self) -> Vec<RecordBatch> {
-        let landed = self.pieces.iter().map(|p| p.states.clone());
-        landed.chain(self.unlanded.iter().cloned()).collect()
+    pub fn states(&self) -> Vec<DeltaPart> {
+        let landed = self.pieces.iter().flat_map(|p| p.parts.iter().cloned());
+        let unlanded = self.unlanded.iter().cloned().map(DeltaPart::from);
+        landed.chain(unlanded).collect()
     }
 
     /// Stops answering, because the view's SQL failed on a fact. What is kept of the delta is of no use any more.
@@ -92,9 +104,19 @@ impl ViewDelta {
         self.unlanded.clear();
     }
 
+    /// Bytes of memory of landed states: those that may be spilled.
+    pub fn landed_bytes(&self) -> usize {
+        self.pieces.iter().map(|p| p.bytes).sum()
+    }
+
+    /// Bytes of disk.
+    pub fn spilled_bytes(&self) -> u64 {
+        self.pieces.iter().map(|p| p.spilled_bytes).sum()
+    }
+
     /// Bytes of memory.
     pub fn size_bytes(&self) -> usize {
-        let landed: usize = self.pieces.iter().map(|p| p.bytes).sum();
+        let landed = self.landed_bytes();
         let unlanded = self.unlanded.iter().map(get_record_batch_memory_size);
         landed + unlanded.sum::<usize>()
     }
@@ -231,7 +253,10 @@ impl TopicDelta {
             };
             match states {
                 _ if view.failed.is_some() => {}
-                Ok(states) => view.pieces.push(StatePiece::new(ranges.clone(), states)),
+                Ok(states) => {
+                    let piece = StatePiece::new(ranges.clone(), vec![states.into()]);
+                    view.pieces.push(piece);
+                }
                 Err(e) => view.fail(&e),
             }
         }
@@ -310,57 +335,21 @@ pub(crate) fn fold_unlanded(delta: &Mutex<TopicDelta>, view: &str, target: u64) 
     }
 }
 
-/// The states of landed facts, read from the log, as pieces.
-pub async fn follow_log(
-    log: &Arc<Log>,
-    master: &Arc<Master>,
-    from: &Offsets,
-    to: &Offsets,
-    options: &FoldOptions,
-) -> Result<Vec<Arc<StatePiece>>> {
-    let mut pieces = Vec::new();
-    // A piece of each partition: a boundary moves in each by itself.
-    for (partition, range) in from.ranges_to(to) {
-        let (mut start, mut end) = (to.clone(), to.clone());
-        start.set(partition, range.start);
-        end.set(partition, range.end);
-        let made = Arc::new(Mutex::new(Vec::new()));
-        let sink = made.clone();
-        fold_log(
-            log,
-            master.view(),
-            &start,
-            &end,
-            options,
-            move |states, ranges| {
-                sink.lock().push((states, ranges));
-                Ok(())
-            },
-        )
-        .await?;
-        let made = std::mem::take(&mut *made.lock());
-        let mut fold = Fold::new(master.view())?;
-        for (states, _) in &made {
-            fold.states(states)?;
-        }
-        let ranges = vec![(partition, range)];
-        pieces.push(StatePiece::new(ranges, fold.into_states()?));
-    }
-    Ok(pieces)
-}
-
 /// A view's pieces above a new boundary. Pieces that it cuts through are read from the log again.
 pub(crate) async fn above_boundary(
     log: &Arc<Log>,
     view: &ViewDelta,
     boundary: &Offsets,
-    options: &FoldOptions,
+    following: &Following,
 ) -> Result<Vec<Arc<StatePiece>>> {
     let mut kept = Vec::new();
     for piece in &view.pieces {
         if piece.is_below(boundary) {
             if planted("planted-piece-after-its-boundary") {
                 kept.push(piece.clone());
+            }
+            if planted("planted-spilled-file-removed-at-once") {
+                remove_files(piece);
             }
             continue;
         }
@@ -372,7 +361,7 @@ pub(crate) async fn above_boundary(
             let start = range.start.max(boundary.get(*partition));
             let from: Offsets = [(*partition, start)].into_iter().collect();
             let to: Offsets = [(*partition, range.end)].into_iter().collect();
-            kept.extend(follow_log(log, &view.master, &from, &to, options).await?);
+            kept.extend(follow_log(log, &view.master, &from, &to, following).await?);
         }
     }
     Ok(kept)
@@ -383,26 +372,54 @@ pub(crate) fn is_of_view(e: &Error) -> bool {
     matches!(e.kind(), ErrorKind::Invalid | ErrorKind::Internal)
 }
 
-/// Merges the smaller half of a view's pieces where there are many.
-pub(crate) fn merge_pieces(view: &ViewDelta, most: usize) -> Result<Option<Vec<Arc<StatePiece>>>> {
-    if view.pieces.len() <= most.max(2) {
+/// Removes the files of a piece that a query may still read: a planted bug.
+fn remove_files(piece: &StatePiece) {
+    for part in &piece.parts {
+        if let DeltaPart::Spilled(file) = part {
+            std::fs::remove_file(file.path()).ok();
+        }
+    }
+}
+
+/// Merges the smaller ones of a view's pieces in memory where there are more than `most`, as far
+/// as they have no more than `most_bytes` together: a merge takes about as much memory again.
+pub(crate) fn merge_pieces(
+    view: &ViewDelta,
+    most: usize,
+    most_bytes: usize,
+) -> Result<Option<Vec<Arc<StatePiece>>>> {
+    let (mut by_size, mut kept): (Vec<_>, Vec<_>) =
+        view.pieces.iter().cloned().partition(|p| p.is_in_memory());
+    if by_size.len() <= most.max(2) {
         return Ok(None);
     }
-    let mut by_size: Vec<Arc<StatePiece>> = view.pieces.clone();
-    by_size.sort_by_key(|p| p.states.num_rows());
-    let large = by_size.split_off(by_size.len() * 3 / 4);
+    by_size.sort_by_key(|p| p.rows);
+    let mut bytes = 0;
+    let fits = by_size.iter().take_while(|p| {
+        bytes += p.bytes;
+        bytes <= most_bytes
+    });
+    let merged = fits.count().min(by_size.len() * 3 / 4);
+    if merged < 2 {
+        return Ok(None);
+    }
+    kept.extend(by_size.split_off(merged));
     if planted("planted-piece-lost-in-merge") {
         by_size.pop();
     }
     let mut fold = Fold::new(view.master.view())?;
     let mut ranges = Ranges::new();
     for piece in &by_size {
-        fold.states(&piece.states)?;
+        for part in &piece.parts {
+            if let DeltaPart::Memory(states) = part {
+                fold.states(states)?;
+            }
+        }
         ranges.extend(piece.ranges.iter().copied());
     }
-    let mut pieces = large;
-    pieces.push(StatePiece::new(ranges, fold.into_states()?));
-    Ok(Some(pieces))
+    let states = fold.into_states()?;
+    kept.push(StatePiece::new(join_ranges(ranges), vec![states.into()]));
+    Ok(Some(kept))
 }
 
 /// Refuses an answer that would leave something out.

@@ -16,6 +16,7 @@ use crate::admission::{Admission, Admitted};
 use crate::arrow_stream;
 use crate::daemon::Daemon;
 use crate::requests::RequestKey;
+use crate::room::{RequestRoom, within_room};
 use crate::topic::{IngestChunk, WriteOutcome};
 
 /// Dead letters that an answer names one by one; the others are counted.
@@ -35,8 +36,10 @@ pub const IDEMPOTENCY_KEY: &str = "idempotency-key";
 /// The routes of this layer.
 pub fn router(daemon: Arc<Daemon>) -> Router {
     let limit = usize::try_from(daemon.options().max_request_bytes).unwrap_or(usize::MAX);
+    let room = RequestRoom::new(daemon.options());
+    let bounded = axum::middleware::from_fn_with_state(room, within_room);
     Router::new()
-        .route("/topics/{topic}", post(write))
+        .route("/topics/{topic}", post(write).layer(bounded))
         .route("/topics/{topic}/ingested/{id}", get(ingested))
         .layer(DefaultBodyLimit::max(limit))
         .with_state(daemon)
@@ -117,7 +120,7 @@ fn acknowledge(outcome: &WriteOutcome) -> Response {
         .into_response()
 }
 
-fn refuse(e: &Error) -> Response {
+pub(crate) fn refuse(e: &Error) -> Response {
     let kind = e.kind();
     let status = StatusCode::from_u16(kind.http_status()).unwrap_or(StatusCode::BAD_REQUEST);
     let body = serde_json::json!({ "error": e.to_string(), "kind": kind.to_string() });

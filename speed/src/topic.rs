@@ -14,9 +14,11 @@ use parking_lot::Mutex;
 use tokio::sync::{mpsc, oneshot, watch};
 
 use self::duplicates::open_dedup;
+use self::following::FollowPause;
 use self::recovery::{OpenedWal, open_wal};
 use crate::admission::{Admission, Admitted};
 use crate::appender::{Appender, WriteRequest, Written, other_body};
+use crate::bounds::Bounds;
 use crate::daemon::{DaemonOptions, TopicOptions};
 use crate::dedup::{Dedup, DedupStatus};
 use crate::delta::TopicDelta;
@@ -31,6 +33,7 @@ mod landing;
 mod lanes;
 mod pinning;
 mod recovery;
+mod relief;
 
 /// Requests that may wait for the appender.
 const WAITING_REQUESTS: usize = 1_024;
@@ -94,6 +97,9 @@ pub struct TopicStream {
     /// Held by whoever chooses a pin, so that all views of one query end at one head.
     pinning: tokio::sync::Mutex<()>,
     options: DaemonOptions,
+    bounds: Arc<Bounds>,
+    /// Since when, and how long yet, the log is not followed because there is no room.
+    pause: Mutex<FollowPause>,
     failure: Failure,
     commits: std::sync::atomic::AtomicU64,
     /// The keys that the topic has seen, where duplicates are looked for.
@@ -113,6 +119,7 @@ impl TopicStream {
         partition: PartitionId,
         settings: &TopicOptions,
         options: &DaemonOptions,
+        bounds: &Arc<Bounds>,
         failure: &Failure,
     ) -> Result<(Arc<Self>, std::thread::JoinHandle<()>)> {
         let topic = log.topic().clone();
@@ -200,6 +207,8 @@ impl TopicStream {
             upkeep: tokio::sync::Mutex::default(),
             pinning: tokio::sync::Mutex::default(),
             options: options.clone(),
+            bounds: bounds.clone(),
+            pause: Mutex::default(),
             failure: failure.clone(),
             commits: std::sync::atomic::AtomicU64::new(0),
             dedup,
@@ -401,11 +410,6 @@ impl TopicStream {
         })
     }
 
-    /// Whether facts and deltas take all the memory that they may.
-    pub(crate) fn is_full(&self) -> bool {
-        self.delta.lock().size_bytes() as u64 >= self.options.memory_bytes
-    }
-
     /// Why facts do not land, where the last try failed; it is tried again.
     pub fn landing_trouble(&self) -> Option<String> {
         self.landing_trouble.lock().clone()
@@ -456,19 +460,6 @@ impl TopicStream {
         Some(*last)
     }
 
-    fn check_memory(&self) -> Result<()> {
-        let used = self.delta.lock().size_bytes() as u64;
-        if used < self.options.memory_bytes {
-            return Ok(());
-        }
-        Err(Error::Unavailable(format!(
-            "topic `{}`: {} MB of facts and deltas are in memory, the bound is {} MB (`memory` in `[daemon]`); run `anabranch batch refresh`, or wait until facts have landed",
-            self.topic.name,
-            used / 1_000_000,
-            self.options.memory_bytes / 1_000_000
-        )))
-    }
-
     /// The views for which states are kept: those that have not failed.
     fn folding(&self) -> Vec<(String, Arc<Master>)> {
         let mut masters = self.masters();
@@ -489,7 +480,7 @@ impl TopicStream {
     fn fold_options(&self) -> FoldOptions {
         FoldOptions {
             threads: self.options.threads,
-            memory_bytes: usize::try_from(self.options.memory_bytes / 4).unwrap_or(usize::MAX),
+            memory_bytes: usize::try_from(self.options.memory_bytes / 8).unwrap_or(usize::MAX),
             stop: self.options.stop.clone(),
             progress: Arc::new(FoldProgress::default()),
         }

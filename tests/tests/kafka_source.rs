@@ -571,3 +571,41 @@ async fn daemons_that_share_a_topic_leave_duplicates_out() -> anyhow::Result<()>
     first.terminate().await?;
     each_once("at the end", dirs[0].path(), 6_000).await
 }
+
+/// Deltas that nobody absorbs fill the memory, and none may be spilled: reading pauses, nothing is
+/// lost, and it goes on once they are absorbed.
+#[tokio::test(flavor = "multi_thread")]
+async fn reading_pauses_while_memory_is_full() -> anyhow::Result<()> {
+    const FACTS: i64 = 60_000;
+    let mock = Mock::start(1).await?;
+    mock.create_topic(TOPIC, 2).await?;
+    let bootstrap = mock.bootstrap();
+    let dir = tempfile::tempdir()?;
+    project(dir.path(), "file://./data", &bootstrap, "")?;
+    let file = dir.path().join("anabranch.toml");
+    let text = std::fs::read_to_string(&file)?;
+    let bounds = "[daemon]\nmemory = \"2MB\"\nspill = \"off\"";
+    std::fs::write(&file, text.replace("[daemon]", bounds))?;
+    let view = "SELECT id, word, count(*) AS facts, sum(id) AS ids FROM facts GROUP BY id, word";
+    std::fs::write(dir.path().join("words.sql"), view)?;
+    let mut all = Fates::default();
+    send(&bootstrap, Shape::default(), 0..FACTS, &mut all)?;
+    let mut daemon = Daemon::start(dir.path()).await?;
+    until("reading pauses", || async {
+        let (_, text) = daemon.get("/status").await?;
+        let status: serde_json::Value = serde_json::from_str(&text)?;
+        let paused = status.pointer("/kafka/facts/paused");
+        Ok(paused.and_then(serde_json::Value::as_bool) == Some(true))
+    })
+    .await?;
+    anyhow::ensure!(daemon.runs()?);
+    until("all is read", || async {
+        let ran = run(dir.path(), &["batch", "refresh"])?;
+        anyhow::ensure!(ran.code == Some(0), "{}", ran.complained);
+        let rows = daemon.rows("SELECT count(*) FROM facts").await?;
+        Ok(rows[0][0].parse::<i64>()? >= FACTS)
+    })
+    .await?;
+    all_there("after the pause", &daemon, &all).await?;
+    daemon.stop().await
+}

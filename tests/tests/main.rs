@@ -3,6 +3,7 @@
 mod bad_input;
 mod bad_input_arrow;
 mod bad_views;
+mod bounds;
 mod clock;
 mod compaction;
 mod crash;

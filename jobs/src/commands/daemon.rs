@@ -55,6 +55,9 @@ fn daemon_options(context: &Context) -> DaemonOptions {
         wal_bytes: daemon.wal_bytes,
         wal_segment_bytes: anabranch_speed::wal::WalOptions::default().segment_bytes,
         memory_bytes: daemon.memory_bytes,
+        spill_at_bytes: daemon.memory_bytes / 10 * 6,
+        spill_bytes: daemon.spill_bytes,
+        request_memory_bytes: daemon.request_memory_bytes,
         max_record_bytes: daemon.max_record_bytes,
         max_request_bytes: daemon.max_request_bytes,
         idempotency_window: daemon.idempotency_window,
@@ -150,8 +153,12 @@ pub async fn run(context: &Context, with_scheduler: bool) -> Result<()> {
     let notes = tokio::spawn(refresh_notes(context.clone(), daemon.clone()));
     let upkeep = tokio::spawn(maintain::run(context.clone()));
     let present = tokio::spawn(address.clone().keep(context.clone()));
-    let scheduler =
-        with_scheduler.then(|| tokio::spawn(schedule::run(context.clone(), stop.clone())));
+    let scheduler = with_scheduler.then(|| {
+        let own = Some(daemon.clone());
+        tokio::spawn(schedule::run(context.clone(), own, stop.clone()))
+    });
+    let telling = (!with_scheduler)
+        .then(|| tokio::spawn(crate::asked::tell(context.clone(), daemon.clone())));
     let stopping = {
         let daemon = daemon.clone();
         let signal = stop_signal();
@@ -174,6 +181,7 @@ pub async fn run(context: &Context, with_scheduler: bool) -> Result<()> {
     notes.abort();
     upkeep.abort();
     present.abort();
+    telling.inspect(tokio::task::JoinHandle::abort);
     // A renewal under way must not come after the withdrawal.
     present.await.ok();
     if let Some(scheduler) = scheduler {
@@ -263,7 +271,11 @@ async fn status(State(health): State<Health>) -> impl IntoResponse {
 fn metric(text: &mut String, kind: &str, name: &str, help: &str, rows: Vec<(String, f64)>) {
     *text += &format!("# HELP {name} {help}\n# TYPE {name} {kind}\n");
     for (labels, value) in rows {
-        *text += &format!("{name}{{{labels}}} {value}\n");
+        let labels = match labels.is_empty() {
+            true => labels,
+            false => format!("{{{labels}}}"),
+        };
+        *text += &format!("{name}{labels} {value}\n");
     }
 }
 
@@ -297,6 +309,53 @@ async fn metrics(State(health): State<Health>) -> String {
         "1 where the last try to land facts or to follow the log failed; it is tried again",
         topics.iter().map(failing).collect(),
     );
+    let by_view = |read: &dyn Fn(&anabranch_speed::ViewDelta) -> f64| {
+        let mut rows = Vec::new();
+        for stream in topics.values() {
+            stream.with_delta(|d| {
+                let row = |(n, v): (&String, &anabranch_speed::ViewDelta)| {
+                    (format!("view=\"{n}\""), read(v))
+                };
+                rows.extend(d.views.iter().map(row));
+            });
+        }
+        rows
+    };
+    gauge(
+        "anabranch_delta_memory_bytes",
+        "Bytes of a view's delta in memory",
+        by_view(&|v| v.size_bytes() as f64),
+    );
+    gauge(
+        "anabranch_delta_spilled_bytes",
+        "Bytes of a view's delta on local disk",
+        by_view(&|v| v.spilled_bytes() as f64),
+    );
+    gauge(
+        "anabranch_delta_pieces",
+        "Pieces of a view's delta",
+        by_view(&|v| v.pieces.len() as f64),
+    );
+    let used = health.daemon.delta_use();
+    for (name, help, value) in [
+        (
+            "anabranch_speed_memory_bound_bytes",
+            "Bytes that facts and deltas may take in memory",
+            used.memory_bound_bytes,
+        ),
+        (
+            "anabranch_spilled_bytes",
+            "Bytes of deltas on local disk, with those that queries still read",
+            used.spilled_bytes,
+        ),
+        (
+            "anabranch_spill_bound_bytes",
+            "Bytes of deltas that local disk may take",
+            used.spill_bound_bytes,
+        ),
+    ] {
+        gauge(name, help, vec![(String::new(), value as f64)]);
+    }
     let lanes = |(topic, s): (&String, &Arc<anabranch_speed::TopicStream>)| {
         let row = |(p, next): (&anabranch_shared::PartitionId, &anabranch_shared::Offset)| {
             (

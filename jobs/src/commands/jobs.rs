@@ -25,7 +25,7 @@ pub struct LastRun {
     pub started_at: DateTime<Utc>,
     /// How long it took.
     pub seconds: f64,
-    /// What started it: `command` or `schedule`.
+    /// What started it: `command`, `schedule`, or `asked for by the daemon` with the reason.
     pub trigger: String,
     /// `done`, `failed`, or `stopped` by its user.
     pub outcome: String,

@@ -9,10 +9,12 @@ use std::time::Duration;
 
 use anabranch_shared::settings::{Project, ViewSettings};
 use anabranch_shared::{Error, FoldProgress, Result};
+use anabranch_speed::Daemon;
 use chrono::{DateTime, TimeDelta, Utc};
 use chrono_tz::Tz;
 use croner::Cron;
 
+use crate::asked::{self, Running};
 use crate::builds::{Build, build_view};
 use crate::commands::jobs::last_times;
 use crate::commands::verify;
@@ -96,13 +98,19 @@ pub fn forget_future(
     last.values_mut().for_each(|at| *at = now.min(*at));
 }
 
-/// Runs jobs until told to stop.
-pub async fn run(context: Context, stop: Arc<AtomicBool>) {
+/// Runs jobs until told to stop, and beside them the refreshes that daemons ask for: the one of
+/// this process, if it has one, and others.
+pub async fn run(context: Context, daemon: Option<Arc<Daemon>>, stop: Arc<AtomicBool>) {
+    let running = Running::default();
+    let asked = asked::run(context.clone(), daemon, running.clone(), stop.clone());
+    let asked = tokio::spawn(asked);
     let mut scheduler = Scheduler::new(context, Utc::now()).await;
+    scheduler.running = running;
     while !stop.load(Ordering::Relaxed) {
         scheduler.tick(Utc::now(), &stop).await;
         tokio::time::sleep(TICK).await;
     }
+    asked.await.ok();
 }
 
 /// How a job that a scheduler ran ended.
@@ -125,6 +133,8 @@ pub struct Scheduler {
     begun: DateTime<Utc>,
     /// Why the project can't be read any more.
     unreadable: Option<String>,
+    /// The jobs that run.
+    running: Running,
 }
 
 impl Scheduler {
@@ -142,6 +152,7 @@ impl Scheduler {
             last,
             begun: now,
             unreadable: None,
+            running: Running::default(),
         }
     }
 
@@ -159,6 +170,7 @@ impl Scheduler {
             if job == Job::Rebuild && self.unreadable.is_some() {
                 continue;
             }
+            let _running = self.running.wait(&view.name).await;
             let outcome = run_job(&self.context, view, job, stop).await;
             match &outcome {
                 Ok(summary) => tracing::info!(view = %view.name, job = job.name(), "{summary}"),

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use anabranch_shared::table::AddFile;
 use anabranch_shared::{
-    INGESTED_AT, Log, Master, OffsetRange, Offsets, PartitionId, Result, view::View,
+    DeltaPart, INGESTED_AT, Log, Master, OffsetRange, Offsets, PartitionId, Result, view::View,
 };
 use anabranch_speed::{DedupStatus, IntakeCount, KafkaState, PartitionLag};
 use arrow::datatypes::SchemaRef;
@@ -157,6 +157,12 @@ pub struct DeltaStatus {
     pub states: u64,
     /// Bytes of memory.
     pub bytes: u64,
+    /// Pieces of landed states.
+    #[serde(default)]
+    pub pieces: u64,
+    /// Bytes of states that are spilled to disk.
+    #[serde(default)]
+    pub spilled_bytes: u64,
     /// Why the view can't answer.
     pub failed: Option<String>,
 }
@@ -180,6 +186,50 @@ pub struct DaemonStatus {
     /// For each topic whose facts do not land the reason.
     #[serde(default)]
     pub landing: BTreeMap<String, String>,
+    /// What facts and deltas take of the daemon's bounds.
+    #[serde(default)]
+    pub bounds: BoundsStatus,
+    /// For each view that the daemon wants to have refreshed the bytes of its delta.
+    #[serde(default)]
+    pub wanted: BTreeMap<String, u64>,
+}
+
+/// What facts and deltas take of a daemon's bounds.
+#[derive(Clone, Debug, Default, Deserialize, Serialize)]
+pub struct BoundsStatus {
+    /// Bytes of memory.
+    pub memory_bytes: u64,
+    /// Bytes of memory that they may take.
+    pub memory_bound_bytes: u64,
+    /// Bytes of disk that spilled deltas take.
+    pub spilled_bytes: u64,
+    /// Bytes of disk that they may take; 0 where nothing is spilled.
+    pub spill_bound_bytes: u64,
+    /// Why nothing more is spilled, if it is not.
+    pub full: Option<String>,
+}
+
+impl BoundsStatus {
+    fn of(daemon: &anabranch_speed::Daemon) -> Self {
+        let used = daemon.delta_use();
+        Self {
+            memory_bytes: used.memory_bytes,
+            memory_bound_bytes: used.memory_bound_bytes,
+            spilled_bytes: used.spilled_bytes,
+            spill_bound_bytes: used.spill_bound_bytes,
+            full: daemon.spill_full(),
+        }
+    }
+
+    fn line(&self) -> String {
+        let (used, bound) = (self.memory_bytes, self.memory_bound_bytes);
+        let mut line = format!("memory  {} of {}", human_bytes(used), human_bytes(bound));
+        if self.spill_bound_bytes > 0 {
+            let (used, bound) = (self.spilled_bytes, self.spill_bound_bytes);
+            line += &format!("; spilled {} of {}", human_bytes(used), human_bytes(bound));
+        }
+        line + "\n"
+    }
 }
 
 impl DaemonStatus {
@@ -188,6 +238,12 @@ impl DaemonStatus {
         let states = daemon.sources().iter();
         let mut status = Self {
             kafka: states.map(|(t, s)| (t.clone(), s.state())).collect(),
+            bounds: BoundsStatus::of(daemon),
+            wanted: daemon
+                .wanted()
+                .into_iter()
+                .map(|(v, w)| (v, w.bytes))
+                .collect(),
             ..Self::default()
         };
         for (topic, stream) in daemon.topics() {
@@ -203,10 +259,12 @@ impl DaemonStatus {
                     .unlanded_facts
                     .insert(topic.clone(), d.unlanded.facts() as u64);
                 for (name, view) in &d.views {
-                    let rows = view.states().iter().map(|b| b.num_rows() as u64).sum();
+                    let rows = view.states().iter().map(DeltaPart::rows).sum();
                     let delta = DeltaStatus {
                         states: rows,
                         bytes: view.size_bytes() as u64,
+                        pieces: view.pieces.len() as u64,
+                        spilled_bytes: view.spilled_bytes(),
                         failed: view.failed.clone(),
                     };
                     status.deltas.insert(name.clone(), delta);
@@ -234,6 +292,8 @@ pub struct Status {
     pub storage: String,
     /// The address of the daemon that was asked.
     pub daemon: Option<String>,
+    /// What facts and deltas take of that daemon's bounds.
+    pub bounds: Option<BoundsStatus>,
     /// Every daemon that made itself known and did not stop.
     pub daemons: Vec<DaemonEntry>,
     /// The topics.
@@ -324,6 +384,18 @@ pub async fn status(context: &Context) -> Result<Status> {
         for (topic, why) in &daemon.red {
             notes.insert(format!("{topic} is red"), format!("topic `{topic}`: {why}"));
         }
+        for (view, bytes) in &daemon.wanted {
+            let why = crate::asked::why(*bytes);
+            let note = format!(
+                "view `{view}`: a refresh is {why}; a running scheduler begins it, otherwise run `anabranch batch refresh {view}`"
+            );
+            notes.insert(format!("{view} wanted"), note);
+        }
+        if let Some(why) = &daemon.bounds.full {
+            let note =
+                format!("deltas stay in memory, and facts are refused once it is full: {why}");
+            notes.insert("spill full".into(), note);
+        }
         for (topic, dedup) in daemon.dedup.iter().filter(|(_, d)| d.is_shortened) {
             let note = format!(
                 "topic `{topic}`: duplicates are known for {} s only, because the memory for their keys is full; raise `memory` in `[topics.{topic}.dedup]`",
@@ -335,6 +407,7 @@ pub async fn status(context: &Context) -> Result<Status> {
     Ok(Status {
         storage: context.storage.url().to_owned(),
         daemons: entries(&daemons),
+        bounds: daemon.as_ref().map(|d| d.bounds.clone()),
         daemon: client.map(|c| c.address().http.clone()),
         topics,
         kafka: daemon.as_ref().map(kafka_statuses).unwrap_or_default(),
@@ -517,6 +590,9 @@ pub fn text(status: &Status, style: Style) -> String {
         let what = daemon.address.describe(now_ms());
         text += &format!("daemon  {what} {state}; partitions: {own}\n");
     }
+    if let Some(bounds) = &status.bounds {
+        text += &bounds.line();
+    }
     text.push('\n');
     let topics = status.topics.iter().map(|t| {
         let newest = t.newest_event_at;
@@ -557,7 +633,11 @@ pub fn text(status: &Status, style: Style) -> String {
     let views = status.views.iter().map(|v| {
         let delta = v.delta.as_ref().map(|d| {
             let (states, bytes) = (human_count(d.states), human_bytes(d.bytes));
-            format!("{states} states, {bytes}")
+            let spilled = match d.spilled_bytes {
+                0 => String::new(),
+                spilled => format!(", {} spilled", human_bytes(spilled)),
+            };
+            format!("{states} states, {bytes}{spilled}")
         });
         vec![
             v.view.clone(),

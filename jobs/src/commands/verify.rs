@@ -102,11 +102,7 @@ pub fn options(context: &Context, part: Part, stop: &Arc<AtomicBool>) -> VerifyO
 }
 
 /// Verifies one whole view at one pinned head, and notes it in the history.
-pub async fn verify_view(
-    context: &Context,
-    name: &str,
-    trigger: &'static str,
-) -> Result<Comparison> {
+pub async fn verify_view(context: &Context, name: &str, trigger: &str) -> Result<Comparison> {
     let options = options(context, Part::Whole, &Arc::default());
     let verified = verify_view_with(context, name, trigger, &options).await?;
     Ok(verified.comparison)
@@ -116,7 +112,7 @@ pub async fn verify_view(
 pub async fn verify_view_with(
     context: &Context,
     name: &str,
-    trigger: &'static str,
+    trigger: &str,
     options: &VerifyOptions,
 ) -> Result<Verified> {
     let started_at = now_us();
@@ -125,7 +121,7 @@ pub async fn verify_view_with(
     let mut record = JobRecord {
         view: name.to_owned(),
         job: "verify",
-        trigger,
+        trigger: trigger.to_owned(),
         started_at,
         ended_at: now_us(),
         outcome: "done",

@@ -273,6 +273,10 @@ settings! {
     WAL_BYTES: Defaulted<Size> = Daemon."wal_bytes", Defaulted(|| Size::megabytes(4_000));
     /// The most memory for the speed layer's facts and deltas.
     DAEMON_MEMORY: Defaulted<Size> = Daemon."memory", Defaulted(|| Size::megabytes(2_000));
+    /// The most of `wal`'s disk for deltas that `memory` has no room for, or "off".
+    SPILL: Defaulted<SizeOrOff> = Daemon."spill", Defaulted(|| SizeOrOff(Some(4_000_000_000)));
+    /// The most bytes of request bodies that are taken in at once; beyond it requests get 503.
+    REQUEST_MEMORY: Defaulted<Size> = Daemon."request_memory", Defaulted(|| Size::megabytes(512));
     /// The largest request body that is taken.
     MAX_REQUEST_BYTES: Defaulted<Size> = Daemon."max_request_bytes", Defaulted(|| Size::megabytes(256));
     /// The largest single record that is taken.

@@ -238,6 +238,8 @@ fn defaults_are_those_of_the_documentation() {
             land_bytes: 256_000_000,
             wal_bytes: 4_000_000_000,
             memory_bytes: 2_000_000_000,
+            spill_bytes: 4_000_000_000,
+            request_memory_bytes: 512_000_000,
             max_request_bytes: 256_000_000,
             max_record_bytes: 16_000_000,
             idempotency_window: Duration::from_secs(3_600),

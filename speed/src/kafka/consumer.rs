@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use anabranch_shared::settings::{KafkaSettings, KafkaStart};
-use anabranch_shared::{Catalogue, Error, Offset, OffsetRange, PartitionId, Result};
+use anabranch_shared::{Catalogue, Error, ErrorKind, Offset, OffsetRange, PartitionId, Result};
 use parking_lot::Mutex;
 use rdkafka::consumer::{BaseConsumer, CommitMode, Consumer, ConsumerContext, RebalanceProtocol};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
@@ -358,7 +358,7 @@ impl Shared {
         while !self.stopping() {
             match self.try_begin_at(consumer, partitions) {
                 Ok(begun) => return begun,
-                Err(Error::Unavailable(e)) => self.trouble(e),
+                Err(e) if e.kind() == ErrorKind::Unavailable => self.trouble(e.to_string()),
                 Err(e) => {
                     self.halt(&e.to_string());
                     break;

@@ -1,19 +1,43 @@
 //! How a topic's deltas follow what others do: landings, moved boundaries, cut-overs.
 
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
-use anabranch_shared::{Error, Master, MasterPin, Offsets, Result, blocking, planted};
+use anabranch_shared::{Error, ErrorKind, Master, MasterPin, Offsets, Result, blocking, planted};
 
 use super::TopicStream;
-use crate::delta::{
-    StatePiece, ViewDelta, above_boundary, check_no_gap, follow_log, is_of_view, merge_pieces,
-};
+use crate::delta::{StatePiece, ViewDelta, above_boundary, check_no_gap, is_of_view, merge_pieces};
+use crate::follow::follow_log;
 
-/// What a view gets of the facts that were followed.
-struct FollowedView {
-    /// The master view that answers with nothing but these pieces; as before where absent.
-    pin: Option<MasterPin>,
-    pieces: Vec<Arc<StatePiece>>,
+/// How long the log is not followed after there was no room for it; doubled each time.
+const FIRST_PAUSE: Duration = Duration::from_secs(1);
+
+/// The longest such pause.
+const LONGEST_PAUSE: Duration = Duration::from_secs(30);
+
+/// Whether the log is followed, where there may be no room for it.
+#[derive(Debug, Default)]
+pub(super) struct FollowPause(Option<(Instant, Duration)>);
+
+impl FollowPause {
+    fn is_over(&self) -> bool {
+        self.0.is_none_or(|(since, pause)| since.elapsed() >= pause)
+    }
+
+    fn begin(&mut self) {
+        let pause = self
+            .0
+            .map_or(FIRST_PAUSE, |(_, p)| (p * 2).min(LONGEST_PAUSE));
+        self.0 = Some((Instant::now(), pause));
+    }
+}
+
+/// What was made for one view of what others have landed.
+struct Added {
+    view: String,
+    pieces: Result<Vec<Arc<StatePiece>>>,
+    /// Where the pieces take the place of all former ones: from which master view on they reach.
+    instead: Option<MasterPin>,
 }
 
 /// A vector of offsets, not below `low` anywhere.
@@ -28,18 +52,52 @@ impl TopicStream {
     /// Follows what others have landed, and the boundaries that others have moved.
     pub async fn follow(&self) -> Result<()> {
         let _guard = self.upkeep.lock().await;
-        self.follow_log().await?;
+        self.follow_where_room().await?;
         for (name, master) in self.masters() {
-            if let Err(e) = self.adopt(&name, &master).await
-                && let Err(e) = self.give_up_or(&name, e)
-            {
-                tracing::warn!(view = %name, error = %e, "can't follow the boundary yet");
+            match self.adopt(&name, &master).await {
+                Ok(false) => {}
+                // There may be room now.
+                Ok(true) => self.pause.lock().0 = None,
+                Err(e) => {
+                    if e.kind() == ErrorKind::Unavailable {
+                        self.pause.lock().0 = None;
+                    }
+                    if let Err(e) = self.give_up_or(&name, e) {
+                        tracing::warn!(view = %name, error = %e, "can't follow the boundary yet");
+                    }
+                }
             }
-            if let Err(e) = self.merge(&name).await {
+            if let Err(e) = self.merge(&name, self.options.most_pieces).await {
                 self.give_up_or(&name, e)?;
             }
         }
+        self.relieve().await;
         Ok(())
+    }
+
+    /// Follows the log unless there was no room for it a moment ago. Answers stay as they are
+    /// while there is none.
+    async fn follow_where_room(&self) -> Result<()> {
+        if !self.pause.lock().is_over() {
+            return Ok(());
+        }
+        match self.follow_log().await {
+            Err(Error::NoRoom(why)) => {
+                self.pause.lock().begin();
+                self.bounds.note_full(&why);
+                Ok(())
+            }
+            followed => {
+                followed?;
+                self.pause.lock().0 = None;
+                Ok(())
+            }
+        }
+    }
+
+    /// Whether the log is not followed because there is no room.
+    pub(crate) fn is_paused(&self) -> bool {
+        self.pause.lock().0.is_some()
     }
 
     /// Adds the states of what others have landed, and of what an earlier attempt has landed
@@ -56,48 +114,42 @@ impl TopicStream {
             return Ok(());
         }
         self.check_wal_is_ours(&head)?;
-        let low = self.log.low();
-        let kept = raised(&upto, &low);
+        let kept = raised(&upto, &self.log.low());
         self.note_followed(&kept, &head).await?;
-        let anew = kept != upto && !planted("planted-removed-skipped");
-        let mut added = Vec::new();
-        for (name, master) in self.folding() {
-            let followed = match anew {
-                true => self.begin_anew(&master, &head).await,
-                false => self.go_on(&master, &kept, &head).await,
-            };
-            // Nothing is kept of any view unless all were read: what is read again counts once.
-            match followed {
-                Err(e) if !is_of_view(&e) && !self.is_superseded(&master, &e) => return Err(e),
-                pieces => added.push((name, pieces)),
-            }
-        }
+        let added = match kept != upto && !planted("planted-removed-skipped") {
+            true => self.fold_anew(&head).await?,
+            false => match self.fold_followed(&kept, &head).await {
+                Err(e @ Error::NoRoom(_)) => self.fold_from_boundaries(&kept, &head, e).await?,
+                added => added?,
+            },
+        };
         self.add_followed(&head, added);
         self.note_landed(&ranges).await;
         Ok(())
     }
 
-    /// The states of what others have landed since.
-    async fn go_on(
-        &self,
-        master: &Arc<Master>,
-        from: &Offsets,
-        head: &Offsets,
-    ) -> Result<FollowedView> {
-        let pieces = follow_log(&self.log, master, from, head, &self.fold_options()).await?;
-        Ok(FollowedView { pin: None, pieces })
-    }
-
-    /// The newest master view, and the states of all that it has not absorbed. Retention has removed
-    /// facts that this daemon has not followed: every live master view holds them, and what this
-    /// one answered by may not.
-    async fn begin_anew(&self, master: &Arc<Master>, head: &Offsets) -> Result<FollowedView> {
-        master.refresh().await?;
-        let pin = master.pin();
-        let from = &pin.boundary;
-        let pieces = follow_log(&self.log, master, from, head, &self.fold_options()).await?;
-        let pin = Some(pin);
-        Ok(FollowedView { pin, pieces })
+    /// For each view the states of all that its newest master view has not absorbed. Retention has
+    /// removed facts that this daemon has not followed: every live master view holds them, and what
+    /// this one answered by may not.
+    async fn fold_anew(&self, head: &Offsets) -> Result<Vec<Added>> {
+        let following = self.following();
+        let mut added = Vec::new();
+        for (view, master) in self.folding() {
+            master.refresh().await?;
+            let pin = master.pin();
+            let pieces = follow_log(&self.log, &master, &pin.boundary, head, &following).await;
+            let pieces = match pieces {
+                Err(e) if self.is_superseded(&master, &e) => Err(e),
+                pieces => unless_of_storage(pieces)?,
+            };
+            let instead = pieces.is_ok().then_some(pin);
+            added.push(Added {
+                view,
+                pieces,
+                instead,
+            });
+        }
+        Ok(added)
     }
 
     /// Whether retention has removed what a view needs: then its generation is none that answers any
@@ -106,24 +158,83 @@ impl TopicStream {
         matches!(e, Error::BelowLow { .. }) && !master.boundary().covers(&self.log.low())
     }
 
+    /// Makes the states of `[upto, head)`. Nothing is kept of any view unless all were read: what
+    /// is read again counts once.
+    async fn fold_followed(&self, upto: &Offsets, head: &Offsets) -> Result<Vec<Added>> {
+        let following = self.following();
+        let mut added = Vec::new();
+        for (view, master) in self.folding() {
+            let pieces = follow_log(&self.log, &master, upto, head, &following).await;
+            added.push(Added {
+                view,
+                pieces: unless_of_storage(pieces)?,
+                instead: None,
+            });
+        }
+        Ok(added)
+    }
+
+    /// As [`TopicStream::fold_followed`], where there is no room for the states of all: those that
+    /// a master view has absorbed meanwhile are not made. `why` is handed on where none has.
+    async fn fold_from_boundaries(
+        &self,
+        upto: &Offsets,
+        head: &Offsets,
+        why: Error,
+    ) -> Result<Vec<Added>> {
+        let mut views = Vec::new();
+        let mut any_moved = false;
+        for (name, master) in self.folding() {
+            master.refresh().await?;
+            let pin = master.pin();
+            let Some(view) = self.delta.lock().views.get(&name).cloned() else {
+                continue;
+            };
+            if !head.covers(&pin.boundary) {
+                return Err(why);
+            }
+            any_moved |= pin.version != view.pin.version;
+            views.push((name, view, pin));
+        }
+        if !any_moved {
+            return Err(why);
+        }
+        let following = self.following();
+        let mut added = Vec::new();
+        for (name, view, pin) in views {
+            let mut from = upto.clone();
+            pin.boundary.iter().for_each(|(p, at)| from.raise(p, at));
+            let pieces = async {
+                let mut pieces =
+                    above_boundary(&self.log, &view, &pin.boundary, &following).await?;
+                pieces.extend(follow_log(&self.log, &view.master, &from, head, &following).await?);
+                Ok(pieces)
+            };
+            added.push(Added {
+                view: name,
+                pieces: unless_of_storage(pieces.await)?,
+                instead: Some(pin),
+            });
+        }
+        Ok(added)
+    }
+
     /// Makes what was followed part of the deltas.
-    fn add_followed(&self, head: &Offsets, added: Vec<(String, Result<FollowedView>)>) {
+    fn add_followed(&self, head: &Offsets, added: Vec<Added>) {
         // Nobody may come between the facts and their keys, and no await either, where this may
         // end: a key that outlives its facts makes them duplicates when they come again.
         let mut dedup = self.dedup_of_lanes();
         let mut delta = self.delta.lock();
-        for (name, pieces) in added {
-            let Some(view) = delta.views.get_mut(&name) else {
+        for of_view in added {
+            let Some(view) = delta.views.get_mut(&of_view.view) else {
                 continue;
             };
-            match pieces {
-                Ok(FollowedView { pin: None, pieces }) => view.pieces.extend(pieces),
-                Ok(FollowedView {
-                    pin: Some(pin),
-                    pieces,
-                }) => {
-                    (view.pin, view.pieces) = (pin, pieces);
-                }
+            if let Some(pin) = of_view.instead {
+                view.pin = pin;
+                view.pieces.clear();
+            }
+            match of_view.pieces {
+                Ok(pieces) => view.pieces.extend(pieces),
                 Err(e) => {
                     view.superseded = matches!(e, Error::BelowLow { .. });
                     view.fail(&e);
@@ -163,15 +274,16 @@ impl TopicStream {
         Ok(())
     }
 
-    /// Answers by a newer master view, once the pieces reach from its boundary.
-    async fn adopt(&self, name: &str, master: &Arc<Master>) -> Result<()> {
+    /// Answers by a newer master view, once the pieces reach from its boundary. Returns whether
+    /// there was one.
+    async fn adopt(&self, name: &str, master: &Arc<Master>) -> Result<bool> {
         master.refresh().await?;
         let pin = master.pin();
         let Some(view) = self.delta.lock().views.get(name).cloned() else {
-            return Ok(());
+            return Ok(false);
         };
         if view.pin.version == pin.version {
-            return Ok(());
+            return Ok(false);
         }
         check_no_gap(
             name,
@@ -181,7 +293,7 @@ impl TopicStream {
             },
             &self.upto(),
         )?;
-        let pieces = above_boundary(&self.log, &view, &pin.boundary, &self.fold_options()).await?;
+        let pieces = above_boundary(&self.log, &view, &pin.boundary, &self.following()).await?;
         fail::fail_point!("delta-before-adopt");
         if let Some(view) = self.delta.lock().views.get_mut(name) {
             if planted("planted-stale-snapshot") {
@@ -192,15 +304,16 @@ impl TopicStream {
             view.pieces = pieces;
         }
         fail::fail_point!("delta-after-adopt");
-        Ok(())
+        Ok(true)
     }
 
-    async fn merge(&self, name: &str) -> Result<()> {
+    /// Merges the smaller pieces of a view where it has more than `most` in memory.
+    pub(super) async fn merge(&self, name: &str, most: usize) -> Result<()> {
         let Some(view) = self.delta.lock().views.get(name).cloned() else {
             return Ok(());
         };
-        let most = self.options.most_pieces;
-        if let Some(pieces) = blocking(move || merge_pieces(&view, most)).await?
+        let most_bytes = self.merged_bytes();
+        if let Some(pieces) = blocking(move || merge_pieces(&view, most, most_bytes)).await?
             && let Some(view) = self.delta.lock().views.get_mut(name)
         {
             view.pieces = pieces;
@@ -218,8 +331,8 @@ impl TopicStream {
         let name = master.view().name().to_owned();
         let pin = master.pin();
         let upto = self.upto();
-        let options = self.fold_options();
-        let folded = follow_log(&self.log, &master, &pin.boundary, &upto, &options);
+        let following = self.following();
+        let folded = follow_log(&self.log, &master, &pin.boundary, &upto, &following);
         let (pieces, failed) = match folded.await {
             Ok(pieces) => (pieces, None),
             Err(e) if is_of_view(&e) => {
@@ -228,23 +341,37 @@ impl TopicStream {
             }
             Err(e) => return Err(e),
         };
-        let mut delta = self.delta.lock();
         let view = ViewDelta {
             master,
             pin,
             pieces,
             unlanded: Vec::new(),
-            folded: delta.unlanded.start(),
+            folded: 0,
             failed,
             superseded: false,
         };
         check_no_gap(&name, &view, &upto)?;
-        let before = delta.views.insert(name.clone(), view);
+        self.insert(&name, view);
+        self.relieve().await;
+        Ok(())
+    }
+
+    fn insert(&self, name: &str, mut view: ViewDelta) {
+        let mut delta = self.delta.lock();
+        view.folded = delta.unlanded.start();
+        let before = delta.views.insert(name.to_owned(), view);
         if planted("planted-generations-mixed")
-            && let (Some(before), Some(now)) = (before, delta.views.get_mut(&name))
+            && let (Some(before), Some(now)) = (before, delta.views.get_mut(name))
         {
             (now.pin, now.pieces) = (before.pin, before.pieces);
         }
-        Ok(())
+    }
+}
+
+/// Errors of a view's own stay with the view; any other ends the work.
+fn unless_of_storage<T>(made: Result<T>) -> Result<Result<T>> {
+    match made {
+        Err(e) if !is_of_view(&e) => Err(e),
+        made => Ok(made),
     }
 }

@@ -21,8 +21,13 @@ impl TopicStream {
     pub(crate) fn is_landing_due(&self) -> bool {
         let delta = self.delta.lock();
         delta.unlanded.facts() as u64 >= self.options.land_facts
-            || delta.unlanded.bytes() as u64 >= self.options.land_bytes
+            || delta.unlanded.bytes() as u64 >= self.land_bytes()
             || (self.ack == Ack::Landed && !delta.unlanded.is_empty())
+    }
+
+    /// Facts in memory that make a landing before its time: those that wait can't be spilled.
+    fn land_bytes(&self) -> u64 {
+        self.options.land_bytes.min(self.options.memory_bytes / 4)
     }
 
     /// What the next landing is of.
@@ -98,6 +103,7 @@ impl TopicStream {
         self.delta.lock().landed(count, &landing.ranges, states);
         fail::fail_point!("land-before-cut");
         self.note_landed(&landing.ranges).await;
+        self.relieve().await;
         self.checkpoint_when_due().await;
         let offsets = landing.ranges.iter().map(|(_, r)| r.end.0 - r.start.0);
         Ok(u64::try_from(offsets.sum::<i64>()).unwrap_or(0))

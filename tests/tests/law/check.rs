@@ -8,7 +8,7 @@ use anabranch_shared::{
     Error, ErrorKind, Generation, MasterPin, OFFSET, Offset, Offsets, PARTITION, Pin, Pinner,
     ReadMode, ViewPin,
 };
-use anabranch_speed::follow_log;
+use anabranch_speed::{Following, follow_log};
 use anabranch_tests::commands::ensure_same;
 use arrow::array::{Int32Array, Int64Array, RecordBatch};
 use arrow::datatypes::SchemaRef;
@@ -96,10 +96,11 @@ impl World<'_> {
             let start = pin.boundary.get(p).0;
             middle.set(p, Offset(self.rng.random_range(start..=end.0.max(start))));
         }
+        let following = Following::unbounded(fold_options());
         let mut delta = Vec::new();
         for (from, to) in [(&pin.boundary, &middle), (&middle, &head)] {
-            let pieces = follow_log(&self.log, &self.master, from, to, &fold_options()).await?;
-            delta.extend(pieces.iter().map(|p| p.states.clone()));
+            let pieces = follow_log(&self.log, &self.master, from, to, &following).await?;
+            delta.extend(pieces.iter().flat_map(|p| p.parts.clone()));
         }
         let view = ViewPin {
             view: self.master.view().clone(),
@@ -143,6 +144,9 @@ impl World<'_> {
             self.coverage.count("checks: batch alone");
         }
         for view in pin.views.values() {
+            if view.delta.iter().any(|part| part.spilled_bytes() > 0) {
+                self.coverage.count("checks: with spilled states");
+            }
             let (schema, found) = self.ask("SELECT * FROM v", pin).await?;
             let from = self.start_of(view.generation);
             let expected = self.recompute(&view.view, &from, &view.head).await?;

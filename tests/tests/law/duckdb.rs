@@ -7,7 +7,7 @@ use std::path::Path;
 use std::process::Command;
 use std::sync::Arc;
 
-use anabranch_shared::encode_parquet;
+use anabranch_shared::{DeltaPart, encode_parquet};
 use anabranch_tests::places;
 use anabranch_tests::views::RandomView;
 use arrow::array::{
@@ -36,7 +36,7 @@ impl World<'_> {
         let sql = &view.view.definition().sql;
         let random = self.definitions.iter().find(|d| d.sql == *sql).cloned();
         let random = random.ok_or_else(|| anyhow::anyhow!("nobody made `{sql}`"))?;
-        let states: usize = view.delta.iter().map(RecordBatch::num_rows).sum();
+        let states: u64 = view.delta.iter().map(DeltaPart::rows).sum();
         self.coverage.count(match (view.files.is_empty(), states) {
             (false, 1..) => "from both layers",
             (false, 0) => "from the master view alone",

@@ -6,7 +6,7 @@ use std::process::Command;
 const CASES: u64 = 500;
 
 /// The bugs, and what each does.
-const BUGS: [(&str, &str); 26] = [
+const BUGS: [(&str, &str); 28] = [
     (
         "planted-boundary-offset-lost",
         "a refresh leaves out the offset at its boundary",
@@ -26,6 +26,14 @@ const BUGS: [(&str, &str); 26] = [
     (
         "planted-piece-dropped-before-its-query",
         "a piece is gone before the query that pinned it",
+    ),
+    (
+        "planted-spilled-piece-lost",
+        "a piece is lost when it is spilled",
+    ),
+    (
+        "planted-spilled-file-removed-at-once",
+        "the file of a piece is gone before the query that pinned it",
     ),
     (
         "planted-piece-lost-in-merge",

@@ -150,6 +150,9 @@ fn daemon_options(wal: PathBuf) -> DaemonOptions {
         // Every group gets a file of its own, so that a cut removes what it may.
         wal_segment_bytes: 1,
         memory_bytes: 1 << 30,
+        spill_at_bytes: 1 << 29,
+        spill_bytes: 1 << 30,
+        request_memory_bytes: 1 << 30,
         max_record_bytes: 1 << 20,
         max_request_bytes: 1 << 20,
         idempotency_window: Duration::from_secs(3_600),
@@ -200,8 +203,19 @@ impl<'a> World<'a> {
             timeout: Duration::from_secs(60),
         };
         let service = SqlService::new(Arc::new(NoPins), &storage, options)?;
+        // Some daemons spill what they have at once, or what little a disk has room for.
+        let (mut spill_at_bytes, mut spill_bytes) = (1 << 29, 1 << 30);
+        if rng.random_bool(0.3) {
+            coverage.count("daemons that spill");
+            spill_at_bytes = [0, 2_000, 20_000][rng.random_range(0..3)];
+            spill_bytes = [1 << 30, 10_000][usize::from(rng.random_bool(0.2))];
+        }
         let machines = (0..rng.random_range(1..3)).map(|i| Machine {
-            options: daemon_options(wals.join(format!("{i}"))),
+            options: DaemonOptions {
+                spill_at_bytes,
+                spill_bytes,
+                ..daemon_options(wals.join(format!("{i}")))
+            },
             ack: match rng.random_bool(0.2) {
                 true => Ack::Landed,
                 false => Ack::Wal,
@@ -235,8 +249,14 @@ impl<'a> World<'a> {
         Ok(world)
     }
 
-    /// Starts a daemon: replays its WAL.
+    /// Starts a daemon: replays its WAL. What it had spilled is gone, with the queries of the
+    /// process that it was.
     pub(crate) async fn start(&mut self, i: usize) -> anyhow::Result<()> {
+        let spilled = |pin: &Pin| {
+            let mut parts = pin.views.values().flat_map(|v| &v.delta);
+            parts.any(|part| part.spilled_bytes() > 0)
+        };
+        self.held = self.held.take().filter(|pin| !spilled(pin));
         let settings = TopicOptions {
             ack: self.machines[i].ack,
             ..Default::default()
