@@ -6,8 +6,8 @@ use std::sync::Arc;
 
 use anabranch_shared::settings::Ack;
 use anabranch_shared::{
-    Error, FoldOptions, FoldProgress, Generation, Log, Master, Offset, OffsetRange, PartitionId,
-    Result, Topic, blocking, planted,
+    Error, FoldOptions, FoldProgress, Generation, Log, Master, Offset, OffsetRange, Offsets,
+    PartitionId, Result, Topic, blocking, planted,
 };
 use bytes::Bytes;
 use parking_lot::Mutex;
@@ -103,6 +103,11 @@ pub struct TopicStream {
     known: Arc<Mutex<Requests>>,
     dead_letter_bound: DeadLetterBound,
     intake: Mutex<Intake>,
+    /// Up to where answers with what other daemons hold have gone: no later one is to go less far
+    /// without a look at the log.
+    pub(crate) answered: Mutex<Offsets>,
+    /// When another daemon last asked what this one holds, in milliseconds since 1970.
+    asked_at_ms: std::sync::atomic::AtomicI64,
 }
 
 impl TopicStream {
@@ -206,6 +211,8 @@ impl TopicStream {
             known,
             dead_letter_bound: settings.dead_letter_bound,
             intake: Mutex::default(),
+            answered: Mutex::default(),
+            asked_at_ms: std::sync::atomic::AtomicI64::new(i64::MIN),
         };
         Ok((Arc::new(stream), thread))
     }
@@ -462,7 +469,12 @@ impl TopicStream {
             .collect()
     }
 
-    fn fold_options(&self) -> FoldOptions {
+    /// Bytes that facts and deltas may take in memory.
+    pub(crate) fn memory_bytes(&self) -> u64 {
+        self.options.memory_bytes
+    }
+
+    pub(crate) fn fold_options(&self) -> FoldOptions {
         FoldOptions {
             threads: self.options.threads,
             memory_bytes: usize::try_from(self.options.memory_bytes / 4).unwrap_or(usize::MAX),

@@ -13,6 +13,7 @@ impl TopicStream {
     /// Follows what others have landed, and the boundaries that others have moved.
     pub async fn follow(&self) -> Result<()> {
         let _guard = self.upkeep.lock().await;
+        self.delta.lock().lately.expire(self.options.now_ms());
         self.follow_log().await?;
         for (name, master) in self.masters() {
             if let Err(e) = self.adopt(&name, &master).await

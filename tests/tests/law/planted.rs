@@ -6,7 +6,7 @@ use std::process::Command;
 const CASES: u64 = 500;
 
 /// The bugs, and what each does.
-const BUGS: [(&str, &str); 21] = [
+const BUGS: [(&str, &str); 24] = [
     (
         "planted-boundary-offset-lost",
         "a refresh leaves out the offset at its boundary",
@@ -84,6 +84,18 @@ const BUGS: [(&str, &str); 21] = [
     (
         "planted-maintenance-fence-ignored",
         "a compaction is committed over another one's",
+    ),
+    (
+        "planted-peer-facts-not-cut",
+        "a daemon gives another facts that this one has from the log",
+    ),
+    (
+        "planted-overlap-counted-twice",
+        "a partition that two daemons hold is taken from both",
+    ),
+    (
+        "planted-hole-not-followed",
+        "what another daemon has landed is neither in its answer nor read from the log",
     ),
 ];
 
