@@ -289,12 +289,13 @@ impl HttpPeer {
                 let (places, id) = (peer.places(), peer.address.id.clone());
                 let http = peer.shared.http.clone();
                 drop(peer);
-                let asked = places.iter().map(|place| async {
-                    let sent = http.get(format!("http://{place}/health"));
-                    let sent = sent.timeout(PING_PATIENCE).send().await.ok()?;
-                    Some(sent.text().await.ok()?.contains(&id))
-                });
-                let asked = futures::future::join_all(asked).await;
+                let ask = |place: &String| {
+                    let url = format!("http://{place}/health");
+                    let sent = http.get(url).timeout(PING_PATIENCE).send();
+                    let id = id.clone();
+                    async move { Some(sent.await.ok()?.text().await.ok()?.contains(&id)) }
+                };
+                let asked = futures::future::join_all(places.iter().map(ask)).await;
                 let Some(peer) = own.upgrade() else { return };
                 if asked.into_iter().flatten().any(|alive| alive) {
                     tracing::info!(http = %peer.address.http, "the daemon answers again");

@@ -12,7 +12,7 @@ use anabranch_tests::s3::{Fault, Locking, Rule, S3Server};
 use super::bucket::{Project, Server};
 
 /// What a daemon says that it asked of its storage, by kind.
-async fn asked(client: &Client) -> anyhow::Result<BTreeMap<String, u64>> {
+pub(super) async fn asked(client: &Client) -> anyhow::Result<BTreeMap<String, u64>> {
     let url = format!("http://{}/metrics", client.address().http);
     let text = reqwest::get(url).await?.error_for_status()?.text().await?;
     let mut found = BTreeMap::new();
@@ -29,7 +29,11 @@ async fn asked(client: &Client) -> anyhow::Result<BTreeMap<String, u64>> {
     Ok(found)
 }
 
-fn since(before: &BTreeMap<String, u64>, now: &BTreeMap<String, u64>, kind: &str) -> u64 {
+pub(super) fn since(
+    before: &BTreeMap<String, u64>,
+    now: &BTreeMap<String, u64>,
+    kind: &str,
+) -> u64 {
     let of = |counts: &BTreeMap<String, u64>| counts.get(kind).copied().unwrap_or(0);
     of(now) - of(before)
 }
