@@ -8,7 +8,7 @@ use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
 use anabranch_shared::{Error, ErrorKind, Offset, PartitionId, Result, Storage};
-use anabranch_speed::{DELTA, Daemon, DeltaRequest, Peer, PeerReply, Peers};
+use anabranch_speed::{DELTA, Daemon, DeltaRequest, HELD, Peer, PeerReply, Peers};
 use async_trait::async_trait;
 use bytes::{Bytes, BytesMut};
 use parking_lot::{Mutex, RwLock};
@@ -19,8 +19,9 @@ use crate::presence::{self, Address, RENEW_EVERY};
 /// Where a daemon is told that there is another one.
 pub const PEERS: &str = "/peers";
 
-/// How long after one sign of silence the next sign of life is asked for.
-const PING_EVERY: Duration = Duration::from_secs(1);
+/// How soon a daemon that is silent is asked for a sign of life, and how seldom after a while.
+const PING_AFTER: Duration = Duration::from_millis(500);
+const PING_AT_LEAST_EVERY: Duration = Duration::from_secs(8);
 
 /// How long a sign of life is waited for.
 const PING_PATIENCE: Duration = Duration::from_secs(10);
@@ -112,7 +113,7 @@ impl PeerList {
         let peer = |address: Address| {
             let same = before.iter().find(|p| p.address.id == address.id);
             match same {
-                Some(peer) if peer.address.reads == address.reads => peer.clone(),
+                Some(peer) if peer.address == address => peer.clone(),
                 same => HttpPeer::new(&self.shared, address, same.map(Arc::as_ref)),
             }
         };
@@ -136,10 +137,11 @@ impl PeerList {
         }
     }
 
-    /// Tells the others that this daemon is there, so that they ask it from now on. One that does
+    /// Tells the others to look who is there, because this daemon has come or goes. One that does
     /// not answer in time sees it when it looks the next time.
     pub async fn announce(&self) {
-        let peers = self.peers.read().clone();
+        let mut peers = self.peers.read().clone();
+        peers.retain(|p| !p.silent.load(Ordering::Relaxed));
         let told = peers.iter().map(|peer| async move {
             let places = peer.places();
             let told = places.iter().map(|place| {
@@ -183,6 +185,8 @@ struct HttpPeer {
     reached: Mutex<Option<String>>,
     /// Set while it is known not to answer.
     silent: AtomicBool,
+    /// Set once it has withdrawn.
+    left: AtomicBool,
     /// Set while a sign of life is waited for.
     waited_for: AtomicBool,
     /// For each topic the partitions that it has last said to fill.
@@ -199,6 +203,7 @@ impl HttpPeer {
             address,
             reached: Mutex::new(before.and_then(|b| b.reached.lock().clone())),
             silent: AtomicBool::new(silent),
+            left: AtomicBool::new(false),
             waited_for: AtomicBool::new(false),
             fills: Mutex::new(before.map(|b| b.fills.lock().clone()).unwrap_or_default()),
             own: own.clone(),
@@ -231,14 +236,15 @@ impl HttpPeer {
                 Err(_) => break,
             };
             let status = response.status();
-            // Another daemon has this address now, or one of another version.
-            if status == reqwest::StatusCode::MISDIRECTED_REQUEST
-                || status == reqwest::StatusCode::METHOD_NOT_ALLOWED
-            {
+            let kind = response.headers().get(reqwest::header::CONTENT_TYPE);
+            let kind = kind.and_then(|k| k.to_str().ok()).unwrap_or_default();
+            // Another daemon has this address now, or another program.
+            let is_answer = status.is_success() && kind == HELD;
+            if !is_answer && (status.is_success() || kind != "application/json") {
                 continue;
             }
             let body = self.read(response).await.ok_or(Failed::Silent)?;
-            if status.is_success() {
+            if is_answer {
                 *self.reached.lock() = Some(place);
                 return Ok(body);
             }
@@ -273,7 +279,8 @@ impl HttpPeer {
     async fn has_left(&self) -> bool {
         let looked = self.address.is_published(&self.shared.storage);
         let looked = tokio::time::timeout(self.shared.timeout, looked).await;
-        matches!(looked, Ok(Ok(false)))
+        let left = matches!(looked, Ok(Ok(false)));
+        self.left.fetch_or(left, Ordering::Relaxed) || left
     }
 
     /// Looks for a sign of life, beside the caller, until there is one or nobody wants it any more.
@@ -283,8 +290,10 @@ impl HttpPeer {
         }
         let own = self.own.clone();
         tokio::spawn(async move {
+            let mut pause = PING_AFTER;
             loop {
-                tokio::time::sleep(PING_EVERY).await;
+                tokio::time::sleep(pause).await;
+                pause = (pause * 2).min(PING_AT_LEAST_EVERY);
                 let Some(peer) = own.upgrade() else { return };
                 let (places, id) = (peer.places(), peer.address.id.clone());
                 let http = peer.shared.http.clone();
@@ -301,6 +310,9 @@ impl HttpPeer {
                     tracing::info!(http = %peer.address.http, "the daemon answers again");
                     peer.waited_for.store(false, Ordering::Relaxed);
                     peer.silent.store(false, Ordering::Relaxed);
+                    return;
+                }
+                if peer.has_left().await {
                     return;
                 }
             }
@@ -332,6 +344,9 @@ impl Peer for HttpPeer {
     }
 
     async fn ask(&self, request: &DeltaRequest) -> Result<PeerReply> {
+        if self.left.load(Ordering::Relaxed) {
+            return Ok(PeerReply::Left);
+        }
         if self.silent.load(Ordering::Relaxed) {
             return Ok(PeerReply::Silent);
         }

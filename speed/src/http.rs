@@ -37,6 +37,9 @@ pub const IDEMPOTENCY_KEY: &str = "idempotency-key";
 /// Where a daemon is asked by others for what it holds. Its form may change with any version.
 pub const DELTA: &str = "/delta";
 
+/// The content type of what it answers.
+pub const HELD: &str = "application/vnd.anabranch.delta";
+
 /// The routes of this layer.
 pub fn router(daemon: Arc<Daemon>) -> Router {
     let limit = usize::try_from(daemon.options().max_request_bytes).unwrap_or(usize::MAX);
@@ -58,7 +61,7 @@ async fn delta(State(daemon): State<Arc<Daemon>>, body: Bytes) -> Response {
         return StatusCode::MISDIRECTED_REQUEST.into_response();
     }
     match daemon.delta(request).await {
-        Ok(body) => body.into_response(),
+        Ok(body) => ([(header::CONTENT_TYPE, HELD)], body).into_response(),
         Err(e) => refuse(&e),
     }
 }

@@ -24,7 +24,7 @@ pub use daemon::{Daemon, DaemonOptions, TopicOptions};
 pub use dedup::{Dedup, DedupStatus};
 pub use delta::{StatePiece, TopicDelta, ViewDelta, follow_log};
 pub use gather::{DeltaRequest, Peer, PeerReply, Peers, WantedView};
-pub use http::{DELTA, IDEMPOTENCY_KEY, INGEST_FROM, INGEST_ID, PAYLOAD, router};
+pub use http::{DELTA, HELD, IDEMPOTENCY_KEY, INGEST_FROM, INGEST_ID, PAYLOAD, router};
 pub use intake::{DeadLetterBound, IntakeCount};
 pub use kafka::{KafkaSource, KafkaState, PartitionLag};
 pub use lately::Lately;

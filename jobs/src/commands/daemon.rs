@@ -175,7 +175,7 @@ pub async fn run(context: &Context, with_scheduler: bool) -> Result<()> {
     let notes = tokio::spawn(refresh_notes(context.clone(), daemon.clone()));
     let upkeep = tokio::spawn(maintain::run(context.clone()));
     let present = tokio::spawn(address.clone().keep(context.clone(), daemon.clone()));
-    let looking = tokio::spawn(peers.keep(daemon.clone()));
+    let looking = tokio::spawn(peers.clone().keep(daemon.clone()));
     let scheduler =
         with_scheduler.then(|| tokio::spawn(schedule::run(context.clone(), stop.clone())));
     let stopping = {
@@ -208,6 +208,9 @@ pub async fn run(context: &Context, with_scheduler: bool) -> Result<()> {
     let stopped = daemon.stop().await;
     loops.await.ok();
     let withdrawn = address.withdraw(&context.storage).await;
+    if withdrawn.is_ok() {
+        peers.announce().await;
+    }
     if let Some(failure) = daemon.failure() {
         return Err(failure);
     }

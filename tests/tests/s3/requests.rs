@@ -1,6 +1,7 @@
 //! How much is asked of the bucket: no listing where it would be asked again and again.
 
 use std::collections::BTreeMap;
+use std::time::Instant;
 
 use anabranch_jobs::client::Client;
 use anabranch_shared::{Offsets, RequestKind};
@@ -45,7 +46,7 @@ async fn nothing_is_listed_on_hot_paths() -> anyhow::Result<()> {
     let context = project.context().await?;
     let mut daemon = Process::start(project.path(), &["speed"])?;
     let client = daemon.ready(&context).await?;
-    let before = asked(&client).await?;
+    let (before, begun) = (asked(&client).await?, Instant::now());
 
     // Landings.
     let mut ledger = Ledger::default();
@@ -88,8 +89,14 @@ async fn nothing_is_listed_on_hot_paths() -> anyhow::Result<()> {
     ledger.check("after a cut-over", &client, EDITED).await?;
     let after = asked(&client).await?;
     for kind in ["list", "delete", "copy"] {
+        // It looks every 10 s which other daemons there are.
+        let looks = if kind == "list" {
+            begun.elapsed().as_secs() / 10 + 1
+        } else {
+            0
+        };
         anyhow::ensure!(
-            since(&before, &after, kind) == 0,
+            since(&before, &after, kind) <= looks,
             "{kind}: {before:?}, then {after:?}"
         );
     }
