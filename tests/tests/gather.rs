@@ -290,6 +290,6 @@ pub(crate) fn seconds() -> u64 {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn answers_are_complete_and_never_less_while_all_goes_on() -> anyhow::Result<()> {
-    let two = Two::new("50ms", "land_facts = 100\npeer_timeout = \"30s\"")?;
+    let two = Two::new("50ms", "peer_timeout = \"30s\"")?;
     race(two.paths(), &two.context().await?, seconds()).await
 }

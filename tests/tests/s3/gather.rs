@@ -19,12 +19,7 @@ async fn both_answer_with_all_of_a_bucket() -> anyhow::Result<()> {
 #[tokio::test(flavor = "multi_thread")]
 async fn the_race_on_a_bucket() -> anyhow::Result<()> {
     let server = Server::own()?;
-    let projects = two(
-        &server,
-        "race",
-        "50ms",
-        "land_facts = 100\npeer_timeout = \"30s\"",
-    )?;
+    let projects = two(&server, "race", "50ms", "peer_timeout = \"30s\"")?;
     let paths = [projects[0].path(), projects[1].path()];
     race(paths, &projects[0].context().await?, seconds()).await
 }
