@@ -217,3 +217,87 @@ pub(crate) fn fitted_to(schema: &SchemaRef, batch: &RecordBatch) -> Result<Recor
         &options,
     )?)
 }
+
+#[cfg(test)]
+mod tests {
+    use anabranch_shared::settings::FieldType;
+    use anabranch_shared::view::fold_facts;
+    use anabranch_shared::{ErrorKind, Offset, TopicField};
+
+    use super::*;
+
+    fn topic() -> Topic {
+        let field = |name: &str, field_type, nullable| TopicField {
+            name: name.into(),
+            field_type,
+            nullable,
+        };
+        Topic {
+            name: "facts".into(),
+            event_time: "ts".into(),
+            fields: vec![
+                field("ts", FieldType::Timestamp, false),
+                field("n", FieldType::BigInt, true),
+            ],
+        }
+    }
+
+    fn sent(view: &Arc<View>) -> Result<(Bytes, RecordBatch)> {
+        let none = RecordBatch::new_empty(view.topic().schema());
+        let states = fold_facts(view, &[none])?;
+        let range = OffsetRange::new(Offset(3), Offset(5));
+        let delta = PeerDelta {
+            lanes: [(PartitionId(1), range)].into(),
+            notes: vec!["a note".into()],
+            ..PeerDelta::default()
+        };
+        let sent = SentStates {
+            view: view.clone(),
+            states: vec![states.clone()],
+        };
+        let body = encode(&delta, &[sent], &view.topic().schema())?;
+        Ok((body, states))
+    }
+
+    /// What is read is what was sent; what is cut anywhere is refused, and names who sent it.
+    #[test]
+    fn an_answer_is_read_whole_or_not_at_all() -> Result<()> {
+        let sql = "SELECT count(*) AS c, sum(n) AS s FROM facts";
+        let view = Arc::new(View::compile("v", sql, &topic())?);
+        let (body, states) = sent(&view)?;
+        let read = |body: &Bytes| {
+            let views = vec![view.clone()];
+            PeerDelta::decode(body, "10.0.0.7:1", &topic(), views, 1 << 20)
+        };
+        let held = read(&body)?;
+        assert_eq!(held.states.get("v"), Some(&states));
+        assert_eq!((held.lanes.len(), held.notes.len()), (1, 1));
+        for end in 0..body.len() {
+            let refused = read(&body.slice(..end));
+            let named = |e: &Error| {
+                e.kind() == ErrorKind::Unavailable && e.to_string().contains("10.0.0.7:1")
+            };
+            assert!(
+                refused.as_ref().err().is_some_and(named),
+                "{end}: {refused:?}"
+            );
+        }
+        Ok(())
+    }
+
+    /// States of another format are never merged.
+    #[test]
+    fn states_of_another_format_are_refused() -> Result<()> {
+        let compile = |sql: &str| View::compile("v", sql, &topic()).map(Arc::new);
+        let theirs = compile("SELECT count(n) AS c FROM facts")?;
+        let ours = compile("SELECT sum(n) AS c FROM facts")?;
+        let (body, _) = sent(&theirs)?;
+        let read = PeerDelta::decode(&body, "10.0.0.7:1", &topic(), vec![ours], 1 << 20);
+        let conflict = |e: &Error| {
+            let text = e.to_string();
+            e.kind() == ErrorKind::Conflict && text.contains("10.0.0.7:1") && text.contains("`v`")
+        };
+        assert!(read.as_ref().err().is_some_and(conflict), "{read:?}");
+        Ok(())
+    }
+}
