@@ -187,24 +187,7 @@ impl Client {
         }
         let status = sent.status();
         let body = sent.text().await.map_err(|e| self.unreachable(e))?;
-        let refusal = serde_json::from_str::<Refusal>(&body).unwrap_or_else(|_| Refusal {
-            error: format!("{status}: {body}"),
-            kind: String::new(),
-        });
-        let kinds = [
-            ErrorKind::NotFound,
-            ErrorKind::Conflict,
-            ErrorKind::Unavailable,
-            ErrorKind::Corrupt,
-            ErrorKind::Internal,
-        ];
-        let kind = kinds.into_iter().find(|k| k.to_string() == refusal.kind);
-        let text = match kind {
-            // The text says so already.
-            Some(ErrorKind::Internal) => refusal.error.trim_start_matches("internal: ").to_owned(),
-            _ => refusal.error,
-        };
-        Err(Error::of_kind(kind.unwrap_or(ErrorKind::Invalid), text))
+        Err(refused(status, &body))
     }
 
     /// Asks the daemon.
@@ -322,4 +305,26 @@ impl Client {
             .parse()
             .map_err(|e| Error::Internal(format!("daemon's answer: {e}")))
     }
+}
+
+/// What a daemon says why it did not do what it was asked.
+pub(crate) fn refused(status: reqwest::StatusCode, body: &str) -> Error {
+    let refusal = serde_json::from_str::<Refusal>(body).unwrap_or_else(|_| Refusal {
+        error: format!("{status}: {body}"),
+        kind: String::new(),
+    });
+    let kinds = [
+        ErrorKind::NotFound,
+        ErrorKind::Conflict,
+        ErrorKind::Unavailable,
+        ErrorKind::Corrupt,
+        ErrorKind::Internal,
+    ];
+    let kind = kinds.into_iter().find(|k| k.to_string() == refusal.kind);
+    let text = match kind {
+        // The text says so already.
+        Some(ErrorKind::Internal) => refusal.error.trim_start_matches("internal: ").to_owned(),
+        _ => refusal.error,
+    };
+    Error::of_kind(kind.unwrap_or(ErrorKind::Invalid), text)
 }

@@ -6,6 +6,7 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use anabranch_shared::{Catalogue, Error, Offset, Result, Storage};
+use anabranch_speed::Daemon;
 use object_store::path::Path;
 use serde::{Deserialize, Serialize};
 
@@ -15,7 +16,7 @@ use crate::context::{Context, now_ms};
 const DAEMONS: &str = "daemons";
 
 /// How often a daemon renews its address.
-const RENEW_EVERY: Duration = Duration::from_secs(10);
+pub(crate) const RENEW_EVERY: Duration = Duration::from_secs(10);
 
 /// Where a daemon is, and what it owns.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -38,6 +39,9 @@ pub struct Address {
     /// The partitions of each topic that it alone appends to.
     #[serde(default)]
     pub partitions: BTreeMap<String, Vec<i32>>,
+    /// The partitions of each topic that it reads from a source, when it last renewed this.
+    #[serde(default)]
+    pub reads: BTreeMap<String, Vec<i32>>,
     /// When it started, in milliseconds since 1970.
     #[serde(default)]
     pub started_at_ms: i64,
@@ -65,6 +69,7 @@ impl Address {
             id: uuid::Uuid::new_v4().to_string(),
             partitions: owned_partitions(&context.catalogue, &wal),
             wal,
+            reads: BTreeMap::new(),
             http,
             local: local.to_string(),
             host,
@@ -89,15 +94,21 @@ impl Address {
     }
 
     /// Keeps saying that the daemon lives, until this is aborted.
-    pub async fn keep(mut self, context: Context) {
+    pub async fn keep(mut self, context: Context, daemon: std::sync::Arc<Daemon>) {
         loop {
             tokio::time::sleep(RENEW_EVERY).await;
             self.seen_at_ms = now_ms();
             self.partitions = owned_partitions(&context.catalogue, &self.wal);
+            self.reads = read_partitions(&daemon);
             if let Err(e) = self.publish(&context.storage).await {
                 tracing::warn!(error = %e, "the daemon's address is not renewed; it is tried again");
             }
         }
+    }
+
+    /// Whether this run of the daemon, or one before or after it, is known in the storage.
+    pub(crate) async fn is_published(&self, storage: &Storage) -> Result<bool> {
+        Ok(storage.get(&self.path()).await?.is_some())
     }
 
     /// Makes the daemon unknown, unless another run has taken its place.
@@ -164,6 +175,17 @@ fn owned_partitions(catalogue: &Catalogue, wal: &str) -> BTreeMap<String, Vec<i3
         (!own.is_empty()).then(|| (name.clone(), own))
     };
     entry.topics.iter().filter_map(of).collect()
+}
+
+/// The partitions that a daemon reads from sources.
+fn read_partitions(daemon: &Daemon) -> BTreeMap<String, Vec<i32>> {
+    let of = |(name, stream): (&String, &std::sync::Arc<anabranch_speed::TopicStream>)| {
+        let own = stream.partition();
+        let lanes: Vec<i32> = stream.with_delta(|d| d.lanes.keys().map(|p| p.0).collect());
+        let read: Vec<i32> = lanes.into_iter().filter(|p| *p != own.0).collect();
+        (!read.is_empty()).then(|| (name.clone(), read))
+    };
+    daemon.topics().iter().filter_map(of).collect()
 }
 
 /// This machine's name; `unknown` where the system does not tell.

@@ -9,6 +9,7 @@ mod leaf;
 mod session;
 mod statement;
 mod topic_table;
+mod workers;
 
 pub use http::{SqlRequest, router};
 pub use session::{Answer, ServingOptions, SqlService, read_setting};

@@ -29,6 +29,7 @@ use crate::combine::{Combine, CombineRule, check_none_left};
 use crate::leaf::MergedLeaf;
 use crate::statement;
 use crate::topic_table::FilesTable;
+use crate::workers;
 
 /// The name of the table of all topics' dead letters.
 const DEAD_LETTERS: &str = "dead_letters";
@@ -212,9 +213,7 @@ impl SqlService {
         let plan = context.state().optimize(&plan)?;
         check_none_left(&plan)?;
         let schema = Arc::new(plan.schema().as_arrow().clone());
-        let rows = DataFrame::new(context.state(), plan)
-            .execute_stream()
-            .await?;
+        let rows = workers::rows(DataFrame::new(context.state(), plan)).await?;
         let views = pin.views.values().cloned().collect();
         let stream = naming_views(rows, self.session_state()?, views);
         Ok(Answer {

@@ -121,6 +121,8 @@ pub struct DaemonSettings {
     pub checkpoint_every: u64,
     /// How often the storage is kept in shape.
     pub maintain_every: Duration,
+    /// How long another daemon may take to begin its answer to what a query asks it.
+    pub peer_timeout: Duration,
 }
 
 /// `[batch]`: refreshes, rebuilds and verifications.
@@ -311,6 +313,7 @@ impl DaemonSettings {
             idempotency_keys: reader.value(daemon, &table::IDEMPOTENCY_KEYS).0,
             checkpoint_every: reader.value(daemon, &table::CHECKPOINT_EVERY).0,
             maintain_every: reader.value(daemon, &table::MAINTAIN_EVERY),
+            peer_timeout: reader.value(daemon, &table::PEER_TIMEOUT),
         }
     }
 }

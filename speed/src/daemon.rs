@@ -22,6 +22,7 @@ use tokio::task::JoinSet;
 use crate::bounds::Bounds;
 use crate::delta::ViewDelta;
 use crate::failure::{Failure, Reason};
+use crate::gather::{Peers, TopicParts};
 use crate::intake::DeadLetterBound;
 use crate::kafka::KafkaSource;
 use crate::topic::TopicStream;
@@ -77,6 +78,9 @@ pub struct DaemonOptions {
     pub idempotency_keys: u64,
     /// With more pieces than this in a view's delta the smaller ones are merged; at least 2.
     pub most_pieces: usize,
+    /// Bytes of facts of a topic that are kept for a moment after they have landed, where other
+    /// daemons ask.
+    pub lately_bytes: usize,
     /// Commits between checkpoints of a log.
     pub checkpoint_every: u64,
     /// Threads that fold.
@@ -153,6 +157,10 @@ pub struct Daemon {
     notes: RwLock<BTreeMap<String, String>>,
     /// Views that can't be served, and why.
     unserved: RwLock<BTreeMap<String, (ErrorKind, String)>>,
+    /// The other daemons of the storage, where they are asked.
+    peers: RwLock<Option<Arc<dyn Peers>>>,
+    /// The id of the WAL.
+    wal: String,
     options: DaemonOptions,
     bounds: Arc<Bounds>,
     /// Views that are wanted to be refreshed.
@@ -210,6 +218,8 @@ impl Daemon {
             sources,
             notes: RwLock::default(),
             unserved: RwLock::default(),
+            peers: RwLock::default(),
+            wal: id,
             options,
             bounds,
             wanted: parking_lot::Mutex::default(),
@@ -236,6 +246,16 @@ impl Daemon {
     /// The daemon's settings.
     pub fn options(&self) -> &DaemonOptions {
         &self.options
+    }
+
+    /// The id of the daemon's WAL.
+    pub fn wal(&self) -> &str {
+        &self.wal
+    }
+
+    /// Sets the other daemons of the storage: from now on they are asked for what they hold.
+    pub fn set_peers(&self, peers: Arc<dyn Peers>) {
+        *self.peers.write() = Some(peers);
     }
 
     /// Sets what the reader of an answer should know of each view.
@@ -531,6 +551,8 @@ impl Pinner for Daemon {
     async fn pin(&self, names: &[String], mode: ReadMode) -> Result<Pin> {
         self.check_served(names)?;
         let mut pin = Pin::default();
+        let peers = self.peers.read().clone();
+        let mut said = Vec::new();
         for (topic, stream) in &self.topics {
             let views: Vec<String> = stream.with_delta(|d| {
                 names
@@ -543,16 +565,21 @@ impl Pinner for Daemon {
             if views.is_empty() && !names.contains(topic) && !dead {
                 continue;
             }
-            let (topic_pin, mut pinned) = stream.pin(&views, mode).await?;
+            let parts = TopicParts {
+                facts: names.contains(topic),
+                dead_letters: dead,
+            };
+            let mut pinned = stream.pin(&views, mode, parts, peers.as_deref()).await?;
             if mode == ReadMode::Batch {
-                pinned.values_mut().for_each(|v| {
+                pinned.views.values_mut().for_each(|v| {
                     v.delta.clear();
                     v.head = v.boundary.clone();
                 });
             }
-            pin.views.extend(pinned);
+            pin.views.extend(pinned.views);
+            said.extend(pinned.notes);
             if names.contains(topic) || dead {
-                pin.topics.insert(topic.clone(), topic_pin);
+                pin.topics.insert(topic.clone(), pinned.topic);
             }
         }
         let topics = pin.topics.keys();
@@ -565,6 +592,7 @@ impl Pinner for Daemon {
         pin.notes = names.iter().filter_map(|n| notes.get(n).cloned()).collect();
         let missing = |why| format!("newer facts are missing: {why}");
         pin.notes.extend(stopped.into_iter().map(missing));
+        pin.notes.extend(said);
         Ok(pin)
     }
 }

@@ -16,6 +16,7 @@ use datafusion::common::utils::memory::get_record_batch_memory_size;
 use parking_lot::Mutex;
 
 use crate::follow::{Following, follow_log};
+use crate::lately::Lately;
 use crate::payload::FactPiece;
 use crate::unlanded::Unlanded;
 
@@ -136,6 +137,8 @@ pub struct TopicDelta {
     pub upto: Offsets,
     /// The deltas of the topic's views.
     pub views: BTreeMap<String, ViewDelta>,
+    /// Facts that have landed a moment ago, and when, for daemons that have not followed yet.
+    pub lately: Lately,
     /// Counts changes of `upto` and `unlanded` other than additions to its end, so that work begun
     /// before one is not used after it.
     pub epoch: u64,
@@ -265,7 +268,7 @@ impl TopicDelta {
     /// Bytes of memory.
     pub fn size_bytes(&self) -> usize {
         let views = self.views.values().map(ViewDelta::size_bytes);
-        self.unlanded.bytes() + views.sum::<usize>()
+        self.unlanded.bytes() + self.lately.bytes() + views.sum::<usize>()
     }
 }
 

@@ -1,4 +1,5 @@
-//! `POST /topics/{topic}`: records in, an acknowledgement out.
+//! `POST /topics/{topic}`: records in, an acknowledgement out. `POST /delta`, for other daemons
+//! alone: what this one holds that has not landed.
 
 use std::io::Read;
 use std::sync::Arc;
@@ -15,6 +16,7 @@ use axum::routing::{get, post};
 use crate::admission::{Admission, Admitted};
 use crate::arrow_stream;
 use crate::daemon::Daemon;
+use crate::gather::DeltaRequest;
 use crate::requests::RequestKey;
 use crate::room::{RequestRoom, within_room};
 use crate::topic::{IngestChunk, WriteOutcome};
@@ -33,6 +35,12 @@ pub const INGEST_FROM: &str = "anabranch-ingest-from";
 /// The header with the key by which a request may be repeated.
 pub const IDEMPOTENCY_KEY: &str = "idempotency-key";
 
+/// Where a daemon is asked by others for what it holds. Its form may change with any version.
+pub const DELTA: &str = "/delta";
+
+/// The content type of what it answers.
+pub const HELD: &str = "application/vnd.anabranch.delta";
+
 /// The routes of this layer.
 pub fn router(daemon: Arc<Daemon>) -> Router {
     let limit = usize::try_from(daemon.options().max_request_bytes).unwrap_or(usize::MAX);
@@ -41,8 +49,24 @@ pub fn router(daemon: Arc<Daemon>) -> Router {
     Router::new()
         .route("/topics/{topic}", post(write).layer(bounded))
         .route("/topics/{topic}/ingested/{id}", get(ingested))
+        .route(DELTA, post(delta))
         .layer(DefaultBodyLimit::max(limit))
         .with_state(daemon)
+}
+
+/// What this daemon holds of a topic; 421 where another one is meant, whose address this is now.
+async fn delta(State(daemon): State<Arc<Daemon>>, body: Bytes) -> Response {
+    let request: DeltaRequest = match serde_json::from_slice(&body) {
+        Ok(request) => request,
+        Err(e) => return refuse(&Error::Invalid(format!("not a request for a delta: {e}"))),
+    };
+    if request.wal != daemon.wal() {
+        return StatusCode::MISDIRECTED_REQUEST.into_response();
+    }
+    match daemon.delta(request).await {
+        Ok(body) => ([(header::CONTENT_TYPE, HELD)], body).into_response(),
+        Err(e) => refuse(&e),
+    }
 }
 
 async fn write(

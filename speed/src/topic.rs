@@ -6,8 +6,8 @@ use std::sync::Arc;
 
 use anabranch_shared::settings::Ack;
 use anabranch_shared::{
-    Error, FoldOptions, FoldProgress, Generation, Log, Master, Offset, OffsetRange, PartitionId,
-    Result, Topic, blocking, planted,
+    Error, FoldOptions, FoldProgress, Generation, Log, Master, Offset, OffsetRange, Offsets,
+    PartitionId, Result, Topic, blocking, planted,
 };
 use bytes::Bytes;
 use parking_lot::Mutex;
@@ -110,6 +110,11 @@ pub struct TopicStream {
     dead_letter_bound: DeadLetterBound,
     intake: Mutex<Intake>,
     landing_trouble: Mutex<Option<String>>,
+    /// Up to where answers with what other daemons hold have gone: no later one is to go less far
+    /// without a look at the log.
+    pub(crate) answered: Mutex<Offsets>,
+    /// When another daemon last asked what this one holds, in milliseconds since 1970.
+    asked_at_ms: std::sync::atomic::AtomicI64,
 }
 
 impl TopicStream {
@@ -217,6 +222,8 @@ impl TopicStream {
             dead_letter_bound: settings.dead_letter_bound,
             intake: Mutex::default(),
             landing_trouble: Mutex::default(),
+            answered: Mutex::default(),
+            asked_at_ms: std::sync::atomic::AtomicI64::new(i64::MIN),
         };
         Ok((Arc::new(stream), thread))
     }
@@ -475,6 +482,11 @@ impl TopicStream {
             .iter()
             .map(|(n, v)| (n.clone(), v.master.clone()))
             .collect()
+    }
+
+    /// Bytes that facts and deltas may take in memory.
+    pub(crate) fn memory_bytes(&self) -> u64 {
+        self.options.memory_bytes
     }
 
     fn fold_options(&self) -> FoldOptions {

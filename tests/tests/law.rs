@@ -13,6 +13,8 @@ mod duckdb;
 mod events;
 #[path = "law/lanes.rs"]
 mod lanes;
+#[path = "law/peers.rs"]
+mod peers;
 #[path = "law/planted.rs"]
 mod planted;
 #[path = "law/world.rs"]

@@ -12,6 +12,7 @@ mod dedup;
 mod evolution;
 mod export;
 mod faults;
+mod gather;
 mod idempotency;
 mod kafka;
 mod kafka_source;

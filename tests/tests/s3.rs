@@ -7,6 +7,8 @@ mod bucket;
 mod everything;
 #[path = "s3/failing.rs"]
 mod failing;
+#[path = "s3/gather.rs"]
+mod gather;
 #[path = "s3/machines.rs"]
 mod machines;
 #[path = "s3/requests.rs"]

@@ -15,12 +15,13 @@ use axum::Router;
 use axum::extract::State;
 use axum::http::StatusCode;
 use axum::response::IntoResponse;
-use axum::routing::get;
+use axum::routing::{get, post};
 use tokio::net::TcpListener;
 
 use crate::commands::status::DaemonStatus;
 use crate::commands::{maintain, schedule};
 use crate::context::{Context, now_us, threads};
+use crate::peers::{PEERS, PeerList};
 use crate::presence::Address;
 
 /// The daemon's pins, and the tables that belong to the project.
@@ -63,6 +64,7 @@ fn daemon_options(context: &Context) -> DaemonOptions {
         idempotency_window: daemon.idempotency_window,
         idempotency_keys: daemon.idempotency_keys,
         most_pieces: MOST_PIECES,
+        lately_bytes: LATELY_BYTES,
         checkpoint_every: daemon.checkpoint_every,
         threads: threads(context.project.batch.threads),
         now_us,
@@ -99,10 +101,14 @@ struct Health {
     daemon: Arc<Daemon>,
     storage: Storage,
     id: String,
+    peers: Arc<PeerList>,
 }
 
 /// Pieces that a view's delta may have: each costs a query about a microsecond a state.
 const MOST_PIECES: usize = 24;
+
+/// Bytes of a topic's landed facts that are kept for other daemons until those have followed.
+const LATELY_BYTES: usize = 32_000_000;
 
 /// How long requests in flight may take to end once the daemon can't go on.
 const DRAIN: std::time::Duration = std::time::Duration::from_secs(5);
@@ -123,22 +129,34 @@ pub async fn run(context: &Context, with_scheduler: bool) -> Result<()> {
     })?;
     let local = listener.local_addr().map_err(|e| Error::io(http, e))?;
     let address = Address::new(context, local)?;
+    let peers = PeerList::new(
+        &context.storage,
+        daemon.wal(),
+        context.project.daemon.peer_timeout,
+    )?;
+    let peers = Arc::new(peers);
     let health = Health {
         daemon: daemon.clone(),
         storage: context.storage.clone(),
         id: address.id.clone(),
+        peers: peers.clone(),
     };
     let own = Router::new()
         .route("/health", get(healthy))
         .route("/ready", get(ready))
         .route("/status", get(status))
         .route("/metrics", get(metrics))
+        .route(PEERS, post(look_for_peers))
         .with_state(health);
     let sql = Arc::new(service(context, &daemon)?);
     let app = own
         .merge(anabranch_speed::router(daemon.clone()))
         .merge(anabranch_serving::router(sql));
     address.publish(&context.storage).await?;
+    // Who is there is known before anything is acknowledged, and they know of this one.
+    peers.look(&daemon).await?;
+    daemon.set_peers(peers.clone());
+    peers.announce().await;
     let recovered = daemon
         .topics()
         .values()
@@ -152,7 +170,8 @@ pub async fn run(context: &Context, with_scheduler: bool) -> Result<()> {
     let stop = Arc::new(AtomicBool::new(false));
     let notes = tokio::spawn(refresh_notes(context.clone(), daemon.clone()));
     let upkeep = tokio::spawn(maintain::run(context.clone()));
-    let present = tokio::spawn(address.clone().keep(context.clone()));
+    let present = tokio::spawn(address.clone().keep(context.clone(), daemon.clone()));
+    let looking = tokio::spawn(peers.clone().keep(daemon.clone()));
     let scheduler = with_scheduler.then(|| {
         let own = Some(daemon.clone());
         tokio::spawn(schedule::run(context.clone(), own, stop.clone()))
@@ -182,6 +201,7 @@ pub async fn run(context: &Context, with_scheduler: bool) -> Result<()> {
     upkeep.abort();
     present.abort();
     telling.inspect(tokio::task::JoinHandle::abort);
+    looking.abort();
     // A renewal under way must not come after the withdrawal.
     present.await.ok();
     if let Some(scheduler) = scheduler {
@@ -190,6 +210,9 @@ pub async fn run(context: &Context, with_scheduler: bool) -> Result<()> {
     let stopped = daemon.stop().await;
     loops.await.ok();
     let withdrawn = address.withdraw(&context.storage).await;
+    if withdrawn.is_ok() {
+        peers.announce().await;
+    }
     if let Some(failure) = daemon.failure() {
         return Err(failure);
     }
@@ -260,6 +283,17 @@ async fn ready(State(health): State<Health>) -> impl IntoResponse {
         "ready": red.is_empty(), "topics_red": red, "views_that_fail": failing,
     });
     (status, axum::Json(body))
+}
+
+/// Another daemon says that it is there: where it is, is in the storage.
+async fn look_for_peers(State(health): State<Health>) -> StatusCode {
+    match health.peers.look(&health.daemon).await {
+        Ok(()) => StatusCode::NO_CONTENT,
+        Err(e) => {
+            tracing::warn!(error = %e, "can't look which other daemons there are; it is tried again");
+            StatusCode::SERVICE_UNAVAILABLE
+        }
+    }
 }
 
 /// What `anabranch status` asks for.
@@ -450,7 +484,46 @@ async fn metrics(State(health): State<Health>) -> String {
         "Landed offsets past the view's boundary",
         behind,
     );
+    text += &peer_metrics(&health.peers);
     text + &storage_metrics(health.storage.requests())
+}
+
+/// What was asked of the other daemons.
+fn peer_metrics(peers: &PeerList) -> String {
+    let mut text = String::new();
+    let known = peers.known();
+    let silent = known.iter().filter(|(_, silent)| *silent).count();
+    let rows = [("answers", known.len() - silent), ("silent", silent)];
+    let rows = rows.map(|(state, n)| (format!("state=\"{state}\""), n as f64));
+    metric(
+        &mut text,
+        "gauge",
+        "anabranch_peers",
+        "Other daemons of the storage",
+        rows.into(),
+    );
+    let read = |count: &std::sync::atomic::AtomicU64| count.load(Ordering::Relaxed) as f64;
+    let counts = peers.counts();
+    let mut counter = |name: &str, help: &str, value: f64| {
+        let rows = vec![(String::new(), value)];
+        metric(&mut text, "counter", name, help, rows);
+    };
+    counter(
+        "anabranch_peer_requests_total",
+        "Questions to other daemons, for queries",
+        read(&counts.asked),
+    );
+    counter(
+        "anabranch_peer_failures_total",
+        "Those that were not answered",
+        read(&counts.failed),
+    );
+    counter(
+        "anabranch_peer_seconds_total",
+        "How long all of them took",
+        read(&counts.us) / 1e6,
+    );
+    text
 }
 
 /// What this process has asked of the storage.

@@ -84,7 +84,7 @@ impl IngestReport {
 
 /// Where admitted chunks go.
 pub(crate) enum Target {
-    Daemon(Client),
+    Daemon(Box<Client>),
     Log(Box<Direct>),
 }
 
@@ -281,7 +281,7 @@ impl Target {
     /// The daemon where one runs, otherwise the log.
     pub(crate) async fn open(context: &Context, topic: &TopicSettings) -> Result<Self> {
         Ok(match Client::find(&context.storage).await? {
-            Some(client) => Self::Daemon(client),
+            Some(client) => Self::Daemon(Box::new(client)),
             None => Self::Log(Box::new(Direct::open(context, topic).await?)),
         })
     }

@@ -11,7 +11,6 @@ use parking_lot::Mutex;
 use crate::client::Client;
 use crate::context::Context;
 use crate::local::LocalPinner;
-use crate::missing::Missing;
 use crate::presence::Address;
 use crate::shell::{Answer, RelationInfo, Session};
 
@@ -21,8 +20,8 @@ const PATIENCE: Duration = Duration::from_secs(10);
 /// Who answers.
 #[derive(Debug)]
 pub enum Answerer {
-    /// A running daemon, and what others may hold that don't answer.
-    Daemon(Box<Client>, Box<Missing>),
+    /// A running daemon; it asks the others.
+    Daemon(Box<Client>),
     /// This process.
     Local(Box<SqlService>),
 }
@@ -50,10 +49,7 @@ fn local_service_without(context: &Context, silent: Vec<Address>) -> Result<SqlS
 async fn answerer(context: &Context) -> Result<Arc<Answerer>> {
     let daemons = Client::look(&context.storage).await?;
     Ok(Arc::new(match daemons.alive.into_iter().next() {
-        Some(client) => Answerer::Daemon(
-            Box::new(client),
-            Box::new(Missing::new(context, daemons.silent)),
-        ),
+        Some(client) => Answerer::Daemon(Box::new(client)),
         None => Answerer::Local(Box::new(local_service_without(context, daemons.silent)?)),
     }))
 }
@@ -71,7 +67,7 @@ impl QuerySession {
     /// Who answers, in one line.
     pub fn greeting(&self) -> String {
         match self.answerer.lock().as_ref() {
-            Answerer::Daemon(client, _) => {
+            Answerer::Daemon(client) => {
                 format!("answers come from the daemon at {}", client.reached())
             }
             Answerer::Local(_) => {
@@ -106,7 +102,7 @@ impl QuerySession {
         let mode = *self.mode.lock();
         let answerer = self.answerer.lock().clone();
         let patience = self.context.project.query.timeout + PATIENCE;
-        if let Answerer::Daemon(client, _) = answerer.as_ref() {
+        if let Answerer::Daemon(client) = answerer.as_ref() {
             match answer(&answerer, sql, mode, patience).await {
                 Err(e) if e.kind() == ErrorKind::Unavailable && self.replace(client).await? => {}
                 answered => return answered,
@@ -124,7 +120,7 @@ impl QuerySession {
     async fn list(&self) -> Result<Vec<RelationInfo>> {
         let answerer = self.answerer.lock().clone();
         match answerer.as_ref() {
-            Answerer::Daemon(client, _) => client.relations().await,
+            Answerer::Daemon(client) => client.relations().await,
             Answerer::Local(service) => {
                 let relations = service.pinner().relations().await?;
                 Ok(relations.iter().map(info).collect())
@@ -140,17 +136,12 @@ async fn answer(
     patience: Duration,
 ) -> Result<Answer> {
     match answerer {
-        Answerer::Daemon(client, missing) => {
-            let missing = match mode {
-                ReadMode::Merged => missing.notes(sql).await?,
-                ReadMode::Batch => Vec::new(),
-            };
+        Answerer::Daemon(client) => {
             let asked = tokio::time::timeout(patience, client.query(sql, mode)).await;
-            let mut a = asked.map_err(|_| {
+            let a = asked.map_err(|_| {
                 let at = client.reached();
                 Error::Unavailable(format!("the daemon at {at} has not answered in time"))
             })??;
-            a.notes.extend(missing);
             Ok(Answer {
                 schema: a.schema,
                 batches: a.batches,

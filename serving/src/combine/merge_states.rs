@@ -64,6 +64,7 @@ impl AggregateUDFImpl for MergeStates {
     fn accumulator(&self, _: AccumulatorArgs) -> Result<Box<dyn Accumulator>> {
         Ok(Box::new(OneGroup {
             groups: Mutex::new(groups_accumulator(&self.inner)?),
+            any: false,
         }))
     }
 
@@ -153,6 +154,8 @@ impl GroupsAccumulator for MergeGroups {
 struct OneGroup {
     /// Behind a lock only because an `Accumulator` must be `Sync`; it is never contended.
     groups: Mutex<Box<dyn GroupsAccumulator>>,
+    /// Whether something was merged.
+    any: bool,
 }
 
 impl std::fmt::Debug for OneGroup {
@@ -164,7 +167,18 @@ impl std::fmt::Debug for OneGroup {
 impl OneGroup {
     fn merge(&mut self, values: &[ArrayRef]) -> Result<()> {
         let ids = vec![0; values.first().map_or(0, |v| v.len())];
+        self.any = true;
         self.groups.get_mut().merge_batch(values, &ids, 1)
+    }
+
+    /// Where nothing was merged there is no group yet, and its state is that of no facts: 0 for a
+    /// count, whose states are never NULL.
+    fn ensure_group(&mut self) -> Result<()> {
+        if !self.any {
+            let none = self.groups.get_mut().state(EmitTo::All)?;
+            self.merge(&none)?;
+        }
+        Ok(())
     }
 }
 
@@ -178,6 +192,7 @@ impl Accumulator for OneGroup {
     }
 
     fn state(&mut self) -> Result<Vec<ScalarValue>> {
+        self.ensure_group()?;
         let states = self.groups.get_mut().state(EmitTo::All)?;
         states
             .iter()
@@ -189,6 +204,7 @@ impl Accumulator for OneGroup {
     }
 
     fn evaluate(&mut self) -> Result<ScalarValue> {
+        self.ensure_group()?;
         let value = self.groups.get_mut().evaluate(EmitTo::All)?;
         match value.is_empty() {
             true => ScalarValue::try_from(value.data_type()),

@@ -289,6 +289,8 @@ settings! {
     CHECKPOINT_EVERY: Defaulted<Count> = Daemon."checkpoint_every", Defaulted(|| Count(100));
     /// How often files are merged, and those removed that nothing needs any more.
     MAINTAIN_EVERY: Defaulted<Duration> = Daemon."maintain_every", Defaulted(|| minutes(10));
+    /// A query waits so long for another daemon of the storage; then it answers without, and says so.
+    PEER_TIMEOUT: Defaulted<Duration> = Daemon."peer_timeout", Defaulted(|| Duration::from_secs(2));
 
     /// The most memory for a refresh, rebuild or verification.
     BATCH_MEMORY: Defaulted<Size> = Batch."memory", Defaulted(|| Size::megabytes(1_000));

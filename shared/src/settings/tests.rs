@@ -246,6 +246,7 @@ fn defaults_are_those_of_the_documentation() {
             idempotency_keys: 1_000_000,
             checkpoint_every: 100,
             maintain_every: Duration::from_secs(600),
+            peer_timeout: Duration::from_secs(2),
         },
         batch: BatchSettings {
             memory_bytes: 1_000_000_000,

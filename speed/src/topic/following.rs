@@ -52,6 +52,7 @@ impl TopicStream {
     /// Follows what others have landed, and the boundaries that others have moved.
     pub async fn follow(&self) -> Result<()> {
         let _guard = self.upkeep.lock().await;
+        self.delta.lock().lately.expire(self.options.now_ms());
         self.follow_where_room().await?;
         for (name, master) in self.masters() {
             match self.adopt(&name, &master).await {

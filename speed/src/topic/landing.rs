@@ -89,6 +89,7 @@ impl TopicStream {
         if planted("planted-cut-before-commit") {
             self.cut_wal(&landing.ranges).await;
         }
+        let kept = self.is_asked().then(|| pieces.clone());
         let views: Vec<(String, Arc<Master>)> = self.folding();
         // Facts are folded while they are written: both take about as long.
         let folding = blocking(move || {
@@ -100,7 +101,14 @@ impl TopicStream {
         });
         let writing = self.log.land(&landing, self.options.now_ms());
         let (_, states) = tokio::try_join!(writing, folding)?;
-        self.delta.lock().landed(count, &landing.ranges, states);
+        let now_ms = self.options.now_ms();
+        {
+            let mut delta = self.delta.lock();
+            delta.landed(count, &landing.ranges, states);
+            let most = self.options.lately_bytes;
+            delta.lately.expire(now_ms);
+            delta.lately.add(kept.unwrap_or_default(), now_ms, most);
+        }
         fail::fail_point!("land-before-cut");
         self.note_landed(&landing.ranges).await;
         self.relieve().await;

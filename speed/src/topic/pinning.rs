@@ -1,34 +1,129 @@
-//! What a query sees of a topic: one head, one boundary for each view, one list of pieces.
+//! What a query sees of a topic: one head, one boundary for each view, one list of pieces; and what
+//! another daemon is given of it.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use anabranch_shared::{Error, Offsets, ReadMode, Result, TopicPin, ViewPin, blocking, planted};
+use std::sync::atomic::Ordering;
+
+use anabranch_shared::{
+    Error, Offset, Offsets, PartitionId, ReadMode, Result, TopicPin, ViewPin, blocking, planted,
+};
 
 use super::TopicStream;
 use crate::delta::{TopicDelta, check_no_gap, fold_unlanded};
+use crate::gather::{Own, Peers, Pinned, Snapshot, TopicParts};
+
+/// Landed facts are kept for other daemons as long as one has asked in this time, in milliseconds.
+const ASKED_MS: i64 = 60_000;
+
+/// Up to where a pin reaches.
+struct Moment {
+    head: Offsets,
+    /// The partitions that this daemon fills, and up to where.
+    lanes: BTreeMap<PartitionId, Offset>,
+    /// The number up to which pieces of facts are below the head.
+    target: u64,
+}
 
 impl TopicStream {
-    /// Pins the topic and some of its views at one head.
+    /// Pins the topic and some of its views at one head, with what `peers` hold of it.
     pub(crate) async fn pin(
         self: &Arc<Self>,
         views: &[String],
         mode: ReadMode,
-    ) -> Result<(TopicPin, BTreeMap<String, ViewPin>)> {
+        parts: TopicParts,
+        peers: Option<&dyn Peers>,
+    ) -> Result<Pinned> {
+        // What is not absorbed is not asked for in batch mode.
+        let folded = if mode == ReadMode::Merged { views } else { &[] };
+        let read = |delta: &TopicDelta, at: &Moment| {
+            let (topic, pinned) = self.pinned(delta, views, &at.head, at.target, mode)?;
+            let own = Own {
+                upto: delta.upto.clone(),
+                lanes: at.lanes.clone(),
+                unlanded: delta.unlanded.between(0, at.target).cloned().collect(),
+                views: (pinned.keys())
+                    .filter_map(|name| {
+                        let view = delta.views.get(name)?;
+                        let landed = view.pieces.iter().map(|p| p.parts.len()).sum();
+                        Some((name.clone(), (view.master.clone(), landed)))
+                    })
+                    .collect(),
+            };
+            let notes = Vec::new();
+            Ok((
+                Pinned {
+                    topic,
+                    views: pinned,
+                    notes,
+                },
+                own,
+            ))
+        };
+        let (mut pinned, own) = self.settled(folded, read).await?;
+        let peers = peers.map(|p| p.of(&self.topic.name)).unwrap_or_default();
+        if mode == ReadMode::Merged && !peers.is_empty() {
+            self.gather(&peers, &own, parts, &mut pinned).await?;
+        }
+        Ok(pinned)
+    }
+
+    /// What another daemon may ask for, with the states of some views.
+    pub(crate) async fn snapshot(
+        self: &Arc<Self>,
+        views: &[String],
+        now_ms: i64,
+    ) -> Result<Snapshot> {
+        self.asked_at_ms.store(now_ms, Ordering::Relaxed);
+        let read = |delta: &TopicDelta, at: &Moment| {
+            let states = |name: &String| {
+                let view = delta.views.get(name)?;
+                // One that has failed or was replaced meanwhile is folded anew.
+                let whole = view.failed.is_none() && view.folded == at.target;
+                whole.then(|| (name.clone(), (view.master.clone(), view.unlanded.clone())))
+            };
+            Ok(Snapshot {
+                upto: delta.upto.clone(),
+                lanes: at.lanes.clone(),
+                lately: delta.lately.iter().cloned().collect(),
+                unlanded: delta.unlanded.between(0, at.target).cloned().collect(),
+                views: views.iter().filter_map(states).collect(),
+            })
+        };
+        self.settled(views, read).await
+    }
+
+    /// Whether other daemons ask for what this one holds.
+    pub(super) fn is_asked(&self) -> bool {
+        let asked_at = self.asked_at_ms.load(Ordering::Relaxed);
+        self.options.now_ms().saturating_sub(asked_at) <= ASKED_MS
+    }
+
+    /// Reads the delta at one moment, at which the states of some views reach to the head.
+    async fn settled<T>(
+        self: &Arc<Self>,
+        views: &[String],
+        read: impl Fn(&TopicDelta, &Moment) -> Result<T>,
+    ) -> Result<T> {
         let _guard = self.pinning.lock().await;
         loop {
-            let (head, target, epoch) = {
+            let (at, epoch) = {
                 let delta = self.delta.lock();
-                (delta.head(), delta.unlanded.end(), delta.epoch)
+                let at = Moment {
+                    head: delta.head(),
+                    lanes: delta.lanes.clone(),
+                    target: delta.unlanded.end(),
+                };
+                (at, delta.epoch)
             };
-            // What is not absorbed is not asked for in batch mode.
-            for name in views.iter().filter(|_| mode == ReadMode::Merged) {
-                let (worker, name) = (self.clone(), name.clone());
+            for name in views {
+                let (worker, name, target) = (self.clone(), name.clone(), at.target);
                 blocking(move || fold_unlanded(&worker.delta, &name, target)).await?;
             }
             let delta = self.delta.lock();
             if delta.epoch == epoch {
-                return self.pinned(&delta, views, &head, target, mode);
+                return read(&delta, &at);
             }
         }
     }

@@ -42,7 +42,7 @@ impl TopicStream {
     }
 
     /// How the log is followed within the bounds.
-    pub(super) fn following(&self) -> Following {
+    pub(crate) fn following(&self) -> Following {
         let used = usize::try_from(self.used_memory()).unwrap_or(usize::MAX);
         let bound = usize::try_from(self.bounds.memory_bytes()).unwrap_or(usize::MAX);
         let spill_at = usize::try_from(self.options.spill_at_bytes).unwrap_or(usize::MAX);

@@ -49,6 +49,11 @@ impl World<'_> {
             };
             self.coverage.count("checks: of a daemon");
             self.check_complete(i, &pin, mode)?;
+            if self.living.is_some() && mode == ReadMode::Merged {
+                self.coverage
+                    .count("checks: of a daemon that asks the others");
+                self.check_gathered(&pin)?;
+            }
             self.check_pin(&pin, mode).await?;
             if mode == ReadMode::Merged && self.rng.random_bool(0.5) {
                 self.held = Some(pin);
@@ -82,6 +87,26 @@ impl World<'_> {
             pin.views.len() == 1 && pin.topics.len() == 1,
             "the daemon does not serve the view and the topic"
         );
+        Ok(())
+    }
+
+    /// Whatever any daemon holds is in the answers of each.
+    fn check_gathered(&self, pin: &Pin) -> anyhow::Result<()> {
+        for machine in self.machines.iter().filter(|m| m.daemon.is_some()) {
+            let stream = machine.stream()?;
+            let lanes = stream.with_delta(|d| d.lanes.clone());
+            for (partition, end) in lanes {
+                let heads = pin.topics.values().map(|t| &t.head);
+                for head in heads.chain(pin.views.values().map(|v| &v.head)) {
+                    let found = head.get(partition);
+                    anyhow::ensure!(
+                        found >= end,
+                        "partition {partition}: a daemon holds facts up to {end}, answered up to {found}"
+                    );
+                }
+            }
+        }
+        anyhow::ensure!(pin.notes.is_empty(), "{:?}", pin.notes);
         Ok(())
     }
 

@@ -6,7 +6,7 @@ use std::process::Command;
 const CASES: u64 = 500;
 
 /// The bugs, and what each does.
-const BUGS: [(&str, &str); 28] = [
+const BUGS: [(&str, &str); 31] = [
     (
         "planted-boundary-offset-lost",
         "a refresh leaves out the offset at its boundary",
@@ -112,6 +112,18 @@ const BUGS: [(&str, &str); 28] = [
     (
         "planted-removed-read-as-empty",
         "facts that retention has removed are read as if there had been none",
+    ),
+    (
+        "planted-peer-facts-not-cut",
+        "a daemon gives another facts that this one has from the log",
+    ),
+    (
+        "planted-overlap-counted-twice",
+        "a partition that two daemons hold is taken from both",
+    ),
+    (
+        "planted-hole-not-followed",
+        "what another daemon has landed is neither in its answer nor read from the log",
     ),
 ];
 

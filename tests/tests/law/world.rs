@@ -25,6 +25,7 @@ use rand::rngs::SmallRng;
 use rand::{Rng, SeedableRng};
 
 use super::Coverage;
+use super::peers::Living;
 
 /// The time, in milliseconds since 1970.
 pub(crate) const NOW: i64 = facts::NOW_US / 1_000;
@@ -108,6 +109,8 @@ pub(crate) struct World<'a> {
     /// All definitions that were live.
     pub(crate) definitions: Vec<RandomView>,
     pub(crate) machines: Vec<Machine>,
+    /// The daemons that ask each other, where they do.
+    pub(crate) living: Option<Arc<Living>>,
     pub(crate) acknowledged: Vec<Acknowledged>,
     /// The messages of a source that keeps them; what of them is below a head counts.
     pub(crate) sourced: Vec<Acknowledged>,
@@ -157,6 +160,7 @@ fn daemon_options(wal: PathBuf) -> DaemonOptions {
         max_request_bytes: 1 << 20,
         idempotency_window: Duration::from_secs(3_600),
         idempotency_keys: 1_000,
+        lately_bytes: 0,
         most_pieces: 2,
         checkpoint_every: 3,
         threads: 2,
@@ -210,10 +214,11 @@ impl<'a> World<'a> {
             spill_at_bytes = [0, 2_000, 20_000][rng.random_range(0..3)];
             spill_bytes = [1 << 30, 10_000][usize::from(rng.random_bool(0.2))];
         }
-        let machines = (0..rng.random_range(1..3)).map(|i| Machine {
+        let machines = (0..rng.random_range(1..4)).map(|i| Machine {
             options: DaemonOptions {
                 spill_at_bytes,
                 spill_bytes,
+                lately_bytes: if rng.random_bool(0.3) { 1 << 20 } else { 0 },
                 ..daemon_options(wals.join(format!("{i}")))
             },
             ack: match rng.random_bool(0.2) {
@@ -223,7 +228,8 @@ impl<'a> World<'a> {
             daemon: None,
             chunk: None,
         });
-        let machines = machines.collect();
+        let machines: Vec<Machine> = machines.collect();
+        let gathers = machines.len() > 1 && rng.random_bool(0.7);
         let mut world = Self {
             rng,
             storage,
@@ -234,6 +240,7 @@ impl<'a> World<'a> {
             master,
             definitions: vec![random],
             machines,
+            living: gathers.then(Arc::default),
             acknowledged: Vec::new(),
             sourced: Vec::new(),
             starts: BTreeMap::new(),
@@ -265,6 +272,9 @@ impl<'a> World<'a> {
         let catalogue = Arc::new(Catalogue::open(&self.storage).await?);
         let options = self.machines[i].options.clone();
         let daemon = Daemon::open(&self.storage, catalogue, &topics, options).await?;
+        if let Some(living) = &self.living {
+            living.join(&daemon);
+        }
         self.machines[i].daemon = Some(daemon);
         Ok(())
     }

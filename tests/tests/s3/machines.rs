@@ -118,6 +118,7 @@ async fn dead_addresses_cost_no_time() -> anyhow::Result<()> {
             host: "elsewhere".into(),
             pid: 1,
             partitions: [("facts".to_owned(), vec![100 + n])].into(),
+            reads: Default::default(),
             started_at_ms: 0,
             seen_at_ms: 0,
         };

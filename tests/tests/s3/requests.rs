@@ -1,6 +1,7 @@
 //! How much is asked of the bucket: no listing where it would be asked again and again.
 
 use std::collections::BTreeMap;
+use std::time::Instant;
 
 use anabranch_jobs::client::Client;
 use anabranch_shared::{Offsets, RequestKind};
@@ -12,7 +13,7 @@ use anabranch_tests::s3::{Fault, Locking, Rule, S3Server};
 use super::bucket::{Project, Server};
 
 /// What a daemon says that it asked of its storage, by kind.
-async fn asked(client: &Client) -> anyhow::Result<BTreeMap<String, u64>> {
+pub(super) async fn asked(client: &Client) -> anyhow::Result<BTreeMap<String, u64>> {
     let url = format!("http://{}/metrics", client.address().http);
     let text = reqwest::get(url).await?.error_for_status()?.text().await?;
     let mut found = BTreeMap::new();
@@ -29,7 +30,11 @@ async fn asked(client: &Client) -> anyhow::Result<BTreeMap<String, u64>> {
     Ok(found)
 }
 
-fn since(before: &BTreeMap<String, u64>, now: &BTreeMap<String, u64>, kind: &str) -> u64 {
+pub(super) fn since(
+    before: &BTreeMap<String, u64>,
+    now: &BTreeMap<String, u64>,
+    kind: &str,
+) -> u64 {
     let of = |counts: &BTreeMap<String, u64>| counts.get(kind).copied().unwrap_or(0);
     of(now) - of(before)
 }
@@ -41,7 +46,7 @@ async fn nothing_is_listed_on_hot_paths() -> anyhow::Result<()> {
     let context = project.context().await?;
     let mut daemon = Process::start(project.path(), &["speed"])?;
     let client = daemon.ready(&context).await?;
-    let before = asked(&client).await?;
+    let (before, begun) = (asked(&client).await?, Instant::now());
 
     // Landings.
     let mut ledger = Ledger::default();
@@ -84,8 +89,14 @@ async fn nothing_is_listed_on_hot_paths() -> anyhow::Result<()> {
     ledger.check("after a cut-over", &client, EDITED).await?;
     let after = asked(&client).await?;
     for kind in ["list", "delete", "copy"] {
+        // It looks every 10 s which other daemons there are.
+        let looks = if kind == "list" {
+            begun.elapsed().as_secs() / 10 + 1
+        } else {
+            0
+        };
         anyhow::ensure!(
-            since(&before, &after, kind) == 0,
+            since(&before, &after, kind) <= looks,
             "{kind}: {before:?}, then {after:?}"
         );
     }
