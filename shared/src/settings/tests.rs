@@ -48,7 +48,10 @@ fn other_value(section: Section, key: &str) -> &'static str {
         (Section::Storage, "compact_to") => "\"7GB\"",
         (Section::Daemon, "http") => "\"localhost:0\"",
         (Section::Daemon, "wal") => "\"/elsewhere\"",
-        (Section::Daemon, "land_every" | "maintain_every" | "idempotency_window") => "\"7s\"",
+        (
+            Section::Daemon,
+            "land_every" | "maintain_every" | "idempotency_window" | "peer_timeout",
+        ) => "\"7s\"",
         (Section::Daemon, "land_facts" | "checkpoint_every" | "idempotency_keys") => "7",
         (Section::Daemon, _) => "\"7MiB\"",
         (Section::Batch | Section::Query, "memory") => "7",
