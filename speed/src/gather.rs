@@ -362,7 +362,8 @@ impl TopicStream {
             let following = self.following();
             let pieces = follow_log(self.log(), master, &own.upto, &landed, &following).await?;
             if let Some(view) = pinned.views.get_mut(name) {
-                view.delta.extend(pieces.iter().flat_map(|p| p.parts.clone()));
+                view.delta
+                    .extend(pieces.iter().flat_map(|p| p.parts.clone()));
             }
         }
         if parts.facts || parts.dead_letters {

@@ -63,9 +63,18 @@ impl TopicStream {
         };
         let (mut pinned, own) = self.settled(folded, read).await?;
         let peers = peers.map(|p| p.of(&self.topic.name)).unwrap_or_default();
-        if mode == ReadMode::Merged && !peers.is_empty() {
-            self.gather(&peers, &own, parts, &mut pinned).await?;
+        if mode == ReadMode::Batch || peers.is_empty() {
+            return Ok(pinned);
         }
+        let gathered = self.gather(&peers, &own, parts, &mut pinned).await;
+        if !matches!(gathered, Err(Error::BelowLow { .. })) {
+            return gathered.map(|()| pinned);
+        }
+        // Retention has removed what was to be read up to where a peer's facts begin: the master
+        // views have it.
+        self.follow().await?;
+        let (mut pinned, own) = self.settled(folded, read).await?;
+        self.gather(&peers, &own, parts, &mut pinned).await?;
         Ok(pinned)
     }
 
