@@ -1,6 +1,7 @@
 //! Parquet files of the log and of master views: written with the statistics that Delta readers
 //! prune by, and read back in exact types.
 
+use std::collections::HashSet;
 use std::sync::Arc;
 
 use arrow::array::{
@@ -10,6 +11,7 @@ use arrow::compute::{cast, filter_record_batch};
 use arrow::datatypes::{DataType, Field, Int32Type, Int64Type, Schema, SchemaRef, TimeUnit};
 use bytes::Bytes;
 use chrono::{DateTime, SecondsFormat, Timelike};
+use datafusion::common::hash_utils::{QualityRandomState, create_hashes};
 use datafusion::common::stats::Precision;
 use datafusion::common::{ColumnStatistics, ScalarValue, Statistics};
 use parquet::arrow::ArrowWriter;
@@ -17,9 +19,10 @@ use parquet::arrow::ProjectionMask;
 use parquet::arrow::arrow_reader::{
     ArrowReaderMetadata, ArrowReaderOptions, ParquetRecordBatchReaderBuilder,
 };
-use parquet::basic::{Compression, ZstdLevel};
+use parquet::basic::{Compression, Encoding, ZstdLevel};
 use parquet::file::metadata::SortingColumn;
 use parquet::file::properties::{EnabledStatistics, WriterProperties};
+use parquet::schema::types::ColumnPath;
 use serde_json::{Map, Value, json};
 
 use crate::table::AddFile;
@@ -28,6 +31,11 @@ use crate::{Error, OffsetRange, PartitionId, Result};
 
 /// Rows of a row group: small enough that a query skips most of a file.
 const ROW_GROUP_ROWS: usize = 131_072;
+
+/// Rows by which it is decided how columns are encoded, and of how many parts of the first ones
+/// they are.
+const SAMPLE_ROWS: usize = 4_096;
+const SAMPLE_PARTS: usize = 16;
 
 /// Rows of a batch that a file is read in.
 const READ_ROWS: usize = 8_192;
@@ -66,7 +74,10 @@ pub fn encode_parquet(
 pub struct FileEncoder {
     name: String,
     schema: SchemaRef,
-    writer: ArrowWriter<Vec<u8>>,
+    sorted_by: usize,
+    /// The first batches, which decide how columns are encoded.
+    first: Vec<RecordBatch>,
+    writer: Option<ArrowWriter<Vec<u8>>>,
     rows: usize,
     /// For each column how many values are null.
     nulls: Vec<usize>,
@@ -76,23 +87,11 @@ impl FileEncoder {
     /// An encoder of no rows yet. `sorted_by` is how many of the first columns the batches are
     /// sorted by.
     pub fn new(name: String, schema: &SchemaRef, sorted_by: usize) -> Result<Self> {
-        let sorting = (0..sorted_by).filter_map(|i| {
-            Some(SortingColumn {
-                column_idx: i32::try_from(i).ok()?,
-                descending: false,
-                nulls_first: true,
-            })
-        });
-        let properties = WriterProperties::builder()
-            .set_compression(Compression::ZSTD(ZstdLevel::try_new(1)?))
-            .set_max_row_group_row_count(Some(ROW_GROUP_ROWS))
-            .set_sorting_columns((sorted_by > 0).then(|| sorting.collect()))
-            .set_statistics_enabled(EnabledStatistics::Page)
-            .set_created_by(concat!("anabranch ", env!("CARGO_PKG_VERSION")).to_owned())
-            .build();
         Ok(Self {
             name,
-            writer: ArrowWriter::try_new(Vec::new(), schema.clone(), Some(properties))?,
+            sorted_by,
+            first: Vec::new(),
+            writer: None,
             rows: 0,
             nulls: vec![0; schema.fields().len()],
             schema: schema.clone(),
@@ -101,12 +100,52 @@ impl FileEncoder {
 
     /// Adds a batch of the file's schema.
     pub fn write(&mut self, batch: &RecordBatch) -> Result<()> {
-        self.writer.write(batch)?;
         self.rows += batch.num_rows();
         for (nulls, column) in self.nulls.iter_mut().zip(batch.columns()) {
             *nulls += column.null_count();
         }
+        match &mut self.writer {
+            Some(writer) => writer.write(batch)?,
+            None => self.first.push(batch.clone()),
+        }
+        if self.writer.is_none() && self.rows >= SAMPLE_ROWS {
+            self.begin()?;
+        }
         Ok(())
+    }
+
+    /// Begins the file with the first batches.
+    fn begin(&mut self) -> Result<&mut ArrowWriter<Vec<u8>>> {
+        let sorting = (0..self.sorted_by).filter_map(|i| {
+            Some(SortingColumn {
+                column_idx: i32::try_from(i).ok()?,
+                descending: false,
+                nulls_first: true,
+            })
+        });
+        let mut properties = WriterProperties::builder()
+            .set_compression(Compression::ZSTD(ZstdLevel::try_new(1)?))
+            .set_max_row_group_row_count(Some(ROW_GROUP_ROWS))
+            .set_sorting_columns((self.sorted_by > 0).then(|| sorting.collect()))
+            .set_statistics_enabled(EnabledStatistics::Page)
+            .set_created_by(concat!("anabranch ", env!("CARGO_PKG_VERSION")).to_owned());
+        let first = std::mem::take(&mut self.first);
+        // Sorted values repeat where the sample does not show it.
+        for index in self.sorted_by..self.schema.fields().len() {
+            if hardly_repeats(&first, index)? {
+                let field = self.schema.field(index);
+                let path = ColumnPath::new(vec![field.name().clone()]);
+                properties = properties.set_column_dictionary_enabled(path.clone(), false);
+                if is_integer(field.data_type()) {
+                    properties =
+                        properties.set_column_encoding(path, Encoding::DELTA_BINARY_PACKED);
+                }
+            }
+        }
+        let schema = self.schema.clone();
+        let mut writer = ArrowWriter::try_new(Vec::new(), schema, Some(properties.build()))?;
+        first.iter().try_for_each(|batch| writer.write(batch))?;
+        Ok(self.writer.insert(writer))
     }
 
     /// How many rows there are.
@@ -116,15 +155,20 @@ impl FileEncoder {
 
     /// About how many bytes the file has so far.
     pub fn size_bytes(&self) -> usize {
-        self.writer.bytes_written() + self.writer.in_progress_size()
+        let written = |w: &ArrowWriter<Vec<u8>>| w.bytes_written() + w.in_progress_size();
+        self.writer.as_ref().map_or(0, written)
     }
 
     /// The whole file.
     pub fn finish(mut self) -> Result<EncodedFile> {
+        let writer = match &mut self.writer {
+            Some(writer) => writer,
+            None => self.begin()?,
+        };
         // The writer itself forgets its row groups when it ends.
-        let metadata = self.writer.finish()?;
+        let metadata = writer.finish()?;
+        let body = Bytes::from(std::mem::take(writer.inner_mut()));
         let stats = statistics_json(metadata.row_groups(), &self.schema, self.rows, &self.nulls)?;
-        let body = Bytes::from(std::mem::take(self.writer.inner_mut()));
         let size = i64::try_from(body.len()).unwrap_or(i64::MAX);
         let add = AddFile {
             path: self.name,
@@ -134,6 +178,44 @@ impl FileEncoder {
         };
         Ok(EncodedFile { body, add })
     }
+}
+
+/// Whether hardly a value of a column comes twice, so that a dictionary of them is of no use and
+/// takes longer than writing them.
+fn hardly_repeats(first: &[RecordBatch], column: usize) -> Result<bool> {
+    let rows: usize = first.iter().map(RecordBatch::num_rows).sum();
+    // Parts of all that is there: neighbours may repeat, or not, more than others do.
+    let part = SAMPLE_ROWS / SAMPLE_PARTS;
+    let step = (rows / SAMPLE_PARTS).max(part);
+    let state = QualityRandomState::with_seed(0);
+    let (mut seen, mut sampled, mut hashes) = (HashSet::new(), 0, Vec::new());
+    let mut before = 0;
+    for batch in first {
+        let values = batch.column(column);
+        if values.data_type().is_nested() {
+            return Ok(false);
+        }
+        let end = before + batch.num_rows();
+        for start in (before / step * step..end).step_by(step) {
+            let (from, to) = (start.max(before), (start + part).min(end));
+            if from >= to {
+                continue;
+            }
+            let values = values.slice(from - before, to - from);
+            hashes.clear();
+            hashes.resize(values.len(), 0);
+            create_hashes([&values], &state, &mut hashes)?;
+            seen.extend(hashes.iter().copied());
+            sampled += values.len();
+        }
+        before = end;
+    }
+    Ok(sampled >= SAMPLE_PARTS && seen.len() * 100 > sampled * 98)
+}
+
+fn is_integer(data_type: &DataType) -> bool {
+    use DataType::{Date32, Int32, Int64, Timestamp};
+    matches!(data_type, Int32 | Int64 | Date32 | Timestamp(..))
 }
 
 /// Statistics in the form of the Delta protocol ("Per-file Statistics").
@@ -403,5 +485,45 @@ pub fn keep_ranges(
     match keep.true_count() == batch.num_rows() {
         true => Ok(batch.clone()),
         false => Ok(filter_record_batch(batch, &keep)?),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use arrow::array::{Int64Array, StringViewArray};
+
+    use super::*;
+
+    /// However the rows come, in few batches or many.
+    #[test]
+    fn only_what_repeats_has_a_dictionary() -> Result<()> {
+        let rows = 20_000;
+        let ids: ArrayRef = Arc::new(Int64Array::from_iter_values((0..rows).map(|n| n * 7_919)));
+        let names = (0..rows).map(|n| format!("a name of some length {n}"));
+        let names: ArrayRef = Arc::new(StringViewArray::from_iter_values(names));
+        let words = (0..rows).map(|n| format!("a word of some length {}", n * n % 1_009));
+        let words: ArrayRef = Arc::new(StringViewArray::from_iter_values(words));
+        let columns = [("id", ids), ("name", names), ("word", words)];
+        let batch = RecordBatch::try_from_iter(columns)?;
+        let count = batch.num_rows();
+        for size in [count, 10_000, 1_000, 7] {
+            let starts = (0..count).step_by(size);
+            let batches: Vec<_> = starts
+                .map(|at| batch.slice(at, size.min(count - at)))
+                .collect();
+            let file = encode_parquet("f".into(), &batch.schema(), &batches, 0)?;
+            let metadata = ArrowReaderMetadata::load(&file.body, ArrowReaderOptions::new())?;
+            let group = metadata.metadata().row_group(0);
+            let dictionaries: Vec<bool> = group
+                .columns()
+                .iter()
+                .map(|c| c.dictionary_page_offset().is_some())
+                .collect();
+            assert_eq!(dictionaries, [false, false, true], "batches of {size}");
+            let read = read_parquet(file.body, &batch.schema())?.collect::<Result<Vec<_>>>()?;
+            let read = arrow::compute::concat_batches(&batch.schema(), &read)?;
+            assert_eq!(read, batch);
+        }
+        Ok(())
     }
 }
