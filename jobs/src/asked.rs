@@ -26,6 +26,9 @@ const LOOK_EVERY: Duration = Duration::from_secs(1);
 /// How often a schedule looks into the storage.
 const READ_EVERY: Duration = Duration::from_secs(10);
 
+/// How often a daemon asks again for what it still wants: whoever ran it may have been too early.
+const ASK_AGAIN: Duration = Duration::from_secs(15);
+
 /// How long a view is left alone after a refresh: its daemon has to follow it first.
 const AFTER_REFRESH: Duration = Duration::from_secs(5);
 
@@ -106,13 +109,15 @@ async fn change(storage: &Storage, change: impl FnOnce(&mut AskedViews)) -> Resu
 /// Until this is aborted.
 pub async fn tell(context: Context, daemon: Arc<Daemon>) {
     let mut told: BTreeMap<String, Wanted> = BTreeMap::new();
+    let mut told_at = Instant::now();
     loop {
         tokio::time::sleep(LOOK_EVERY).await;
         let wanted = daemon.wanted();
+        let again = told_at.elapsed() >= ASK_AGAIN;
         let boundary = |views: &BTreeMap<String, Wanted>, name: &str| {
             views.get(name).map(|w| w.boundary.clone())
         };
-        let new = |name: &str| boundary(&told, name) != boundary(&wanted, name);
+        let new = |name: &str| again || boundary(&told, name) != boundary(&wanted, name);
         let added: AskedViews = wanted
             .iter()
             .filter(|(name, _)| new(name))
@@ -129,16 +134,20 @@ pub async fn tell(context: Context, daemon: Arc<Daemon>) {
         if added.is_empty() && gone.is_empty() {
             continue;
         }
-        for (view, asked) in &added {
+        for (view, asked) in added.iter().filter(|(view, _)| !told.contains_key(*view)) {
             let why = why(asked.bytes);
             tracing::warn!(%view, "a refresh is {why}; run `anabranch batch refresh {view}`");
         }
         let changed = change(&context.storage, |views| {
             views.retain(|view, _| !gone.contains(view));
-            views.extend(added);
+            for (view, asked) in added {
+                if !again || !views.contains_key(&view) {
+                    views.insert(view, asked);
+                }
+            }
         });
         match changed.await {
-            Ok(()) => told = wanted,
+            Ok(()) => (told, told_at) = (wanted, Instant::now()),
             Err(e) => tracing::warn!(error = %e, "could not ask for a refresh; it is tried again"),
         }
     }

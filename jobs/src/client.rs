@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+use anabranch_serving::note_of;
 use anabranch_shared::{Error, ErrorKind, ReadMode, Result, Storage};
 use anabranch_speed::{INGEST_FROM, INGEST_ID, PAYLOAD};
 use arrow::array::RecordBatch;
@@ -14,6 +15,7 @@ use serde::Deserialize;
 use crate::commands::status::DaemonStatus;
 use crate::presence::{self, Address};
 use crate::shell::RelationInfo;
+use crate::verify::{Part, Verified};
 
 /// How long a daemon may take to say that it is there.
 const HELLO: Duration = Duration::from_secs(2);
@@ -205,7 +207,7 @@ impl Client {
             .await
             .map_err(|e| self.unreachable(e))?;
         let response = self.checked(sent).await?;
-        let text = |v: &reqwest::header::HeaderValue| v.to_str().unwrap_or_default().to_owned();
+        let text = |v: &reqwest::header::HeaderValue| note_of(v.as_bytes());
         let headers = response.headers();
         let freshness = headers
             .get("anabranch-freshness")
@@ -222,6 +224,17 @@ impl Client {
             freshness,
             notes,
         })
+    }
+
+    /// Lets the daemon compare its own answer of a view with a recompute.
+    pub async fn verify(&self, view: &str, part: Part) -> Result<Verified> {
+        let body = serde_json::to_vec(&part).map_err(|e| Error::Internal(e.to_string()))?;
+        let url = self.url(&format!("/verify/{}", in_path(view)));
+        let request = self.http.post(url).header("content-type", "application/json");
+        let sent = request.body(body).send().await;
+        let answer = self.checked(sent.map_err(|e| self.unreachable(e))?).await?;
+        let body = answer.bytes().await.map_err(|e| self.unreachable(e))?;
+        serde_json::from_slice(&body).map_err(|e| Error::Internal(format!("daemon's answer: {e}")))
     }
 
     /// The views that don't answer, and why.
@@ -291,7 +304,7 @@ impl Client {
     /// How many records of an ingested file are written.
     pub async fn ingested(&self, topic: &str, id: &str) -> Result<u64> {
         let sent = self
-            .ask(&format!("/topics/{topic}/ingested/{id}"))
+            .ask(&format!("/topics/{topic}/ingested/{}", in_path(id)))
             .send()
             .await
             .map_err(|e| self.unreachable(e))?;
@@ -305,6 +318,11 @@ impl Client {
             .parse()
             .map_err(|e| Error::Internal(format!("daemon's answer: {e}")))
     }
+}
+
+/// A text as one part of a URL's path.
+fn in_path(text: &str) -> percent_encoding::PercentEncode<'_> {
+    percent_encoding::utf8_percent_encode(text, percent_encoding::NON_ALPHANUMERIC)
 }
 
 /// What a daemon says why it did not do what it was asked.

@@ -65,3 +65,10 @@ pub fn stop_flag() -> Arc<AtomicBool> {
     });
     stop
 }
+
+/// Ends soon after a flag was set.
+pub async fn stopped(flag: &AtomicBool) {
+    while !flag.load(Ordering::Relaxed) {
+        tokio::time::sleep(SHOW_EVERY).await;
+    }
+}

@@ -10,6 +10,7 @@ use arrow::compute::cast;
 use arrow::datatypes::{DataType, Float64Type, SchemaRef};
 use arrow::row::{RowConverter, SortField};
 use arrow::util::display::{ArrayFormatter, FormatOptions};
+use serde::{Deserialize, Serialize};
 
 use self::bucket::{Bucket, Stored};
 
@@ -38,7 +39,7 @@ impl Default for Tolerance {
 }
 
 /// What a comparison came to.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub struct Comparison {
     /// Rows of the expected answer.
     pub rows: usize,

@@ -7,7 +7,7 @@ use std::sync::atomic::AtomicBool;
 
 use anabranch_shared::view::{View, fold_facts};
 use anabranch_shared::{
-    FoldOptions, FoldProgress, Log, Master, Offsets, PartitionId, Pin, Pinner, ReadMode, Relation,
+    Error, FoldOptions, FoldProgress, Log, Master, Offsets, PartitionId, Pin, Pinner, ReadMode, Relation,
     Result, Spill, TopicPin, ViewEntry, ViewPin,
 };
 use anabranch_speed::{FactPiece, Following, TopicStream, follow_log};
@@ -15,6 +15,9 @@ use async_trait::async_trait;
 
 use crate::context::{Context, now_ms, threads};
 use crate::presence::{Address, wal_id};
+
+/// How often a WAL is read anew because its daemon has landed meanwhile.
+const WAL_TRIES: usize = 20;
 
 /// Pins straight from the storage.
 #[derive(Debug)]
@@ -28,6 +31,8 @@ pub struct LocalPinner {
 /// A topic's log and what of the local WAL has not landed.
 struct Opened {
     log: Arc<Log>,
+    /// Up to where facts are taken from the log.
+    landed: Offsets,
     head: Offsets,
     unlanded: Vec<FactPiece>,
     /// The id of the WAL on this machine.
@@ -58,9 +63,9 @@ impl LocalPinner {
             .iter()
             .filter(|a| Some(&a.wal) != topic.wal.as_ref())
         {
-            for partition in address.partitions.get(name).into_iter().flatten() {
-                let landed = topic.head.get(PartitionId(*partition));
-                notes.push(address.missing_note(name, *partition, landed));
+            for partition in address.fills(name) {
+                let landed = topic.head.get(partition);
+                notes.push(address.missing_note(name, partition, landed));
             }
         }
         notes
@@ -81,8 +86,6 @@ impl LocalPinner {
 
     async fn open_topic(&self, name: &str) -> Result<Opened> {
         let log = self.context.log(name).await?;
-        let mut head = log.head();
-        let mut unlanded = Vec::new();
         let wal = wal_id(&self.context.project.daemon.wal)?;
         let entry = self.context.catalogue.current();
         let partitions = entry.topics.get(name).map(|t| &t.partitions);
@@ -90,24 +93,51 @@ impl LocalPinner {
             let mut all = partitions?.iter();
             all.find(|(_, owner)| *owner == id).map(|(p, _)| *p)
         });
-        if let Some(partition) = own {
-            let root = self.context.project.daemon.wal.clone();
-            let (topic, landed) = (log.topic().clone(), head.get(partition));
-            unlanded = anabranch_shared::blocking(move || {
-                TopicStream::read_unlanded(&root, &topic, partition, landed)
-            })
-            .await?;
-            // A daemon may have landed some of it between the two looks.
-            unlanded.retain(|p| p.range.start >= landed);
-            let end = unlanded.last().map_or(landed, |p| p.range.end);
-            head.raise(partition, end);
-        }
+        let unlanded = match own {
+            Some(partition) => self.read_wal(&log, partition).await?,
+            None => Vec::new(),
+        };
+        let landed = log.head();
+        let mut head = landed.clone();
+        unlanded
+            .iter()
+            .for_each(|p| head.raise(p.partition, p.range.end));
         Ok(Opened {
             log,
+            landed,
             head,
             unlanded,
             wal,
         })
+    }
+
+    /// What of this machine's WAL has not landed, from where the log ends.
+    async fn read_wal(&self, log: &Log, partition: PartitionId) -> Result<Vec<FactPiece>> {
+        for _ in 0..WAL_TRIES {
+            let landed = log.head().get(partition);
+            let (root, topic) = (self.context.project.daemon.wal.clone(), log.topic().clone());
+            let unlanded = anabranch_shared::blocking(move || {
+                TopicStream::read_unlanded(&root, &topic, partition, landed)
+            })
+            .await?;
+            log.refresh().await?;
+            // A daemon cuts its WAL when it has landed, so what was read may lack its beginning.
+            if log.head().get(partition) != landed {
+                continue;
+            }
+            let start = unlanded.first().map_or(landed, |p| p.range.start);
+            if start != landed {
+                return Err(Error::Corrupt(format!(
+                    "the WAL of topic `{}` starts at offset {start}, the log ends at {landed}: it belongs to another storage or lost files",
+                    log.topic().name
+                )));
+            }
+            return Ok(unlanded);
+        }
+        Err(Error::Unavailable(format!(
+            "topic `{}`: a daemon lands faster than its WAL can be read beside it; try again, or ask the daemon",
+            log.topic().name
+        )))
     }
 
     async fn pin_view(
@@ -145,12 +175,12 @@ impl LocalPinner {
             memory_setting: "`memory` in `[query]`",
             spill: Some(Arc::new(Spill::open(
                 &std::env::temp_dir().join(name),
-                u64::MAX,
+                self.context.project.daemon.spill_bytes,
             )?)),
             held: Arc::default(),
         };
-        let landed = topic.log.head();
-        let pieces = follow_log(&topic.log, master, &view.boundary, &landed, &following).await?;
+        let (from, to) = (&view.boundary, &topic.landed);
+        let pieces = follow_log(&topic.log, master, from, to, &following).await?;
         view.delta = pieces.iter().flat_map(|p| p.parts.clone()).collect();
         let facts: Vec<_> = topic.unlanded.iter().map(|p| p.facts.clone()).collect();
         if !facts.is_empty() {
@@ -171,9 +201,8 @@ impl LocalPinner {
 }
 
 fn pin_topic(topic: &Opened) -> Result<TopicPin> {
-    let log = &topic.log;
-    let landed = log.head();
-    let (low, files) = log.kept_files(&landed)?;
+    let (log, landed) = (&topic.log, &topic.landed);
+    let (low, files) = log.kept_files(landed)?;
     Ok(TopicPin {
         topic: log.topic().clone(),
         head: topic.head.clone(),
@@ -181,7 +210,7 @@ fn pin_topic(topic: &Opened) -> Result<TopicPin> {
         files,
         memory: topic.unlanded.iter().map(|p| p.facts.clone()).collect(),
         dead_root: log.dead_letters().root().clone(),
-        dead_files: log.dead_letter_files_between(&low, &landed)?,
+        dead_files: log.dead_letter_files_between(&low, landed)?,
         low,
         dead_memory: topic
             .unlanded

@@ -13,9 +13,10 @@ use anabranch_jobs::commands::ingest::IngestArgs;
 use anabranch_jobs::commands::maintain::{Patience, UpkeepReport};
 use anabranch_jobs::commands::query::QuerySession;
 use anabranch_jobs::commands::verify::VerifyArgs;
+use anabranch_jobs::verify::VerifyOptions;
 use anabranch_jobs::commands::{
     DEAD_LETTERS, FOUND_WRONG, batch, daemon, dead_letters, demo, generate, ingest, init, jobs,
-    maintain, schedule, status, stop_flag, tail, verify,
+    maintain, schedule, status, stop_flag, stopped, tail, verify,
 };
 use anabranch_jobs::context::{Context, now_ms};
 use anabranch_jobs::output::{
@@ -43,7 +44,7 @@ struct Cli {
         env = "ANABRANCH_PROJECT"
     )]
     project: PathBuf,
-    /// How results are printed: table, csv (only `sql` and `jobs`), json or ndjson
+    /// How results are printed: table, csv (of rows: `sql`, `jobs`, `dead-letters list`), json or ndjson
     #[arg(long, global = true, default_value = "table")]
     format: Format,
     #[command(subcommand)]
@@ -297,10 +298,15 @@ async fn execute(cli: Cli) -> Result<u8> {
                         true => CleanAction::Find,
                         false => CleanAction::Remove,
                     };
+                    let stop = stop_flag();
                     let kept =
-                        maintain::keep_logs(&context, action, Patience::UntilExpiry, &stop_flag())
-                            .await;
-                    let report = maintain::maintain(&context, now_ms(), action).await?;
+                        maintain::keep_logs(&context, action, Patience::UntilExpiry, &stop).await;
+                    let report = tokio::select! {
+                        report = maintain::maintain(&context, now_ms(), action) => report?,
+                        () = stopped(&stop) => return Err(Error::Conflict(
+                            "stopped; what is not needed any more and still there is removed the next time".into(),
+                        )),
+                    };
                     print_cleaned(&report, &kept?, action, json)?;
                     return Ok(0);
                 }
@@ -308,7 +314,7 @@ async fn execute(cli: Cli) -> Result<u8> {
             let terminal = std::io::stderr().is_terminal();
             let built = batch::build(&context, build, &views, terminal).await?;
             if built.failed.is_none() || !built.reports.is_empty() {
-                print_builds(&built.reports, json)?;
+                print_builds(&built.reports, cli.format)?;
             }
             built.failed.map_or(Ok(0), Err)
         }
@@ -382,13 +388,18 @@ async fn execute(cli: Cli) -> Result<u8> {
                 Error::Unavailable("no daemon runs; start one with `anabranch up`".into())
             })?;
             let begun = std::time::Instant::now();
-            let sent = generate::generate(&args, Some(&client), &mut std::io::stdout()).await?;
-            let rate = human_rate(sent, begun.elapsed());
-            print(&format!(
-                "{} facts acknowledged by the daemon: {rate}\n",
-                human_count(sent)
-            ))?;
-            Ok(0)
+            let report = generate::generate(&args, Some(&client), &mut std::io::stdout()).await?;
+            match json {
+                true => print_json(&report)?,
+                false => print(&format!(
+                    "{} facts acknowledged by the daemon, {} dead letters, {} duplicates: {}\n",
+                    human_count(report.facts),
+                    human_count(report.dead_letters),
+                    human_count(report.duplicates),
+                    human_rate(report.records, begun.elapsed())
+                ))?,
+            }
+            Ok(if report.dead_letters > 0 { DEAD_LETTERS } else { 0 })
         }
         Command::Init { .. } | Command::Demo { .. } | Command::Settings => Ok(0),
     }
@@ -412,6 +423,10 @@ fn ingest_line(report: &ingest::IngestReport, took: Duration) -> String {
     );
     if report.duplicates > 0 {
         line += &format!(", {} duplicates left out", human_count(report.duplicates));
+    }
+    if report.unknown_fields > 0 {
+        let count = human_count(report.unknown_fields);
+        line += &format!(", {count} with undeclared fields");
     }
     if report.repeated > 0 {
         line += &format!(
@@ -466,8 +481,8 @@ fn print_cleaned(
     print(&text)
 }
 
-fn print_builds(reports: &[BuildReport], json: bool) -> Result<()> {
-    if json {
+fn print_builds(reports: &[BuildReport], format: Format) -> Result<()> {
+    if format != Format::Table {
         let rows: Vec<_> = reports
             .iter()
             .map(|r| {
@@ -478,7 +493,10 @@ fn print_builds(reports: &[BuildReport], json: bool) -> Result<()> {
                 })
             })
             .collect();
-        return print_json(&rows);
+        return match format {
+            Format::Ndjson => rows.iter().try_for_each(print_json),
+            _ => print_json(&rows),
+        };
     }
     let rows = reports.iter().map(|r| {
         let took = Duration::from_micros(u64::try_from(r.took_us).unwrap_or(0));
@@ -510,7 +528,10 @@ async fn verify_all(context: &Context, args: &VerifyArgs, format: Format) -> Res
     let mut all = Vec::new();
     let mut code = 0;
     for view in &views {
-        let options = verify::options(context, part, &stop);
+        let options = VerifyOptions {
+            whose: args.whose(),
+            ..verify::options(context, part, &stop)
+        };
         let verified = verify::verify_shown(context, view, &options, terminal).await?;
         if !verified.comparison.is_equal() {
             code = FOUND_WRONG;

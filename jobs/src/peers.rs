@@ -334,9 +334,7 @@ impl Peer for HttpPeer {
         if let Some(filled) = self.fills.lock().get(topic) {
             return filled.clone();
         }
-        let (own, reads) = (&self.address.partitions, &self.address.reads);
-        let both = own.get(topic).into_iter().chain(reads.get(topic)).flatten();
-        both.map(|p| PartitionId(*p)).collect()
+        self.address.fills(topic)
     }
 
     fn fills(&self, topic: &str, partitions: Vec<PartitionId>) {
@@ -376,6 +374,6 @@ impl Peer for HttpPeer {
     }
 
     fn missing_note(&self, topic: &str, partition: PartitionId, landed: Offset) -> String {
-        self.address.missing_note(topic, partition.0, landed)
+        self.address.missing_note(topic, partition, landed)
     }
 }

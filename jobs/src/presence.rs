@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use anabranch_shared::{Catalogue, Error, Offset, Result, Storage};
+use anabranch_shared::{Catalogue, Error, Offset, PartitionId, Result, Storage};
 use anabranch_speed::Daemon;
 use object_store::path::Path;
 use serde::{Deserialize, Serialize};
@@ -127,9 +127,16 @@ impl Address {
         self.host.is_empty() || self.host == host_name()
     }
 
+    /// The partitions of a topic that it fills, as far as it has said.
+    pub(crate) fn fills(&self, topic: &str) -> Vec<PartitionId> {
+        let (own, reads) = (self.partitions.get(topic), self.reads.get(topic));
+        let both = own.into_iter().chain(reads).flatten();
+        both.map(|p| PartitionId(*p)).collect()
+    }
+
     /// For people: that facts of one of its partitions may be missing from an answer, because it
     /// could not be asked.
-    pub fn missing_note(&self, topic: &str, partition: i32, landed: Offset) -> String {
+    pub fn missing_note(&self, topic: &str, partition: PartitionId, landed: Offset) -> String {
         format!(
             "the daemon at {} does not answer: facts of `{topic}` from offset {landed} of partition {partition} on may be missing",
             self.describe(now_ms()),

@@ -18,6 +18,7 @@ use datafusion::physical_plan::{ExecutionPlan, execute_stream};
 use datafusion::prelude::{DataFrame, SessionContext};
 use futures::StreamExt;
 use parking_lot::Mutex;
+use serde::{Deserialize, Serialize};
 
 use crate::compare::{Comparer, Comparison, Side, Tolerance};
 
@@ -29,6 +30,8 @@ const LOOK_EVERY: Duration = Duration::from_millis(100);
 pub struct VerifyOptions {
     /// What of the view is compared.
     pub part: Part,
+    /// Whose answer is compared.
+    pub whose: Whose,
     /// Bytes of memory; beyond them work goes to temporary files or is refused.
     pub memory_bytes: u64,
     /// Threads that recompute.
@@ -39,8 +42,18 @@ pub struct VerifyOptions {
     pub progress: Arc<VerifyProgress>,
 }
 
+/// Whose merged answer is compared.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Whose {
+    /// That of a process which folds the delta itself.
+    #[default]
+    Own,
+    /// That of the running daemon, with what it has in memory.
+    Daemon,
+}
+
 /// What of a view is compared.
-#[derive(Clone, Copy, Debug, PartialEq)]
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 pub enum Part {
     /// Everything.
     Whole,
@@ -104,7 +117,7 @@ fn leaf_rows(plan: &Arc<dyn ExecutionPlan>) -> u64 {
 }
 
 /// What a verification came to.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Verified {
     /// The comparison.
     pub comparison: Comparison,

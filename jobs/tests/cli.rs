@@ -8,6 +8,8 @@ mod jobs;
 mod sql;
 #[path = "cli/status.rs"]
 mod status;
+#[path = "cli/streams.rs"]
+mod streams;
 #[path = "cli/support.rs"]
 mod support;
 #[path = "cli/verify.rs"]

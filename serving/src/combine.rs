@@ -21,7 +21,7 @@ use datafusion::optimizer::optimizer::ApplyOrder;
 use datafusion::optimizer::{OptimizerConfig, OptimizerRule};
 use datafusion::physical_expr::aggregate::AggregateFunctionExpr;
 
-use self::merge_states::merge_states;
+use self::merge_states::{OfNoRows, merge_states};
 use crate::leaf::{Gives, MergedLeaf, state_name};
 
 mod merge_states;
@@ -330,7 +330,12 @@ fn merge_expr(
     let args = (0..parts)
         .map(|part| state_column(input, column, part))
         .collect::<Result<Vec<_>>>()?;
-    let udaf = merge_states(inner, parts);
+    // `sum` over no rows is NULL, also where what is summed counts.
+    let none = match function(expr).is_some_and(|f| f.func.name() == COMBINE) {
+        true => OfNoRows::StateOfNoFacts,
+        false => OfNoRows::Null,
+    };
+    let udaf = merge_states(inner, parts, none);
     let filter = function(expr).and_then(|f| f.params.filter.clone());
     let merged = AggregateFunction::new_udf(Arc::new(udaf), args, false, filter, vec![], None);
     Ok(Expr::AggregateFunction(merged).alias(name))

@@ -3,9 +3,6 @@
 use std::sync::Arc;
 
 use anabranch_shared::{Error, ErrorKind, ReadMode, Result};
-use arrow::array::RecordBatch;
-use arrow::datatypes::SchemaRef;
-use arrow::ipc::writer::StreamWriter;
 use axum::Router;
 use axum::body::Bytes;
 use axum::extract::{Query, State};
@@ -13,12 +10,18 @@ use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use futures::StreamExt;
+use percent_encoding::{AsciiSet, CONTROLS, percent_decode, utf8_percent_encode};
 
+use crate::encode::{ARROW, Encoder, JSON, NDJSON};
 use crate::session::{Answer, SqlService, read_setting, timed_out};
 
-const ARROW: &str = "application/vnd.apache.arrow.stream";
-const NDJSON: &str = "application/x-ndjson";
-const JSON: &str = "application/json";
+/// What is escaped in notes: header values are ASCII.
+const NOT_IN_A_HEADER: &AsciiSet = &CONTROLS.add(b'%');
+
+/// A note as it was before it became the value of a header.
+pub fn note_of(header: &[u8]) -> String {
+    percent_decode(header).decode_utf8_lossy().into_owned()
+}
 
 /// The parameters of a request, besides its body.
 #[derive(Debug, Default, serde::Deserialize)]
@@ -68,7 +71,7 @@ async fn relations(State(service): State<Arc<SqlService>>) -> Response {
 }
 
 /// An error as an answer, with its status.
-pub(crate) fn error_response(e: &Error) -> Response {
+pub fn error_response(e: &Error) -> Response {
     let kind = e.kind();
     if kind == ErrorKind::Internal || kind == ErrorKind::Corrupt {
         tracing::error!(error = %e, "query failed");
@@ -114,7 +117,7 @@ async fn answer(
 }
 
 /// The whole answer is computed before the first byte is sent, so that a failure is an error and
-/// never a shorter answer. (The engine's memory bound counts the rows.)
+/// never a shorter answer.
 async fn respond(
     service: &SqlService,
     answer: Answer,
@@ -126,21 +129,19 @@ async fn respond(
         freshness,
         notes,
     } = answer;
-    let collect = async {
-        let mut batches = Vec::new();
+    let encode = async {
+        let mut encoder = Encoder::new(&schema, content_type, service.memory_pool())?;
         while let Some(batch) = stream.next().await {
-            batches.push(batch?);
+            encoder.write(&batch?)?;
         }
-        Ok::<_, Error>(batches)
+        encoder.finish()
     };
-    let batches = tokio::time::timeout(service.timeout(), collect)
+    let body = tokio::time::timeout(service.timeout(), encode)
         .await
         .map_err(|_| timed_out(service.timeout()))??;
-    let body = encode(&schema, &batches, content_type)?;
     let mut response = ([(header::CONTENT_TYPE, content_type)], body).into_response();
     let mut note = |name: &'static str, value: &str| {
-        // Header values are ASCII; a name with other letters is escaped.
-        let value: String = value.escape_default().collect();
+        let value = utf8_percent_encode(value, NOT_IN_A_HEADER).to_string();
         if let Ok(value) = HeaderValue::from_str(&value) {
             response
                 .headers_mut()
@@ -150,37 +151,4 @@ async fn respond(
     note("anabranch-freshness", &freshness);
     notes.iter().for_each(|n| note("anabranch-note", n));
     Ok(response)
-}
-
-fn encode(schema: &SchemaRef, batches: &[RecordBatch], content_type: &str) -> Result<Vec<u8>> {
-    let mut out = Vec::new();
-    match content_type {
-        ARROW => {
-            let mut writer = StreamWriter::try_new(&mut out, schema)?;
-            for batch in batches {
-                writer.write(batch)?;
-            }
-            writer.finish()?;
-        }
-        NDJSON => {
-            let builder = arrow::json::WriterBuilder::new().with_explicit_nulls(true);
-            let mut writer = builder.build::<_, arrow::json::writer::LineDelimited>(&mut out);
-            for batch in batches {
-                writer.write(batch)?;
-            }
-            writer.finish()?;
-        }
-        _ => {
-            let builder = arrow::json::WriterBuilder::new().with_explicit_nulls(true);
-            let mut writer = builder.build::<_, arrow::json::writer::JsonArray>(&mut out);
-            for batch in batches {
-                writer.write(batch)?;
-            }
-            writer.finish()?;
-            if out.is_empty() {
-                out.extend_from_slice(b"[]");
-            }
-        }
-    }
-    Ok(out)
 }

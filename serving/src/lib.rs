@@ -3,13 +3,16 @@
 mod additive;
 mod blame;
 mod combine;
+mod encode;
 mod http;
 mod layer;
 mod leaf;
+mod nan_fence;
 mod session;
 mod statement;
 mod topic_table;
 mod workers;
 
-pub use http::{SqlRequest, router};
+pub use http::{SqlRequest, error_response, note_of, router};
+pub use workers::compute;
 pub use session::{Answer, ServingOptions, SqlService, read_setting};

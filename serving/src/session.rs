@@ -15,7 +15,7 @@ use datafusion::catalog::TableProvider;
 use datafusion::common::{Column, JoinType, ScalarValue};
 use datafusion::datasource::ViewTable;
 use datafusion::execution::context::SQLOptions;
-use datafusion::execution::memory_pool::FairSpillPool;
+use datafusion::execution::memory_pool::{FairSpillPool, MemoryPool};
 use datafusion::execution::runtime_env::{RuntimeEnv, RuntimeEnvBuilder};
 use datafusion::execution::{SendableRecordBatchStream, SessionState, SessionStateBuilder};
 use datafusion::functions_aggregate::expr_fn::max;
@@ -102,6 +102,11 @@ impl SqlService {
     /// Who pins.
     pub fn pinner(&self) -> &Arc<dyn Pinner> {
         &self.pinner
+    }
+
+    /// What bounds the memory of all queries together.
+    pub(crate) fn memory_pool(&self) -> &Arc<dyn MemoryPool> {
+        &self.runtime.memory_pool
     }
 
     /// How long one query may run.

@@ -22,6 +22,7 @@ use datafusion::physical_plan::union::UnionExec;
 use object_store::path::Path;
 
 use crate::leaf::{memory, project};
+use crate::nan_fence::NanFenceExec;
 
 /// Rows in files and in memory.
 #[derive(Debug)]
@@ -87,14 +88,15 @@ impl FilesTable {
         projection: &[usize],
     ) -> Result<Arc<dyn ExecutionPlan>> {
         let partitions = state.config().target_partitions();
-        scan_files(
+        let scan = scan_files(
             &self.root,
             files,
             &self.schema,
             projection,
             predicate,
             partitions,
-        )
+        )?;
+        Ok(NanFenceExec::around(scan))
     }
 }
 

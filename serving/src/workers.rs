@@ -59,6 +59,17 @@ pub(crate) async fn rows(frame: DataFrame) -> Result<SendableRecordBatchStream> 
     }))
 }
 
+/// Does work on the threads for queries. Dropping the future ends it.
+///
+/// # Errors
+/// Those of the work; `Internal` where its thread ended.
+pub async fn compute<T: Send + 'static>(
+    work: impl Future<Output = Result<T>> + Send + 'static,
+) -> Result<T> {
+    let mut computing = Computing(workers()?.spawn(work));
+    (&mut computing.0).await.map_err(ended)?
+}
+
 fn ended(e: tokio::task::JoinError) -> Error {
     Error::Internal(format!("a query's thread ended: {e}"))
 }

@@ -37,7 +37,9 @@ pub use monotonic::Monotonic;
 pub use pin::{Pin, Pinner, PlainPin, ReadMode, Relation, TopicPin, ViewPin};
 pub use place::{Generation, LogVersion, Offset, OffsetRange, Offsets, PartitionId};
 pub use planted::planted;
-pub use scan::{count_files, decode_states, scan_files, scan_sorted_states, scan_spilled};
+pub use scan::{
+    count_files, decode_states, scan_files, scan_sorted_states, scan_spilled, statistics_tell,
+};
 pub use spill::{DeltaPart, Spill, SpilledStates, split_parts};
 pub use storage::{
     CreateOutcome, FolderFiles, FolderSync, RealFolderFiles, RequestKind, Requests, StagedFile,

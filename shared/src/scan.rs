@@ -16,6 +16,7 @@ use datafusion::datasource::physical_plan::{FileGroup, FileScanConfig, FileScanC
 use datafusion::datasource::source::DataSourceExec;
 use datafusion::execution::object_store::ObjectStoreUrl;
 use datafusion::physical_expr::expressions::{CastExpr, Column};
+use datafusion::physical_expr::utils::{collect_columns, conjunction_opt, split_conjunction};
 use datafusion::physical_expr::{LexOrdering, PhysicalExpr, PhysicalSortExpr};
 use datafusion::physical_optimizer::pruning::PruningPredicateBuilder;
 use datafusion::physical_plan::ExecutionPlan;
@@ -29,7 +30,7 @@ use crate::spill::SpilledStates;
 use crate::storage::Storage;
 use crate::table::AddFile;
 use crate::view::StateCodec;
-use crate::{Error, Result};
+use crate::{Error, Result, planted};
 
 /// Bytes at a file's end that are read at once, in the hope that its whole footer is in them: a
 /// request to a bucket costs more than they do.
@@ -92,6 +93,7 @@ fn scan_at(
     predicate: Option<Arc<dyn PhysicalExpr>>,
     partitions: usize,
 ) -> Result<Arc<dyn ExecutionPlan>> {
+    let predicate = predicate.and_then(|p| prunable(&p, schema));
     let files = prune(files, schema, predicate.as_ref())?;
     if files.is_empty() {
         return Ok(Arc::new(EmptyExec::new(Arc::new(
@@ -108,6 +110,28 @@ fn scan_at(
         .map_err(Error::from)?
         .build();
     Ok(DataSourceExec::from_data_source(config))
+}
+
+/// Whether the statistics of a column say what it holds: those of floating point say nothing of NaN.
+pub fn statistics_tell(data_type: &DataType) -> bool {
+    !data_type.is_floating() && !data_type.is_nested()
+}
+
+/// The part of a predicate by which files may be left out.
+fn prunable(
+    predicate: &Arc<dyn PhysicalExpr>,
+    schema: &SchemaRef,
+) -> Option<Arc<dyn PhysicalExpr>> {
+    if planted("planted-nan-pruned") {
+        return Some(predicate.clone());
+    }
+    let tell = |part: &&Arc<dyn PhysicalExpr>| {
+        let columns = collect_columns(part);
+        let types = columns.iter().map(|c| schema.field(c.index()).data_type());
+        types.into_iter().all(statistics_tell)
+    };
+    let parts = split_conjunction(predicate).into_iter();
+    conjunction_opt(parts.filter(tell).cloned())
 }
 
 /// How many files a scan reads, after those were left out that its predicate can't match.

@@ -132,8 +132,6 @@ pub struct BatchSettings {
     pub memory_bytes: u64,
     /// Threads of a job; 0 for all cores.
     pub threads: usize,
-    /// Facts that a job folds as one unit; at least 1.
-    pub unit_facts: u64,
 }
 
 /// `[query]`: answers to queries.
@@ -235,7 +233,6 @@ impl Project {
             batch: BatchSettings {
                 memory_bytes: reader.value(&batch, &table::BATCH_MEMORY).0,
                 threads: reader.value(&batch, &table::BATCH_THREADS).0,
-                unit_facts: reader.value(&batch, &table::UNIT_FACTS).0,
             },
             query: QuerySettings {
                 memory_bytes: reader.value(&query, &table::QUERY_MEMORY).0,

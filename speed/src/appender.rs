@@ -217,7 +217,7 @@ impl Appender {
                 return;
             }
         };
-        match self.already(&payload, from) {
+        match self.already(&payload, from, group.next) {
             Some(Ok(written)) => return group.repeated.push((reply, written)),
             Some(Err(e)) => {
                 reply.send(Err(e)).ok();
@@ -259,14 +259,15 @@ impl Appender {
         });
     }
 
-    /// The answer to a chunk of a file that was written before.
-    fn already(&self, payload: &Payload, from: Option<u64>) -> Option<Result<Written>> {
+    /// The answer to a chunk of a file that was written before, somewhere below `next`.
+    fn already(&self, payload: &Payload, from: Option<u64>, next: u64) -> Option<Result<Written>> {
         let ((id, upto), from) = (payload.ingest.as_ref()?, from?);
         let done = self.ingested.get(id).copied().unwrap_or(0);
         if done >= *upto {
+            let at = Offset(i64::try_from(next).unwrap_or(i64::MAX));
             return Some(Ok(Written {
                 repeated: true,
-                ..Written::of(payload, OffsetRange::default())
+                ..Written::of(payload, OffsetRange::new(at, at))
             }));
         }
         (done != from).then(|| {

@@ -110,6 +110,12 @@ impl ViewDelta {
         self.pieces.iter().map(|p| p.bytes).sum()
     }
 
+    /// Bytes of memory of the pieces that do not stay as they are with a new boundary.
+    pub(crate) fn bytes_not_above(&self, boundary: &Offsets) -> usize {
+        let gone = self.pieces.iter().filter(|p| !p.is_above(boundary));
+        gone.map(|p| p.bytes).sum()
+    }
+
     /// Bytes of disk.
     pub fn spilled_bytes(&self) -> u64 {
         self.pieces.iter().map(|p| p.spilled_bytes).sum()
@@ -139,8 +145,8 @@ pub struct TopicDelta {
     pub views: BTreeMap<String, ViewDelta>,
     /// Facts that have landed a moment ago, and when, for daemons that have not followed yet.
     pub lately: Lately,
-    /// Counts changes of `upto` and `unlanded` other than additions to its end, so that work begun
-    /// before one is not used after it.
+    /// Counts changes of `upto`, of which views there are, and of `unlanded` other than additions
+    /// to its end, so that work begun before one is not used after it.
     pub epoch: u64,
 }
 
@@ -175,18 +181,20 @@ impl TopicDelta {
         head
     }
 
-    /// Removes the first `count` pieces of facts, which have landed and end at `ends`, and adds
-    /// their states.
+    /// Removes the pieces of facts that have landed, which are of `ranges`, and adds their states.
+    /// Returns those that this daemon did not hold any more, because it gave up their partition
+    /// while they landed.
     pub fn landed(
         &mut self,
-        count: usize,
+        pieces: &[Arc<FactPiece>],
         ranges: &Ranges,
         states: Vec<(String, Result<RecordBatch>)>,
-    ) {
-        self.unlanded.remove_first(count);
+    ) -> Vec<Arc<FactPiece>> {
+        let absent = self.unlanded.remove_landed(pieces);
         ranges.iter().for_each(|(p, r)| self.upto.raise(*p, r.end));
         self.begin_epoch();
         self.add_states(ranges, states);
+        absent
     }
 
     /// Notes that landed facts up to `head` are in the pieces, whoever landed them. Facts of this

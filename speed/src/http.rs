@@ -6,9 +6,8 @@ use std::sync::Arc;
 
 use anabranch_shared::{Error, ErrorKind, Result, blocking};
 use axum::Router;
-use axum::body::Bytes;
-use axum::extract::rejection::BytesRejection;
-use axum::extract::{DefaultBodyLimit, Path, State};
+use axum::body::{Body, Bytes};
+use axum::extract::{DefaultBodyLimit, Extension, Path, State};
 use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
@@ -18,7 +17,7 @@ use crate::arrow_stream;
 use crate::daemon::Daemon;
 use crate::gather::DeltaRequest;
 use crate::requests::RequestKey;
-use crate::room::{RequestRoom, within_room};
+use crate::room::{RequestRoom, Taken, Unread, read_body, within_room};
 use crate::topic::{IngestChunk, WriteOutcome};
 
 /// Dead letters that an answer names one by one; the others are counted.
@@ -26,6 +25,9 @@ const NAMED_DEAD_LETTERS: usize = 100;
 
 /// The content type of a payload that `anabranch ingest` has admitted itself.
 pub const PAYLOAD: &str = "application/vnd.anabranch.payload";
+
+/// So many bytes of a compressed body are taken apart at once.
+const INFLATED: u64 = 1 << 20;
 
 /// The header that names the ingested file of which a request is a chunk.
 pub const INGEST_ID: &str = "anabranch-ingest-id";
@@ -72,27 +74,33 @@ async fn delta(State(daemon): State<Arc<Daemon>>, body: Bytes) -> Response {
 async fn write(
     State(daemon): State<Arc<Daemon>>,
     Path(topic): Path<String>,
+    Extension(taken): Extension<Arc<Taken>>,
     headers: HeaderMap,
-    body: std::result::Result<Bytes, BytesRejection>,
+    body: Body,
 ) -> Response {
-    let body = match body {
+    let limit = daemon.options().max_request_bytes;
+    let body = match read_body(body, &taken, limit).await {
         Ok(body) => body,
-        Err(e) => return unread(&e, daemon.options().max_request_bytes),
+        Err(e) => return unread(e, limit),
     };
-    match accept(&daemon, &topic, &headers, body).await {
+    match accept(&daemon, &topic, &headers, body, taken).await {
         Ok(outcome) => acknowledge(&outcome),
         Err(e) => refuse(&e),
     }
 }
 
 /// The answer to a request whose body could not be read to its end: nothing of it was admitted.
-fn unread(e: &BytesRejection, limit: u64) -> Response {
-    let status = e.status();
-    let text = match status {
-        StatusCode::PAYLOAD_TOO_LARGE => too_large(limit),
-        _ => format!(
-            "the body could not be read; send it again: {}",
-            e.body_text()
+fn unread(e: Unread, limit: u64) -> Response {
+    let (status, text) = match e {
+        Unread::NoRoom(e) => return refuse(&e),
+        Unread::TooLarge => (StatusCode::PAYLOAD_TOO_LARGE, too_large(limit)),
+        Unread::Slow => (
+            StatusCode::REQUEST_TIMEOUT,
+            "the body did not come; send it again".to_owned(),
+        ),
+        Unread::Broken(why) => (
+            StatusCode::BAD_REQUEST,
+            format!("the body could not be read; send it again: {why}"),
         ),
     };
     let body = serde_json::json!({ "error": text, "kind": ErrorKind::Invalid.to_string() });
@@ -166,6 +174,7 @@ async fn accept(
     topic: &str,
     headers: &HeaderMap,
     body: Bytes,
+    taken: Arc<Taken>,
 ) -> Result<WriteOutcome> {
     let stream = daemon.topics().get(topic).ok_or_else(|| {
         let known: Vec<&str> = daemon.topics().keys().map(String::as_str).collect();
@@ -202,7 +211,7 @@ async fn accept(
     }
     let source = text(headers, "anabranch-source").map(str::to_owned);
     let admit = move |admission: &Admission| {
-        let body = decompress(body, &encoding, limit)?;
+        let body = decompress(body, &encoding, limit, &taken)?;
         admit(admission, body, &kind, limit)
     };
     let now = (daemon.options().now_us)();
@@ -257,13 +266,13 @@ fn admit(admission: &Admission, body: Bytes, kind: &str, limit: u64) -> Result<A
 }
 
 /// The body without its compression; bounded, so that a small body can't become a huge one.
-fn decompress(body: Bytes, encoding: &str, limit: u64) -> Result<Bytes> {
+fn decompress(body: Bytes, encoding: &str, limit: u64, taken: &Taken) -> Result<Bytes> {
     let bad = |e: std::io::Error| {
         Error::Invalid(format!(
             "the body is not valid {encoding}, and nothing of it was admitted; send it again, whole: {e}"
         ))
     };
-    let reader: Box<dyn Read + '_> = match encoding {
+    let mut reader: Box<dyn Read + '_> = match encoding {
         "identity" | "" => return Ok(body),
         "gzip" => Box::new(flate2::read::MultiGzDecoder::new(body.as_ref())),
         "zstd" => Box::new(zstd::stream::read::Decoder::new(body.as_ref()).map_err(bad)?),
@@ -274,9 +283,15 @@ fn decompress(body: Bytes, encoding: &str, limit: u64) -> Result<Bytes> {
         }
     };
     let mut out = Vec::new();
-    reader.take(limit + 1).read_to_end(&mut out).map_err(bad)?;
-    match out.len() as u64 > limit {
-        false => Ok(out.into()),
-        true => Err(Error::Invalid(too_large(limit))),
+    loop {
+        let part = reader.by_ref().take(INFLATED).read_to_end(&mut out);
+        let bytes = out.len() as u64;
+        if bytes > limit {
+            return Err(Error::Invalid(too_large(limit)));
+        }
+        if part.map_err(bad)? == 0 {
+            return Ok(out.into());
+        }
+        taken.grow(body.len() as u64 + bytes)?;
     }
 }

@@ -1,76 +1,176 @@
 //! The bound of what requests in flight take: bodies are taken in only while there is room.
 
 use std::sync::Arc;
+use std::time::Duration;
 
-use anabranch_shared::Error;
+use anabranch_shared::{Error, Result};
+use axum::body::{Body, Bytes};
 use axum::extract::{Request, State};
 use axum::http::header;
 use axum::middleware::Next;
 use axum::response::Response;
+use bytes::BytesMut;
+use futures::StreamExt;
+use parking_lot::Mutex;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use crate::daemon::DaemonOptions;
 use crate::http::refuse;
 
+/// How long nothing of a body may come: it takes room from others meanwhile.
+const IDLE: Duration = Duration::from_secs(30);
+
 /// Room is counted in units of so many bytes.
 const UNIT_BYTES: u64 = 1_024;
-
-/// A compressed body counts as so many times its size, because it is taken apart in memory.
-const COMPRESSED: u64 = 8;
 
 /// Room for the bodies of requests.
 #[derive(Clone, Debug)]
 pub(crate) struct RequestRoom {
     units: Arc<Semaphore>,
     bound_bytes: u64,
-    largest_bytes: u64,
+}
+
+/// Room that one request has; given back when this is dropped.
+#[derive(Debug)]
+pub(crate) struct Taken {
+    room: RequestRoom,
+    /// None before the first byte.
+    permit: Mutex<Option<OwnedSemaphorePermit>>,
 }
 
 impl RequestRoom {
     pub(crate) fn new(options: &DaemonOptions) -> Self {
-        let units = options.request_memory_bytes.div_ceil(UNIT_BYTES);
+        Self::of(options.request_memory_bytes)
+    }
+
+    fn of(bytes: u64) -> Self {
+        let units = bytes.div_ceil(UNIT_BYTES);
         let most = Semaphore::MAX_PERMITS.min(u32::MAX as usize);
         let units = usize::try_from(units).unwrap_or(most).clamp(1, most);
         Self {
             units: Arc::new(Semaphore::new(units)),
             bound_bytes: units as u64 * UNIT_BYTES,
-            largest_bytes: options.max_request_bytes,
         }
     }
 
-    /// Takes room for a body; none where others have it. One that is larger than all the room is
+    /// How many units a request of so many bytes needs. One that is larger than all the room is
     /// taken in alone.
-    fn take(&self, bytes: u64) -> Option<OwnedSemaphorePermit> {
-        let units = bytes.min(self.bound_bytes).div_ceil(UNIT_BYTES).max(1);
-        let units = u32::try_from(units).unwrap_or(u32::MAX);
-        self.units.clone().try_acquire_many_owned(units).ok()
-    }
-
-    /// How much room a request needs: a body of unknown length may be as large as any.
-    fn needed(&self, request: &Request) -> u64 {
-        let text = |name| request.headers().get(name).and_then(|v| v.to_str().ok());
-        let length = text(header::CONTENT_LENGTH).and_then(|v| v.trim().parse::<u64>().ok());
-        let plain = text(header::CONTENT_ENCODING).is_none_or(|v| v.trim() == "identity");
-        let needed = match (length, plain) {
-            (Some(length), true) => length,
-            (Some(length), false) => length.saturating_mul(COMPRESSED),
-            (None, _) => self.largest_bytes,
-        };
-        needed.min(self.largest_bytes)
+    fn needed(&self, bytes: u64) -> usize {
+        let units = bytes.min(self.bound_bytes).div_ceil(UNIT_BYTES);
+        usize::try_from(units).unwrap_or(usize::MAX)
     }
 }
 
-/// Answers 503 where there is no room for a request's body.
+impl Taken {
+    /// Makes room for so many bytes in all.
+    ///
+    /// # Errors
+    /// `NoRoom` where other requests have it.
+    pub(crate) fn grow(&self, bytes: u64) -> Result<()> {
+        let mut permit = self.permit.lock();
+        let held = permit.as_ref().map_or(0, OwnedSemaphorePermit::num_permits);
+        let more = self.room.needed(bytes).saturating_sub(held);
+        if more == 0 {
+            return Ok(());
+        }
+        let more = u32::try_from(more).unwrap_or(u32::MAX);
+        let more = self.room.units.clone().try_acquire_many_owned(more);
+        let more = more.map_err(|_| {
+            Error::NoRoom(format!(
+                "requests in flight take all of {} MB (`request_memory` in `[daemon]`); send it again in a moment",
+                self.room.bound_bytes / 1_000_000
+            ))
+        })?;
+        match permit.as_mut() {
+            Some(held) => held.merge(more),
+            None => *permit = Some(more),
+        }
+        Ok(())
+    }
+}
+
+/// Answers 503 where there is no room for a request's body, before it is read.
 pub(crate) async fn within_room(
     State(room): State<RequestRoom>,
-    request: Request,
+    mut request: Request,
     next: Next,
 ) -> Response {
-    match room.take(room.needed(&request)) {
-        Some(_room) => next.run(request).await,
-        None => refuse(&Error::NoRoom(format!(
-            "requests in flight take all of {} MB (`request_memory` in `[daemon]`); send it again in a moment",
-            room.bound_bytes / 1_000_000
-        ))),
+    let length = request.headers().get(header::CONTENT_LENGTH);
+    let length = length.and_then(|v| v.to_str().ok()?.trim().parse().ok());
+    let taken = Taken {
+        room,
+        permit: Mutex::default(),
+    };
+    if let Err(e) = taken.grow(length.unwrap_or(0)) {
+        return refuse(&e);
+    }
+    request.extensions_mut().insert(Arc::new(taken));
+    next.run(request).await
+}
+
+/// Why a body could not be read.
+#[derive(Debug)]
+pub(crate) enum Unread {
+    /// It has more bytes than a request may have.
+    TooLarge,
+    /// Nothing of it came for too long.
+    Slow,
+    /// The connection or its coding broke.
+    Broken(String),
+    /// There is no room for it.
+    NoRoom(Error),
+}
+
+/// Reads a body of at most `limit` bytes.
+pub(crate) async fn read_body(
+    body: Body,
+    taken: &Taken,
+    limit: u64,
+) -> std::result::Result<Bytes, Unread> {
+    let mut chunks = body.into_data_stream();
+    let mut whole = BytesMut::new();
+    loop {
+        let next = tokio::time::timeout(IDLE, chunks.next()).await;
+        let Some(chunk) = next.map_err(|_| Unread::Slow)? else {
+            return Ok(whole.freeze());
+        };
+        let chunk = chunk.map_err(|e| Unread::Broken(e.to_string()))?;
+        let bytes = (whole.len() + chunk.len()) as u64;
+        if bytes > limit {
+            return Err(Unread::TooLarge);
+        }
+        taken.grow(bytes).map_err(Unread::NoRoom)?;
+        whole.extend_from_slice(&chunk);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn taken(room: &RequestRoom) -> Taken {
+        Taken {
+            room: room.clone(),
+            permit: Mutex::default(),
+        }
+    }
+
+    /// What a body grows to counts, whatever was said of it before, until its request has ended.
+    #[test]
+    fn room_is_taken_as_bodies_grow() {
+        let room = RequestRoom::of(10 * UNIT_BYTES);
+        let (a, b) = (taken(&room), taken(&room));
+        assert!(a.grow(1).is_ok() && b.grow(0).is_ok());
+        assert!(a.grow(4 * UNIT_BYTES).is_ok() && b.grow(6 * UNIT_BYTES).is_ok());
+        // What is held already is not taken again.
+        assert!(a.grow(3 * UNIT_BYTES).is_ok());
+        let refused = a.grow(4 * UNIT_BYTES + 1);
+        assert!(matches!(refused, Err(Error::NoRoom(_))), "{refused:?}");
+        drop(b);
+        // One that is larger than all the room is taken in alone.
+        assert!(a.grow(1 << 40).is_ok());
+        assert!(taken(&room).grow(1).is_err());
+        drop(a);
+        assert!(taken(&room).grow(10 * UNIT_BYTES).is_ok());
     }
 }

@@ -255,6 +255,9 @@ impl TopicStream {
 
     /// How many records of an ingested file are acknowledged.
     pub fn ingested(&self, id: &str) -> u64 {
+        if self.ack == Ack::Landed {
+            return self.log.ingested(id);
+        }
         let waiting = self.with_delta(|d| {
             let of_file = |p: &Arc<FactPiece>| p.ingest.clone().filter(|(i, _)| i == id);
             let waiting = d.unlanded.iter().filter_map(of_file);

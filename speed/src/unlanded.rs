@@ -4,7 +4,7 @@
 use std::collections::VecDeque;
 use std::sync::Arc;
 
-use anabranch_shared::PartitionId;
+use anabranch_shared::{PartitionId, planted};
 
 use crate::payload::FactPiece;
 
@@ -50,13 +50,23 @@ impl Unlanded {
         self.pieces.iter().skip(skipped).take(taken)
     }
 
-    /// Removes the first pieces.
-    pub(crate) fn remove_first(&mut self, count: usize) {
-        for piece in self.pieces.drain(..count.min(self.pieces.len())) {
-            self.facts -= piece.facts.num_rows();
-            self.bytes -= piece.bytes;
+    /// Removes pieces that were the first ones a while ago. Returns those that were taken out
+    /// meanwhile.
+    pub(crate) fn remove_landed(&mut self, landed: &[Arc<FactPiece>]) -> Vec<Arc<FactPiece>> {
+        let mut absent = Vec::new();
+        for piece in landed {
+            let is_it = |first: &mut Arc<FactPiece>| {
+                Arc::ptr_eq(first, piece) || planted("planted-landed-by-count")
+            };
+            let Some(removed) = self.pieces.pop_front_if(is_it) else {
+                absent.push(piece.clone());
+                continue;
+            };
+            self.facts -= removed.facts.num_rows();
+            self.bytes -= removed.bytes;
             self.first += 1;
         }
+        absent
     }
 
     /// Removes the pieces for which `gone` holds, and gives them.

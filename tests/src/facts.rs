@@ -5,12 +5,13 @@ use std::sync::Arc;
 use anabranch_shared::settings::FieldType;
 use anabranch_shared::{Offset, PartitionId, Topic, TopicField};
 use arrow::array::{
-    ArrayRef, BooleanArray, Date32Array, Decimal128Array, Float32Array, Float64Array, Int16Array,
-    Int32Array, Int64Array, Int64Builder, ListBuilder, RecordBatch, StringViewArray,
-    TimestampMicrosecondArray,
+    ArrayRef, BinaryViewArray, BooleanArray, Date32Array, Decimal128Array, Float32Array,
+    Float64Array, Int8Array, Int16Array, Int32Array, Int64Array, Int64Builder, ListBuilder,
+    RecordBatch, StringBuilder, StringViewArray, TimestampMicrosecondArray,
 };
 use rand::Rng;
 use rand::rngs::SmallRng;
+use rand::seq::SliceRandom;
 
 /// The types that random topics have, each under the name of its field.
 pub const FIELDS: [(&str, &str); 10] = [
@@ -26,8 +27,26 @@ pub const FIELDS: [(&str, &str); 10] = [
     ("list", "bigint[]"),
 ];
 
+/// Types that a topic may have besides.
+pub const SPARE: [(&str, &str); 4] = [
+    ("i8", "tinyint"),
+    ("bin", "binary"),
+    ("at", "timestamp"),
+    ("words", "varchar[]"),
+];
+
 /// The time at which all facts come in, in microseconds since 1970.
 pub const NOW_US: i64 = 1_700_000_000_000_000;
+
+/// A topic with every supported type, its fields in some order and some of them left out that no
+/// view is of.
+pub fn random_topic(rng: &mut SmallRng) -> anyhow::Result<Topic> {
+    let mut topic = topic()?;
+    topic.fields[1..].shuffle(rng);
+    let spare = |name: &str| SPARE.iter().any(|(spare, _)| *spare == name);
+    topic.fields.retain(|f| !spare(&f.name) || rng.random_bool(0.5));
+    Ok(topic)
+}
 
 /// A topic with every supported type.
 pub fn topic() -> anyhow::Result<Topic> {
@@ -39,7 +58,7 @@ pub fn topic() -> anyhow::Result<Topic> {
         })
     };
     let mut fields = vec![field("ts", "timestamp", false)?];
-    for (name, kind) in FIELDS {
+    for (name, kind) in FIELDS.into_iter().chain(SPARE) {
         fields.push(field(name, kind, true)?);
     }
     Ok(Topic {
@@ -110,30 +129,56 @@ pub fn fields(rng: &mut SmallRng, topic: &Topic, rows: usize) -> anyhow::Result<
     let decimals: Vec<Option<i128>> = (0..rows)
         .map(|_| maybe(rng, |r| i128::from(r.random_range(-99_999_i64..99_999))))
         .collect();
-    let columns: Vec<ArrayRef> = vec![
-        Arc::new(TimestampMicrosecondArray::from(times).with_timezone("UTC")),
-        column!(BooleanArray, |r: &mut SmallRng| r.random_bool(0.5)),
-        column!(Int16Array, |r: &mut SmallRng| r.random_range(-3..3_i16)),
-        column!(Int32Array, |r: &mut SmallRng| r.random_range(-100..100_i32)),
-        column!(Int64Array, integer),
-        column!(Float64Array, float),
-        column!(Float32Array, |r: &mut SmallRng| float(r) as f32),
-        Arc::new(Decimal128Array::from(decimals).with_precision_and_scale(12, 3)?),
-        column!(StringViewArray, text),
-        column!(Date32Array, |r: &mut SmallRng| r.random_range(-3..3_i32)),
-        Arc::new(lists.finish()),
-        Arc::new(StringViewArray::from_iter((0..rows).map(|_| None::<&str>))),
+    let mut words = ListBuilder::new(StringBuilder::new());
+    for _ in 0..rows {
+        let some = maybe(rng, |r| {
+            (0..r.random_range(0..3)).map(|_| maybe(r, text)).collect::<Vec<_>>()
+        });
+        words.append_option(some);
+    }
+    let columns: Vec<(&str, ArrayRef)> = vec![
+        (
+            "ts",
+            Arc::new(TimestampMicrosecondArray::from(times).with_timezone("UTC")),
+        ),
+        ("b", column!(BooleanArray, |r: &mut SmallRng| r.random_bool(0.5))),
+        ("i16", column!(Int16Array, |r: &mut SmallRng| r.random_range(-3..3_i16))),
+        ("i", column!(Int32Array, |r: &mut SmallRng| r.random_range(-100..100_i32))),
+        ("n", column!(Int64Array, integer)),
+        ("f", column!(Float64Array, float)),
+        ("f32", column!(Float32Array, |r: &mut SmallRng| float(r) as f32)),
+        (
+            "d",
+            Arc::new(Decimal128Array::from(decimals).with_precision_and_scale(12, 3)?),
+        ),
+        ("s", column!(StringViewArray, text)),
+        ("day", column!(Date32Array, |r: &mut SmallRng| r.random_range(-3..3_i32))),
+        ("list", Arc::new(lists.finish())),
+        ("i8", column!(Int8Array, |r: &mut SmallRng| r.random_range(-128..=127_i8))),
+        ("bin", column!(BinaryViewArray, |r: &mut SmallRng| text(r).as_bytes())),
+        (
+            "at",
+            column!(TimestampMicrosecondArray, |r: &mut SmallRng| {
+                r.random_range(-1_000_000_000_000_000..4_000_000_000_000_000_i64)
+            }),
+        ),
+        ("words", Arc::new(words.finish())),
+        (
+            "_extra",
+            Arc::new(StringViewArray::from_iter((0..rows).map(|_| None::<&str>))),
+        ),
     ];
-    let schema = Arc::new(
-        topic
-            .schema()
-            .project(&(0..columns.len()).collect::<Vec<_>>())?,
-    );
-    let columns = columns
-        .into_iter()
-        .zip(schema.fields())
-        .map(|(c, f)| arrow::compute::cast(&c, f.data_type()))
-        .collect::<Result<Vec<_>, _>>()?;
+    let schema = topic.schema();
+    let named = |name: &String| columns.iter().find(|(n, _)| n == name);
+    let places: Vec<usize> = (0..schema.fields().len())
+        .filter(|i| named(schema.field(*i).name()).is_some())
+        .collect();
+    let schema = Arc::new(schema.project(&places)?);
+    let columns = schema.fields().iter().filter_map(|f| {
+        let (_, column) = named(f.name())?;
+        Some(arrow::compute::cast(column, f.data_type()))
+    });
+    let columns = columns.collect::<Result<Vec<_>, _>>()?;
     Ok(RecordBatch::try_new(schema, columns)?)
 }
 

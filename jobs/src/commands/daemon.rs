@@ -12,17 +12,19 @@ use anabranch_shared::{
 use anabranch_speed::{Daemon, DaemonOptions, DedupStatus, IntakeCount, TopicOptions, TopicStream};
 use async_trait::async_trait;
 use axum::Router;
-use axum::extract::State;
+use axum::Json;
+use axum::extract::{Path, State};
 use axum::http::StatusCode;
-use axum::response::IntoResponse;
+use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use tokio::net::TcpListener;
 
 use crate::commands::status::DaemonStatus;
-use crate::commands::{maintain, schedule};
+use crate::commands::{maintain, schedule, verify};
 use crate::context::{Context, now_us, threads};
 use crate::peers::{PEERS, PeerList};
 use crate::presence::Address;
+use crate::verify::Part;
 
 /// The daemon's pins, and the tables that belong to the project.
 #[derive(Debug)]
@@ -98,6 +100,8 @@ pub fn service(context: &Context, daemon: &Arc<Daemon>) -> Result<SqlService> {
 
 #[derive(Clone)]
 struct Health {
+    context: Context,
+    sql: Arc<SqlService>,
     daemon: Arc<Daemon>,
     storage: Storage,
     id: String,
@@ -135,7 +139,10 @@ pub async fn run(context: &Context, with_scheduler: bool) -> Result<()> {
         context.project.daemon.peer_timeout,
     )?;
     let peers = Arc::new(peers);
+    let sql = Arc::new(service(context, &daemon)?);
     let health = Health {
+        context: context.clone(),
+        sql: sql.clone(),
         daemon: daemon.clone(),
         storage: context.storage.clone(),
         id: address.id.clone(),
@@ -146,9 +153,9 @@ pub async fn run(context: &Context, with_scheduler: bool) -> Result<()> {
         .route("/ready", get(ready))
         .route("/status", get(status))
         .route("/metrics", get(metrics))
+        .route("/verify/{view}", post(verify_own))
         .route(PEERS, post(look_for_peers))
         .with_state(health);
-    let sql = Arc::new(service(context, &daemon)?);
     let app = own
         .merge(anabranch_speed::router(daemon.clone()))
         .merge(anabranch_serving::router(sql));
@@ -264,17 +271,19 @@ pub fn stop_signal() -> impl Future<Output = ()> {
 }
 
 async fn healthy(State(health): State<Health>) -> impl IntoResponse {
-    axum::Json(serde_json::json!({ "status": "ok", "id": health.id, "pid": std::process::id() }))
+    Json(serde_json::json!({ "status": "ok", "id": health.id, "pid": std::process::id() }))
 }
 
 /// The daemon is ready once it listens. A view that fails stops itself alone, so it is named and nothing more. A topic
-/// most of whose input became dead letters is red: something is wrong before it.
+/// most of whose input became dead letters is red: something is wrong before it. So is one whose source has stopped.
 async fn ready(State(health): State<Health>) -> impl IntoResponse {
     let failing = health.daemon.views_that_fail();
     let topics = health.daemon.topics().iter();
-    let red: BTreeMap<&String, String> = topics
+    let mut red: BTreeMap<&String, String> = topics
         .filter_map(|(name, stream)| Some((name, stream.too_many_dead()?)))
         .collect();
+    let sources = health.daemon.sources().iter();
+    red.extend(sources.filter_map(|(name, source)| Some((name, source.state().stopped?))));
     let status = match red.is_empty() {
         true => StatusCode::OK,
         false => StatusCode::SERVICE_UNAVAILABLE,
@@ -282,7 +291,24 @@ async fn ready(State(health): State<Health>) -> impl IntoResponse {
     let body = serde_json::json!({
         "ready": red.is_empty(), "topics_red": red, "views_that_fail": failing,
     });
-    (status, axum::Json(body))
+    (status, Json(body))
+}
+
+/// Compares this daemon's answer of a view with a recompute, both under one of its pins.
+async fn verify_own(
+    State(health): State<Health>,
+    Path(view): Path<String>,
+    Json(part): Json<Part>,
+) -> Response {
+    let options = verify::options(&health.context, part, &Arc::default());
+    let compared = anabranch_serving::compute(async move {
+        let Health { context, sql, .. } = health;
+        verify::compare_pinned(&context, &sql, sql.pinner().as_ref(), &view, &options).await
+    });
+    match compared.await {
+        Ok(verified) => Json(verified).into_response(),
+        Err(e) => anabranch_serving::error_response(&e),
+    }
 }
 
 /// Another daemon says that it is there: where it is, is in the storage.
@@ -298,7 +324,7 @@ async fn look_for_peers(State(health): State<Health>) -> StatusCode {
 
 /// What `anabranch status` asks for.
 async fn status(State(health): State<Health>) -> impl IntoResponse {
-    axum::Json(DaemonStatus::of(&health.daemon))
+    Json(DaemonStatus::of(&health.daemon))
 }
 
 /// Adds a metric of some kind, with the labels and values of its rows, to a text.
@@ -405,10 +431,14 @@ async fn metrics(State(health): State<Health>) -> String {
         topics.iter().flat_map(lanes).collect(),
     );
     let now = crate::context::now_ms();
-    let mut offsets = Vec::new();
-    let mut seconds = Vec::new();
+    let (mut offsets, mut seconds) = (Vec::new(), Vec::new());
+    let (mut stopped, mut paused) = (Vec::new(), Vec::new());
     for (topic, source) in health.daemon.sources() {
-        for (partition, lag) in source.state().partitions {
+        let state = source.state();
+        let of_topic = |is: bool| (format!("topic=\"{topic}\""), f64::from(u8::from(is)));
+        stopped.push(of_topic(state.stopped.is_some()));
+        paused.push(of_topic(state.paused));
+        for (partition, lag) in state.partitions {
             let labels = format!("topic=\"{topic}\",partition=\"{partition}\"");
             offsets.extend(lag.lag_offsets.map(|l| (labels.clone(), l as f64)));
             seconds.extend(lag.lag_ms(now).map(|ms| (labels, ms as f64 / 1_000.0)));
@@ -423,6 +453,16 @@ async fn metrics(State(health): State<Health>) -> String {
         "anabranch_kafka_lag_seconds",
         "By how much the newest facts from Kafka are older than now",
         seconds,
+    );
+    gauge(
+        "anabranch_kafka_stopped",
+        "1 where nothing is read from Kafka any more, until a restart",
+        stopped,
+    );
+    gauge(
+        "anabranch_kafka_paused",
+        "1 where reading from Kafka pauses, because the memory for facts and deltas is full",
+        paused,
     );
     let mut counter = |name: &str, help: &str, read: &dyn Fn(&IntakeCount) -> u64| {
         let row = |(n, s): (&String, &Arc<TopicStream>)| {

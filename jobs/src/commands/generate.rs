@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 
 use anabranch_shared::{Error, Result};
 use chrono::{DateTime, Utc};
+use serde::Serialize;
 
 use crate::client::Client;
 use crate::generate::{Generator, GeneratorOptions};
@@ -65,12 +66,26 @@ impl GenerateArgs {
     }
 }
 
-/// Generates facts. Returns how many.
+/// What became of the generated facts.
+#[derive(Clone, Copy, Debug, Default, Serialize)]
+pub struct GenerateReport {
+    /// How many records were generated.
+    pub records: u64,
+    /// How many of them the daemon has taken as facts.
+    pub facts: u64,
+    /// How many it could not take.
+    pub dead_letters: u64,
+    /// How many it had already, by the topic's `dedup`.
+    pub duplicates: u64,
+}
+
+/// Generates facts. Ends early, and well, where the reader of `out` goes away.
 pub async fn generate(
     args: &GenerateArgs,
     client: Option<&Client>,
     out: &mut (dyn Write + Send),
-) -> Result<u64> {
+) -> Result<GenerateReport> {
+    let mut report = GenerateReport::default();
     let mut generator = args.generator()?;
     let failed = |e| Error::io("the output", e);
     let mut file = match &args.output {
@@ -81,7 +96,6 @@ pub async fn generate(
         None => None,
     };
     let begun = Instant::now();
-    let mut sent = 0;
     loop {
         let mut lines = Vec::new();
         let facts = generator.next_ndjson(&mut lines, CHUNK);
@@ -90,13 +104,19 @@ pub async fn generate(
         }
         match (client, &mut file) {
             (Some(client), _) => {
-                client.write_ndjson(&args.topic, lines.into()).await?;
+                let taken = client.write_ndjson(&args.topic, lines.into()).await?;
+                report.facts += taken.facts;
+                report.dead_letters += taken.dead_letters;
+                report.duplicates += taken.duplicates;
             }
             (None, Some(file)) => file.write_all(&lines).map_err(failed)?,
-            (None, None) => out.write_all(&lines).map_err(failed)?,
+            (None, None) => match out.write_all(&lines) {
+                Err(e) if e.kind() == std::io::ErrorKind::BrokenPipe => return Ok(report),
+                written => written.map_err(failed)?,
+            },
         }
-        sent += facts as u64;
-        let pause = args.pause(begun, sent);
+        report.records += facts as u64;
+        let pause = args.pause(begun, report.records);
         if !pause.is_zero() {
             tokio::time::sleep(pause).await;
         }
@@ -104,5 +124,5 @@ pub async fn generate(
     if let Some(mut file) = file {
         file.flush().map_err(failed)?;
     }
-    Ok(sent)
+    Ok(report)
 }

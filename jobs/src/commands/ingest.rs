@@ -69,6 +69,8 @@ pub struct IngestReport {
     pub dead_letters: u64,
     /// Records that were left out, being duplicates by the topic's `dedup`.
     pub duplicates: u64,
+    /// Records that became facts and had undeclared fields.
+    pub unknown_fields: u64,
     /// The partition, and its offsets: first, and the one after the last.
     pub offsets: BTreeMap<i32, (i64, i64)>,
 }
@@ -237,20 +239,18 @@ async fn ingest_file(
         bar.set_position(chunk.bytes_read);
         let (admission, source, id) = (admission.clone(), input.name.clone(), id.clone());
         let from = chunk.first_record;
-        let payload = blocking(move || {
+        let (payload, unknown_fields) = blocking(move || {
             let admitted = admission
                 .chunk(&chunk)
                 .map_err(|e| Error::Invalid(e.to_string()))?;
             let upto = from + admitted.record_count;
-            Ok(Payload::new(
-                admitted,
-                now_us(),
-                Some((id, upto)),
-                Some(source),
-            ))
+            let unknown_fields = admitted.unknown_fields;
+            let payload = Payload::new(admitted, now_us(), Some((id, upto)), Some(source));
+            Ok((payload, unknown_fields))
         })
         .await?;
         target.write(&args.topic, payload, from, report).await?;
+        report.unknown_fields += unknown_fields;
     }
     target.flush(report).await?;
     // What is there already may be another process's, which did not come to make it durable.

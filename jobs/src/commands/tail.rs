@@ -16,6 +16,9 @@ use crate::shell::Session;
 /// How often new facts are looked for.
 const POLL: Duration = Duration::from_millis(500);
 
+/// How many facts are asked for at once.
+const PAGE: usize = 50_000;
+
 /// Where a replay starts.
 #[derive(Clone, Debug)]
 pub enum From {
@@ -88,10 +91,11 @@ pub async fn tail(
             false => format!("({PARTITION} NOT IN ({}) AND {first})", known.join(", ")),
         });
         let sql = format!(
-            "SELECT * FROM \"{topic}\" WHERE {} ORDER BY {PARTITION}, {OFFSET}",
+            "SELECT * FROM \"{topic}\" WHERE {} ORDER BY {PARTITION}, {OFFSET} LIMIT {PAGE}",
             parts.join(" OR ")
         );
         let answer = session.query(&sql).await?;
+        let rows: usize = answer.batches.iter().map(|b| b.num_rows()).sum();
         for batch in &answer.batches {
             let (Some(p), Some(o)) = (
                 batch.column_by_name(PARTITION),
@@ -105,15 +109,20 @@ pub async fn tail(
                 *at = (*at).max(o.value(row));
             }
         }
-        write_batches(
+        let written = write_batches(
             out,
             &answer.schema,
             &answer.batches,
             Format::Ndjson,
             Style::plain(),
-        )
-        .and_then(|()| out.flush())
-        .map_err(|e| Error::io("standard output", e))?;
+        );
+        match written.and_then(|()| out.flush()) {
+            Err(e) if e.kind() == std::io::ErrorKind::BrokenPipe => return Ok(()),
+            written => written.map_err(|e| Error::io("standard output", e))?,
+        }
+        if rows == PAGE {
+            continue;
+        }
         if !follow {
             return Ok(());
         }

@@ -4,8 +4,10 @@ use std::str::FromStr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use anabranch_shared::{Log, Offsets, Pinner, ReadMode, Result};
+use anabranch_serving::SqlService;
+use anabranch_shared::{Error, Log, Offsets, Pinner, ReadMode, Result};
 
+use crate::client::Client;
 use crate::commands::query::local_service;
 use crate::commands::{LINE_EVERY, SHOW_EVERY, no_view, progress_bar};
 use crate::compare::Comparison;
@@ -13,7 +15,9 @@ use crate::context::{Context, now_us, threads};
 use crate::history::{self, JobRecord, peak_memory_bytes};
 use crate::local::LocalPinner;
 use crate::output::human_count;
-use crate::verify::{Part, Verified, VerifyOptions, VerifyProgress, unless_stopped, verify_pin};
+use crate::verify::{
+    Part, Verified, VerifyOptions, VerifyProgress, Whose, unless_stopped, verify_pin,
+};
 
 /// How many keys are compared.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -58,9 +62,21 @@ pub struct VerifyArgs {
     /// Chooses which keys are in the sample; the same seed, the same keys. Random unless given
     #[arg(long, requires = "sample")]
     pub seed: Option<u64>,
+    /// Compares the answers of the running daemon, with what it has in memory, instead of answers
+    /// that this command makes from the log and the WAL. The daemon does the work
+    #[arg(long)]
+    pub daemon: bool,
 }
 
 impl VerifyArgs {
+    /// Whose answers are meant.
+    pub fn whose(&self) -> Whose {
+        match self.daemon {
+            true => Whose::Daemon,
+            false => Whose::Own,
+        }
+    }
+
     fn part(&self) -> Part {
         let seed = self
             .seed
@@ -94,6 +110,7 @@ impl VerifyArgs {
 pub fn options(context: &Context, part: Part, stop: &Arc<AtomicBool>) -> VerifyOptions {
     VerifyOptions {
         part,
+        whose: Whose::default(),
         memory_bytes: context.project.batch.memory_bytes,
         threads: threads(context.project.batch.threads),
         stop: stop.clone(),
@@ -151,6 +168,26 @@ pub async fn verify_view_with(
 }
 
 async fn compare_view(context: &Context, name: &str, options: &VerifyOptions) -> Result<Verified> {
+    if options.whose == Whose::Daemon {
+        let client = Client::find(&context.storage).await?.ok_or_else(|| {
+            Error::Unavailable("no daemon runs; compare without `--daemon`".into())
+        })?;
+        let asked = client.verify(name, options.part);
+        return unless_stopped(&options.stop, asked).await?;
+    }
+    let service = local_service(context)?;
+    let pinner = LocalPinner::new(context.clone()).stopped_by(&options.stop);
+    compare_pinned(context, &service, &pinner, name, options).await
+}
+
+/// Compares the answer over a pin that is chosen for it.
+pub(crate) async fn compare_pinned(
+    context: &Context,
+    service: &SqlService,
+    pinner: &dyn Pinner,
+    name: &str,
+    options: &VerifyOptions,
+) -> Result<Verified> {
     context.catalogue.refresh().await?;
     let entry = context.catalogue.current();
     let live = entry
@@ -162,12 +199,10 @@ async fn compare_view(context: &Context, name: &str, options: &VerifyOptions) ->
             no_view(name, answering.map(|(name, _)| name))
         })?;
     let topic = live.definition.topic.name.clone();
-    let service = local_service(context)?;
     let names = [name.to_owned(), topic.clone()];
-    let pinner = LocalPinner::new(context.clone()).stopped_by(&options.stop);
     let pin = unless_stopped(&options.stop, pinner.pin(&names, ReadMode::Merged)).await??;
     fail::fail_point!("verify-after-pin");
-    let mut verified = verify_pin(&service, &context.storage, &pin, name, &topic, options).await?;
+    let mut verified = verify_pin(service, &context.storage, &pin, name, &topic, options).await?;
     let low = pin.topics.get(&topic).map(|t| t.low.clone());
     verified.uncompared = uncompared(&*context.log(&topic).await?, &low.unwrap_or_default());
     Ok(verified)

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use anabranch_shared::view::groups_accumulator;
 use arrow::array::{ArrayRef, BooleanArray};
-use arrow::compute::{filter, prep_null_mask_filter};
+use arrow::compute::{filter, is_not_null, prep_null_mask_filter};
 use arrow::datatypes::{DataType, FieldRef};
 use datafusion::common::{Result, ScalarValue};
 use datafusion::logical_expr::function::{AccumulatorArgs, StateFieldsArgs};
@@ -19,20 +19,35 @@ use parking_lot::Mutex;
 #[derive(Debug)]
 struct MergeStates {
     inner: Arc<AggregateFunctionExpr>,
+    none: OfNoRows,
     signature: Signature,
 }
 
+/// What an aggregation without GROUP BY gives over no rows.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(super) enum OfNoRows {
+    /// What the aggregate itself gives over no facts: 0 for a count.
+    StateOfNoFacts,
+    /// NULL.
+    Null,
+}
+
 /// The aggregate that merges the states of `inner`, which are of `parts` columns.
-pub(super) fn merge_states(inner: Arc<AggregateFunctionExpr>, parts: usize) -> AggregateUDF {
+pub(super) fn merge_states(
+    inner: Arc<AggregateFunctionExpr>,
+    parts: usize,
+    none: OfNoRows,
+) -> AggregateUDF {
     AggregateUDF::from(MergeStates {
         inner,
+        none,
         signature: Signature::any(parts, Volatility::Immutable),
     })
 }
 
 impl PartialEq for MergeStates {
     fn eq(&self, other: &Self) -> bool {
-        Arc::ptr_eq(&self.inner, &other.inner)
+        Arc::ptr_eq(&self.inner, &other.inner) && self.none == other.none
     }
 }
 
@@ -64,6 +79,9 @@ impl AggregateUDFImpl for MergeStates {
     fn accumulator(&self, _: AccumulatorArgs) -> Result<Box<dyn Accumulator>> {
         Ok(Box::new(OneGroup {
             groups: Mutex::new(groups_accumulator(&self.inner)?),
+            types: self.inner.state_fields()?,
+            value: self.inner.field().data_type().clone(),
+            none: self.none,
             any: false,
         }))
     }
@@ -154,6 +172,9 @@ impl GroupsAccumulator for MergeGroups {
 struct OneGroup {
     /// Behind a lock only because an `Accumulator` must be `Sync`; it is never contended.
     groups: Mutex<Box<dyn GroupsAccumulator>>,
+    types: Vec<FieldRef>,
+    value: DataType,
+    none: OfNoRows,
     /// Whether something was merged.
     any: bool,
 }
@@ -188,10 +209,27 @@ impl Accumulator for OneGroup {
     }
 
     fn merge_batch(&mut self, states: &[ArrayRef]) -> Result<()> {
-        self.merge(states)
+        if self.none == OfNoRows::StateOfNoFacts {
+            return self.merge(states);
+        }
+        // Parts without rows have sent NULL, which no state of a count is.
+        let Some(first) = states.first().filter(|s| s.null_count() > 0) else {
+            return self.merge(states);
+        };
+        let some = is_not_null(first)?;
+        let states = states.iter().map(|s| filter(s, &some));
+        let states = states.collect::<std::result::Result<Vec<_>, _>>()?;
+        match states.first().is_some_and(|s| !s.is_empty()) {
+            true => self.merge(&states),
+            false => Ok(()),
+        }
     }
 
     fn state(&mut self) -> Result<Vec<ScalarValue>> {
+        if !self.any && self.none == OfNoRows::Null {
+            let nulls = self.types.iter();
+            return nulls.map(|f| ScalarValue::try_from(f.data_type())).collect();
+        }
         self.ensure_group()?;
         let states = self.groups.get_mut().state(EmitTo::All)?;
         states
@@ -204,6 +242,9 @@ impl Accumulator for OneGroup {
     }
 
     fn evaluate(&mut self) -> Result<ScalarValue> {
+        if !self.any && self.none == OfNoRows::Null {
+            return ScalarValue::try_from(&self.value);
+        }
         self.ensure_group()?;
         let value = self.groups.get_mut().evaluate(EmitTo::All)?;
         match value.is_empty() {

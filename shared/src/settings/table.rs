@@ -273,7 +273,7 @@ settings! {
     WAL_BYTES: Defaulted<Size> = Daemon."wal_bytes", Defaulted(|| Size::megabytes(4_000));
     /// The most memory for the speed layer's facts and deltas.
     DAEMON_MEMORY: Defaulted<Size> = Daemon."memory", Defaulted(|| Size::megabytes(2_000));
-    /// The most of `wal`'s disk for deltas that `memory` has no room for, or "off".
+    /// The most of `wal`'s disk for deltas that `memory` has no room for, or "off"; of temporary files, for those of a command.
     SPILL: Defaulted<SizeOrOff> = Daemon."spill", Defaulted(|| SizeOrOff(Some(4_000_000_000)));
     /// The most bytes of request bodies that are taken in at once; beyond it requests get 503.
     REQUEST_MEMORY: Defaulted<Size> = Daemon."request_memory", Defaulted(|| Size::megabytes(512));
@@ -296,8 +296,6 @@ settings! {
     BATCH_MEMORY: Defaulted<Size> = Batch."memory", Defaulted(|| Size::megabytes(1_000));
     /// Threads of a job; 0 for all cores.
     BATCH_THREADS: Defaulted<Threads> = Batch."threads", Defaulted(|| Threads(0));
-    /// Facts that a job folds as one unit of work.
-    UNIT_FACTS: Defaulted<Count> = Batch."unit_facts", Defaulted(|| Count(2_000_000));
 
     /// The most memory for queries, all together.
     QUERY_MEMORY: Defaulted<Size> = Query."memory", Defaulted(|| Size::megabytes(2_000));

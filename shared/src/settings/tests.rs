@@ -56,7 +56,6 @@ fn other_value(section: Section, key: &str) -> &'static str {
         (Section::Daemon, _) => "\"7MiB\"",
         (Section::Batch | Section::Query, "memory") => "7",
         (Section::Batch | Section::Query, "threads") => "7",
-        (Section::Batch, "unit_facts") => "7",
         (Section::Query, "timeout") => "\"7s\"",
         (Section::Topic, "event_time") => "\"u\"",
         (Section::Topic, "ack") => "\"landed\"",
@@ -254,7 +253,6 @@ fn defaults_are_those_of_the_documentation() {
         batch: BatchSettings {
             memory_bytes: 1_000_000_000,
             threads: 0,
-            unit_facts: 2_000_000,
         },
         query: QuerySettings {
             memory_bytes: 2_000_000_000,

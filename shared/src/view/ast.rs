@@ -151,7 +151,11 @@ impl Visitor for Checker<'_> {
         let Expr::Function(function) = expr else {
             return ControlFlow::Continue(());
         };
-        let name = function.name.to_string().to_lowercase();
+        let name = function.name.0.last().and_then(|part| part.as_ident());
+        let name = name.map_or_else(
+            || function.name.to_string().to_lowercase(),
+            |ident| ident.value.to_lowercase(),
+        );
         match self.volatility(&name) {
             Some(Volatility::Stable) => refuse(
                 function.name.span(),

@@ -16,12 +16,13 @@ use datafusion::logical_expr::{
     Aggregate, ColumnarValue, Expr, LogicalPlan, LogicalPlanBuilder, ScalarFunctionArgs, ScalarUDF,
     ScalarUDFImpl, Signature, Volatility,
 };
+use serde::{Deserialize, Serialize};
 
 use super::{View, plan, replace_table};
 use crate::Result;
 
 /// Which keys are in a sample.
-#[derive(Clone, Copy, Debug, PartialEq)]
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 pub struct KeySample {
     /// The share of all keys, above 0 and at most 1.
     pub share: f64,

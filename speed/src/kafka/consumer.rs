@@ -44,7 +44,7 @@ pub(super) struct Shared {
     pub(super) stream: Arc<TopicStream>,
     pub(super) catalogue: Arc<Catalogue>,
     pub(super) settings: KafkaSettings,
-    /// The WAL's id: what the group knows this daemon by.
+    /// The WAL's id: the group knows this daemon by it and the topic.
     pub(super) wal: String,
     pub(super) state: Arc<Mutex<KafkaState>>,
     pub(super) stop: Arc<AtomicBool>,
@@ -70,8 +70,9 @@ impl Source {
         // Known to the group, a daemon that was killed gets its partitions back as soon as it is
         // there again. Nobody gets them before its session has expired, not even after a clean
         // stop, so sessions are shorter than librdkafka's.
+        let topic = &shared.stream.topic().name;
         config
-            .set("group.instance.id", &shared.wal)
+            .set("group.instance.id", format!("{}-{topic}", shared.wal))
             .set("session.timeout.ms", "10000");
         for (key, value) in &settings.properties {
             match value.is_empty() {
@@ -221,6 +222,10 @@ impl Source {
                 let assigned = self.shared.assigned();
                 assigned.into_iter().for_each(|p| self.go_to_lane(p));
             }
+            KafkaError::MessageConsumptionFatal(code) => self.shared.halt(&format!(
+                "topic `{}`: Kafka refuses this daemon for good: {code}; if two daemons run on copies of one `wal` folder, give one a folder of its own, and restart",
+                self.shared.stream.topic().name
+            )),
             e => self.shared.trouble(e.to_string()),
         }
     }
@@ -331,6 +336,9 @@ impl Shared {
         if state.stopped.is_none() {
             tracing::error!(topic = %self.stream.topic().name, error = %text, "reading from Kafka has stopped");
             state.stopped = Some(text.to_owned());
+            // Nobody looks any more how far behind it is.
+            let known = state.partitions.values_mut();
+            known.for_each(|known| known.lag_offsets = None);
         }
     }
 

@@ -101,6 +101,16 @@ impl TopicStream {
         others.then(|| dedup.lock())
     }
 
+    /// Remembers the keys of facts that have landed although they were given up, and with them
+    /// their keys.
+    pub(super) async fn remember(&self, landed: Vec<Arc<FactPiece>>) -> Result<()> {
+        let Some(dedup) = self.dedup.clone().filter(|_| !landed.is_empty()) else {
+            return Ok(());
+        };
+        // The lock is held while a group is written.
+        blocking(move || landed.iter().try_for_each(|p| dedup.lock().note(&p.facts))).await
+    }
+
     /// Forgets the keys of facts that this daemon does not hold any more, but for those that have
     /// landed: where they come again they are new.
     pub(super) fn forget_removed(&self, dedup: Option<&mut Dedup>, removed: &[Arc<FactPiece>]) {

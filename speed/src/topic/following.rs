@@ -294,7 +294,11 @@ impl TopicStream {
             },
             &self.upto(),
         )?;
-        let pieces = above_boundary(&self.log, &view, &pin.boundary, &self.following()).await?;
+        let mut following = self.following();
+        // What goes makes room for what is made anew of the pieces that the boundary cuts through.
+        let gone = view.bytes_not_above(&pin.boundary);
+        following.most_memory_bytes = following.most_memory_bytes.saturating_add(gone);
+        let pieces = above_boundary(&self.log, &view, &pin.boundary, &following).await?;
         fail::fail_point!("delta-before-adopt");
         if let Some(view) = self.delta.lock().views.get_mut(name) {
             if planted("planted-stale-snapshot") {
@@ -360,6 +364,8 @@ impl TopicStream {
     fn insert(&self, name: &str, mut view: ViewDelta) {
         let mut delta = self.delta.lock();
         view.folded = delta.unlanded.start();
+        // A pin that is being chosen has folded what has not landed into the view before this one.
+        delta.epoch += 1;
         let before = delta.views.insert(name.to_owned(), view);
         if planted("planted-generations-mixed")
             && let (Some(before), Some(now)) = (before, delta.views.get_mut(name))

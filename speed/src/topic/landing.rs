@@ -66,7 +66,7 @@ impl TopicStream {
         if pieces.is_empty() {
             return Ok(0);
         }
-        let (mut landing, count) = (Landing::default(), pieces.len());
+        let mut landing = Landing::default();
         for piece in &pieces {
             match landing
                 .ranges
@@ -89,12 +89,12 @@ impl TopicStream {
         if planted("planted-cut-before-commit") {
             self.cut_wal(&landing.ranges).await;
         }
-        let kept = self.is_asked().then(|| pieces.clone());
         let views: Vec<(String, Arc<Master>)> = self.folding();
+        let folded = pieces.clone();
         // Facts are folded while they are written: both take about as long.
         let folding = blocking(move || {
             let fold = |(name, master): (String, Arc<Master>)| {
-                let states = fold_pieces(master.view(), &pieces);
+                let states = fold_pieces(master.view(), &folded);
                 (name, states)
             };
             Ok(views.into_iter().map(fold).collect::<Vec<_>>())
@@ -102,13 +102,17 @@ impl TopicStream {
         let writing = self.log.land(&landing, self.options.now_ms());
         let (_, states) = tokio::try_join!(writing, folding)?;
         let now_ms = self.options.now_ms();
-        {
+        let given_up = {
             let mut delta = self.delta.lock();
-            delta.landed(count, &landing.ranges, states);
-            let most = self.options.lately_bytes;
+            let given_up = delta.landed(&pieces, &landing.ranges, states);
             delta.lately.expire(now_ms);
-            delta.lately.add(kept.unwrap_or_default(), now_ms, most);
-        }
+            if self.is_asked() {
+                let most = self.options.lately_bytes;
+                delta.lately.add(pieces, now_ms, most);
+            }
+            given_up
+        };
+        self.remember(given_up).await?;
         fail::fail_point!("land-before-cut");
         self.note_landed(&landing.ranges).await;
         self.relieve().await;

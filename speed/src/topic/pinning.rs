@@ -159,6 +159,12 @@ impl TopicStream {
                 });
             }
             check_no_gap(name, view, &delta.upto)?;
+            if mode == ReadMode::Merged && view.folded != target {
+                return Err(Error::Internal(format!(
+                    "view `{name}`: facts up to number {} of {target} are in its states",
+                    view.folded
+                )));
+            }
             let mut pin = ViewPin {
                 view: view.master.view().clone(),
                 generation: view.master.generation(),

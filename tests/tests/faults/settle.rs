@@ -43,7 +43,8 @@ pub(super) async fn settle(what: &str, dirs: &[&Path], fates: &Fates) -> anyhow:
         let view = rows(client, "SELECT sum(facts), sum(ids) FROM words").await?;
         same(what, "the view", &all, &view)?;
     }
-    verify(what, first).await?;
+    verify(what, first, &[]).await?;
+    verify(what, first, &["--daemon"]).await?;
     for daemon in &mut daemons {
         daemon.terminate().await?;
     }
@@ -51,7 +52,7 @@ pub(super) async fn settle(what: &str, dirs: &[&Path], fates: &Fates) -> anyhow:
     let said = run_well(first, &["--format", "csv", "sql", "-c", sql]).await?;
     let said = said.lines().last().unwrap_or_default().split(',');
     same(what, "the log", &all, &[said.map(str::to_owned).collect()])?;
-    verify(what, first).await?;
+    verify(what, first, &[]).await?;
     Ok(fates.compare(all))
 }
 
@@ -66,8 +67,8 @@ fn same(what: &str, who: &str, found: &[(i64, Place)], said: &[Vec<String>]) -> 
 }
 
 /// `anabranch verify`, whose exit code is the verdict.
-pub(super) async fn verify(what: &str, dir: &Path) -> anyhow::Result<()> {
-    run_well(dir, &["verify"])
+pub(super) async fn verify(what: &str, dir: &Path, how: &[&str]) -> anyhow::Result<()> {
+    run_well(dir, &[&["verify"], how].concat())
         .await
         .map(drop)
         .map_err(|e| anyhow::anyhow!("{what}: {e}"))

@@ -10,11 +10,13 @@ use anabranch_shared::{
 };
 use anabranch_speed::{Following, follow_log};
 use anabranch_tests::commands::ensure_same;
-use arrow::array::{Int32Array, Int64Array, RecordBatch};
-use arrow::datatypes::SchemaRef;
+use arrow::array::{Array, ArrayRef, Int32Array, Int64Array, RecordBatch};
+use arrow::datatypes::{DataType, SchemaRef};
+use arrow::util::display::{ArrayFormatter, FormatOptions};
 use datafusion::datasource::MemTable;
-use datafusion::prelude::DataFrame;
+use datafusion::prelude::{DataFrame, SessionContext};
 use rand::Rng;
+use rand::seq::IndexedRandom;
 
 use super::world::{World, fold_options};
 
@@ -176,6 +178,7 @@ impl World<'_> {
             let from = self.start_of(view.generation);
             let expected = self.recompute(&view.view, &from, &view.head).await?;
             ensure_same(&schema, &expected, &found)?;
+            self.check_filtered(pin, &schema, &expected).await?;
             self.check_combine(pin, view).await?;
             let low = pin.topics.get("facts").map(|t| t.low.clone());
             self.check_kept(view, &low.unwrap_or_else(|| self.log.low()))
@@ -185,6 +188,41 @@ impl World<'_> {
             self.check_topic(pin, &topic.low, &topic.head).await?;
         }
         Ok(())
+    }
+
+    /// With a filter on a key, which goes down to files and pieces.
+    async fn check_filtered(
+        &mut self,
+        pin: &Pin,
+        schema: &SchemaRef,
+        expected: &[RecordBatch],
+    ) -> anyhow::Result<()> {
+        let Some(key) = schema.fields().iter().find(|f| f.name() == "k0") else {
+            return Ok(());
+        };
+        let values = expected.iter().filter_map(|b| b.column_by_name("k0"));
+        let values: Vec<String> = values.flat_map(literals).collect();
+        let value = values.choose(&mut self.rng);
+        let filter = match (value, self.rng.random_range(0..8)) {
+            (None, _) | (_, 0) => "k0 IS NULL".to_owned(),
+            (_, 1) => "k0 IS NOT NULL".to_owned(),
+            (Some(v), 2) => format!("k0 <> {v}"),
+            (Some(v), 3) => format!("k0 < {v}"),
+            (Some(v), 4) => format!("k0 >= {v}"),
+            (Some(v), 5) => format!("NOT k0 < {v}"),
+            (Some(v), 6) => format!("k0 IN ({v}, {})", values[0]),
+            (Some(v), _) => format!("k0 = {v}"),
+        };
+        self.coverage
+            .count(&format!("checks: filter on a key of {}", key.data_type()));
+        let sql = format!("SELECT * FROM v WHERE {filter}");
+        let (found_schema, found) = self.ask(&sql, pin).await?;
+        let plain = SessionContext::new();
+        let schema = expected.first().map_or(schema.clone(), RecordBatch::schema);
+        let table = MemTable::try_new(schema, vec![expected.to_vec()])?;
+        plain.register_table("v", Arc::new(table))?;
+        let expected = plain.sql(&sql).await?.collect().await?;
+        ensure_same(&found_schema, &expected, &found).map_err(|e| anyhow::anyhow!("{filter}: {e}"))
     }
 
     /// As `verify` does: without the runs of what retention has removed, against what it has not.
@@ -312,4 +350,23 @@ impl World<'_> {
         );
         Ok(())
     }
+}
+
+/// The values of a key as SQL, but for NULL.
+fn literals(values: &ArrayRef) -> Vec<String> {
+    let of_type = |v: String| match values.data_type() {
+        DataType::Int8 | DataType::Int16 | DataType::Int32 | DataType::Int64 => v,
+        DataType::Boolean => v,
+        DataType::Float64 => format!("CAST('{v}' AS DOUBLE)"),
+        DataType::Date32 => format!("DATE '{v}'"),
+        DataType::Timestamp(_, _) => format!("CAST('{v}' AS TIMESTAMPTZ)"),
+        DataType::Decimal128(p, s) => format!("CAST('{v}' AS DECIMAL({p}, {s}))"),
+        _ => format!("'{}'", v.replace('\'', "''")),
+    };
+    let options = FormatOptions::default();
+    let Ok(shown) = ArrayFormatter::try_new(values, &options) else {
+        return Vec::new();
+    };
+    let valid = (0..values.len()).filter(|i| values.is_valid(*i));
+    valid.map(|i| of_type(shown.value(i).to_string())).collect()
 }

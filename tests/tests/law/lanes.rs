@@ -82,6 +82,20 @@ impl World<'_> {
         if self.rng.random_bool(0.3) {
             unless_faulty(stream.land_lanes(&[partition]).await)?;
         }
+        if self.rng.random_bool(0.4) {
+            self.coverage
+                .count("event: a partition is given up while it lands");
+            let mut landing = Box::pin(stream.land());
+            // It has begun, and waits for the storage.
+            let done = futures::poll!(&mut landing);
+            stream.leave_lanes(&[partition]);
+            let landed = match done {
+                std::task::Poll::Ready(landed) => landed,
+                std::task::Poll::Pending => landing.await,
+            };
+            unless_faulty(landed)?;
+            return Ok(());
+        }
         stream.leave_lanes(&[partition]);
         Ok(())
     }

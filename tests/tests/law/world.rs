@@ -185,7 +185,7 @@ impl<'a> World<'a> {
         let wals = dir.path().join("wals");
         let (storage, faults) = faulty(storage);
         faults.seed(rng.random());
-        let topic = facts::topic()?;
+        let topic = facts::random_topic(&mut rng)?;
         let random = views::view(&mut rng);
         random.covers.iter().for_each(|c| coverage.count(c));
         let view = Arc::new(View::compile("v", &random.sql, &topic)?);

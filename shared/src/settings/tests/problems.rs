@@ -148,7 +148,7 @@ fn unknown_keys_and_tables_name_what_is_near_or_known() {
     );
     assert_told(
         "[batch]\nfoo = 1",
-        "unknown key `foo` in `[batch]`; known keys: `memory`, `threads`, `unit_facts`",
+        "unknown key `foo` in `[batch]`; known keys: `memory`, `threads`",
         "foo",
     );
     assert_told(
@@ -287,22 +287,22 @@ fn wrong_values_say_what_was_expected_and_found() {
             "found a floating-point number",
         ),
         (
-            "batch",
-            "unit_facts",
+            "daemon",
+            "land_facts",
             "0",
             "must be a whole number of at least 1",
             "found the integer `0`",
         ),
         (
-            "batch",
-            "unit_facts",
+            "daemon",
+            "land_facts",
             "\"7\"",
             "must be a whole number of at least 1",
             "found the string `7`",
         ),
         (
-            "batch",
-            "unit_facts",
+            "daemon",
+            "land_facts",
             "0xffffffffffffffffff",
             "must be a whole number of at least 1",
             "found the integer `0xffffffffffffffffff`",
