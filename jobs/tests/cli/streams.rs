@@ -156,7 +156,7 @@ fn an_id_may_have_any_letters() -> Result<()> {
         for facts in [3, 0] {
             let mut command = project.command(&["--format", "json", "ingest", "facts", "-"]);
             let mut process = command
-                .args(["--id", id])
+                .args(["--id", id, "--input-format", "ndjson"])
                 .stdin(Stdio::piped())
                 .stdout(Stdio::piped())
                 .stderr(Stdio::piped())

@@ -61,7 +61,11 @@ impl Hash for MergeStates {
 
 impl AggregateUDFImpl for MergeStates {
     fn name(&self) -> &str {
-        "merge_states"
+        // The engine takes aggregates of one name and the same arguments for one.
+        match self.none {
+            OfNoRows::StateOfNoFacts => "merge_states",
+            OfNoRows::Null => "merge_states_or_null",
+        }
     }
 
     fn signature(&self) -> &Signature {
@@ -87,7 +91,10 @@ impl AggregateUDFImpl for MergeStates {
     }
 
     fn state_fields(&self, _: StateFieldsArgs) -> Result<Vec<FieldRef>> {
-        self.inner.state_fields()
+        let fields = self.inner.state_fields()?;
+        // A part without rows has no state.
+        let nullable = fields.iter().map(|f| f.as_ref().clone().with_nullable(true));
+        Ok(nullable.map(Arc::new).collect())
     }
 
     fn groups_accumulator_supported(&self, _: AccumulatorArgs) -> bool {
