@@ -230,7 +230,10 @@ impl Client {
     pub async fn verify(&self, view: &str, part: Part) -> Result<Verified> {
         let body = serde_json::to_vec(&part).map_err(|e| Error::Internal(e.to_string()))?;
         let url = self.url(&format!("/verify/{}", in_path(view)));
-        let request = self.http.post(url).header("content-type", "application/json");
+        let request = self
+            .http
+            .post(url)
+            .header("content-type", "application/json");
         let sent = request.body(body).send().await;
         let answer = self.checked(sent.map_err(|e| self.unreachable(e))?).await?;
         let body = answer.bytes().await.map_err(|e| self.unreachable(e))?;

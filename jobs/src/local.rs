@@ -7,8 +7,8 @@ use std::sync::atomic::AtomicBool;
 
 use anabranch_shared::view::{View, fold_facts};
 use anabranch_shared::{
-    Error, FoldOptions, FoldProgress, Log, Master, Offsets, PartitionId, Pin, Pinner, ReadMode, Relation,
-    Result, Spill, TopicPin, ViewEntry, ViewPin,
+    Error, FoldOptions, FoldProgress, Log, Master, Offsets, PartitionId, Pin, Pinner, ReadMode,
+    Relation, Result, Spill, TopicPin, ViewEntry, ViewPin,
 };
 use anabranch_speed::{FactPiece, Following, TopicStream, follow_log};
 use async_trait::async_trait;

@@ -13,7 +13,6 @@ use anabranch_jobs::commands::ingest::IngestArgs;
 use anabranch_jobs::commands::maintain::{Patience, UpkeepReport};
 use anabranch_jobs::commands::query::QuerySession;
 use anabranch_jobs::commands::verify::VerifyArgs;
-use anabranch_jobs::verify::VerifyOptions;
 use anabranch_jobs::commands::{
     DEAD_LETTERS, FOUND_WRONG, batch, daemon, dead_letters, demo, generate, ingest, init, jobs,
     maintain, schedule, status, stop_flag, stopped, tail, verify,
@@ -24,6 +23,7 @@ use anabranch_jobs::output::{
     rows_table, write_batches,
 };
 use anabranch_jobs::shell::{ScriptOutcome, ShellOptions, run, run_script};
+use anabranch_jobs::verify::VerifyOptions;
 use anabranch_shared::{Error, Result};
 use clap::{Parser, Subcommand};
 
@@ -399,7 +399,11 @@ async fn execute(cli: Cli) -> Result<u8> {
                     human_rate(report.records, begun.elapsed())
                 ))?,
             }
-            Ok(if report.dead_letters > 0 { DEAD_LETTERS } else { 0 })
+            Ok(if report.dead_letters > 0 {
+                DEAD_LETTERS
+            } else {
+                0
+            })
         }
         Command::Init { .. } | Command::Demo { .. } | Command::Settings => Ok(0),
     }

@@ -14,5 +14,5 @@ mod topic_table;
 mod workers;
 
 pub use http::{SqlRequest, error_response, note_of, router};
-pub use workers::compute;
 pub use session::{Answer, ServingOptions, SqlService, read_setting};
+pub use workers::compute;

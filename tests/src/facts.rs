@@ -44,7 +44,9 @@ pub fn random_topic(rng: &mut SmallRng) -> anyhow::Result<Topic> {
     let mut topic = topic()?;
     topic.fields[1..].shuffle(rng);
     let spare = |name: &str| SPARE.iter().any(|(spare, _)| *spare == name);
-    topic.fields.retain(|f| !spare(&f.name) || rng.random_bool(0.5));
+    topic
+        .fields
+        .retain(|f| !spare(&f.name) || rng.random_bool(0.5));
     Ok(topic)
 }
 
@@ -132,7 +134,9 @@ pub fn fields(rng: &mut SmallRng, topic: &Topic, rows: usize) -> anyhow::Result<
     let mut words = ListBuilder::new(StringBuilder::new());
     for _ in 0..rows {
         let some = maybe(rng, |r| {
-            (0..r.random_range(0..3)).map(|_| maybe(r, text)).collect::<Vec<_>>()
+            (0..r.random_range(0..3))
+                .map(|_| maybe(r, text))
+                .collect::<Vec<_>>()
         });
         words.append_option(some);
     }
@@ -141,21 +145,42 @@ pub fn fields(rng: &mut SmallRng, topic: &Topic, rows: usize) -> anyhow::Result<
             "ts",
             Arc::new(TimestampMicrosecondArray::from(times).with_timezone("UTC")),
         ),
-        ("b", column!(BooleanArray, |r: &mut SmallRng| r.random_bool(0.5))),
-        ("i16", column!(Int16Array, |r: &mut SmallRng| r.random_range(-3..3_i16))),
-        ("i", column!(Int32Array, |r: &mut SmallRng| r.random_range(-100..100_i32))),
+        (
+            "b",
+            column!(BooleanArray, |r: &mut SmallRng| r.random_bool(0.5)),
+        ),
+        (
+            "i16",
+            column!(Int16Array, |r: &mut SmallRng| r.random_range(-3..3_i16)),
+        ),
+        (
+            "i",
+            column!(Int32Array, |r: &mut SmallRng| r.random_range(-100..100_i32)),
+        ),
         ("n", column!(Int64Array, integer)),
         ("f", column!(Float64Array, float)),
-        ("f32", column!(Float32Array, |r: &mut SmallRng| float(r) as f32)),
+        (
+            "f32",
+            column!(Float32Array, |r: &mut SmallRng| float(r) as f32),
+        ),
         (
             "d",
             Arc::new(Decimal128Array::from(decimals).with_precision_and_scale(12, 3)?),
         ),
         ("s", column!(StringViewArray, text)),
-        ("day", column!(Date32Array, |r: &mut SmallRng| r.random_range(-3..3_i32))),
+        (
+            "day",
+            column!(Date32Array, |r: &mut SmallRng| r.random_range(-3..3_i32)),
+        ),
         ("list", Arc::new(lists.finish())),
-        ("i8", column!(Int8Array, |r: &mut SmallRng| r.random_range(-128..=127_i8))),
-        ("bin", column!(BinaryViewArray, |r: &mut SmallRng| text(r).as_bytes())),
+        (
+            "i8",
+            column!(Int8Array, |r: &mut SmallRng| r.random_range(-128..=127_i8)),
+        ),
+        (
+            "bin",
+            column!(BinaryViewArray, |r: &mut SmallRng| text(r).as_bytes()),
+        ),
         (
             "at",
             column!(TimestampMicrosecondArray, |r: &mut SmallRng| {

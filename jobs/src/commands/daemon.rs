@@ -11,8 +11,8 @@ use anabranch_shared::{
 };
 use anabranch_speed::{Daemon, DaemonOptions, DedupStatus, IntakeCount, TopicOptions, TopicStream};
 use async_trait::async_trait;
-use axum::Router;
 use axum::Json;
+use axum::Router;
 use axum::extract::{Path, State};
 use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};

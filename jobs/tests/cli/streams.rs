@@ -120,7 +120,8 @@ async fn answers_have_the_form_that_is_asked_for() -> Result<()> {
     let none = "SELECT word FROM words WHERE word = 'x'";
     ensure!(ask("application/json", none).await? == b"[]");
     ensure!(ask("application/x-ndjson", none).await?.is_empty());
-    let sum = "SELECT sum(facts) AS all_of_none, combine(facts) AS combined FROM words WHERE word = 'x'";
+    let sum =
+        "SELECT sum(facts) AS all_of_none, combine(facts) AS combined FROM words WHERE word = 'x'";
     let found = ask("application/json", sum).await?;
     let expected = "[{\"all_of_none\":null,\"combined\":0}]";
     ensure!(
@@ -142,7 +143,13 @@ async fn a_large_answer_is_refused_and_the_daemon_goes_on() -> Result<()> {
     let (_daemon, _) = project.daemon()?;
     let refused = project.fails(69, &["sql", "-c", "SELECT * FROM facts"])?;
     ensure!(refused.contains("`memory` in `[query]`"), "{refused}");
-    let count = project.ok(&["--format", "csv", "sql", "-c", "SELECT count(*) AS n FROM facts"])?;
+    let count = project.ok(&[
+        "--format",
+        "csv",
+        "sql",
+        "-c",
+        "SELECT count(*) AS n FROM facts",
+    ])?;
     ensure!(count == "n\n50000\n", "{count}");
     Ok(())
 }
@@ -167,7 +174,10 @@ fn an_id_may_have_any_letters() -> Result<()> {
             let out = process.wait_with_output()?;
             let told = said(&out);
             let wanted = format!("\"facts\":{facts},");
-            ensure!(out.status.success() && told.contains(&wanted), "{id}: {told}");
+            ensure!(
+                out.status.success() && told.contains(&wanted),
+                "{id}: {told}"
+            );
         }
     }
     Ok(())

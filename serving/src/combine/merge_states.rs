@@ -93,7 +93,9 @@ impl AggregateUDFImpl for MergeStates {
     fn state_fields(&self, _: StateFieldsArgs) -> Result<Vec<FieldRef>> {
         let fields = self.inner.state_fields()?;
         // A part without rows has no state.
-        let nullable = fields.iter().map(|f| f.as_ref().clone().with_nullable(true));
+        let nullable = fields
+            .iter()
+            .map(|f| f.as_ref().clone().with_nullable(true));
         Ok(nullable.map(Arc::new).collect())
     }
 
@@ -235,7 +237,9 @@ impl Accumulator for OneGroup {
     fn state(&mut self) -> Result<Vec<ScalarValue>> {
         if !self.any && self.none == OfNoRows::Null {
             let nulls = self.types.iter();
-            return nulls.map(|f| ScalarValue::try_from(f.data_type())).collect();
+            return nulls
+                .map(|f| ScalarValue::try_from(f.data_type()))
+                .collect();
         }
         self.ensure_group()?;
         let states = self.groups.get_mut().state(EmitTo::All)?;
