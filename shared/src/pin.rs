@@ -9,11 +9,12 @@ use arrow::datatypes::SchemaRef;
 use async_trait::async_trait;
 use object_store::path::Path;
 
+use crate::files::keep_ranges;
 use crate::log::FactsFile;
 use crate::spill::DeltaPart;
 use crate::table::AddFile;
 use crate::view::View;
-use crate::{Generation, Offsets, Result, Topic};
+use crate::{Generation, Offset, OffsetRange, Offsets, Result, Topic};
 
 /// What a query takes of a view.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -46,6 +47,22 @@ pub struct TopicPin {
     pub dead_files: Vec<FactsFile>,
     /// Dead letters between what has landed and the head.
     pub dead_memory: Vec<RecordBatch>,
+}
+
+impl TopicPin {
+    /// Leaves out of memory what lies below `low`: retention may have removed facts that a daemon
+    /// has landed a moment ago and still holds, for others or because it does not know yet.
+    pub fn leave_removed_out(&mut self) -> Result<()> {
+        if self.low == Offsets::default() {
+            return Ok(());
+        }
+        let kept = |p| (p, OffsetRange::new(self.low.get(p), Offset(i64::MAX)));
+        let kept: Vec<_> = self.head.iter().map(|(p, _)| kept(p)).collect();
+        for batch in self.memory.iter_mut().chain(&mut self.dead_memory) {
+            *batch = keep_ranges(batch, &kept)?;
+        }
+        Ok(())
+    }
 }
 
 /// A view as a query sees it.

@@ -310,7 +310,7 @@ impl TopicStream {
                 .notes
                 .extend(notes.map(|n| format!("the daemon at {}: {n}", peer.name())));
         }
-        Ok(())
+        pinned.topic.leave_removed_out()
     }
 
     /// Leaves out what this daemon holds of partitions that are taken from others.

@@ -181,7 +181,7 @@ impl TopicStream {
         }
         let recent: Vec<_> = delta.unlanded.between(0, target).collect();
         let (low, files) = self.log.kept_files(&delta.upto)?;
-        let topic = TopicPin {
+        let mut topic = TopicPin {
             topic: self.topic.clone(),
             head: head.clone(),
             root: self.log.table().root().clone(),
@@ -192,6 +192,7 @@ impl TopicStream {
             low,
             dead_memory: recent.iter().filter_map(|p| p.dead.clone()).collect(),
         };
+        topic.leave_removed_out()?;
         Ok((topic, pinned))
     }
 }
