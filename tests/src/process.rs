@@ -226,7 +226,7 @@ impl Process {
 
     /// Pauses it, as a machine does that hangs.
     pub fn pause(&self) -> anyhow::Result<()> {
-        Ok(kill_process(self.pid()?, Signal::STOP)?)
+        pause_process(self.pid()?)
     }
 
     /// Lets a process that has stopped go on.
@@ -292,6 +292,27 @@ impl Process {
             tokio::time::sleep(Duration::from_millis(10)).await;
         }
         anyhow::bail!("the daemon does not answer within {PATIENCE:?}")
+    }
+}
+
+/// Pauses a process, and waits until all its threads stand still: until then it may go on answering.
+pub fn pause_process(pid: Pid) -> anyhow::Result<()> {
+    kill_process(pid, Signal::STOP)?;
+    let tasks = format!("/proc/{}/task", pid.as_raw_nonzero());
+    let begun = Instant::now();
+    loop {
+        let mut moving = false;
+        for task in std::fs::read_dir(&tasks)? {
+            // The state comes after the name, which is in parentheses. A thread may have ended.
+            let stat = std::fs::read_to_string(task?.path().join("stat")).unwrap_or_default();
+            let state = stat.rsplit_once(") ").map_or("T", |(_, rest)| rest);
+            moving |= !state.starts_with('T');
+        }
+        if !moving {
+            return Ok(());
+        }
+        anyhow::ensure!(begun.elapsed() < PATIENCE, "it does not stop");
+        std::thread::sleep(Duration::from_millis(1));
     }
 }
 

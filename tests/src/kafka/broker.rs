@@ -246,7 +246,7 @@ impl Broker {
 
     /// Stops its process with SIGSTOP: connections stay open, and nothing answers.
     pub fn pause(&self) -> anyhow::Result<()> {
-        Ok(kill_process(self.pid()?, Signal::STOP)?)
+        crate::process::pause_process(self.pid()?)
     }
 
     /// Lets a paused one go on.

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use anabranch_jobs::presence::Address;
 use anabranch_shared::ReadMode;
 use anabranch_tests::ledger::{Ledger, check_law};
-use anabranch_tests::process::{Process, Setup, VIEW, run, run_well, until};
+use anabranch_tests::process::{Process, Setup, VIEW, pause_process, run, run_well, until};
 use rustix::process::{Pid, Signal, kill_process};
 
 use super::bucket::{Project, Server, check_count};
@@ -53,7 +53,7 @@ async fn a_daemon_is_found_and_missed() -> anyhow::Result<()> {
     // It hangs: the log answers, and says what may be missing.
     let pid = Pid::from_raw(i32::try_from(daemon.id())?);
     let pid = pid.ok_or_else(|| anyhow::anyhow!("no process"))?;
-    kill_process(pid, Signal::STOP)?;
+    pause_process(pid)?;
     let (rows, says, took) = asked(&there).await?;
     anyhow::ensure!(
         rows == "0"
