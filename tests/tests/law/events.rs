@@ -76,7 +76,7 @@ impl World<'_> {
     }
 
     /// A daemon takes a request, some of whose records are dead letters.
-    async fn write(&mut self, i: usize) -> anyhow::Result<()> {
+    pub(crate) async fn write(&mut self, i: usize) -> anyhow::Result<()> {
         self.coverage.count("event: write");
         let rows = self.rng.random_range(0..30);
         let fields = facts::fields(&mut self.rng, &self.topic, rows)?;

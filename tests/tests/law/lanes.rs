@@ -3,6 +3,7 @@
 
 use std::sync::Arc;
 
+use anabranch_shared::settings::Ack;
 use anabranch_shared::{Offset, OffsetRange, PartitionId};
 use anabranch_speed::{FactPiece, TopicStream};
 use anabranch_tests::facts;
@@ -85,10 +86,20 @@ impl World<'_> {
         if self.rng.random_bool(0.4) {
             self.coverage
                 .count("event: a partition is given up while it lands");
+            Box::pin(self.fetch(i)).await?;
+            let held = stream.with_delta(|d| {
+                let mut held = d.unlanded.iter().map(|p| p.partition);
+                held.find(|p| p.0 >= SOURCE)
+            });
+            let partition = held.unwrap_or(partition);
             let mut landing = Box::pin(stream.land());
             // It has begun, and waits for the storage.
             let done = futures::poll!(&mut landing);
             stream.leave_lanes(&[partition]);
+            // What comes meanwhile is none of what lands.
+            if self.machines[i].ack == Ack::Wal {
+                Box::pin(self.write(i)).await?;
+            }
             let landed = match done {
                 std::task::Poll::Ready(landed) => landed,
                 std::task::Poll::Pending => landing.await,
