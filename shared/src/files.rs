@@ -210,7 +210,7 @@ fn hardly_repeats(first: &[RecordBatch], column: usize) -> Result<bool> {
         }
         before = end;
     }
-    Ok(sampled >= SAMPLE_PARTS && seen.len() * 100 > sampled * 98)
+    Ok(sampled >= SAMPLE_PARTS && seen.len() * 5 > sampled * 4)
 }
 
 fn is_integer(data_type: &DataType) -> bool {

@@ -2,14 +2,14 @@
 //! stream states, allocates by them, and panics on some that contradict each other; what comes over the network is
 //! checked before.
 
-use std::io::Cursor;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use anabranch_shared::{Error, Result};
 use arrow::array::RecordBatch;
+use arrow::buffer::Buffer;
 use arrow::compute::concat_batches;
 use arrow::error::ArrowError;
-use arrow::ipc::reader::StreamReader;
+use arrow::ipc::reader::StreamDecoder;
 use arrow::ipc::{Message, MessageHeader, RecordBatch as BatchHeader, root_as_message};
 use bytes::Bytes;
 
@@ -29,11 +29,10 @@ const FACT_BYTES: u64 = 8;
 pub(crate) fn read(body: Bytes, limit: u64) -> Result<RecordBatch> {
     check(&body, limit).map_err(invalid)?;
     let batches = || -> std::result::Result<RecordBatch, ArrowError> {
-        let reader = StreamReader::try_new(Cursor::new(body), None)?;
-        let schema = reader.schema();
+        // The batches share the body's memory, as far as it is aligned.
+        let (mut decoder, mut body) = (StreamDecoder::new(), Buffer::from(body));
         let (mut batches, mut rows) = (Vec::new(), 0_u64);
-        for batch in reader {
-            let batch = batch?;
+        while let Some(batch) = decoder.decode(&mut body)? {
             rows = rows.saturating_add(batch.num_rows() as u64);
             if rows > limit / FACT_BYTES {
                 return Err(ArrowError::IpcError(format!(
@@ -43,6 +42,9 @@ pub(crate) fn read(body: Bytes, limit: u64) -> Result<RecordBatch> {
             }
             batches.push(batch);
         }
+        decoder.finish()?;
+        let schema = decoder.schema();
+        let schema = schema.ok_or_else(|| ArrowError::IpcError("it has no schema".into()))?;
         match batches.as_slice() {
             [one] => Ok(one.clone()),
             many => concat_batches(&schema, many),

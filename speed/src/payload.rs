@@ -1,12 +1,15 @@
 //! What one admitted request is in the WAL, and in memory once its offsets are known.
 //!
 //! ```text
-//!   version u8 = 2 │ header length u32 LE │ header JSON │ facts, an Arrow IPC stream
+//!   version u8 = 3 │ header length u32 LE │ header JSON │ facts, an Arrow IPC stream
 //! ```
+//!
+//! Text and bytes are stored as `Utf8` and `Binary`: as views each value would take 12 bytes more,
+//! and what goes to the WAL's disk bounds how much is taken in.
 //!
 //! The facts are stored without their place: the record's own range gives it. A record of the
 //! input takes one offset, in order, whether it became a fact or a dead letter, or is a duplicate,
-//! whose offset stays unused. Version 1 is the same without duplicates.
+//! whose offset stays unused. Version 2 is the same with views, version 1 that without duplicates.
 
 use std::sync::Arc;
 
@@ -15,9 +18,11 @@ use anabranch_shared::{
     timestamp_type,
 };
 use arrow::array::{
-    ArrayRef, BinaryViewArray, BooleanArray, Int32Array, Int64Array, RecordBatch, StringViewArray,
-    TimestampMicrosecondArray,
+    Array, ArrayRef, AsArray, BinaryViewArray, BooleanArray, Int32Array, Int64Array, RecordBatch,
+    RecordBatchOptions, StringViewArray, TimestampMicrosecondArray,
 };
+use arrow::compute::cast;
+use arrow::datatypes::{DataType, Schema};
 use arrow::ipc::reader::StreamReader;
 use arrow::ipc::writer::StreamWriter;
 use base64::Engine;
@@ -29,7 +34,7 @@ use serde::{Deserialize, Serialize};
 use crate::admission::{Admitted, DeadLetter, keep_rows};
 use crate::requests::{KeptAnswer, KeptRequest, RequestKey};
 
-const VERSION: u8 = 2;
+const VERSION: u8 = 3;
 
 /// The oldest version that is read.
 const OLDEST_VERSION: u8 = 1;
@@ -210,15 +215,16 @@ impl Payload {
             request: self.request.clone(),
         };
         let header = serde_json::to_vec(&header).map_err(|e| Error::Internal(e.to_string()))?;
+        let facts = retyped(&self.facts, stored_type)?;
         let mut out =
-            Vec::with_capacity(get_record_batch_memory_size(&self.facts) + header.len() + 1024);
+            Vec::with_capacity(get_record_batch_memory_size(&facts) + header.len() + 1024);
         out.push(VERSION);
         let length = u32::try_from(header.len())
             .map_err(|_| Error::Invalid("too many dead letters in one request".into()))?;
         out.extend_from_slice(&length.to_le_bytes());
         out.extend_from_slice(&header);
-        let mut writer = StreamWriter::try_new(&mut out, &self.facts.schema())?;
-        writer.write(&self.facts)?;
+        let mut writer = StreamWriter::try_new(&mut out, &facts.schema())?;
+        writer.write(&facts)?;
         writer.finish()?;
         drop(writer);
         Ok(out.into())
@@ -229,6 +235,7 @@ impl Payload {
         let (header, facts) = Header::split(bytes)?;
         let mut reader = StreamReader::try_new(facts, None)?;
         let facts = reader.next().ok_or_else(|| damaged("holds no batch"))??;
+        let facts = retyped(&facts, admitted_type)?;
         let dead = header
             .dead
             .into_iter()
@@ -346,6 +353,44 @@ impl Payload {
         piece.ingest = self.ingest.clone();
         Ok(piece)
     }
+}
+
+/// The type in which a column is stored.
+fn stored_type(column: &ArrayRef) -> DataType {
+    // Short values lie in their views.
+    let fits = |longer: usize| i32::try_from(longer + column.len() * size_of::<u128>()).is_ok();
+    match column.data_type() {
+        DataType::Utf8View if fits(column.as_string_view().total_buffer_bytes_used()) => {
+            DataType::Utf8
+        }
+        DataType::BinaryView if fits(column.as_binary_view().total_buffer_bytes_used()) => {
+            DataType::Binary
+        }
+        other => other.clone(),
+    }
+}
+
+/// The type of a stored column in a topic's schema.
+fn admitted_type(column: &ArrayRef) -> DataType {
+    match column.data_type() {
+        DataType::Utf8 => DataType::Utf8View,
+        DataType::Binary => DataType::BinaryView,
+        other => other.clone(),
+    }
+}
+
+/// Facts with their columns in other types.
+fn retyped(facts: &RecordBatch, wanted: impl Fn(&ArrayRef) -> DataType) -> Result<RecordBatch> {
+    let schema = facts.schema();
+    let (mut fields, mut columns) = (Vec::new(), Vec::new());
+    for (field, column) in schema.fields().iter().zip(facts.columns()) {
+        let wanted = wanted(column);
+        columns.push(cast(column, &wanted)?);
+        fields.push(field.as_ref().clone().with_data_type(wanted));
+    }
+    let rows = RecordBatchOptions::new().with_row_count(Some(facts.num_rows()));
+    let schema = Arc::new(Schema::new(fields));
+    Ok(RecordBatch::try_new_with_options(schema, columns, &rows)?)
 }
 
 /// Where a piece of facts is.
@@ -500,6 +545,37 @@ mod tests {
             piece.bytes,
             encoded.len()
         );
+        Ok(())
+    }
+
+    /// Text is stored without the 12 bytes that a view takes more, and is views again when read.
+    #[test]
+    fn text_is_stored_without_views() -> Result<()> {
+        let words = ["", "ä", "a word of more than twelve bytes", "NULL follows"];
+        let words = words.map(Some).into_iter().chain([None]);
+        let text: ArrayRef = Arc::new(words.clone().collect::<StringViewArray>());
+        let bytes = words.map(|w| w.map(str::as_bytes));
+        let bytes: ArrayRef = Arc::new(bytes.collect::<BinaryViewArray>());
+        let facts = RecordBatch::try_from_iter_with_nullable([
+            ("text", text, true),
+            ("bytes", bytes, true),
+        ])?;
+        let payload = Payload {
+            received_at_us: 5,
+            records: 5,
+            ingest: None,
+            source: None,
+            facts: facts.clone(),
+            dead: Vec::new(),
+            duplicates: Vec::new(),
+            request: None,
+        };
+        let stored = payload.encode()?;
+        let (_, ipc) = Header::split(&stored)?;
+        let schema = StreamReader::try_new(ipc, None)?.schema();
+        let types: Vec<_> = schema.fields().iter().map(|f| f.data_type()).collect();
+        assert_eq!(types, [&DataType::Utf8, &DataType::Binary]);
+        assert_eq!(Payload::decode(&stored)?.facts, facts);
         Ok(())
     }
 

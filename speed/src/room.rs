@@ -1,9 +1,11 @@
-//! The bound of what requests in flight take: bodies are taken in only while there is room.
+//! The bound of what requests in flight take: bodies are taken in only while there is room, and
+//! looked through in turn.
 
-use std::sync::Arc;
+use std::num::NonZero;
+use std::sync::{Arc, LazyLock};
 use std::time::Duration;
 
-use anabranch_shared::{Error, Result};
+use anabranch_shared::{Error, Result, blocking};
 use axum::body::{Body, Bytes};
 use axum::extract::{Request, State};
 use axum::http::header;
@@ -22,6 +24,27 @@ const IDLE: Duration = Duration::from_secs(30);
 
 /// Room is counted in units of so many bytes.
 const UNIT_BYTES: u64 = 1_024;
+
+/// As many requests are admitted at once as there are processors.
+static TURNS: LazyLock<Semaphore> = LazyLock::new(|| {
+    let processors = std::thread::available_parallelism().map_or(1, NonZero::get);
+    Semaphore::new(processors)
+});
+
+/// Does the work of admitting a request, in turn: were all of them worked on at once, all would be
+/// ready at the same time, and processors idle while the WAL's disk works, and the other way round.
+pub(crate) async fn in_turn<T: Send + 'static>(
+    work: impl FnOnce() -> Result<T> + Send + 'static,
+) -> Result<T> {
+    // Held until the work is done, also where nobody waits for it any more.
+    let turn = TURNS.acquire().await;
+    blocking(move || {
+        let done = work();
+        drop(turn);
+        done
+    })
+    .await
+}
 
 /// Room for the bodies of requests.
 #[derive(Clone, Debug)]

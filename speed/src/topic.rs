@@ -7,7 +7,7 @@ use std::sync::Arc;
 use anabranch_shared::settings::Ack;
 use anabranch_shared::{
     Error, FoldOptions, FoldProgress, Generation, Log, Master, Offset, OffsetRange, Offsets,
-    PartitionId, Result, Topic, blocking, planted,
+    PartitionId, Result, Topic, planted,
 };
 use bytes::Bytes;
 use parking_lot::Mutex;
@@ -26,6 +26,7 @@ use crate::failure::Failure;
 use crate::intake::{DeadLetterBound, Intake, IntakeCount};
 use crate::payload::{FactPiece, Payload};
 use crate::requests::{RequestBounds, RequestKey, Requests, Standing};
+use crate::room::in_turn;
 
 mod duplicates;
 mod following;
@@ -314,7 +315,7 @@ impl TopicStream {
         self.check_memory()?;
         let worker = self.clone();
         let upto = ingest.clone();
-        let (payload, encoded, unknown_fields) = blocking(move || {
+        let (payload, encoded, unknown_fields) = in_turn(move || {
             let admitted = admit(&worker.admission)?;
             let unknown = admitted.unknown_fields;
             let ingest = upto.map(|c| (c.id, c.from + admitted.record_count));
@@ -342,7 +343,7 @@ impl TopicStream {
     ) -> Result<WriteOutcome> {
         self.check_memory()?;
         let (worker, encoded) = (self.clone(), body.clone());
-        let payload = blocking(move || {
+        let payload = in_turn(move || {
             // What the WAL holds must be readable when it is replayed, so it is checked before.
             let payload = Payload::decode(&encoded)
                 .map_err(|e| Error::Invalid(format!("the body is not a payload: {e}")))?;

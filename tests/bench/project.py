@@ -83,6 +83,8 @@ def generate(tools, file, facts, seed, end, span="48h"):
             "--end", end, "--span", span, "--output", made,
         ])  # fmt: skip
         os.rename(made, file)
+        # Half a minute later the system would write it, in the middle of what is measured.
+        os.sync()
     return file
 
 
