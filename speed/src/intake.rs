@@ -37,7 +37,8 @@ impl IntakeCount {
         self.facts + self.dead_letters + self.duplicates
     }
 
-    fn add(&mut self, other: &Self) {
+    /// Adds another count.
+    pub fn add(&mut self, other: &Self) {
         self.facts += other.facts;
         self.dead_letters += other.dead_letters;
         self.duplicates += other.duplicates;

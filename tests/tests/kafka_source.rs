@@ -10,7 +10,7 @@ use anabranch_shared::PartitionId;
 use anabranch_tests::daemon::{Daemon, run};
 use anabranch_tests::fates::{Fates, Place};
 use anabranch_tests::kafka::{Broker, Cluster, Codec, End, Mock, Producer, Shape};
-use anabranch_tests::process::{Process, Setup, until, write_project};
+use anabranch_tests::process::{Process, Setup, run_well, until, write_project};
 use tokio::task::block_in_place;
 
 const TOPIC: &str = "from-kafka";
@@ -317,6 +317,20 @@ async fn daemons_share_a_topic() -> anyhow::Result<()> {
     let mut third = Process::start(dirs[2].path(), &["speed"])?;
     send(&bootstrap, Shape::default(), 11_000..13_000, &mut all)?;
     landed("landings after the second one's death", &context, 13_000).await?;
+    let dir = dirs[0].path();
+    until("`status` shows what both of them read", || async {
+        let said = run_well(dir, &["--format", "json", "status"]).await?;
+        let status: serde_json::Value = serde_json::from_str(&said)?;
+        let list = |name: &str| status[name].as_array().cloned().unwrap_or_default();
+        let kafka = list("kafka");
+        let read = kafka
+            .iter()
+            .map(|k| (k["partition"].as_i64(), k["lag_offsets"].as_i64()));
+        let all = (0..4).map(|partition| (Some(partition), Some(0)));
+        let bounded = |d: &&serde_json::Value| d["bounds"]["memory_bound_bytes"].as_u64() > Some(0);
+        Ok(read.eq(all) && list("daemons").iter().filter(bounded).count() == 2)
+    })
+    .await?;
     third.terminate().await?;
     first.terminate().await?;
 

@@ -5,13 +5,13 @@ use std::sync::Arc;
 
 use anabranch_shared::table::AddFile;
 use anabranch_shared::{
-    DeltaPart, INGESTED_AT, Log, Master, OffsetRange, Offsets, PartitionId, Result, view::View,
+    INGESTED_AT, Log, Master, OffsetRange, Offsets, PartitionId, Result, view::View,
 };
 use anabranch_speed::{DedupStatus, IntakeCount, KafkaState, PartitionLag};
 use arrow::datatypes::SchemaRef;
 use chrono::{DateTime, Utc};
 use datafusion::common::ScalarValue;
-use serde::{Deserialize, Serialize};
+use serde::Serialize;
 
 use crate::client::{Client, Daemons};
 use crate::commands::jobs::{JobState, states};
@@ -20,6 +20,10 @@ use crate::local::LocalPinner;
 use crate::output::{Style, human_bytes, human_count, rows_table};
 use crate::presence::Address;
 
+mod daemons;
+
+pub use daemons::{BoundsStatus, DaemonStatus, DeltaStatus};
+
 /// A topic.
 #[derive(Debug, Serialize)]
 pub struct TopicStatus {
@@ -27,7 +31,7 @@ pub struct TopicStatus {
     pub topic: String,
     /// Landed facts.
     pub facts: u64,
-    /// Facts that are acknowledged and have not landed: the daemon's, or those in this machine's WAL.
+    /// Facts that are acknowledged and have not landed: the daemons', or those in this machine's WAL.
     pub unlanded_facts: u64,
     /// Partitions.
     pub partitions: usize,
@@ -51,7 +55,7 @@ pub struct TopicStatus {
     pub dead_letters: u64,
     /// The offsets whose facts are lost: their source had removed them before they were read.
     pub gaps: Vec<GapStatus>,
-    /// What came of the daemon's records since it started; none where no daemon runs.
+    /// What came of the daemons' records since they started; none where no daemon runs.
     pub intake: Option<IntakeCount>,
     /// How it stands with the keys by which the daemon knows duplicates.
     pub dedup: Option<DedupStatus>,
@@ -79,7 +83,7 @@ fn gap_notes(topic: &TopicStatus) -> Vec<String> {
     topic.gaps.iter().map(note).collect()
 }
 
-/// A partition that the daemon reads from Kafka.
+/// A partition that a daemon reads from Kafka.
 #[derive(Debug, Serialize)]
 pub struct KafkaStatus {
     /// The topic.
@@ -107,19 +111,6 @@ fn kafka_statuses(daemon: &DaemonStatus) -> Vec<KafkaStatus> {
         state.partitions.iter().map(of).collect::<Vec<_>>()
     };
     daemon.kafka.iter().flat_map(partitions).collect()
-}
-
-/// What of Kafka needs somebody's attention.
-fn kafka_notes(daemon: &DaemonStatus) -> Vec<String> {
-    let note = |(topic, state): (&String, &KafkaState)| match (&state.stopped, &state.trouble) {
-        (Some(why), _) => Some(format!("reading from Kafka has stopped: {why}")),
-        (None, Some(why)) => Some(format!("topic `{topic}`, Kafka: {why}; it is tried again")),
-        (None, None) if state.paused => Some(format!(
-            "topic `{topic}`: reading from Kafka pauses until facts have landed or been absorbed"
-        )),
-        (None, None) => None,
-    };
-    daemon.kafka.iter().filter_map(note).collect()
 }
 
 /// A view.
@@ -150,131 +141,6 @@ pub struct ViewStatus {
     pub jobs: Vec<JobState>,
 }
 
-/// A view's delta in the daemon.
-#[derive(Clone, Debug, Deserialize, Serialize)]
-pub struct DeltaStatus {
-    /// States, over all pieces.
-    pub states: u64,
-    /// Bytes of memory.
-    pub bytes: u64,
-    /// Pieces of landed states.
-    #[serde(default)]
-    pub pieces: u64,
-    /// Bytes of states that are spilled to disk.
-    #[serde(default)]
-    pub spilled_bytes: u64,
-    /// Why the view can't answer.
-    pub failed: Option<String>,
-}
-
-/// What the daemon knows and the storage does not.
-#[derive(Clone, Debug, Default, Deserialize, Serialize)]
-pub struct DaemonStatus {
-    /// For each topic its acknowledged facts that have not landed.
-    pub unlanded_facts: BTreeMap<String, u64>,
-    /// For each view its delta.
-    pub deltas: BTreeMap<String, DeltaStatus>,
-    /// For each topic that comes from Kafka what is known of its consumer.
-    #[serde(default)]
-    pub kafka: BTreeMap<String, KafkaState>,
-    /// For each topic what came of its records since the daemon started.
-    pub intake: BTreeMap<String, IntakeCount>,
-    /// For each topic that looks for duplicates how it stands with their keys.
-    pub dedup: BTreeMap<String, DedupStatus>,
-    /// For each topic with too many dead letters the reason.
-    pub red: BTreeMap<String, String>,
-    /// For each topic whose facts do not land the reason.
-    #[serde(default)]
-    pub landing: BTreeMap<String, String>,
-    /// What facts and deltas take of the daemon's bounds.
-    #[serde(default)]
-    pub bounds: BoundsStatus,
-    /// For each view that the daemon wants to have refreshed the bytes of its delta.
-    #[serde(default)]
-    pub wanted: BTreeMap<String, u64>,
-}
-
-/// What facts and deltas take of a daemon's bounds.
-#[derive(Clone, Debug, Default, Deserialize, Serialize)]
-pub struct BoundsStatus {
-    /// Bytes of memory.
-    pub memory_bytes: u64,
-    /// Bytes of memory that they may take.
-    pub memory_bound_bytes: u64,
-    /// Bytes of disk that spilled deltas take.
-    pub spilled_bytes: u64,
-    /// Bytes of disk that they may take; 0 where nothing is spilled.
-    pub spill_bound_bytes: u64,
-    /// Why nothing more is spilled, if it is not.
-    pub full: Option<String>,
-}
-
-impl BoundsStatus {
-    fn of(daemon: &anabranch_speed::Daemon) -> Self {
-        let used = daemon.delta_use();
-        Self {
-            memory_bytes: used.memory_bytes,
-            memory_bound_bytes: used.memory_bound_bytes,
-            spilled_bytes: used.spilled_bytes,
-            spill_bound_bytes: used.spill_bound_bytes,
-            full: daemon.spill_full(),
-        }
-    }
-
-    fn line(&self) -> String {
-        let (used, bound) = (self.memory_bytes, self.memory_bound_bytes);
-        let mut line = format!("memory  {} of {}", human_bytes(used), human_bytes(bound));
-        if self.spill_bound_bytes > 0 {
-            let (used, bound) = (self.spilled_bytes, self.spill_bound_bytes);
-            line += &format!("; spilled {} of {}", human_bytes(used), human_bytes(bound));
-        }
-        line + "\n"
-    }
-}
-
-impl DaemonStatus {
-    /// Looks at a daemon's topics.
-    pub fn of(daemon: &anabranch_speed::Daemon) -> Self {
-        let states = daemon.sources().iter();
-        let mut status = Self {
-            kafka: states.map(|(t, s)| (t.clone(), s.state())).collect(),
-            bounds: BoundsStatus::of(daemon),
-            wanted: daemon
-                .wanted()
-                .into_iter()
-                .map(|(v, w)| (v, w.bytes))
-                .collect(),
-            ..Self::default()
-        };
-        for (topic, stream) in daemon.topics() {
-            status.intake.insert(topic.clone(), stream.intake());
-            let dedup = stream.dedup_status().map(|d| (topic.clone(), d));
-            status.dedup.extend(dedup);
-            let red = stream.too_many_dead().map(|why| (topic.clone(), why));
-            status.red.extend(red);
-            let landing = stream.landing_trouble().map(|why| (topic.clone(), why));
-            status.landing.extend(landing);
-            stream.with_delta(|d| {
-                status
-                    .unlanded_facts
-                    .insert(topic.clone(), d.unlanded.facts() as u64);
-                for (name, view) in &d.views {
-                    let rows = view.states().iter().map(DeltaPart::rows).sum();
-                    let delta = DeltaStatus {
-                        states: rows,
-                        bytes: view.size_bytes() as u64,
-                        pieces: view.pieces.len() as u64,
-                        spilled_bytes: view.spilled_bytes(),
-                        failed: view.failed.clone(),
-                    };
-                    status.deltas.insert(name.clone(), delta);
-                }
-            });
-        }
-        status
-    }
-}
-
 /// A daemon as it made itself known.
 #[derive(Debug, Serialize)]
 pub struct DaemonEntry {
@@ -283,6 +149,8 @@ pub struct DaemonEntry {
     pub address: Address,
     /// Whether it answers.
     pub answers: bool,
+    /// What facts and deltas take of its bounds, where it answers.
+    pub bounds: Option<BoundsStatus>,
 }
 
 /// What `status` shows.
@@ -290,15 +158,13 @@ pub struct DaemonEntry {
 pub struct Status {
     /// Where the storage is.
     pub storage: String,
-    /// The address of the daemon that was asked.
+    /// The address of the daemon that queries are given to.
     pub daemon: Option<String>,
-    /// What facts and deltas take of that daemon's bounds.
-    pub bounds: Option<BoundsStatus>,
     /// Every daemon that made itself known and did not stop.
     pub daemons: Vec<DaemonEntry>,
     /// The topics.
     pub topics: Vec<TopicStatus>,
-    /// What the daemon reads from Kafka.
+    /// What daemons read from Kafka.
     pub kafka: Vec<KafkaStatus>,
     /// The views.
     pub views: Vec<ViewStatus>,
@@ -310,11 +176,15 @@ pub struct Status {
 pub async fn status(context: &Context) -> Result<Status> {
     context.catalogue.refresh().await?;
     let daemons = Client::look(&context.storage).await?;
-    let client = daemons.alive.first().cloned();
-    let daemon = match &client {
-        Some(client) => Some(client.status().await?),
-        None => None,
-    };
+    let (mut daemon, mut bounds) = (None::<DaemonStatus>, BTreeMap::new());
+    for client in &daemons.alive {
+        let of_one = client.status().await?;
+        bounds.insert(client.address().wal.clone(), of_one.bounds.clone());
+        match &mut daemon {
+            Some(all) => all.add(of_one),
+            None => daemon = Some(of_one),
+        }
+    }
     let mut notes = context.notes();
     let edited = notes.keys().cloned().collect::<Vec<_>>();
     let mut jobs = states(context, Utc::now()).await?;
@@ -359,14 +229,14 @@ pub async fn status(context: &Context) -> Result<Status> {
             }
         }
     }
-    if let Some(client) = &client {
+    for client in &daemons.alive {
         for (name, why) in client.views_that_fail().await? {
             notes.insert(format!("{name} failed"), why);
         }
     }
-    let mut other_notes = daemon.as_ref().map(kafka_notes).unwrap_or_default();
+    notes.extend(daemon.iter().flat_map(DaemonStatus::notes));
     let topics = topic_statuses(context, daemon.as_ref()).await?;
-    other_notes.extend(topics.iter().flat_map(gap_notes));
+    let gaps = topics.iter().flat_map(gap_notes).collect::<Vec<_>>();
     for address in &daemons.silent {
         let (wal, what) = (&address.wal, address.describe(now_ms()));
         notes.insert(
@@ -374,54 +244,24 @@ pub async fn status(context: &Context) -> Result<Status> {
             format!("the daemon at {what} does not answer; start it again, so that what its WAL holds lands (where it never will, remove `daemons/{wal}.json` from the storage)"),
         );
     }
-    if let Some(daemon) = &daemon {
-        for (topic, why) in &daemon.landing {
-            let note = format!(
-                "topic `{topic}`: {why}; it is tried again, and nothing that was acknowledged is lost"
-            );
-            notes.insert(format!("{topic} does not land"), note);
-        }
-        for (topic, why) in &daemon.red {
-            notes.insert(format!("{topic} is red"), format!("topic `{topic}`: {why}"));
-        }
-        for (view, bytes) in &daemon.wanted {
-            let why = crate::asked::why(*bytes);
-            let note = format!(
-                "view `{view}`: a refresh is {why}; a running scheduler begins it, otherwise run `anabranch batch refresh {view}`"
-            );
-            notes.insert(format!("{view} wanted"), note);
-        }
-        if let Some(why) = &daemon.bounds.full {
-            let note =
-                format!("deltas stay in memory, and facts are refused once it is full: {why}");
-            notes.insert("spill full".into(), note);
-        }
-        for (topic, dedup) in daemon.dedup.iter().filter(|(_, d)| d.is_shortened) {
-            let note = format!(
-                "topic `{topic}`: duplicates are known for {} s only, because the memory for their keys is full; raise `memory` in `[topics.{topic}.dedup]`",
-                dedup.window_us / 1_000_000
-            );
-            notes.insert(format!("{topic} dedup"), note);
-        }
-    }
     Ok(Status {
         storage: context.storage.url().to_owned(),
-        daemons: entries(&daemons),
-        bounds: daemon.as_ref().map(|d| d.bounds.clone()),
-        daemon: client.map(|c| c.address().http.clone()),
+        daemon: daemons.alive.first().map(|c| c.address().http.clone()),
+        daemons: entries(&daemons, bounds),
         topics,
         kafka: daemon.as_ref().map(kafka_statuses).unwrap_or_default(),
         views,
-        notes: notes.into_values().chain(other_notes).collect(),
+        notes: notes.into_values().chain(gaps).collect(),
     })
 }
 
-fn entries(daemons: &Daemons) -> Vec<DaemonEntry> {
+fn entries(daemons: &Daemons, mut bounds: BTreeMap<String, BoundsStatus>) -> Vec<DaemonEntry> {
     let alive = daemons.alive.iter().map(|c| (c.address(), true));
     let all = alive.chain(daemons.silent.iter().map(|a| (a, false)));
     let entry = |(address, answers): (&Address, bool)| DaemonEntry {
         address: address.clone(),
         answers,
+        bounds: bounds.remove(&address.wal).filter(|_| answers),
     };
     all.map(entry).collect()
 }
@@ -588,10 +428,9 @@ pub fn text(status: &Status, style: Style) -> String {
         });
         let own = own.collect::<Vec<_>>().join(", ");
         let what = daemon.address.describe(now_ms());
-        text += &format!("daemon  {what} {state}; partitions: {own}\n");
-    }
-    if let Some(bounds) = &status.bounds {
-        text += &bounds.line();
+        let bounds = daemon.bounds.as_ref();
+        let bounds = bounds.map_or(String::new(), |b| format!("; {}", b.text()));
+        text += &format!("daemon  {what} {state}; partitions: {own}{bounds}\n");
     }
     text.push('\n');
     let topics = status.topics.iter().map(|t| {

@@ -1,6 +1,9 @@
 //! Every command on a bucket, each a process of its own, beside a daemon and from other machines'
 //! project folders.
 
+use std::path::Path;
+
+use anabranch_jobs::context::Context;
 use anabranch_tests::ledger::{Ledger, boundary, check_law, line};
 use anabranch_tests::process::{EDITED, Process, Setup, VIEW, run_well, until};
 
@@ -98,5 +101,48 @@ async fn every_command(server: &Server) -> anyhow::Result<()> {
     anyhow::ensure!(!exported.is_empty(), "nothing was exported");
     let found = project.count().await?;
     let all = ledger.acknowledged.iter().copied().chain(FILE);
-    check_count("at the end", &found, all, FILE.end)
+    check_count("at the end", &found, all, FILE.end)?;
+    compacted_and_removed(dir, &context, 1_400).await
+}
+
+/// The log's small files become few, and then all its facts go, which the view goes on counting.
+async fn compacted_and_removed(dir: &Path, context: &Context, facts: i64) -> anyhow::Result<()> {
+    let one = |sql: &'static str| async move {
+        let said = run_well(dir, &["--format", "csv", "sql", "-c", sql]).await?;
+        anyhow::Ok(said.lines().last().unwrap_or_default().to_owned())
+    };
+    let (held, counted) = ("SELECT count(*) FROM facts", "SELECT sum(facts) FROM words");
+    let log = context.log("facts").await?;
+    let files = || log.table().with_state(|s| s.files.len());
+    let more = 12;
+    for part in 0..more {
+        let file = dir.join(format!("small-{part}.ndjson"));
+        std::fs::write(&file, line(FILE.end + part))?;
+        run_well(dir, &["ingest", "facts", &file.to_string_lossy()]).await?;
+    }
+    log.refresh().await?;
+    let small = files();
+    run_well(dir, &["batch", "maintain"]).await?;
+    log.refresh().await?;
+    anyhow::ensure!(files() < small, "{} files, {small} before", files());
+    anyhow::ensure!(one(held).await? == (facts + more).to_string());
+    run_well(dir, &["verify"]).await?;
+    let before = one(counted).await?;
+
+    let settings = std::fs::read_to_string(dir.join("anabranch.toml"))?;
+    let retained = "[topics.facts]\nretention = { age = \"1ms\" }";
+    let settings = settings.replace("[topics.facts]", retained);
+    std::fs::write(dir.join("anabranch.toml"), settings)?;
+    run_well(dir, &["batch", "refresh"]).await?;
+    // What waits to be removed goes by the time of the next one.
+    for _ in 0..2 {
+        run_well(dir, &["batch", "maintain"]).await?;
+    }
+    log.refresh().await?;
+    anyhow::ensure!(files() == 0, "{} files are left", files());
+    anyhow::ensure!(one(held).await? == "0");
+    let after = one(counted).await?;
+    anyhow::ensure!(after == before, "the view counts {after}, {before} before");
+    run_well(dir, &["verify"]).await?;
+    Ok(())
 }

@@ -1,0 +1,217 @@
+//! What daemons know and the storage does not, and what several of them know together.
+
+use std::collections::BTreeMap;
+
+use anabranch_shared::DeltaPart;
+use anabranch_speed::{DedupStatus, IntakeCount, KafkaState};
+use serde::{Deserialize, Serialize};
+
+use crate::output::human_bytes;
+
+/// A view's delta in the daemon.
+#[derive(Clone, Debug, Deserialize, Serialize)]
+pub struct DeltaStatus {
+    /// States, over all pieces.
+    pub states: u64,
+    /// Bytes of memory.
+    pub bytes: u64,
+    /// Pieces of landed states.
+    #[serde(default)]
+    pub pieces: u64,
+    /// Bytes of states that are spilled to disk.
+    #[serde(default)]
+    pub spilled_bytes: u64,
+    /// Why the view can't answer.
+    pub failed: Option<String>,
+}
+
+/// What the daemon knows and the storage does not.
+#[derive(Clone, Debug, Default, Deserialize, Serialize)]
+pub struct DaemonStatus {
+    /// For each topic its acknowledged facts that have not landed.
+    pub unlanded_facts: BTreeMap<String, u64>,
+    /// For each view its delta.
+    pub deltas: BTreeMap<String, DeltaStatus>,
+    /// For each topic that comes from Kafka what is known of its consumer.
+    #[serde(default)]
+    pub kafka: BTreeMap<String, KafkaState>,
+    /// For each topic what came of its records since the daemon started.
+    pub intake: BTreeMap<String, IntakeCount>,
+    /// For each topic that looks for duplicates how it stands with their keys.
+    pub dedup: BTreeMap<String, DedupStatus>,
+    /// For each topic with too many dead letters the reason.
+    pub red: BTreeMap<String, String>,
+    /// For each topic whose facts do not land the reason.
+    #[serde(default)]
+    pub landing: BTreeMap<String, String>,
+    /// What facts and deltas take of the daemon's bounds.
+    #[serde(default)]
+    pub bounds: BoundsStatus,
+    /// For each view that the daemon wants to have refreshed the bytes of its delta.
+    #[serde(default)]
+    pub wanted: BTreeMap<String, u64>,
+}
+
+/// What facts and deltas take of a daemon's bounds.
+#[derive(Clone, Debug, Default, Deserialize, Serialize)]
+pub struct BoundsStatus {
+    /// Bytes of memory.
+    pub memory_bytes: u64,
+    /// Bytes of memory that they may take.
+    pub memory_bound_bytes: u64,
+    /// Bytes of disk that spilled deltas take.
+    pub spilled_bytes: u64,
+    /// Bytes of disk that they may take; 0 where nothing is spilled.
+    pub spill_bound_bytes: u64,
+    /// Why nothing more is spilled, if it is not.
+    pub full: Option<String>,
+}
+
+impl BoundsStatus {
+    fn of(daemon: &anabranch_speed::Daemon) -> Self {
+        let used = daemon.delta_use();
+        Self {
+            memory_bytes: used.memory_bytes,
+            memory_bound_bytes: used.memory_bound_bytes,
+            spilled_bytes: used.spilled_bytes,
+            spill_bound_bytes: used.spill_bound_bytes,
+            full: daemon.spill_full(),
+        }
+    }
+
+    /// It, for people.
+    pub fn text(&self) -> String {
+        let (used, bound) = (self.memory_bytes, self.memory_bound_bytes);
+        let mut line = format!("memory {} of {}", human_bytes(used), human_bytes(bound));
+        if self.spill_bound_bytes > 0 {
+            let (used, bound) = (self.spilled_bytes, self.spill_bound_bytes);
+            line += &format!("; spilled {} of {}", human_bytes(used), human_bytes(bound));
+        }
+        line
+    }
+}
+
+impl DaemonStatus {
+    /// Looks at a daemon's topics.
+    pub fn of(daemon: &anabranch_speed::Daemon) -> Self {
+        let states = daemon.sources().iter();
+        let mut status = Self {
+            kafka: states.map(|(t, s)| (t.clone(), s.state())).collect(),
+            bounds: BoundsStatus::of(daemon),
+            wanted: daemon
+                .wanted()
+                .into_iter()
+                .map(|(v, w)| (v, w.bytes))
+                .collect(),
+            ..Self::default()
+        };
+        for (topic, stream) in daemon.topics() {
+            status.intake.insert(topic.clone(), stream.intake());
+            let dedup = stream.dedup_status().map(|d| (topic.clone(), d));
+            status.dedup.extend(dedup);
+            let red = stream.too_many_dead().map(|why| (topic.clone(), why));
+            status.red.extend(red);
+            let landing = stream.landing_trouble().map(|why| (topic.clone(), why));
+            status.landing.extend(landing);
+            stream.with_delta(|d| {
+                status
+                    .unlanded_facts
+                    .insert(topic.clone(), d.unlanded.facts() as u64);
+                for (name, view) in &d.views {
+                    let rows = view.states().iter().map(DeltaPart::rows).sum();
+                    let delta = DeltaStatus {
+                        states: rows,
+                        bytes: view.size_bytes() as u64,
+                        pieces: view.pieces.len() as u64,
+                        spilled_bytes: view.spilled_bytes(),
+                        failed: view.failed.clone(),
+                    };
+                    status.deltas.insert(name.clone(), delta);
+                }
+            });
+        }
+        status
+    }
+}
+
+impl DaemonStatus {
+    /// Adds what another daemon knows. Each daemon folds all that has landed, so a view's delta is
+    /// that of the first one, and only what went wrong is taken from others.
+    pub fn add(&mut self, other: Self) {
+        for (topic, facts) in other.unlanded_facts {
+            *self.unlanded_facts.entry(topic).or_default() += facts;
+        }
+        for (view, delta) in other.deltas {
+            let failed = delta.failed.clone();
+            let own = self.deltas.entry(view).or_insert(delta);
+            own.failed = own.failed.take().or(failed);
+        }
+        for (topic, state) in other.kafka {
+            let own = self.kafka.entry(topic).or_default();
+            own.partitions.extend(state.partitions);
+            own.stopped = own.stopped.take().or(state.stopped);
+            own.trouble = own.trouble.take().or(state.trouble);
+            own.paused |= state.paused;
+        }
+        for (topic, count) in other.intake {
+            self.intake.entry(topic).or_default().add(&count);
+        }
+        for (topic, dedup) in other.dedup {
+            let own = self.dedup.entry(topic).or_insert(dedup);
+            if dedup.is_shortened && !own.is_shortened {
+                *own = dedup;
+            }
+        }
+        self.red.extend(other.red);
+        self.landing.extend(other.landing);
+        self.wanted.extend(other.wanted);
+        self.bounds.full = self.bounds.full.take().or(other.bounds.full);
+    }
+
+    /// What needs somebody's attention, each under a name by which it is told once.
+    pub fn notes(&self) -> BTreeMap<String, String> {
+        let mut notes = BTreeMap::new();
+        for (topic, why) in &self.landing {
+            let note = format!(
+                "topic `{topic}`: {why}; it is tried again, and nothing that was acknowledged is lost"
+            );
+            notes.insert(format!("{topic} does not land"), note);
+        }
+        for (topic, why) in &self.red {
+            notes.insert(format!("{topic} is red"), format!("topic `{topic}`: {why}"));
+        }
+        for (view, bytes) in &self.wanted {
+            let why = crate::asked::why(*bytes);
+            let note = format!(
+                "view `{view}`: a refresh is {why}; a running scheduler begins it, otherwise run `anabranch batch refresh {view}`"
+            );
+            notes.insert(format!("{view} wanted"), note);
+        }
+        if let Some(why) = &self.bounds.full {
+            let note =
+                format!("deltas stay in memory, and facts are refused once it is full: {why}");
+            notes.insert("spill full".into(), note);
+        }
+        for (topic, dedup) in self.dedup.iter().filter(|(_, d)| d.is_shortened) {
+            let note = format!(
+                "topic `{topic}`: duplicates are known for {} s only, because the memory for their keys is full; raise `memory` in `[topics.{topic}.dedup]`",
+                dedup.window_us / 1_000_000
+            );
+            notes.insert(format!("{topic} dedup"), note);
+        }
+        for (topic, state) in &self.kafka {
+            let what = match (&state.stopped, &state.trouble) {
+                (Some(why), _) => format!("reading from Kafka has stopped: {why}"),
+                (None, Some(why)) => {
+                    format!("topic `{topic}`, Kafka: {why}; it is tried again")
+                }
+                (None, None) if state.paused => format!(
+                    "topic `{topic}`: reading from Kafka pauses until facts have landed or been absorbed"
+                ),
+                (None, None) => continue,
+            };
+            notes.insert(format!("{topic} kafka"), what);
+        }
+        notes
+    }
+}
