@@ -31,13 +31,16 @@ static TURNS: LazyLock<Semaphore> = LazyLock::new(|| {
     Semaphore::new(processors)
 });
 
+/// How long a request waits for its turn: it does not stand behind a few that take long.
+const LONGEST_WAIT: Duration = Duration::from_millis(25);
+
 /// Does the work of admitting a request, in turn: were all of them worked on at once, all would be
 /// ready at the same time, and processors idle while the WAL's disk works, and the other way round.
 pub(crate) async fn in_turn<T: Send + 'static>(
     work: impl FnOnce() -> Result<T> + Send + 'static,
 ) -> Result<T> {
     // Held until the work is done, also where nobody waits for it any more.
-    let turn = TURNS.acquire().await;
+    let turn = tokio::time::timeout(LONGEST_WAIT, TURNS.acquire()).await;
     blocking(move || {
         let done = work();
         drop(turn);

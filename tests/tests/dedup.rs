@@ -214,7 +214,7 @@ async fn facts_that_the_wal_refused_are_taken_when_they_come_again() -> anyhow::
     write_project(dir.path(), &storage, "{ key = \"event\" }")?;
     let project = std::fs::read_to_string(dir.path().join("anabranch.toml"))?;
     // Nothing lands by itself before the WAL is full.
-    let project = project.replace("\"100ms\"", "\"2s\"\nwal_bytes = \"400KB\"");
+    let project = project.replace("\"100ms\"", "\"2s\"\nwal_bytes = \"150KB\"");
     std::fs::write(dir.path().join("anabranch.toml"), project)?;
     let context = Context::open(dir.path()).await?;
     let mut process = Process::start(dir.path(), &["speed"])?;
