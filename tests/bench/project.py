@@ -127,7 +127,7 @@ class Project:
 
     def last_job(self):
         """The newest line of the history of jobs."""
-        return self.command("jobs")[0]
+        return self.command("jobs", "history")[0]
 
     def small_landings(self, file, landings, facts_per_landing, skip=0):
         """Lands the file's facts in many small landings, as a daemon would in a day."""
