@@ -13,7 +13,7 @@ use rustix::process::{Pid, Signal, WaitId, WaitIdOptions, kill_process, waitid};
 use tokio::sync::mpsc;
 
 /// How long anything that a test waits for may take.
-const PATIENCE: Duration = Duration::from_secs(180);
+const PATIENCE: Duration = Duration::from_secs(60);
 
 /// The view's SQL.
 pub const VIEW: &str = "SELECT word, count(*) AS facts, sum(id) AS ids, count(DISTINCT id) AS different FROM facts GROUP BY word";

@@ -149,7 +149,7 @@ pub struct DaemonEntry {
     pub address: Address,
     /// Whether it answers.
     pub answers: bool,
-    /// What facts and deltas take of its bounds, where it answers.
+    /// What facts and deltas take of its bounds, where it said so.
     pub bounds: Option<BoundsStatus>,
 }
 
@@ -176,17 +176,25 @@ pub struct Status {
 pub async fn status(context: &Context) -> Result<Status> {
     context.catalogue.refresh().await?;
     let daemons = Client::look(&context.storage).await?;
-    let (mut daemon, mut bounds) = (None::<DaemonStatus>, BTreeMap::new());
-    for client in &daemons.alive {
-        let of_one = client.status().await?;
-        bounds.insert(client.address().wal.clone(), of_one.bounds.clone());
-        match &mut daemon {
-            Some(all) => all.add(of_one),
-            None => daemon = Some(of_one),
-        }
-    }
     let mut notes = context.notes();
     let edited = notes.keys().cloned().collect::<Vec<_>>();
+    let (mut daemon, mut bounds) = (None::<DaemonStatus>, BTreeMap::new());
+    let mut failing = BTreeMap::new();
+    for client in &daemons.alive {
+        let wal = &client.address().wal;
+        match futures::future::try_join(client.status(), client.views_that_fail()).await {
+            Ok((of_one, views)) => {
+                bounds.insert(wal.clone(), of_one.bounds.clone());
+                failing.extend(views);
+                match &mut daemon {
+                    Some(all) => all.add(of_one),
+                    None => daemon = Some(of_one),
+                }
+            }
+            // It was there a moment ago; the others are shown all the same.
+            Err(e) => drop(notes.insert(format!("daemon {wal}"), e.to_string())),
+        }
+    }
     let mut jobs = states(context, Utc::now()).await?;
     for job in &jobs {
         if let Some(last) = job.last.as_ref().filter(|l| l.outcome == "failed") {
@@ -229,11 +237,8 @@ pub async fn status(context: &Context) -> Result<Status> {
             }
         }
     }
-    for client in &daemons.alive {
-        for (name, why) in client.views_that_fail().await? {
-            notes.insert(format!("{name} failed"), why);
-        }
-    }
+    let failing = failing.into_iter();
+    notes.extend(failing.map(|(name, why)| (format!("{name} failed"), why)));
     notes.extend(daemon.iter().flat_map(DaemonStatus::notes));
     let topics = topic_statuses(context, daemon.as_ref()).await?;
     let gaps = topics.iter().flat_map(gap_notes).collect::<Vec<_>>();
@@ -261,7 +266,7 @@ fn entries(daemons: &Daemons, mut bounds: BTreeMap<String, BoundsStatus>) -> Vec
     let entry = |(address, answers): (&Address, bool)| DaemonEntry {
         address: address.clone(),
         answers,
-        bounds: bounds.remove(&address.wal).filter(|_| answers),
+        bounds: bounds.remove(&address.wal),
     };
     all.map(entry).collect()
 }

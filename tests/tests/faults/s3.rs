@@ -75,7 +75,7 @@ async fn at_last(dir: &Path, arguments: &[&str]) -> anyhow::Result<()> {
             out.status
         );
         anyhow::ensure!(
-            begun.elapsed() < Duration::from_secs(180),
+            begun.elapsed() < Duration::from_secs(60),
             "{arguments:?} does not succeed: {says}"
         );
     }

@@ -1,0 +1,99 @@
+//! What is stored is what is read, also what earlier versions stored.
+
+use super::*;
+use anabranch_shared::TopicField;
+use anabranch_shared::settings::{FieldType, UnknownFields};
+
+use crate::admission::Admission;
+
+/// What a request takes in memory bounds the intake, so an Arrow body is not to be counted
+/// once for each of its columns.
+#[test]
+fn memory_shared_by_columns_is_counted_once() -> Result<()> {
+    let field = |name: &str, field_type| TopicField {
+        name: name.into(),
+        field_type,
+        nullable: name != "ts",
+    };
+    let words = (0..12).map(|n| field(&format!("word_{n}"), FieldType::Varchar));
+    let mut fields = vec![field("ts", FieldType::Timestamp)];
+    fields.extend(words);
+    let topic = Topic {
+        name: "facts".into(),
+        event_time: "ts".into(),
+        fields,
+    };
+    let internal = |e: crate::admission::AdmissionError| Error::Internal(e.to_string());
+    let admission = Admission::new(&topic.field_schema(), "ts", UnknownFields::Keep, 1 << 20)
+        .map_err(internal)?;
+    let line = (0..12).map(|n| format!("\"word_{n}\":\"a word of more than twelve bytes\","));
+    let line = format!(
+        "{{{}\"ts\":\"2026-01-01T00:00:00Z\"}}\n",
+        line.collect::<String>()
+    );
+    let admitted = admission
+        .ndjson(&line.repeat(1_000).into())
+        .map_err(internal)?;
+    let encoded = Payload::new(admitted, 0, None, None).encode()?;
+    let piece = Payload::decode(&encoded)?.at(&topic, PartitionId(0), Offset(0))?;
+    assert_eq!(piece.facts.num_rows(), 1_000);
+    assert!(
+        (encoded.len()..encoded.len() * 2).contains(&piece.bytes),
+        "{} bytes of memory for {} of the WAL",
+        piece.bytes,
+        encoded.len()
+    );
+    Ok(())
+}
+
+/// Text is stored without the 12 bytes that a view takes more, and is views again when read.
+#[test]
+fn text_is_stored_without_views() -> Result<()> {
+    let words = ["", "ä", "a word of more than twelve bytes", "NULL follows"];
+    let words = words.map(Some).into_iter().chain([None]);
+    let text: ArrayRef = Arc::new(words.clone().collect::<StringViewArray>());
+    let bytes = words.map(|w| w.map(str::as_bytes));
+    let bytes: ArrayRef = Arc::new(bytes.collect::<BinaryViewArray>());
+    let facts =
+        RecordBatch::try_from_iter_with_nullable([("text", text, true), ("bytes", bytes, true)])?;
+    let payload = Payload {
+        received_at_us: 5,
+        records: 5,
+        ingest: None,
+        source: None,
+        facts: facts.clone(),
+        dead: Vec::new(),
+        duplicates: Vec::new(),
+        request: None,
+    };
+    let stored = payload.encode()?;
+    let (_, ipc) = Header::split(&stored)?;
+    let schema = StreamReader::try_new(ipc, None)?.schema();
+    let types: Vec<_> = schema.fields().iter().map(|f| f.data_type()).collect();
+    assert_eq!(types, [&DataType::Utf8, &DataType::Binary]);
+    assert_eq!(Payload::decode(&stored)?.facts, facts);
+    Ok(())
+}
+
+/// As it was written before there were duplicates and keys.
+#[test]
+fn what_version_1_wrote_is_read() -> Result<()> {
+    let ids: ArrayRef = Arc::new(Int64Array::from(vec![7, 8]));
+    let facts = RecordBatch::try_from_iter([("id", ids)])?;
+    let header = br#"{"received_at_us":5,"records":3,"source":"s","dead":[{"record":1,"line":2,"field":null,"reason":"r","raw":"Pw=="}]}"#;
+    let mut stored = vec![1];
+    stored.extend_from_slice(&(header.len() as u32).to_le_bytes());
+    stored.extend_from_slice(header);
+    let mut writer = StreamWriter::try_new(&mut stored, &facts.schema())?;
+    writer.write(&facts)?;
+    writer.finish()?;
+    drop(writer);
+    let stored = Bytes::from(stored);
+    let payload = Payload::decode(&stored)?;
+    assert_eq!((payload.records, payload.received_at_us), (3, 5));
+    assert_eq!((&payload.facts, payload.dead.len()), (&facts, 1));
+    assert_eq!((payload.duplicates.len(), payload.request), (0, None));
+    let request = Payload::kept_request(&stored, PartitionId(0), Offset(0))?;
+    assert_eq!(request, None);
+    Ok(())
+}
