@@ -19,6 +19,9 @@ use crate::context::Context;
 use crate::generate::{FIELDS, Generator, GeneratorOptions};
 use crate::output::{Format, Style, human_count, human_duration, human_rate, write_batches};
 
+/// The time that the facts are of, up to now.
+const SPAN: Duration = Duration::from_secs(8 * 3_600);
+
 /// Facts of a request.
 const REQUEST_FACTS: usize = 2_000;
 
@@ -169,9 +172,12 @@ impl Story<'_> {
             let log = context.log("pageviews").await?;
             let head = log.head();
             if anabranch_shared::Offsets::default().distance_to(&head) >= offsets {
-                let files = log.table().with_state(|s| s.files.len());
+                let files = match log.table().with_state(|s| s.files.len()) {
+                    1 => "a Parquet file".to_owned(),
+                    n => format!("{n} Parquet files"),
+                };
                 return self.say(&format!(
-                    "   landed as {files} Parquet files of a Delta table, {} later",
+                    "   landed as {files} of a Delta table, {} later",
                     human_duration(begun.elapsed())
                 ));
             }
@@ -195,7 +201,31 @@ impl Story<'_> {
         )
         .map_err(|e| Error::io("standard output", e))?;
         let line = format!("{}; {}", human_duration(took), answer.freshness);
-        self.say(&self.style.dim(&line))
+        self.say(&self.style.dim(&line))?;
+        match answer.batches.iter().any(|b| b.num_rows() > 0) {
+            true => Ok(()),
+            false => self.check("the answer has rows", false),
+        }
+    }
+
+    /// Waits until the daemon answers from the new master views.
+    async fn adopted(&mut self, client: &Client) -> Result<()> {
+        let begun = Instant::now();
+        let any = "SELECT url FROM post_minutes LIMIT 1";
+        loop {
+            let answer = client.query(any, ReadMode::Batch).await?;
+            let took = begun.elapsed();
+            if answer.batches.iter().any(|b| b.num_rows() > 0) {
+                return self.say(&format!(
+                    "   the daemon answers from them {} later",
+                    human_duration(took)
+                ));
+            }
+            if took > Duration::from_secs(30) {
+                return self.check("the daemon answers from them within 30 s", false);
+            }
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
     }
 
     async fn count(&self, client: &Client) -> Result<u64> {
@@ -215,6 +245,8 @@ impl Story<'_> {
         let context = Context::open(&self.dir).await?;
         let mut options = GeneratorOptions::new(facts, 7, Utc::now());
         options.late = 0.03;
+        // An eighth of the facts comes last: what was asked before must be about hours that have some.
+        options.span = SPAN;
         let mut generator = Generator::new(&options).map_err(|e| Error::Invalid(e.to_string()))?;
         self.title("a daemon admits, acknowledges and lands a stream of page views")?;
         let (mut child, client) = self.start(&context).await?;
@@ -247,6 +279,7 @@ impl Story<'_> {
                 human_rate(report.outcome.facts, took),
             ))?;
         }
+        self.adopted(&client).await?;
         self.say(&format!(
             "   {} facts came in meanwhile",
             human_count(second)
