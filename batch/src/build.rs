@@ -13,8 +13,8 @@ use parking_lot::Mutex;
 use tokio::runtime::Handle;
 
 /// States below this many are merged before they are written, so that a view with few keys is one
-/// file.
-const SMALL_ROWS: usize = 200_000;
+/// file, and files with fewer are merged once there are many.
+pub(crate) const SMALL_ROWS: usize = 200_000;
 
 /// The share of the memory bound that unfinished states may take, by their own count. They take
 /// about twice that: the count leaves out what the allocator adds to many small sketches, and

@@ -8,13 +8,13 @@ use anabranch_shared::table::AddFile;
 use anabranch_shared::view::Fold;
 use anabranch_shared::{Log, Master, Offsets, Ranges, Result, blocking};
 
-use crate::build::{BatchOptions, give_up, stopped};
+use crate::build::{BatchOptions, SMALL_ROWS, give_up, stopped};
 
 /// With fewer small files than this there is nothing to gain.
 const FEWEST_FILES: usize = 8;
 
-/// A file with more states than this is not small.
-const SMALL_ROWS: u64 = 500_000;
+/// A file with more bytes than this is worth a request of its own.
+const SMALL_BYTES: i64 = 16_000_000;
 
 /// Merges the small files of a master view into one, if there are many; where the log has edges,
 /// those between two of them. Returns how many files were merged.
@@ -35,7 +35,8 @@ pub async fn merge_small_runs(
     let edges = log.edges();
     let mut small: BTreeMap<Vec<bool>, Vec<Arc<AddFile>>> = BTreeMap::new();
     for file in pin.files {
-        if file.rows().is_some_and(|rows| rows < SMALL_ROWS)
+        if file.size < SMALL_BYTES
+            && file.rows().is_some_and(|rows| rows < SMALL_ROWS as u64)
             && let Some(place) = between(&file.ranges()?, &edges)
         {
             small.entry(place).or_default().push(file);

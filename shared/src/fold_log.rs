@@ -14,8 +14,9 @@ use crate::master::Ranges;
 use crate::view::{Fold, View, fold_facts};
 use crate::{Error, Offsets, Result};
 
-/// Chunks of work for each thread: enough that the threads finish together.
-const CHUNKS_PER_THREAD: usize = 4;
+/// A thread takes this part of its share of the facts that are left: large chunks first, of facts
+/// that came together, and at last single files, so that the threads finish together.
+const CHUNKS_PER_SHARE: u64 = 2;
 
 /// How a fold of the log runs.
 #[derive(Clone, Debug)]
@@ -107,13 +108,13 @@ async fn fold_files(
         )));
     }
     let files = log.files_between(from, to)?;
-    let rows: u64 = files.iter().filter_map(|f| f.add.rows()).sum();
+    let threads = options.threads.clamp(1, files.len().max(1));
+    let queue = Queue::new(files, threads);
     options
         .progress
         .facts_total
-        .fetch_add(rows, Ordering::Relaxed);
-    let threads = options.threads.clamp(1, files.len().max(1));
-    let queue = Arc::new(Mutex::new(chunks(files, threads * CHUNKS_PER_THREAD)));
+        .fetch_add(queue.rows, Ordering::Relaxed);
+    let queue = Arc::new(Mutex::new(queue));
     let emit = Arc::new(emit);
     let workers = (0..threads).map(|_| {
         let worker = Worker {
@@ -135,38 +136,53 @@ async fn fold_files(
             .unwrap_or_else(|e| Err(Error::Internal(format!("a thread ended: {e}"))));
         if ended.is_err() && outcome.is_ok() {
             // The others stop at their next batch; their own errors say only that.
-            queue.lock().clear();
+            queue.lock().files.clear();
             outcome = ended;
         }
     }
     outcome
 }
 
-/// Divides files, in their order, into about `parts` chunks of about equal rows.
-fn chunks(files: Vec<FactsFile>, parts: usize) -> VecDeque<Vec<FactsFile>> {
-    let rows = |f: &FactsFile| f.add.rows().unwrap_or(1);
-    let total: u64 = files.iter().map(rows).sum();
-    let share = total.div_ceil(parts.max(1) as u64).max(1);
-    let mut chunks = VecDeque::new();
-    let (mut chunk, mut held) = (Vec::new(), 0);
-    for file in files {
-        held += rows(&file);
-        chunk.push(file);
-        if held >= share {
-            chunks.push_back(std::mem::take(&mut chunk));
-            held = 0;
+/// The files that no thread has taken yet, in their order.
+struct Queue {
+    files: VecDeque<FactsFile>,
+    /// How many facts they hold.
+    rows: u64,
+    threads: u64,
+}
+
+impl Queue {
+    fn new(files: Vec<FactsFile>, threads: usize) -> Self {
+        Self {
+            rows: files.iter().map(rows).sum(),
+            files: files.into(),
+            threads: threads as u64,
         }
     }
-    if !chunk.is_empty() {
-        chunks.push_back(chunk);
+
+    /// The next files for one thread; none when all are taken.
+    fn take(&mut self) -> Vec<FactsFile> {
+        let wanted = self.rows.div_ceil(self.threads * CHUNKS_PER_SHARE);
+        let (mut chunk, mut held) = (Vec::new(), 0);
+        while (chunk.is_empty() || held < wanted)
+            && let Some(file) = self.files.pop_front()
+        {
+            held += rows(&file);
+            chunk.push(file);
+        }
+        self.rows -= held;
+        chunk
     }
-    chunks
+}
+
+fn rows(file: &FactsFile) -> u64 {
+    file.add.rows().unwrap_or(1)
 }
 
 struct Worker {
     log: Arc<Log>,
     view: Arc<View>,
-    queue: Arc<Mutex<VecDeque<Vec<FactsFile>>>>,
+    queue: Arc<Mutex<Queue>>,
     fold_bytes: usize,
     hand_over: HandOver,
     options: FoldOptions,
@@ -178,8 +194,10 @@ impl Worker {
         let mut fold = Fold::new(&self.view)?;
         let mut ranges = Ranges::new();
         loop {
-            let next = self.queue.lock().pop_front();
-            let Some(chunk) = next else { break };
+            let chunk = self.queue.lock().take();
+            if chunk.is_empty() {
+                break;
+            }
             for file in chunk {
                 self.fold_file(&file, &mut fold, emit)?;
                 ranges.extend(file.wanted.iter().copied());

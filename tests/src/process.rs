@@ -266,9 +266,11 @@ impl Process {
         text
     }
 
-    /// Ends the process with SIGTERM, and waits for it to end well.
+    /// Ends the process with SIGTERM, once it catches that, and waits for it to end well.
     pub async fn terminate(&mut self) -> anyhow::Result<()> {
-        kill_process(self.pid()?, Signal::TERM)?;
+        let pid = self.pid()?;
+        until("it catches SIGTERM", async || catches(pid, Signal::TERM)).await?;
+        kill_process(pid, Signal::TERM)?;
         let status = self.ended().await?;
         anyhow::ensure!(
             status.success(),
@@ -293,6 +295,15 @@ impl Process {
         }
         anyhow::bail!("the daemon does not answer within {PATIENCE:?}")
     }
+}
+
+/// Whether a process has a handler for a signal, or has ended already.
+fn catches(pid: Pid, signal: Signal) -> anyhow::Result<bool> {
+    let status = std::fs::read_to_string(format!("/proc/{}/status", pid.as_raw_nonzero()))?;
+    let caught = status.lines().find_map(|l| l.strip_prefix("SigCgt:"));
+    let caught = caught.ok_or_else(|| anyhow::anyhow!("no `SigCgt` in {status}"))?;
+    let caught = u64::from_str_radix(caught.trim(), 16)?;
+    Ok(status.contains("State:\tZ") || caught >> (signal.as_raw() - 1) & 1 == 1)
 }
 
 /// Pauses a process, and waits until all its threads stand still: until then it may go on answering.

@@ -124,7 +124,14 @@ const DRAIN: std::time::Duration = std::time::Duration::from_secs(5);
 /// of it has ended by itself.
 pub async fn run(context: &Context, with_scheduler: bool) -> Result<()> {
     let begun = std::time::Instant::now();
-    let daemon = open(context).await?;
+    let mut signal = Box::pin(stop_signal());
+    let daemon = tokio::select! {
+        daemon = open(context) => daemon?,
+        () = &mut signal => {
+            tracing::info!("stopped before it was ready");
+            return Ok(());
+        }
+    };
     let http = &context.project.daemon.http;
     let listener = TcpListener::bind(http).await.map_err(|e| {
         Error::Unavailable(format!(
@@ -187,7 +194,6 @@ pub async fn run(context: &Context, with_scheduler: bool) -> Result<()> {
         .then(|| tokio::spawn(crate::asked::tell(context.clone(), daemon.clone())));
     let stopping = {
         let daemon = daemon.clone();
-        let signal = stop_signal();
         async move {
             tokio::select! {
                 () = signal => {}

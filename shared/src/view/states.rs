@@ -5,7 +5,7 @@ use std::sync::Arc;
 use arrow::array::{Array, ArrayRef, RecordBatch, RecordBatchOptions, UInt32Array};
 use arrow::compute::{CastOptions, cast_with_options, take_record_batch};
 use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
-use arrow::row::{RowConverter, SortField};
+use arrow::row::{RowConverter, Rows, SortField};
 
 use crate::table::storage_type;
 use crate::{Error, Result};
@@ -150,9 +150,41 @@ fn order_by_keys(states: &RecordBatch, keys: usize) -> Result<UInt32Array> {
     let fields = fields.map(|f| SortField::new(f.data_type().clone()));
     let converter = RowConverter::new(fields.collect())?;
     let values = converter.convert_columns(&states.columns()[..keys])?;
-    let mut order: Vec<u32> = (0..rows).collect();
-    order.sort_unstable_by(|&a, &b| values.row(a as usize).cmp(&values.row(b as usize)));
-    Ok(UInt32Array::from(order))
+    let mut order: Vec<(u128, u32)> = (0..rows).map(|row| (0, row)).collect();
+    sort_from(&values, &mut order, 0);
+    Ok(order.into_iter().map(|(_, row)| row).collect())
+}
+
+/// Bytes of a row that are compared as one number.
+const NUMBER_BYTES: usize = size_of::<u128>();
+
+/// Rows that are equal up to here are compared as they are.
+const NUMBERED_BYTES: usize = 8 * NUMBER_BYTES;
+
+/// Sorts rows that are equal up to the byte `start`: by the next bytes as one number, then those
+/// that are equal in these too by the bytes after them. Comparing whole rows would fetch two of them
+/// from memory each time, which took a seventh of a rebuild.
+fn sort_from(values: &Rows, order: &mut [(u128, u32)], start: usize) {
+    let row = |row: u32| values.row(row as usize);
+    if start == NUMBERED_BYTES {
+        return order.sort_unstable_by(|&(_, a), &(_, b)| row(a).cmp(&row(b)));
+    }
+    let mut ended = true;
+    for (number, at) in order.iter_mut() {
+        let rest = row(*at).data().get(start..).unwrap_or_default();
+        let mut next = [0; NUMBER_BYTES];
+        let taken = rest.len().min(NUMBER_BYTES);
+        next[..taken].copy_from_slice(&rest[..taken]);
+        *number = u128::from_be_bytes(next);
+        ended &= rest.len() <= NUMBER_BYTES;
+    }
+    order.sort_unstable_by_key(|(number, _)| *number);
+    // No row is the beginning of another one, so rows that have ended here differ or are equal.
+    if !ended {
+        let equal = order.chunk_by_mut(|(a, _), (b, _)| a == b);
+        let equal = equal.filter(|rows| rows.len() > 1);
+        equal.for_each(|rows| sort_from(values, rows, start + NUMBER_BYTES));
+    }
 }
 
 #[cfg(test)]
@@ -168,8 +200,13 @@ mod tests {
         let rows = 2 * SORTED_ROWS as i64 + 7;
         let number = |i: i64| (i % 11 != 0).then_some((i * 7_919) % 1_000);
         let numbers = Int64Array::from_iter((0..rows).map(number));
-        let texts = (0..rows).map(|i| Some(format!("a text that is not inlined {}", i % 13)));
-        let texts = StringViewArray::from_iter(texts);
+        // Some are equal for longer than rows are compared by numbers, and some end within that.
+        let text = |i: i64| match i % 3 {
+            0 => format!("a text that is not inlined {}", i % 13),
+            1 => format!("{}{}", "long ".repeat(40), i % 17),
+            _ => "short\0".repeat((i % 30) as usize),
+        };
+        let texts = StringViewArray::from_iter((0..rows).map(|i| Some(text(i))));
         let ids = Int64Array::from_iter_values(0..rows);
         let states = RecordBatch::try_from_iter([
             ("k0", Arc::new(numbers) as ArrayRef),
@@ -189,6 +226,7 @@ mod tests {
                     texts.value(row).to_owned(),
                 );
                 assert_eq!(key.0, number(id), "the row is torn");
+                assert_eq!(key.1, text(id), "the row is torn");
                 assert!(last.is_none_or(|l| l <= key), "{key:?} is out of order");
                 assert!(
                     !std::mem::replace(&mut seen[id as usize], true),

@@ -30,14 +30,17 @@ pub(super) async fn rebalances(time: Time) -> anyhow::Result<Option<Tally>> {
     let mut first = start(0)?;
     more("the first one's landings", &context, some).await?;
     let mut second = start(1)?;
+    second.ready(&context).await?;
     more("landings while the second joins", &context, some).await?;
     let mut third = start(2)?;
+    third.ready(&context).await?;
     more("landings while the third joins", &context, some).await?;
     second.terminate().await?;
     more("landings while the second leaves", &context, some).await?;
     run_well(dirs[1].path(), &["batch", "refresh"]).await?;
     first.kill()?;
     let mut again = start(0)?;
+    again.ready(&context).await?;
     more("landings while the first one dies", &context, some).await?;
     let fates = stream.end(time.facts).await?;
     again.terminate().await?;
