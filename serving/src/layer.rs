@@ -9,7 +9,6 @@ use datafusion::common::tree_node::TreeNodeRecursion;
 use datafusion::common::{Result, internal_err};
 use datafusion::execution::{SendableRecordBatchStream, TaskContext};
 use datafusion::physical_expr::PhysicalExpr;
-use datafusion::physical_plan::projection::{ProjectionExec, make_with_child};
 use datafusion::physical_plan::stream::RecordBatchStreamAdapter;
 use datafusion::physical_plan::{DisplayAs, DisplayFormatType, ExecutionPlan, PlanProperties};
 use futures::StreamExt;
@@ -84,21 +83,6 @@ impl ExecutionPlan for LayerExec {
             })),
             _ => internal_err!("a layer has one input"),
         }
-    }
-
-    /// What reads files reads no columns that nobody wants.
-    fn try_swapping_with_projection(
-        &self,
-        projection: &ProjectionExec,
-    ) -> Result<Option<Arc<dyn ExecutionPlan>>> {
-        if projection.expr().len() >= self.schema().fields().len() {
-            return Ok(None);
-        }
-        Ok(Some(Arc::new(Self {
-            label: self.label.clone(),
-            input: make_with_child(projection, &self.input)?,
-            held: self.held.clone(),
-        })))
     }
 
     fn execute(

@@ -19,6 +19,7 @@ use datafusion::logical_expr::utils::conjunction;
 use datafusion::logical_expr::{ColumnarValue, Expr, TableProviderFilterPushDown, TableType};
 use datafusion::physical_expr::PhysicalExpr;
 use datafusion::physical_expr::expressions::Column;
+use datafusion::physical_expr::utils::{collect_columns, reassign_expr_columns};
 use datafusion::physical_plan::ExecutionPlan;
 use datafusion::physical_plan::aggregates::AggregateMode;
 use datafusion::physical_plan::empty::EmptyExec;
@@ -144,12 +145,16 @@ impl MergedLeaf {
         let pin = &self.pin;
         let partitions = state.config().target_partitions();
         let codec = pin.view.codec();
+        let filtered = filter.map(collect_columns).unwrap_or_default();
+        let filtered = filtered.iter().map(|c| c.index());
+        let read: BTreeSet<usize> = projection.iter().copied().chain(filtered).collect();
+        let read: Vec<usize> = read.into_iter().collect();
         let stored = filter.filter(|f| stored_alike(f, codec)).cloned();
         let master = scan_files(
             &pin.root,
             &pin.files,
             codec.storage_schema(),
-            &all(codec),
+            &read,
             stored,
             partitions,
         )?;
@@ -161,24 +166,30 @@ impl MergedLeaf {
             count_files(&master),
             pin.files.len()
         );
-        let master = LayerExec::wrap(label, decode_states(master, codec)?);
-        let delta = self.delta(filter, partitions)?;
+        let master = LayerExec::wrap(label, decode_states(master, codec, &read)?);
+        let delta = self.delta(&read, filter, partitions)?;
+        let place = |column: &usize| read.partition_point(|r| r < column);
+        let places: Vec<usize> = projection.iter().map(place).collect();
         let narrowed = [master, delta]
             .into_iter()
             .map(|layer| {
                 let kept = match filter {
-                    Some(f) => Arc::new(FilterExec::try_new(f.clone(), layer)?) as _,
+                    Some(f) => {
+                        let f = reassign_expr_columns(f.clone(), &layer.schema())?;
+                        Arc::new(FilterExec::try_new(f, layer)?) as _
+                    }
                     None => layer,
                 };
-                project(kept, projection)
+                project(kept, &places)
             })
             .collect::<Result<Vec<_>>>()?;
         Ok(UnionExec::try_new(narrowed)?)
     }
 
-    /// The states of the delta: those in memory, and a scan of those on disk.
+    /// The columns `read` of the states of the delta: those in memory, and a scan of those on disk.
     fn delta(
         &self,
+        read: &[usize],
         filter: Option<&Arc<dyn PhysicalExpr>>,
         partitions: usize,
     ) -> Result<Arc<dyn ExecutionPlan>> {
@@ -193,16 +204,18 @@ impl MergedLeaf {
             pin.boundary,
             pin.head
         );
-        let in_memory = memory(in_memory, codec.state_schema(), partitions)?;
+        let in_memory = in_memory.iter().map(|states| states.project(read));
+        let schema = Arc::new(codec.state_schema().project(read)?);
+        let in_memory = memory(in_memory.collect::<Result<_, _>>()?, &schema, partitions)?;
         if spilled.is_empty() {
             return Ok(LayerExec::wrap(label, in_memory));
         }
         let stored = filter.filter(|f| stored_alike(f, codec)).cloned();
-        let scan = scan_spilled(&spilled, codec, stored, partitions)?;
-        let read = count_files(&scan);
+        let scan = scan_spilled(&spilled, codec, read, stored, partitions)?;
+        let files = count_files(&scan);
         let rows: u64 = pin.delta.iter().map(DeltaPart::rows).sum();
-        label += &format!(" of {rows} spilled files={read} of {}", spilled.len());
-        let both = UnionExec::try_new(vec![in_memory, decode_states(scan, codec)?])?;
+        label += &format!(" of {rows} spilled files={files} of {}", spilled.len());
+        let both = UnionExec::try_new(vec![in_memory, decode_states(scan, codec, read)?])?;
         Ok(LayerExec::wrap_holding(label, both, spilled))
     }
 
@@ -271,18 +284,12 @@ fn final_mode(state: &dyn Session) -> AggregateMode {
     }
 }
 
-fn all(codec: &StateCodec) -> Vec<usize> {
-    (0..codec.state_schema().fields().len()).collect()
-}
-
 /// Whether a filter's columns are stored in the types that they have in memory.
 fn stored_alike(filter: &Arc<dyn PhysicalExpr>, codec: &StateCodec) -> bool {
-    datafusion::physical_expr::utils::collect_columns(filter)
-        .iter()
-        .all(|c| {
-            let memory = codec.state_schema().field(c.index()).data_type();
-            memory == codec.storage_schema().field(c.index()).data_type()
-        })
+    collect_columns(filter).iter().all(|c| {
+        let memory = codec.state_schema().field(c.index()).data_type();
+        memory == codec.storage_schema().field(c.index()).data_type()
+    })
 }
 
 /// Batches in memory, spread over partitions.

@@ -60,11 +60,11 @@ type Locate<'a> = dyn Fn(&AddFile, u64) -> PartitionedFile + 'a;
 pub fn scan_spilled(
     files: &[Arc<SpilledStates>],
     codec: &StateCodec,
+    projection: &[usize],
     predicate: Option<Arc<dyn PhysicalExpr>>,
     partitions: usize,
 ) -> Result<Arc<dyn ExecutionPlan>> {
     let schema = codec.storage_schema();
-    let all: Vec<usize> = (0..schema.fields().len()).collect();
     let mut paths = HashMap::new();
     for file in files {
         let path = Path::from_absolute_path(file.path()).map_err(object_store::Error::from)?;
@@ -82,7 +82,7 @@ pub fn scan_spilled(
     };
     let adds: Vec<Arc<AddFile>> = files.iter().map(|f| f.add().clone()).collect();
     let place = (ObjectStoreUrl::local_filesystem(), &locate as &Locate<'_>);
-    scan_at(place, &adds, schema, &all, predicate, partitions)
+    scan_at(place, &adds, schema, projection, predicate, partitions)
 }
 
 fn scan_at(
@@ -243,36 +243,26 @@ pub fn scan_sorted_states(
     Ok(Arc::new(SortPreservingMergeExec::new(order, scan)))
 }
 
-/// Stored states in the types that they have in memory.
+/// Stored states, of which `stored` has these columns, in the types that they have in memory.
 pub fn decode_states(
     stored: Arc<dyn ExecutionPlan>,
     codec: &StateCodec,
+    columns: &[usize],
 ) -> Result<Arc<dyn ExecutionPlan>> {
-    if codec
-        .state_schema()
-        .fields()
-        .iter()
-        .zip(codec.storage_schema().fields())
-        .all(|(a, b)| a.data_type() == b.data_type())
-    {
+    let (memory, rest) = (codec.state_schema(), codec.storage_schema());
+    let is_alike = |&c: &usize| memory.field(c).data_type() == rest.field(c).data_type();
+    if columns.iter().all(is_alike) {
         return Ok(stored);
     }
-    let exprs = codec
-        .state_schema()
-        .fields()
-        .iter()
-        .enumerate()
-        .map(|(i, f)| {
-            let column: Arc<dyn PhysicalExpr> = Arc::new(Column::new(f.name(), i));
-            let stored_type: &DataType = codec.storage_schema().field(i).data_type();
-            let expr = match stored_type == f.data_type() {
-                true => column,
-                false => Arc::new(CastExpr::new(column, f.data_type().clone(), None)),
-            };
-            (expr, f.name().clone())
-        });
-    Ok(Arc::new(ProjectionExec::try_new(
-        exprs.collect::<Vec<_>>(),
-        stored,
-    )?))
+    let exprs = columns.iter().enumerate().map(|(i, c)| {
+        let field = memory.field(*c);
+        let column: Arc<dyn PhysicalExpr> = Arc::new(Column::new(field.name(), i));
+        let expr = match is_alike(c) {
+            true => column,
+            false => Arc::new(CastExpr::new(column, field.data_type().clone(), None)),
+        };
+        (expr, field.name().clone())
+    });
+    let exprs: Vec<_> = exprs.collect();
+    Ok(Arc::new(ProjectionExec::try_new(exprs, stored)?))
 }

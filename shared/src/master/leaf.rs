@@ -49,15 +49,13 @@ impl MasterLeaf {
     fn states(&self) -> Result<Arc<dyn ExecutionPlan>> {
         let codec = self.view.codec();
         let sorted = codec.keys() > 0 && (1..=self.fan_in).contains(&self.pin.files.len());
+        let schema = codec.storage_schema();
+        let all: Vec<usize> = (0..schema.fields().len()).collect();
         let stored = match sorted {
             true => scan_sorted_states(&self.root, &self.pin.files, codec)?,
-            false => {
-                let schema = codec.storage_schema();
-                let all: Vec<usize> = (0..schema.fields().len()).collect();
-                scan_files(&self.root, &self.pin.files, schema, &all, None, 1)?
-            }
+            false => scan_files(&self.root, &self.pin.files, schema, &all, None, 1)?,
         };
-        let states = decode_states(stored, codec)?;
+        let states = decode_states(stored, codec, &all)?;
         // The answer of a view without GROUP BY is one row also of no facts.
         let Some(identity) = identity_states(&self.view)? else {
             return Ok(states);
