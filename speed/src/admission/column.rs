@@ -35,6 +35,19 @@ const BASE64: GeneralPurpose = GeneralPurpose::new(
     GeneralPurposeConfig::new().with_decode_padding_mode(DecodePaddingMode::Indifferent),
 );
 
+/// A builder of texts. Its memory is in proportion to the rows: by themselves builders begin with
+/// 16 kB, which a small request would hold for each of its columns until it has landed.
+pub(super) fn text_builder(rows: usize) -> StringViewBuilder {
+    StringViewBuilder::with_capacity(rows).with_fixed_block_size(block_bytes(rows))
+}
+
+/// Bytes that a builder allocates at once for values that are not inlined.
+fn block_bytes(rows: usize) -> u32 {
+    u32::try_from(rows * 32)
+        .unwrap_or(u32::MAX)
+        .clamp(1 << 10, 1 << 20)
+}
+
 /// A column under construction. Nothing is ever taken back: a record that fails midway leaves what it wrote, is evened
 /// out by [`Column::settle`], and its row is filtered away at the end.
 pub(super) struct Column {
@@ -82,8 +95,10 @@ impl Column {
                     Decimal128Builder::with_capacity(rows).with_data_type(data_type.clone());
                 Values::Decimal(builder, *precision, *scale)
             }
-            DataType::Utf8View => Values::Text(StringViewBuilder::with_capacity(rows)),
-            DataType::BinaryView => Values::Binary(BinaryViewBuilder::with_capacity(rows)),
+            DataType::Utf8View => Values::Text(text_builder(rows)),
+            DataType::BinaryView => Values::Binary(
+                BinaryViewBuilder::with_capacity(rows).with_fixed_block_size(block_bytes(rows)),
+            ),
             DataType::Date32 => Values::Date(Date32Builder::with_capacity(rows)),
             DataType::Timestamp(TimeUnit::Microsecond, Some(zone)) if zone.as_ref() == "UTC" => {
                 Values::Timestamp(

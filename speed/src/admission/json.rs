@@ -14,7 +14,7 @@ use jiter::{Jiter, JiterError, Peek};
 use memchr::{memchr, memchr_iter};
 
 use super::cell::Cell;
-use super::column::Column;
+use super::column::{Column, text_builder};
 use super::outcome::Rows;
 use super::reason::Fault;
 use super::{Admission, AdmissionError, Admitted, DeadLetter, RAW_BYTES};
@@ -140,7 +140,7 @@ impl<'a> Reader<'a> {
         Self {
             admission,
             columns: admission.columns(guess),
-            extra: StringViewBuilder::new(),
+            extra: text_builder(guess),
             rows: 0,
             order: Vec::new(),
             object: String::new(),

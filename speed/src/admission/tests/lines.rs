@@ -517,6 +517,17 @@ fn what_dead_letters_wrote_is_not_stored_with_the_facts() {
 }
 
 #[test]
+fn a_small_request_holds_little_memory() {
+    let text = "a text that is not inlined";
+    let admitted = admit(format!(
+        "{{\"ts\":\"2024-05-01\",\"text\":\"{text}\",\"texts\":[\"{text}\"],\"other\":\"{text}\"}}"
+    ));
+    assert_eq!(admitted.facts.num_rows(), 1);
+    let bytes = admitted.facts.get_array_memory_size();
+    assert!(bytes < 10_000, "{bytes}");
+}
+
+#[test]
 fn dead_letters_name_their_line() {
     let admitted = admit(format!(
         "\u{feff}{FACT}\n\n \r\nx\r\n{FACT}\n\u{feff}\ny\n\u{feff}{FACT}\nnull x\nnot"
