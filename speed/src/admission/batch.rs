@@ -7,7 +7,7 @@ use std::sync::Arc;
 use anabranch_shared::settings::UnknownFields;
 use arrow::array::{
     Array, ArrayRef, ArrowPrimitiveType, AsArray, BooleanBufferBuilder, ListArray, PrimitiveArray,
-    RecordBatch, StringViewBuilder, new_null_array,
+    RecordBatch, new_null_array,
 };
 use arrow::buffer::{BooleanBuffer, NullBuffer};
 use arrow::compute::{cast, max, min};
@@ -17,7 +17,7 @@ use arrow::datatypes::{
 use bytes::Bytes;
 
 use super::cell::{Cell, cell};
-use super::column::Column;
+use super::column::{Column, text_builder};
 use super::outcome::Rows;
 use super::reason::Fault;
 use super::{Admission, AdmissionError, Admitted, MAX_DEAD_LETTERS, encode, json, time};
@@ -300,7 +300,7 @@ fn undeclared(
 /// Empty text as NULL.
 fn without_empty(batch: &RecordBatch) -> Built<RecordBatch> {
     let text = |array: &ArrayRef| -> ArrayRef {
-        let mut builder = StringViewBuilder::with_capacity(array.len());
+        let mut builder = text_builder(array.len());
         for row in 0..array.len() {
             match cell(array, row) {
                 Cell::Text(text) if !text.is_empty() => builder.append_value(text),
@@ -320,7 +320,7 @@ fn extra(admission: &Admission, undeclared: &Undeclared, rows: usize) -> Built<A
         Some(columns) if admission.unknown == UnknownFields::Keep => columns,
         _ => return Ok(new_null_array(&DataType::Utf8View, rows)),
     };
-    let mut builder = StringViewBuilder::with_capacity(rows);
+    let mut builder = text_builder(rows);
     for (row, object) in encode::lines(columns)?.into_iter().enumerate() {
         if undeclared.carried_by(row) {
             builder.append_value(object);
