@@ -38,6 +38,11 @@ fn explains(project: &Project) -> Result<()> {
         one.contains("files=1 of 2") && one.contains("pruning_predicate="),
         "{one}"
     );
+    // Of the states only those of the column that is asked for are read.
+    ensure!(
+        one.contains("projection=[k0, a0_s0], file_type=parquet"),
+        "{one}"
+    );
     let none = explain("SELECT word, c FROM words WHERE word = 'zzz'")?;
     ensure!(none.contains("files=0 of 2"), "{none}");
     // A filter on a value can't reach the files: it is known only after the merge.
