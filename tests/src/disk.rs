@@ -5,6 +5,8 @@ use std::io::{ErrorKind, Write};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
+use crate::skip::skipped;
+
 /// A mounted file system of a fixed size; it is unmounted when this is dropped.
 #[derive(Debug)]
 pub struct SmallDisk {
@@ -36,11 +38,11 @@ impl SmallDisk {
             })),
             Ok(out) => {
                 let why = String::from_utf8_lossy(&out.stderr);
-                eprintln!("skipped: no tmpfs can be mounted here: {}", why.trim());
+                skipped(format!("no tmpfs can be mounted here: {}", why.trim()));
                 Ok(None)
             }
             Err(e) => {
-                eprintln!("skipped: `mount` can't be run: {e}");
+                skipped(format!("`mount` can't be run: {e}"));
                 Ok(None)
             }
         }

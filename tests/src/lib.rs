@@ -13,4 +13,5 @@ pub mod process;
 pub mod proxy;
 pub mod s3;
 pub mod sender;
+pub mod skip;
 pub mod views;

@@ -5,6 +5,8 @@ use std::path::{Path, PathBuf};
 use anabranch_shared::Storage;
 use tempfile::TempDir;
 
+use crate::skip::skipped;
+
 /// A folder of its own, in memory where the system has such a place: durability is tested
 /// elsewhere, and fsyncs on a real disk would take most of the time.
 pub fn folder() -> anyhow::Result<TempDir> {
@@ -33,7 +35,7 @@ pub fn shared_data(name: &str) -> Option<PathBuf> {
     match beside.exists() {
         true => Some(beside),
         false => {
-            println!("skipped: the data `{name}` is not beside the repository");
+            skipped(format!("the data `{name}` is not beside the repository"));
             None
         }
     }

@@ -13,6 +13,7 @@ use anabranch_jobs::generate::{Generator, GeneratorOptions};
 use anabranch_shared::ReadMode;
 use anabranch_tests::commands::{build, ingest_file};
 use anabranch_tests::places;
+use anabranch_tests::skip::skipped;
 use arrow::array::{Array, AsArray, RecordBatch};
 use arrow::compute::cast;
 use arrow::datatypes::{DataType, Float64Type};
@@ -21,7 +22,7 @@ use arrow::datatypes::{DataType, Float64Type};
 fn python() -> Option<OsString> {
     let python = std::env::var_os("ANABRANCH_PYTHON");
     if python.is_none() {
-        eprintln!("skipped: `ANABRANCH_PYTHON` names no Python with deltalake and DuckDB");
+        skipped("`ANABRANCH_PYTHON` names no Python with deltalake and DuckDB");
     }
     python
 }

@@ -21,6 +21,7 @@ use tempfile::TempDir;
 use super::Cluster;
 use crate::places;
 use crate::proxy::Proxy;
+use crate::skip::skipped;
 
 /// The variable that names the folder of the broker's jars, as `tests/kafka/setup.sh` prints it.
 pub const KAFKA: &str = "ANABRANCH_KAFKA";
@@ -83,9 +84,9 @@ impl Broker {
     /// As [`Broker::start`], with options.
     pub async fn start_with(options: BrokerOptions) -> anyhow::Result<Option<Self>> {
         let Some(libs) = std::env::var_os(KAFKA) else {
-            eprintln!(
-                "skipped: `{KAFKA}` names no Apache Kafka; `tests/kafka/setup.sh` fetches it"
-            );
+            skipped(format!(
+                "`{KAFKA}` names no Apache Kafka; `tests/kafka/setup.sh` fetches it"
+            ));
             return Ok(None);
         };
         let temporary = match &options.dir {

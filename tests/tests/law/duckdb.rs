@@ -9,6 +9,7 @@ use std::sync::Arc;
 
 use anabranch_shared::{DeltaPart, encode_parquet};
 use anabranch_tests::places;
+use anabranch_tests::skip::skipped;
 use anabranch_tests::views::RandomView;
 use arrow::array::{
     Array, ArrayRef, AsArray, Float64Array, Int64Array, RecordBatch, new_null_array,
@@ -142,7 +143,7 @@ fn compared(python: &std::ffi::OsString, dir: &Path) -> anyhow::Result<serde_jso
 #[tokio::test(flavor = "multi_thread")]
 async fn duckdb_gives_the_merged_answers() -> anyhow::Result<()> {
     let Some(python) = std::env::var_os("ANABRANCH_PYTHON") else {
-        eprintln!("skipped: `ANABRANCH_PYTHON` names no Python with DuckDB");
+        skipped("`ANABRANCH_PYTHON` names no Python with DuckDB");
         return Ok(());
     };
     let dir = places::folder()?;

@@ -11,6 +11,7 @@ use anabranch_shared::Storage;
 use anabranch_tests::places;
 use anabranch_tests::process::{Setup, write_project};
 use anabranch_tests::s3::{BUCKET, Locking, S3Server, bucket_settings, environment};
+use anabranch_tests::skip::skipped;
 use arrow::array::AsArray;
 use arrow::datatypes::Int64Type;
 use datafusion::parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
@@ -65,7 +66,7 @@ impl Moto {
     /// said aloud, where it names none.
     pub(super) async fn start() -> anyhow::Result<Option<Self>> {
         let Some(python) = std::env::var_os("ANABRANCH_S3_MOTO") else {
-            eprintln!("skipped: `ANABRANCH_S3_MOTO` names no Python with moto");
+            skipped("`ANABRANCH_S3_MOTO` names no Python with moto");
             return Ok(None);
         };
         let port = std::net::TcpListener::bind("127.0.0.1:0")?
