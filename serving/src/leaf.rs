@@ -292,20 +292,31 @@ fn stored_alike(filter: &Arc<dyn PhysicalExpr>, codec: &StateCodec) -> bool {
     })
 }
 
-/// Batches in memory, spread over partitions.
+/// So many rows in a row are of one partition.
+const SPREAD_ROWS: usize = 8_192;
+
+/// Batches in memory, of which each partition gets about as many rows. Were the engine to spread
+/// them, it would take each part of a batch to be as large as all of it, and spill.
 pub(crate) fn memory(
     batches: Vec<RecordBatch>,
     schema: &SchemaRef,
     partitions: usize,
 ) -> Result<Arc<dyn ExecutionPlan>> {
-    let batches: Vec<RecordBatch> = batches.into_iter().filter(|b| b.num_rows() > 0).collect();
-    if batches.is_empty() {
+    let rows: usize = batches.iter().map(RecordBatch::num_rows).sum();
+    if rows == 0 {
         return Ok(Arc::new(EmptyExec::new(schema.clone())));
     }
-    let mut spread = vec![Vec::new(); partitions.clamp(1, batches.len())];
-    let lanes = spread.len();
-    for (i, batch) in batches.into_iter().enumerate() {
-        spread[i % lanes].push(batch);
+    let mut spread = vec![Vec::new(); partitions.clamp(1, rows.div_ceil(SPREAD_ROWS))];
+    let (lanes, mut spread_rows) = (spread.len(), 0);
+    for batch in batches {
+        let mut start = 0;
+        while start < batch.num_rows() {
+            let fits = SPREAD_ROWS - spread_rows % SPREAD_ROWS;
+            let rows = fits.min(batch.num_rows() - start);
+            spread[spread_rows / SPREAD_ROWS % lanes].push(batch.slice(start, rows));
+            start += rows;
+            spread_rows += rows;
+        }
     }
     Ok(MemorySourceConfig::try_new_exec(
         &spread,
@@ -520,5 +531,53 @@ impl PhysicalExpr for FinishExpr {
 
     fn fmt_sql(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(f, "{self}")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use arrow::array::{AsArray, Int64Array};
+    use arrow::datatypes::Int64Type;
+    use datafusion::physical_plan::ExecutionPlanProperties;
+    use datafusion::prelude::SessionContext;
+    use futures::TryStreamExt;
+
+    use super::*;
+
+    /// However the rows came, each partition has as many of them as another, and all are there once.
+    #[tokio::test]
+    async fn partitions_have_as_many_rows_as_each_other() -> Result<()> {
+        let schema = Arc::new(Schema::new(vec![Field::new("n", DataType::Int64, false)]));
+        let task = SessionContext::new().task_ctx();
+        let large = 20 * SPREAD_ROWS as i64 + 5;
+        for sizes in [vec![large], vec![1; 300], vec![3, large, 0, 70_000], vec![]] {
+            let mut next = 0;
+            let batches = sizes.iter().map(|size| {
+                let numbers = Int64Array::from_iter_values(next..next + size);
+                next += size;
+                RecordBatch::try_new(schema.clone(), vec![Arc::new(numbers)])
+            });
+            let plan = memory(batches.collect::<Result<_, _>>()?, &schema, 3)?;
+            let (mut all, mut counts) = (Vec::new(), Vec::new());
+            for partition in 0..plan.output_partitioning().partition_count() {
+                let rows = plan.execute(partition, task.clone())?;
+                let rows: Vec<RecordBatch> = rows.try_collect().await?;
+                counts.push(rows.iter().map(RecordBatch::num_rows).sum::<usize>());
+                let numbers = rows.iter().map(|b| b.column(0).as_primitive::<Int64Type>());
+                all.extend(numbers.flat_map(|n| n.values().to_vec()));
+            }
+            all.sort_unstable();
+            assert!(
+                all.iter().copied().eq(0..next),
+                "{sizes:?}: {} rows",
+                all.len()
+            );
+            let (least, most) = (counts.iter().min(), counts.iter().max());
+            let apart = most.unwrap_or(&0) - least.unwrap_or(&0);
+            assert!(apart <= SPREAD_ROWS, "{sizes:?}: {counts:?}");
+            let full = next as usize >= 3 * SPREAD_ROWS;
+            assert!(counts.len() == 3 || !full, "{sizes:?}: {counts:?}");
+        }
+        Ok(())
     }
 }

@@ -7,12 +7,13 @@ use std::sync::Arc;
 use arrow::array::{
     Array, ArrayRef, BooleanArray, RecordBatch, RecordBatchOptions, new_null_array,
 };
-use arrow::compute::{cast, filter_record_batch};
+use arrow::compute::{cast, concat_batches, filter_record_batch};
 use arrow::datatypes::{DataType, Field, Int32Type, Int64Type, Schema, SchemaRef, TimeUnit};
 use bytes::Bytes;
 use chrono::{DateTime, SecondsFormat, Timelike};
 use datafusion::common::hash_utils::{QualityRandomState, create_hashes};
 use datafusion::common::stats::Precision;
+use datafusion::common::utils::memory::get_record_batch_memory_size;
 use datafusion::common::{ColumnStatistics, ScalarValue, Statistics};
 use parquet::arrow::ArrowWriter;
 use parquet::arrow::ProjectionMask;
@@ -36,6 +37,9 @@ const ROW_GROUP_ROWS: usize = 131_072;
 /// they are.
 const SAMPLE_ROWS: usize = 4_096;
 const SAMPLE_PARTS: usize = 16;
+
+/// Batches are not joined that take more bytes together: few of them, and large values.
+const JOINED_BYTES: usize = 64 << 20;
 
 /// Rows of a batch that a file is read in.
 const READ_ROWS: usize = 8_192;
@@ -75,8 +79,10 @@ pub struct FileEncoder {
     name: String,
     schema: SchemaRef,
     sorted_by: usize,
-    /// The first batches, which decide how columns are encoded.
-    first: Vec<RecordBatch>,
+    /// Batches that were not given to the writer yet. The first ones decide how columns are
+    /// encoded.
+    waiting: Vec<RecordBatch>,
+    waiting_rows: usize,
     writer: Option<ArrowWriter<Vec<u8>>>,
     rows: usize,
     /// For each column how many values are null.
@@ -90,7 +96,8 @@ impl FileEncoder {
         Ok(Self {
             name,
             sorted_by,
-            first: Vec::new(),
+            waiting: Vec::new(),
+            waiting_rows: 0,
             writer: None,
             rows: 0,
             nulls: vec![0; schema.fields().len()],
@@ -104,18 +111,38 @@ impl FileEncoder {
         for (nulls, column) in self.nulls.iter_mut().zip(batch.columns()) {
             *nulls += column.null_count();
         }
-        match &mut self.writer {
-            Some(writer) => writer.write(batch)?,
-            None => self.first.push(batch.clone()),
+        self.waiting.push(batch.clone());
+        self.waiting_rows += batch.num_rows();
+        match self.waiting_rows >= SAMPLE_ROWS {
+            true => self.write_waiting().map(|_| ()),
+            false => Ok(()),
         }
-        if self.writer.is_none() && self.rows >= SAMPLE_ROWS {
-            self.begin()?;
-        }
-        Ok(())
     }
 
-    /// Begins the file with the first batches.
-    fn begin(&mut self) -> Result<&mut ArrowWriter<Vec<u8>>> {
+    /// Gives the waiting batches to the writer, as one: each takes it as long as some hundred rows.
+    fn write_waiting(&mut self) -> Result<&mut ArrowWriter<Vec<u8>>> {
+        self.waiting_rows = 0;
+        let batches = std::mem::take(&mut self.waiting);
+        let writer = match self.writer.take() {
+            Some(writer) => writer,
+            None => self.begin(&batches)?,
+        };
+        let writer = self.writer.insert(writer);
+        let bytes = || {
+            batches
+                .iter()
+                .map(get_record_batch_memory_size)
+                .sum::<usize>()
+        };
+        match batches.len() > 1 && bytes() <= JOINED_BYTES {
+            true => writer.write(&concat_batches(&self.schema, &batches)?)?,
+            false => batches.iter().try_for_each(|batch| writer.write(batch))?,
+        }
+        Ok(writer)
+    }
+
+    /// Begins the file, which has `first` as its first batches.
+    fn begin(&self, first: &[RecordBatch]) -> Result<ArrowWriter<Vec<u8>>> {
         let sorting = (0..self.sorted_by).filter_map(|i| {
             Some(SortingColumn {
                 column_idx: i32::try_from(i).ok()?,
@@ -129,10 +156,9 @@ impl FileEncoder {
             .set_sorting_columns((self.sorted_by > 0).then(|| sorting.collect()))
             .set_statistics_enabled(EnabledStatistics::Page)
             .set_created_by(concat!("anabranch ", env!("CARGO_PKG_VERSION")).to_owned());
-        let first = std::mem::take(&mut self.first);
         // Sorted values repeat where the sample does not show it.
         for index in self.sorted_by..self.schema.fields().len() {
-            if hardly_repeats(&first, index)? {
+            if hardly_repeats(first, index)? {
                 let field = self.schema.field(index);
                 let path = ColumnPath::new(vec![field.name().clone()]);
                 properties = properties.set_column_dictionary_enabled(path.clone(), false);
@@ -142,10 +168,8 @@ impl FileEncoder {
                 }
             }
         }
-        let schema = self.schema.clone();
-        let mut writer = ArrowWriter::try_new(Vec::new(), schema, Some(properties.build()))?;
-        first.iter().try_for_each(|batch| writer.write(batch))?;
-        Ok(self.writer.insert(writer))
+        let (schema, properties) = (self.schema.clone(), properties.build());
+        Ok(ArrowWriter::try_new(Vec::new(), schema, Some(properties))?)
     }
 
     /// How many rows there are.
@@ -161,10 +185,7 @@ impl FileEncoder {
 
     /// The whole file.
     pub fn finish(mut self) -> Result<EncodedFile> {
-        let writer = match &mut self.writer {
-            Some(writer) => writer,
-            None => self.begin()?,
-        };
+        let writer = self.write_waiting()?;
         // The writer itself forgets its row groups when it ends.
         let metadata = writer.finish()?;
         let body = Bytes::from(std::mem::take(writer.inner_mut()));

@@ -183,6 +183,11 @@ impl Log {
         &self.topic
     }
 
+    /// The topic's schema.
+    pub fn schema(&self) -> &SchemaRef {
+        &self.schema
+    }
+
     /// The Delta table of facts.
     pub fn table(&self) -> &Table {
         &self.table

@@ -9,8 +9,10 @@ pub(crate) use keys::other_body;
 use std::collections::HashMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
+use std::time::Duration;
 
 use anabranch_shared::{Error, Offset, OffsetRange, PartitionId, Result, Topic};
+use arrow::datatypes::SchemaRef;
 use bytes::Bytes;
 use parking_lot::Mutex;
 use tokio::sync::{mpsc, oneshot};
@@ -24,6 +26,14 @@ use crate::wal::{FullCause, KeyLog, Record, Wal, WalError};
 
 /// A group is not made larger than this, so that an answer doesn't wait for ever.
 const GROUP_BYTES: usize = 32 << 20;
+
+/// Small requests that come as densely as the last ones are waited for, this long at a time and so
+/// often, so that one fsync serves several: it costs more than to admit one of them.
+const GATHERING: Duration = Duration::from_micros(500);
+const GATHERINGS: usize = 4;
+
+/// A group with more bytes is not waited with.
+const GATHERED_BYTES: usize = 64 << 10;
 
 /// What the appender does.
 #[derive(Debug)]
@@ -100,6 +110,7 @@ impl Written {
 /// What the appender thread owns.
 pub(crate) struct Appender {
     pub topic: Topic,
+    pub schema: SchemaRef,
     pub partition: PartitionId,
     pub wal: Wal,
     pub delta: Arc<Mutex<TopicDelta>>,
@@ -179,6 +190,7 @@ impl Appender {
     /// Serves requests; returns why it can't any more, or `None` when every sender is gone.
     fn serve(&mut self) -> Option<WalError> {
         let dedup = self.dedup.clone();
+        let mut last_group = 0;
         while let Some(first) = self.requests.blocking_recv() {
             // Held until the group is durable or refused: whoever else admits to this topic must
             // not take a fact for the duplicate of one that is then refused.
@@ -188,11 +200,8 @@ impl Appender {
                 ..Default::default()
             };
             self.take(first, &mut group, dedup.as_deref_mut());
-            while group.bytes < GROUP_BYTES
-                && let Ok(request) = self.requests.try_recv()
-            {
-                self.take(request, &mut group, dedup.as_deref_mut());
-            }
+            self.gather(&mut group, last_group, dedup.as_deref_mut());
+            last_group = group.waiting.len();
             if let Err(e) = self.append(group, dedup.as_deref_mut())
                 && self.wal.is_poisoned()
             {
@@ -200,6 +209,23 @@ impl Appender {
             }
         }
         None
+    }
+
+    /// Takes what waits, and then as many requests as the last group had, where they are small.
+    fn gather(&mut self, group: &mut Group, last_group: usize, mut dedup: Option<&mut Dedup>) {
+        for left in (0..=GATHERINGS).rev() {
+            while group.bytes < GROUP_BYTES
+                && let Ok(request) = self.requests.try_recv()
+            {
+                self.take(request, group, dedup.as_deref_mut());
+            }
+            let waiting = group.waiting.len();
+            let more = waiting < last_group && group.bytes <= GATHERED_BYTES;
+            if waiting == 0 || !more || left == 0 {
+                return;
+            }
+            std::thread::sleep(GATHERING);
+        }
     }
 
     fn take(&mut self, request: WriteRequest, group: &mut Group, dedup: Option<&mut Dedup>) {
@@ -296,7 +322,7 @@ impl Appender {
             let first = Offset(i64::try_from(waiting.record.first).unwrap_or(i64::MAX));
             let answer = waiting
                 .payload
-                .at(&self.topic, self.partition, first)
+                .at(&self.topic, &self.schema, self.partition, first)
                 .and_then(|piece| {
                     let written = Written::of(&waiting.payload, piece.range);
                     if !self.delta.lock().push(piece) {

@@ -528,7 +528,7 @@ impl Pinner for Daemon {
     async fn relations(&self) -> Result<Vec<Relation>> {
         let mut relations = Vec::new();
         for (name, stream) in &self.topics {
-            let schema = stream.topic().schema();
+            let schema = stream.log().schema().clone();
             relations.push(Relation {
                 name: name.clone(),
                 kind: "topic",

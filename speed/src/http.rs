@@ -210,12 +210,19 @@ async fn accept(
         return stream.write_payload(body, ingest.map(|c| c.from)).await;
     }
     let source = text(headers, "anabranch-source").map(str::to_owned);
+    let bytes = match encoding.as_str() {
+        "identity" | "" => body.len(),
+        // Perhaps a small part of what it holds.
+        _ => usize::MAX,
+    };
     let admit = move |admission: &Admission| {
         let body = decompress(body, &encoding, limit, &taken)?;
         admit(admission, body, &kind, limit)
     };
     let now = (daemon.options().now_us)();
-    stream.write_once(request, admit, source, ingest, now).await
+    stream
+        .write_once(request, bytes, admit, source, ingest, now)
+        .await
 }
 
 /// What a request is known by that may be repeated.

@@ -22,7 +22,7 @@ use arrow::array::{
     RecordBatchOptions, StringViewArray, TimestampMicrosecondArray,
 };
 use arrow::compute::cast;
-use arrow::datatypes::{DataType, Schema};
+use arrow::datatypes::{DataType, Schema, SchemaRef};
 use arrow::ipc::reader::StreamReader;
 use arrow::ipc::writer::StreamWriter;
 use base64::Engine;
@@ -317,14 +317,20 @@ impl Payload {
         {
             return bad("does not end in its file where its records do");
         }
-        match self.at(topic, PartitionId(0), Offset(0)) {
+        match self.at(topic, &topic.schema(), PartitionId(0), Offset(0)) {
             Ok(_) => Ok(()),
             Err(e) => bad(&format!("does not fit topic `{}`: {e}", topic.name)),
         }
     }
 
-    /// The facts and dead letters at their place.
-    pub fn at(&self, topic: &Topic, partition: PartitionId, first: Offset) -> Result<FactPiece> {
+    /// The facts and dead letters at their place. `schema` is the topic's.
+    pub fn at(
+        &self,
+        topic: &Topic,
+        schema: &SchemaRef,
+        partition: PartitionId,
+        first: Offset,
+    ) -> Result<FactPiece> {
         let rows = self.facts.num_rows();
         let records = i64::try_from(self.records).unwrap_or(i64::MAX);
         let no_holes = self.dead.is_empty() && self.duplicates.is_empty();
@@ -345,6 +351,8 @@ impl Payload {
             )));
         }
         let place = Place {
+            topic,
+            schema,
             partition,
             range: OffsetRange::new(first, Offset(first.0 + records)),
             received_at_us: self.received_at_us,
@@ -352,7 +360,7 @@ impl Payload {
         };
         let letters = self.dead.iter().map(|d| (first.0 + d.record as i64, d));
         let dead: Vec<_> = letters.collect();
-        let mut piece = FactPiece::placed(topic, &place, &self.facts, offsets, &dead)?;
+        let mut piece = FactPiece::placed(&place, &self.facts, offsets, &dead)?;
         piece.ingest = self.ingest.clone();
         Ok(piece)
     }
@@ -399,6 +407,9 @@ fn retyped(facts: &RecordBatch, wanted: impl Fn(&ArrayRef) -> DataType) -> Resul
 /// Where a piece of facts is.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Place<'a> {
+    pub(crate) topic: &'a Topic,
+    /// The topic's schema: made once, as it takes about as long as all else of a small piece.
+    pub(crate) schema: &'a SchemaRef,
     pub(crate) partition: PartitionId,
     pub(crate) range: OffsetRange,
     /// When its records were admitted, in microseconds since 1970.
@@ -410,21 +421,20 @@ pub(crate) struct Place<'a> {
 impl FactPiece {
     /// Facts, and dead letters, at their offsets.
     pub(crate) fn placed(
-        topic: &Topic,
         place: &Place<'_>,
         facts: &RecordBatch,
         offsets: Vec<i64>,
         dead: &[(i64, &DeadLetter)],
     ) -> Result<Self> {
-        let mut columns = fitted(facts, topic)?;
+        let mut columns = fitted(facts, place);
         let rows = facts.num_rows();
         columns.push(Arc::new(Int32Array::from(vec![place.partition.0; rows])));
         columns.push(Arc::new(Int64Array::from(offsets)));
         columns.push(Arc::new(
             TimestampMicrosecondArray::from(vec![place.received_at_us; rows]).with_timezone("UTC"),
         ));
-        let facts = RecordBatch::try_new(topic.schema(), columns)?;
-        let dead = dead_batch(&topic.name, place, dead)?;
+        let facts = RecordBatch::try_new(place.schema.clone(), columns)?;
+        let dead = dead_batch(place, dead)?;
         // The columns of one Arrow message share its memory: each buffer is counted once.
         let bytes = get_record_batch_memory_size(&facts)
             + dead.as_ref().map_or(0, get_record_batch_memory_size);
@@ -458,18 +468,16 @@ impl FactPiece {
     }
 }
 
-fn dead_batch(
-    topic: &str,
-    place: &Place<'_>,
-    letters: &[(i64, &DeadLetter)],
-) -> Result<Option<RecordBatch>> {
+fn dead_batch(place: &Place<'_>, letters: &[(i64, &DeadLetter)]) -> Result<Option<RecordBatch>> {
     if letters.is_empty() {
         return Ok(None);
     }
     let rows = letters.len();
     let dead = || letters.iter().map(|(_, d)| d);
     let columns: Vec<ArrayRef> = vec![
-        Arc::new(StringViewArray::from_iter_values(dead().map(|_| topic))),
+        Arc::new(StringViewArray::from_iter_values(
+            dead().map(|_| &place.topic.name),
+        )),
         Arc::new(Int32Array::from(vec![place.partition.0; rows])),
         Arc::new(Int64Array::from_iter_values(
             letters.iter().map(|(o, _)| *o),
@@ -492,13 +500,16 @@ fn dead_batch(
 }
 
 /// The declared fields and `_extra`, also where a field was declared after the facts were stored.
-fn fitted(facts: &RecordBatch, topic: &Topic) -> Result<Vec<ArrayRef>> {
-    let schema = topic.schema();
-    let wanted = topic.fields.len() + 1;
-    let columns = schema.fields()[..wanted].iter().map(|field| {
+fn fitted(facts: &RecordBatch, place: &Place<'_>) -> Vec<ArrayRef> {
+    let wanted = place
+        .schema
+        .fields()
+        .iter()
+        .take(place.topic.fields.len() + 1);
+    let columns = wanted.map(|field| {
         let found = facts.column_by_name(field.name());
         let missing = || arrow::array::new_null_array(field.data_type(), facts.num_rows());
         found.cloned().unwrap_or_else(missing)
     });
-    Ok(columns.collect())
+    columns.collect()
 }

@@ -183,6 +183,7 @@ impl TopicStream {
         requests.try_send(WriteRequest::Cut(landed)).ok();
         let delta = Arc::new(Mutex::new(delta));
         let appender = Appender {
+            schema: log.schema().clone(),
             topic: topic.clone(),
             partition,
             wal,
@@ -283,11 +284,13 @@ impl TopicStream {
         ingest: Option<IngestChunk>,
         now_us: i64,
     ) -> Result<WriteOutcome> {
-        self.write_once(None, admit, source, ingest, now_us).await
+        self.write_once(None, usize::MAX, admit, source, ingest, now_us)
+            .await
     }
 
     /// As [`TopicStream::write`], where a request of a key is written once, however often it is
-    /// repeated within `idempotency_window`; the others get the answer of the first.
+    /// repeated within `idempotency_window`; the others get the answer of the first. `bytes` are
+    /// those that are looked through to admit it.
     ///
     /// # Errors
     /// Besides those of [`TopicStream::write`]: `Conflict` where the key was given to another body,
@@ -295,6 +298,7 @@ impl TopicStream {
     pub async fn write_once(
         self: &Arc<Self>,
         request: Option<RequestKey>,
+        bytes: usize,
         admit: impl FnOnce(&Admission) -> Result<Admitted> + Send + 'static,
         source: Option<String>,
         ingest: Option<IngestChunk>,
@@ -315,7 +319,7 @@ impl TopicStream {
         self.check_memory()?;
         let worker = self.clone();
         let upto = ingest.clone();
-        let (payload, encoded, unknown_fields) = in_turn(move || {
+        let (payload, encoded, unknown_fields) = in_turn(bytes, move || {
             let admitted = admit(&worker.admission)?;
             let unknown = admitted.unknown_fields;
             let ingest = upto.map(|c| (c.id, c.from + admitted.record_count));
@@ -343,7 +347,7 @@ impl TopicStream {
     ) -> Result<WriteOutcome> {
         self.check_memory()?;
         let (worker, encoded) = (self.clone(), body.clone());
-        let payload = in_turn(move || {
+        let payload = in_turn(body.len(), move || {
             // What the WAL holds must be readable when it is replayed, so it is checked before.
             let payload = Payload::decode(&encoded)
                 .map_err(|e| Error::Invalid(format!("the body is not a payload: {e}")))?;

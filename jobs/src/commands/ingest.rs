@@ -417,7 +417,12 @@ impl Direct {
         if let Some((id, _)) = &payload.ingest {
             self.from.entry(id.clone()).or_insert(from);
         }
-        let piece = payload.at(self.log.topic(), self.partition, self.next)?;
+        let piece = payload.at(
+            self.log.topic(),
+            self.log.schema(),
+            self.partition,
+            self.next,
+        )?;
         self.next = piece.range.end;
         self.records += payload.records;
         self.bytes += piece.bytes;

@@ -326,7 +326,7 @@ fn gaps(log: &Log) -> Vec<GapStatus> {
 
 /// The latest time in a column of the log, by the statistics of its files.
 fn newest(log: &Log, column: &str) -> Option<DateTime<Utc>> {
-    let schema = log.topic().schema();
+    let schema = log.schema();
     let index = schema.index_of(column).ok()?;
     let of = |file: &Arc<AddFile>, schema: &SchemaRef| {
         let statistics = file.statistics(schema);
@@ -342,7 +342,7 @@ fn newest(log: &Log, column: &str) -> Option<DateTime<Utc>> {
     };
     let newest = log
         .table()
-        .with_state(|s| s.files.values().filter_map(|f| of(f, &schema)).max());
+        .with_state(|s| s.files.values().filter_map(|f| of(f, schema)).max());
     DateTime::from_timestamp_micros(newest?)
 }
 

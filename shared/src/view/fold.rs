@@ -396,11 +396,44 @@ impl Waiting {
 /// `facts` has the columns of the topic's schema.
 pub fn fold_facts(view: &Arc<View>, facts: &[RecordBatch]) -> Result<RecordBatch> {
     let mut fold = Fold::new(view)?;
-    for batch in facts {
-        let projected = batch.project(view.fact_projection())?;
-        fold.facts(&projected).map_err(|e| locate(view, batch, e))?;
+    for run in runs(facts) {
+        let projected = run
+            .iter()
+            .map(|batch| batch.project(view.fact_projection()));
+        let joined = joined(&projected.collect::<Result<Vec<_>, _>>()?)?;
+        fold.facts(&joined).map_err(|e| match self::joined(run) {
+            Ok(batch) => locate(view, &batch, e),
+            Err(_) => e,
+        })?;
     }
     fold.into_states()
+}
+
+/// Facts of small requests are folded some at a time: each batch takes as long as some hundred facts.
+const RUN_ROWS: usize = 8_192;
+
+/// Consecutive batches that have no more than [`RUN_ROWS`] together, or one that has more.
+fn runs(batches: &[RecordBatch]) -> impl Iterator<Item = &[RecordBatch]> {
+    let mut left = batches;
+    std::iter::from_fn(move || {
+        let mut rows = 0;
+        let fits = left.iter().take_while(|batch| {
+            rows += batch.num_rows();
+            rows <= RUN_ROWS
+        });
+        let (run, rest) = left.split_at(fits.count().max(1).min(left.len()));
+        left = rest;
+        (!run.is_empty()).then_some(run)
+    })
+}
+
+/// Batches of one schema as one.
+fn joined(batches: &[RecordBatch]) -> Result<RecordBatch> {
+    match batches {
+        [] => Err(Error::Internal("no batches to join".into())),
+        [one] => Ok(one.clone()),
+        [first, ..] => Ok(concat_batches(&first.schema(), batches)?),
+    }
 }
 
 /// The error with the place of the first fact that causes it.
@@ -428,13 +461,98 @@ fn locate(view: &Arc<View>, batch: &RecordBatch, error: Error) -> Error {
     };
     let partitions = partitions.as_primitive::<arrow::datatypes::Int32Type>();
     let offsets = offsets.as_primitive::<arrow::datatypes::Int64Type>();
+    let partition = partitions.value(start);
+    // Where they fail only together they may be of several partitions: the first is named.
+    let of_it = (start..start + rows).take_while(|&row| partitions.value(row) == partition);
+    let end = of_it.last().unwrap_or(start);
     Error::Expression {
         view: view.name().to_owned(),
-        partition: PartitionId(partitions.value(start)),
-        range: OffsetRange::new(
-            Offset(offsets.value(start)),
-            Offset(offsets.value(start + rows - 1) + 1),
-        ),
+        partition: PartitionId(partition),
+        range: OffsetRange::new(Offset(offsets.value(start)), Offset(offsets.value(end) + 1)),
         reason: last.to_string(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use arrow::array::{Int32Array, Int64Array, new_null_array};
+
+    use super::*;
+    use crate::settings::FieldType;
+    use crate::{Topic, TopicField};
+
+    fn topic() -> Topic {
+        let field = |name: &str, field_type| TopicField {
+            name: name.into(),
+            field_type,
+            nullable: true,
+        };
+        Topic {
+            name: "facts".into(),
+            event_time: "ts".into(),
+            fields: vec![
+                field("ts", FieldType::Timestamp),
+                field("n", FieldType::BigInt),
+            ],
+        }
+    }
+
+    /// Facts of one partition from an offset on.
+    fn facts(partition: i32, first: i64, numbers: &[i64]) -> Result<RecordBatch> {
+        let (schema, rows) = (topic().schema(), numbers.len());
+        let columns = schema.fields().iter().map(|f| -> ArrayRef {
+            match f.name().as_str() {
+                "n" => Arc::new(Int64Array::from(numbers.to_vec())),
+                PARTITION => Arc::new(Int32Array::from(vec![partition; rows])),
+                OFFSET => Arc::new(Int64Array::from_iter_values((first..).take(rows))),
+                _ => new_null_array(f.data_type(), rows),
+            }
+        });
+        let columns = columns.collect();
+        let nullable = schema
+            .fields()
+            .iter()
+            .map(|f| f.as_ref().clone().with_nullable(true));
+        let schema = arrow::datatypes::Schema::new(nullable.collect::<Vec<_>>());
+        Ok(RecordBatch::try_new(Arc::new(schema), columns)?)
+    }
+
+    /// Small batches are folded together, and still the fact that fails is named.
+    #[test]
+    fn a_fact_that_fails_among_small_batches_is_named() -> Result<()> {
+        let sql = "SELECT 10 / n AS q, count(*) AS facts FROM facts GROUP BY 1";
+        let view = Arc::new(View::compile("v", sql, &topic())?);
+        let good = [facts(0, 0, &[1, 2, 3])?, facts(1, 100, &[2])?];
+        assert_eq!(fold_facts(&view, &good)?.num_rows(), 3);
+        let bad = [&good[..], &[facts(1, 101, &[5, 0, 7])?]].concat();
+        let failed = fold_facts(&view, &bad).err();
+        let place = failed.as_ref().and_then(|e| match e {
+            Error::Expression {
+                partition, range, ..
+            } => Some((*partition, *range)),
+            _ => None,
+        });
+        let expected = OffsetRange::new(Offset(102), Offset(103));
+        assert_eq!(place, Some((PartitionId(1), expected)), "{failed:?}");
+        Ok(())
+    }
+
+    #[test]
+    fn runs_are_of_all_batches_in_order_and_small() -> Result<()> {
+        let sizes = [1, 0, RUN_ROWS - 1, 1, RUN_ROWS + 1, RUN_ROWS, 7, 0];
+        let batches = sizes.map(|rows| facts(0, 0, &vec![1; rows]));
+        let batches = batches.into_iter().collect::<Result<Vec<_>>>()?;
+        let rows = |run: &[RecordBatch]| run.iter().map(RecordBatch::num_rows).collect::<Vec<_>>();
+        let all: Vec<_> = runs(&batches).map(rows).collect();
+        let expected = [
+            vec![1, 0, RUN_ROWS - 1],
+            vec![1],
+            vec![RUN_ROWS + 1],
+            vec![RUN_ROWS],
+            vec![7, 0],
+        ];
+        assert_eq!(all, expected);
+        assert_eq!(runs(&[]).count(), 0);
+        Ok(())
     }
 }

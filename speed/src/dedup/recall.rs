@@ -46,7 +46,7 @@ pub(crate) async fn read_keys(
     from_us: i64,
     mut each: impl FnMut(RecordBatch) -> Result<()>,
 ) -> Result<()> {
-    let schema = log.topic().schema();
+    let schema = log.schema();
     let (key, time) = (schema.index_of(key)?, schema.index_of(INGESTED_AT)?);
     let from = ScalarValue::Int64(Some(from_us)).cast_to(&timestamp_type())?;
     let recent = BinaryExpr::new(
@@ -55,7 +55,7 @@ pub(crate) async fn read_keys(
         Arc::new(Literal::new(from)),
     );
     let (root, columns) = (log.table().root(), [key, time]);
-    let scan = scan_files(root, &files, &schema, &columns, Some(Arc::new(recent)), 1)?;
+    let scan = scan_files(root, &files, schema, &columns, Some(Arc::new(recent)), 1)?;
     let runtime = Arc::new(RuntimeEnv::default());
     log.table().storage().register(&runtime)?;
     let task = Arc::new(TaskContext::default().with_runtime(runtime));

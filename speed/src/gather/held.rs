@@ -71,7 +71,7 @@ impl TopicStream {
         let served = request.views.iter().filter(same);
         let served: Vec<String> = served.map(|v| v.name.clone()).collect();
         let snapshot = self.snapshot(&served, now_ms).await?;
-        let schema = self.topic().schema();
+        let schema = self.log().schema().clone();
         blocking(move || {
             let taken = Taken::of(&snapshot, &request)?;
             let states = request.views.iter().map(|v| taken.states(&snapshot, v));

@@ -240,13 +240,15 @@ impl Source {
         let source = format!("kafka:{}", shared.settings.topic);
         let stream = &shared.stream;
         let place = Place {
+            topic: stream.topic(),
+            schema: stream.log().schema(),
             partition: PartitionId(partition),
             range: OffsetRange::new(Offset(start), Offset(end)),
             received_at_us: stream.now_us(),
             source: Some(&source),
         };
         let pushed = messages.admit(stream.admission()).and_then(|admitted| {
-            let piece = |admitted| messages.piece(admitted, stream.topic(), &place);
+            let piece = |admitted| messages.piece(admitted, &place);
             stream.push_new(admitted, place.received_at_us, piece)
         });
         match pushed {

@@ -1,7 +1,7 @@
 //! Messages of one Kafka partition become facts and dead letters at their own offsets.
 
+use anabranch_shared::Result;
 use anabranch_shared::settings::KafkaSettings;
-use anabranch_shared::{Result, Topic};
 use bytes::Bytes;
 use rdkafka::message::{BorrowedMessage, Headers, Message};
 
@@ -85,12 +85,7 @@ impl Messages {
 
     /// What was admitted of the messages, at their offsets. The offset of a fact that was left out
     /// of `admitted` since stays unused.
-    pub(super) fn piece(
-        self,
-        admitted: Admitted,
-        topic: &Topic,
-        place: &Place<'_>,
-    ) -> Result<FactPiece> {
+    pub(super) fn piece(self, admitted: Admitted, place: &Place<'_>) -> Result<FactPiece> {
         let at = |record: u64| {
             usize::try_from(record)
                 .ok()
@@ -110,7 +105,7 @@ impl Messages {
         }
         dead.sort_by_key(|(offset, _)| *offset);
         let letters: Vec<(i64, &DeadLetter)> = dead.iter().map(|(o, d)| (*o, d)).collect();
-        FactPiece::placed(topic, place, &admitted.facts, offsets.collect(), &letters)
+        FactPiece::placed(place, &admitted.facts, offsets.collect(), &letters)
     }
 }
 

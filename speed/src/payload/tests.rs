@@ -35,7 +35,8 @@ fn memory_shared_by_columns_is_counted_once() -> Result<()> {
         .ndjson(&line.repeat(1_000).into())
         .map_err(internal)?;
     let encoded = Payload::new(admitted, 0, None, None).encode()?;
-    let piece = Payload::decode(&encoded)?.at(&topic, PartitionId(0), Offset(0))?;
+    let piece =
+        Payload::decode(&encoded)?.at(&topic, &topic.schema(), PartitionId(0), Offset(0))?;
     assert_eq!(piece.facts.num_rows(), 1_000);
     assert!(
         (encoded.len()..encoded.len() * 2).contains(&piece.bytes),

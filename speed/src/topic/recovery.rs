@@ -37,6 +37,7 @@ pub(super) async fn open_wal(
     };
     blocking(move || {
         let (mut pieces, mut requests) = (Vec::new(), Vec::new());
+        let schema = topic.schema();
         let mut failed = None;
         let mut keep = |record: crate::wal::Record| {
             let first = Offset(i64::try_from(record.first).unwrap_or(i64::MAX));
@@ -48,8 +49,8 @@ pub(super) async fn open_wal(
             if end <= landed.0 || failed.is_some() {
                 return;
             }
-            let decoded: Result<FactPiece> =
-                Payload::decode(&record.payload).and_then(|p| p.at(&topic, partition, first));
+            let decoded = Payload::decode(&record.payload)
+                .and_then(|p| p.at(&topic, &schema, partition, first));
             match decoded {
                 Ok(piece) => pieces.push(piece),
                 Err(e) => failed = Some(e),
@@ -113,13 +114,13 @@ impl TopicStream {
         landed: Offset,
     ) -> Result<Vec<FactPiece>> {
         let records = Wal::read_only(root, &topic.name, &RealFiles).map_err(wal_error)?;
-        let mut pieces = Vec::new();
+        let (mut pieces, schema) = (Vec::new(), topic.schema());
         for record in records {
             let end = i64::try_from(record.end).unwrap_or(i64::MAX);
             if end > landed.0 {
                 let first = Offset(i64::try_from(record.first).unwrap_or(i64::MAX));
                 let payload: Bytes = record.payload;
-                pieces.push(Payload::decode(&payload)?.at(topic, partition, first)?);
+                pieces.push(Payload::decode(&payload)?.at(topic, &schema, partition, first)?);
             }
         }
         Ok(pieces)

@@ -81,7 +81,8 @@ async fn land(args: &LandArgs) -> Result<(u64, u64)> {
             break;
         }
         let admitted = admission.ndjson(&body.into())?;
-        let piece = Payload::new(admitted, now_us(), None, None).at(&topic, partition, next)?;
+        let payload = Payload::new(admitted, now_us(), None, None);
+        let piece = payload.at(&topic, log.schema(), partition, next)?;
         let end: Offset = piece.range.end;
         let landing = Landing {
             ranges: vec![(partition, OffsetRange::new(next, end))],
