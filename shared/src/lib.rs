@@ -5,6 +5,7 @@ mod error;
 mod export;
 mod files;
 mod fold_log;
+mod give_way;
 mod lease;
 mod log;
 mod master;
@@ -27,6 +28,7 @@ pub use files::{
     EncodedFile, FileBytes, FileEncoder, encode_parquet, keep_ranges, parquet_footer, read_parquet,
 };
 pub use fold_log::{FoldOptions, FoldProgress, fold_log, fold_log_unplaced, join_ranges};
+pub use give_way::GiveWay;
 pub use lease::{Lease, LeaseDecision, LeaseEntry, LeaseStanding, decide_lease};
 pub use log::{
     DEAD_LETTER_RETRIES, FactsFile, Landing, Log, LogTable, Mark, RemovedFacts, UpkeepFiles,

@@ -9,7 +9,8 @@ use arrow::array::{AsArray, RecordBatch};
 use arrow::datatypes::{DataType, Field, Int32Type, Schema, SchemaRef};
 use object_store::path::Path;
 
-use crate::files::{encode_parquet, keep_ranges, read_parquet};
+use crate::files::{FileEncoder, encode_parquet, keep_ranges, read_parquet};
+use crate::give_way::GiveWay;
 use crate::planted;
 use crate::storage::Storage;
 use crate::table::{
@@ -96,6 +97,8 @@ pub struct Landing {
     pub refetched: BTreeSet<PartitionId>,
     /// Ranges whose facts are lost: their source had removed them before they were read.
     pub gaps: Vec<(PartitionId, OffsetRange)>,
+    /// What its file gives way to, where it does not hurry.
+    pub give_way: Option<GiveWay>,
 }
 
 /// A file of facts, and which of its facts are wanted.
@@ -295,9 +298,19 @@ impl Log {
         if landing.facts.iter().all(|b| b.num_rows() == 0) {
             return Ok(Vec::new());
         }
-        let (schema, facts) = (self.schema.clone(), landing.facts.clone());
-        let name = Table::new_file_name();
-        let encoded = blocking(move || encode_parquet(name, &schema, &facts, 0)).await?;
+        let mut file = FileEncoder::new(Table::new_file_name(), &self.schema, 0)?;
+        let (facts, give_way) = (landing.facts.clone(), landing.give_way.clone());
+        let encoded = blocking(move || {
+            let mut begun = Instant::now();
+            for batch in &facts {
+                file.write(batch)?;
+                if let Some(give_way) = &give_way {
+                    begun = give_way.pause(begun);
+                }
+            }
+            file.finish()
+        });
+        let encoded = encoded.await?;
         let mut add = encoded.add;
         add.set_ranges(&landing.ranges)?;
         let path = self.table.file_path(&add.path);

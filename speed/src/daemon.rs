@@ -11,8 +11,8 @@ use anabranch_shared::settings::{
 };
 use anabranch_shared::view::View;
 use anabranch_shared::{
-    Catalogue, Error, ErrorKind, Generation, Log, Master, Pin, Pinner, ReadMode, Relation, Result,
-    Storage,
+    Catalogue, Error, ErrorKind, Generation, GiveWay, Log, Master, Pin, Pinner, ReadMode, Relation,
+    Result, Storage,
 };
 use async_trait::async_trait;
 use parking_lot::RwLock;
@@ -190,6 +190,7 @@ impl Daemon {
         let fresh = || uuid::Uuid::new_v4().to_string();
         let id = wal_id(&options.wal, &RealFiles, fresh).map_err(crate::appender::wal_error)?;
         let bounds = Arc::new(Bounds::open(&options)?);
+        let give_way = GiveWay::default();
         let failure = Failure::default();
         let mut streams = BTreeMap::new();
         let mut sources = BTreeMap::new();
@@ -202,8 +203,10 @@ impl Daemon {
             let has_source = settings.kafka.is_some();
             let partition = catalogue.claim_partition(name, &id, has_source).await?;
             let log = Arc::new(Log::open(storage, &known.topic, options.now_ms()).await?);
-            let (stream, thread) =
-                TopicStream::open(log, partition, settings, &options, &bounds, &failure).await?;
+            let (stream, thread) = TopicStream::open(
+                log, partition, settings, &options, &bounds, &give_way, &failure,
+            )
+            .await?;
             if let Some(kafka) = settings.kafka.clone() {
                 let source = KafkaSource::start(&stream, &catalogue, kafka, &id, &failure)?;
                 sources.insert(name.clone(), source);

@@ -6,8 +6,8 @@ use std::sync::Arc;
 
 use anabranch_shared::settings::Ack;
 use anabranch_shared::{
-    Error, FoldOptions, FoldProgress, Generation, Log, Master, Offset, OffsetRange, Offsets,
-    PartitionId, Result, Topic, planted,
+    Error, FoldOptions, FoldProgress, Generation, GiveWay, Log, Master, Offset, OffsetRange,
+    Offsets, PartitionId, Result, Topic, planted,
 };
 use bytes::Bytes;
 use parking_lot::Mutex;
@@ -99,6 +99,8 @@ pub struct TopicStream {
     pinning: tokio::sync::Mutex<()>,
     options: DaemonOptions,
     bounds: Arc<Bounds>,
+    /// What landings give way to: answers of any topic.
+    give_way: GiveWay,
     /// Since when, and how long yet, the log is not followed because there is no room.
     pause: Mutex<FollowPause>,
     failure: Failure,
@@ -126,6 +128,7 @@ impl TopicStream {
         settings: &TopicOptions,
         options: &DaemonOptions,
         bounds: &Arc<Bounds>,
+        give_way: &GiveWay,
         failure: &Failure,
     ) -> Result<(Arc<Self>, std::thread::JoinHandle<()>)> {
         let topic = log.topic().clone();
@@ -215,6 +218,7 @@ impl TopicStream {
             pinning: tokio::sync::Mutex::default(),
             options: options.clone(),
             bounds: bounds.clone(),
+            give_way: give_way.clone(),
             pause: Mutex::default(),
             failure: failure.clone(),
             commits: std::sync::atomic::AtomicU64::new(0),

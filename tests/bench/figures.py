@@ -19,7 +19,7 @@ ingest-arrow    the same with Arrow IPC bodies
 ack             latency of acknowledgements at `--rate` facts/s for `--seconds`, open loop
 memory          growth of resident memory over distinct groups of the delta, after those seconds
 top10           top 10 of the last 4 hours, `--delta-facts` of the facts in the delta; batch only; all absorbed;
-                ClickHouse's merge of states; and while ingesting `--rate` facts/s
+                ClickHouse's merge of states; and while ingesting `--rate` facts/s in large and in small requests
 recovery        kill -9 with `--recovery-facts` unabsorbed, a tenth of them unlanded → exact answer
 landing         a landing's commit, besides its Parquet, at 10 files in the log, a twentieth of `--log-files`, and all of them
 

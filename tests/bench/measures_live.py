@@ -16,6 +16,9 @@ TOP10 = (
     "GROUP BY url ORDER BY page_views DESC, url LIMIT 10"
 )
 
+# Facts of one request, while queries are timed: of a producer that gathers some, and of many that hardly do.
+BUSY_REQUESTS = (1_000, 50)
+
 # Landings at each size of the log are timed for so long.
 LANDING_SECONDS = 8
 
@@ -80,8 +83,8 @@ def top10(bench):
     options = bench.options
     in_delta = min(options.delta_facts, options.facts // 2)
     master, delta = _cut(bench, bench.facts(options.facts), options.facts - in_delta)
-    times = {"merged": [], "batch": [], "busy": []}
-    tails = {"merged": [], "busy": []}
+    times = {"merged": [], "batch": [], **{size: [] for size in BUSY_REQUESTS}}
+    tails = {"merged": [], **{size: [] for size in BUSY_REQUESTS}}
     theirs = []
     with bench.project() as project:
         project.configure(memory=options.daemon_memory, batch_memory=options.batch_memory)
@@ -103,11 +106,12 @@ def top10(bench):
                     report = bench.peer("top10", "--facts", project.log, "--engine", "clickhouse", "--runs", options.times, "--end", END, "--work", bench.work)
                     theirs.append(report["optimized"]["seconds"]["median"] * 1e3)
                     _compare(running.sql(TOP10), report["rows"])
-            say("  the same while facts come in")
-            for _ in bench.runs():
-                report = _while_ingesting(bench, running)
-                times["busy"].append(report["median_ms"])
-                tails["busy"].append(report["p99_ms"])
+            for size in BUSY_REQUESTS:
+                say(f"  the same while facts come in, {size:,} a request")
+                for _ in bench.runs():
+                    report = _while_ingesting(bench, running, size)
+                    times[size].append(report["median_ms"])
+                    tails[size].append(report["p99_ms"])
             grown = running.metric("anabranch_view_behind_offsets")
     absorbed = _absorbed(bench, master, delta)
     over = lambda others: [merged / other for merged, other in zip(times["merged"], others)]
@@ -119,9 +123,11 @@ def top10(bench):
         Row("top10", "merged over batch only", "", over(times["batch"])),
         Row("top10", "batch only of all facts, median", "ms", absorbed, note="the same facts, all of them absorbed"),
         Row("top10", "merged over batch only of all facts", "", over(absorbed)),
-        Row("top10", f"at {options.rate:,} facts/s, median", "ms", times["busy"], note=f"the delta grows to {grown:,.0f} facts"),
-        Row("top10", f"at {options.rate:,} facts/s, p99", "ms", tails["busy"]),
-    ]
+        *[row for size in BUSY_REQUESTS for row in (
+            Row("top10", f"at {options.rate:,} facts/s, {size:,} a request, median", "ms", times[size], note=f"the delta grows to {grown:,.0f} facts"),
+            Row("top10", f"at {options.rate:,} facts/s, {size:,} a request, p99", "ms", tails[size]),
+        )],
+    ]  # fmt: skip
 
 
 def _absorbed(bench, *files):
@@ -156,10 +162,12 @@ def _compare(ours, theirs):
             raise Failure(f"the answers differ: {mine} here, {[url, views, visitors]} there; the figures are worthless")
 
 
-def _while_ingesting(bench, running):
+def _while_ingesting(bench, running, size):
     options = bench.options
     file = bench.facts(options.rate * options.busy_seconds, seed=2)
-    beside = running.load_beside("open", "--file", file, "--rate", options.rate, "--seconds", options.busy_seconds)
+    beside = running.load_beside(
+        "open", "--file", file, "--rate", options.rate, "--seconds", options.busy_seconds, "--facts-per-request", size,
+    )  # fmt: skip
     try:
         # The load has prepared its requests once facts arrive.
         before = running.metric("anabranch_acknowledged_offset")

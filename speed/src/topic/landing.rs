@@ -66,7 +66,10 @@ impl TopicStream {
         if pieces.is_empty() {
             return Ok(0);
         }
-        let mut landing = Landing::default();
+        let mut landing = Landing {
+            give_way: (!self.is_landing_due()).then(|| self.give_way.clone()),
+            ..Default::default()
+        };
         for piece in &pieces {
             match landing
                 .ranges
@@ -108,7 +111,7 @@ impl TopicStream {
             delta.lately.expire(now_ms);
             if self.is_asked() {
                 let most = self.options.lately_bytes;
-                delta.lately.add(pieces, now_ms, most);
+                delta.lately.add(pieces.clone(), now_ms, most);
             }
             given_up
         };
@@ -118,7 +121,10 @@ impl TopicStream {
         self.relieve().await;
         self.checkpoint_when_due().await;
         let offsets = landing.ranges.iter().map(|(_, r)| r.end.0 - r.start.0);
-        Ok(u64::try_from(offsets.sum::<i64>()).unwrap_or(0))
+        let offsets = u64::try_from(offsets.sum::<i64>()).unwrap_or(0);
+        // To free what thousands of small requests have brought takes long enough for others to wait.
+        tokio::task::spawn_blocking(move || drop((landing, pieces)));
+        Ok(offsets)
     }
 
     /// Tells who waits for facts to land, and cuts the WAL.

@@ -115,6 +115,7 @@ impl TopicStream {
         views: &[String],
         read: impl Fn(&TopicDelta, &Moment) -> Result<T>,
     ) -> Result<T> {
+        self.give_way.note();
         let _guard = self.pinning.lock().await;
         loop {
             let (at, epoch) = {
