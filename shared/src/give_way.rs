@@ -31,15 +31,20 @@ impl GiveWay {
     /// Sleeps where work has gone on for long since `begun` and an answer was wanted lately; when
     /// the work that follows begins.
     pub fn pause(&self, begun: Instant) -> Instant {
-        let worked = begun.elapsed();
-        if worked < STRETCH {
-            return begun;
+        match self.due(begun.elapsed()) {
+            None => begun,
+            Some(pause) => {
+                std::thread::sleep(pause);
+                Instant::now()
+            }
         }
+    }
+
+    /// The pause that is due after some work.
+    fn due(&self, worked: Duration) -> Option<Duration> {
         let wanted = *self.0.lock();
-        if wanted.is_some_and(|at| at.elapsed() < LATELY) {
-            std::thread::sleep(worked.min(LONGEST_STRETCH) * PAUSE);
-        }
-        Instant::now()
+        let lately = wanted.is_some_and(|at| at.elapsed() < LATELY);
+        (lately && worked >= STRETCH).then(|| worked.min(LONGEST_STRETCH) * PAUSE)
     }
 }
 
@@ -47,22 +52,14 @@ impl GiveWay {
 mod tests {
     use super::*;
 
-    fn slept(way: &GiveWay, worked: Duration) -> Option<Duration> {
-        let begun = Instant::now().checked_sub(worked)?;
-        let before = Instant::now();
-        way.pause(begun);
-        Some(before.elapsed())
-    }
-
     #[test]
     fn work_pauses_only_where_it_was_long_and_an_answer_is_wanted() {
         let way = GiveWay::default();
         let long = 2 * STRETCH;
-        assert!(slept(&way, long) < Some(long), "nobody wants an answer");
+        assert_eq!(way.due(long), None, "nobody wants an answer");
         way.clone().note();
-        assert!(slept(&way, long) >= Some(long * PAUSE));
-        assert!(slept(&way, Duration::ZERO) < Some(STRETCH), "too short");
-        let longest = slept(&way, 100 * LONGEST_STRETCH);
-        assert!(longest < Some(20 * LONGEST_STRETCH), "{longest:?}");
+        assert_eq!(way.due(long), Some(long * PAUSE));
+        assert_eq!(way.due(STRETCH / 2), None, "too short");
+        assert_eq!(way.due(100 * long), Some(LONGEST_STRETCH * PAUSE));
     }
 }

@@ -288,6 +288,7 @@ impl TopicStream {
         ingest: Option<IngestChunk>,
         now_us: i64,
     ) -> Result<WriteOutcome> {
+        // What is looked through may be large.
         self.write_once(None, usize::MAX, admit, source, ingest, now_us)
             .await
     }
