@@ -26,6 +26,9 @@ const NAMED_DEAD_LETTERS: usize = 100;
 /// The content type of a payload that `anabranch ingest` has admitted itself.
 pub const PAYLOAD: &str = "application/vnd.anabranch.payload";
 
+/// The content type of an Arrow IPC stream.
+const ARROW: &str = "application/vnd.apache.arrow.stream";
+
 /// So many bytes of a compressed body are taken apart at once.
 const INFLATED: u64 = 1 << 20;
 
@@ -210,11 +213,9 @@ async fn accept(
         return stream.write_payload(body, ingest.map(|c| c.from)).await;
     }
     let source = text(headers, "anabranch-source").map(str::to_owned);
-    let bytes = match encoding.as_str() {
-        "identity" | "" => body.len(),
-        // Perhaps a small part of what it holds.
-        _ => usize::MAX,
-    };
+    let plain = matches!(encoding.as_str(), "identity" | "") && !kind.starts_with(ARROW);
+    // What is compressed, as buffers of Arrow may be, is perhaps a small part of what it holds.
+    let bytes = if plain { body.len() } else { usize::MAX };
     let admit = move |admission: &Admission| {
         let body = decompress(body, &encoding, limit, &taken)?;
         admit(admission, body, &kind, limit)
@@ -250,7 +251,7 @@ async fn request_key(
 
 fn admit(admission: &Admission, body: Bytes, kind: &str, limit: u64) -> Result<Admitted> {
     let failed = |e: crate::admission::AdmissionError| Error::Invalid(e.to_string());
-    if kind.starts_with("application/vnd.apache.arrow.stream") {
+    if kind.starts_with(ARROW) {
         return admission
             .batch(&arrow_stream::read(body, limit)?)
             .map_err(failed);

@@ -38,9 +38,9 @@ const LONGEST_WAIT: Duration = Duration::from_millis(25);
 /// to hand it to another one and back.
 const SMALL_BYTES: usize = 64 << 10;
 
-/// Does the work of admitting a request of so many bytes, in turn: were all of them worked on at
-/// once, all would be ready at the same time, and processors idle while the WAL's disk works, and
-/// the other way round.
+/// Does the work of admitting a request of so many bytes: at once where they are few, otherwise in
+/// turn. Were all of them worked on at once, all would be ready at the same time, and processors
+/// idle while the WAL's disk works, and the other way round.
 pub(crate) async fn in_turn<T: Send + 'static>(
     bytes: usize,
     work: impl FnOnce() -> Result<T> + Send + 'static,

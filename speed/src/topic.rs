@@ -352,7 +352,7 @@ impl TopicStream {
     ) -> Result<WriteOutcome> {
         self.check_memory()?;
         let (worker, encoded) = (self.clone(), body.clone());
-        let payload = in_turn(body.len(), move || {
+        let payload = in_turn(usize::MAX, move || {
             // What the WAL holds must be readable when it is replayed, so it is checked before.
             let payload = Payload::decode(&encoded)
                 .map_err(|e| Error::Invalid(format!("the body is not a payload: {e}")))?;
