@@ -63,6 +63,8 @@ pub struct TableState {
     pub configuration: HashMap<String, String>,
     /// The table's columns, as Delta writes them.
     pub schema: Option<String>,
+    /// When the table was created or last changed its columns, in milliseconds since 1970.
+    pub created_at_ms: Option<i64>,
     /// The version of the checkpoint that the table was opened from.
     pub checkpoint: Option<LogVersion>,
     /// The random id that the table keeps for ever.
@@ -123,6 +125,7 @@ impl TableState {
                 Action::MetaData(metadata) => {
                     (self.configuration, self.id) = (metadata.configuration, Some(metadata.id));
                     self.schema = Some(metadata.schema_string);
+                    self.created_at_ms = metadata.created_time;
                 }
                 Action::Protocol(protocol) => protocol.check()?,
                 Action::CommitInfo(_) => {}
@@ -468,10 +471,11 @@ impl Table {
 
     /// Writes a checkpoint at the newest known version, so that opening the table stays cheap.
     pub async fn write_checkpoint(&self) -> Result<()> {
-        let Some(version) = self.state.read().version else {
-            return Ok(());
-        };
-        checkpoint::write(&self.storage, &self.root, version).await
+        let state = self.state.read().clone();
+        match state.version {
+            Some(_) => checkpoint::write(&self.storage, &self.root, state).await,
+            None => Ok(()),
+        }
     }
 }
 

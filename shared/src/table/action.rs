@@ -155,7 +155,7 @@ pub struct Metadata {
     #[serde(default)]
     pub(super) configuration: HashMap<String, String>,
     #[serde(default)]
-    created_time: Option<i64>,
+    pub(super) created_time: Option<i64>,
 }
 
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -163,6 +163,15 @@ struct Format {
     provider: String,
     #[serde(default)]
     options: HashMap<String, String>,
+}
+
+impl Format {
+    fn parquet() -> Self {
+        Self {
+            provider: "parquet".into(),
+            options: HashMap::new(),
+        }
+    }
 }
 
 impl Metadata {
@@ -173,15 +182,24 @@ impl Metadata {
     ) -> Self {
         Self {
             id: uuid::Uuid::new_v4().to_string(),
-            format: Format {
-                provider: "parquet".into(),
-                options: HashMap::new(),
-            },
+            format: Format::parquet(),
             schema_string: schema.to_string(),
             partition_columns: Vec::new(),
             configuration,
             created_time: Some(now_ms),
         }
+    }
+
+    /// The metadata that a state has; `None` for a table that does not exist.
+    pub(super) fn of(state: &super::TableState) -> Option<Self> {
+        Some(Self {
+            id: state.id.clone()?,
+            format: Format::parquet(),
+            schema_string: state.schema.clone()?,
+            partition_columns: Vec::new(),
+            configuration: state.configuration.clone(),
+            created_time: state.created_at_ms,
+        })
     }
 }
 

@@ -1,5 +1,5 @@
-//! Checkpoints of a table: written by `deltalake`, read here, because a position can be any name
-//! and only the whole list of `txn` actions tells which there are.
+//! Checkpoints of a table: where they lie, and how one is read, whoever has written it. A position can
+//! be any name, and only the whole list of `txn` actions tells which there are.
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
@@ -15,6 +15,10 @@ use super::{AddFile, TableState};
 use crate::storage::{Storage, join};
 use crate::{Error, LogVersion, Result};
 
+mod write;
+
+pub(super) use write::write;
+
 #[derive(Deserialize)]
 struct LastCheckpoint {
     version: u64,
@@ -25,10 +29,15 @@ fn path_of(root: &Path, version: LogVersion) -> Path {
     join(root, &name)
 }
 
+/// The hint at the newest checkpoint.
+fn hint_path(root: &Path) -> Path {
+    join(root, "_delta_log/_last_checkpoint")
+}
+
 /// The version of the newest checkpoint, by the hint that is kept of it; `None` where there is no
 /// hint that can be read.
 pub(super) async fn hint(storage: &Storage, root: &Path) -> Result<Option<LogVersion>> {
-    let path = join(root, "_delta_log/_last_checkpoint");
+    let path = hint_path(root);
     let Some(bytes) = storage.get(&path).await? else {
         return Ok(None);
     };
@@ -170,6 +179,10 @@ fn read_configuration(batch: &RecordBatch, state: &mut TableState) -> Option<()>
             .column_by_name("schemaString")?
             .as_string_opt::<i32>()?;
         state.schema = Some(schemas.value(row).to_owned());
+        let created = metadata.column_by_name("createdTime");
+        state.created_at_ms = created
+            .and_then(|c| c.as_primitive_opt::<Int64Type>())
+            .and_then(|c| c.is_valid(row).then(|| c.value(row)));
         let map = read_map(&maps.value(row))?;
         state.configuration = map
             .into_iter()
@@ -208,25 +221,4 @@ fn check_protocol(batch: &RecordBatch) -> Result<()> {
         Some((reader, writer)) => super::action::Protocol::of(reader, writer).check(),
         None => Ok(()),
     }
-}
-
-/// Writes a checkpoint of a version.
-pub(super) async fn write(storage: &Storage, root: &Path, version: LogVersion) -> Result<()> {
-    let failed = |e: deltalake_core::DeltaTableError| {
-        Error::Unavailable(format!("`{root}`: checkpoint of version {version}: {e}"))
-    };
-    // The library takes a table's place in a store from the path of its URL; the scheme only has to
-    // be one that it knows.
-    let url = url::Url::parse(&format!("memory:///{root}/"))
-        .map_err(|e| Error::Internal(format!("`{root}`: {e}")))?;
-    let table = deltalake_core::DeltaTableBuilder::from_url(url.clone())
-        .map_err(failed)?
-        .with_storage_backend(storage.store().clone(), url)
-        .with_version(version.0)
-        .load()
-        .await
-        .map_err(failed)?;
-    deltalake_core::protocol::checkpoints::create_checkpoint(&table, None)
-        .await
-        .map_err(failed)
 }

@@ -239,3 +239,87 @@ async fn a_table_opens_without_its_hint_or_with_an_old_one() {
     let lost = Table::open(&storage, "t").await;
     assert!(matches!(lost, Err(Error::Corrupt(_))), "{lost:?}");
 }
+
+/// A table with every kind of action: positions, a removed file, tags, statistics, properties.
+async fn table_of_all_kinds(storage: &Storage) -> Table {
+    let table = open(storage).await;
+    let file = |n: i64| {
+        let mut add = AddFile {
+            path: format!("part-{n}.parquet"),
+            size: 100 + n,
+            stats: Some(format!("{{\"numRecords\":{n}}}")),
+            ..Default::default()
+        };
+        add.set_tag("note", format!("\"ünïcode\" {n}"));
+        add
+    };
+    for n in 0..3 {
+        let commit = |_: &TableState| {
+            Ok(Commit {
+                txns: vec![Txn::new(format!("a/{n}"), i64::MAX - n)],
+                adds: vec![file(n)],
+                ..Default::default()
+            })
+        };
+        table.commit(1_000 + n, commit).await.unwrap();
+    }
+    let remove = |_: &TableState| {
+        Ok(Commit {
+            removes: vec![RemoveFile {
+                path: "part-1.parquet".into(),
+                ..Default::default()
+            }],
+            ..Default::default()
+        })
+    };
+    table.commit(2_000, remove).await.unwrap();
+    table
+}
+
+/// What a state says, without what tells where it was read.
+fn contents(state: &TableState) -> String {
+    let files: Vec<_> = state
+        .files
+        .values()
+        .map(|f| AddFile {
+            data_change: false,
+            ..AddFile::clone(f)
+        })
+        .collect();
+    let sorted = |map: &HashMap<String, i64>| {
+        map.iter()
+            .map(|(k, v)| (k.clone(), *v))
+            .collect::<BTreeMap<_, _>>()
+    };
+    format!(
+        "{:?} {files:?} {:?} {:?} {:?} {:?} {:?} {:?}",
+        state.version,
+        sorted(&state.txns),
+        sorted(&state.removed),
+        state.configuration,
+        state.schema,
+        state.id,
+        state.created_at_ms
+    )
+}
+
+#[tokio::test]
+async fn a_checkpoint_gives_back_the_state_that_it_was_written_from() {
+    let dir = tempfile::tempdir().unwrap();
+    let storage = Storage::folder(dir.path()).unwrap();
+    let table = table_of_all_kinds(&storage).await;
+    table.write_checkpoint().await.unwrap();
+    for version in 0..5 {
+        std::fs::remove_file(entry(&dir, version)).ok();
+    }
+    let again = Table::open(&storage, "t").await.unwrap();
+    assert_eq!(again.with_state(contents), table.with_state(contents));
+    assert_eq!(again.with_state(|s| s.checkpoint), Some(LogVersion(4)));
+    let hint = std::fs::read(dir.path().join("t/_delta_log/_last_checkpoint")).unwrap();
+    let hint: serde_json::Value = serde_json::from_slice(&hint).unwrap();
+    // One protocol, one metadata, three positions, two files and the one that was removed.
+    assert_eq!(
+        (hint["size"].as_u64(), hint["numOfAddFiles"].as_u64()),
+        (Some(8), Some(2))
+    );
+}
