@@ -7,7 +7,7 @@ use std::time::Duration;
 use anabranch_shared::view::KeySample;
 use anabranch_shared::{
     DEAD_LETTER_RETRIES, Error, OFFSET, PARTITION, Pin, Pinner, ReadMode, Result, Storage,
-    TopicPin, ViewPin, dead_letter_schema, timestamp_type,
+    TopicPin, ViewPin, dead_letter_schema, functions, sql, timestamp_type,
 };
 use arrow::array::RecordBatch;
 use arrow::datatypes::SchemaRef;
@@ -126,6 +126,7 @@ impl SqlService {
             .with_runtime_env(self.runtime.clone())
             .with_optimizer_rule(Arc::new(CombineRule))
             .build();
+        functions::register(&mut state)?;
         datafusion::execution::FunctionRegistry::register_udaf(
             &mut state,
             Arc::new(Combine::udaf()),
@@ -137,9 +138,9 @@ impl SqlService {
     ///
     /// # Errors
     /// `Invalid` for SQL that can't be answered, and for statements that would change something.
-    pub async fn query(&self, sql: &str, mode: ReadMode) -> Result<Answer> {
+    pub async fn query(&self, text: &str, mode: ReadMode) -> Result<Answer> {
         let state = self.session_state()?;
-        let statement = state.sql_to_statement(sql, &state.config_options().sql_parser.dialect)?;
+        let statement = sql::parse(&state, text)?;
         statement::check(&statement)?;
         let names = relation_names(&state, &statement)?;
         let pin = self.pinner.pin(&names, mode).await?;
@@ -195,9 +196,9 @@ impl SqlService {
     }
 
     /// Answers one statement over a given pin.
-    pub async fn query_on(&self, sql: &str, pin: &Pin, mode: ReadMode) -> Result<Answer> {
+    pub async fn query_on(&self, text: &str, pin: &Pin, mode: ReadMode) -> Result<Answer> {
         let state = self.session_state()?;
-        let statement = state.sql_to_statement(sql, &state.config_options().sql_parser.dialect)?;
+        let statement = sql::parse(&state, text)?;
         statement::check(&statement)?;
         self.query_pinned(state, statement, pin, mode).await
     }

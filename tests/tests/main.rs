@@ -4,6 +4,7 @@ mod bad_input;
 mod bad_input_arrow;
 mod bad_views;
 mod bounds;
+mod cases;
 mod clock;
 mod compaction;
 mod crash;

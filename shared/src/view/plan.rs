@@ -27,7 +27,7 @@ use super::order::{self, Needs};
 use super::{AggregateSplit, FactsTable, LeafTable, ast};
 use crate::topic::OFFSET;
 
-use crate::{Error, Result, Topic};
+use crate::{Error, Result, Topic, functions, sql};
 
 /// The name under which the leaf stands in the upper plan.
 pub(super) const LEAF: &str = "_leaf";
@@ -52,9 +52,10 @@ pub fn planning_session() -> Result<SessionContext> {
     for (key, value) in SETTINGS {
         config.options_mut().set(key, value)?;
     }
-    let state = SessionStateBuilder::new_with_default_features()
+    let mut state = SessionStateBuilder::new_with_default_features()
         .with_config(config)
         .build();
+    functions::register(&mut state)?;
     Ok(SessionContext::new_with_state(state))
 }
 
@@ -94,15 +95,16 @@ pub fn relations_read(sql: &str) -> Result<Vec<String>> {
 }
 
 /// Plans and splits a view.
-pub(super) fn plan(view: &str, sql: &str, topic: &Topic) -> Result<Planned> {
+pub(super) fn plan(view: &str, text: &str, topic: &Topic) -> Result<Planned> {
     let refuse = |e: DataFusionError| Error::view(view, e.strip_backtrace());
     let context = planning_session()?;
     let state = context.state();
-    ast::check(view, sql, &topic.name, &state)?;
+    ast::check(view, text, &topic.name, &state)?;
     let facts: Arc<dyn TableProvider> = Arc::new(FactsTable(topic.schema()));
     context.register_table(topic.name.as_str(), facts)?;
     // Resolving tables in memory never waits, so this does not block.
-    let raw = futures::executor::block_on(state.create_logical_plan(sql)).map_err(refuse)?;
+    let statement = sql::parse(&state, text)?;
+    let raw = futures::executor::block_on(state.statement_to_plan(statement)).map_err(refuse)?;
     let analyzed = state
         .analyzer()
         .execute_and_check(raw, state.config_options(), |_, _| {})

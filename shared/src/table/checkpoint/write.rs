@@ -18,7 +18,7 @@ use super::super::action::{Action, AddFile, Metadata, Protocol, RemoveFile, Txn}
 use super::super::{REMEMBER_REMOVED_MS, TableState};
 use super::{hint_path, path_of};
 use crate::storage::Storage;
-use crate::{Error, LogVersion, Result};
+use crate::{Error, Result};
 
 /// So many actions become rows at a time.
 const ROWS_AT_ONCE: usize = 4_096;
