@@ -188,15 +188,15 @@ async fn build_one(
     }
 }
 
-/// Whether the live master view's states are of the format that this version makes. A rebuild makes a new generation
-/// where they are not.
+/// Whether the live master view can be read: its table is whole, and its states are of the format
+/// that this version makes. A rebuild makes a new generation where it can't.
 async fn is_readable(context: &Context, view: &Arc<View>) -> Result<bool> {
     let entry = context.catalogue.current();
     let live = entry.views.get(view.name()).and_then(|v| v.live.as_ref());
     let Some(live) = live else { return Ok(true) };
     match Master::open(&context.storage, view, live.generation, now_ms()).await {
         Ok(_) => Ok(true),
-        Err(Error::Conflict(_)) => Ok(false),
+        Err(Error::Conflict(_) | Error::Corrupt(_)) => Ok(false),
         Err(e) => Err(e),
     }
 }

@@ -8,6 +8,7 @@ use anabranch_shared::Error;
 use indicatif::{ProgressBar, ProgressFinish, ProgressStyle};
 
 pub mod batch;
+pub mod check;
 pub mod daemon;
 pub mod dead_letters;
 pub mod demo;

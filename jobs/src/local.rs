@@ -132,6 +132,16 @@ impl LocalPinner {
                     log.topic().name
                 )));
             }
+            let (end, synced) = (
+                unlanded.last().map_or(landed, |p| p.range.end),
+                log.synced(partition),
+            );
+            if end < synced {
+                return Err(Error::Corrupt(format!(
+                    "the WAL of topic `{}` ends at offset {end}, and reached {synced} when facts last landed: a segment was lost; restore it",
+                    log.topic().name
+                )));
+            }
             return Ok(unlanded);
         }
         Err(Error::Unavailable(format!(

@@ -14,8 +14,8 @@ use anabranch_jobs::commands::maintain::{Patience, UpkeepReport};
 use anabranch_jobs::commands::query::QuerySession;
 use anabranch_jobs::commands::verify::VerifyArgs;
 use anabranch_jobs::commands::{
-    DEAD_LETTERS, FOUND_WRONG, batch, daemon, dead_letters, demo, generate, ingest, init, jobs,
-    maintain, schedule, status, stop_flag, stopped, tail, verify,
+    DEAD_LETTERS, FOUND_WRONG, batch, check, daemon, dead_letters, demo, generate, ingest, init,
+    jobs, maintain, schedule, status, stop_flag, stopped, tail, verify,
 };
 use anabranch_jobs::context::{Context, now_ms};
 use anabranch_jobs::output::{
@@ -24,7 +24,7 @@ use anabranch_jobs::output::{
 };
 use anabranch_jobs::shell::{ScriptOutcome, ShellOptions, run, run_script};
 use anabranch_jobs::verify::VerifyOptions;
-use anabranch_shared::{Error, Result};
+use anabranch_shared::{Error, ErrorKind, Result};
 use clap::{Parser, Subcommand};
 
 /// With glibc's allocator a daemon holds on to several times the memory that its deltas take.
@@ -87,6 +87,9 @@ enum Command {
     },
     /// Compares merged answers with a recompute from the raw facts; exit code 1 where they differ
     Verify(VerifyArgs),
+    /// Reads the whole storage and this machine's WAL, changes nothing, and lists what is damaged,
+    /// missing or orphaned; exit code 65 where something is damaged or missing
+    Check,
     /// Shows what there is and what is not done: topics, views, jobs, edits that wait for a rebuild
     Status,
     /// Shows the records that could not become facts, and retries them
@@ -256,6 +259,17 @@ async fn execute(cli: Cli) -> Result<u8> {
             print(&anabranch_shared::settings::reference())?;
             return Ok(0);
         }
+        Command::Check => {
+            let report = check::check(&cli.project, std::io::stderr().is_terminal()).await?;
+            match cli.format {
+                Format::Table => print(&check::text(&report))?,
+                _ => print_json(&check::json(&report))?,
+            }
+            return Ok(match report.is_damaged() {
+                true => ErrorKind::Corrupt.exit_code(),
+                false => 0,
+            });
+        }
         Command::Generate(args) if !args.into_daemon => {
             let mut out = BufWriter::new(std::io::stdout());
             generate::generate(&args, None, &mut out).await?;
@@ -405,7 +419,7 @@ async fn execute(cli: Cli) -> Result<u8> {
                 0
             })
         }
-        Command::Init { .. } | Command::Demo { .. } | Command::Settings => Ok(0),
+        Command::Init { .. } | Command::Demo { .. } | Command::Settings | Command::Check => Ok(0),
     }
 }
 

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use anabranch_shared::{Catalogue, Error, Offset, PartitionId, Result, Storage};
 use anabranch_speed::Daemon;
+use anabranch_speed::wal::{RealFiles, WalError, found_wal_id};
 use object_store::path::Path;
 use serde::{Deserialize, Serialize};
 
@@ -165,13 +166,14 @@ pub async fn known(storage: &Storage) -> Result<Vec<Address>> {
 }
 
 /// The id of the WAL in a folder; none where there is no WAL.
+///
+/// # Errors
+/// `Corrupt` where the id is damaged, or missing beside records.
 pub fn wal_id(folder: &std::path::Path) -> Result<Option<String>> {
-    let path = folder.join("ID");
-    match std::fs::read_to_string(&path) {
-        Ok(id) => Ok(Some(id.trim().to_owned())),
-        Err(e) if e.kind() == std::io::ErrorKind::NotFound => Ok(None),
-        Err(e) => Err(Error::io(&path, e)),
-    }
+    found_wal_id(folder, &RealFiles).map_err(|e| match &e {
+        WalError::Corrupt { .. } => Error::Corrupt(e.to_string()),
+        _ => Error::Unavailable(e.to_string()),
+    })
 }
 
 fn owned_partitions(catalogue: &Catalogue, wal: &str) -> BTreeMap<String, Vec<i32>> {

@@ -6,7 +6,8 @@ use std::sync::Arc;
 
 use anabranch_shared::view::{AggregateSplit, StateCodec, finish_column, identity_states};
 use anabranch_shared::{
-    DeltaPart, Result, ViewPin, count_files, decode_states, scan_files, scan_spilled, split_parts,
+    DeltaPart, Result, Storage, ViewPin, count_files, decode_states, scan_files, scan_spilled,
+    split_parts,
 };
 use arrow::array::RecordBatch;
 use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
@@ -150,7 +151,9 @@ impl MergedLeaf {
         let read: BTreeSet<usize> = projection.iter().copied().chain(filtered).collect();
         let read: Vec<usize> = read.into_iter().collect();
         let stored = filter.filter(|f| stored_alike(f, codec)).cloned();
+        let store = Storage::engine_store(state.runtime_env())?;
         let master = scan_files(
+            &store,
             &pin.root,
             &pin.files,
             codec.storage_schema(),

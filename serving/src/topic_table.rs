@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use anabranch_shared::table::AddFile;
 use anabranch_shared::{
-    FactsFile, OFFSET, PARTITION, PlainPin, Ranges, Result, TopicPin, dead_letter_schema,
+    FactsFile, OFFSET, PARTITION, PlainPin, Ranges, Result, Storage, TopicPin, dead_letter_schema,
     scan_files,
 };
 use arrow::array::RecordBatch;
@@ -88,7 +88,9 @@ impl FilesTable {
         projection: &[usize],
     ) -> Result<Arc<dyn ExecutionPlan>> {
         let partitions = state.config().target_partitions();
+        let store = Storage::engine_store(state.runtime_env())?;
         let scan = scan_files(
+            &store,
             &self.root,
             files,
             &self.schema,

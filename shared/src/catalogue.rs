@@ -10,9 +10,10 @@ use object_store::path::Path;
 use parking_lot::RwLock;
 use serde::{Deserialize, Serialize};
 
+use crate::damage::{damaged, lost};
 use crate::storage::{CreateOutcome, Storage};
 use crate::view::Definition;
-use crate::{Error, Generation, Offsets, PartitionId, Result, Topic};
+use crate::{Error, Generation, Offsets, PartitionId, Result, Topic, planted};
 
 /// The format of an entry; readers refuse a later one.
 const FORMAT: u32 = 2;
@@ -102,10 +103,50 @@ fn path(number: u64) -> Path {
     Path::from(format!("catalogue/{number:020}.json"))
 }
 
+/// Where it is noted which entry was the newest.
+const NEWEST: &str = "catalogue/_newest";
+
+/// What the checksum of an entry follows, which is of all that stands before.
+const CHECKSUM: &str = ",\n  \"crc32c\": ";
+
+fn read_note(note: &[u8]) -> Option<u64> {
+    let (number, crc) = std::str::from_utf8(note).ok()?.split_once(' ')?;
+    let number: u64 = number.parse().ok()?;
+    let right = u32::from_str_radix(crc, 16).ok()? == crc32c::crc32c(&number.to_le_bytes());
+    right.then_some(number)
+}
+
+fn encode(entry: &Entry) -> Result<Vec<u8>> {
+    let internal = |e: serde_json::Error| Error::Internal(e.to_string());
+    let mut body = serde_json::to_vec_pretty(entry).map_err(internal)?;
+    body.truncate(body.len().saturating_sub("\n}".len()));
+    let sum = crc32c::crc32c(&body);
+    body.extend_from_slice(format!("{CHECKSUM}{sum}\n}}").as_bytes());
+    Ok(body)
+}
+
+fn decode(body: &[u8], number: u64, path: &Path) -> Result<Entry> {
+    let entry: Entry = serde_json::from_slice(body)
+        .map_err(|e| damaged(path, format!("not a catalogue entry: {e}")))?;
+    let text = std::str::from_utf8(body).unwrap_or_default();
+    let checksum = text.rsplit_once(CHECKSUM);
+    let right = checksum.is_none_or(|(covered, rest)| {
+        let sum = rest.trim_end_matches(['\n', '}']).parse();
+        sum == Ok(crc32c::crc32c(covered.as_bytes()))
+    });
+    match entry.number == number && right || planted("planted-damage-read") {
+        true => Ok(entry),
+        false => Err(damaged(path, "it is not the entry that was written there")),
+    }
+}
+
 impl Catalogue {
     /// Opens the catalogue; a storage without one has an empty one.
     pub async fn open(storage: &Storage) -> Result<Self> {
         let prefix = Path::from("catalogue");
+        // Before the listing: what was noted then must be in it.
+        let noted = storage.get(&Path::from(NEWEST)).await?;
+        let noted = noted.and_then(|note| read_note(&note)).unwrap_or_default();
         let names = storage.store().list(Some(&prefix));
         let newest = names
             .try_fold(0, |newest, meta| async move {
@@ -128,7 +169,27 @@ impl Catalogue {
             *catalogue.current.write() = Arc::new(entry);
         }
         catalogue.refresh().await?;
-        Ok(catalogue)
+        match catalogue.current().number < noted && !planted("planted-damage-read") {
+            true => Err(lost(path(noted))),
+            false => Ok(catalogue),
+        }
+    }
+
+    /// Notes that there is an entry, so that one which is lost as the newest is noticed. An older
+    /// note, or none, does no harm.
+    async fn note_newest(&self, number: u64) {
+        let note = format!("{number} {:08x}", crc32c::crc32c(&number.to_le_bytes()));
+        if let Err(error) = self.storage.put(&Path::from(NEWEST), note).await {
+            tracing::warn!(%error, "could not note the newest entry of the catalogue");
+        }
+    }
+
+    /// Checks the bytes of an entry, at its path.
+    ///
+    /// # Errors
+    /// `Corrupt` where they are not those of the entry of that number.
+    pub(crate) fn check_entry(body: &[u8], number: u64, path: &Path) -> Result<()> {
+        decode(body, number, path).map(|_| ())
     }
 
     /// The newest known entry.
@@ -141,8 +202,7 @@ impl Catalogue {
         let Some(bytes) = self.storage.get(&path).await? else {
             return Ok(None);
         };
-        let entry: Entry = serde_json::from_slice(&bytes)
-            .map_err(|e| Error::Corrupt(format!("`{path}`: not a catalogue entry: {e}")))?;
+        let entry = decode(&bytes, number, &path)?;
         if entry.format > FORMAT {
             return Err(Error::Conflict(format!(
                 "`{path}` is of format {}, this version reads up to {FORMAT}; use a newer version",
@@ -215,8 +275,7 @@ impl Catalogue {
             next.number = current.number + 1;
             next.id = uuid::Uuid::new_v4().to_string();
             next.change = what.to_owned();
-            let body =
-                serde_json::to_vec_pretty(&next).map_err(|e| Error::Internal(e.to_string()))?;
+            let body = encode(&next)?;
             let outcome = self.storage.create(&path(next.number), body).await;
             self.refresh().await?;
             let mine = self
@@ -224,10 +283,14 @@ impl Catalogue {
                 .await?
                 .is_some_and(|e| e.id == next.id);
             match outcome {
-                Ok(_) if mine => return Ok(self.current()),
+                Ok(_) if mine => {
+                    self.note_newest(next.number).await;
+                    return Ok(self.current());
+                }
                 Err(_) if mine => {
                     // The put failed when the entry was there, and perhaps not yet durable.
                     self.storage.settle().await?;
+                    self.note_newest(next.number).await;
                     return Ok(self.current());
                 }
                 Ok(CreateOutcome::Created | CreateOutcome::Exists) => {}

@@ -2,6 +2,7 @@
 
 use std::fmt;
 
+use arrow::error::ArrowError;
 use datafusion::error::DataFusionError;
 
 use crate::settings::SettingsError;
@@ -235,9 +236,22 @@ impl From<parquet::errors::ParquetError> for Error {
 
 /// One of our own errors inside the engine's, if there is one.
 fn ours(e: &DataFusionError) -> Option<&Error> {
+    let mut next: Option<&(dyn std::error::Error + 'static)> = Some(e);
+    while let Some(error) = next {
+        if let Some(ours) = error.downcast_ref() {
+            return Some(ours);
+        }
+        next = error.source();
+    }
+    None
+}
+
+/// Whether the engine could not read a Parquet file: all that it is given are stored ones.
+fn is_unreadable_file(e: &DataFusionError) -> bool {
     match e.find_root() {
-        DataFusionError::External(e) => e.downcast_ref::<Error>(),
-        _ => None,
+        DataFusionError::ParquetError(_) => true,
+        DataFusionError::ArrowError(e, _) => matches!(**e, ArrowError::ParquetError(_)),
+        _ => false,
     }
 }
 
@@ -267,6 +281,9 @@ fn query_kind(e: &DataFusionError) -> ErrorKind {
     if missing_file(e).is_some() {
         return ErrorKind::Unavailable;
     }
+    if is_unreadable_file(e) {
+        return ErrorKind::Corrupt;
+    }
     match e.find_root() {
         DataFusionError::Internal(_) => ErrorKind::Internal,
         DataFusionError::ResourcesExhausted(_)
@@ -284,6 +301,10 @@ fn plain(e: &DataFusionError) -> String {
     match missing_file(e) {
         Some(path) => format!(
             "`{path}` was removed while it was needed (its table was compacted, and the query took longer than `grace` in `[storage]`); run the query again"
+        ),
+        None if is_unreadable_file(e) => format!(
+            "a Parquet file of the storage is damaged: {}; `anabranch check` names it, and what makes it whole again",
+            e.strip_backtrace()
         ),
         None => e.strip_backtrace(),
     }

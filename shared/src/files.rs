@@ -1,5 +1,5 @@
 //! Parquet files of the log and of master views: written with the statistics that Delta readers
-//! prune by, and read back in exact types.
+//! prune by and checksums, and read back in exact types.
 
 use std::collections::HashSet;
 use std::sync::Arc;
@@ -15,6 +15,7 @@ use datafusion::common::hash_utils::{QualityRandomState, create_hashes};
 use datafusion::common::stats::Precision;
 use datafusion::common::utils::memory::get_record_batch_memory_size;
 use datafusion::common::{ColumnStatistics, ScalarValue, Statistics};
+use object_store::path::Path;
 use parquet::arrow::ArrowWriter;
 use parquet::arrow::ProjectionMask;
 use parquet::arrow::arrow_reader::{
@@ -26,9 +27,13 @@ use parquet::file::properties::{EnabledStatistics, WriterProperties};
 use parquet::schema::types::ColumnPath;
 use serde_json::{Map, Value, json};
 
-use crate::table::AddFile;
+use self::sums::Tail;
+use crate::damage::{damaged, lost};
+use crate::table::{AddFile, Table};
 use crate::topic::{OFFSET, PARTITION};
-use crate::{Error, OffsetRange, PartitionId, Result};
+use crate::{Error, OffsetRange, PartitionId, Result, planted};
+
+pub(crate) mod sums;
 
 /// Rows of a row group: small enough that a query skips most of a file.
 const ROW_GROUP_ROWS: usize = 131_072;
@@ -46,6 +51,9 @@ const READ_ROWS: usize = 8_192;
 
 /// How many of the first columns get statistics in the table's log.
 const STATISTICS_COLUMNS: usize = 32;
+
+/// The tag of a file that names where its tail begins, and its checksum.
+const TAIL_TAG: &str = "anabranch.tail";
 
 /// The bytes of a file.
 pub type FileBytes = Bytes;
@@ -186,17 +194,25 @@ impl FileEncoder {
     /// The whole file.
     pub fn finish(mut self) -> Result<EncodedFile> {
         let writer = self.write_waiting()?;
+        writer.flush()?;
+        writer.sync().map_err(|e| Error::Internal(e.to_string()))?;
+        let tail_start = writer.inner().len();
+        let sums = sums::of_data(writer.inner(), writer.flushed_row_groups());
+        sums.into_iter()
+            .for_each(|sums| writer.append_key_value_metadata(sums));
         // The writer itself forgets its row groups when it ends.
         let metadata = writer.finish()?;
         let body = Bytes::from(std::mem::take(writer.inner_mut()));
+        let tail = Tail::of(&body, tail_start);
         let stats = statistics_json(metadata.row_groups(), &self.schema, self.rows, &self.nulls)?;
         let size = i64::try_from(body.len()).unwrap_or(i64::MAX);
-        let add = AddFile {
+        let mut add = AddFile {
             path: self.name,
             size,
             stats: Some(stats),
             ..Default::default()
         };
+        add.set_tag(TAIL_TAG, tail.encode());
         Ok(EncodedFile { body, add })
     }
 }
@@ -340,12 +356,93 @@ fn timestamp_json(micros: i64) -> Option<Value> {
 }
 
 impl AddFile {
+    /// Where the file's tail begins, and its checksum; `None` for a file without checksums, such as
+    /// those of version 0.1.0 and of other engines.
+    ///
+    /// # Errors
+    /// `Corrupt` for an entry that can't be read. `path` is the file's.
+    pub(crate) fn tail(&self, path: &Path) -> Result<Option<Tail>> {
+        let Some(text) = self.tag(TAIL_TAG) else {
+            return Ok(None);
+        };
+        match Tail::decode(text) {
+            Some(tail) => Ok(Some(tail)),
+            None => Err(damaged(path, format!("its checksum `{text}` is none"))),
+        }
+    }
+
+    /// Checks that these are the file's bytes. `path` is the file's.
+    ///
+    /// # Errors
+    /// `Corrupt` where they are not.
+    pub fn check_body(&self, path: &Path, body: &Bytes) -> Result<()> {
+        if planted("planted-damage-read") {
+            return Ok(());
+        }
+        if u64::try_from(self.size) != Ok(body.len() as u64) {
+            return Err(wrong_size(path, body.len() as u64, self.size));
+        }
+        let Some(tail) = self.tail(path)? else {
+            return Ok(());
+        };
+        let part = |bytes: std::ops::Range<u64>| {
+            let (start, end) = (bytes.start.try_into().ok()?, bytes.end.try_into().ok()?);
+            body.get::<std::ops::Range<usize>>(start..end)
+        };
+        if !part(tail.start..body.len() as u64).is_some_and(|bytes| tail.holds(bytes)) {
+            return Err(wrong_bytes(path));
+        }
+        let metadata = ArrowReaderMetadata::load(body, ArrowReaderOptions::new())
+            .map_err(|e| damaged(path, e))?;
+        let pieces = sums::pieces(metadata.metadata()).ok_or_else(|| wrong_bytes(path))?;
+        let holds = |piece: &sums::Piece| part(piece.bytes.clone()).is_some_and(|b| piece.holds(b));
+        match pieces.iter().all(holds) {
+            true => Ok(()),
+            false => Err(wrong_bytes(path)),
+        }
+    }
+
     /// The file's statistics as the engine wants them, for a table of this schema.
     pub fn statistics(&self, schema: &Schema) -> Arc<Statistics> {
         self.statistics
             .get_or_init(|| Arc::new(parse_statistics(self, schema)))
             .clone()
     }
+}
+
+/// A file has not the length that its entry names.
+pub(crate) fn wrong_size(path: &Path, found: u64, named: i64) -> Error {
+    damaged(
+        path,
+        format!("it has {found} bytes, and its table names {named}"),
+    )
+}
+
+/// A file's bytes have not the checksums that were written with them.
+pub(crate) fn wrong_bytes(path: &Path) -> Error {
+    damaged(path, "its bytes are not those that were written")
+}
+
+/// The bytes of a file of a table, checked.
+///
+/// # Errors
+/// `Unavailable` where the file is gone because it was replaced meanwhile, `Corrupt` where it is
+/// damaged, or missing.
+pub async fn read_file(table: &Table, add: &AddFile) -> Result<Bytes> {
+    let path = table.file_path(&add.path);
+    let Some(body) = table.storage().get(&path).await? else {
+        table.refresh().await?;
+        return Err(
+            match table.with_state(|s| s.files.contains_key(&add.path)) {
+                true => lost(&path),
+                false => Error::Unavailable(format!(
+                    "`{path}` was removed while it was needed (its table was compacted); try again"
+                )),
+            },
+        );
+    };
+    add.check_body(&path, &body)?;
+    Ok(body)
 }
 
 fn parse_statistics(add: &AddFile, schema: &Schema) -> Statistics {

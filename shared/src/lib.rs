@@ -1,6 +1,8 @@
 //! The words every layer speaks: facts, the log, views and their states.
 
 mod catalogue;
+mod check;
+mod damage;
 mod error;
 mod export;
 mod files;
@@ -24,10 +26,13 @@ mod topic;
 pub mod view;
 
 pub use catalogue::{Catalogue, Entry, GenerationEntry, TopicEntry, ViewEntry};
+pub use check::{CheckProgress, CheckReport, Finding, FindingKind, check_storage};
+pub use damage::{damaged, lost};
 pub use error::{Error, ErrorKind, Result};
 pub use export::{Export, ExportPin, ExportStanding};
 pub use files::{
-    EncodedFile, FileBytes, FileEncoder, encode_parquet, keep_ranges, parquet_footer, read_parquet,
+    EncodedFile, FileBytes, FileEncoder, encode_parquet, keep_ranges, parquet_footer, read_file,
+    read_parquet,
 };
 pub use fold_log::{FoldOptions, FoldProgress, fold_log, fold_log_unplaced, join_ranges};
 pub use give_way::GiveWay;

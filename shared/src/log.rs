@@ -9,7 +9,8 @@ use arrow::array::{AsArray, RecordBatch};
 use arrow::datatypes::{DataType, Field, Int32Type, Schema, SchemaRef};
 use object_store::path::Path;
 
-use crate::files::{FileEncoder, encode_parquet, keep_ranges, read_parquet};
+use crate::damage::lost;
+use crate::files::{FileEncoder, encode_parquet, keep_ranges, read_file, read_parquet};
 use crate::give_way::GiveWay;
 use crate::planted;
 use crate::storage::Storage;
@@ -31,6 +32,11 @@ const PARTITION_APP: &str = "partition/";
 const GAP_APP: &str = "gap/";
 /// The position of an ingested file, by its name in `txn` actions.
 const INGEST_APP: &str = "ingest/";
+
+/// How far the WAL of a partition was synced when it last landed, in `txn` actions.
+const SYNCED_APP: &str = "synced/";
+/// The version of the dead letters that belongs to the facts, by its name in `txn` actions.
+const DEAD_LETTERS_APP: &str = "dead_letters";
 
 /// How often dead letters are written again because others have added some meanwhile.
 const DEAD_LETTER_TRIES: usize = 20;
@@ -97,6 +103,8 @@ pub struct Landing {
     pub refetched: BTreeSet<PartitionId>,
     /// Ranges whose facts are lost: their source had removed them before they were read.
     pub gaps: Vec<(PartitionId, OffsetRange)>,
+    /// How far the WALs of partitions are synced, so that one which loses records is noticed.
+    pub synced: Vec<(PartitionId, Offset)>,
     /// What its file gives way to, where it does not hurry.
     pub give_way: Option<GiveWay>,
 }
@@ -172,13 +180,15 @@ impl Log {
         let schema_of_dead = dead_letter_schema();
         let dead =
             Table::open_or_create(storage, root, &schema_of_dead, HashMap::new(), now_ms).await?;
-        Ok(Self {
+        let log = Self {
             topic: topic.clone(),
             schema,
             table,
             dead,
             followed: parking_lot::Mutex::default(),
-        })
+        };
+        log.check_dead_letters()?;
+        Ok(log)
     }
 
     /// The topic.
@@ -209,9 +219,43 @@ impl Log {
         let moved = *self.followed.lock() != version;
         if moved {
             self.dead.refresh().await?;
+            self.check_dead_letters()?;
             *self.followed.lock() = version;
         }
         Ok(moved)
+    }
+
+    /// Refuses dead letters that lack what was committed before the facts; the facts were read
+    /// first.
+    fn check_dead_letters(&self) -> Result<()> {
+        let belongs = self.table.with_state(|s| s.txn(DEAD_LETTERS_APP));
+        let found = self.dead.with_state(|s| s.version);
+        match found.map_or(-1, |v| i64::try_from(v.0).unwrap_or(i64::MAX)) < belongs {
+            true if !planted("planted-damage-read") => {
+                let next = found.map_or(LogVersion(0), LogVersion::next);
+                Err(lost(self.dead.entry_path(next)))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// Where the log of a topic ends in a partition, and up to where the partition's WAL was synced
+    /// when it last landed; changes nothing.
+    pub async fn look(
+        storage: &Storage,
+        topic: &str,
+        partition: PartitionId,
+    ) -> Result<(Offset, Offset)> {
+        let table = Table::open(storage, format!("topics/{topic}/log")).await?;
+        let of = |app: String| table.with_state(|s| Offset(s.txn(&app)));
+        let synced = of(format!("{SYNCED_APP}{partition}"));
+        Ok((of(partition_app(partition)), synced))
+    }
+
+    /// Up to which offset the WAL of a partition was synced at least, when it last landed.
+    pub fn synced(&self, partition: PartitionId) -> Offset {
+        let app = format!("{SYNCED_APP}{partition}");
+        self.table.with_state(|s| Offset(s.txn(&app)))
     }
 
     /// For each partition the first offset that is not landed.
@@ -257,6 +301,8 @@ impl Log {
         let adds = self.write_facts(landing).await?;
         let written = begun.elapsed();
         self.land_dead_letters(landing, now_ms).await?;
+        let dead = self.dead.with_state(|s| s.version);
+        let dead = dead.map_or(0, |v| i64::try_from(v.0).unwrap_or(0));
         fail::fail_point!("land-before-commit");
         let version = self
             .table
@@ -273,6 +319,12 @@ impl Log {
                         .iter()
                         .map(|(p, r)| Txn::new(format!("{GAP_APP}{p}/{}", r.start), r.end.0)),
                 );
+                let synced =
+                    |(p, end): &(PartitionId, Offset)| Txn::new(format!("{SYNCED_APP}{p}"), end.0);
+                txns.extend(landing.synced.iter().map(synced));
+                if dead > state.txn(DEAD_LETTERS_APP) {
+                    txns.push(Txn::new(DEAD_LETTERS_APP, dead));
+                }
                 Ok(Commit {
                     adds: adds.clone(),
                     txns,
@@ -494,13 +546,7 @@ impl Log {
         file: &FactsFile,
         projection: &[usize],
     ) -> Result<impl Iterator<Item = Result<RecordBatch>> + use<>> {
-        let path = self.table.file_path(&file.add.path);
-        let body = self
-            .table
-            .storage()
-            .get(&path)
-            .await?
-            .ok_or_else(|| missing(&path))?;
+        let body = read_file(&self.table, &file.add).await?;
         read_facts(body, &self.schema, projection, file)
     }
 
@@ -557,12 +603,6 @@ fn stale_files(
         }
     }
     Ok(stale)
-}
-
-fn missing(path: &Path) -> Error {
-    Error::Unavailable(format!(
-        "`{path}` was removed while it was needed (its table was compacted); try again"
-    ))
 }
 
 /// Runs something that computes for long outside the threads that serve I/O.

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use arrow::array::RecordBatch;
 use object_store::path::Path;
 
-use crate::files::{FileEncoder, read_parquet};
+use crate::files::{FileEncoder, read_file, read_parquet};
 use crate::log::{blocking, check_start, position_txns, positions};
 use crate::planted;
 use crate::storage::Storage;
@@ -325,12 +325,7 @@ impl Master {
 
     /// Reads the states of a file.
     pub async fn read(&self, file: &AddFile) -> Result<Vec<RecordBatch>> {
-        let path = self.table.file_path(&file.path);
-        let body = self.table.storage().get(&path).await?.ok_or_else(|| {
-            Error::Unavailable(format!(
-                "`{path}` was removed while it was needed; try again"
-            ))
-        })?;
+        let body = read_file(&self.table, file).await?;
         let view = self.view.clone();
         blocking(move || {
             let codec = view.codec();

@@ -23,23 +23,28 @@ use datafusion::physical_plan::ExecutionPlan;
 use datafusion::physical_plan::empty::EmptyExec;
 use datafusion::physical_plan::projection::ProjectionExec;
 use datafusion::physical_plan::sorts::sort_preserving_merge::SortPreservingMergeExec;
-use object_store::ObjectMeta;
+use object_store::local::LocalFileSystem;
 use object_store::path::Path;
+use object_store::{ObjectMeta, ObjectStore};
 
+use self::checked::CheckedFiles;
 use crate::spill::SpilledStates;
 use crate::storage::Storage;
 use crate::table::AddFile;
 use crate::view::StateCodec;
 use crate::{Error, Result, planted};
 
+mod checked;
+
 /// Bytes at a file's end that are read at once, in the hope that its whole footer is in them: a
 /// request to a bucket costs more than they do.
 const FOOTER_BYTES: usize = 64 << 10;
 
-/// Scans some files of the table at `root`: the columns of `projection`, leaving out what
+/// Scans some files of the table at `root` of the engine's store: the columns of `projection`, leaving out what
 /// `predicate` can't match by the statistics of files, row groups and pages. Rows that don't match
 /// may still be among the others.
 pub fn scan_files(
+    store: &Arc<dyn ObjectStore>,
     root: &Path,
     files: &[Arc<AddFile>],
     schema: &SchemaRef,
@@ -48,7 +53,7 @@ pub fn scan_files(
     partitions: usize,
 ) -> Result<Arc<dyn ExecutionPlan>> {
     let locate = |file: &AddFile, size| PartitionedFile::new(format!("{root}/{}", file.path), size);
-    let place = (Storage::engine_url()?, &locate as &Locate<'_>);
+    let place = (Storage::engine_url()?, store, &locate as &Locate<'_>);
     scan_at(place, files, schema, projection, predicate, partitions)
 }
 
@@ -81,12 +86,14 @@ pub fn scan_spilled(
         })
     };
     let adds: Vec<Arc<AddFile>> = files.iter().map(|f| f.add().clone()).collect();
-    let place = (ObjectStoreUrl::local_filesystem(), &locate as &Locate<'_>);
+    let store: Arc<dyn ObjectStore> = Arc::new(LocalFileSystem::new());
+    let url = ObjectStoreUrl::local_filesystem();
+    let place = (url, &store, &locate as &Locate<'_>);
     scan_at(place, &adds, schema, projection, predicate, partitions)
 }
 
 fn scan_at(
-    (url, locate): (ObjectStoreUrl, &Locate<'_>),
+    (url, store, locate): (ObjectStoreUrl, &Arc<dyn ObjectStore>, &Locate<'_>),
     files: &[Arc<AddFile>],
     schema: &SchemaRef,
     projection: &[usize],
@@ -100,7 +107,7 @@ fn scan_at(
             schema.project(projection)?,
         ))));
     }
-    let mut source = ParquetSource::new(schema.clone()).with_metadata_size_hint(FOOTER_BYTES);
+    let mut source = source(store, schema);
     if let Some(predicate) = predicate {
         source = source.with_predicate(predicate);
     }
@@ -110,6 +117,13 @@ fn scan_at(
         .map_err(Error::from)?
         .build();
     Ok(DataSourceExec::from_data_source(config))
+}
+
+/// Reads files of a schema, checked.
+fn source(store: &Arc<dyn ObjectStore>, schema: &SchemaRef) -> ParquetSource {
+    ParquetSource::new(schema.clone())
+        .with_metadata_size_hint(FOOTER_BYTES)
+        .with_parquet_file_reader_factory(Arc::new(CheckedFiles::new(store.clone())))
 }
 
 /// Whether the statistics of a column say what it holds: those of floating point say nothing of NaN.
@@ -153,7 +167,9 @@ fn groups(
     let mut groups = vec![(0_u64, Vec::new()); partitions.clamp(1, files.len())];
     for file in files {
         let size = u64::try_from(file.size).unwrap_or(0);
-        let partitioned = locate(file, size).with_statistics(file.statistics(schema));
+        let partitioned = locate(file, size)
+            .with_statistics(file.statistics(schema))
+            .with_extension(file.clone());
         if let Some(least) = groups.iter_mut().min_by_key(|(bytes, _)| *bytes) {
             least.0 += size;
             least.1.push(partitioned);
@@ -214,6 +230,7 @@ fn bounds(statistics: &Statistics) -> Arc<Statistics> {
 /// Scans files of stored states that are sorted by the view's keys, merged into one stream that is
 /// sorted by them. `files` must not be empty, and the view must have keys.
 pub fn scan_sorted_states(
+    store: &Arc<dyn ObjectStore>,
     root: &Path,
     files: &[Arc<AddFile>],
     codec: &StateCodec,
@@ -231,8 +248,7 @@ pub fn scan_sorted_states(
     });
     let order = LexOrdering::new(keys)
         .ok_or_else(|| Error::Internal("states without keys have no order".into()))?;
-    let source = ParquetSource::new(schema.clone()).with_metadata_size_hint(FOOTER_BYTES);
-    let source = Arc::new(source);
+    let source = Arc::new(source(store, schema));
     let locate = |file: &AddFile, size| PartitionedFile::new(format!("{root}/{}", file.path), size);
     // One file a group: files overlap, only each by itself is sorted.
     let config = FileScanConfigBuilder::new(Storage::engine_url()?, source)

@@ -205,6 +205,24 @@ impl Storage {
         Ok(ObjectStoreUrl::parse(ENGINE_URL)?)
     }
 
+    /// The store that was made known to an engine's environment.
+    pub fn engine_store(env: &RuntimeEnv) -> Result<Arc<dyn ObjectStore>> {
+        Ok(env.object_store(Self::engine_url()?)?)
+    }
+
+    /// A storage to read from, of whose store no more is known.
+    pub(crate) fn of_store(store: Arc<dyn ObjectStore>) -> Self {
+        Self {
+            url: store.to_string(),
+            store,
+            folder: None,
+            files: None,
+            bucket: None,
+            requests: Arc::default(),
+            clock: Monotonic::default(),
+        }
+    }
+
     /// Makes the store known to an engine's environment.
     pub fn register(&self, env: &RuntimeEnv) -> Result<()> {
         env.register_object_store(Self::engine_url()?.as_ref(), self.store.clone());

@@ -10,12 +10,14 @@ use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
 use arrow::datatypes::SchemaRef;
+use bytes::Bytes;
 use object_store::path::Path;
 use parking_lot::RwLock;
 use uuid::Uuid;
 
+use crate::damage::damaged;
 use crate::storage::{CreateOutcome, Storage, join};
-use crate::{Error, LogVersion, Result};
+use crate::{Error, LogVersion, Result, planted};
 
 mod action;
 mod checkpoint;
@@ -103,6 +105,19 @@ impl TableState {
         let columns = self.columns()?;
         let kept = columns.iter().all(|name| schema.index_of(name).is_ok());
         Ok(kept && !columns.is_empty() && columns.len() < schema.fields().len())
+    }
+
+    /// Why a commit was not decided against this state, where that shows.
+    fn does_not_follow(&self, actions: &[Action]) -> Option<String> {
+        let infos = actions.iter().filter_map(|action| match action {
+            Action::CommitInfo(info) => info.before.as_ref(),
+            _ => None,
+        });
+        let (app, before) = infos.flatten().find(|(app, at)| self.txn(app) != **at)?;
+        let found = self.txn(app);
+        Some(format!(
+            "it begins where `{app}` is {before}, and the entries before it end at {found}: an entry was lost or exchanged"
+        ))
     }
 
     fn apply(&mut self, version: LogVersion, actions: Vec<Action>) -> Result<()> {
@@ -201,6 +216,9 @@ pub type RemovalCheck = fn(&TableState, &[Action]) -> bool;
 
 impl Table {
     /// Opens the table below `root`; it need not exist yet.
+    ///
+    /// # Errors
+    /// `Corrupt` where an entry of its log is damaged, or missing while later ones are there.
     pub async fn open(storage: &Storage, root: impl Into<Path>) -> Result<Self> {
         let table = Self {
             storage: storage.clone(),
@@ -210,19 +228,12 @@ impl Table {
             head_seen: HeadSeen::new(storage.clock()),
             removals: None,
         };
-        if let Some(state) = checkpoint::read_latest(storage, &table.root).await? {
+        // A hint that is lost or old does no harm: who finds no entry lists what there is.
+        if let Some(state) = checkpoint::read_hinted(storage, &table.root).await? {
             *table.state.write() = state;
             storage.note_found(&table.log_path());
         }
         table.refresh().await?;
-        // The first entries of a table that has checkpoints are removed, and a hint can be lost.
-        if !table.exists()
-            && let Some(state) = checkpoint::find_latest(storage, &table.root).await?
-        {
-            *table.state.write() = state;
-            storage.note_found(&table.log_path());
-            table.refresh().await?;
-        }
         Ok(table)
     }
 
@@ -243,10 +254,10 @@ impl Table {
             Action::MetaData(Metadata::new(&delta_schema(schema)?, configuration, now_ms)),
             Action::CommitInfo(CommitInfo::new("CREATE TABLE", now_ms)),
         ];
-        let body = action::encode(&actions)?;
+        let entry = table.entry_path(LogVersion(0));
+        let body = action::encode(&actions, &entry)?;
         for attempt in 1.. {
             // Losing this race is fine: whoever wins writes the same schema.
-            let entry = table.entry_path(LogVersion(0));
             let created = table.storage.create(&entry, body.clone()).await;
             table.refresh().await?;
             match created {
@@ -333,7 +344,7 @@ impl Table {
         }
     }
 
-    fn entry_path(&self, version: LogVersion) -> Path {
+    pub(crate) fn entry_path(&self, version: LogVersion) -> Path {
         join(&self.root, &format!("_delta_log/{:020}.json", version.0))
     }
 
@@ -352,6 +363,18 @@ impl Table {
             .map_or(LogVersion(0), LogVersion::next)
     }
 
+    /// Checks the bytes of a file of a table's log, at its path.
+    ///
+    /// # Errors
+    /// `Corrupt` where they are not what was written there.
+    pub(crate) fn check_log_file(bytes: &Bytes, path: &Path) -> Result<()> {
+        let name = path.filename().unwrap_or_default();
+        if name.ends_with(".json") {
+            return action::decode(bytes, path).map(|_| ());
+        }
+        checkpoint::check_file(bytes, path)
+    }
+
     /// Reads the commits that are new. Returns whether there were any.
     pub async fn refresh(&self) -> Result<bool> {
         let _guard = self.writing.lock().await;
@@ -367,18 +390,20 @@ impl Table {
             let entries = versions.map(|version| async move {
                 Ok::<_, Error>((version, self.read_entry(version).await?))
             });
-            for (version, entry) in futures::future::try_join_all(entries).await? {
-                match entry {
-                    None if self.head_seen.is_recent(&looked) || !self.jump().await? => {
+            let entries = futures::future::try_join_all(entries).await?;
+            let absent = entries.iter().skip_while(|(_, entry)| entry.is_some());
+            let gap = absent.skip(1).any(|(_, entry)| entry.is_some());
+            for (version, entry) in entries {
+                let Some(actions) = entry else {
+                    let sure = !gap && self.head_seen.is_sure(&looked);
+                    if sure || self.is_head(version, looked).await? {
                         self.head_seen.set(looked);
                         break 'follow;
                     }
-                    None => {
-                        read += 1;
-                        continue 'follow;
-                    }
-                    Some(actions) => self.state.write().apply(version, actions)?,
-                }
+                    read += 1;
+                    continue 'follow;
+                };
+                self.apply(version, actions)?;
                 read += 1;
             }
             // Who is one commit behind asks for two entries; who is far behind reads on ahead.
@@ -388,6 +413,22 @@ impl Table {
             self.storage.note_found(&self.log_path());
         }
         Ok(read > 0)
+    }
+
+    /// Applies an entry to the state before it.
+    fn apply(&self, version: LogVersion, actions: Vec<Action>) -> Result<()> {
+        let mut state = self.state.write();
+        let says = |action: &Action| matches!(action, Action::MetaData(_));
+        if state.version.is_none() && !actions.iter().any(says) {
+            let what = "it does not say what the table is";
+            return Err(damaged(self.entry_path(version), what));
+        }
+        if let Some(what) = state.does_not_follow(&actions)
+            && !planted("planted-damage-read")
+        {
+            return Err(damaged(self.entry_path(version), what));
+        }
+        state.apply(version, actions)
     }
 
     /// Commits what `decide` makes of the newest state; asked again after every commit that won
@@ -413,12 +454,12 @@ impl Table {
             match self.put_entry(version, &id, &actions).await? {
                 PutOutcome::Ours if self.is_lost(version, &actions).await? => {}
                 PutOutcome::Ours => {
-                    self.state.write().apply(version, actions)?;
+                    self.apply(version, actions)?;
                     return Ok(version);
                 }
                 PutOutcome::Lost(winner) => {
                     self.check_winner(&winner, version)?;
-                    self.state.write().apply(version, winner)?;
+                    self.apply(version, winner)?;
                 }
                 PutOutcome::Absent => {}
             }
@@ -437,7 +478,7 @@ impl Table {
         actions: &[Action],
     ) -> Result<PutOutcome> {
         let path = self.entry_path(version);
-        let body = action::encode(actions)?;
+        let body = action::encode(actions, &path)?;
         let mut failure = None;
         for attempt in 0..UNANSWERED_TRIES {
             match self.storage.create(&path, body.clone()).await {
@@ -483,6 +524,8 @@ impl Commit {
     fn into_actions(self, state: &TableState, id: &str, now_ms: i64) -> Result<Vec<Action>> {
         let mut info = CommitInfo::new(self.operation, now_ms);
         info.id = Some(id.to_owned());
+        let before = |txn: &Txn| (txn.app_id.clone(), state.txn(&txn.app_id));
+        info.before = Some(self.txns.iter().map(before).collect());
         info.extra = self.info.into_iter().collect();
         let mut actions = vec![Action::CommitInfo(info)];
         if let Some(definition) = self.definition {

@@ -147,6 +147,14 @@ struct Waiting {
     reply: oneshot::Sender<Result<Written>>,
 }
 
+/// Why a group was not written, or not made visible.
+enum AppendError {
+    /// The WAL took nothing of it.
+    Refused(WalError),
+    /// The WAL holds it, and a record of it could not be made visible.
+    NotPlaced(Error),
+}
+
 /// What a sender is told whose facts the WAL refuses.
 fn refusal(e: &WalError) -> String {
     match e {
@@ -176,8 +184,11 @@ impl Appender {
         let topic = self.topic.name.clone();
         let reason = match catch_unwind(AssertUnwindSafe(|| self.serve())) {
             Ok(None) => return,
-            Ok(Some(e)) => Reason::Outside(format!(
+            Ok(Some(AppendError::Refused(e))) => Reason::Outside(format!(
                 "the WAL of topic `{topic}` can't be written any more: {e}"
+            )),
+            Ok(Some(AppendError::NotPlaced(e))) => Reason::Defect(format!(
+                "what the WAL of topic `{topic}` holds could not be made visible: {e}"
             )),
             Err(panic) => Reason::Defect(format!(
                 "the thread that appends to the WAL of topic `{topic}` panicked: {}",
@@ -188,7 +199,7 @@ impl Appender {
     }
 
     /// Serves requests; returns why it can't any more, or `None` when every sender is gone.
-    fn serve(&mut self) -> Option<WalError> {
+    fn serve(&mut self) -> Option<AppendError> {
         let dedup = self.dedup.clone();
         let mut last_group = 0;
         while let Some(first) = self.requests.blocking_recv() {
@@ -202,10 +213,10 @@ impl Appender {
             self.take(first, &mut group, dedup.as_deref_mut());
             self.gather(&mut group, last_group, dedup.as_deref_mut());
             last_group = group.waiting.len();
-            if let Err(e) = self.append(group, dedup.as_deref_mut())
-                && self.wal.is_poisoned()
-            {
-                return Some(e);
+            match self.append(group, dedup.as_deref_mut()) {
+                Err(AppendError::Refused(_)) if !self.wal.is_poisoned() => {}
+                Err(e) => return Some(e),
+                Ok(()) => {}
             }
         }
         None
@@ -307,13 +318,13 @@ impl Appender {
         &mut self,
         group: Group,
         dedup: Option<&mut Dedup>,
-    ) -> std::result::Result<(), WalError> {
+    ) -> std::result::Result<(), AppendError> {
         let records: Vec<Record> = group.waiting.iter().map(|w| w.record.clone()).collect();
         if !records.is_empty() {
             fail::fail_point!("wal-before-append");
             if let Err(e) = self.wal.append(&records) {
                 self.refuse(group, &e, dedup);
-                return Err(e);
+                return Err(AppendError::Refused(e));
             }
             fail::fail_point!("wal-after-fsync");
         }
@@ -332,18 +343,26 @@ impl Appender {
                     }
                     Ok(written)
                 });
-            if let Ok(written) = &answer {
-                self.remember(&waiting.payload, written);
-            }
-            answers.push(answer.as_ref().ok().copied());
+            let written = match answer {
+                Ok(written) => written,
+                // It is durable, and whoever asks would not see it; nor what comes after it, whose
+                // senders are told that the daemon stops.
+                Err(e) => {
+                    let text = format!("{e}; the records are durable, and the daemon ends");
+                    waiting.reply.send(Err(Error::Internal(text))).ok();
+                    return Err(AppendError::NotPlaced(e));
+                }
+            };
+            self.remember(&waiting.payload, &written);
+            answers.push(written);
             // A client that went away does not read its answer; its facts are in all the same.
-            waiting.reply.send(answer).ok();
+            waiting.reply.send(Ok(written)).ok();
         }
         for (reply, written) in group.repeated {
             reply.send(Ok(written)).ok();
         }
         for (reply, of) in group.same_key {
-            let again = answers.get(of).copied().flatten().map(|written| Written {
+            let again = answers.get(of).copied().map(|written| Written {
                 repeated: true,
                 ..written
             });
@@ -399,3 +418,6 @@ fn leave_duplicates_out(
     *encoded = stored?;
     Ok(())
 }
+
+#[cfg(test)]
+mod tests;

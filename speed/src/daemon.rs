@@ -12,7 +12,7 @@ use anabranch_shared::settings::{
 use anabranch_shared::view::View;
 use anabranch_shared::{
     Catalogue, Error, ErrorKind, Generation, GiveWay, Log, Master, Pin, Pinner, ReadMode, Relation,
-    Result, Storage,
+    Result, Storage, blocking,
 };
 use async_trait::async_trait;
 use parking_lot::RwLock;
@@ -26,7 +26,7 @@ use crate::gather::{Peers, TopicParts};
 use crate::intake::DeadLetterBound;
 use crate::kafka::KafkaSource;
 use crate::topic::TopicStream;
-use crate::wal::{RealFiles, WalLock, wal_id};
+use crate::wal::{Claim, RealFiles, WalLock, check_claim, wal_id};
 use crate::wanted::{DeltaUse, Wanted, decide};
 
 /// How often the loops look whether something is to be done.
@@ -201,6 +201,16 @@ impl Daemon {
                 Error::NotFound(format!("topic `{name}` is not in the catalogue"))
             })?;
             let has_source = settings.kafka.is_some();
+            let claim = match known.partitions.values().any(|owner| *owner == id) {
+                true => Claim::Claimed,
+                false => Claim::Unclaimed,
+            };
+            let (root, topic) = (options.wal.clone(), name.clone());
+            blocking(move || {
+                let checked = check_claim(&root, &topic, claim, Arc::new(RealFiles));
+                checked.map_err(crate::appender::wal_error)
+            })
+            .await?;
             let partition = catalogue.claim_partition(name, &id, has_source).await?;
             let log = Arc::new(Log::open(storage, &known.topic, options.now_ms()).await?);
             let (stream, thread) = TopicStream::open(

@@ -313,7 +313,7 @@ impl Payload {
             return bad("names duplicates out of order, twice or that are dead letters");
         }
         if let (Some((_, upto)), Some(from)) = (&self.ingest, ingest_from)
-            && from.checked_add(self.records) != Some(*upto)
+            && (from.checked_add(self.records) != Some(*upto) || i64::try_from(*upto).is_err())
         {
             return bad("does not end in its file where its records do");
         }

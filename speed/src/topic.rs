@@ -48,6 +48,23 @@ pub struct IngestChunk {
     pub from: u64,
 }
 
+impl IngestChunk {
+    /// The file, and how many of its records the chunk ends at.
+    ///
+    /// # Errors
+    /// `Invalid` where no file has so many: a position in the log holds 63 bits.
+    fn upto(self, records: u64) -> Result<(String, u64)> {
+        let upto = self.from.checked_add(records);
+        match upto.filter(|upto| i64::try_from(*upto).is_ok()) {
+            Some(upto) => Ok((self.id, upto)),
+            None => Err(Error::Invalid(format!(
+                "`{}`: no file has a record {}; a chunk is named by the number of its first record in the file, from 0",
+                self.id, self.from
+            ))),
+        }
+    }
+}
+
 /// A record that did not become a fact.
 #[derive(Clone, Debug)]
 pub struct RefusedRecord {
@@ -147,7 +164,7 @@ impl TopicStream {
             pieces,
             key_log,
             requests: found,
-        } = open_wal(&topic, partition, landed, options).await?;
+        } = open_wal(&log, partition, options).await?;
         let mut known = Requests::new(RequestBounds {
             window_us: i64::try_from(options.idempotency_window.as_micros()).unwrap_or(i64::MAX),
             most: usize::try_from(options.idempotency_keys).unwrap_or(usize::MAX),
@@ -327,7 +344,7 @@ impl TopicStream {
         let (payload, encoded, unknown_fields) = in_turn(bytes, move || {
             let admitted = admit(&worker.admission)?;
             let unknown = admitted.unknown_fields;
-            let ingest = upto.map(|c| (c.id, c.from + admitted.record_count));
+            let ingest = upto.map(|c| c.upto(admitted.record_count)).transpose()?;
             let mut payload = Payload::new(admitted, now_us, ingest, source);
             payload.request = request.map(|request| RequestKey {
                 unknown_fields: unknown,
@@ -523,5 +540,25 @@ impl TopicStream {
             .views
             .get(name)
             .map(|v| v.master.generation())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_chunk_ends_where_a_file_can() {
+        let chunk = |from| IngestChunk {
+            id: "f".into(),
+            from,
+        };
+        let (last, far) = (i64::MAX as u64, u64::MAX);
+        assert!(matches!(chunk(7).upto(3), Ok((_, 10))));
+        assert!(matches!(chunk(last - 3).upto(3), Ok((_, upto)) if upto == last));
+        for (from, records) in [(last, 1), (last - 3, 4), (far, 1), (far, 0), (far - 1, far)] {
+            let refused = chunk(from).upto(records);
+            assert!(matches!(refused, Err(Error::Invalid(_))), "{refused:?}");
+        }
     }
 }

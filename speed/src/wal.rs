@@ -11,10 +11,14 @@
 //! <root>/LOCK                            held by the daemon that owns the root
 //! <root>/ID                              by which the catalogue knows whose a partition is
 //! <root>/<topic>/{start:020}.wal         one segment; `start` is its first offset
+//! <root>/<topic>/SYNCED                  how far it was synced: see `wal/synced.rs`
 //! <root>/<topic>/{number:020}.keys       what must outlive segments: see `wal/keys.rs`
 //!
-//! segment   | magic 8 "ANBRWAL1" | version u32 | start u64 | crc u32 |  frame  |  frame  | ...
-//!             crc: CRC-32C of magic, version and start
+//! segment   | magic 8 "ANBRWAL1" | version u32 | start u64 | number u64 | WAL's id 16 |
+//!           | bytes of topic u16 | topic | crc u32 |  frame  |  frame  | ...
+//!             number: one more than that of the segment before it
+//!             crc:    CRC-32C of all before it
+//!             version 1 has neither number nor id nor topic
 //!
 //! frame     | len u32 | back u32 | first u64 | end u64 | payload crc u32 | crc u32 | payload |
 //!             len:  bytes of payload, at most 1 GiB
@@ -32,10 +36,12 @@
 //! the last group of the last segment; but the disk may keep any of that group's pages and lose
 //! others. Hence `back`: a bad frame is a *torn tail* when no frame of a *later* group follows it,
 //! and is then cut off with all that follows. If one does follow, the bad frame had been
-//! acknowledged; that, and anything wrong elsewhere, is [`WalError::Corrupt`]. Damage done to
-//! the very last group after it was acknowledged can't be told from a torn write.
+//! acknowledged; that, and anything wrong elsewhere, is [`WalError::Corrupt`], as is an end below
+//! what `SYNCED` notes. Only where the power was lost, and the note with it, damage done to the
+//! very last group can't be told from a torn write.
 
 mod append;
+mod claim;
 mod error;
 mod files;
 mod frame;
@@ -44,6 +50,7 @@ mod keys;
 mod lock;
 mod replay;
 mod segments;
+mod synced;
 #[cfg(any(test, feature = "testing"))]
 pub mod testing;
 #[cfg(test)]
@@ -56,15 +63,19 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
+pub use claim::{Claim, check_claim};
 pub use error::{FullCause, WalError};
 pub use files::{RealFiles, SyncPoint, WalFile, WalFiles};
 pub use frame::MAX_GROUP_BYTES;
-pub use identity::wal_id;
+pub use identity::{found_wal_id, wal_id};
 pub use keys::KeyLog;
 pub use lock::WalLock;
 
 use files::{ensure_dir, topic_dir};
+use frame::SegmentHeader;
+use identity::Owner;
 use segments::{create_segment, reopen_last};
+use synced::Synced;
 
 /// A range of offsets and what it holds.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -98,6 +109,19 @@ impl Default for WalOptions {
     }
 }
 
+/// What a WAL holds.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct WalExtent {
+    /// How many segments there are.
+    pub segments: u64,
+    /// Bytes that they take.
+    pub bytes: u64,
+    /// The first offset kept.
+    pub start: u64,
+    /// The offset after the last one.
+    pub end: u64,
+}
+
 /// The write-ahead log of one topic.
 ///
 /// # Invariants
@@ -111,6 +135,8 @@ pub struct Wal {
     dir: PathBuf,
     files: Arc<dyn WalFiles>,
     options: WalOptions,
+    owner: Owner,
+    synced: Synced,
     sealed: VecDeque<Sealed>,
     active: Active,
     next: u64,
@@ -132,6 +158,7 @@ struct Sealed {
 struct Active {
     path: PathBuf,
     start: u64,
+    sequence: u64,
     bytes: u64,
     file: Box<dyn WalFile>,
 }
@@ -190,13 +217,14 @@ impl Wal {
         files
             .sync_dir(&dir, SyncPoint::Listing)
             .map_err(|source| WalError::io(&dir, "sync directory", source))?;
-        let mut segments = replay::replay(files.as_ref(), &dir, each)?;
+        let owner = Owner::read(root, topic, files.as_ref())?;
+        let mut segments = replay::replay(files.as_ref(), &dir, &owner, each)?;
         let (active, next, truncated_bytes) = match segments.pop() {
             None => {
-                let active =
-                    create_segment(files.as_ref(), &dir, options.start).map_err(|failure| {
-                        WalError::io(&failure.path, failure.operation, failure.source)
-                    })?;
+                let header = SegmentHeader::new(options.start, 0, &owner);
+                let active = create_segment(files.as_ref(), &dir, options.start, &header).map_err(
+                    |failure| WalError::io(&failure.path, failure.operation, failure.source),
+                )?;
                 (active, options.start, 0)
             }
             Some(last) => {
@@ -221,10 +249,14 @@ impl Wal {
                 bytes: segment.whole_bytes,
             })
             .collect();
+        let mut synced = Synced::open(files.as_ref(), &dir, &owner);
+        synced.note(next);
         Ok(Self {
             dir,
             files,
             options,
+            owner,
+            synced,
             sealed,
             active,
             next,
@@ -248,7 +280,19 @@ impl Wal {
         topic: &str,
         files: &dyn WalFiles,
     ) -> Result<Vec<Record>, WalError> {
-        replay::read_only(files, &topic_dir(root, topic)?)
+        let owner = Owner::read(root, topic, files)?;
+        replay::read_only(files, &topic_dir(root, topic)?, &owner)
+    }
+
+    /// Reads all of a WAL that another process may be appending to and cutting, and says what it
+    /// holds.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`Wal::read_only`].
+    pub fn look(root: &Path, topic: &str, files: &dyn WalFiles) -> Result<WalExtent, WalError> {
+        let owner = Owner::read(root, topic, files)?;
+        replay::look(files, &topic_dir(root, topic)?, &owner)
     }
 
     /// The offset that the next record must start at.

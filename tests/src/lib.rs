@@ -14,4 +14,5 @@ pub mod proxy;
 pub mod s3;
 pub mod sender;
 pub mod skip;
+pub mod stored;
 pub mod views;

@@ -8,6 +8,7 @@ mod cases;
 mod clock;
 mod compaction;
 mod crash;
+mod damage;
 mod dead_letters;
 mod dedup;
 mod evolution;

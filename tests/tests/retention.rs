@@ -17,6 +17,7 @@ use anabranch_shared::{
 use anabranch_tests::ledger::line;
 use anabranch_tests::places;
 use anabranch_tests::process::{EDITED, Process, Setup, run, run_well, until, write_project};
+use anabranch_tests::stored;
 
 const HOUR: i64 = 3_600_000;
 
@@ -508,7 +509,9 @@ async fn states_of_another_format_are_not_lost_with_their_facts() -> anyhow::Res
     let entry = dir.join("data/views/words/g1/_delta_log/00000000000000000000.json");
     let text = std::fs::read_to_string(&entry)?;
     anyhow::ensure!(text.contains("1 datafusion "), "{text}");
-    std::fs::write(&entry, text.replace("1 datafusion ", "0 datafusion "))?;
+    stored::edit(&entry, |text| {
+        text.replace("1 datafusion ", "0 datafusion ")
+    })?;
     let says = ["[0, 101) of partition 0", "another version", "--from-low"];
     refused(dir, &["batch", "rebuild"], &says).await?;
     let before = std::fs::read_dir(dir.join("data/views/words/g1"))?.count();

@@ -8,8 +8,8 @@ use std::sync::Arc;
 
 use arrow::datatypes::SchemaRef;
 
-use super::{Log, dead_letter_schema, missing};
-use crate::files::EncodedFile;
+use super::{Log, dead_letter_schema};
+use crate::files::{EncodedFile, read_file};
 use crate::planted;
 use crate::table::{AddFile, Commit, RemoveFile, Table, TableState, Txn};
 use crate::{Error, LogVersion, Offsets, Result};
@@ -117,12 +117,9 @@ impl Log {
     /// The bytes of a file of one of the tables.
     ///
     /// # Errors
-    /// `Unavailable` when it is gone.
+    /// As [`read_file`].
     pub async fn file_bytes(&self, which: LogTable, add: &AddFile) -> Result<bytes::Bytes> {
-        let table = self.table_of(which);
-        let path = table.file_path(&add.path);
-        let found = table.storage().get(&path).await?;
-        found.ok_or_else(|| missing(&path))
+        read_file(self.table_of(which), add).await
     }
 
     /// Replaces files by one that holds exactly their rows, in one commit that changes no facts.

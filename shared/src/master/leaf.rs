@@ -21,12 +21,14 @@ use object_store::path::Path;
 use super::{Master, MasterPin};
 use crate::Result;
 use crate::scan::{decode_states, scan_files, scan_sorted_states};
+use crate::storage::Storage;
 use crate::view::{AggregateSplit, View, identity_states};
 
 /// A pinned master view's keys and finished columns.
 #[derive(Debug)]
 pub struct MasterLeaf {
     view: Arc<View>,
+    storage: Storage,
     root: Path,
     pin: MasterPin,
     /// How many files may be merged in their order at once.
@@ -39,6 +41,7 @@ impl MasterLeaf {
     pub fn new(master: &Master, pin: MasterPin, fan_in: usize) -> Self {
         Self {
             view: master.view().clone(),
+            storage: master.table().storage().clone(),
             root: master.table().root().clone(),
             pin,
             fan_in,
@@ -52,8 +55,11 @@ impl MasterLeaf {
         let schema = codec.storage_schema();
         let all: Vec<usize> = (0..schema.fields().len()).collect();
         let stored = match sorted {
-            true => scan_sorted_states(&self.root, &self.pin.files, codec)?,
-            false => scan_files(&self.root, &self.pin.files, schema, &all, None, 1)?,
+            true => scan_sorted_states(self.storage.store(), &self.root, &self.pin.files, codec)?,
+            false => {
+                let (store, files) = (self.storage.store(), &self.pin.files);
+                scan_files(store, &self.root, files, schema, &all, None, 1)?
+            }
         };
         let states = decode_states(stored, codec, &all)?;
         // The answer of a view without GROUP BY is one row also of no facts.

@@ -10,7 +10,8 @@ use datafusion::common::Statistics;
 use object_store::path::Path;
 use serde::{Deserialize, Serialize};
 
-use crate::{Error, OffsetRange, PartitionId, Result};
+use crate::damage::damaged;
+use crate::{Error, OffsetRange, PartitionId, Result, planted};
 
 /// The tag of a file that names the ranges of offsets that it holds.
 const RANGES_TAG: &str = "anabranch.ranges";
@@ -265,6 +266,21 @@ pub struct CommitInfo {
         skip_serializing_if = "Option::is_none"
     )]
     pub id: Option<String>,
+    /// What the positions that the commit sets were before it: so an entry that is lost, or stands
+    /// in another's place, is noticed.
+    #[serde(
+        default,
+        rename = "anabranchBefore",
+        skip_serializing_if = "Option::is_none"
+    )]
+    pub before: Option<BTreeMap<String, i64>>,
+    /// The checksum of the commit's place and of its other lines.
+    #[serde(
+        default,
+        rename = "anabranchCrc32c",
+        skip_serializing_if = "Option::is_none"
+    )]
+    pub(super) checksum: Option<u32>,
     /// Anything else.
     #[serde(flatten)]
     pub extra: HashMap<String, serde_json::Value>,
@@ -277,6 +293,8 @@ impl CommitInfo {
             operation: Some(operation.to_owned()),
             engine_info: Some(concat!("anabranch/", env!("CARGO_PKG_VERSION")).to_owned()),
             id: None,
+            before: None,
+            checksum: None,
             extra: HashMap::new(),
         }
     }
@@ -290,24 +308,46 @@ pub(super) fn commit_id(actions: &[Action]) -> Option<&str> {
     })
 }
 
-pub(super) fn encode(actions: &[Action]) -> Result<bytes::Bytes> {
-    let mut body = Vec::with_capacity(512 * actions.len());
+/// The lines of a commit at its place. What the commit is comes first, with a checksum of the place
+/// and of all other lines.
+pub(super) fn encode(actions: &[Action], path: &Path) -> Result<bytes::Bytes> {
+    let internal = |e: serde_json::Error| Error::Internal(e.to_string());
+    let mut lines = Vec::with_capacity(512 * actions.len());
+    let mut info = None;
     for action in actions {
-        serde_json::to_writer(&mut body, action).map_err(|e| Error::Internal(e.to_string()))?;
-        body.push(b'\n');
+        match action {
+            Action::CommitInfo(found) if info.is_none() => info = Some(found.clone()),
+            _ => {
+                serde_json::to_writer(&mut lines, action).map_err(internal)?;
+                lines.push(b'\n');
+            }
+        }
     }
+    let mut info = info.unwrap_or_default();
+    info.checksum = Some(checksum(path, &lines));
+    let mut body = serde_json::to_vec(&Action::CommitInfo(info)).map_err(internal)?;
+    body.push(b'\n');
+    body.append(&mut lines);
     Ok(body.into())
 }
 
+fn checksum(path: &Path, lines: &[u8]) -> u32 {
+    crc32c::crc32c_append(crc32c::crc32c(path.as_ref().as_bytes()), lines)
+}
+
+/// The actions of a commit at its place.
+///
+/// # Errors
+/// `Corrupt` for what is not a commit, has no action, or was written for another place.
 pub(super) fn decode(body: &[u8], path: &Path) -> Result<Vec<Action>> {
     let known = ["add", "remove", "txn", "metaData", "protocol", "commitInfo"];
     let corrupt = |line: usize, why: String| {
-        Error::Corrupt(format!(
-            "`{path}`, line {}: not a Delta action: {why}",
-            line + 1
-        ))
+        damaged(
+            path,
+            format!("line {} is not a Delta action: {why}", line + 1),
+        )
     };
-    let mut actions = Vec::new();
+    let (mut actions, mut others) = (Vec::new(), 0);
     for (number, line) in body.split(|&b| b == b'\n').enumerate() {
         if line.iter().all(u8::is_ascii_whitespace) {
             continue;
@@ -317,11 +357,29 @@ pub(super) fn decode(body: &[u8], path: &Path) -> Result<Vec<Action>> {
             Err(e) => {
                 let map: serde_json::Map<String, serde_json::Value> =
                     serde_json::from_slice(line).map_err(|e| corrupt(number, e.to_string()))?;
-                if map.keys().any(|k| known.contains(&k.as_str())) {
+                if map.is_empty() || map.keys().any(|k| known.contains(&k.as_str())) {
                     return Err(corrupt(number, e.to_string()));
                 }
+                others += 1;
             }
         }
+    }
+    if actions.is_empty() && others == 0 {
+        return Err(damaged(path, "it has no action"));
+    }
+    let expected = actions.iter().find_map(|action| match action {
+        Action::CommitInfo(info) => info.checksum,
+        _ => None,
+    });
+    let lines = body.iter().position(|&b| b == b'\n');
+    let lines = lines.map_or(&[][..], |end| &body[end + 1..]);
+    if expected.is_some_and(|expected| expected != checksum(path, lines))
+        && !planted("planted-damage-read")
+    {
+        return Err(damaged(
+            path,
+            "its lines are not those that were written there",
+        ));
     }
     Ok(actions)
 }

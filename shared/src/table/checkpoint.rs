@@ -1,7 +1,7 @@
 //! Checkpoints of a table: where they lie, and how one is read, whoever has written it. A position can
 //! be any name, and only the whole list of `txn` actions tells which there are.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 
 use arrow::array::{Array, AsArray, RecordBatch};
@@ -12,12 +12,20 @@ use object_store::path::Path;
 use serde::Deserialize;
 
 use super::{AddFile, TableState};
+use crate::damage::damaged;
 use crate::storage::{Storage, join};
-use crate::{Error, LogVersion, Result};
+use crate::{LogVersion, Result, planted};
 
 mod write;
 
 pub(super) use write::write;
+
+/// A checkpoint of ours holds a checksum between the four bytes that every Parquet file begins with
+/// and its first column, where no reader looks: these four bytes, and the CRC-32C of the
+/// checkpoint's path and of all its other bytes.
+const SEAL: [u8; 4] = *b"ACKP";
+const SEAL_AT: usize = 4;
+const SEAL_BYTES: usize = 8;
 
 #[derive(Deserialize)]
 struct LastCheckpoint {
@@ -63,60 +71,128 @@ pub(super) async fn read(
     }
 }
 
-/// The state at the newest checkpoint that the hint knows of; `None` where there is none.
-pub(super) async fn read_latest(storage: &Storage, root: &Path) -> Result<Option<TableState>> {
-    let Some(version) = hint(storage, root).await? else {
-        return Ok(None);
-    };
-    match read(storage, root, version).await? {
-        Some(state) => Ok(Some(state)),
-        // A writer that was slow has put its older hint over a newer one.
-        None => find_latest(storage, root).await,
+/// The state at the checkpoint that the hint names; `None` where there is none.
+pub(super) async fn read_hinted(storage: &Storage, root: &Path) -> Result<Option<TableState>> {
+    match hint(storage, root).await? {
+        Some(version) => read(storage, root, version).await,
+        None => Ok(None),
     }
 }
 
-/// The state at the newest checkpoint, found by listing; `None` where there is none.
-///
-/// # Errors
-/// `Corrupt` where the table's log has entries, and neither the first nor a checkpoint.
-pub(super) async fn find_latest(storage: &Storage, root: &Path) -> Result<Option<TableState>> {
+/// What lies in a table's log after its newest known entry.
+#[derive(Debug, Default)]
+pub(super) struct Later {
+    /// The versions of entries.
+    pub(super) entries: BTreeSet<LogVersion>,
+    /// The version of the newest checkpoint past the known version.
+    pub(super) checkpoint: Option<LogVersion>,
+}
+
+/// Lists what lies in a table's log after the entry of a version.
+pub(super) async fn list_later(
+    storage: &Storage,
+    root: &Path,
+    known: Option<LogVersion>,
+) -> Result<Later> {
     let log = join(root, "_delta_log");
-    let found = storage.list_below(&log).await?;
-    let names: Vec<&str> = found.iter().filter_map(|o| o.location.filename()).collect();
-    let version = |name: &&str| name.strip_suffix(".checkpoint.parquet")?.parse().ok();
-    let Some(newest) = names.iter().filter_map(version).max() else {
-        let first = format!("{:020}.json", 0);
-        let entry = |name: &&str| name.ends_with(".json") && name.len() == first.len();
-        return match names.iter().any(entry) && !names.contains(&first.as_str()) {
-            true => Err(Error::Corrupt(format!(
-                "`{log}` has entries, and neither the first nor a checkpoint: files of the table were lost; restore them"
-            ))),
-            false => Ok(None),
-        };
+    let found = match known {
+        Some(version) => {
+            let entry = join(&log, &format!("{:020}.json", version.0));
+            storage.list_after(&log, &entry).await?
+        }
+        None => storage.list_below(&log).await?,
     };
-    read(storage, root, LogVersion(newest)).await
+    let mut later = Later::default();
+    for name in found.iter().filter_map(|o| o.location.filename()) {
+        let version = |suffix| Some(LogVersion(name.strip_suffix(suffix)?.parse().ok()?));
+        if let Some(entry) = version(".json").filter(|v| Some(*v) > known) {
+            later.entries.insert(entry);
+        }
+        if let Some(checkpoint) = version(".checkpoint.parquet").filter(|v| Some(*v) > known) {
+            later.checkpoint = later.checkpoint.max(Some(checkpoint));
+        }
+    }
+    Ok(later)
+}
+
+/// Checks a checkpoint or the hint at one, by its path.
+pub(super) fn check_file(bytes: &Bytes, path: &Path) -> Result<()> {
+    let name = path.filename().unwrap_or_default();
+    if let Some(version) = name.strip_suffix(".checkpoint.parquet") {
+        let version = LogVersion(version.parse().unwrap_or_default());
+        return decode(bytes.clone(), version, path).map(|_| ());
+    }
+    match serde_json::from_slice::<LastCheckpoint>(bytes) {
+        Err(e) if name == "_last_checkpoint" => Err(damaged(path, e)),
+        _ => Ok(()),
+    }
 }
 
 fn decode(bytes: Bytes, version: LogVersion, path: &Path) -> Result<TableState> {
+    let not_parquet = |e: &dyn std::fmt::Display| damaged(path, e);
     let mut state = TableState {
         version: Some(version),
         checkpoint: Some(version),
         ..Default::default()
     };
-    for batch in ParquetRecordBatchReaderBuilder::try_new(bytes)?.build()? {
-        let batch = batch?;
-        read_txns(&batch, &mut state);
-        read_files(&batch, &mut state)
-            .ok_or_else(|| Error::Corrupt(format!("`{path}`: not the layout of a checkpoint")))?;
-        read_configuration(&batch, &mut state);
-        read_removed(&batch, &mut state);
+    // Before it is decoded: what a damaged footer says can be anything.
+    if !is_whole(&bytes, path) && !planted("planted-damage-read") {
+        return Err(damaged(path, "it is not what was written there"));
+    }
+    let builder = ParquetRecordBatchReaderBuilder::try_new(bytes).map_err(|e| not_parquet(&e))?;
+    for batch in builder.build().map_err(|e| not_parquet(&e))? {
+        let batch = batch.map_err(|e| not_parquet(&e))?;
+        read_batch(&batch, &mut state)
+            .ok_or_else(|| damaged(path, "it has not the columns of a checkpoint"))?;
         check_protocol(&batch)?;
     }
-    Ok(state)
+    match state.schema {
+        Some(_) => Ok(state),
+        None => Err(damaged(path, "it does not say what the table is")),
+    }
+}
+
+/// Writes the checksum of a checkpoint, which has room for it, into it.
+fn seal(body: &mut [u8], path: &Path) {
+    let crc = checksum(body, path).to_le_bytes();
+    let sealed = SEAL.into_iter().chain(crc);
+    let room = body.iter_mut().skip(SEAL_AT);
+    room.zip(sealed).for_each(|(byte, seal)| *byte = seal);
+}
+
+/// The checksum of a checkpoint's path and of its bytes besides the seal.
+fn checksum(body: &[u8], path: &Path) -> u32 {
+    let path = crc32c::crc32c(path.as_ref().as_bytes());
+    let before = crc32c::crc32c_append(path, body.get(..SEAL_AT).unwrap_or_default());
+    let rest = body.get(SEAL_AT + SEAL_BYTES..).unwrap_or_default();
+    crc32c::crc32c_append(before, rest)
+}
+
+/// Whether a checkpoint is what was written at its path; one without a seal is taken for that.
+fn is_whole(body: &[u8], path: &Path) -> bool {
+    match body.get(SEAL_AT..SEAL_AT + SEAL_BYTES) {
+        Some(seal) if seal.starts_with(&SEAL) => {
+            seal.ends_with(&checksum(body, path).to_le_bytes())
+        }
+        _ => true,
+    }
+}
+
+/// Reads rows of a checkpoint; `None` where a column that must be there is not, or is of another
+/// type than the protocol gives it.
+fn read_batch(batch: &RecordBatch, state: &mut TableState) -> Option<()> {
+    read_txns(batch, state)?;
+    read_files(batch, state)?;
+    read_configuration(batch, state)?;
+    read_removed(batch, state)
 }
 
 fn read_txns(batch: &RecordBatch, state: &mut TableState) -> Option<()> {
-    let txn = batch.column_by_name("txn")?.as_struct_opt()?;
+    // Who has written none may leave the column out.
+    let Some(txn) = batch.column_by_name("txn") else {
+        return Some(());
+    };
+    let txn = txn.as_struct_opt()?;
     let apps = txn.column_by_name("appId")?.as_string_opt::<i32>()?;
     let versions = txn
         .column_by_name("version")?
@@ -139,16 +215,20 @@ fn read_files(batch: &RecordBatch, state: &mut TableState) -> Option<()> {
         .column_by_name("modificationTime")?
         .as_primitive_opt::<Int64Type>()?;
     let stats = add.column_by_name("stats")?.as_string_opt::<i32>()?;
-    let tags = add.column_by_name("tags").and_then(|t| t.as_map_opt());
+    let tags = match add.column_by_name("tags") {
+        Some(tags) => Some(tags.as_map_opt()?),
+        None => None,
+    };
     for row in (0..add.len()).filter(|&row| add.is_valid(row)) {
         let file = AddFile {
             path: paths.value(row).to_owned(),
             size: sizes.value(row),
             modification_time: times.value(row),
             stats: stats.is_valid(row).then(|| stats.value(row).to_owned()),
-            tags: tags
-                .filter(|t| t.is_valid(row))
-                .and_then(|t| read_map(&t.value(row))),
+            tags: match tags.filter(|t| t.is_valid(row)) {
+                Some(tags) => Some(read_map(&tags.value(row))?),
+                None => None,
+            },
             ..Default::default()
         };
         state.files.insert(file.path.clone(), Arc::new(file));
@@ -193,7 +273,11 @@ fn read_configuration(batch: &RecordBatch, state: &mut TableState) -> Option<()>
 }
 
 fn read_removed(batch: &RecordBatch, state: &mut TableState) -> Option<()> {
-    let remove = batch.column_by_name("remove")?.as_struct_opt()?;
+    // Who has written none may leave the column out.
+    let Some(remove) = batch.column_by_name("remove") else {
+        return Some(());
+    };
+    let remove = remove.as_struct_opt()?;
     let paths = remove.column_by_name("path")?.as_string_opt::<i32>()?;
     let times = remove
         .column_by_name("deletionTimestamp")?

@@ -1,18 +1,20 @@
-//! The head of a table's log where old entries are removed. Owns how a process that has slept for
-//! long notices that the entries after the one it knows are gone: otherwise it would take the gap
-//! for the head, wait there for ever, or commit into it what nobody will read.
+//! The head of a table's log. Owns how it is told from a gap: where an entry is lost and later ones
+//! are there, and where a process has slept so long that the entries after the one it knows were
+//! removed. Otherwise it would take the gap for the head, wait there for ever, or commit into it
+//! what nobody will read.
 //!
 //! Entries are removed only below a checkpoint, [`ENTRIES_STAY_MS`] after that was written at the
-//! earliest. So an entry that is absent shortly after the head was seen is the head; only when more
-//! time has passed the checkpoints are asked.
+//! earliest. So an entry that is absent shortly after the head was seen by listing is the head; only
+//! at opening, and when more time has passed, what there is is listed.
 
 use std::time::{Duration, SystemTime};
 
 use parking_lot::Mutex;
 
 use super::{Action, Table, checkpoint};
+use crate::damage::lost;
 use crate::monotonic::Monotonic;
-use crate::{Error, LogVersion, Result};
+use crate::{Error, LogVersion, Result, planted};
 
 /// How long entries stay at least that a checkpoint holds, in milliseconds.
 pub const ENTRIES_STAY_MS: i64 = 10 * 60 * 1_000;
@@ -33,13 +35,17 @@ pub(super) struct Moment {
 pub(super) struct HeadSeen {
     clock: Monotonic,
     at: Mutex<Moment>,
+    /// When it was last seen by listing; an entry that is lost, with later ones there, shows in
+    /// nothing else.
+    listed: Mutex<Option<Moment>>,
 }
 
 impl HeadSeen {
-    /// A table that is being opened: its checkpoint is looked for now.
+    /// A table that is being opened.
     pub(super) fn new(clock: &Monotonic) -> Self {
         Self {
             at: Mutex::new(now(clock)),
+            listed: Mutex::new(None),
             clock: clock.clone(),
         }
     }
@@ -52,11 +58,26 @@ impl HeadSeen {
         *self.at.lock() = at;
     }
 
+    fn set_listed(&self, at: Moment) {
+        *self.listed.lock() = Some(at);
+    }
+
     /// Whether so little time had passed at a moment that no entry after the head can be gone.
     pub(super) fn is_recent(&self, at: &Moment) -> bool {
-        let seen = *self.at.lock();
-        let asleep = at.wall.duration_since(seen.wall).unwrap_or_default();
-        at.monotonic.saturating_sub(seen.monotonic) < RELIED_ON && asleep < RELIED_ON
+        at.is_soon_after(&self.at.lock())
+    }
+
+    /// Whether an entry that is absent at a moment needs no listing to be taken for the head.
+    pub(super) fn is_sure(&self, at: &Moment) -> bool {
+        let listed = *self.listed.lock();
+        self.is_recent(at) && listed.is_some_and(|listed| at.is_soon_after(&listed))
+    }
+}
+
+impl Moment {
+    fn is_soon_after(&self, seen: &Self) -> bool {
+        let asleep = self.wall.duration_since(seen.wall).unwrap_or_default();
+        self.monotonic.saturating_sub(seen.monotonic) < RELIED_ON && asleep < RELIED_ON
     }
 }
 
@@ -73,22 +94,30 @@ impl Table {
         checkpoint::hint(&self.storage, &self.root).await
     }
 
-    /// Begins again from the newest checkpoint, where that is past the known version. Returns
-    /// whether it was.
-    pub(super) async fn jump(&self) -> Result<bool> {
-        let newest = self.newest_checkpoint().await?;
-        if newest <= self.with_state(|s| s.version) {
+    /// Whether an entry that is absent is the head, by what else there is. Begins again from the
+    /// newest checkpoint where that is past the known version.
+    ///
+    /// # Errors
+    /// `Corrupt` where later entries are there: it is lost.
+    pub(super) async fn is_head(&self, absent: LogVersion, looked: Moment) -> Result<bool> {
+        let known = self.with_state(|s| s.version);
+        let later = checkpoint::list_later(&self.storage, &self.root, known).await?;
+        if let Some(newest) = later.checkpoint
+            && let Some(state) = checkpoint::read(&self.storage, &self.root, newest).await?
+        {
+            *self.state.write() = state;
             return Ok(false);
         }
-        let Some(state) = checkpoint::read_latest(&self.storage, &self.root).await? else {
-            return Ok(false);
-        };
-        let mut known = self.state.write();
-        if state.version <= known.version {
-            return Ok(false);
+        if later.entries.range(absent..).next().is_none() {
+            self.head_seen.set_listed(looked);
+            return Ok(true);
         }
-        *known = state;
-        Ok(true)
+        // It may have come after it was looked for.
+        match self.read_entry(absent).await? {
+            Some(_) => Ok(false),
+            None if planted("planted-damage-read") => Ok(true),
+            None => Err(lost(self.entry_path(absent))),
+        }
     }
 
     /// Whether a commit of ours was put where entries were removed, so that nobody will read it;

@@ -1,4 +1,9 @@
-#![expect(clippy::unwrap_used, clippy::expect_used, reason = "tests")]
+#![expect(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    reason = "tests"
+)]
 
 use arrow::datatypes::{DataType, Field, Schema};
 
@@ -322,4 +327,180 @@ async fn a_checkpoint_gives_back_the_state_that_it_was_written_from() {
         (hint["size"].as_u64(), hint["numOfAddFiles"].as_u64()),
         (Some(8), Some(2))
     );
+}
+
+/// A table with six entries, and without a checkpoint.
+async fn six_entries() -> (tempfile::TempDir, Storage) {
+    let dir = tempfile::tempdir().unwrap();
+    let (storage, _) = with_clock(&dir);
+    let table = open(&storage).await;
+    for from in 0..5 {
+        table.commit(1, |s| step(s, from)).await.unwrap();
+    }
+    (dir, storage)
+}
+
+/// What opening a table gives: the position, or damage of the file of an entry.
+async fn opened(storage: &Storage) -> Result<i64, String> {
+    match Table::open(storage, "t").await {
+        Ok(table) => Ok(table.with_state(|s| s.txn("p"))),
+        Err(e @ Error::Corrupt(_)) => Err(e.to_string()),
+        Err(e) => panic!("{e}"),
+    }
+}
+
+#[tokio::test]
+async fn a_damaged_entry_is_never_read() {
+    for version in 0..6 {
+        let name = format!("{version:020}.json");
+        let (dir, storage) = six_entries().await;
+        let path = entry(&dir, version);
+        let whole = std::fs::read(&path).unwrap();
+        // Without its newest entry a table is as it was before.
+        std::fs::remove_file(&path).unwrap();
+        match opened(&storage).await {
+            Ok(found) => assert_eq!((version, found), (5, 4)),
+            Err(text) => assert!(text.contains(&name), "{text}"),
+        }
+        let lines = whole.iter().position(|b| *b == b'\n').unwrap() + 1;
+        for length in (0..whole.len()).step_by(7).chain([lines]) {
+            std::fs::write(&path, &whole[..length]).unwrap();
+            let text = opened(&storage).await.expect_err("cut short");
+            assert!(text.contains(&name), "{text}");
+        }
+        for text in ["{}", "\n\n", "{}\n{}\n", "[]", "{\"commitInfo\":{}}"] {
+            std::fs::write(&path, text).unwrap();
+            // An entry of another writer that says nothing is found by the one after it.
+            if text.len() < 10 || version < 5 {
+                opened(&storage).await.expect_err(text);
+            }
+        }
+        for at in (0..whole.len()).step_by(3) {
+            let mut flipped = whole.clone();
+            flipped[at] ^= 1 << (at % 7);
+            std::fs::write(&path, &flipped).unwrap();
+            match opened(&storage).await {
+                Ok(found) => assert_eq!(found, 5, "byte {at} of {name}"),
+                Err(text) => assert!(text.contains(&name), "{text}"),
+            }
+        }
+    }
+    // Two entries in each other's place.
+    let (dir, storage) = six_entries().await;
+    let [a, b] = [2, 3].map(|version| std::fs::read(entry(&dir, version)).unwrap());
+    std::fs::write(entry(&dir, 2), b).unwrap();
+    std::fs::write(entry(&dir, 3), a).unwrap();
+    opened(&storage).await.expect_err("exchanged");
+}
+
+/// Entries of version 0.1.0 and of other engines say neither what was before nor a checksum.
+#[tokio::test]
+async fn an_entry_without_checksum_is_read() {
+    let (dir, storage) = six_entries().await;
+    for version in 0..6 {
+        let text = std::fs::read_to_string(entry(&dir, version)).unwrap();
+        let (first, rest) = text.split_once('\n').unwrap();
+        let mut first: serde_json::Value = serde_json::from_str(first).unwrap();
+        let info = first["commitInfo"].as_object_mut().unwrap();
+        info.remove("anabranchCrc32c").expect("a checksum");
+        info.remove("anabranchBefore");
+        std::fs::write(entry(&dir, version), format!("{first}\n{rest}")).unwrap();
+    }
+    assert_eq!(opened(&storage).await, Ok(5));
+    std::fs::remove_file(entry(&dir, 3)).unwrap();
+    opened(&storage).await.expect_err("a gap");
+}
+
+/// A follower that knows the entries before a gap finds it too, and does not commit into it.
+#[tokio::test]
+async fn a_gap_after_the_known_head_is_no_head() {
+    let dir = tempfile::tempdir().unwrap();
+    let (storage, clock) = with_clock(&dir);
+    let follower = open(&storage).await;
+    let other = Table::open(&storage, "t").await.unwrap();
+    for from in 0..3 {
+        other.commit(1, |s| step(s, from)).await.unwrap();
+    }
+    std::fs::remove_file(entry(&dir, 1)).unwrap();
+    clock.fetch_add(600, Ordering::Relaxed);
+    for found in [
+        follower.refresh().await.map(|_| ()),
+        follower.commit(1, |s| step(s, 0)).await.map(|_| ()),
+    ] {
+        assert!(matches!(found, Err(Error::Corrupt(_))), "{found:?}");
+    }
+    assert!(!entry(&dir, 1).exists());
+}
+
+#[tokio::test]
+async fn a_damaged_checkpoint_is_never_read() {
+    let dir = tempfile::tempdir().unwrap();
+    let (storage, _) = with_clock(&dir);
+    open(&storage).await;
+    go_on_without(&storage, &dir, 4).await;
+    let old = std::fs::read(entry(&dir, 4).with_extension("checkpoint.parquet")).unwrap();
+    go_on_without(&storage, &dir, 9).await;
+    let path = entry(&dir, 9).with_extension("checkpoint.parquet");
+    let whole = std::fs::read(&path).unwrap();
+    for at in 0..whole.len() {
+        let mut flipped = whole.clone();
+        flipped[at] ^= 1 << (at % 8);
+        std::fs::write(&path, &flipped).unwrap();
+        match opened(&storage).await {
+            Ok(found) => assert_eq!(found, 9, "byte {at}"),
+            Err(text) => assert!(text.contains("checkpoint.parquet"), "{text}"),
+        }
+    }
+    for wrong in [&whole[..0], &whole[..whole.len() / 2], &old] {
+        std::fs::write(&path, wrong).unwrap();
+        opened(&storage).await.expect_err("another file");
+    }
+}
+
+/// A checkpoint whose columns are of other types than the protocol gives them is damage, and no
+/// empty table.
+#[tokio::test]
+async fn a_checkpoint_of_other_types_is_damage() {
+    use arrow::array::{ArrayRef, Int64Array, StructArray};
+    let dir = tempfile::tempdir().unwrap();
+    let (storage, _) = with_clock(&dir);
+    open(&storage).await;
+    go_on_without(&storage, &dir, 9).await;
+    let path = entry(&dir, 9).with_extension("checkpoint.parquet");
+    let whole = bytes::Bytes::from(std::fs::read(&path).unwrap());
+    let reader = parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder::try_new(whole);
+    let rows: Vec<_> = reader
+        .unwrap()
+        .build()
+        .unwrap()
+        .map(|b| b.unwrap())
+        .collect();
+    for damaged in ["txn", "add", "metaData", "remove"] {
+        let mut body = Vec::new();
+        let columns = rows[0].schema().fields().clone();
+        let columns = columns
+            .iter()
+            .zip(rows[0].columns())
+            .map(|(field, column)| {
+                let number: ArrayRef = Arc::new(Int64Array::from(vec![0; column.len()]));
+                let field_of = Arc::new(Field::new("x", DataType::Int64, true));
+                match field.name() == damaged {
+                    true => (
+                        field.name().clone(),
+                        Arc::new(StructArray::from(vec![(field_of, number)])) as ArrayRef,
+                    ),
+                    false => (field.name().clone(), column.clone()),
+                }
+            });
+        let batch = arrow::array::RecordBatch::try_from_iter_with_nullable(
+            columns.map(|(name, column)| (name, column, true)),
+        );
+        let batch = batch.unwrap();
+        let mut writer =
+            parquet::arrow::ArrowWriter::try_new(&mut body, batch.schema(), None).unwrap();
+        writer.write(&batch).unwrap();
+        writer.close().unwrap();
+        std::fs::write(&path, &body).unwrap();
+        opened(&storage).await.expect_err(damaged);
+    }
 }

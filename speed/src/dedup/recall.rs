@@ -55,7 +55,8 @@ pub(crate) async fn read_keys(
         Arc::new(Literal::new(from)),
     );
     let (root, columns) = (log.table().root(), [key, time]);
-    let scan = scan_files(root, &files, schema, &columns, Some(Arc::new(recent)), 1)?;
+    let (store, recent) = (log.table().storage().store(), Arc::new(recent));
+    let scan = scan_files(store, root, &files, schema, &columns, Some(recent), 1)?;
     let runtime = Arc::new(RuntimeEnv::default());
     log.table().storage().register(&runtime)?;
     let task = Arc::new(TaskContext::default().with_runtime(runtime));

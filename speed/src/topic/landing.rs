@@ -70,6 +70,8 @@ impl TopicStream {
             give_way: (!self.is_landing_due()).then(|| self.give_way.clone()),
             ..Default::default()
         };
+        let synced = self.delta.lock().head().get(self.partition);
+        landing.synced.push((self.partition, synced));
         for piece in &pieces {
             match landing
                 .ranges

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use anabranch_shared::{Error, Offset, PartitionId, Result, Topic, blocking};
+use anabranch_shared::{Error, Log, Offset, PartitionId, Result, Topic, blocking};
 use bytes::Bytes;
 
 use super::TopicStream;
@@ -10,7 +10,7 @@ use crate::appender::wal_error;
 use crate::daemon::DaemonOptions;
 use crate::payload::{FactPiece, Payload};
 use crate::requests::KeptRequest;
-use crate::wal::{KeyLog, RealFiles, Wal, WalOptions};
+use crate::wal::{Claim, KeyLog, RealFiles, Wal, WalOptions, check_claim};
 
 /// A topic's WAL, and what was found in it.
 pub(super) struct OpenedWal {
@@ -24,12 +24,12 @@ pub(super) struct OpenedWal {
 
 /// Opens a topic's WAL and gives what of it has not landed.
 pub(super) async fn open_wal(
-    topic: &Topic,
+    log: &Log,
     partition: PartitionId,
-    landed: Offset,
     options: &DaemonOptions,
 ) -> Result<OpenedWal> {
-    let (root, topic) = (options.wal.clone(), topic.clone());
+    let (root, topic) = (options.wal.clone(), log.topic().clone());
+    let (landed, synced) = (log.head().get(partition), log.synced(partition));
     let wal_options = WalOptions {
         max_bytes: options.wal_bytes,
         segment_bytes: options.wal_segment_bytes,
@@ -67,7 +67,7 @@ pub(super) async fn open_wal(
         if let Some(e) = failed {
             return Err(e);
         }
-        check_wal(&topic, &wal, &pieces, landed)?;
+        check_wal(&topic, &wal, &pieces, (landed, synced))?;
         let mut kept = Vec::new();
         let key_log = KeyLog::open(&root, &topic.name, Arc::new(RealFiles), &mut |payload| {
             kept.push(payload);
@@ -86,7 +86,14 @@ pub(super) async fn open_wal(
     .await
 }
 
-fn check_wal(topic: &Topic, wal: &Wal, pieces: &[FactPiece], landed: Offset) -> Result<()> {
+/// Checks that a WAL goes on where the log ends, and reaches to where it was synced when it last
+/// landed.
+fn check_wal(
+    topic: &Topic,
+    wal: &Wal,
+    pieces: &[FactPiece],
+    (landed, synced): (Offset, Offset),
+) -> Result<()> {
     if wal.truncated_bytes() > 0 {
         tracing::warn!(
             topic = %topic.name,
@@ -97,6 +104,10 @@ fn check_wal(topic: &Topic, wal: &Wal, pieces: &[FactPiece], landed: Offset) -> 
     let next = i64::try_from(wal.next()).unwrap_or(i64::MAX);
     let starts = pieces.first().map_or(next, |p| p.range.start.0);
     match (starts == landed.0, next >= landed.0) {
+        (true, true) if next < synced.0 => Err(Error::Corrupt(format!(
+            "the WAL of topic `{}` ends at offset {next}, and reached {synced} when facts last landed: a segment was lost; restore it, or start with an empty `wal` folder (then what was not landed is lost)",
+            topic.name
+        ))),
         (true, true) => Ok(()),
         _ => Err(Error::Corrupt(format!(
             "the WAL of topic `{}` starts at offset {starts} and ends at {next}, the log ends at {landed}: it belongs to another storage or lost files; restore it, or start with an empty `wal` folder (then what was not landed is lost)",
@@ -113,6 +124,8 @@ impl TopicStream {
         partition: PartitionId,
         landed: Offset,
     ) -> Result<Vec<FactPiece>> {
+        // The partition belongs to this WAL.
+        check_claim(root, &topic.name, Claim::Claimed, Arc::new(RealFiles)).map_err(wal_error)?;
         let records = Wal::read_only(root, &topic.name, &RealFiles).map_err(wal_error)?;
         let (mut pieces, schema) = (Vec::new(), topic.schema());
         for record in records {

@@ -2,7 +2,7 @@
 
 use std::io::IoSlice;
 
-use super::frame::{FRAME_HEADER_BYTES, FrameHeader, MAX_GROUP_BYTES, SEGMENT_HEADER_BYTES};
+use super::frame::{FRAME_HEADER_BYTES, FrameHeader, MAX_GROUP_BYTES, segment_header_bytes};
 use super::{Condition, FullCause, Record, SyncPoint, Wal, WalError, is_no_space};
 
 impl Wal {
@@ -24,6 +24,7 @@ impl Wal {
         let written = self.write_group(records)?;
         self.active.bytes = position + written;
         self.next = last.end;
+        self.synced.note(self.next);
         self.condition = Condition::Ready;
         Ok(())
     }
@@ -46,7 +47,7 @@ impl Wal {
 
     /// Refuses a group that doesn't fit in the WAL and rolls if it doesn't fit in the segment.
     fn make_room(&mut self, group_bytes: u64) -> Result<(), WalError> {
-        let header_bytes = SEGMENT_HEADER_BYTES as u64;
+        let header_bytes = segment_header_bytes(&self.owner.topic) as u64;
         // An emptied WAL still holds a header; what doesn't fit beside it never will.
         let limit_bytes = MAX_GROUP_BYTES.min(self.options.max_bytes.saturating_sub(header_bytes));
         if group_bytes > limit_bytes {

@@ -14,7 +14,7 @@ pub enum WalError {
     /// whether to restore the file or to give up what it held.
     #[error(
         "`{}` is damaged at byte {position}: {detail}; restore the file from a copy, or move the \
-         directory away to give up the records that have not landed",
+         whole WAL folder away to give up the records that have not landed",
         path.display()
     )]
     Corrupt {

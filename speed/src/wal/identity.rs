@@ -3,9 +3,69 @@
 use std::io::{self, IoSlice};
 use std::path::Path;
 
+use uuid::Uuid;
+
 use super::{SyncPoint, WalError, WalFiles};
 
 const ID_FILE: &str = "ID";
+
+/// Whose segments are: the WAL's id, nil where the root has none, and the topic.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Owner {
+    pub(super) id: Uuid,
+    pub(super) topic: String,
+}
+
+impl Owner {
+    /// The owner of the segments of `topic` below `root`.
+    pub(super) fn read(root: &Path, topic: &str, files: &dyn WalFiles) -> Result<Self, WalError> {
+        let path = root.join(ID_FILE);
+        let id = match files.read(&path) {
+            Ok(bytes) => parse(&bytes)
+                .ok_or_else(|| WalError::corrupt(&path, 0, "the id of this WAL is damaged"))?,
+            Err(e) if e.kind() == io::ErrorKind::NotFound => Uuid::nil(),
+            Err(source) => return Err(WalError::io(&path, "read", source)),
+        };
+        Ok(Self {
+            id,
+            topic: topic.to_owned(),
+        })
+    }
+
+    /// The checksum of id and topic.
+    pub(super) fn crc(&self) -> u32 {
+        crc32c::crc32c_append(crc32c::crc32c(self.id.as_bytes()), self.topic.as_bytes())
+    }
+}
+
+/// The id of `root`; `None` where there is no WAL. Changes nothing.
+///
+/// # Errors
+///
+/// [`WalError::Corrupt`] if the id is damaged, or missing where there are segments;
+/// [`WalError::Io`] if the file system refuses.
+pub fn found_wal_id(root: &Path, files: &dyn WalFiles) -> Result<Option<String>, WalError> {
+    let path = root.join(ID_FILE);
+    let bytes = match files.read(&path) {
+        Ok(bytes) => bytes,
+        Err(e) if e.kind() == io::ErrorKind::NotFound => {
+            let is_wal = files
+                .is_dir(root)
+                .map_err(|source| WalError::io(root, "look up", source))?;
+            return match is_wal && has_segments(root, files)? {
+                true => Err(WalError::corrupt(&path, 0, "the id of this WAL is missing")),
+                false => Ok(None),
+            };
+        }
+        Err(source) => return Err(WalError::io(&path, "read", source)),
+    };
+    match parse(&bytes) {
+        Some(id) => Ok(Some(id.to_string())),
+        // Torn, so nobody was told of it.
+        None if !has_segments(root, files)? => Ok(None),
+        None => Err(WalError::corrupt(&path, 0, "the id of this WAL is damaged")),
+    }
+}
 
 /// The id of `root`, made by `fresh` where there is none; durable on return. The caller holds the
 /// [`super::WalLock`].
@@ -41,7 +101,7 @@ pub fn wal_id(
             .map_err(|source| WalError::io(&path, "create", source))?,
     };
     let id = match found {
-        Some(id) => id,
+        Some(id) => id.to_string(),
         None => {
             // Torn, so nobody was told of it.
             file.truncate(0)
@@ -61,10 +121,10 @@ pub fn wal_id(
 }
 
 /// An id that is whole: a UUID.
-fn parse(bytes: &[u8]) -> Option<String> {
+fn parse(bytes: &[u8]) -> Option<Uuid> {
     let text = std::str::from_utf8(bytes).ok()?.trim();
-    let id = uuid::Uuid::try_parse(text).ok()?;
-    (id.to_string() == text).then(|| text.to_owned())
+    let id = Uuid::try_parse(text).ok()?;
+    (id.to_string() == text).then_some(id)
 }
 
 fn has_segments(root: &Path, files: &dyn WalFiles) -> Result<bool, WalError> {

@@ -6,10 +6,12 @@ use std::path::{Path, PathBuf};
 use bytes::Bytes;
 
 use super::frame::{
-    FRAME_HEADER_BYTES, FrameHeader, HeaderOutcome, NameOutcome, SEGMENT_HEADER_BYTES,
+    FRAME_HEADER_BYTES, FrameHeader, HeaderOutcome, NameOutcome, SegmentHeader,
     check_segment_header, parse_name, segment_name,
 };
-use super::{Record, WalError, WalFiles};
+use super::identity::Owner;
+use super::synced::synced_end;
+use super::{Record, WalError, WalExtent, WalFiles};
 
 /// How often a reader beside a writer starts over when a segment vanishes or looks damaged.
 const READ_ATTEMPTS: usize = 10;
@@ -18,6 +20,8 @@ const READ_ATTEMPTS: usize = 10;
 #[derive(Debug)]
 pub(super) struct Segment {
     pub(super) path: PathBuf,
+    /// Its header, as it is stored or, where it is torn, as it was to be.
+    pub(super) header: SegmentHeader,
     pub(super) start: u64,
     pub(super) end: u64,
     /// Bytes up to the end of the last whole frame; 0 if not even the header is whole.
@@ -39,8 +43,11 @@ pub(super) enum Place {
 pub(super) fn replay(
     files: &dyn WalFiles,
     dir: &Path,
+    owner: &Owner,
     each: &mut dyn FnMut(Record),
 ) -> Result<Vec<Segment>, WalError> {
+    // Before the segments: beside a writer they may go further than what was noted.
+    let synced = synced_end(files, dir, owner);
     let starts = list_starts(files, dir)?;
     let mut segments = Vec::<Segment>::with_capacity(starts.len());
     for (index, start) in starts.iter().enumerate() {
@@ -50,6 +57,7 @@ pub(super) fn replay(
         } else {
             Place::Earlier
         };
+        let mut number = None;
         if let Some(before) = segments.last_mut() {
             if before.end != *start {
                 let detail = format!(
@@ -61,13 +69,39 @@ pub(super) fn replay(
             // Only the last segment's last group is ever needed; this one would keep its file's
             // bytes in memory.
             before.last_group = Bytes::new();
+            number = before
+                .header
+                .is_numbered()
+                .then(|| before.header.sequence + 1);
         }
         let bytes = files
             .read(&path)
             .map_err(|source| WalError::io(&path, "read", source))?;
-        segments.push(decode(path, *start, &Bytes::from(bytes), place, each)?);
+        let segment = decode((path, *start, number), owner, &bytes.into(), place, each)?;
+        if number.is_some_and(|number| segment.header.sequence != number) {
+            let detail = format!(
+                "the segment has the number {}, and stands where number {} should",
+                segment.header.sequence,
+                number.unwrap_or_default()
+            );
+            return Err(WalError::corrupt(&segment.path, 0, detail));
+        }
+        segments.push(segment);
     }
-    Ok(segments)
+    let (end, last) = match segments.last() {
+        Some(last) => (last.end, last.path.as_path()),
+        None => (0, dir),
+    };
+    match end < synced {
+        true => Err(WalError::corrupt(
+            last,
+            segments.last().map_or(0, |s| s.whole_bytes),
+            format!(
+                "records end at offset {end} there, and were acknowledged up to {synced}: they were lost or damaged"
+            ),
+        )),
+        false => Ok(segments),
+    }
 }
 
 fn list_starts(files: &dyn WalFiles, dir: &Path) -> Result<Vec<u64>, WalError> {
@@ -89,21 +123,23 @@ fn list_starts(files: &dyn WalFiles, dir: &Path) -> Result<Vec<u64>, WalError> {
     Ok(starts)
 }
 
-/// Reads one segment; payloads share `bytes`.
+/// Reads one segment, whose number is known where the one before it has one; payloads share
+/// `bytes`.
 fn decode(
-    path: PathBuf,
-    start: u64,
+    (path, start, number): (PathBuf, u64, Option<u64>),
+    owner: &Owner,
     bytes: &Bytes,
     place: Place,
     each: &mut dyn FnMut(Record),
 ) -> Result<Segment, WalError> {
-    match (check_segment_header(bytes, start), place) {
-        (HeaderOutcome::Whole, _) => {}
+    let header = match (check_segment_header(bytes, start, owner), place) {
+        (HeaderOutcome::Whole(header), _) => header,
         (HeaderOutcome::Torn, Place::Last) => {
             let torn_bytes = bytes.len() as u64;
             let last_group = Bytes::new();
             return Ok(Segment {
                 path,
+                header: SegmentHeader::new(start, number.unwrap_or_default(), owner),
                 start,
                 end: start,
                 whole_bytes: 0,
@@ -115,8 +151,8 @@ fn decode(
             return Err(WalError::corrupt(&path, 0, "the segment has no header"));
         }
         (HeaderOutcome::Bad { detail }, _) => return Err(WalError::corrupt(&path, 0, detail)),
-    }
-    let mut position = SEGMENT_HEADER_BYTES;
+    };
+    let mut position = header.bytes.len();
     let mut group_at = position;
     let mut next = start;
     while position < bytes.len() {
@@ -146,6 +182,7 @@ fn decode(
     }
     Ok(Segment {
         path,
+        header,
         start,
         end: next,
         whole_bytes: position as u64,
@@ -195,18 +232,47 @@ fn check_torn(
 }
 
 /// Reads the records of a WAL that another process may own.
-pub(super) fn read_only(files: &dyn WalFiles, dir: &Path) -> Result<Vec<Record>, WalError> {
+pub(super) fn read_only(
+    files: &dyn WalFiles,
+    dir: &Path,
+    owner: &Owner,
+) -> Result<Vec<Record>, WalError> {
+    let read = beside_a_writer(dir, || {
+        let mut records = Vec::new();
+        replay(files, dir, owner, &mut |record| records.push(record))?;
+        Ok(records)
+    });
+    Ok(read?.unwrap_or_default())
+}
+
+/// What a WAL that another process may own holds, all of which is read.
+pub(super) fn look(files: &dyn WalFiles, dir: &Path, owner: &Owner) -> Result<WalExtent, WalError> {
+    let segments = beside_a_writer(dir, || replay(files, dir, owner, &mut |_| {}))?;
+    let segments = segments.unwrap_or_default();
+    Ok(WalExtent {
+        segments: segments.len() as u64,
+        bytes: segments.iter().map(|s| s.whole_bytes + s.torn_bytes).sum(),
+        start: segments.first().map_or(0, |s| s.start),
+        end: segments.last().map_or(0, |s| s.end),
+    })
+}
+
+/// Reads, and reads again where a writer may have changed something meanwhile; `None` where there
+/// is no directory.
+fn beside_a_writer<T>(
+    dir: &Path,
+    mut read: impl FnMut() -> Result<T, WalError>,
+) -> Result<Option<T>, WalError> {
     let mut attempt = 1;
     loop {
-        let mut records = Vec::new();
-        let error = match replay(files, dir, &mut |record| records.push(record)) {
-            Ok(_) => return Ok(records),
+        let error = match read() {
+            Ok(read) => return Ok(Some(read)),
             Err(error) => error,
         };
         let changed_meanwhile = match &error {
             WalError::Io { path, source, .. } if source.kind() == io::ErrorKind::NotFound => {
                 if path == dir {
-                    return Ok(Vec::new());
+                    return Ok(None);
                 }
                 true
             }

@@ -3,7 +3,7 @@
 use std::io::{self, IoSlice};
 use std::path::{Path, PathBuf};
 
-use super::frame::{segment_header, segment_name};
+use super::frame::{SegmentHeader, segment_name};
 use super::replay::Segment;
 use super::{
     Active, Condition, FullCause, Sealed, SyncPoint, Wal, WalError, WalFiles, is_no_space,
@@ -55,7 +55,8 @@ impl Wal {
             self.active.start < self.next,
             "a segment without records keeps its name"
         );
-        let active = match create_segment(self.files.as_ref(), &self.dir, self.next) {
+        let header = SegmentHeader::new(self.next, self.active.sequence + 1, &self.owner);
+        let active = match create_segment(self.files.as_ref(), &self.dir, self.next, &header) {
             Ok(active) => active,
             Err(failure) => return Err(self.roll_failed(failure)),
         };
@@ -131,6 +132,7 @@ pub(super) fn create_segment(
     files: &dyn WalFiles,
     dir: &Path,
     start: u64,
+    header: &SegmentHeader,
 ) -> Result<Active, CreateFailure> {
     let path = dir.join(segment_name(start));
     let failure = |left, path: &Path, operation| {
@@ -145,8 +147,7 @@ pub(super) fn create_segment(
     let mut file = files
         .create(&path)
         .map_err(failure(Left::Nothing, &path, "create"))?;
-    let header = segment_header(start);
-    file.write_at(0, &mut [IoSlice::new(&header)])
+    file.write_at(0, &mut [IoSlice::new(&header.bytes)])
         .map_err(failure(Left::Unwritten, &path, "write header"))?;
     file.sync(SyncPoint::SegmentHeader)
         .map_err(failure(Left::Unsynced, &path, "sync"))?;
@@ -156,7 +157,8 @@ pub(super) fn create_segment(
     Ok(Active {
         path,
         start,
-        bytes: header.len() as u64,
+        sequence: header.sequence,
+        bytes: header.bytes.len() as u64,
         file,
     })
 }
@@ -168,6 +170,7 @@ pub(super) fn create_segment(
 pub(super) fn reopen_last(files: &dyn WalFiles, last: Segment) -> Result<Active, WalError> {
     let Segment {
         path,
+        header,
         start,
         whole_bytes,
         torn_bytes,
@@ -181,13 +184,12 @@ pub(super) fn reopen_last(files: &dyn WalFiles, last: Segment) -> Result<Active,
         file.truncate(whole_bytes)
             .map_err(|source| WalError::io(&path, "truncate", source))?;
     }
-    let header = segment_header(start);
     let rewritten: &[u8] = if last_group.is_empty() {
-        &header
+        &header.bytes
     } else {
         &last_group
     };
-    let bytes = whole_bytes.max(header.len() as u64);
+    let bytes = whole_bytes.max(header.bytes.len() as u64);
     let position = if last_group.is_empty() {
         0
     } else {
@@ -200,6 +202,7 @@ pub(super) fn reopen_last(files: &dyn WalFiles, last: Segment) -> Result<Active,
     Ok(Active {
         path,
         start,
+        sequence: header.sequence,
         bytes,
         file,
     })

@@ -19,6 +19,10 @@ use super::*;
 
 const ROOT: &str = "/data/wal";
 const TOPIC: &str = "clicks";
+/// Bytes of a segment's header.
+const HEADER: usize = 56;
+/// Bytes of the note of how far the WAL is synced.
+const NOTE: u64 = 20;
 
 fn segment(start: u64) -> PathBuf {
     Path::new(ROOT).join(TOPIC).join(segment_name(start))
@@ -45,7 +49,7 @@ fn records(first: u64, count: u64) -> Vec<Record> {
 /// Segments that hold three of [`records`].
 fn small() -> WalOptions {
     WalOptions {
-        segment_bytes: 320,
+        segment_bytes: 352,
         ..WalOptions::default()
     }
 }
@@ -62,7 +66,7 @@ fn what_is_appended_comes_back_in_order() {
     let (mut wal, found) = open();
     assert_eq!(
         (found.len(), wal.start(), wal.next(), wal.bytes()),
-        (0, 0, 0, 24)
+        (0, 0, 0, HEADER as u64)
     );
     let mut all = Vec::new();
     for count in [1, 3, 2, 7, 1] {
@@ -82,12 +86,8 @@ fn what_is_appended_comes_back_in_order() {
         (0, next, bytes, 0)
     );
     let on_disk = std::fs::read_dir(root.join(TOPIC)).unwrap();
-    assert_eq!(
-        on_disk
-            .map(|entry| entry.unwrap().metadata().unwrap().len())
-            .sum::<u64>(),
-        bytes
-    );
+    let on_disk = on_disk.map(|entry| entry.unwrap().metadata().unwrap().len());
+    assert_eq!(on_disk.sum::<u64>(), bytes + NOTE);
 }
 
 #[test]
@@ -98,6 +98,7 @@ fn a_group_is_one_write_and_one_sync_and_a_new_segment_is_durable_first() {
     let before = files.operations().len();
     wal.append(&records(9, 2)).unwrap();
     let (path, dir) = (segment(9), PathBuf::from(ROOT).join(TOPIC));
+    let note = dir.join("SYNCED");
     assert_eq!(
         files.operations()[before..],
         [
@@ -105,54 +106,112 @@ fn a_group_is_one_write_and_one_sync_and_a_new_segment_is_durable_first() {
             Operation::Write {
                 path: path.clone(),
                 position: 0,
-                bytes: 24
+                bytes: HEADER as u64
             },
             Operation::Sync(path.clone(), SyncPoint::SegmentHeader),
             Operation::SyncDir(dir, SyncPoint::SegmentEntry),
             Operation::Write {
                 path: path.clone(),
-                position: 24,
+                position: HEADER as u64,
                 bytes: 184
             },
             Operation::Sync(path, SyncPoint::Group),
+            Operation::Write {
+                path: note,
+                position: 0,
+                bytes: NOTE
+            },
         ]
     );
 }
 
-#[test]
-fn format_1_stays_as_it_is() {
-    // Made from the drawing in the module's documentation by another program.
-    let stored = [
-        // the segment's header
-        "414e425257414c31010000000700000000000000fc5894e4",
-        // a group of two records
-        "0200000000000000070000000000000009000000000000003629a2e2aa884fb86162",
-        "000000002200000009000000000000000a000000000000000000000053c499fc",
-        // a group of one
-        "03000000000000000a00000000000000140000000000000085682325de49bc1378797a",
-    ]
-    .concat();
-    let files = RecordingFiles::new();
-    let options = WalOptions {
+/// The frames of a group of two records and of a group of one, in a segment with a header of 24
+/// bytes, made from the drawing in the module's documentation by another program.
+const FRAMES_OF_1: [&str; 4] = [
+    "0200000000000000070000000000000009000000000000003629a2e2aa884fb86162",
+    "000000002200000009000000000000000a000000000000000000000053c499fc",
+    "03000000000000000a00000000000000140000000000000085682325de49bc13",
+    "78797a",
+];
+
+fn from_hex(hex: &str) -> Vec<u8> {
+    let digits = (0..hex.len()).step_by(2);
+    digits
+        .map(|at| u8::from_str_radix(&hex[at..at + 2], 16).unwrap())
+        .collect()
+}
+
+fn at_7() -> WalOptions {
+    WalOptions {
         start: 7,
         ..WalOptions::default()
-    };
-    let (mut wal, _) = open(&files, options.clone()).unwrap();
-    wal.append(&[record(7, 9, "ab"), record(9, 10, "")])
+    }
+}
+
+fn stored_records() -> [Record; 3] {
+    [record(7, 9, "ab"), record(9, 10, ""), record(10, 20, "xyz")]
+}
+
+/// A segment that version 0.1.0 has written is read, and goes on as it is until the next one.
+#[test]
+fn format_1_stays_readable() {
+    let header = "414e425257414c31010000000700000000000000fc5894e4";
+    let stored = from_hex(&[&[header][..], &FRAMES_OF_1].concat().concat());
+    let files = RecordingFiles::new();
+    drop(open(&files, at_7()).unwrap());
+    files
+        .damage(&segment(7), |bytes| bytes.clone_from(&stored))
         .unwrap();
-    wal.append(&[record(10, 20, "xyz")]).unwrap();
-    let hex = |bytes: &[u8]| {
-        bytes
-            .iter()
-            .map(|byte| format!("{byte:02x}"))
-            .collect::<String>()
-    };
-    assert_eq!(hex(&files.read(&segment(7)).unwrap()), stored);
-    let (_, found) = open(&files, options).unwrap();
-    assert_eq!(
-        found,
-        [record(7, 9, "ab"), record(9, 10, ""), record(10, 20, "xyz")]
-    );
+    let (mut wal, found) = open(&files, at_7()).unwrap();
+    assert_eq!(found, stored_records());
+    assert_eq!(wal.bytes() as usize, stored.len());
+    wal.append(&[record(20, 21, "more")]).unwrap();
+    wal.roll().unwrap();
+    wal.append(&[record(21, 22, "new")]).unwrap();
+    drop(wal);
+    assert!(files.read(&segment(7)).unwrap().starts_with(&stored));
+    let (_, found) = open(&files, at_7()).unwrap();
+    assert_eq!(found.len(), 5);
+    // Torn before it had a record.
+    files
+        .damage(&segment(7), |bytes| bytes.truncate(11))
+        .unwrap();
+    files.remove(&segment(21)).unwrap();
+    forget_synced(&files);
+    let (wal, _) = open(&files, at_7()).unwrap();
+    assert_eq!(wal.bytes() as usize, HEADER);
+}
+
+#[test]
+fn format_2_stays_as_it_is() {
+    // Made from the drawing in the module's documentation by another program.
+    let header = "414e425257414c310200000007000000000000000000000000000000000102030405060708090a0b0c0d0e0f0600636c69636b73";
+    let files = RecordingFiles::new();
+    let root = Path::new(ROOT);
+    super::files::ensure_dir(&files, root).unwrap();
+    let id = uuid::Uuid::from_bytes(std::array::from_fn(|n| n as u8));
+    let mut file = files.create(&root.join("ID")).unwrap();
+    let text = id.to_string();
+    file.write_at(0, &mut [std::io::IoSlice::new(text.as_bytes())])
+        .unwrap();
+    let (mut wal, _) = open(&files, at_7()).unwrap();
+    wal.append(&stored_records()[..2]).unwrap();
+    wal.append(&stored_records()[2..]).unwrap();
+    let stored = files.read(&segment(7)).unwrap();
+    let mut expected = from_hex(header);
+    let crc = crc32c::crc32c(&expected);
+    expected.extend_from_slice(&crc.to_le_bytes());
+    assert_eq!(expected.len(), HEADER);
+    assert_eq!(stored[..HEADER], expected);
+    assert_eq!(stored.len(), HEADER + 34 + 32 + 35);
+    let (_, found) = open(&files, at_7()).unwrap();
+    assert_eq!(found, stored_records());
+}
+
+/// As after a power loss that spared nothing which was not synced.
+fn forget_synced(files: &RecordingFiles) {
+    let note = Path::new(ROOT).join(TOPIC).join("SYNCED");
+    files.damage(&note, Vec::clear).unwrap();
 }
 
 #[test]
@@ -185,7 +244,8 @@ fn a_cut_removes_whole_segments_only_and_holds_after_a_restart() {
     for _ in 0..7 {
         wal.append(&records(wal.next(), 1)).unwrap();
     }
-    assert_eq!(files.list(&Path::new(ROOT).join(TOPIC)).unwrap().len(), 3);
+    // Three segments, and the note.
+    assert_eq!(files.list(&Path::new(ROOT).join(TOPIC)).unwrap().len(), 4);
     wal.cut(8).unwrap();
     assert_eq!(wal.start(), 0, "offset 8 is in the first segment");
     wal.cut(9).unwrap();
@@ -205,7 +265,10 @@ fn the_position_outlives_all_records() {
         wal.append(&records(wal.next(), 1)).unwrap();
     }
     wal.cut(u64::MAX).unwrap();
-    assert_eq!((wal.start(), wal.next(), wal.bytes()), (15, 15, 24));
+    assert_eq!(
+        (wal.start(), wal.next(), wal.bytes()),
+        (15, 15, HEADER as u64)
+    );
     wal.cut(u64::MAX).unwrap();
     drop(wal);
     let (mut wal, found) = open(&files, small()).unwrap();
@@ -238,7 +301,7 @@ fn the_limit_refuses_before_writing_and_a_cut_makes_room() {
     let large = Record {
         first: 3,
         end: 4,
-        payload: vec![7; (1 << 20) - 56].into(),
+        payload: vec![7; (1 << 20) - 32 - HEADER].into(),
     };
     let before = files.operations().len();
     match wal.append(std::slice::from_ref(&large)) {
@@ -248,7 +311,7 @@ fn the_limit_refuses_before_writing_and_a_cut_makes_room() {
             used_bytes,
             ..
         }) => {
-            assert_eq!((limit_bytes, used_bytes), (1 << 20, 24 + 92));
+            assert_eq!((limit_bytes, used_bytes), (1 << 20, HEADER as u64 + 92));
         }
         other => panic!("{other:?}"),
     }
@@ -262,9 +325,11 @@ fn the_limit_refuses_before_writing_and_a_cut_makes_room() {
     match wal.append(&[Record {
         first: 0,
         end: 1,
-        payload: vec![7; (1 << 20) - 55].into(),
+        payload: vec![7; (1 << 20) - 31 - HEADER].into(),
     }]) {
-        Err(WalError::TooLarge { limit_bytes, .. }) => assert_eq!(limit_bytes, (1 << 20) - 24),
+        Err(WalError::TooLarge { limit_bytes, .. }) => {
+            assert_eq!(limit_bytes, (1 << 20) - HEADER as u64)
+        }
         other => panic!("{other:?}"),
     }
 }

@@ -16,7 +16,7 @@ use serde::Serialize;
 
 use super::super::action::{Action, AddFile, Metadata, Protocol, RemoveFile, Txn};
 use super::super::{REMEMBER_REMOVED_MS, TableState};
-use super::{hint_path, path_of};
+use super::{SEAL_BYTES, hint_path, path_of, seal};
 use crate::storage::Storage;
 use crate::{Error, Result};
 
@@ -46,7 +46,9 @@ pub(in crate::table) async fn write(
     let version = state.version;
     let version = version.ok_or_else(|| Error::Internal(format!("`{root}`: no table")))?;
     let num_of_add_files = state.files.len();
-    let encoded = tokio::task::spawn_blocking(move || encode(&state)).await;
+    let path = path_of(root, version);
+    let at = path.clone();
+    let encoded = tokio::task::spawn_blocking(move || encode(&state, &at)).await;
     let (body, size) = encoded.map_err(|e| Error::Internal(e.to_string()))??;
     let hint = Hint {
         version: version.0,
@@ -55,21 +57,25 @@ pub(in crate::table) async fn write(
         num_of_add_files,
     };
     let hint = serde_json::to_vec(&hint).map_err(|e| Error::Internal(e.to_string()))?;
-    storage.put(&path_of(root, version), body).await?;
+    storage.put(&path, body).await?;
     storage.put(&hint_path(root), hint).await
 }
 
-/// A checkpoint's file, and how many actions it holds.
-fn encode(state: &TableState) -> Result<(Vec<u8>, usize)> {
+/// A checkpoint's file at its path, and how many actions it holds.
+fn encode(state: &TableState, path: &Path) -> Result<(Vec<u8>, usize)> {
     let actions = actions(state);
     let schema = schema();
     let properties = WriterProperties::builder().set_compression(Compression::SNAPPY);
     let mut body = Vec::new();
     let mut writer = ArrowWriter::try_new(&mut body, schema.clone(), Some(properties.build()))?;
+    // No reader looks between the file's first bytes and its first column.
+    let room = writer.write_all(&[0; SEAL_BYTES]);
+    room.map_err(|e| Error::Internal(e.to_string()))?;
     for some in actions.chunks(ROWS_AT_ONCE) {
         writer.write(&rows(some, &schema)?)?;
     }
     writer.close()?;
+    seal(&mut body, path);
     Ok((body, actions.len()))
 }
 

@@ -126,8 +126,9 @@ fn frames_inside_a_payload_are_not_mistaken_for_later_ones() {
     }])
     .unwrap();
     files
-        .damage(&segment(0), |bytes| bytes[FRAME_HEADER_BYTES] ^= 1)
+        .damage(&segment(0), |bytes| bytes[HEADER + 8] ^= 1)
         .unwrap();
+    forget_synced(&files);
     let (wal, found) = open(&files, WalOptions::default()).unwrap();
     assert_eq!((found.len(), wal.next()), (0, 0));
 }
@@ -159,14 +160,18 @@ fn an_earlier_segment_has_no_torn_tail() {
         files
             .damage(&segment(9), |bytes| bytes[at] ^= 0x10)
             .unwrap();
-        let begin = if at < 24 { 0 } else { at - (at - 24) % 92 };
+        let begin = if at < HEADER {
+            0
+        } else {
+            at - (at - HEADER) % 92
+        };
         assert_corrupt(open(&files, small()), &segment(9), begin as u64);
         let files = three_segments();
         files
             .damage(&segment(9), |bytes| bytes.truncate(at))
             .unwrap();
         let opened = open(&files, small());
-        if at >= 24 && (at - 24) % 92 == 0 {
+        if at >= HEADER && (at - HEADER) % 92 == 0 {
             // Whole records are gone without a trace here; the next segment's start tells.
             assert_corrupt(opened, &segment(18), 0);
         } else {
@@ -199,23 +204,22 @@ fn missing_exchanged_and_alien_segments_are_damage() {
     let files = three_segments();
     files
         .damage(&segment(18), |bytes| {
-            bytes[8] = 2;
-            let crc = crc32c::crc32c(&bytes[..20]);
-            bytes[20..24].copy_from_slice(&crc.to_le_bytes());
+            bytes[8] = 3;
         })
         .unwrap();
     match open(&files, small()) {
-        Err(WalError::Corrupt { detail, .. }) => assert!(detail.contains("format 2"), "{detail}"),
+        Err(WalError::Corrupt { detail, .. }) => assert!(detail.contains("format 3"), "{detail}"),
         other => panic!("{other:?}"),
     }
 }
 
 #[test]
 fn a_last_segment_without_a_header_is_torn_only_if_a_crash_explains_it() {
-    for length in 0..=24 {
+    for length in 0..=HEADER {
         let files = three_segments();
+        forget_synced(&files);
         files
-            .damage(&segment(18), |bytes| bytes.truncate(24))
+            .damage(&segment(18), |bytes| bytes.truncate(HEADER))
             .unwrap();
         files
             .damage(&segment(18), |bytes| bytes[length..].fill(0))
@@ -228,11 +232,12 @@ fn a_last_segment_without_a_header_is_torn_only_if_a_crash_explains_it() {
     // With a record behind it, it had been synced.
     let files = three_segments();
     files
-        .damage(&segment(18), |bytes| bytes[..24].fill(0))
+        .damage(&segment(18), |bytes| bytes[..HEADER].fill(0))
         .unwrap();
     assert_corrupt(open(&files, small()), &segment(18), 0);
     // Alone, what came before it is unknown, unless a WAL starts there.
     let files = three_segments();
+    forget_synced(&files);
     for start in [0, 9] {
         files.remove(&segment(start)).unwrap();
     }
@@ -247,4 +252,99 @@ fn a_last_segment_without_a_header_is_torn_only_if_a_crash_explains_it() {
     )
     .unwrap();
     assert_eq!((wal.start(), wal.next()), (18, 18));
+}
+
+/// What was acknowledged is missed, also where what is left looks like a torn write, or where nothing
+/// is left.
+#[test]
+fn acknowledged_records_that_are_gone_are_damage() {
+    let is_lost = |files: &RecordingFiles, what: &str| match open(files, small()) {
+        Err(WalError::Corrupt { detail, .. }) => assert!(!detail.is_empty(), "{what}"),
+        other => panic!("{what}: {other:?}"),
+    };
+    let length = three_segments().read(&segment(18)).unwrap().len();
+    for at in 0..length {
+        for (what, change) in [("flipped", 0), ("cut", 1), ("zeroed", 2)] {
+            let files = three_segments();
+            let damage = |bytes: &mut Vec<u8>| match change {
+                0 => bytes[at] ^= 4,
+                1 => bytes.truncate(at),
+                _ => bytes[at..].fill(0),
+            };
+            files.damage(&segment(18), damage).unwrap();
+            is_lost(&files, &format!("{what} at byte {at}"));
+            let read = Wal::read_only(Path::new(ROOT), TOPIC, &files);
+            assert!(matches!(read, Err(WalError::Corrupt { .. })), "{what}");
+        }
+    }
+    for gone in [&[18][..], &[9, 18], &[0, 9, 18]] {
+        let files = three_segments();
+        for start in gone {
+            files.remove(&segment(*start)).unwrap();
+        }
+        is_lost(&files, &format!("without segments {gone:?}"));
+    }
+    // The note itself may be lost, damaged or another's: the segments are whole.
+    let note = Path::new(ROOT).join(TOPIC).join("SYNCED");
+    for at in 0..21 {
+        let files = three_segments();
+        match at {
+            20 => files.remove(&note).unwrap(),
+            at => files.damage(&note, |bytes| bytes[at] ^= 1).unwrap(),
+        }
+        assert_eq!(open(&files, small()).unwrap().1, records(0, 9));
+    }
+}
+
+/// The segment of another topic, or of another WAL, does not pass for one of this.
+#[test]
+fn a_segment_says_whose_it_is() {
+    let of = |id: u128, topic: &str| {
+        let files = RecordingFiles::new();
+        let root = Path::new(ROOT);
+        super::super::files::ensure_dir(&files, root).unwrap();
+        let fresh = || uuid::Uuid::from_u128(id).to_string();
+        wal_id(root, &files, fresh).unwrap();
+        let (mut wal, _) = Wal::open(root, topic, small(), Arc::new(files.clone())).unwrap();
+        wal.append(&records(0, 2)).unwrap();
+        files
+    };
+    let path = |topic: &str| Path::new(ROOT).join(topic).join(segment_name(0));
+    for (id, topic) in [(1, "others"), (2, TOPIC)] {
+        let foreign = of(id, topic).read(&path(topic)).unwrap();
+        let files = of(1, TOPIC);
+        files
+            .damage(&path(TOPIC), |bytes| *bytes = foreign)
+            .unwrap();
+        match open(&files, small()) {
+            Err(WalError::Corrupt { detail, .. }) => {
+                assert!(detail.contains(&format!("topic `{topic}`")), "{detail}");
+            }
+            other => panic!("{other:?}"),
+        }
+    }
+}
+
+/// Segments and the catalogue's word for them belong together.
+#[test]
+fn a_claim_without_segments_and_records_without_a_claim_are_damage() {
+    let check = |files: &RecordingFiles, claim| {
+        check_claim(Path::new(ROOT), TOPIC, claim, Arc::new(files.clone()))
+    };
+    let files = RecordingFiles::new();
+    check(&files, Claim::Unclaimed).unwrap();
+    // Whoever dies between the first segment and the claim finds it so.
+    check(&files, Claim::Unclaimed).unwrap();
+    check(&files, Claim::Claimed).unwrap();
+    let (mut wal, _) = open(&files, small()).unwrap();
+    wal.append(&records(0, 1)).unwrap();
+    drop(wal);
+    check(&files, Claim::Claimed).unwrap();
+    let alien = check(&files, Claim::Unclaimed);
+    assert!(matches!(alien, Err(WalError::Corrupt { .. })), "{alien:?}");
+    files.remove(&segment(0)).unwrap();
+    for claim in [Claim::Claimed, Claim::Unclaimed] {
+        let gone = check(&files, claim);
+        assert!(matches!(gone, Err(WalError::Corrupt { .. })), "{gone:?}");
+    }
 }

@@ -101,7 +101,7 @@ fn a_full_disk_refuses_at_any_byte_and_leaves_nothing_behind() {
         let files = RecordingFiles::new();
         let (mut wal, _) = open(&files, small()).unwrap();
         wal.append(&kept).unwrap();
-        files.set_capacity(Some(wal.bytes() + room));
+        files.set_capacity(Some(wal.bytes() + NOTE + room));
         let bytes = wal.bytes();
         for _ in 0..2 {
             match wal.append(&group) {
@@ -137,7 +137,7 @@ fn a_full_disk_takes_records_again_once_there_is_space() {
     let files = RecordingFiles::new();
     let (mut wal, _) = open(&files, small()).unwrap();
     wal.append(&records(0, 2)).unwrap();
-    files.set_capacity(Some(wal.bytes() + 50));
+    files.set_capacity(Some(wal.bytes() + NOTE + 50));
     assert!(matches!(
         wal.append(&records(6, 1)),
         Err(WalError::Full { .. })
@@ -150,11 +150,11 @@ fn a_full_disk_takes_records_again_once_there_is_space() {
 
 #[test]
 fn no_space_for_a_new_segment_leaves_no_file_behind() {
-    for room in 0..24 {
+    for room in 0..HEADER as u64 {
         let files = RecordingFiles::new();
         let (mut wal, _) = open(&files, small()).unwrap();
         wal.append(&records(0, 3)).unwrap();
-        files.set_capacity(Some(wal.bytes() + room));
+        files.set_capacity(Some(wal.bytes() + NOTE + room));
         let refused = wal.append(&records(9, 1));
         assert!(
             matches!(refused, Err(WalError::Full { .. })),
@@ -176,7 +176,7 @@ fn a_rollback_that_fails_poisons() {
         let files = RecordingFiles::new();
         let (mut wal, _) = open(&files, small()).unwrap();
         wal.append(&records(0, 1)).unwrap();
-        files.set_capacity(Some(wal.bytes() + 50));
+        files.set_capacity(Some(wal.bytes() + NOTE + 50));
         files.fail_next(fault);
         assert!(matches!(
             wal.append(&records(3, 1)),
