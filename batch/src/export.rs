@@ -10,7 +10,8 @@ use std::sync::Arc;
 use anabranch_shared::table::{AddFile, Table};
 use anabranch_shared::view::planning_session;
 use anabranch_shared::{
-    ErrorKind, Export, ExportStanding, FileEncoder, Master, MasterLeaf, MasterPin, Result, blocking,
+    Error, ErrorKind, Export, ExportStanding, FileEncoder, Master, MasterLeaf, MasterPin, Result,
+    blocking,
 };
 use arrow::array::RecordBatch;
 use datafusion::execution::memory_pool::FairSpillPool;
@@ -129,7 +130,8 @@ async fn write_rows(
     let mut encoder = None;
     while let Some(batch) = rows.next().await {
         stopped(options)?;
-        let batch = export.convert(&batch?)?;
+        let batch = batch.map_err(|e| named(master, e.into()))?;
+        let batch = export.convert(&batch)?;
         if batch.num_rows() == 0 {
             continue;
         }
@@ -146,6 +148,14 @@ async fn write_rows(
     match encoder {
         Some(last) => close(export, last, written).await,
         None => Ok(()),
+    }
+}
+
+/// The error of a sum that is out of range with the view that it is of.
+fn named(master: &Master, e: Error) -> Error {
+    match e.root() {
+        Error::OutOfRange { .. } => Error::view(master.view().name(), e),
+        _ => e,
     }
 }
 

@@ -157,9 +157,7 @@ impl Context {
         let entry = self.catalogue.current();
         match entry.views.get(view.name()).and_then(|v| v.live.as_ref()) {
             None => ViewStanding::New,
-            Some(live) if same_definition(&live.definition, view.definition()) => {
-                ViewStanding::Live
-            }
+            Some(live) if same_definition(&live.definition, view) => ViewStanding::Live,
             Some(_) => ViewStanding::Edited,
         }
     }
@@ -270,14 +268,12 @@ impl Context {
 }
 
 /// Whether two definitions compute the same; a new nullable field of the topic changes nothing.
-fn same_definition(
-    a: &anabranch_shared::view::Definition,
-    b: &anabranch_shared::view::Definition,
-) -> bool {
-    a.sql.trim() == b.sql.trim()
-        && a.settings == b.settings
-        && a.state_format == b.state_format
-        && a.topic.name == b.topic.name
+fn same_definition(live: &anabranch_shared::view::Definition, view: &View) -> bool {
+    let own = view.definition();
+    live.sql.trim() == own.sql.trim()
+        && live.settings == own.settings
+        && view.reads_format(&live.state_format)
+        && live.topic.name == own.topic.name
 }
 
 /// Whether a view's SQL names a topic, as a word of its own.

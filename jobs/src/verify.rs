@@ -6,14 +6,14 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use anabranch_serving::SqlService;
-use anabranch_shared::view::{KeySample, planning_session};
+use anabranch_shared::view::{KeySample, planning_session, session_builder};
 use anabranch_shared::{
     DeltaPart, Error, MasterPin, Pin, Result, Storage, TopicPin, ViewPin, blocking,
 };
 use arrow::array::RecordBatch;
+use datafusion::execution::SendableRecordBatchStream;
 use datafusion::execution::memory_pool::FairSpillPool;
 use datafusion::execution::runtime_env::RuntimeEnvBuilder;
-use datafusion::execution::{SendableRecordBatchStream, SessionStateBuilder};
 use datafusion::physical_plan::{ExecutionPlan, execute_stream};
 use datafusion::prelude::{DataFrame, SessionContext};
 use futures::StreamExt;
@@ -287,7 +287,7 @@ async fn recompute(
     storage.register(&runtime)?;
     let mut config = planning_session()?.copied_config();
     config.options_mut().execution.target_partitions = options.threads.max(1);
-    let state = SessionStateBuilder::new_with_default_features()
+    let state = session_builder()
         .with_config(config)
         .with_runtime_env(runtime)
         .build();

@@ -4,7 +4,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use anabranch_shared::view::KeySample;
+use anabranch_shared::view::{KeySample, session_builder};
 use anabranch_shared::{
     DEAD_LETTER_RETRIES, Error, OFFSET, PARTITION, Pin, Pinner, ReadMode, Result, Storage,
     TopicPin, ViewPin, dead_letter_schema, functions, sql, timestamp_type,
@@ -17,7 +17,7 @@ use datafusion::datasource::ViewTable;
 use datafusion::execution::context::SQLOptions;
 use datafusion::execution::memory_pool::{FairSpillPool, MemoryPool};
 use datafusion::execution::runtime_env::{RuntimeEnv, RuntimeEnvBuilder};
-use datafusion::execution::{SendableRecordBatchStream, SessionState, SessionStateBuilder};
+use datafusion::execution::{SendableRecordBatchStream, SessionState};
 use datafusion::functions_aggregate::expr_fn::max;
 use datafusion::logical_expr::{Expr, LogicalPlan, LogicalPlanBuilder, ident, lit};
 use datafusion::prelude::{DataFrame, SessionConfig, SessionContext};
@@ -121,7 +121,7 @@ impl SqlService {
             .with_information_schema(true);
         config.options_mut().execution.time_zone = Some("+00:00".to_owned());
         config.options_mut().execution.parquet.pushdown_filters = false;
-        let mut state = SessionStateBuilder::new_with_default_features()
+        let mut state = session_builder()
             .with_config(config)
             .with_runtime_env(self.runtime.clone())
             .with_optimizer_rule(Arc::new(CombineRule))

@@ -1,5 +1,6 @@
 //! Which statements a query may be, and what is said of the others.
 
+use anabranch_shared::view::refuse_samples;
 use anabranch_shared::{Error, Result};
 use datafusion::sql::parser::Statement;
 use datafusion::sql::sqlparser::ast::Statement as Sql;
@@ -10,7 +11,7 @@ pub(crate) fn check(statement: &Statement) -> Result<()> {
         Statement::Explain(explain) => return check(&explain.statement),
         Statement::Statement(sql) => match advice(sql) {
             Some(advice) => advice,
-            None => return Ok(()),
+            None => return refuse_samples(sql),
         },
         Statement::CopyTo(_) => {
             "queries write no files; save an answer with `anabranch sql --format csv -c '…' > FILE`"

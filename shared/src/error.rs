@@ -97,6 +97,20 @@ pub enum Error {
         /// What failed.
         reason: String,
     },
+    /// A sum is more than its type holds.
+    #[error(
+        "`{what}` comes to {value}, which {held} does not hold; sum a wider type, for example `CAST(… AS {wider})`"
+    )]
+    OutOfRange {
+        /// The sum.
+        what: String,
+        /// What it comes to.
+        value: String,
+        /// Its type, in SQL.
+        held: String,
+        /// A type that holds more.
+        wider: &'static str,
+    },
     /// Something named does not exist.
     #[error("{0}")]
     NotFound(String),
@@ -166,9 +180,11 @@ impl Error {
             Self::NotFound(_) | Self::Settings(SettingsError::Missing { .. }) => {
                 ErrorKind::NotFound
             }
-            Self::Settings(_) | Self::Invalid(_) | Self::View { .. } | Self::Expression { .. } => {
-                ErrorKind::Invalid
-            }
+            Self::Settings(_)
+            | Self::Invalid(_)
+            | Self::View { .. }
+            | Self::Expression { .. }
+            | Self::OutOfRange { .. } => ErrorKind::Invalid,
             Self::Io { source, .. } if source.kind() == std::io::ErrorKind::NotFound => {
                 ErrorKind::NotFound
             }
@@ -201,6 +217,14 @@ impl Error {
         Self::View {
             view: view.to_owned(),
             reason: reason.to_string(),
+        }
+    }
+
+    /// One of our own errors, where it was the engine that passed it on.
+    pub fn root(&self) -> &Self {
+        match self {
+            Self::Query(e) => ours(e).unwrap_or(self),
+            e => e,
         }
     }
 

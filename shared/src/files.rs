@@ -7,7 +7,7 @@ use std::sync::Arc;
 use arrow::array::{
     Array, ArrayRef, BooleanArray, RecordBatch, RecordBatchOptions, new_null_array,
 };
-use arrow::compute::{cast, concat_batches, filter_record_batch};
+use arrow::compute::{concat_batches, filter_record_batch};
 use arrow::datatypes::{DataType, Field, Int32Type, Int64Type, Schema, SchemaRef, TimeUnit};
 use bytes::Bytes;
 use chrono::{DateTime, SecondsFormat, Timelike};
@@ -31,6 +31,7 @@ use self::sums::Tail;
 use crate::damage::{damaged, lost};
 use crate::table::{AddFile, Table};
 use crate::topic::{OFFSET, PARTITION};
+use crate::view::fit;
 use crate::{Error, OffsetRange, PartitionId, Result, planted};
 
 pub(crate) mod sums;
@@ -557,7 +558,7 @@ fn conform(batch: &RecordBatch, wanted: &SchemaRef, present: &[bool]) -> Result<
         .map(|(field, &present)| -> Result<ArrayRef> {
             match batch.column_by_name(field.name()) {
                 Some(c) if c.data_type() == field.data_type() => Ok(c.clone()),
-                Some(c) => Ok(cast(c, field.data_type())?),
+                Some(c) => fit(c, field.data_type()),
                 None if !present => Ok(new_null_array(field.data_type(), batch.num_rows())),
                 None => Err(Error::Internal(format!(
                     "column `{}` was not read",

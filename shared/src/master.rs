@@ -6,6 +6,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use arrow::array::RecordBatch;
+use arrow::datatypes::SchemaRef;
 use object_store::path::Path;
 
 use crate::files::{FileEncoder, read_file, read_parquet};
@@ -13,10 +14,12 @@ use crate::log::{blocking, check_start, position_txns, positions};
 use crate::planted;
 use crate::storage::Storage;
 use crate::table::{AddFile, Commit, RemoveFile, Table, TableState};
-use crate::view::{SortedStates, View};
+use crate::view::{SortedStates, View, convert};
 use crate::{Error, Generation, LogVersion, OffsetRange, Offsets, PartitionId, Result};
 
 mod leaf;
+#[cfg(test)]
+mod tests;
 
 pub use leaf::MasterLeaf;
 
@@ -94,6 +97,8 @@ pub struct Master {
     view: Arc<View>,
     generation: Generation,
     table: Table,
+    /// The columns that states get in this table.
+    stored: SchemaRef,
 }
 
 impl Master {
@@ -115,20 +120,26 @@ impl Master {
         let format = &view.definition().state_format;
         let configuration = HashMap::from([(STATE_FORMAT.to_owned(), format.clone())]);
         let root = Self::root(view.name(), generation);
-        let schema = view.codec().storage_schema();
-        let table = Table::open_or_create(storage, root, schema, configuration, now_ms).await?;
-        table.with_state(|s| match s.configuration.get(STATE_FORMAT) {
-            Some(found) if found == format || planted("planted-other-format") => Ok(()),
-            found => Err(Error::Conflict(format!(
-                "view `{0}`: its stored states are of the format `{1}`, this version makes `{format}`; run `anabranch batch rebuild {0}`",
-                view.name(),
-                found.map_or("unknown", String::as_str),
-            ))),
-        })?;
+        let schema = view.stored_schema(format)?;
+        let table = Table::open_or_create(storage, root, &schema, configuration, now_ms).await?;
+        let found = table.with_state(|s| s.configuration.get(STATE_FORMAT).cloned());
+        let stored = match &found {
+            Some(found) if view.reads_format(found) => view.stored_schema(found)?,
+            Some(_) if planted("planted-other-format") => schema,
+            found => {
+                return Err(Error::Conflict(format!(
+                    "view `{0}`: its stored states are of the format `{1}`, this version makes `{2}`; run `anabranch batch rebuild {0}`",
+                    view.name(),
+                    found.as_deref().unwrap_or("unknown"),
+                    view.makes_format()
+                )));
+            }
+        };
         Ok(Self {
             view: view.clone(),
             generation,
             table,
+            stored,
         })
     }
 
@@ -173,14 +184,14 @@ impl Master {
     pub fn encode(&self, states: RecordBatch, ranges: &Ranges) -> Result<(Unit, bytes::Bytes)> {
         let codec = self.view.codec();
         let name = Table::new_file_name();
-        let mut file = FileEncoder::new(name, codec.storage_schema(), codec.keys())?;
+        let mut file = FileEncoder::new(name, &self.stored, codec.keys())?;
         for sorted in SortedStates::new(states, codec.keys())? {
             let mut sorted = sorted?;
             if planted("planted-null-key-lost") && codec.keys() > 0 {
                 let present = arrow::compute::is_not_null(sorted.column(0))?;
                 sorted = arrow::compute::filter_record_batch(&sorted, &present)?;
             }
-            file.write(&codec.encode(&sorted)?)?;
+            file.write(&convert(&sorted, &self.stored)?)?;
         }
         let rows = file.rows() as u64;
         let encoded = file.finish()?;
@@ -214,6 +225,7 @@ impl Master {
         now_ms: i64,
     ) -> Result<LogVersion> {
         fail::fail_point!("publish-before-commit");
+        self.table.widen(&self.stored, now_ms).await?;
         let commit = self.table.commit(now_ms, |state| {
             check_start(self.table.root(), state, ranges)?;
             Ok(Commit {
@@ -268,6 +280,7 @@ impl Master {
                     .await?;
             }
         }
+        self.table.widen(&self.stored, now_ms).await?;
         let commit = self.table.commit(now_ms, |state| {
             let removes = replaced(state, low, end, self.view.name())?;
             let mut boundary = positions(state);
@@ -300,6 +313,7 @@ impl Master {
         units: &[Unit],
         now_ms: i64,
     ) -> Result<LogVersion> {
+        self.table.widen(&self.stored, now_ms).await?;
         let commit = self.table.commit(now_ms, |state| {
             if let Some(gone) = merged.iter().find(|f| !state.files.contains_key(&f.path)) {
                 return Err(Error::Conflict(format!(

@@ -15,7 +15,7 @@ use datafusion::datasource::physical_plan::parquet::source::ParquetSource;
 use datafusion::datasource::physical_plan::{FileGroup, FileScanConfig, FileScanConfigBuilder};
 use datafusion::datasource::source::DataSourceExec;
 use datafusion::execution::object_store::ObjectStoreUrl;
-use datafusion::physical_expr::expressions::{CastExpr, Column};
+use datafusion::physical_expr::expressions::Column;
 use datafusion::physical_expr::utils::{collect_columns, conjunction_opt, split_conjunction};
 use datafusion::physical_expr::{LexOrdering, PhysicalExpr, PhysicalSortExpr};
 use datafusion::physical_optimizer::pruning::PruningPredicateBuilder;
@@ -31,7 +31,7 @@ use self::checked::CheckedFiles;
 use crate::spill::SpilledStates;
 use crate::storage::Storage;
 use crate::table::AddFile;
-use crate::view::StateCodec;
+use crate::view::{ByPlace, FitExpr, StateCodec};
 use crate::{Error, Result, planted};
 
 mod checked;
@@ -113,6 +113,7 @@ fn scan_at(
     }
     let config = FileScanConfigBuilder::new(url, Arc::new(source))
         .with_file_groups(groups(locate, &files, schema, partitions))
+        .with_expr_adapter(Some(Arc::new(ByPlace)))
         .with_projection_indices(Some(projection.to_vec()))
         .map_err(Error::from)?
         .build();
@@ -253,6 +254,7 @@ pub fn scan_sorted_states(
     // One file a group: files overlap, only each by itself is sorted.
     let config = FileScanConfigBuilder::new(Storage::engine_url()?, source)
         .with_file_groups(groups(&locate, files, schema, files.len()))
+        .with_expr_adapter(Some(Arc::new(ByPlace)))
         .with_output_ordering(vec![order.clone()])
         .build();
     let scan = DataSourceExec::from_data_source(config);
@@ -266,7 +268,8 @@ pub fn decode_states(
     columns: &[usize],
 ) -> Result<Arc<dyn ExecutionPlan>> {
     let (memory, rest) = (codec.state_schema(), codec.storage_schema());
-    let is_alike = |&c: &usize| memory.field(c).data_type() == rest.field(c).data_type();
+    let is_alike =
+        |&c: &usize| memory.field(c).data_type() == rest.field(c).data_type() && !codec.is_set(c);
     if columns.iter().all(is_alike) {
         return Ok(stored);
     }
@@ -275,7 +278,10 @@ pub fn decode_states(
         let column: Arc<dyn PhysicalExpr> = Arc::new(Column::new(field.name(), i));
         let expr = match is_alike(c) {
             true => column,
-            false => Arc::new(CastExpr::new(column, field.data_type().clone(), None)),
+            false => {
+                let fitted = FitExpr::new(column, field.data_type().clone());
+                Arc::new(fitted.of_set(codec.is_set(*c)))
+            }
         };
         (expr, field.name().clone())
     });

@@ -16,28 +16,39 @@ use arrow::datatypes::{Schema, SchemaRef};
 use datafusion::catalog::TableProvider;
 use datafusion::common::tree_node::{Transformed, TreeNode, TreeNodeRecursion};
 use datafusion::datasource::{provider_as_source, source_as_provider};
-use datafusion::logical_expr::{LogicalPlan, TableScanBuilder};
+use datafusion::logical_expr::{Expr, LogicalPlan, TableScanBuilder};
 use serde::{Deserialize, Serialize};
 
 use crate::{Error, Result, Topic};
 
 mod aggregate;
+mod arguments;
 mod ast;
 mod compact;
+mod engine;
 mod facts;
+mod fit;
 mod fold;
+mod formats;
 mod order;
 mod plan;
 mod sample;
+mod spread;
 mod states;
+mod sum;
 
 pub use aggregate::{AggregateSplit, Column, Key};
+pub use ast::refuse_samples;
+pub use engine::session_builder;
 pub use facts::{FactsTable, LeafTable};
+pub(crate) use fit::{ByPlace, FitExpr, fit};
 pub use fold::{Fold, finish_column, fold_facts, groups_accumulator, identity_states};
 pub use plan::{planning_session, relations_read};
 pub use sample::KeySample;
+pub(crate) use states::convert;
 pub use states::{SortedStates, StateCodec};
 
+use formats::Formats;
 use plan::Planned;
 
 /// A view's definition: what it computes. Two definitions that are equal compute the same.
@@ -49,7 +60,7 @@ pub struct Definition {
     pub topic: Topic,
     /// The session settings that it was planned under.
     pub settings: Vec<(String, String)>,
-    /// The format of its states: functions, engine version and argument types.
+    /// The format of its states: functions, the numbers of their forms, and argument types.
     pub state_format: String,
 }
 
@@ -59,6 +70,7 @@ pub struct View {
     name: String,
     definition: Definition,
     planned: Planned,
+    formats: Formats,
     codec: StateCodec,
 }
 
@@ -71,37 +83,40 @@ impl View {
     pub fn compile(name: &str, sql: &str, topic: &Topic) -> Result<Self> {
         let planned = plan::plan(name, sql, topic)?;
         let keys = planned.aggregate.as_ref().map_or(0, |a| a.keys().len());
-        let codec =
-            StateCodec::new(planned.state_schema(), keys).map_err(|e| Error::view(name, e))?;
+        let sets = planned.aggregate.as_ref().map(|a| a.float_sets());
+        let codec = StateCodec::new(planned.state_schema(), keys, sets.unwrap_or_default())
+            .map_err(|e| Error::view(name, e))?;
+        let formats = Formats::of(&planned);
         let definition = Definition {
             sql: sql.to_owned(),
             topic: topic.clone(),
             settings: plan::definition_settings(),
-            state_format: planned.state_format(),
+            state_format: formats.current().to_owned(),
         };
         Ok(Self {
             name: name.to_owned(),
             definition,
             planned,
+            formats,
             codec,
         })
     }
 
-    /// Plans a stored definition again.
+    /// Plans a stored definition again, in the format of its states.
     ///
     /// # Errors
     /// As [`View::compile`]; `Conflict` where this version of the software makes other states of
     /// it than the version that stored it.
     pub fn from_definition(name: &str, definition: &Definition) -> Result<Self> {
         let view = Self::compile(name, &definition.sql, &definition.topic)?;
-        if view.definition.state_format == definition.state_format
-            || crate::planted("planted-other-format")
-        {
+        let view = view.in_format_of(definition);
+        if view.reads_format(&definition.state_format) || crate::planted("planted-other-format") {
             return Ok(view);
         }
         Err(Error::Conflict(format!(
             "view `{name}`: its stored states are of the format `{}`, this version makes `{}`; run `anabranch batch rebuild {name}`",
-            definition.state_format, view.definition.state_format
+            definition.state_format,
+            view.makes_format()
         )))
     }
 
@@ -160,6 +175,15 @@ impl View {
         self.planned.apply_lower(facts)
     }
 
+    /// The column of the answer that shows a column of the leaf as it is, if one does.
+    pub fn shown_as(&self, leaf_column: usize) -> Option<String> {
+        let upper = &self.planned.upper;
+        let wanted = self.planned.leaf_schema.field(leaf_column).name();
+        let shows = |at: &usize| traced(upper, *at).is_some_and(|name| name == wanted);
+        let at = (0..upper.schema().fields().len()).find(shows)?;
+        Some(upper.schema().field(at).name().clone())
+    }
+
     /// The plan of an answer, over a leaf that gives keys and finished columns.
     pub fn answer_plan(&self, leaf: Arc<dyn TableProvider>) -> Result<LogicalPlan> {
         replace_table(&self.planned.upper, plan::LEAF, leaf)
@@ -168,6 +192,28 @@ impl View {
     /// The plan of the whole view over raw facts: the right side of the law.
     pub fn recompute_plan(&self, facts: Arc<dyn TableProvider>) -> Result<LogicalPlan> {
         replace_table(&self.planned.whole, &self.definition.topic.name, facts)
+    }
+}
+
+/// The column of the leaf that a plan's column is, unchanged.
+fn traced(plan: &LogicalPlan, at: usize) -> Option<&str> {
+    match plan {
+        LogicalPlan::Projection(p) => {
+            let mut expr = p.expr.get(at)?;
+            while let Expr::Alias(alias) = expr {
+                expr = &alias.expr;
+            }
+            let Expr::Column(column) = expr else {
+                return None;
+            };
+            traced(&p.input, p.input.schema().maybe_index_of_column(column)?)
+        }
+        LogicalPlan::TableScan(scan) => Some(scan.projected_schema.field(at).name()),
+        LogicalPlan::SubqueryAlias(_)
+        | LogicalPlan::Filter(_)
+        | LogicalPlan::Sort(_)
+        | LogicalPlan::Limit(_) => traced(plan.inputs().first()?, at),
+        _ => None,
     }
 }
 
@@ -210,3 +256,8 @@ pub fn tables_of<T: TableProvider + 'static>(plan: &LogicalPlan) -> Result<usize
     })?;
     Ok(found)
 }
+
+#[cfg(test)]
+pub(crate) mod every_function;
+#[cfg(test)]
+mod tests;

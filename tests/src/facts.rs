@@ -83,10 +83,14 @@ fn float(rng: &mut SmallRng) -> f64 {
     }
 }
 
+/// Whole numbers near the limits among small ones: partial sums go beyond them, and some sums end
+/// there.
 fn integer(rng: &mut SmallRng) -> i64 {
-    match rng.random_range(0..20) {
+    match rng.random_range(0..40) {
         0 => i64::MAX,
         1 => i64::MIN,
+        2 | 3 => i64::MAX / 2 + 3,
+        4 | 5 => i64::MIN / 2 - 3,
         _ => rng.random_range(-5..20),
     }
 }

@@ -21,7 +21,7 @@ const KEYS: [&str; 9] = [
 
 /// Aggregates, with the name under which coverage is counted. Sketches with an error of their own
 /// are not here: their answers may differ between one pass and a merge.
-const AGGREGATES: [(&str, &str); 40] = [
+const AGGREGATES: [(&str, &str); 42] = [
     ("count(*)", "count(*)"),
     ("count", "count(n)"),
     ("count list", "count(list)"),
@@ -51,7 +51,9 @@ const AGGREGATES: [(&str, &str); 40] = [
     ("bit_xor", "bit_xor(i)"),
     ("count distinct", "count(DISTINCT s)"),
     ("count distinct bigint", "count(DISTINCT n)"),
+    ("count distinct double", "count(DISTINCT f)"),
     ("sum distinct", "sum(DISTINCT i)"),
+    ("sum distinct bigint", "sum(DISTINCT n)"),
     ("approx_distinct", "approx_distinct(s)"),
     ("approx_distinct bigint", "approx_distinct(n)"),
     ("median", "median(i)"),

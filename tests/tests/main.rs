@@ -24,6 +24,7 @@ mod old_states;
 mod open_formats;
 mod retention;
 mod s3;
+mod sums;
 mod tables;
 mod two_processes;
 mod view_errors;

@@ -1,10 +1,9 @@
-//! Stored formats. A small project in the present format is checked in and must stay readable; the same with states of
-//! another format is refused, with the command that mends it, and never merged.
+//! Stored formats. A small project as version 0.1.0 stored it is checked in and must stay readable, and is gone on with
+//! as it is; the same with states of another format is refused, with the command that mends it, and never merged.
 //!
-//! `fixtures/present` was made by `ingest` of 40 facts, `batch rebuild`, `ingest` of 20 more, `batch refresh`, `ingest`
-//! of 5 more and a dead letter, and a daemon that was killed when it had acknowledged 2 facts and a dead letter and not
-//! yet landed them. When a format changes on purpose, this fixture keeps its place as one of the old format, and
-//! another one of the new format is made beside it.
+//! `fixtures/0.1.0/project` was made by `ingest` of 40 facts, `batch rebuild`, `ingest` of 20 more, `batch refresh`,
+//! `ingest` of 5 more and a dead letter, and a daemon that was killed when it had acknowledged 2 facts and a dead letter
+//! and not yet landed them. A fixture stays as it is; a new format gets another one beside it.
 
 use std::path::{Path, PathBuf};
 
@@ -12,7 +11,7 @@ use anabranch_tests::daemon::{Daemon, Ran, run};
 use anabranch_tests::places;
 
 fn fixture() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("fixtures/present")
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("fixtures/0.1.0/project")
 }
 
 fn copy(from: &Path, to: &Path) -> anyhow::Result<()> {
@@ -84,7 +83,7 @@ fn check_answers(dir: &Path, when: &str) -> anyhow::Result<()> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_present_format_stays_readable() -> anyhow::Result<()> {
+async fn what_0_1_0_stored_stays_readable() -> anyhow::Result<()> {
     let dir = places::folder()?;
     copy(&fixture(), dir.path())?;
     check_answers(dir.path(), "as it was left")?;
@@ -100,22 +99,23 @@ async fn the_present_format_stays_readable() -> anyhow::Result<()> {
     Ok(())
 }
 
-/// How the format of the view `words` begins in the fixture, and in the same made old.
-const PRESENT: &str = "1 datafusion 55.2.0 Utf8View";
+/// How the format of the view `words` begins in the fixture, in the same made another's, and as this version makes it.
+const STORED: &str = "1 datafusion 55.2.0 Utf8View";
 const OLD: &str = "1 datafusion 53.1.0 Utf8View";
+const PRESENT: &str = "2 Utf8View";
 
 /// A copy of the fixture whose view `words` has states of another format, as its table alone says, or its definition
 /// too.
 fn old_project(dir: &Path, definition_too: bool) -> anyhow::Result<()> {
     copy(&fixture(), dir)?;
     let store = dir.join("store");
-    let mut files = holding(&store.join("views/words"), PRESENT)?;
+    let mut files = holding(&store.join("views/words"), STORED)?;
     anyhow::ensure!(
         files.len() == 1,
         "the table names its format once: {files:?}"
     );
     if definition_too {
-        let entries = holding(&store.join("catalogue"), PRESENT)?;
+        let entries = holding(&store.join("catalogue"), STORED)?;
         anyhow::ensure!(
             !entries.is_empty(),
             "the catalogue does not name the format"
@@ -124,7 +124,7 @@ fn old_project(dir: &Path, definition_too: bool) -> anyhow::Result<()> {
     }
     for file in files {
         let text = std::fs::read_to_string(&file)?;
-        std::fs::write(&file, text.replace(PRESENT, OLD))?;
+        std::fs::write(&file, text.replace(STORED, OLD))?;
     }
     Ok(())
 }

@@ -189,3 +189,19 @@ async fn work_keeps_its_lease_and_learns_of_its_loss() {
         .await
     );
 }
+
+/// As version 0.1.0 writes it.
+#[test]
+fn an_entry_of_0_1_0_is_read() {
+    let stored = r#"{"format":1,"number":7,"holder":"5e2a","expires_ms":30000,"released":false}"#;
+    let read: LeaseEntry = serde_json::from_str(stored).unwrap();
+    let expected = LeaseEntry {
+        format: 1,
+        number: 7,
+        holder: "5e2a".into(),
+        expires_ms: 30_000,
+        released: false,
+    };
+    assert_eq!(read, expected);
+    assert_eq!(serde_json::to_string(&expected).unwrap(), stored);
+}

@@ -18,7 +18,10 @@ pub fn storage_type(data_type: &DataType) -> Result<DataType> {
     }
     Ok(match data_type {
         DataType::LargeUtf8 => DataType::Utf8View,
-        DataType::LargeBinary | DataType::FixedSizeBinary(_) => DataType::BinaryView,
+        // Of more digits than Delta has: 32 bytes each, most significant first.
+        DataType::LargeBinary | DataType::FixedSizeBinary(_) | DataType::Decimal256(..) => {
+            DataType::BinaryView
+        }
         DataType::Timestamp(TimeUnit::Microsecond, Some(tz)) if tz.as_ref() == "UTC" => {
             data_type.clone()
         }

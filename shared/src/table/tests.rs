@@ -504,3 +504,27 @@ async fn a_checkpoint_of_other_types_is_damage() {
         opened(&storage).await.expect_err(damaged);
     }
 }
+
+/// A checkpoint as version 0.1.0 left it to delta-rs gives the state of the commits before it.
+#[tokio::test]
+async fn a_checkpoint_of_0_1_0_is_read() {
+    let fixtures = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/fixtures/0.1.0");
+    let commits = fixtures.join("project/store/topics/facts/log/_delta_log");
+    let dir = tempfile::tempdir().unwrap();
+    for (name, from) in [
+        ("commits", commits),
+        ("checkpoint", fixtures.join("checkpoint/_delta_log")),
+    ] {
+        let to = dir.path().join(name).join("_delta_log");
+        std::fs::create_dir_all(&to).unwrap();
+        for entry in std::fs::read_dir(from).unwrap() {
+            let entry = entry.unwrap();
+            std::fs::copy(entry.path(), to.join(entry.file_name())).unwrap();
+        }
+    }
+    let storage = Storage::folder(dir.path()).unwrap();
+    let whole = Table::open(&storage, "commits").await.unwrap();
+    let read = Table::open(&storage, "checkpoint").await.unwrap();
+    assert_eq!(read.with_state(|s| s.checkpoint), Some(LogVersion(3)));
+    assert_eq!(read.with_state(contents), whole.with_state(contents));
+}

@@ -3,7 +3,7 @@
 
 use std::sync::Arc;
 
-use arrow::datatypes::{DataType, Field, FieldRef, Schema, SchemaRef};
+use arrow::datatypes::{DataType, Field, FieldRef, Fields, Schema, SchemaRef};
 use datafusion::common::ScalarValue;
 use datafusion::common::{DFSchema, DFSchemaRef};
 use datafusion::execution::SessionState;
@@ -14,7 +14,9 @@ use datafusion::physical_expr::aggregate::{AggregateFunctionExpr, LoweredAggrega
 use datafusion::physical_expr::expressions::{Column as PhysicalColumn, Literal};
 use datafusion::physical_plan::ExecutionPlan;
 use datafusion::physical_plan::aggregates::{AggregateExec, AggregateMode, PhysicalGroupBy};
+use datafusion::physical_plan::projection::ProjectionExec;
 
+use super::fit::FitExpr;
 use crate::Result;
 
 /// The synthetic key of an aggregation without GROUP BY, so that every aggregation has one and all
@@ -38,6 +40,9 @@ pub struct Column {
     aggregate: Arc<AggregateFunctionExpr>,
     filter: Option<Arc<dyn PhysicalExpr>>,
     state_fields: Vec<FieldRef>,
+    /// The same as the engine has them: what it calls the fields of an ordering tells where they
+    /// stand in the topic.
+    engine_fields: Vec<FieldRef>,
     first_state: usize,
 }
 
@@ -60,6 +65,11 @@ impl Column {
     /// The fields of this column's state, in the order of [`Column::state_columns`].
     pub fn state_fields(&self) -> &[FieldRef] {
         &self.state_fields
+    }
+
+    /// The fields of this column's state with the names that the engine gives them.
+    pub(super) fn engine_fields(&self) -> &[FieldRef] {
+        &self.engine_fields
     }
 
     /// Whether sums of finished values are the finished value of the whole.
@@ -102,7 +112,9 @@ impl AggregateSplit {
                 &planning,
             )
             .build()?;
-            let fields = lowered.aggregate.state_fields()?;
+            let engine_fields = lowered.aggregate.state_fields()?;
+            let fields = engine_fields.iter();
+            let fields: Vec<FieldRef> = fields.map(|f| placeless(&lowered.aggregate, f)).collect();
             let first_state = state_fields.len();
             for (part, field) in fields.iter().enumerate() {
                 let name = format!("a{index}_s{part}");
@@ -113,6 +125,7 @@ impl AggregateSplit {
                 aggregate: lowered.aggregate,
                 filter: lowered.filter,
                 state_fields: fields,
+                engine_fields,
                 first_state,
             });
         }
@@ -160,6 +173,18 @@ impl AggregateSplit {
         self.keys.iter().map(|k| &k.expr)
     }
 
+    /// Which columns of a row of states are sets of numbers of floating point.
+    pub(super) fn float_sets(&self) -> Vec<usize> {
+        let sets = self.columns.iter().filter(|c| c.aggregate.is_distinct());
+        let is_float = |place: &usize| {
+            matches!(self.state_schema.field(*place).data_type(),
+                DataType::List(item) if item.data_type().is_floating())
+        };
+        sets.flat_map(Column::state_columns)
+            .filter(is_float)
+            .collect()
+    }
+
     /// Which columns of a row of states the keys and some finished columns need, in order.
     pub fn state_projection(&self, columns: &[usize]) -> Vec<usize> {
         let states = columns
@@ -190,55 +215,70 @@ impl AggregateSplit {
             .map(|c| c.aggregate.clone())
             .collect::<Vec<_>>();
         let filters = vec![None; aggregates.len()];
-        Ok(Arc::new(AggregateExec::try_new(
+        let merged = AggregateExec::try_new(
             mode,
             PhysicalGroupBy::new_single(keys.collect()),
             aggregates,
             filters,
             input,
             self.input_schema.clone(),
-        )?))
+        )?;
+        match mode {
+            AggregateMode::PartialReduce => self.placeless_states(columns, Arc::new(merged)),
+            _ => Ok(Arc::new(merged)),
+        }
+    }
+
+    /// Merged states as the engine gives them, in the types of the state schema.
+    fn placeless_states(
+        &self,
+        columns: &[usize],
+        merged: Arc<dyn ExecutionPlan>,
+    ) -> Result<Arc<dyn ExecutionPlan>> {
+        let schema = merged.schema();
+        let wanted = self.state_projection(columns);
+        let wanted: Vec<&Field> = wanted.iter().map(|&i| self.state_schema.field(i)).collect();
+        let mut alike = schema.fields().iter().zip(&wanted);
+        if alike.all(|(found, wanted)| found.data_type() == wanted.data_type()) {
+            return Ok(merged);
+        }
+        let exprs = wanted.iter().enumerate().map(|(i, field)| {
+            let name = schema.field(i).name();
+            let column: Arc<dyn PhysicalExpr> = Arc::new(PhysicalColumn::new(name, i));
+            let fitted = FitExpr::new(column, field.data_type().clone());
+            (Arc::new(fitted) as Arc<dyn PhysicalExpr>, name.clone())
+        });
+        let exprs: Vec<_> = exprs.collect();
+        Ok(Arc::new(ProjectionExec::try_new(exprs, merged)?))
     }
 
     /// The schema of facts after the lower steps.
     pub(super) fn input_schema(&self) -> &SchemaRef {
         &self.input_schema
     }
+}
 
-    /// What the states are made of: functions and argument types. Together with the engine's
-    /// version it decides whether stored states may be merged.
-    pub(super) fn format(&self) -> String {
-        let mut text = String::new();
-        for key in &self.keys {
-            text += &format!("{} ", key.field.data_type());
+/// A field of a state under names that don't change where a topic gets another field: those that
+/// the values of an ORDER BY have in it are their places there.
+fn placeless(aggregate: &AggregateFunctionExpr, field: &FieldRef) -> FieldRef {
+    let orders = aggregate.order_bys();
+    let is_ordering = |fields: &Fields| {
+        let names = fields.iter().map(|f| f.name().clone());
+        !orders.is_empty() && names.eq(orders.iter().map(|o| o.expr.to_string()))
+    };
+    let DataType::List(item) = field.data_type() else {
+        return field.clone();
+    };
+    match item.data_type() {
+        DataType::Struct(fields) if is_ordering(fields) => {
+            let named = fields.iter().enumerate();
+            let named = named.map(|(i, f)| f.as_ref().clone().with_name(format!("o{i}")));
+            let item = item.as_ref().clone();
+            let item = item.with_data_type(DataType::Struct(named.collect()));
+            let list = DataType::List(Arc::new(item));
+            Arc::new(field.as_ref().clone().with_data_type(list))
         }
-        for column in &self.columns {
-            let types = |fields: &[FieldRef]| {
-                fields
-                    .iter()
-                    .map(|f| f.data_type().to_string())
-                    .collect::<Vec<_>>()
-                    .join(",")
-            };
-            let arguments = column.aggregate.expressions();
-            let arguments = arguments
-                .iter()
-                .filter_map(|e| e.data_type(&self.input_schema).ok())
-                .map(|t| t.to_string())
-                .collect::<Vec<_>>()
-                .join(",");
-            let distinct = if column.aggregate.is_distinct() {
-                "distinct "
-            } else {
-                ""
-            };
-            text += &format!(
-                "{}({distinct}{arguments})→[{}] ",
-                column.aggregate.fun().name(),
-                types(&column.state_fields)
-            );
-        }
-        text.trim_end().to_owned()
+        _ => field.clone(),
     }
 }
 

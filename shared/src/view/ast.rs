@@ -8,11 +8,51 @@ use datafusion::logical_expr::Volatility;
 use datafusion::sql::parser::{DFParserBuilder, Statement};
 use datafusion::sql::sqlparser::ast::{
     Expr, GroupByExpr, ObjectName, Query, Select, SetExpr, Spanned, Statement as SqlStatement,
-    Visit, Visitor,
+    TableFactor, Visit, Visitor,
 };
 use datafusion::sql::sqlparser::tokenizer::Span;
 
 use crate::{Error, Result};
+
+/// Refuses a query that reads a sample of a relation: the engine would read all of it.
+///
+/// # Errors
+/// `Invalid`, with the place and what to write instead.
+pub fn refuse_samples(statement: &SqlStatement) -> Result<()> {
+    match statement.visit(&mut Samples) {
+        ControlFlow::Continue(()) => Ok(()),
+        ControlFlow::Break(span) => Err(Error::Invalid(format!(
+            "{}TABLESAMPLE is refused: all rows would be read; write `WHERE random() < 0.1` for about a tenth of them",
+            place(span)
+        ))),
+    }
+}
+
+struct Samples;
+
+impl Visitor for Samples {
+    type Break = Span;
+
+    fn pre_visit_table_factor(&mut self, relation: &TableFactor) -> ControlFlow<Span> {
+        match is_sample(relation) {
+            true => ControlFlow::Break(relation.span()),
+            false => ControlFlow::Continue(()),
+        }
+    }
+}
+
+fn is_sample(relation: &TableFactor) -> bool {
+    matches!(
+        relation,
+        TableFactor::Table {
+            sample: Some(_),
+            ..
+        } | TableFactor::Derived {
+            sample: Some(_),
+            ..
+        }
+    )
+}
 
 /// Refuses what can't be a view, with its place.
 pub(super) fn check(view: &str, sql: &str, topic: &str, state: &SessionState) -> Result<()> {
@@ -131,6 +171,16 @@ impl Visitor for Checker<'_> {
                 ),
             ),
             _ => ControlFlow::Continue(()),
+        }
+    }
+
+    fn pre_visit_table_factor(&mut self, relation: &TableFactor) -> ControlFlow<Refusal> {
+        match is_sample(relation) {
+            true => refuse(
+                relation.span(),
+                "TABLESAMPLE has other rows at each run, so a view of it can't be rebuilt; put what chooses them into the facts, or sample in a query over the view by `WHERE random() < 0.1`",
+            ),
+            false => ControlFlow::Continue(()),
         }
     }
 

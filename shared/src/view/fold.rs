@@ -16,6 +16,7 @@ use datafusion::physical_plan::aggregates::order::GroupOrdering;
 use super::View;
 use super::aggregate::{AggregateSplit, Column};
 use super::compact::compact;
+use super::fit::fit;
 use crate::topic::{OFFSET, PARTITION};
 use crate::{Error, ErrorKind, Offset, OffsetRange, PartitionId, Result};
 
@@ -239,11 +240,8 @@ fn canonical(split: &AggregateSplit, columns: Vec<ArrayRef>) -> Result<RecordBat
     let columns = columns
         .into_iter()
         .zip(schema.fields())
-        .map(|(c, f)| match c.data_type() == f.data_type() {
-            true => Ok(c),
-            false => arrow::compute::cast(&c, f.data_type()),
-        })
-        .collect::<Result<Vec<_>, _>>()?;
+        .map(|(c, f)| fit(&c, f.data_type()))
+        .collect::<Result<Vec<_>>>()?;
     let options = RecordBatchOptions::new().with_row_count(Some(rows));
     Ok(RecordBatch::try_new_with_options(
         schema.clone(),

@@ -9,7 +9,7 @@ use datafusion::catalog::TableProvider;
 use datafusion::common::tree_node::{TreeNode, TreeNodeRecursion};
 use datafusion::common::{Column as ColumnRef, DFSchema, DataFusionError};
 use datafusion::datasource::provider_as_source;
-use datafusion::execution::{SessionState, SessionStateBuilder};
+use datafusion::execution::SessionState;
 use datafusion::logical_expr::expr::{AggregateFunction, Alias};
 use datafusion::logical_expr::physical_planning_context::PhysicalPlanningContext;
 use datafusion::logical_expr::{
@@ -24,7 +24,7 @@ use datafusion::prelude::{SessionConfig, SessionContext};
 
 use super::fold::evaluate;
 use super::order::{self, Needs};
-use super::{AggregateSplit, FactsTable, LeafTable, ast};
+use super::{AggregateSplit, FactsTable, LeafTable, ast, session_builder};
 use crate::topic::OFFSET;
 
 use crate::{Error, Result, Topic, functions, sql};
@@ -52,9 +52,7 @@ pub fn planning_session() -> Result<SessionContext> {
     for (key, value) in SETTINGS {
         config.options_mut().set(key, value)?;
     }
-    let mut state = SessionStateBuilder::new_with_default_features()
-        .with_config(config)
-        .build();
+    let mut state = session_builder().with_config(config).build();
     functions::register(&mut state)?;
     Ok(SessionContext::new_with_state(state))
 }
@@ -503,22 +501,6 @@ impl Planned {
             Some(split) => split.state_schema().clone(),
             None => self.leaf_schema.clone(),
         }
-    }
-
-    /// The format of the states, in one line.
-    pub(super) fn state_format(&self) -> String {
-        let parts = match &self.aggregate {
-            Some(split) => split.format(),
-            None => {
-                let types = self
-                    .leaf_schema
-                    .fields()
-                    .iter()
-                    .map(|f| f.data_type().to_string());
-                format!("rows({})", types.collect::<Vec<_>>().join(","))
-            }
-        };
-        format!("1 datafusion {} {parts}", datafusion::DATAFUSION_VERSION)
     }
 
     /// The steps below the aggregation, on a batch of facts.

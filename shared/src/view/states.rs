@@ -2,19 +2,14 @@
 
 use std::sync::Arc;
 
-use arrow::array::{Array, ArrayRef, RecordBatch, RecordBatchOptions, UInt32Array};
-use arrow::compute::{CastOptions, cast_with_options, take_record_batch};
-use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
+use arrow::array::{RecordBatch, RecordBatchOptions, UInt32Array};
+use arrow::compute::take_record_batch;
+use arrow::datatypes::{Field, Schema, SchemaRef};
 use arrow::row::{RowConverter, Rows, SortField};
 
+use super::fit::{fit, with_one_zero};
 use crate::table::storage_type;
 use crate::{Error, Result};
-
-/// Casts that lose something are errors.
-const EXACT: CastOptions<'static> = CastOptions {
-    safe: false,
-    format_options: arrow::util::display::FormatOptions::new(),
-};
 
 /// Stores rows of states and reads them back.
 #[derive(Debug)]
@@ -22,6 +17,9 @@ pub struct StateCodec {
     state_schema: SchemaRef,
     storage_schema: SchemaRef,
     keys: usize,
+    /// Columns that are sets of numbers of floating point: version 0.1.0 put zeroes of both signs
+    /// into them.
+    sets: Vec<usize>,
 }
 
 impl StateCodec {
@@ -29,7 +27,7 @@ impl StateCodec {
     ///
     /// # Errors
     /// `Invalid` where a column's type can't be stored.
-    pub(super) fn new(state_schema: SchemaRef, keys: usize) -> Result<Self> {
+    pub(super) fn new(state_schema: SchemaRef, keys: usize, sets: Vec<usize>) -> Result<Self> {
         let fields = state_schema
             .fields()
             .iter()
@@ -39,6 +37,7 @@ impl StateCodec {
             storage_schema: Arc::new(Schema::new(fields)),
             state_schema,
             keys,
+            sets,
         })
     }
 
@@ -64,16 +63,30 @@ impl StateCodec {
 
     /// States as they were before [`StateCodec::encode`].
     pub fn decode(&self, stored: &RecordBatch) -> Result<RecordBatch> {
-        convert(stored, &self.state_schema)
+        let states = convert(stored, &self.state_schema)?;
+        if self.sets.is_empty() {
+            return Ok(states);
+        }
+        let mut columns = states.columns().to_vec();
+        for &set in &self.sets {
+            columns[set] = with_one_zero(&columns[set])?;
+        }
+        Ok(RecordBatch::try_new(states.schema(), columns)?)
+    }
+
+    /// Whether a column is a set in which zero may have two signs at rest.
+    pub(crate) fn is_set(&self, column: usize) -> bool {
+        self.sets.contains(&column)
     }
 }
 
-fn convert(batch: &RecordBatch, schema: &SchemaRef) -> Result<RecordBatch> {
+/// A batch in the columns of another schema, place by place.
+pub(crate) fn convert(batch: &RecordBatch, schema: &SchemaRef) -> Result<RecordBatch> {
     let columns = batch
         .columns()
         .iter()
         .zip(schema.fields())
-        .map(|(c, f)| cast(c, f.data_type()))
+        .map(|(c, f)| fit(c, f.data_type()))
         .collect::<Result<Vec<_>>>()?;
     let options = RecordBatchOptions::new().with_row_count(Some(batch.num_rows()));
     Ok(RecordBatch::try_new_with_options(
@@ -81,13 +94,6 @@ fn convert(batch: &RecordBatch, schema: &SchemaRef) -> Result<RecordBatch> {
         columns,
         &options,
     )?)
-}
-
-fn cast(array: &ArrayRef, to: &DataType) -> Result<ArrayRef> {
-    match array.data_type() == to {
-        true => Ok(array.clone()),
-        false => Ok(cast_with_options(array, to, &EXACT)?),
-    }
 }
 
 /// Rows of a batch of [`SortedStates`].
@@ -189,7 +195,7 @@ fn sort_from(values: &Rows, order: &mut [(u128, u32)], start: usize) {
 
 #[cfg(test)]
 mod tests {
-    use arrow::array::{AsArray, Int64Array, StringViewArray};
+    use arrow::array::{Array, ArrayRef, AsArray, Int64Array, StringViewArray};
     use arrow::datatypes::Int64Type;
 
     use super::*;

@@ -164,7 +164,8 @@ impl Taken {
                     Some((master, _)) => master.view().clone(),
                     None => {
                         let Definition { sql, topic, .. } = &wanted.definition;
-                        Arc::new(View::compile(&wanted.name, sql, topic)?)
+                        let view = View::compile(&wanted.name, sql, topic)?;
+                        Arc::new(view.in_format_of(&wanted.definition))
                     }
                 };
                 let states = folded(&view, landed.chain(unlanded))?;

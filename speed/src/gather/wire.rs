@@ -81,7 +81,8 @@ pub(super) fn encode(
     let mut sections = Vec::new();
     let mut views = Vec::new();
     for sent in states {
-        let bytes = section(sent.view.state_schema(), &sent.states)?;
+        let (schema, batches) = sent.view.to_send(&sent.states)?;
+        let bytes = section(&schema, &batches)?;
         views.push(ViewSection {
             name: sent.view.name().to_owned(),
             state_format: sent.view.definition().state_format.clone(),
@@ -153,19 +154,8 @@ impl PeerDelta {
                     view.definition().state_format
                 ))
             };
-            if sent.state_format != view.definition().state_format {
-                return Err(other());
-            }
-            let (found, wanted) = (batch.schema(), view.state_schema());
-            let types = |s: &SchemaRef| -> Vec<_> {
-                s.fields().iter().map(|f| f.data_type().clone()).collect()
-            };
-            if types(&found) != types(wanted) {
-                return Err(other());
-            }
-            let options = RecordBatchOptions::new().with_row_count(Some(batch.num_rows()));
-            let columns = batch.columns().to_vec();
-            let states = RecordBatch::try_new_with_options(wanted.clone(), columns, &options)?;
+            let states = view.received(&sent.state_format, &batch)?;
+            let states = states.ok_or_else(other)?;
             delta.states.insert(sent.name, states);
         }
         if let Some(view) = views.iter().find(|v| !delta.states.contains_key(v.name())) {
@@ -221,9 +211,11 @@ pub(crate) fn fitted_to(schema: &SchemaRef, batch: &RecordBatch) -> Result<Recor
 #[cfg(test)]
 mod tests {
     use anabranch_shared::settings::FieldType;
-    use anabranch_shared::view::fold_facts;
-    use anabranch_shared::{ErrorKind, Offset, TopicField};
+    use anabranch_shared::view::{Definition, Fold, fold_facts};
+    use anabranch_shared::{EXTRA, ErrorKind, OFFSET, Offset, PARTITION, TopicField};
+    use arrow::array::{ArrayRef, Int8Array, Int32Array, Int64Array, TimestampMicrosecondArray};
 
+    use super::super::DeltaRequest;
     use super::*;
 
     fn topic() -> Topic {
@@ -257,6 +249,36 @@ mod tests {
         };
         let body = encode(&delta, &[sent], &view.topic().schema())?;
         Ok((body, states))
+    }
+
+    /// The view of the answer that version 0.1.0 has sent.
+    const SENT: &str = "SELECT count(*) AS c, sum(n) AS s, avg(n) AS a, array_agg(n ORDER BY ts) AS l, approx_distinct(n) AS d FROM facts";
+
+    /// Facts of partition 1 with these offsets.
+    fn facts(offsets: std::ops::Range<i64>) -> Result<RecordBatch> {
+        let schema = topic().schema();
+        let rows = (offsets.end - offsets.start) as usize;
+        let columns = schema.fields().iter().map(|f| -> ArrayRef {
+            let times = || {
+                let times = offsets.clone().map(|o| 1_700_000_000_000_000 + o * 1_000);
+                TimestampMicrosecondArray::from_iter_values(times).with_timezone("UTC")
+            };
+            match f.name().as_str() {
+                "n" => Arc::new(Int64Array::from_iter_values(
+                    offsets.clone().map(|o| o * 10),
+                )),
+                PARTITION => Arc::new(Int32Array::from(vec![1; rows])),
+                OFFSET => Arc::new(Int64Array::from_iter_values(offsets.clone())),
+                EXTRA => new_null_array(f.data_type(), rows),
+                _ => Arc::new(times()),
+            }
+        });
+        Ok(RecordBatch::try_new(schema.clone(), columns.collect())?)
+    }
+
+    fn fixture(name: &str) -> std::path::PathBuf {
+        let fixtures = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/fixtures");
+        fixtures.join("0.1.0/peer").join(name)
     }
 
     /// What is read is what was sent; what is cut anywhere is refused, and names who sent it.
@@ -298,6 +320,82 @@ mod tests {
             e.kind() == ErrorKind::Conflict && text.contains("10.0.0.7:1") && text.contains("`v`")
         };
         assert!(read.as_ref().err().is_some_and(conflict), "{read:?}");
+        Ok(())
+    }
+
+    /// What a daemon of version 0.1.0 answers is merged with what this one holds, and what this one
+    /// answers is of the form that it reads.
+    #[test]
+    fn what_0_1_0_sends_and_reads() -> Result<()> {
+        let read =
+            |name: &str| std::fs::read(fixture(name)).map_err(|e| Error::io(fixture(name), e));
+        let request: DeltaRequest = serde_json::from_slice(&read("request.json")?)
+            .map_err(|e| Error::Internal(e.to_string()))?;
+        assert_eq!(request.except, [PartitionId(4)]);
+        let definition = &request.views[0].definition;
+        let view = Arc::new(View::from_definition("v", definition)?);
+        let sent = Bytes::from(read("answer.bin")?);
+        let theirs = PeerDelta::decode(&sent, "peer", &topic(), vec![view.clone()], 1 << 20)?;
+        assert_eq!(theirs.facts, [facts(3..8)?]);
+        assert_eq!(
+            (theirs.dead.len(), theirs.lanes.len(), theirs.notes.len()),
+            (1, 1, 1)
+        );
+        let mut fold = Fold::new(&view)?;
+        fold.states(&theirs.states["v"])?;
+        let whole = fold_facts(&view, &[facts(3..8)?])?;
+        assert_eq!(fold.into_states()?, whole);
+        // The answer to them: the header and the columns that they know.
+        let states = [facts(3..5)?, facts(5..8)?];
+        let states = states
+            .iter()
+            .map(|f| fold_facts(&view, std::slice::from_ref(f)));
+        let delta = PeerDelta {
+            lanes: theirs.lanes,
+            facts: theirs.facts,
+            dead: theirs.dead,
+            notes: theirs.notes,
+            ..PeerDelta::default()
+        };
+        let ours = SentStates {
+            view: view.clone(),
+            states: states.collect::<Result<_>>()?,
+        };
+        let ours = encode(&delta, &[ours], &topic().schema())?;
+        let parts = |body: &Bytes| {
+            let (header, mut rest) = split(body).map_err(Error::Internal)?;
+            let states = rest.split_to(header.views[0].bytes);
+            let line = header.views[0].state_format.clone();
+            Ok::<_, Error>((line, arrow_stream::read(states, 1 << 20)?, rest))
+        };
+        assert_eq!(parts(&ours)?, parts(&sent)?);
+        Ok(())
+    }
+
+    /// A sum that has left its type is said in full, and only to who can read it.
+    #[test]
+    fn carries_are_sent() -> Result<()> {
+        let sql = "SELECT sum(n) AS s FROM facts";
+        let view = View::compile("v", sql, &topic())?;
+        let former = "1 datafusion 55.2.0 Int8 sum(Int64)→[Int64]";
+        let definition = Definition {
+            state_format: former.into(),
+            ..view.definition().clone()
+        };
+        let view = Arc::new(View::from_definition("v", &definition)?);
+        assert_eq!(view.definition().state_format, former);
+        let columns: [ArrayRef; 3] = [
+            Arc::new(Int8Array::from(vec![0])),
+            Arc::new(Int64Array::from(vec![-5])),
+            Arc::new(Int64Array::from(vec![1])),
+        ];
+        let states = RecordBatch::try_new(view.state_schema().clone(), columns.to_vec())?;
+        let (schema, sent) = view.to_send(std::slice::from_ref(&states))?;
+        assert_eq!(
+            (&schema, sent.as_slice()),
+            (view.state_schema(), &[states.clone()][..])
+        );
+        assert_eq!(view.received(former, &states)?, Some(states));
         Ok(())
     }
 }

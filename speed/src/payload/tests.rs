@@ -98,3 +98,40 @@ fn what_version_1_wrote_is_read() -> Result<()> {
     assert_eq!(request, None);
     Ok(())
 }
+
+/// A record of the WAL as version 0.1.0 wrote it: two facts, a dead letter and a duplicate, of a
+/// request that may be repeated.
+#[test]
+fn what_0_1_0_wrote_is_read() -> Result<()> {
+    let path = concat!(
+        env!("CARGO_MANIFEST_DIR"),
+        "/../tests/fixtures/0.1.0/wal/payload.bin"
+    );
+    let stored = Bytes::from(std::fs::read(path).map_err(|e| Error::io(path, e))?);
+    let payload = Payload::decode(&stored)?;
+    assert_eq!(payload.received_at_us, 1_700_000_000_000_000);
+    assert_eq!(payload.ingest, Some(("file-id".into(), 12)));
+    assert_eq!(payload.source.as_deref(), Some("a source"));
+    assert_eq!(
+        (payload.records, payload.duplicates.as_slice()),
+        (4, &[3][..])
+    );
+    let dead: Vec<_> = payload
+        .dead
+        .iter()
+        .map(|d| (d.record, d.raw.as_ref()))
+        .collect();
+    assert_eq!(dead, [(1, &b"{\"ts\":\"soon\"}"[..])]);
+    let request = payload.request.as_ref().map(|r| r.key.as_str());
+    assert_eq!(request, Some("a-key"));
+    let shown = arrow::util::pretty::pretty_format_batches(&[payload.facts])?.to_string();
+    let expected = "\
++----------------------+----------------------------------+----+-------+-------+------+--------------------+
+| ts                   | word                             | n  | price | tags  | raw  | _extra             |
++----------------------+----------------------------------+----+-------+-------+------+--------------------+
+| 2026-01-01T00:00:00Z | a word of more than twelve bytes | -7 | 1.500 | [a, ] | 0102 | {\"more\":{\"x\":1}} |
+| 2026-01-02T00:00:00Z |                                  | 9  |       |       |      |                    |
++----------------------+----------------------------------+----+-------+-------+------+--------------------+";
+    assert_eq!(shown, expected);
+    Ok(())
+}

@@ -3,12 +3,6 @@
 
 use super::Picked;
 
-/// Sums of 64-bit integers wrap around here; DuckDB's go on in 128 bits.
-const WRAP: (&str, &str) = (
-    "CAST(((",
-    " + 9223372036854775808) % 18446744073709551616 + 18446744073709551616) % 18446744073709551616 - 9223372036854775808 AS BIGINT)",
-);
-
 /// A fact's place, by which ties are broken here.
 const PLACE: &str = "_partition, _offset";
 
@@ -31,7 +25,9 @@ pub(super) fn aggregate(picked: &Picked) -> (String, Option<String>) {
         (sql, Some(format!("1e-10 * {size}")))
     };
     match picked.name {
-        "sum bigint" => exact(format!("{}sum(n){filter}{}", WRAP.0, WRAP.1)),
+        // In 128 bits there.
+        "sum bigint" => exact(format!("CAST(sum(n){filter} AS BIGINT)")),
+        "sum distinct bigint" => exact(format!("CAST(sum(DISTINCT n){filter} AS BIGINT)")),
         "sum double" => near("sum(f)", format!("sum(abs(f)){}", only("NOT isnan(f)"))),
         "avg double" => near("avg(f)", format!("avg(abs(f)){}", only("NOT isnan(f)"))),
         "avg int" => near("avg(i)", format!("avg(abs(i)){filter}")),

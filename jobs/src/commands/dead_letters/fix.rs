@@ -3,6 +3,7 @@
 
 use std::sync::Arc;
 
+use anabranch_shared::view::session_builder;
 use anabranch_shared::{Error, Result};
 use arrow::array::{Array, ArrayRef, AsArray, RecordBatch, StringViewArray};
 use arrow::compute::cast;
@@ -108,7 +109,8 @@ async fn select(sql: &str, seen: &RecordBatch) -> Result<(LogicalPlan, RecordBat
     };
     let mut config = SessionConfig::new().with_target_partitions(1);
     config.options_mut().execution.time_zone = Some("+00:00".to_owned());
-    let context = SessionContext::new_with_config(config);
+    let state = session_builder().with_config(config).build();
+    let context = SessionContext::new_with_state(state);
     let table = MemTable::try_new(seen.schema(), vec![vec![seen.clone()]]).map_err(wrong)?;
     context
         .register_table("dead_letters", Arc::new(table))

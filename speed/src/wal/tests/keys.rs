@@ -162,3 +162,25 @@ fn damage_before_the_end_is_told() {
     let error = open_keys(&files).unwrap_err();
     assert!(matches!(error, WalError::Corrupt { .. }), "{error:?}");
 }
+
+/// Made from the drawing in the module's documentation by another program.
+#[test]
+fn format_1_of_keys_stays_as_it_is() {
+    let stored = "414b45590100000003000000e9b2942ae2ae7fa86f6e65\
+                  414b4559010000000000000000000000d6df144e";
+    let files = RecordingFiles::new();
+    let (mut keys, _) = open_keys(&files).unwrap();
+    keys.replace(b"one").unwrap();
+    keys.append(b"").unwrap();
+    drop(keys);
+    let path = Path::new(ROOT).join(TOPIC).join(format!("{:020}.keys", 0));
+    let hex: String = files
+        .read(&path)
+        .unwrap()
+        .iter()
+        .map(|b| format!("{b:02x}"))
+        .collect();
+    assert_eq!(hex, stored);
+    let (_, found) = open_keys(&files).unwrap();
+    assert_eq!(found, [&b"one"[..], b""]);
+}

@@ -1,0 +1,21 @@
+//! The engine as everybody here runs it: what its functions mean is the same in views, in queries and
+//! in what is recomputed.
+
+use std::sync::Arc;
+
+use datafusion::execution::SessionStateBuilder;
+
+use super::arguments::AggregateArguments;
+use super::spread::Spread;
+use super::sum::Sum;
+
+/// A session of the engine with its default features, and with this project's aggregates in the
+/// place of those of its own that answer otherwise.
+pub fn session_builder() -> SessionStateBuilder {
+    let mut builder = SessionStateBuilder::new_with_default_features()
+        .with_analyzer_rule(Arc::new(AggregateArguments));
+    let ours = Spread::udafs().into_iter().chain([Sum::udaf()]);
+    let functions = builder.aggregate_functions().get_or_insert_default();
+    functions.extend(ours.map(Arc::new));
+    builder
+}
