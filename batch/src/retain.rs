@@ -101,7 +101,7 @@ pub async fn retain(
         Chosen::Nothing => {}
         Chosen::Waits(why) => report.waits = Some(why),
         Chosen::Low { mark, seen } => {
-            let topic = &log.topic().name;
+            let topic = log.name();
             catalogue.raise_low(topic, &mark.end, &seen).await?;
             remove(log, &mark.end, &now_ms, &mut report).await?;
         }
@@ -135,7 +135,7 @@ fn add(sum: &mut RemovedFacts, more: &RemovedFacts) {
 async fn announced(catalogue: &Catalogue, log: &Log) -> Result<Option<Offsets>> {
     catalogue.refresh().await?;
     let entry = catalogue.current();
-    let known = entry.topics.get(&log.topic().name);
+    let known = entry.topics.get(log.name());
     let low = known.map(|t| t.low.clone()).unwrap_or_default();
     Ok((!log.low().covers(&low)).then_some(low))
 }
@@ -182,7 +182,7 @@ async fn choose(
     if wanted == 0 {
         return Ok(Chosen::Nothing);
     }
-    let seen = Catalogue::live_over(&catalogue.current(), &log.topic().name);
+    let seen = Catalogue::live_over(&catalogue.current(), log.name());
     let mut masters: Vec<(&String, MasterPin)> = Vec::new();
     for (view, generation) in &seen {
         masters.push((view, Master::look(storage, view, *generation).await?));

@@ -246,6 +246,9 @@ async fn build_new(
     build: Build,
     options: &BatchOptions,
 ) -> Result<Built> {
+    // A scheduler reads the project anew: what was declared in it since has to be known before a view
+    // of it answers.
+    context.catalogue.declare_topic(view.topic()).await?;
     let entry = context.catalogue.current();
     let live = entry
         .views

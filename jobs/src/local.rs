@@ -8,7 +8,7 @@ use std::sync::atomic::AtomicBool;
 use anabranch_shared::view::{View, fold_facts};
 use anabranch_shared::{
     Error, FoldOptions, FoldProgress, Log, Master, Offsets, PartitionId, Pin, Pinner, ReadMode,
-    Relation, Result, Spill, TopicPin, ViewEntry, ViewPin,
+    Relation, Result, Spill, Topic, TopicPin, ViewEntry, ViewPin,
 };
 use anabranch_speed::{FactPiece, Following, TopicStream, follow_log};
 use async_trait::async_trait;
@@ -115,7 +115,7 @@ impl LocalPinner {
     async fn read_wal(&self, log: &Log, partition: PartitionId) -> Result<Vec<FactPiece>> {
         for _ in 0..WAL_TRIES {
             let landed = log.head().get(partition);
-            let (root, topic) = (self.context.project.daemon.wal.clone(), log.topic().clone());
+            let (root, topic) = (self.context.project.daemon.wal.clone(), log.topic());
             let unlanded = anabranch_shared::blocking(move || {
                 TopicStream::read_unlanded(&root, &topic, partition, landed)
             })
@@ -129,7 +129,7 @@ impl LocalPinner {
             if start != landed {
                 return Err(Error::Corrupt(format!(
                     "the WAL of topic `{}` starts at offset {start}, the log ends at {landed}: it belongs to another storage or lost files",
-                    log.topic().name
+                    log.name()
                 )));
             }
             let (end, synced) = (
@@ -146,7 +146,7 @@ impl LocalPinner {
         }
         Err(Error::Unavailable(format!(
             "topic `{}`: a daemon lands faster than its WAL can be read beside it; try again, or ask the daemon",
-            log.topic().name
+            log.name()
         )))
     }
 
@@ -214,7 +214,7 @@ fn pin_topic(topic: &Opened) -> Result<TopicPin> {
     let (log, landed) = (&topic.log, &topic.landed);
     let (low, files) = log.kept_files(landed)?;
     Ok(TopicPin {
-        topic: log.topic().clone(),
+        topic: Topic::clone(&log.topic()),
         head: topic.head.clone(),
         root: log.table().root().clone(),
         files,

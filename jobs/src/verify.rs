@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use anabranch_serving::SqlService;
-use anabranch_shared::view::{KeySample, planning_session, session_builder};
+use anabranch_shared::view::{KeySample, build_session, planning_session, session_builder};
 use anabranch_shared::{
     DeltaPart, Error, MasterPin, Pin, Result, Storage, TopicPin, ViewPin, blocking,
 };
@@ -287,16 +287,16 @@ async fn recompute(
     storage.register(&runtime)?;
     let mut config = planning_session()?.copied_config();
     config.options_mut().execution.target_partitions = options.threads.max(1);
-    let state = session_builder()
+    let builder = session_builder()
         .with_config(config)
-        .with_runtime_env(runtime)
-        .build();
+        .with_runtime_env(runtime);
+    let state = build_session(builder)?;
     let session = SessionContext::new_with_state(state);
     let in_files = facts.files.iter().filter_map(|f| f.add.rows()).sum::<u64>();
     let in_memory: usize = facts.memory.iter().map(RecordBatch::num_rows).sum();
     let total = in_files + in_memory as u64;
     options.progress.facts_total.store(total, Ordering::Relaxed);
-    let provider = service.topic_provider(facts);
+    let provider = service.topic_provider(facts, &view.view)?;
     let plan = match sample {
         Some(sample) => view.view.sampled_recompute_plan(provider, sample)?,
         None => view.view.recompute_plan(provider)?,

@@ -4,10 +4,10 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use anabranch_shared::view::{KeySample, session_builder};
+use anabranch_shared::view::{KeySample, View, build_session, session_builder};
 use anabranch_shared::{
     DEAD_LETTER_RETRIES, Error, OFFSET, PARTITION, Pin, Pinner, ReadMode, Result, Storage,
-    TopicPin, ViewPin, dead_letter_schema, functions, sql, timestamp_type,
+    TopicPin, ViewPin, dead_letter_schema, sql, timestamp_type,
 };
 use arrow::array::RecordBatch;
 use arrow::datatypes::SchemaRef;
@@ -95,8 +95,14 @@ impl SqlService {
     }
 
     /// A pinned topic's facts as a table.
-    pub fn topic_provider(&self, pin: &TopicPin) -> Arc<dyn TableProvider> {
-        Arc::new(FilesTable::topic(pin))
+    /// With the fields that the topic had when a view over it was planned: whoever pinned may know
+    /// other ones.
+    ///
+    /// # Errors
+    /// `Invalid` where facts in memory have a column of another type.
+    pub fn topic_provider(&self, pin: &TopicPin, view: &View) -> Result<Arc<dyn TableProvider>> {
+        let schema = view.topic().schema();
+        Ok(Arc::new(FilesTable::topic_as(pin, schema)?))
     }
 
     /// Who pins.
@@ -121,12 +127,11 @@ impl SqlService {
             .with_information_schema(true);
         config.options_mut().execution.time_zone = Some("+00:00".to_owned());
         config.options_mut().execution.parquet.pushdown_filters = false;
-        let mut state = session_builder()
+        let builder = session_builder()
             .with_config(config)
             .with_runtime_env(self.runtime.clone())
-            .with_optimizer_rule(Arc::new(CombineRule))
-            .build();
-        functions::register(&mut state)?;
+            .with_optimizer_rule(Arc::new(CombineRule));
+        let mut state = build_session(builder)?;
         datafusion::execution::FunctionRegistry::register_udaf(
             &mut state,
             Arc::new(Combine::udaf()),
@@ -293,8 +298,8 @@ fn register(context: &SessionContext, pin: &Pin) -> Result<()> {
     }
     let mut dead: Option<LogicalPlan> = None;
     for (name, topic) in &pin.topics {
-        context.register_table(name.as_str(), Arc::new(FilesTable::topic(topic)))?;
-        let table: Arc<dyn TableProvider> = Arc::new(FilesTable::dead_letters(topic));
+        context.register_table(name.as_str(), Arc::new(FilesTable::topic(topic)?))?;
+        let table: Arc<dyn TableProvider> = Arc::new(FilesTable::dead_letters(topic)?);
         let source = datafusion::datasource::provider_as_source(table);
         let scan = LogicalPlanBuilder::scan(DEAD_LETTERS, source, None)?;
         dead = Some(match dead {

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use anabranch_shared::table::AddFile;
 use anabranch_shared::{
     FactsFile, OFFSET, PARTITION, PlainPin, Ranges, Result, Storage, TopicPin, dead_letter_schema,
-    scan_files,
+    fit_facts, scan_files,
 };
 use arrow::array::RecordBatch;
 use arrow::datatypes::SchemaRef;
@@ -36,23 +36,18 @@ pub(crate) struct FilesTable {
 }
 
 impl FilesTable {
-    pub(crate) fn topic(pin: &TopicPin) -> Self {
-        Self::new(
-            pin.topic.schema(),
-            pin.root.clone(),
-            &pin.files,
-            pin.memory.clone(),
-        )
+    pub(crate) fn topic(pin: &TopicPin) -> Result<Self> {
+        Self::topic_as(pin, pin.topic.schema())
     }
 
-    pub(crate) fn dead_letters(pin: &TopicPin) -> Self {
-        let memory = pin.dead_memory.clone();
-        Self::new(
-            dead_letter_schema(),
-            pin.dead_root.clone(),
-            &pin.dead_files,
-            memory,
-        )
+    /// The topic with the fields of another declaration of it.
+    pub(crate) fn topic_as(pin: &TopicPin, schema: SchemaRef) -> Result<Self> {
+        Self::new(schema, pin.root.clone(), &pin.files, &pin.memory)
+    }
+
+    pub(crate) fn dead_letters(pin: &TopicPin) -> Result<Self> {
+        let (root, files) = (pin.dead_root.clone(), &pin.dead_files);
+        Self::new(dead_letter_schema(), root, files, &pin.dead_memory)
     }
 
     pub(crate) fn plain(pin: &PlainPin) -> Self {
@@ -65,10 +60,16 @@ impl FilesTable {
         }
     }
 
-    fn new(schema: SchemaRef, root: Path, files: &[FactsFile], memory: Vec<RecordBatch>) -> Self {
+    fn new(
+        schema: SchemaRef,
+        root: Path,
+        files: &[FactsFile],
+        memory: &[RecordBatch],
+    ) -> Result<Self> {
+        let memory = fitted(&schema, memory)?;
         let (partial, whole): (Vec<&FactsFile>, Vec<&FactsFile>) =
             files.iter().partition(|f| f.partial);
-        Self {
+        Ok(Self {
             schema,
             root,
             whole: whole.iter().map(|f| f.add.clone()).collect(),
@@ -77,7 +78,7 @@ impl FilesTable {
                 .map(|f| (f.add.clone(), f.wanted.clone()))
                 .collect(),
             memory,
-        }
+        })
     }
 
     fn part(
@@ -136,14 +137,24 @@ impl TableProvider for FilesTable {
             None => None,
         };
         let mut parts = vec![self.part(state, &self.whole, predicate.clone(), &wanted)?];
-        let every: Vec<usize> = (0..self.schema.fields().len()).collect();
+        // Of files of which some ranges count the place is read too, and nothing more.
+        let mut placed = wanted.clone();
+        for name in [PARTITION, OFFSET] {
+            let place = self.schema.index_of(name).ok();
+            placed.extend(place.filter(|at| !wanted.contains(at)));
+        }
+        let of_placed = DFSchema::try_from(self.schema.project(&placed)?)?;
+        let front: Vec<usize> = (0..wanted.len()).collect();
         for (file, ranges) in &self.partial {
-            let all = self.part(state, std::slice::from_ref(file), predicate.clone(), &every)?;
-            let inside = state.create_physical_expr(in_ranges(ranges), &df_schema)?;
-            parts.push(project(
-                Arc::new(FilterExec::try_new(inside, all)?),
-                &wanted,
-            )?);
+            let read = self.part(
+                state,
+                std::slice::from_ref(file),
+                predicate.clone(),
+                &placed,
+            )?;
+            let inside = state.create_physical_expr(in_ranges(ranges), &of_placed)?;
+            let inside = Arc::new(FilterExec::try_new(inside, read)?);
+            parts.push(project(inside, &front)?);
         }
         let partitions = state.config().target_partitions();
         let recent = memory(self.memory.clone(), &self.schema, partitions)?;
@@ -163,4 +174,20 @@ fn in_ranges(ranges: &Ranges) -> Expr {
         })
         .reduce(Expr::or)
         .unwrap_or_else(|| lit(false))
+}
+
+/// Batches in the columns of a schema. As a rule all are of one schema, which is compared once.
+fn fitted(schema: &SchemaRef, batches: &[RecordBatch]) -> Result<Vec<RecordBatch>> {
+    let mut same: Option<SchemaRef> = None;
+    let fit = |rows: &RecordBatch| {
+        let is_same = same
+            .as_ref()
+            .is_some_and(|s| Arc::ptr_eq(s, rows.schema_ref()));
+        if is_same || rows.schema_ref() == schema {
+            same = Some(rows.schema());
+            return Ok(rows.clone());
+        }
+        fit_facts(schema, rows)
+    };
+    batches.iter().map(fit).collect()
 }

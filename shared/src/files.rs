@@ -4,9 +4,7 @@
 use std::collections::HashSet;
 use std::sync::Arc;
 
-use arrow::array::{
-    Array, ArrayRef, BooleanArray, RecordBatch, RecordBatchOptions, new_null_array,
-};
+use arrow::array::{Array, BooleanArray, RecordBatch, RecordBatchOptions};
 use arrow::compute::{concat_batches, filter_record_batch};
 use arrow::datatypes::{DataType, Field, Int32Type, Int64Type, Schema, SchemaRef, TimeUnit};
 use bytes::Bytes;
@@ -29,8 +27,9 @@ use serde_json::{Map, Value, json};
 
 use self::sums::Tail;
 use crate::damage::{damaged, lost};
+use crate::late_fields::{fit_facts, is_declared};
 use crate::table::{AddFile, Table};
-use crate::topic::{OFFSET, PARTITION};
+use crate::topic::{EXTRA, OFFSET, PARTITION};
 use crate::view::fit;
 use crate::{Error, OffsetRange, PartitionId, Result, planted};
 
@@ -405,9 +404,16 @@ impl AddFile {
 
     /// The file's statistics as the engine wants them, for a table of this schema.
     pub fn statistics(&self, schema: &Schema) -> Arc<Statistics> {
-        self.statistics
-            .get_or_init(|| Arc::new(parse_statistics(self, schema)))
-            .clone()
+        let mut last = self.statistics.0.lock();
+        match last.as_ref() {
+            // They are by position, and a table's columns become more.
+            Some((fields, statistics)) if fields == schema.fields() => statistics.clone(),
+            _ => {
+                let statistics = Arc::new(parse_statistics(self, schema));
+                *last = Some((schema.fields().clone(), statistics.clone()));
+                statistics
+            }
+        }
     }
 }
 
@@ -510,69 +516,70 @@ pub fn parquet_footer(body: &Bytes) -> Result<(Vec<String>, u64)> {
     Ok((columns.collect(), u64::try_from(rows).unwrap_or(0)))
 }
 
-/// Reads the columns of `wanted` from a Parquet file; a column that the file lacks is null.
+/// Reads the columns of `wanted` from a Parquet file, bound by name. A column that the file lacks is a
+/// field that was declared since, see [`crate::late_fields`], or null.
 pub fn read_parquet(
     body: Bytes,
     wanted: &SchemaRef,
 ) -> Result<impl Iterator<Item = Result<RecordBatch>> + use<>> {
     let plain = ArrowReaderMetadata::load(&body, ArrowReaderOptions::new())?;
-    let present: Vec<bool> = wanted
-        .fields()
-        .iter()
-        .map(|f| plain.schema().field_with_name(f.name()).is_ok())
-        .collect();
+    let stored = plain.schema();
+    let has = |name: &str| stored.field_with_name(name).is_ok();
+    let is_late = |f: &Arc<Field>| is_declared(f.name()) && !has(f.name());
+    let mut read: Vec<&str> = wanted.fields().iter().map(|f| f.name().as_str()).collect();
+    if wanted.fields().iter().any(is_late) && !read.contains(&EXTRA) {
+        read.push(EXTRA);
+    }
     // Strings and bytes are read as views straight away; other types are cast afterwards.
-    let hinted: Vec<Field> = plain
-        .schema()
+    let hinted: Vec<Field> = stored
         .fields()
         .iter()
-        .map(
-            |f| match wanted.field_with_name(f.name()).map(Field::data_type) {
-                Ok(t @ (DataType::Utf8View | DataType::BinaryView)) => {
+        .map(|f| {
+            let wanted = wanted.field_with_name(f.name()).map(Field::data_type);
+            match (wanted, f.name().as_str()) {
+                (Ok(t @ (DataType::Utf8View | DataType::BinaryView)), _) => {
                     f.as_ref().clone().with_data_type(t.clone())
                 }
+                (Err(_), EXTRA) => f.as_ref().clone().with_data_type(DataType::Utf8View),
                 _ => f.as_ref().clone(),
-            },
-        )
+            }
+        })
+        .collect();
+    let roots: Vec<usize> = read
+        .iter()
+        .filter_map(|name| stored.index_of(name).ok())
         .collect();
     let options = ArrowReaderOptions::new().with_schema(Arc::new(Schema::new(hinted)));
     let metadata = ArrowReaderMetadata::try_new(plain.metadata().clone(), options)?;
-    let roots = wanted
-        .fields()
-        .iter()
-        .filter_map(|f| metadata.schema().index_of(f.name()).ok());
     let mask = ProjectionMask::roots(metadata.parquet_schema(), roots);
     let reader = ParquetRecordBatchReaderBuilder::new_with_metadata(body, metadata)
         .with_projection(mask)
         .with_batch_size(READ_ROWS)
         .build()?;
     let wanted = wanted.clone();
-    Ok(reader.map(move |batch| conform(&batch?, &wanted, &present)))
+    Ok(reader.map(move |batch| conform(&batch?, &wanted)))
 }
 
-fn conform(batch: &RecordBatch, wanted: &SchemaRef, present: &[bool]) -> Result<RecordBatch> {
-    let columns = wanted
-        .fields()
-        .iter()
-        .zip(present)
-        .map(|(field, &present)| -> Result<ArrayRef> {
-            match batch.column_by_name(field.name()) {
-                Some(c) if c.data_type() == field.data_type() => Ok(c.clone()),
-                Some(c) => fit(c, field.data_type()),
-                None if !present => Ok(new_null_array(field.data_type(), batch.num_rows())),
-                None => Err(Error::Internal(format!(
-                    "column `{}` was not read",
-                    field.name()
-                ))),
-            }
-        })
-        .collect::<Result<Vec<_>>>()?;
+/// Rows of a file in the columns of a schema, in its types.
+fn conform(batch: &RecordBatch, wanted: &SchemaRef) -> Result<RecordBatch> {
+    let (mut fields, mut columns) = (Vec::new(), Vec::new());
+    for (field, column) in batch.schema().fields().iter().zip(batch.columns()) {
+        let data_type = match wanted.field_with_name(field.name()) {
+            Ok(wanted) => wanted.data_type(),
+            Err(_) => field.data_type(),
+        };
+        columns.push(match column.data_type() == data_type {
+            true => column.clone(),
+            false => fit(column, data_type)?,
+        });
+        fields.push(field.as_ref().clone().with_data_type(data_type.clone()));
+    }
     let rows = RecordBatchOptions::new().with_row_count(Some(batch.num_rows()));
-    Ok(RecordBatch::try_new_with_options(
-        wanted.clone(),
-        columns,
-        &rows,
-    )?)
+    let schema = Arc::new(Schema::new(fields));
+    fit_facts(
+        wanted,
+        &RecordBatch::try_new_with_options(schema, columns, &rows)?,
+    )
 }
 
 /// Keeps the facts that lie in one of the ranges. The batch has the columns of a fact's place.
@@ -609,7 +616,7 @@ pub fn keep_ranges(
 
 #[cfg(test)]
 mod tests {
-    use arrow::array::{Int64Array, StringViewArray};
+    use arrow::array::{ArrayRef, Int64Array, StringViewArray};
 
     use super::*;
 

@@ -103,7 +103,7 @@ async fn fold_files(
     if !log.head().covers(to) {
         return Err(Error::Unavailable(format!(
             "topic `{}`: facts up to [{to}] are wanted, the log ends at [{}]; try again",
-            log.topic().name,
+            log.name(),
             log.head()
         )));
     }
@@ -235,7 +235,7 @@ impl Worker {
     ) -> Result<()> {
         let read = self
             .runtime
-            .block_on(self.log.read_file(file, self.view.fact_projection()));
+            .block_on(self.log.read_file(file, self.view.fact_schema()));
         let batches = match read {
             Err(Error::Unavailable(why)) => return self.fold_replacement(file, why, fold, emit),
             read => read?,
@@ -282,7 +282,7 @@ impl Worker {
 
     /// The error with the place of the fact that causes it, found by reading the file again.
     fn locate(&self, file: &FactsFile, error: Error) -> Error {
-        let all: Vec<usize> = (0..self.log.topic().schema().fields().len()).collect();
+        let all = self.view.topic().schema();
         let again = self
             .runtime
             .block_on(self.log.read_file(file, &all))

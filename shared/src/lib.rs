@@ -3,12 +3,14 @@
 mod catalogue;
 mod check;
 mod damage;
+pub mod convert;
 mod error;
 mod export;
 mod files;
 mod fold_log;
 pub mod functions;
 mod give_way;
+mod late_fields;
 mod lease;
 mod log;
 mod master;
@@ -36,6 +38,7 @@ pub use files::{
 };
 pub use fold_log::{FoldOptions, FoldProgress, fold_log, fold_log_unplaced, join_ranges};
 pub use give_way::GiveWay;
+pub use late_fields::{fit_facts, misfits};
 pub use lease::{Lease, LeaseDecision, LeaseEntry, LeaseStanding, decide_lease};
 pub use log::{
     DEAD_LETTER_RETRIES, FactsFile, Landing, Log, LogTable, Mark, RemovedFacts, UpkeepFiles,

@@ -12,12 +12,13 @@ use object_store::path::Path;
 use crate::damage::lost;
 use crate::files::{FileEncoder, encode_parquet, keep_ranges, read_file, read_parquet};
 use crate::give_way::GiveWay;
+use crate::late_fields::fit_facts;
 use crate::planted;
 use crate::storage::Storage;
 use crate::table::{
     APPEND_ONLY, AddFile, Commit, RemoveFile, SCHEMA_MAY_CHANGE, Table, TableState, Txn,
 };
-use crate::topic::{OFFSET, PARTITION, timestamp_type};
+use crate::topic::{OFFSET, PARTITION, place_fields, timestamp_type};
 use crate::{Error, LogVersion, Offset, OffsetRange, Offsets, PartitionId, Result, Topic};
 
 mod retention;
@@ -89,7 +90,7 @@ pub(crate) fn check_start(
 pub struct Landing {
     /// The ranges of offsets that it covers, also where they hold no fact.
     pub ranges: Vec<(PartitionId, OffsetRange)>,
-    /// The facts, in the topic's schema.
+    /// The facts, in the topic's schema as it is declared or was.
     pub facts: Vec<RecordBatch>,
     /// The dead letters of the same ranges, in [`dead_letter_schema`].
     pub dead_letters: Vec<RecordBatch>,
@@ -154,8 +155,9 @@ pub fn retry_schema() -> SchemaRef {
 /// The log of a topic, with its dead letters.
 #[derive(Debug)]
 pub struct Log {
-    topic: Topic,
-    schema: SchemaRef,
+    name: String,
+    /// The topic as it is declared, as far as this process knows, and its schema.
+    declared: parking_lot::RwLock<(Arc<Topic>, SchemaRef)>,
     table: Table,
     dead: Table,
     /// The version of the facts up to which the dead letters were followed too: commits and
@@ -181,8 +183,8 @@ impl Log {
         let dead =
             Table::open_or_create(storage, root, &schema_of_dead, HashMap::new(), now_ms).await?;
         let log = Self {
-            topic: topic.clone(),
-            schema,
+            name: topic.name.clone(),
+            declared: parking_lot::RwLock::new((Arc::new(topic.clone()), schema)),
             table,
             dead,
             followed: parking_lot::Mutex::default(),
@@ -191,14 +193,37 @@ impl Log {
         Ok(log)
     }
 
-    /// The topic.
-    pub fn topic(&self) -> &Topic {
-        &self.topic
+    /// The topic's name.
+    pub fn name(&self) -> &str {
+        &self.name
     }
 
-    /// The topic's schema.
-    pub fn schema(&self) -> &SchemaRef {
-        &self.schema
+    /// The topic, with the fields that this process knows.
+    pub fn topic(&self) -> Arc<Topic> {
+        self.declared.read().0.clone()
+    }
+
+    /// The topic's schema, with the fields that this process knows.
+    pub fn schema(&self) -> SchemaRef {
+        self.declared.read().1.clone()
+    }
+
+    /// The topic and its schema, of one moment.
+    pub fn declared(&self) -> (Arc<Topic>, SchemaRef) {
+        self.declared.read().clone()
+    }
+
+    /// Takes a newer declaration of the topic. What was landed before is read as
+    /// [`crate::late_fields`] says, and what is landed from now on has its columns.
+    ///
+    /// # Errors
+    /// `Invalid` where it does not go on from the one that is known.
+    pub async fn redeclare(&self, topic: &Topic, now_ms: i64) -> Result<()> {
+        topic.check_evolves_from(&self.topic())?;
+        let schema = topic.schema();
+        self.table.widen(&schema, now_ms).await?;
+        *self.declared.write() = (Arc::new(topic.clone()), schema);
+        Ok(())
     }
 
     /// The Delta table of facts.
@@ -350,12 +375,14 @@ impl Log {
         if landing.facts.iter().all(|b| b.num_rows() == 0) {
             return Ok(Vec::new());
         }
-        let mut file = FileEncoder::new(Table::new_file_name(), &self.schema, 0)?;
+        // Facts wait to land that were admitted before a field was declared.
+        let schema = self.schema();
+        let mut file = FileEncoder::new(Table::new_file_name(), &schema, 0)?;
         let (facts, give_way) = (landing.facts.clone(), landing.give_way.clone());
         let encoded = blocking(move || {
             let mut begun = Instant::now();
             for batch in &facts {
-                file.write(batch)?;
+                file.write(&fit_facts(&schema, batch)?)?;
                 if let Some(give_way) = &give_way {
                     begun = give_way.pause(begun);
                 }
@@ -524,7 +551,7 @@ impl Log {
     /// `BelowLow` for a range of which retention has removed facts.
     pub fn files_of(&self, ranges: &[(PartitionId, OffsetRange)]) -> Result<Vec<FactsFile>> {
         self.table.with_state(|state| {
-            retention::check_kept(&self.topic.name, state, ranges)?;
+            retention::check_kept(&self.name, state, ranges)?;
             files_in(state, ranges)
         })
     }
@@ -539,23 +566,22 @@ impl Log {
         self.dead.with_state(|state| files_in(state, &ranges))
     }
 
-    /// Reads the wanted facts of a file: the columns of `projection`, indices into the topic's
-    /// schema.
+    /// Reads the wanted facts of a file, in the columns of a schema.
     pub async fn read_file(
         &self,
         file: &FactsFile,
-        projection: &[usize],
+        schema: &SchemaRef,
     ) -> Result<impl Iterator<Item = Result<RecordBatch>> + use<>> {
         let body = read_file(&self.table, &file.add).await?;
-        read_facts(body, &self.schema, projection, file)
+        read_facts(body, schema, file)
     }
 
     /// Reads all wanted facts of some ranges into memory, in the topic's schema.
     pub async fn read_between(&self, from: &Offsets, to: &Offsets) -> Result<Vec<RecordBatch>> {
-        let all: Vec<usize> = (0..self.schema.fields().len()).collect();
+        let schema = self.schema();
         let mut batches = Vec::new();
         for file in self.files_between(from, to)? {
-            for batch in self.read_file(&file, &all).await? {
+            for batch in self.read_file(&file, &schema).await? {
                 batches.push(batch?);
             }
         }
@@ -645,21 +671,17 @@ fn files_in(state: &TableState, ranges: &[(PartitionId, OffsetRange)]) -> Result
 fn read_facts(
     body: bytes::Bytes,
     schema: &SchemaRef,
-    projection: &[usize],
     file: &FactsFile,
 ) -> Result<impl Iterator<Item = Result<RecordBatch>> + use<>> {
-    let mut columns = projection.to_vec();
+    let mut fields: Vec<_> = schema.fields().iter().cloned().collect();
     if file.partial {
-        for name in [PARTITION, OFFSET] {
-            let index = schema.index_of(name)?;
-            if !columns.contains(&index) {
-                columns.push(index);
-            }
-        }
+        let lacks = |f: &Field| schema.field_with_name(f.name()).is_err();
+        let place = place_fields().into_iter().filter(lacks);
+        fields.extend(place.map(Arc::new));
     }
-    let wanted = Arc::new(schema.project(&columns)?);
+    let wanted = Arc::new(Schema::new(fields));
     let keep: Option<Vec<_>> = file.partial.then(|| file.wanted.clone());
-    let front: Vec<usize> = (0..projection.len()).collect();
+    let front: Vec<usize> = (0..schema.fields().len()).collect();
     Ok(read_parquet(body, &wanted)?.map(move |batch| {
         let batch = batch?;
         match &keep {

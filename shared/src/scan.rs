@@ -1,5 +1,6 @@
 //! Scans of Delta tables' files as plain Parquet scans, pruned by the statistics in the tables'
-//! logs; and stored states as plans.
+//! logs; and stored states as plans. Columns are bound by name: [`crate::late_fields`] says what a
+//! column is that a file lacks.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -28,6 +29,7 @@ use object_store::path::Path;
 use object_store::{ObjectMeta, ObjectStore};
 
 use self::checked::CheckedFiles;
+use crate::late_fields::{LateFields, is_declared};
 use crate::spill::SpilledStates;
 use crate::storage::Storage;
 use crate::table::AddFile;
@@ -113,7 +115,7 @@ fn scan_at(
     }
     let config = FileScanConfigBuilder::new(url, Arc::new(source))
         .with_file_groups(groups(locate, &files, schema, partitions))
-        .with_expr_adapter(Some(Arc::new(ByPlace)))
+        .with_expr_adapter(Some(Arc::new(LateFields)))
         .with_projection_indices(Some(projection.to_vec()))
         .map_err(Error::from)?
         .build();
@@ -196,7 +198,7 @@ fn prune(
     };
     let statistics = files
         .iter()
-        .map(|f| bounds(&f.statistics(schema)))
+        .map(|f| bounds(&f.statistics(schema), schema))
         .collect();
     let keep = pruning.prune(&PrunableStatistics::new(statistics, schema.clone()))?;
     Ok(files
@@ -209,7 +211,7 @@ fn prune(
 
 /// The statistics for pruning, which looks only at exact values. Least and greatest values are not
 /// exact, because long strings are cut, and still are bounds: all that pruning needs.
-fn bounds(statistics: &Statistics) -> Arc<Statistics> {
+fn bounds(statistics: &Statistics, schema: &SchemaRef) -> Arc<Statistics> {
     let exact = |bound: &Precision<ScalarValue>| match bound.get_value() {
         Some(value) => Precision::Exact(value.clone()),
         None => Precision::Absent,
@@ -217,9 +219,18 @@ fn bounds(statistics: &Statistics) -> Arc<Statistics> {
     let columns = statistics
         .column_statistics
         .iter()
-        .map(|c| ColumnStatistics {
+        .zip(schema.fields())
+        .map(|(c, field)| ColumnStatistics {
             min_value: exact(&c.min_value),
             max_value: exact(&c.max_value),
+            null_count: match c.null_count {
+                Precision::Absent
+                    if is_declared(field.name()) && planted("planted-late-field-pruned") =>
+                {
+                    statistics.num_rows
+                }
+                nulls => nulls,
+            },
             ..c.clone()
         });
     Arc::new(Statistics {

@@ -22,6 +22,14 @@ pub fn timestamp_type() -> DataType {
     DataType::Timestamp(TimeUnit::Microsecond, Some("UTC".into()))
 }
 
+/// The columns of a fact's place.
+pub(crate) fn place_fields() -> [Field; 2] {
+    [
+        Field::new(PARTITION, DataType::Int32, false),
+        Field::new(OFFSET, DataType::Int64, false),
+    ]
+}
+
 /// A declared field of a topic.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct TopicField {
@@ -90,8 +98,7 @@ impl Topic {
     pub fn schema(&self) -> SchemaRef {
         let mut fields = self.arrow_fields();
         fields.push(Field::new(EXTRA, DataType::Utf8View, true));
-        fields.push(Field::new(PARTITION, DataType::Int32, false));
-        fields.push(Field::new(OFFSET, DataType::Int64, false));
+        fields.extend(place_fields());
         fields.push(Field::new(INGESTED_AT, timestamp_type(), false));
         Arc::new(Schema::new(fields))
     }
@@ -99,7 +106,8 @@ impl Topic {
     /// Whether facts that were landed under `older` can be read as facts of this topic.
     ///
     /// # Errors
-    /// `Invalid`, naming the field, for anything but new nullable fields at the end.
+    /// `Invalid`, naming the field, for anything but new nullable fields: at the end or between the
+    /// others, as columns are bound by name.
     pub fn check_evolves_from(&self, older: &Self) -> Result<()> {
         let refuse = |what: String| {
             Err(Error::Invalid(format!(
@@ -113,27 +121,29 @@ impl Topic {
                 older.event_time, self.event_time
             ));
         }
-        for (position, old) in older.fields.iter().enumerate() {
-            match self.fields.get(position) {
-                Some(new) if new == old => {}
-                Some(new) if new.name == old.name => {
-                    let null = |n: bool| if n { "" } else { " not null" };
-                    return refuse(format!(
-                        "field `{}` changed from `{}{}` to `{}{}`",
-                        old.name,
-                        old.field_type,
-                        null(old.nullable),
-                        new.field_type,
-                        null(new.nullable)
-                    ));
-                }
-                _ => return refuse(format!("field `{}` was removed or moved", old.name)),
+        let mut kept = 0;
+        for old in &older.fields {
+            let found = self.fields[kept..].iter().position(|f| f.name == old.name);
+            let Some(found) = found else {
+                return refuse(format!("field `{}` was removed or moved", old.name));
+            };
+            kept += found + 1;
+            let new = &self.fields[kept - 1];
+            if new != old {
+                let null = |n: bool| if n { "" } else { " not null" };
+                return refuse(format!(
+                    "field `{}` changed from `{}{}` to `{}{}`",
+                    old.name,
+                    old.field_type,
+                    null(old.nullable),
+                    new.field_type,
+                    null(new.nullable)
+                ));
             }
         }
-        match self.fields[older.fields.len()..]
-            .iter()
-            .find(|f| !f.nullable)
-        {
+        let is_new = |f: &&TopicField| older.fields.iter().all(|old| old.name != f.name);
+        let mut new = self.fields.iter().filter(is_new);
+        match new.find(|f| !f.nullable) {
             Some(f) => refuse(format!("the new field `{}` is `not null`", f.name)),
             None => Ok(()),
         }

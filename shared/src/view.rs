@@ -12,6 +12,7 @@
 
 use std::sync::Arc;
 
+use arrow::array::{RecordBatch, RecordBatchOptions, new_null_array};
 use arrow::datatypes::{Schema, SchemaRef};
 use datafusion::catalog::TableProvider;
 use datafusion::common::tree_node::{Transformed, TreeNode, TreeNodeRecursion};
@@ -19,7 +20,8 @@ use datafusion::datasource::{provider_as_source, source_as_provider};
 use datafusion::logical_expr::{Expr, LogicalPlan, TableScanBuilder};
 use serde::{Deserialize, Serialize};
 
-use crate::{Error, Result, Topic};
+use crate::late_fields::fit_facts;
+use crate::{Error, Result, Topic, planted};
 
 mod aggregate;
 mod arguments;
@@ -39,7 +41,7 @@ mod sum;
 
 pub use aggregate::{AggregateSplit, Column, Key};
 pub use ast::refuse_samples;
-pub use engine::session_builder;
+pub use engine::{build_session, session_builder};
 pub use facts::{FactsTable, LeafTable};
 pub(crate) use fit::{ByPlace, FitExpr, fit};
 pub use fold::{Fold, finish_column, fold_facts, groups_accumulator, identity_states};
@@ -71,6 +73,8 @@ pub struct View {
     definition: Definition,
     planned: Planned,
     formats: Formats,
+    /// The columns of a fact that the view reads.
+    fact_schema: SchemaRef,
     codec: StateCodec,
 }
 
@@ -93,7 +97,9 @@ impl View {
             settings: plan::definition_settings(),
             state_format: formats.current().to_owned(),
         };
+        let fact_schema = Arc::new(topic.schema().project(&planned.projection)?);
         Ok(Self {
+            fact_schema,
             name: name.to_owned(),
             definition,
             planned,
@@ -135,9 +141,18 @@ impl View {
         &self.definition.topic
     }
 
-    /// The columns of a fact that the view reads, as indices into the topic's schema.
-    pub fn fact_projection(&self) -> &[usize] {
-        &self.planned.projection
+    /// The columns of a fact that the view reads. They are bound by name: a fact may have been stored
+    /// before some of them were declared, or after others were.
+    pub fn fact_schema(&self) -> &SchemaRef {
+        &self.fact_schema
+    }
+
+    /// A batch of facts in the columns of [`View::fact_schema`].
+    pub(crate) fn facts_read(&self, facts: &RecordBatch) -> Result<RecordBatch> {
+        if planted("planted-column-by-position") {
+            return by_position(facts, &self.fact_schema, &self.planned.projection);
+        }
+        fit_facts(&self.fact_schema, facts)
     }
 
     /// The aggregation, unless the view's states are rows.
@@ -167,11 +182,8 @@ impl View {
 
     /// The first steps of a view on facts: filters and projections.
     ///
-    /// `facts` has the columns of [`View::fact_projection`].
-    pub fn apply_lower(
-        &self,
-        facts: &arrow::array::RecordBatch,
-    ) -> Result<arrow::array::RecordBatch> {
+    /// `facts` has the columns of [`View::fact_schema`].
+    pub fn apply_lower(&self, facts: &RecordBatch) -> Result<RecordBatch> {
         self.planned.apply_lower(facts)
     }
 
@@ -189,7 +201,8 @@ impl View {
         replace_table(&self.planned.upper, plan::LEAF, leaf)
     }
 
-    /// The plan of the whole view over raw facts: the right side of the law.
+    /// The plan of the whole view over raw facts: the right side of the law. `facts` has at least the
+    /// columns of the view's topic.
     pub fn recompute_plan(&self, facts: Arc<dyn TableProvider>) -> Result<LogicalPlan> {
         replace_table(&self.planned.whole, &self.definition.topic.name, facts)
     }
@@ -217,17 +230,42 @@ fn traced(plan: &LogicalPlan, at: usize) -> Option<&str> {
     }
 }
 
-/// Puts a provider in the place of the scan of a placeholder table.
+/// The columns at some positions, whatever they are: a planted bug.
+fn by_position(facts: &RecordBatch, schema: &SchemaRef, places: &[usize]) -> Result<RecordBatch> {
+    let rows = facts.num_rows();
+    let columns = schema.fields().iter().zip(places).map(|(field, &at)| {
+        let column = facts.columns().get(at).cloned();
+        let column = column.filter(|c| c.data_type() == field.data_type());
+        column.unwrap_or_else(|| new_null_array(field.data_type(), rows))
+    });
+    let nullable = schema
+        .fields()
+        .iter()
+        .map(|f| f.as_ref().clone().with_nullable(true));
+    Ok(RecordBatch::try_new_with_options(
+        Arc::new(Schema::new(nullable.collect::<Vec<_>>())),
+        columns.collect(),
+        &RecordBatchOptions::new().with_row_count(Some(rows)),
+    )?)
+}
+
+/// Puts a provider in the place of the scan of a placeholder table. Its columns are bound by name: it
+/// may have more than the placeholder, and in another order.
 fn replace_table(
     plan: &LogicalPlan,
     name: &str,
     provider: Arc<dyn TableProvider>,
 ) -> Result<LogicalPlan> {
+    let columns = provider.schema();
     let source = provider_as_source(provider);
     let replaced = plan.clone().transform_down(|node| match node {
         LogicalPlan::TableScan(scan) if scan.table_name.table() == name => {
+            let read = scan.projected_schema.fields().iter();
+            let places = read.map(|f| columns.index_of(f.name()));
+            let places = places.collect::<std::result::Result<Vec<_>, _>>()?;
+            let all = places.iter().copied().eq(0..columns.fields().len());
             let scan = TableScanBuilder::new(scan.table_name, source.clone())
-                .with_projection(scan.projection)
+                .with_projection((!all).then_some(places))
                 .with_filters(scan.filters)
                 .with_fetch(scan.fetch)
                 .build()?;

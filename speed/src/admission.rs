@@ -5,7 +5,7 @@
 //!
 //! # Semantics
 //! - Field names match exactly; a name that begins with `_` is undeclared. What each type takes is the table in
-//!   `admission/column.rs`.
+//!   `shared/src/convert/column.rs`.
 //! - A record that names a declared field twice is a dead letter: neither value is the right one to drop. Undeclared
 //!   fields are kept as they came, repeated ones included.
 //! - NULL and absence are the same, and a dead letter where the field is not null.
@@ -14,20 +14,17 @@
 //! - Of several faults in one record the first that was met is the reason.
 
 mod batch;
-mod cell;
-mod column;
 mod encode;
 mod json;
-mod number;
 mod outcome;
 mod reason;
 #[cfg(test)]
 mod tests;
-mod time;
 
 use std::collections::HashMap;
 use std::sync::Arc;
 
+use anabranch_shared::convert::Column;
 use anabranch_shared::settings::UnknownFields;
 use anabranch_shared::{EXTRA, ErrorKind};
 use arrow::array::RecordBatch;
@@ -37,7 +34,6 @@ use bytes::Bytes;
 use thiserror::Error;
 
 use crate::files::{Chunk, ChunkData};
-use column::Column;
 pub(crate) use json::{BYTE_ORDER_MARK, is_blank, lines, oversized};
 pub(crate) use outcome::keep_rows;
 

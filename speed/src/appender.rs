@@ -11,8 +11,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::time::Duration;
 
-use anabranch_shared::{Error, Offset, OffsetRange, PartitionId, Result, Topic};
-use arrow::datatypes::SchemaRef;
+use anabranch_shared::{Error, Log, Offset, OffsetRange, PartitionId, Result};
 use bytes::Bytes;
 use parking_lot::Mutex;
 use tokio::sync::{mpsc, oneshot};
@@ -109,8 +108,7 @@ impl Written {
 
 /// What the appender thread owns.
 pub(crate) struct Appender {
-    pub topic: Topic,
-    pub schema: SchemaRef,
+    pub log: Arc<Log>,
     pub partition: PartitionId,
     pub wal: Wal,
     pub delta: Arc<Mutex<TopicDelta>>,
@@ -181,7 +179,7 @@ impl Appender {
     /// Runs until every sender is gone, or until nothing can be appended any more: then `failure`
     /// gets the reason.
     pub(crate) fn run(mut self, failure: &Failure) {
-        let topic = self.topic.name.clone();
+        let topic = self.log.name().to_owned();
         let reason = match catch_unwind(AssertUnwindSafe(|| self.serve())) {
             Ok(None) => return,
             Ok(Some(AppendError::Refused(e))) => Reason::Outside(format!(
@@ -249,7 +247,7 @@ impl Appender {
             } => (payload, encoded, ingest_from, reply),
             WriteRequest::Cut(below) => {
                 if let Err(e) = self.cut(below) {
-                    tracing::warn!(topic = %self.topic.name, error = %e, "could not cut the WAL");
+                    tracing::warn!(topic = %self.log.name(), error = %e, "could not cut the WAL");
                 }
                 return;
             }
@@ -329,11 +327,12 @@ impl Appender {
             fail::fail_point!("wal-after-fsync");
         }
         let mut answers = Vec::with_capacity(group.waiting.len());
+        let (topic, schema) = self.log.declared();
         for waiting in group.waiting {
             let first = Offset(i64::try_from(waiting.record.first).unwrap_or(i64::MAX));
             let answer = waiting
                 .payload
-                .at(&self.topic, &self.schema, self.partition, first)
+                .at(&topic, &schema, self.partition, first)
                 .and_then(|piece| {
                     let written = Written::of(&waiting.payload, piece.range);
                     if !self.delta.lock().push(piece) {
@@ -373,7 +372,7 @@ impl Appender {
     }
 
     fn refuse(&mut self, group: Group, e: &WalError, mut dedup: Option<&mut Dedup>) {
-        tracing::error!(topic = %self.topic.name, error = %e, "facts refused: the WAL can't be written");
+        tracing::error!(topic = %self.log.name(), error = %e, "facts refused: the WAL can't be written");
         let text = refusal(e);
         for (reply, _) in group.same_key {
             reply.send(Err(Error::Unavailable(text.clone()))).ok();
@@ -385,7 +384,7 @@ impl Appender {
             if let Some(dedup) = dedup.as_deref_mut()
                 && let Err(e) = dedup.forget(&waiting.payload.facts)
             {
-                tracing::error!(topic = %self.topic.name, error = %e, "keys of refused facts are still remembered");
+                tracing::error!(topic = %self.log.name(), error = %e, "keys of refused facts are still remembered");
             }
             if let Some((id, upto)) = &waiting.payload.ingest {
                 let before = upto.saturating_sub(waiting.payload.records);

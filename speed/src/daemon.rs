@@ -11,8 +11,8 @@ use anabranch_shared::settings::{
 };
 use anabranch_shared::view::View;
 use anabranch_shared::{
-    Catalogue, Error, ErrorKind, Generation, GiveWay, Log, Master, Pin, Pinner, ReadMode, Relation,
-    Result, Storage, blocking,
+    Catalogue, Error, ErrorKind, Generation, GiveWay, Master, Pin, Pinner, ReadMode, Relation,
+    Result, Storage,
 };
 use async_trait::async_trait;
 use parking_lot::RwLock;
@@ -26,8 +26,10 @@ use crate::gather::{Peers, TopicParts};
 use crate::intake::DeadLetterBound;
 use crate::kafka::KafkaSource;
 use crate::topic::TopicStream;
-use crate::wal::{Claim, RealFiles, WalLock, check_claim, wal_id};
+use crate::wal::{RealFiles, WalLock, wal_id};
 use crate::wanted::{DeltaUse, Wanted, decide};
+
+mod declared;
 
 /// How often the loops look whether something is to be done.
 const TICK: Duration = Duration::from_millis(100);
@@ -150,9 +152,19 @@ impl TopicOptions {
 pub struct Daemon {
     storage: Storage,
     catalogue: Arc<Catalogue>,
-    topics: BTreeMap<String, Arc<TopicStream>>,
+    /// The open topics: more come while the daemon runs, none go.
+    topics: RwLock<Arc<BTreeMap<String, Arc<TopicStream>>>>,
     /// What reads topics from Kafka.
-    sources: BTreeMap<String, KafkaSource>,
+    sources: RwLock<Arc<BTreeMap<String, Arc<KafkaSource>>>>,
+    /// The topics that are to be open as soon as the catalogue has them, and how.
+    wanted_topics: RwLock<BTreeMap<String, TopicOptions>>,
+    /// Topics whose fields could not be taken, or that could not be opened, and why.
+    untaken: RwLock<BTreeMap<String, String>>,
+    /// Held by whoever opens topics and takes fields.
+    taking: tokio::sync::Mutex<()>,
+    /// Told when a topic was opened.
+    opened: watch::Sender<usize>,
+    give_way: GiveWay,
     /// What the reader of an answer should know of each view.
     notes: RwLock<BTreeMap<String, String>>,
     /// Views that can't be served, and why.
@@ -190,45 +202,16 @@ impl Daemon {
         let fresh = || uuid::Uuid::new_v4().to_string();
         let id = wal_id(&options.wal, &RealFiles, fresh).map_err(crate::appender::wal_error)?;
         let bounds = Arc::new(Bounds::open(&options)?);
-        let give_way = GiveWay::default();
-        let failure = Failure::default();
-        let mut streams = BTreeMap::new();
-        let mut sources = BTreeMap::new();
-        let mut threads = Vec::new();
-        for (name, settings) in topics {
-            let entry = catalogue.current();
-            let known = entry.topics.get(name).ok_or_else(|| {
-                Error::NotFound(format!("topic `{name}` is not in the catalogue"))
-            })?;
-            let has_source = settings.kafka.is_some();
-            let claim = match known.partitions.values().any(|owner| *owner == id) {
-                true => Claim::Claimed,
-                false => Claim::Unclaimed,
-            };
-            let (root, topic) = (options.wal.clone(), name.clone());
-            blocking(move || {
-                let checked = check_claim(&root, &topic, claim, Arc::new(RealFiles));
-                checked.map_err(crate::appender::wal_error)
-            })
-            .await?;
-            let partition = catalogue.claim_partition(name, &id, has_source).await?;
-            let log = Arc::new(Log::open(storage, &known.topic, options.now_ms()).await?);
-            let (stream, thread) = TopicStream::open(
-                log, partition, settings, &options, &bounds, &give_way, &failure,
-            )
-            .await?;
-            if let Some(kafka) = settings.kafka.clone() {
-                let source = KafkaSource::start(&stream, &catalogue, kafka, &id, &failure)?;
-                sources.insert(name.clone(), source);
-            }
-            streams.insert(name.clone(), stream);
-            threads.push(thread);
-        }
         let daemon = Arc::new(Self {
             storage: storage.clone(),
             catalogue,
-            topics: streams,
-            sources,
+            topics: RwLock::default(),
+            sources: RwLock::default(),
+            wanted_topics: RwLock::new(topics.clone()),
+            untaken: RwLock::default(),
+            taking: tokio::sync::Mutex::default(),
+            opened: watch::Sender::new(0),
+            give_way: GiveWay::default(),
             notes: RwLock::default(),
             unserved: RwLock::default(),
             peers: RwLock::default(),
@@ -238,22 +221,25 @@ impl Daemon {
             wanted: parking_lot::Mutex::default(),
             waiting: parking_lot::Mutex::default(),
             ending: watch::Sender::new(false),
-            failure,
-            threads: parking_lot::Mutex::new(threads),
+            failure: Failure::default(),
+            threads: parking_lot::Mutex::default(),
             _lock: lock,
         });
+        for (name, settings) in topics {
+            daemon.open_topic(name, settings).await?;
+        }
         daemon.follow_catalogue().await;
         Ok(daemon)
     }
 
-    /// The daemon's topics.
-    pub fn topics(&self) -> &BTreeMap<String, Arc<TopicStream>> {
-        &self.topics
+    /// The daemon's topics, as of now.
+    pub fn topics(&self) -> Arc<BTreeMap<String, Arc<TopicStream>>> {
+        self.topics.read().clone()
     }
 
-    /// What reads topics from Kafka, by topic.
-    pub fn sources(&self) -> &BTreeMap<String, KafkaSource> {
-        &self.sources
+    /// What reads topics from Kafka, by topic, as of now.
+    pub fn sources(&self) -> Arc<BTreeMap<String, Arc<KafkaSource>>> {
+        self.sources.read().clone()
     }
 
     /// The daemon's settings.
@@ -276,14 +262,17 @@ impl Daemon {
         *self.notes.write() = notes;
     }
 
-    /// Serves the live generation of each view of the catalogue.
+    /// Takes the fields and the topics of the catalogue, and serves the live generation of each of its
+    /// views.
     pub async fn follow_catalogue(&self) {
         if let Err(e) = self.catalogue.refresh().await {
             tracing::warn!(error = %e, "can't read the catalogue");
             return;
         }
         let entry = self.catalogue.current();
-        for stream in self.topics.values() {
+        self.take_declared(&entry).await;
+        let topics = self.topics();
+        for stream in topics.values() {
             let known: Vec<String> = stream.with_delta(|d| d.views.keys().cloned().collect());
             for name in known {
                 let alive = entry.views.get(&name).and_then(|v| v.live.as_ref());
@@ -294,7 +283,7 @@ impl Daemon {
         }
         for (name, view) in &entry.views {
             let Some(live) = &view.live else { continue };
-            let Some(stream) = self.topics.get(&live.definition.topic.name) else {
+            let Some(stream) = topics.get(&live.definition.topic.name) else {
                 continue;
             };
             if stream.served(name) == Some(live.generation) || !self.is_due(name) {
@@ -356,7 +345,7 @@ impl Daemon {
             waits: !self.waiting.lock().is_empty(),
             ..Default::default()
         };
-        for stream in self.topics.values() {
+        for stream in self.topics().values() {
             used.waits |= stream.is_paused();
             stream.with_delta(|delta| {
                 used.memory_bytes += delta.size_bytes() as u64;
@@ -375,7 +364,7 @@ impl Daemon {
     /// The views that are wanted to be refreshed, because their deltas take too much.
     pub fn wanted(&self) -> BTreeMap<String, Wanted> {
         let mut views = BTreeMap::new();
-        for stream in self.topics.values() {
+        for stream in self.topics().values() {
             stream.with_delta(|delta| {
                 for (name, view) in &delta.views {
                     let wanted = Wanted {
@@ -401,7 +390,7 @@ impl Daemon {
     /// The views that don't answer, and why.
     pub fn views_that_fail(&self) -> BTreeMap<String, String> {
         let mut failing = BTreeMap::new();
-        for stream in self.topics.values() {
+        for stream in self.topics().values() {
             stream.with_delta(|delta| {
                 let failed = |(n, v): (&String, &ViewDelta)| Some((n.clone(), v.failed.clone()?));
                 failing.extend(delta.views.iter().filter_map(failed));
@@ -414,7 +403,7 @@ impl Daemon {
     }
 
     fn serves(&self, view: &str) -> bool {
-        self.topics.values().any(|s| s.served(view).is_some())
+        self.topics().values().any(|s| s.served(view).is_some())
     }
 
     /// An error where one of the names is a view that can't be served.
@@ -437,6 +426,11 @@ impl Daemon {
         stream: &Arc<TopicStream>,
     ) -> Result<()> {
         let view = Arc::new(View::from_definition(name, &live.definition)?);
+        if let Some(field) = stream.field_not_taken(&view) {
+            // What answered before is none that answers any more.
+            stream.forget(name);
+            return Err(self.not_taken(&view, field));
+        }
         let now = self.options.now_ms();
         let master = Arc::new(Master::open(&self.storage, &view, live.generation, now).await?);
         stream.follow().await?;
@@ -445,18 +439,31 @@ impl Daemon {
         Ok(())
     }
 
-    /// Runs the loops until [`Daemon::stop`].
+    /// Runs the loops until [`Daemon::stop`], also those of topics that are opened meanwhile.
     pub async fn run(self: &Arc<Self>) {
         let mut tasks = JoinSet::new();
-        for stream in self.topics.values() {
-            tasks.spawn(land_loop(self.clone(), stream.clone()));
-            tasks.spawn(follow_loop(self.clone(), stream.clone()));
-        }
         tasks.spawn(catalogue_loop(self.clone()));
-        while let Some(ended) = tasks.join_next().await {
-            if let Err(e) = ended {
-                let text = format!("a loop that lands or follows ended: {e}");
-                self.failure.report(Reason::Defect(text));
+        let mut running = BTreeSet::new();
+        let mut opened = self.opened.subscribe();
+        loop {
+            opened.borrow_and_update();
+            for (name, stream) in self.topics().iter() {
+                if running.insert(name.clone()) {
+                    tasks.spawn(land_loop(self.clone(), stream.clone()));
+                    tasks.spawn(follow_loop(self.clone(), stream.clone()));
+                }
+            }
+            tokio::select! {
+                ended = tasks.join_next() => match ended {
+                    None => return,
+                    Some(Ok(())) => {}
+                    Some(Err(e)) => {
+                        let text = format!("a loop that lands or follows ended: {e}");
+                        self.failure.report(Reason::Defect(text));
+                    }
+                },
+                // The daemon itself keeps the sender.
+                _ = opened.changed() => {}
             }
         }
     }
@@ -476,11 +483,11 @@ impl Daemon {
     pub async fn stop(&self) -> Result<()> {
         self.ending.send_replace(true);
         // A thread that waits for storage may be in the middle of something.
-        tokio::task::block_in_place(|| self.sources.values().for_each(KafkaSource::stop));
+        tokio::task::block_in_place(|| self.sources().values().for_each(|s| s.stop()));
         if self.failure.get().is_some() {
             return Ok(());
         }
-        for stream in self.topics.values() {
+        for stream in self.topics().values() {
             while stream.has_unlanded() {
                 stream.land().await?;
             }
@@ -540,8 +547,8 @@ async fn catalogue_loop(daemon: Arc<Daemon>) {
 impl Pinner for Daemon {
     async fn relations(&self) -> Result<Vec<Relation>> {
         let mut relations = Vec::new();
-        for (name, stream) in &self.topics {
-            let schema = stream.log().schema().clone();
+        for (name, stream) in self.topics().iter() {
+            let schema = stream.log().schema();
             relations.push(Relation {
                 name: name.clone(),
                 kind: "topic",
@@ -566,7 +573,7 @@ impl Pinner for Daemon {
         let mut pin = Pin::default();
         let peers = self.peers.read().clone();
         let mut said = Vec::new();
-        for (topic, stream) in &self.topics {
+        for (topic, stream) in self.topics().iter() {
             let views: Vec<String> = stream.with_delta(|d| {
                 names
                     .iter()
@@ -599,7 +606,8 @@ impl Pinner for Daemon {
         let read: BTreeSet<&String> = topics
             .chain(pin.views.values().map(|v| &v.view.topic().name))
             .collect();
-        let stopped = |topic: &&String| self.sources.get(*topic)?.state().stopped;
+        let sources = self.sources();
+        let stopped = |topic: &&String| sources.get(*topic)?.state().stopped;
         let stopped: Vec<String> = read.iter().filter_map(stopped).collect();
         let notes = self.notes.read();
         pin.notes = names.iter().filter_map(|n| notes.get(n).cloned()).collect();

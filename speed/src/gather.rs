@@ -30,7 +30,7 @@ mod wire;
 
 use choice::{Choice, Holder, Lanes, choose, head_of};
 pub(crate) use held::Snapshot;
-pub(crate) use wire::{PeerDelta, fitted_to};
+pub(crate) use wire::PeerDelta;
 
 /// How often the daemons are asked anew because two of them hold one partition.
 const TRIES: usize = 6;
@@ -167,7 +167,7 @@ impl TopicStream {
         };
         let request = DeltaRequest {
             wal: String::new(),
-            topic: self.topic().name.clone(),
+            topic: self.name().to_owned(),
             from: own.upto.clone(),
             views: own.views.iter().map(wanted).collect(),
             facts: parts.facts,
@@ -210,7 +210,7 @@ impl TopicStream {
         }
         Err(Error::Unavailable(format!(
             "topic `{}`: daemons hold the same partitions and go on changing which; try again",
-            self.topic().name
+            self.name()
         )))
     }
 
@@ -226,7 +226,7 @@ impl TopicStream {
         };
         let (name, limit) = (peer.name(), self.memory_bytes());
         let views = own.views.values().map(|(m, _)| m.view().clone()).collect();
-        let topic = self.topic().clone();
+        let topic = self.topic();
         let held = blocking(move || PeerDelta::decode(&body, &name, &topic, views, limit)).await?;
         if request.except.is_empty() {
             peer.fills(&request.topic, held.lanes.keys().copied().collect());
@@ -280,7 +280,7 @@ impl TopicStream {
             .views
             .values_mut()
             .for_each(|v| v.head = head.clone());
-        let topic = &self.topic().name;
+        let topic = self.name();
         let lanes = asked.iter().filter_map(Asked::lanes);
         let answered: Vec<PartitionId> = lanes.flat_map(|l| l.keys().copied()).collect();
         for (peer, asked) in peers.iter().zip(asked) {
@@ -370,7 +370,7 @@ impl TopicStream {
             if !self.log().head().covers(&landed) {
                 return Err(Error::Unavailable(format!(
                     "topic `{}`: another daemon has landed up to [{landed}], the log ends at [{}]; try again",
-                    self.topic().name,
+                    self.name(),
                     self.log().head()
                 )));
             }

@@ -122,7 +122,7 @@ async fn ingested(
     State(daemon): State<Arc<Daemon>>,
     Path((topic, id)): Path<(String, String)>,
 ) -> Response {
-    match daemon.topics().get(&topic) {
+    match daemon.topics().get(&topic).cloned() {
         Some(stream) => stream.ingested(&id).to_string().into_response(),
         None => refuse(&Error::NotFound(format!("no topic `{topic}`"))),
     }
@@ -179,8 +179,9 @@ async fn accept(
     body: Bytes,
     taken: Arc<Taken>,
 ) -> Result<WriteOutcome> {
-    let stream = daemon.topics().get(topic).ok_or_else(|| {
-        let known: Vec<&str> = daemon.topics().keys().map(String::as_str).collect();
+    let topics = daemon.topics();
+    let stream = topics.get(topic).ok_or_else(|| {
+        let known: Vec<&str> = topics.keys().map(String::as_str).collect();
         Error::NotFound(format!(
             "no topic `{topic}`; the topics are: {}",
             known.join(", ")
@@ -210,7 +211,18 @@ async fn accept(
         )));
     }
     if kind == PAYLOAD {
-        return stream.write_payload(body, ingest.map(|c| c.from)).await;
+        let (from, known) = (ingest.map(|c| c.from), stream.topic());
+        return match stream.write_payload(body.clone(), from).await {
+            // It may have a field that was declared a moment ago.
+            Err(Error::Unavailable(why)) => {
+                daemon.follow_catalogue().await;
+                match stream.topic() == known {
+                    true => Err(Error::Unavailable(why)),
+                    false => stream.write_payload(body, from).await,
+                }
+            }
+            written => written,
+        };
     }
     let source = text(headers, "anabranch-source").map(str::to_owned);
     let plain = matches!(encoding.as_str(), "identity" | "") && !kind.starts_with(ARROW);

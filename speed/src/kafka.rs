@@ -91,7 +91,7 @@ impl KafkaSource {
             stop: stop.clone(),
             runtime: tokio::runtime::Handle::current(),
         })?;
-        let (topic, failure) = (stream.topic().name.clone(), failure.clone());
+        let (topic, failure) = (stream.name().to_owned(), failure.clone());
         let thread = std::thread::Builder::new()
             .name(format!("kafka-{topic}"))
             .spawn(move || {

@@ -14,7 +14,7 @@
 use std::sync::Arc;
 
 use anabranch_shared::{
-    Error, Offset, OffsetRange, PartitionId, Result, Topic, dead_letter_schema, planted,
+    Error, Offset, OffsetRange, PartitionId, Result, Topic, dead_letter_schema, fit_facts, planted,
     timestamp_type,
 };
 use arrow::array::{
@@ -291,6 +291,24 @@ impl Payload {
         }))
     }
 
+    /// Takes a payload that was admitted elsewhere, by the fields that were known there.
+    ///
+    /// # Errors
+    /// `Unavailable` where it has a field that is not known here yet, which would be lost.
+    pub(crate) fn take_fields_of(&mut self, topic: &Topic, schema: &SchemaRef) -> Result<()> {
+        let mut fields = self.facts.schema_ref().fields().iter();
+        let unknown = fields.find(|f| schema.field_with_name(f.name()).is_err());
+        if let Some(unknown) = unknown {
+            return Err(Error::Unavailable(format!(
+                "topic `{}`: field `{}` was declared a moment ago, and this daemon does not know it yet; try again",
+                topic.name,
+                unknown.name()
+            )));
+        }
+        self.facts = fit_facts(schema, &self.facts)?;
+        Ok(())
+    }
+
     /// Whether the payload says the same in all its parts, and fits the topic. Admission's do; one that came over the
     /// network may not.
     ///
@@ -426,7 +444,7 @@ impl FactPiece {
         offsets: Vec<i64>,
         dead: &[(i64, &DeadLetter)],
     ) -> Result<Self> {
-        let mut columns = fitted(facts, place);
+        let mut columns = fitted(facts, place)?;
         let rows = facts.num_rows();
         columns.push(Arc::new(Int32Array::from(vec![place.partition.0; rows])));
         columns.push(Arc::new(Int64Array::from(offsets)));
@@ -499,17 +517,16 @@ fn dead_batch(place: &Place<'_>, letters: &[(i64, &DeadLetter)]) -> Result<Optio
     Ok(Some(RecordBatch::try_new(dead_letter_schema(), columns)?))
 }
 
+/// How many columns follow the declared fields and `_extra`: the place, and the time of admission.
+const PLACE_COLUMNS: usize = 3;
+
 /// The declared fields and `_extra`, also where a field was declared after the facts were stored.
-fn fitted(facts: &RecordBatch, place: &Place<'_>) -> Vec<ArrayRef> {
-    let wanted = place
-        .schema
-        .fields()
-        .iter()
-        .take(place.topic.fields.len() + 1);
-    let columns = wanted.map(|field| {
-        let found = facts.column_by_name(field.name());
-        let missing = || arrow::array::new_null_array(field.data_type(), facts.num_rows());
-        found.cloned().unwrap_or_else(missing)
-    });
-    columns.collect()
+fn fitted(facts: &RecordBatch, place: &Place<'_>) -> Result<Vec<ArrayRef>> {
+    let wanted = place.schema.fields();
+    let wanted = &wanted[..wanted.len().saturating_sub(PLACE_COLUMNS)];
+    if facts.schema_ref().fields()[..] == *wanted {
+        return Ok(facts.columns().to_vec());
+    }
+    let schema = Arc::new(Schema::new(wanted.to_vec()));
+    Ok(fit_facts(&schema, facts)?.columns().to_vec())
 }

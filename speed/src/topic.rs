@@ -4,13 +4,13 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use anabranch_shared::settings::Ack;
+use anabranch_shared::settings::{Ack, UnknownFields};
 use anabranch_shared::{
     Error, FoldOptions, FoldProgress, Generation, GiveWay, Log, Master, Offset, OffsetRange,
     Offsets, PartitionId, Result, Topic, planted,
 };
 use bytes::Bytes;
-use parking_lot::Mutex;
+use parking_lot::{Mutex, RwLock};
 use tokio::sync::{mpsc, oneshot, watch};
 
 use self::duplicates::open_dedup;
@@ -102,11 +102,12 @@ pub struct WriteOutcome {
 /// One topic of a daemon.
 #[derive(Debug)]
 pub struct TopicStream {
-    topic: Topic,
     ack: Ack,
     partition: PartitionId,
     log: Arc<Log>,
-    admission: Admission,
+    /// By the topic's fields as they are declared, as far as this daemon knows.
+    admission: RwLock<Arc<Admission>>,
+    unknown_fields: UnknownFields,
     delta: Arc<Mutex<TopicDelta>>,
     requests: mpsc::Sender<WriteRequest>,
     landed: watch::Sender<Offset>,
@@ -148,17 +149,10 @@ impl TopicStream {
         give_way: &GiveWay,
         failure: &Failure,
     ) -> Result<(Arc<Self>, std::thread::JoinHandle<()>)> {
-        let topic = log.topic().clone();
+        let topic = log.topic();
         let head = log.head();
         let landed = head.get(partition);
-        let record_bytes = usize::try_from(options.max_record_bytes).unwrap_or(usize::MAX);
-        let admission = Admission::new(
-            &topic.field_schema(),
-            &topic.event_time,
-            settings.unknown_fields,
-            record_bytes,
-        )
-        .map_err(|e| Error::Invalid(format!("topic `{}`: {e}", topic.name)))?;
+        let admission = admission(&topic, settings.unknown_fields, options)?;
         let OpenedWal {
             wal,
             pieces,
@@ -203,8 +197,7 @@ impl TopicStream {
         requests.try_send(WriteRequest::Cut(landed)).ok();
         let delta = Arc::new(Mutex::new(delta));
         let appender = Appender {
-            schema: log.schema().clone(),
-            topic: topic.clone(),
+            log: log.clone(),
             partition,
             wal,
             delta: delta.clone(),
@@ -224,10 +217,10 @@ impl TopicStream {
             .map_err(|e| Error::Unavailable(format!("can't start a thread: {e}")))?;
         let stream = Self {
             ack: settings.ack,
-            topic,
+            unknown_fields: settings.unknown_fields,
             partition,
             log,
-            admission,
+            admission: RwLock::new(Arc::new(admission)),
             delta,
             requests,
             landed: watch::Sender::new(landed),
@@ -251,9 +244,30 @@ impl TopicStream {
         Ok((Arc::new(stream), thread))
     }
 
-    /// The topic.
-    pub fn topic(&self) -> &Topic {
-        &self.topic
+    /// The topic's name.
+    pub fn name(&self) -> &str {
+        self.log.name()
+    }
+
+    /// The topic, with the fields that this daemon knows.
+    pub fn topic(&self) -> Arc<Topic> {
+        self.log.topic()
+    }
+
+    /// Takes fields that were declared while the daemon runs. Facts that are here already are read
+    /// by them as older ones in the log are.
+    ///
+    /// # Errors
+    /// `Unavailable` where the storage does not answer: it is to be tried again.
+    pub(crate) async fn take_fields(&self, topic: &Topic) -> Result<()> {
+        fail::fail_point!("take-fields", |_| Err(Error::Unavailable(
+            "the storage does not answer".into()
+        )));
+        let admission = admission(topic, self.unknown_fields, &self.options)?;
+        // Who admits may know fewer fields than who keeps the facts, never more.
+        self.log.redeclare(topic, self.options.now_ms()).await?;
+        *self.admission.write() = Arc::new(admission);
+        Ok(())
     }
 
     /// The topic's log.
@@ -267,8 +281,8 @@ impl TopicStream {
     }
 
     /// Admission to the topic.
-    pub(crate) fn admission(&self) -> &Admission {
-        &self.admission
+    pub(crate) fn admission(&self) -> Arc<Admission> {
+        self.admission.read().clone()
     }
 
     /// The time, in microseconds since 1970.
@@ -342,7 +356,7 @@ impl TopicStream {
         let worker = self.clone();
         let upto = ingest.clone();
         let (payload, encoded, unknown_fields) = in_turn(bytes, move || {
-            let admitted = admit(&worker.admission)?;
+            let admitted = admit(&worker.admission())?;
             let unknown = admitted.unknown_fields;
             let ingest = upto.map(|c| c.upto(admitted.record_count)).transpose()?;
             let mut payload = Payload::new(admitted, now_us, ingest, source);
@@ -371,9 +385,10 @@ impl TopicStream {
         let (worker, encoded) = (self.clone(), body.clone());
         let payload = in_turn(usize::MAX, move || {
             // What the WAL holds must be readable when it is replayed, so it is checked before.
-            let payload = Payload::decode(&encoded)
+            let mut payload = Payload::decode(&encoded)
                 .map_err(|e| Error::Invalid(format!("the body is not a payload: {e}")))?;
-            payload.check(&worker.topic, from)?;
+            payload.take_fields_of(&worker.topic(), worker.admission().schema())?;
+            payload.check(&worker.topic(), from)?;
             Ok(payload)
         })
         .await?;
@@ -456,7 +471,7 @@ impl TopicStream {
     pub(crate) fn note_trouble(&self, doing: &str, tried: &Result<()>) {
         let trouble = tried.as_ref().err().map(|e| format!("{doing}: {e}"));
         let mut last = self.landing_trouble.lock();
-        let topic = &self.topic.name;
+        let topic = self.name();
         match (&trouble, last.as_ref()) {
             (Some(now), Some(before)) if now == before => {}
             (Some(now), _) => tracing::error!(%topic, error = %now, "trouble; it is tried again"),
@@ -541,6 +556,18 @@ impl TopicStream {
             .get(name)
             .map(|v| v.master.generation())
     }
+}
+
+/// Admission to a topic.
+fn admission(topic: &Topic, unknown: UnknownFields, options: &DaemonOptions) -> Result<Admission> {
+    let record_bytes = usize::try_from(options.max_record_bytes).unwrap_or(usize::MAX);
+    Admission::new(
+        &topic.field_schema(),
+        &topic.event_time,
+        unknown,
+        record_bytes,
+    )
+    .map_err(|e| Error::Invalid(format!("topic `{}`: {e}", topic.name)))
 }
 
 #[cfg(test)]

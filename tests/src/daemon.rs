@@ -49,8 +49,13 @@ pub struct Daemon {
 impl Daemon {
     /// Starts a daemon on a project, and waits until it answers.
     pub async fn start(dir: &Path) -> anyhow::Result<Self> {
+        Self::start_with(dir, &["speed"], "").await
+    }
+
+    /// Starts a daemon by a command, with what fail points do, and waits until it answers.
+    pub async fn start_with(dir: &Path, command: &[&str], points: &str) -> anyhow::Result<Self> {
         let context = Context::open(dir).await?;
-        let mut process = Process::start(dir, &["speed"])?;
+        let mut process = Process::start_with(dir, command, points)?;
         let client = process.ready(&context).await?;
         Ok(Self {
             process,

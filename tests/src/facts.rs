@@ -5,10 +5,12 @@ use std::sync::Arc;
 use anabranch_shared::settings::FieldType;
 use anabranch_shared::{Offset, PartitionId, Topic, TopicField};
 use arrow::array::{
-    ArrayRef, BinaryViewArray, BooleanArray, Date32Array, Decimal128Array, Float32Array,
-    Float64Array, Int8Array, Int16Array, Int32Array, Int64Array, Int64Builder, ListBuilder,
-    RecordBatch, StringBuilder, StringViewArray, TimestampMicrosecondArray,
+    Array, ArrayRef, AsArray, BinaryViewArray, BooleanArray, Date32Array, Decimal128Array,
+    Float32Array, Float64Array, Int8Array, Int16Array, Int32Array, Int64Array, Int64Builder,
+    ListBuilder, RecordBatch, StringBuilder, StringViewArray, TimestampMicrosecondArray,
 };
+use arrow::datatypes::{DataType, Int64Type, TimestampMicrosecondType};
+use arrow::temporal_conversions::timestamp_us_to_datetime;
 use rand::Rng;
 use rand::rngs::SmallRng;
 use rand::seq::SliceRandom;
@@ -33,6 +35,14 @@ pub const SPARE: [(&str, &str); 4] = [
     ("bin", "binary"),
     ("at", "timestamp"),
     ("words", "varchar[]"),
+];
+
+/// Fields that may be declared after some of their facts.
+pub const LATE: [(&str, &str); 4] = [
+    ("late_s", "varchar"),
+    ("late_n", "bigint"),
+    ("late_b", "boolean"),
+    ("late_at", "timestamp"),
 ];
 
 /// The time at which all facts come in, in microseconds since 1970.
@@ -68,6 +78,70 @@ pub fn topic() -> anyhow::Result<Topic> {
         event_time: "ts".into(),
         fields,
     })
+}
+
+/// A topic with the fields of [`LATE`] besides, at the end or between the others.
+pub fn with_late_fields(rng: &mut SmallRng, mut topic: Topic) -> anyhow::Result<Topic> {
+    for (name, kind) in LATE {
+        let field = TopicField {
+            name: name.into(),
+            field_type: kind.parse::<FieldType>()?,
+            nullable: true,
+        };
+        let at = match rng.random_bool(0.5) {
+            true => topic.fields.len(),
+            false => rng.random_range(1..topic.fields.len()),
+        };
+        topic.fields.insert(at, field);
+    }
+    Ok(topic)
+}
+
+/// Facts as whoever knows only the fields of `declared` stores them: the others lie in `_extra`.
+pub fn stored(facts: &RecordBatch, declared: &Topic) -> anyhow::Result<RecordBatch> {
+    let schema = declared.schema();
+    let is_extra =
+        |name: &str| LATE.iter().any(|(late, _)| *late == name) && schema.index_of(name).is_err();
+    let mut objects = vec![Vec::new(); facts.num_rows()];
+    for (field, column) in facts.schema().fields().iter().zip(facts.columns()) {
+        if !is_extra(field.name()) {
+            continue;
+        }
+        for (row, object) in objects
+            .iter_mut()
+            .enumerate()
+            .filter(|(row, _)| column.is_valid(*row))
+        {
+            let value = match column.data_type() {
+                DataType::Int64 => column.as_primitive::<Int64Type>().value(row).to_string(),
+                DataType::Boolean => column.as_boolean().value(row).to_string(),
+                DataType::Timestamp(..) => {
+                    let micros = column.as_primitive::<TimestampMicrosecondType>().value(row);
+                    let at = timestamp_us_to_datetime(micros);
+                    let at = at.ok_or_else(|| anyhow::anyhow!("no time: {micros}"))?;
+                    format!("\"{at:?}Z\"")
+                }
+                _ => serde_json::Value::from(column.as_string_view().value(row)).to_string(),
+            };
+            object.push(format!("\"{}\": {value}", field.name()));
+        }
+    }
+    let objects = objects
+        .iter()
+        .map(|o| (!o.is_empty()).then(|| format!("{{{}}}", o.join(", "))));
+    let extra: ArrayRef = Arc::new(StringViewArray::from_iter(objects));
+    let columns = schema
+        .fields()
+        .iter()
+        .map(|field| match field.name().as_str() {
+            "_extra" => Ok(extra.clone()),
+            name => facts
+                .column_by_name(name)
+                .cloned()
+                .ok_or_else(|| anyhow::anyhow!("no `{name}`")),
+        });
+    let columns = columns.collect::<anyhow::Result<Vec<_>>>()?;
+    Ok(RecordBatch::try_new(schema.clone(), columns)?)
 }
 
 fn maybe<T>(rng: &mut SmallRng, value: impl FnOnce(&mut SmallRng) -> T) -> Option<T> {
@@ -192,6 +266,18 @@ pub fn fields(rng: &mut SmallRng, topic: &Topic, rows: usize) -> anyhow::Result<
             }),
         ),
         ("words", Arc::new(words.finish())),
+        ("late_s", column!(StringViewArray, text)),
+        ("late_n", column!(Int64Array, integer)),
+        (
+            "late_b",
+            column!(BooleanArray, |r: &mut SmallRng| r.random_bool(0.5)),
+        ),
+        (
+            "late_at",
+            column!(TimestampMicrosecondArray, |r: &mut SmallRng| {
+                r.random_range(-1_000_000_000_000_000..4_000_000_000_000_000_i64)
+            }),
+        ),
         (
             "_extra",
             Arc::new(StringViewArray::from_iter((0..rows).map(|_| None::<&str>))),

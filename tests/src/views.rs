@@ -66,6 +66,23 @@ const AGGREGATES: [(&str, &str); 42] = [
     ("nth_value", "nth_value(i, 2 ORDER BY ts)"),
 ];
 
+/// Keys and aggregates over fields of [`crate::facts::LATE`], each with the field.
+const LATE_KEYS: [(&str, &str); 4] = [
+    ("late_s", "late_s"),
+    ("late_n", "coalesce(late_n, 0) % 5"),
+    ("late_b", "late_b"),
+    ("late_at", "date_trunc('year', late_at)"),
+];
+const LATE_AGGREGATES: [(&str, &str, &str); 7] = [
+    ("late_s", "late count", "count(late_s)"),
+    ("late_s", "late max varchar", "max(late_s)"),
+    ("late_s", "late count distinct", "count(DISTINCT late_s)"),
+    ("late_n", "late min bigint", "min(late_n)"),
+    ("late_n", "late bit_xor", "bit_xor(late_n)"),
+    ("late_b", "late bool_or", "bool_or(late_b)"),
+    ("late_at", "late max timestamp", "max(late_at)"),
+];
+
 /// A random view.
 #[derive(Clone, Debug)]
 pub struct RandomView {
@@ -137,9 +154,16 @@ fn group_by(keys: &[&str]) -> String {
 
 /// Makes a random view.
 pub fn view(rng: &mut SmallRng) -> RandomView {
-    let filter = match rng.random_range(0..4) {
-        0 => " WHERE i IS NULL OR i > -50",
-        1 => " WHERE s <> 'a'",
+    view_over(rng, &|_| false)
+}
+
+/// Makes a random view, which may be of those late fields that are `declared`.
+pub fn view_over(rng: &mut SmallRng, declared: &dyn Fn(&str) -> bool) -> RandomView {
+    let filter = match rng.random_range(0..8) {
+        0..2 => " WHERE i IS NULL OR i > -50",
+        2..4 => " WHERE s <> 'a'",
+        4 if declared("late_s") => " WHERE late_s <> 'a'",
+        5 if declared("late_n") => " WHERE late_n < 10",
         _ => "",
     };
     if rng.random_bool(0.08) {
@@ -151,9 +175,23 @@ pub fn view(rng: &mut SmallRng) -> RandomView {
         return RandomView::plain(sql, "select distinct");
     }
     let wanted = rng.random_range(0..3);
-    let keys: Vec<&str> = KEYS.choose_multiple(rng, wanted).copied().collect();
+    let mut keys: Vec<&str> = KEYS.choose_multiple(rng, wanted).copied().collect();
     let count = rng.random_range(1..5);
-    let picked: Vec<_> = AGGREGATES.choose_multiple(rng, count).copied().collect();
+    let mut picked: Vec<_> = AGGREGATES.choose_multiple(rng, count).copied().collect();
+    let late_keys = LATE_KEYS.iter().filter(|(field, _)| declared(field));
+    let late_keys: Vec<&str> = late_keys.map(|(_, key)| *key).collect();
+    if let (Some(key), Some(first)) = (late_keys.choose(rng), keys.first_mut())
+        && rng.random_bool(0.5)
+    {
+        *first = *key;
+    }
+    let late = LATE_AGGREGATES.iter().filter(|(field, ..)| declared(field));
+    let late: Vec<_> = late.map(|(_, name, sql)| (*name, *sql)).collect();
+    if let Some(aggregate) = late.choose(rng)
+        && rng.random_bool(0.7)
+    {
+        picked[0] = *aggregate;
+    }
     let picked = picked.into_iter().map(|(name, sql)| Picked {
         name,
         sql,

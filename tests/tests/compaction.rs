@@ -84,7 +84,7 @@ impl Landed {
         log: &Log,
         partitions: std::ops::Range<i32>,
     ) -> anyhow::Result<()> {
-        let topic = log.topic().clone();
+        let topic = log.topic();
         let head = log.head();
         let mut landing = Landing::default();
         for p in partitions.clone().map(PartitionId) {

@@ -1,13 +1,13 @@
-//! A topic's schema changes: a new nullable field takes effect without a rebuild, with facts of the
-//! old schema in the log and in the WAL and a daemon of the old schema running; anything else is
-//! refused with the way to do it.
+//! A topic's schema changes: a new nullable field takes effect without a rebuild and without a
+//! restart, with facts of the old schema in the log and in the WAL, and is read from what those kept
+//! undeclared; anything else is refused with the way to do it.
 
 use std::path::Path;
 
 use anabranch_tests::daemon::{Daemon, run};
 use anabranch_tests::ledger::{check_law, line};
 use anabranch_tests::places;
-use anabranch_tests::process::{Setup, run_well, write_project};
+use anabranch_tests::process::{Setup, run_well, until, write_project};
 
 fn edit(dir: &Path, from: &str, to: &str) -> anyhow::Result<()> {
     let path = dir.join("anabranch.toml");
@@ -87,7 +87,7 @@ async fn a_new_nullable_field_takes_effect_without_a_rebuild() -> anyhow::Result
     anyhow::ensure!(status["topics"][0]["unlanded_facts"] == 50, "{status}");
     post(&daemon, 150..200).await?;
     let sql = "SELECT count(*), count(kind), count(score), count(_extra), min(id) FILTER (WHERE kind IS NOT NULL), max(id) FILTER (WHERE _extra LIKE '%kind%') FROM facts";
-    let expected = [["200", "50", "0", "150", "150", "149"]];
+    let expected = [["200", "200", "0", "150", "0", "149"]];
     anyhow::ensure!(
         daemon.rows(sql).await? == expected,
         "{:?}",
@@ -96,10 +96,7 @@ async fn a_new_nullable_field_takes_effect_without_a_rebuild() -> anyhow::Result
     check_law("facts of both schemas, unlanded", &daemon.context).await?;
     daemon.stop().await?;
     let said = run_well(dir, &["--format", "csv", "sql", "-c", sql]).await?;
-    anyhow::ensure!(
-        said.lines().nth(1) == Some("200,50,0,150,150,149"),
-        "{said}"
-    );
+    anyhow::ensure!(said.lines().nth(1) == Some("200,200,0,150,0,149"), "{said}");
     let fields = delta_fields(dir)?;
     anyhow::ensure!(
         fields.contains(&"kind".to_owned()) && fields.contains(&"score".to_owned()),
@@ -109,7 +106,7 @@ async fn a_new_nullable_field_takes_effect_without_a_rebuild() -> anyhow::Result
     let daemon = Daemon::start(dir).await?;
     run_well(dir, &["batch", "refresh"]).await?;
     check_law("after a refresh", &daemon.context).await?;
-    // A view may use the new field; it reads NULL of the older facts.
+    // A view may use the new field, and reads it from what the older facts kept.
     std::fs::write(
         dir.join("kinds.sql"),
         "SELECT kind, count(*) AS c FROM facts GROUP BY kind",
@@ -129,42 +126,209 @@ async fn a_new_nullable_field_takes_effect_without_a_rebuild() -> anyhow::Result
         "SELECT c, kind FROM kinds ORDER BY c DESC, kind",
     ];
     let said = run_well(dir, &kinds).await?;
-    anyhow::ensure!(said == "c,kind\n150,\n25,k0\n25,k1\n", "{said}");
+    anyhow::ensure!(said == "c,kind\n100,k0\n100,k1\n", "{said}");
     run_well(dir, &["verify"]).await?;
     Ok(())
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_daemon_of_the_old_schema_goes_on_beside_commands_of_the_new_one() -> anyhow::Result<()> {
+async fn a_running_daemon_takes_a_new_field() -> anyhow::Result<()> {
     let dir = places::folder()?;
     let dir = dir.path();
     write_project(dir, Setup::default())?;
     let daemon = Daemon::start(dir).await?;
     post(&daemon, 0..50).await?;
-    daemon.landed("facts", 50).await?;
+    let unfit = line(-1).replace('}', ",\"kind\":5}");
+    let (status, answer) = daemon.post("facts", &[], unfit.as_bytes()).await?;
+    anyhow::ensure!(status == 200 && answer["facts"] == 1, "{answer}");
+    daemon.landed("facts", 51).await?;
+    // Between the others, and nobody is told.
     edit(
         dir,
         "word = \"varchar\"",
-        "word = \"varchar\"\nkind = \"varchar\"",
+        "kind = \"varchar\"\nword = \"varchar\"",
     )?;
     run_well(dir, &["batch", "refresh"]).await?;
     post(&daemon, 50..100).await?;
-    daemon.landed("facts", 100).await?;
-    run_well(dir, &["batch", "rebuild"]).await?;
-    post(&daemon, 100..150).await?;
     check_law("beside the new schema", &daemon.context).await?;
-    let counted = daemon
-        .rows("SELECT count(*), count(_extra) FROM facts")
-        .await?;
-    anyhow::ensure!(counted == [["150", "150"]], "{counted:?}");
+    let count = "SELECT count(*), count(kind) FROM facts";
+    // Until it knows the field it says that there is none.
+    until("the field is taken", async || {
+        Ok(daemon.rows(count).await.is_ok())
+    })
+    .await?;
+    let counted = daemon.rows(count).await?;
+    anyhow::ensure!(counted == [["101", "100"]], "{counted:?}");
+    let (_, metrics) = daemon.get("/metrics").await?;
+    let unfit = "anabranch_extra_misfits_total{field=\"kind\"} ";
+    anyhow::ensure!(metrics.contains(unfit), "{metrics}");
+    let status = run_well(dir, &["status"]).await?;
+    anyhow::ensure!(
+        status.contains("field `kind`: values in `_extra`"),
+        "{status}"
+    );
+    post(&daemon, 100..150).await?;
+    let sql = "SELECT count(*), count(kind), count(_extra) FROM facts WHERE id >= 100";
+    let counted = daemon.rows(sql).await?;
+    anyhow::ensure!(counted == [["50", "50", "0"]], "{counted:?}");
+    daemon.landed("facts", 151).await?;
+    run_well(dir, &["batch", "rebuild"]).await?;
+    check_law("with the new schema", &daemon.context).await?;
     daemon.stop().await?;
     let daemon = Daemon::start(dir).await?;
-    post(&daemon, 150..200).await?;
-    let sql = "SELECT count(*), count(kind), count(_extra) FROM facts";
+    let sql = "SELECT count(*) FROM facts WHERE kind = 'k1'";
     let counted = daemon.rows(sql).await?;
-    anyhow::ensure!(counted == [["200", "50", "150"]], "{counted:?}");
-    check_law("with the new schema", &daemon.context).await?;
+    anyhow::ensure!(counted == [["75"]], "{counted:?}");
     daemon.stop().await
+}
+
+/// The project that `init` makes, with a daemon that runs, and a fact of before the edit.
+async fn first_hour(dir: &Path, points: &str) -> anyhow::Result<Daemon> {
+    run_well(dir, &["init", &dir.display().to_string()]).await?;
+    edit(dir, "\n[daemon]\n", "\n[daemon]\nhttp = \"127.0.0.1:0\"\n")?;
+    let daemon = Daemon::start_with(dir, &["up"], points).await?;
+    let fact = br#"{"ts":"2026-01-01T09:00:00Z","url":"/before","device":"desk"}"#;
+    let (status, answer) = daemon.post("pageviews", &[], fact).await?;
+    anyhow::ensure!(status == 200 && answer["unknown_fields"] == 1, "{answer}");
+    Ok(daemon)
+}
+
+/// Adds a field to the topic and to the view's keys, and cuts over.
+async fn add_device(dir: &Path) -> anyhow::Result<()> {
+    edit(
+        dir,
+        "engaged_ms = \"bigint\"\n",
+        "engaged_ms = \"bigint\"\ndevice = \"varchar\"\n",
+    )?;
+    let view = dir.join("views/post_minutes.sql");
+    let sql = std::fs::read_to_string(&view)?;
+    let sql = sql.replace("url, count", "url, device, count");
+    std::fs::write(&view, sql.replace("GROUP BY 1, 2", "GROUP BY 1, 2, 3"))?;
+    run_well(dir, &["batch", "rebuild"]).await?;
+    Ok(())
+}
+
+const BY_DEVICE: &str = "SELECT url, device, page_views FROM post_minutes ORDER BY url";
+
+const PHONE: &[u8] = br#"{"ts":"2026-01-01T10:00:00Z","url":"/a","device":"phone"}"#;
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_field_that_is_added_under_a_running_daemon_is_answered_right() -> anyhow::Result<()> {
+    let dir = places::folder()?;
+    let dir = dir.path();
+    let daemon = first_hour(dir, "").await?;
+    add_device(dir).await?;
+    let (status, answer) = daemon.post("pageviews", &[], PHONE).await?;
+    anyhow::ensure!(status == 200, "{answer}");
+    // Until then the former generation answers, which has no such column.
+    until("the daemon serves", async || {
+        Ok(daemon.rows(BY_DEVICE).await.is_ok())
+    })
+    .await?;
+    let expected = [["/a", "phone", "1"], ["/before", "desk", "1"]];
+    let counted = daemon.rows(BY_DEVICE).await?;
+    anyhow::ensure!(counted == expected, "{counted:?}");
+    for device in ["desk", "phone"] {
+        let sql = format!("SELECT count(*) FROM pageviews WHERE device = '{device}'");
+        let counted = daemon.rows(&sql).await?;
+        anyhow::ensure!(counted == [["1"]], "{device}: {counted:?}");
+    }
+    let verify = [&["verify"][..], &["verify", "--daemon"]];
+    for command in verify {
+        let said = run_well(dir, command).await?;
+        anyhow::ensure!(
+            said.contains("2 rows compared, 0 differ"),
+            "{command:?}: {said}"
+        );
+    }
+    daemon.landed("pageviews", 2).await?;
+    run_well(dir, &["batch", "refresh"]).await?;
+    for command in verify {
+        run_well(dir, command).await?;
+    }
+    let counted = daemon.rows(BY_DEVICE).await?;
+    anyhow::ensure!(counted == expected, "after the refresh: {counted:?}");
+    let said = run_well(dir, &["tail", "pageviews", "--from", "0"]).await?;
+    for device in ["desk", "phone"] {
+        anyhow::ensure!(said.contains(&format!("\"device\":\"{device}\"")), "{said}");
+    }
+    daemon.stop().await?;
+    let said = run_well(dir, &["--format", "csv", "sql", "-c", BY_DEVICE]).await?;
+    anyhow::ensure!(
+        said == "url,device,page_views\n/a,phone,1\n/before,desk,1\n",
+        "{said}"
+    );
+    run_well(dir, &["verify"]).await?;
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_view_is_refused_by_name_while_its_field_is_not_taken() -> anyhow::Result<()> {
+    let dir = places::folder()?;
+    let dir = dir.path();
+    let daemon = first_hour(dir, "take-fields=return").await?;
+    add_device(dir).await?;
+    let (status, answer) = daemon.post("pageviews", &[], PHONE).await?;
+    anyhow::ensure!(status == 200, "{answer}");
+    let says =
+        |text: &str| text.contains("view `post_minutes` reads field `device` of topic `pageviews`");
+    let failing = async || daemon.client.views_that_fail().await;
+    until("the view is refused", async || {
+        Ok(!failing().await?.is_empty())
+    })
+    .await?;
+    let failing = failing().await?;
+    let why = failing.get("post_minutes");
+    anyhow::ensure!(why.is_some_and(|why| says(why)), "{failing:?}");
+    let refused = daemon.rows(BY_DEVICE).await;
+    anyhow::ensure!(
+        refused.as_ref().is_err_and(|e| says(&e.to_string())),
+        "{refused:?}"
+    );
+    let (_, ready) = daemon.get("/ready").await?;
+    anyhow::ensure!(says(&ready), "{ready}");
+    let status = run_well(dir, &["status"]).await?;
+    anyhow::ensure!(says(&status), "{status}");
+    let ran = run(dir, &["verify", "--daemon"])?;
+    anyhow::ensure!(says(&ran.complained), "{ran:?}");
+    daemon.kill()?;
+    let daemon = Daemon::start(dir).await?;
+    let counted = daemon.rows(BY_DEVICE).await?;
+    let expected = [["/a", "phone", "1"], ["/before", "desk", "1"]];
+    anyhow::ensure!(counted == expected, "{counted:?}");
+    daemon.stop().await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_running_daemon_takes_new_topics_and_views() -> anyhow::Result<()> {
+    let dir = places::folder()?;
+    let dir = dir.path();
+    write_project(dir, Setup::default())?;
+    let daemon = Daemon::start(dir).await?;
+    std::fs::write(
+        dir.join("clicks.sql"),
+        "SELECT x, count(*) AS c FROM clicks GROUP BY x",
+    )?;
+    edit(
+        dir,
+        "[views.words]",
+        "[topics.clicks]\nevent_time = \"at\"\n[topics.clicks.fields]\nat = \"timestamp not null\"\nx = \"int\"\n[views.clicks_by_x]\nsql = \"clicks.sql\"\n[views.words]",
+    )?;
+    run_well(dir, &["batch", "refresh"]).await?;
+    let click = br#"{"at":"2026-01-01T00:00:00Z","x":1}"#;
+    let sent = async || Ok(daemon.post("clicks", &[], click).await?.0 == 200);
+    until("the topic is taken", sent).await?;
+    let sql = "SELECT x, c FROM clicks_by_x";
+    until("the view is served", async || {
+        Ok(daemon.rows(sql).await.is_ok())
+    })
+    .await?;
+    let counted = daemon.rows(sql).await?;
+    anyhow::ensure!(counted == [["1", "1"]], "{counted:?}");
+    daemon.landed("clicks", 1).await?;
+    daemon.stop().await?;
+    run_well(dir, &["verify"]).await?;
+    Ok(())
 }
 
 #[tokio::test(flavor = "multi_thread")]

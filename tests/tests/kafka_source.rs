@@ -512,7 +512,8 @@ async fn facts_of_a_lane_that_was_given_up_are_new_when_they_are_read_again() ->
     let context = Context::open(dir.path()).await?;
     // Its loops do not run, so nothing lands before it is stopped.
     let daemon = anabranch_jobs::commands::daemon::open(&context).await?;
-    let (stream, source) = (&daemon.topics()["facts"], &daemon.sources()["facts"]);
+    let (topics, sources) = (daemon.topics(), daemon.sources());
+    let (stream, source) = (&topics["facts"], &sources["facts"]);
     let read = |messages: i64| {
         until("the daemon reads", move || async move {
             let lags = source.state().partitions;

@@ -335,7 +335,7 @@ impl World {
     }
 
     async fn beside(&self) -> anyhow::Result<Arc<Master>> {
-        let view = Arc::new(View::compile("words", EDITED, self.log.topic())?);
+        let view = Arc::new(View::compile("words", EDITED, &self.log.topic())?);
         let generation = self.context.catalogue.claim_generation("words").await?;
         let master = Master::open(&self.context.storage, &view, generation, now_ms()).await?;
         Ok(Arc::new(master))

@@ -74,15 +74,18 @@ fn daemon_options(context: &Context) -> DaemonOptions {
     }
 }
 
+/// The topics of a project, and how a daemon treats each.
+fn topic_options(context: &Context) -> BTreeMap<String, TopicOptions> {
+    let topics = context.project.topics.iter();
+    topics
+        .map(|t| (t.name.clone(), TopicOptions::of(t)))
+        .collect()
+}
+
 /// Opens the daemon of a project.
 pub async fn open(context: &Context) -> Result<Arc<Daemon>> {
     context.retries.open(&context.storage).await?;
-    let topics: BTreeMap<String, TopicOptions> = context
-        .project
-        .topics
-        .iter()
-        .map(|t| (t.name.clone(), TopicOptions::of(t)))
-        .collect();
+    let topics = topic_options(context);
     let (storage, catalogue) = (&context.storage, context.catalogue.clone());
     let daemon = Daemon::open(storage, catalogue, &topics, daemon_options(context)).await?;
     daemon.set_notes(context.notes());
@@ -236,7 +239,8 @@ pub async fn run(context: &Context, with_scheduler: bool) -> Result<()> {
     Ok(())
 }
 
-/// Keeps what the daemon says of edited views true.
+/// Keeps true what the daemon says of edited views, and which topics it is to open once they are
+/// declared.
 async fn refresh_notes(context: Context, daemon: Arc<Daemon>) {
     loop {
         tokio::time::sleep(std::time::Duration::from_secs(5)).await;
@@ -247,6 +251,7 @@ async fn refresh_notes(context: Context, daemon: Arc<Daemon>) {
                     project: Arc::new(project),
                     ..context.clone()
                 };
+                daemon.want_topics(topic_options(&now));
                 daemon.set_notes(now.notes());
             }
             Err(e) => tracing::warn!(error = %e, "the project can't be read any more"),
@@ -284,18 +289,23 @@ async fn healthy(State(health): State<Health>) -> impl IntoResponse {
 /// most of whose input became dead letters is red: something is wrong before it. So is one whose source has stopped.
 async fn ready(State(health): State<Health>) -> impl IntoResponse {
     let failing = health.daemon.views_that_fail();
-    let topics = health.daemon.topics().iter();
+    let (topics, sources) = (health.daemon.topics(), health.daemon.sources());
     let mut red: BTreeMap<&String, String> = topics
+        .iter()
         .filter_map(|(name, stream)| Some((name, stream.too_many_dead()?)))
         .collect();
-    let sources = health.daemon.sources().iter();
-    red.extend(sources.filter_map(|(name, source)| Some((name, source.state().stopped?))));
+    red.extend(
+        sources
+            .iter()
+            .filter_map(|(name, source)| Some((name, source.state().stopped?))),
+    );
     let status = match red.is_empty() {
         true => StatusCode::OK,
         false => StatusCode::SERVICE_UNAVAILABLE,
     };
     let body = serde_json::json!({
         "ready": red.is_empty(), "topics_red": red, "views_that_fail": failing,
+        "topics_untaken": health.daemon.untaken(),
     });
     (status, Json(body))
 }
@@ -439,7 +449,7 @@ async fn metrics(State(health): State<Health>) -> String {
     let now = crate::context::now_ms();
     let (mut offsets, mut seconds) = (Vec::new(), Vec::new());
     let (mut stopped, mut paused) = (Vec::new(), Vec::new());
-    for (topic, source) in health.daemon.sources() {
+    for (topic, source) in health.daemon.sources().iter() {
         let state = source.state();
         let of_topic = |is: bool| (format!("topic=\"{topic}\""), f64::from(u8::from(is)));
         stopped.push(of_topic(state.stopped.is_some()));
@@ -491,6 +501,16 @@ async fn metrics(State(health): State<Health>) -> String {
         "anabranch_duplicates_total",
         "Records that were left out as duplicates since the daemon started",
         &|i| i.duplicates,
+    );
+    let misfits = anabranch_shared::misfits().into_iter();
+    metric(
+        &mut text,
+        "counter",
+        "anabranch_extra_misfits_total",
+        "Values in `_extra` that were read for a field declared since and do not fit it, again each time",
+        misfits
+            .map(|(field, n)| (format!("field={field:?}"), n as f64))
+            .collect(),
     );
     let mut gauge = |name: &str, help: &str, rows| metric(&mut text, "gauge", name, help, rows);
     let dedup: Vec<_> = topics

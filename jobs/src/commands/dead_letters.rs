@@ -243,7 +243,7 @@ fn choose_sql(args: &RetryArgs) -> String {
 /// retried until then is noted.
 pub async fn retry(context: &Context, args: &RetryArgs) -> Result<RetryReport> {
     let settings = context.topic_settings(&args.topic)?;
-    let topic = context.log(&args.topic).await?.topic().clone();
+    let topic = context.log(&args.topic).await?.topic();
     let record_bytes = context.project.daemon.max_record_bytes;
     let admission = Admission::new(
         &topic.field_schema(),

@@ -215,7 +215,7 @@ async fn ingest_file(
     let done = target.ingested(&args.topic, &id).await?;
     let mut chunks = open_file(args, input, context.project.daemon.max_record_bytes)?;
     chunks.skip_to(done);
-    let topic = context.log(&args.topic).await?.topic().clone();
+    let topic = context.log(&args.topic).await?.topic();
     let admission = Arc::new(
         Admission::new(
             &topic.field_schema(),
@@ -417,12 +417,8 @@ impl Direct {
         if let Some((id, _)) = &payload.ingest {
             self.from.entry(id.clone()).or_insert(from);
         }
-        let piece = payload.at(
-            self.log.topic(),
-            self.log.schema(),
-            self.partition,
-            self.next,
-        )?;
+        let (topic, schema) = self.log.declared();
+        let piece = payload.at(&topic, &schema, self.partition, self.next)?;
         self.next = piece.range.end;
         self.records += payload.records;
         self.bytes += piece.bytes;

@@ -150,7 +150,7 @@ async fn keep_in_shape(
     log: &Log,
     options: Option<&CompactOptions>,
 ) -> Result<(RetainReport, CompactReport)> {
-    let rule = retention_rule(context, &log.topic().name);
+    let rule = retention_rule(context, log.name());
     let (storage, catalogue) = (&context.storage, &context.catalogue);
     let retained = retain(storage, catalogue, log, &rule, now_ms).await?;
     let compacted = match options {

@@ -342,7 +342,7 @@ fn newest(log: &Log, column: &str) -> Option<DateTime<Utc>> {
     };
     let newest = log
         .table()
-        .with_state(|s| s.files.values().filter_map(|f| of(f, schema)).max());
+        .with_state(|s| s.files.values().filter_map(|f| of(f, &schema)).max());
     DateTime::from_timestamp_micros(newest?)
 }
 

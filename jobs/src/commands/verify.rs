@@ -210,7 +210,7 @@ pub(crate) async fn compare_pinned(
 
 /// What of a topic's facts the log does not hold, below a `low` and in recorded gaps.
 fn uncompared(log: &Log, low: &Offsets) -> Vec<String> {
-    let topic = &log.topic().name;
+    let topic = log.name();
     let removed = Offsets::default().ranges_to(low).into_iter();
     let removed = removed.map(|(p, r)| {
         format!("not compared: facts {r} of partition {p}, which retention of topic `{topic}` has removed")

@@ -263,7 +263,7 @@ impl Log {
             if !low_raised.covers(&low(state)) || !positions(state).covers(low_raised) {
                 return Err(Error::Conflict(format!(
                     "topic `{}`: facts below [{low_raised}] can't be removed, those below [{}] are gone and the log ends at [{}]",
-                    self.topic.name,
+                    self.name(),
                     low(state),
                     positions(state)
                 )));
@@ -277,7 +277,7 @@ impl Log {
             let low = low_raised.iter();
             txns.extend(low.map(|(p, o)| Txn::new(format!("{LOW_APP}{p}"), o.0)));
             Ok(Commit {
-                definition: not_append_only(state, &self.schema)?,
+                definition: not_append_only(state, &self.schema())?,
                 removes: files.iter().map(|f| remove(f)).collect(),
                 txns,
                 operation: "DELETE",

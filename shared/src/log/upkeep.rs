@@ -92,7 +92,7 @@ impl Log {
     /// The schema of one of the log's tables.
     pub fn schema_of(&self, which: LogTable) -> SchemaRef {
         match which {
-            LogTable::Facts => self.schema.clone(),
+            LogTable::Facts => self.schema(),
             LogTable::DeadLetters => dead_letter_schema(),
         }
     }

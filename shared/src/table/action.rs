@@ -4,10 +4,12 @@
 //! are refused by [`Protocol::check`].
 
 use std::collections::{BTreeMap, HashMap};
-use std::sync::OnceLock;
+use std::sync::Arc;
 
+use arrow::datatypes::Fields;
 use datafusion::common::Statistics;
 use object_store::path::Path;
+use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
 
 use crate::damage::damaged;
@@ -55,9 +57,19 @@ pub struct AddFile {
     /// Our own notes on the file.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub tags: Option<BTreeMap<String, Option<String>>>,
-    /// The statistics as the engine wants them, made when they are first asked for.
+    /// The statistics as the engine wanted them last.
     #[serde(skip)]
-    pub(crate) statistics: OnceLock<std::sync::Arc<Statistics>>,
+    pub(crate) statistics: LastStatistics,
+}
+
+/// Statistics in the order of some columns, kept for who asks for the same ones again.
+#[derive(Debug, Default)]
+pub(crate) struct LastStatistics(pub(crate) Mutex<Option<(Fields, Arc<Statistics>)>>);
+
+impl Clone for LastStatistics {
+    fn clone(&self) -> Self {
+        Self::default()
+    }
 }
 
 impl AddFile {

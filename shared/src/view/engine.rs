@@ -3,11 +3,12 @@
 
 use std::sync::Arc;
 
-use datafusion::execution::SessionStateBuilder;
+use datafusion::execution::{SessionState, SessionStateBuilder};
 
 use super::arguments::AggregateArguments;
 use super::spread::Spread;
 use super::sum::Sum;
+use crate::{Result, functions};
 
 /// A session of the engine with its default features, and with this project's aggregates in the
 /// place of those of its own that answer otherwise.
@@ -18,4 +19,12 @@ pub fn session_builder() -> SessionStateBuilder {
     let functions = builder.aggregate_functions().get_or_insert_default();
     functions.extend(ours.map(Arc::new));
     builder
+}
+
+/// The session that a builder of [`session_builder`] makes, with the functions that we have besides
+/// the engine's.
+pub fn build_session(builder: SessionStateBuilder) -> Result<SessionState> {
+    let mut state = builder.build();
+    functions::register(&mut state)?;
+    Ok(state)
 }

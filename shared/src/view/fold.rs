@@ -17,6 +17,7 @@ use super::View;
 use super::aggregate::{AggregateSplit, Column};
 use super::compact::compact;
 use super::fit::fit;
+use crate::late_fields::fit_facts;
 use crate::topic::{OFFSET, PARTITION};
 use crate::{Error, ErrorKind, Offset, OffsetRange, PartitionId, Result};
 
@@ -67,7 +68,7 @@ impl Fold {
         })
     }
 
-    /// Folds a batch of facts, given as the columns of [`View::fact_projection`].
+    /// Folds a batch of facts, given as the columns of [`View::fact_schema`].
     pub fn facts(&mut self, facts: &RecordBatch) -> Result<()> {
         let batch = self.view.apply_lower(facts)?;
         if batch.num_rows() == 0 {
@@ -391,15 +392,13 @@ impl Waiting {
 
 /// Folds facts of one range into states, and says which fact it was where an expression failed.
 ///
-/// `facts` has the columns of the topic's schema.
+/// `facts` have the columns of the topic's schema, as it is declared or was.
 pub fn fold_facts(view: &Arc<View>, facts: &[RecordBatch]) -> Result<RecordBatch> {
     let mut fold = Fold::new(view)?;
     for run in runs(facts) {
-        let projected = run
-            .iter()
-            .map(|batch| batch.project(view.fact_projection()));
-        let joined = joined(&projected.collect::<Result<Vec<_>, _>>()?)?;
-        fold.facts(&joined).map_err(|e| match self::joined(run) {
+        let read = run.iter().map(|batch| view.facts_read(batch));
+        let joined = joined(&read.collect::<Result<Vec<_>>>()?)?;
+        fold.facts(&joined).map_err(|e| match whole(view, run) {
             Ok(batch) => locate(view, &batch, e),
             Err(_) => e,
         })?;
@@ -434,13 +433,18 @@ fn joined(batches: &[RecordBatch]) -> Result<RecordBatch> {
     }
 }
 
+/// Batches of facts as one, in all columns of the view's topic.
+fn whole(view: &View, facts: &[RecordBatch]) -> Result<RecordBatch> {
+    let schema = view.topic().schema();
+    let fitted = facts.iter().map(|batch| fit_facts(&schema, batch));
+    joined(&fitted.collect::<Result<Vec<_>>>()?)
+}
+
 /// The error with the place of the first fact that causes it.
 fn locate(view: &Arc<View>, batch: &RecordBatch, error: Error) -> Error {
     let fails = |part: &RecordBatch| {
-        part.project(view.fact_projection())
-            .map_err(Error::from)
-            .and_then(|p| Fold::new(view)?.facts(&p))
-            .err()
+        let read = view.facts_read(part);
+        read.and_then(|p| Fold::new(view)?.facts(&p)).err()
     };
     let (mut start, mut rows, mut last) = (0, batch.num_rows(), error);
     while rows > 1 {

@@ -24,10 +24,10 @@ use datafusion::prelude::{SessionConfig, SessionContext};
 
 use super::fold::evaluate;
 use super::order::{self, Needs};
-use super::{AggregateSplit, FactsTable, LeafTable, ast, session_builder};
+use super::{AggregateSplit, FactsTable, LeafTable, ast, build_session, session_builder};
 use crate::topic::OFFSET;
 
-use crate::{Error, Result, Topic, functions, sql};
+use crate::{Error, Result, Topic, sql};
 
 /// The name under which the leaf stands in the upper plan.
 pub(super) const LEAF: &str = "_leaf";
@@ -52,8 +52,7 @@ pub fn planning_session() -> Result<SessionContext> {
     for (key, value) in SETTINGS {
         config.options_mut().set(key, value)?;
     }
-    let mut state = session_builder().with_config(config).build();
-    functions::register(&mut state)?;
+    let state = build_session(session_builder().with_config(config))?;
     Ok(SessionContext::new_with_state(state))
 }
 

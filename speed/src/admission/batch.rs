@@ -4,6 +4,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use anabranch_shared::convert::{Cell, Column, cell, put_list_text, text_builder, time};
 use anabranch_shared::settings::UnknownFields;
 use arrow::array::{
     Array, ArrayRef, ArrowPrimitiveType, AsArray, BooleanBufferBuilder, ListArray, PrimitiveArray,
@@ -16,11 +17,9 @@ use arrow::datatypes::{
 };
 use bytes::Bytes;
 
-use super::cell::{Cell, cell};
-use super::column::{Column, text_builder};
 use super::outcome::Rows;
 use super::reason::Fault;
-use super::{Admission, AdmissionError, Admitted, MAX_DEAD_LETTERS, encode, json, time};
+use super::{Admission, AdmissionError, Admitted, MAX_DEAD_LETTERS, encode};
 
 /// How the strings of a batch are to be read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -217,7 +216,7 @@ fn by_value(
             Source::Typed => column.put_array_value(array, row),
             Source::Untyped => match cell(array, row) {
                 Cell::Text("") => column.put(Cell::Null),
-                Cell::Text(text) if column.is_list() => json::put_list_text(text, &mut column),
+                Cell::Text(text) if column.is_list() => put_list_text(text, &mut column),
                 Cell::Text(text) => column.put(Cell::Untyped(text)),
                 other => column.put(other),
             },

@@ -7,14 +7,13 @@
 use std::ops::Range;
 use std::sync::Arc;
 
+use anabranch_shared::convert::{Column, PutError, described, put_json, text_builder};
 use anabranch_shared::settings::UnknownFields;
 use arrow::array::{ArrayRef, StringViewBuilder};
 use bytes::Bytes;
 use jiter::{Jiter, JiterError, Peek};
 use memchr::{memchr, memchr_iter};
 
-use super::cell::Cell;
-use super::column::{Column, text_builder};
 use super::outcome::Rows;
 use super::reason::Fault;
 use super::{Admission, AdmissionError, Admitted, DeadLetter, RAW_BYTES};
@@ -188,7 +187,7 @@ impl<'a> Reader<'a> {
         if peek == Peek::Null && !declared.is_nullable() {
             return Err(Fault::null(declared.name(), declared.data_type()));
         }
-        put(jiter, peek, column).map_err(|error| match error {
+        put_json(jiter, peek, column).map_err(|error| match error {
             PutError::Syntax(error) => syntax(error),
             PutError::Value(what) => Fault::field(declared.name(), &what),
         })
@@ -302,86 +301,4 @@ fn not_an_object(jiter: &mut Jiter<'_>, peek: Peek) -> Fault {
         Ok(found) => Fault::record(format!("expected a json object, found {found}")),
         Err(error) => syntax(error),
     }
-}
-
-/// The next value in words; consumes it.
-fn described(jiter: &mut Jiter<'_>, peek: Peek) -> Result<String, JiterError> {
-    Ok(match peek {
-        Peek::Null => {
-            jiter.known_null()?;
-            Cell::Null.describe()
-        }
-        Peek::True | Peek::False => Cell::Bool(jiter.known_bool(peek)?).describe(),
-        Peek::String => Cell::Text(jiter.known_str()?).describe(),
-        Peek::Array | Peek::Object => {
-            let start = jiter.current_index();
-            jiter.known_skip(peek)?;
-            Cell::Json(&String::from_utf8_lossy(jiter.slice_to_current(start))).describe()
-        }
-        _ => Cell::Number(&String::from_utf8_lossy(jiter.next_number_bytes()?)).describe(),
-    })
-}
-
-enum PutError {
-    Syntax(JiterError),
-    Value(String),
-}
-
-impl From<JiterError> for PutError {
-    fn from(error: JiterError) -> Self {
-        Self::Syntax(error)
-    }
-}
-
-/// Moves the next value into `column`.
-fn put(jiter: &mut Jiter<'_>, peek: Peek, column: &mut Column) -> Result<(), PutError> {
-    let put = match peek {
-        Peek::String => column.put(Cell::Text(jiter.known_str()?)),
-        Peek::Null => {
-            jiter.known_null()?;
-            column.put(Cell::Null)
-        }
-        Peek::True | Peek::False => column.put(Cell::Bool(jiter.known_bool(peek)?)),
-        Peek::Array if column.is_list() => {
-            let filled = column.put_list(|item| {
-                let mut next = jiter.known_array()?;
-                while let Some(peek) = next {
-                    put(jiter, peek, item)?;
-                    next = jiter.array_step()?;
-                }
-                Ok(())
-            });
-            return filled.unwrap_or(Ok(()));
-        }
-        Peek::Array | Peek::Object => {
-            let start = jiter.current_index();
-            jiter.known_skip(peek)?;
-            column.put(Cell::Json(&String::from_utf8_lossy(
-                jiter.slice_to_current(start),
-            )))
-        }
-        _ => {
-            let digits = std::str::from_utf8(jiter.next_number_bytes()?)
-                .map_err(|e| PutError::Value(e.to_string()))?;
-            column.put(Cell::Number(digits))
-        }
-    };
-    put.map_err(PutError::Value)
-}
-
-/// Appends a JSON array that stands in a text field to a column of lists, as CSV has it. After an error the column may
-/// hold a NULL or nothing in its place.
-pub(super) fn put_list_text(text: &str, column: &mut Column) -> Result<(), String> {
-    let mut jiter = Jiter::new(text.as_bytes());
-    let read = jiter.peek().map_err(PutError::from).and_then(|peek| {
-        put(&mut jiter, peek, column)?;
-        jiter.finish().map_err(PutError::from)
-    });
-    read.map_err(|error| match error {
-        PutError::Value(what) => what,
-        PutError::Syntax(_) => format!(
-            "expected a json array, found {}",
-            Cell::Text(text).describe()
-        ),
-    })
 }

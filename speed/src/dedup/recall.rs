@@ -24,7 +24,7 @@ impl Dedup {
     /// # Errors
     /// `Unavailable` when the storage does not answer.
     pub async fn from_log(log: &Log, settings: &DedupSettings, now_us: i64) -> Result<Self> {
-        let mut dedup = Self::new(&log.topic().name, settings, now_us);
+        let mut dedup = Self::new(log.name(), settings, now_us);
         let files = log
             .table()
             .with_state(|s| s.files.values().cloned().collect());
@@ -56,7 +56,7 @@ pub(crate) async fn read_keys(
     );
     let (root, columns) = (log.table().root(), [key, time]);
     let (store, recent) = (log.table().storage().store(), Arc::new(recent));
-    let scan = scan_files(store, root, &files, schema, &columns, Some(recent), 1)?;
+    let scan = scan_files(store, root, &files, &schema, &columns, Some(recent), 1)?;
     let runtime = Arc::new(RuntimeEnv::default());
     log.table().storage().register(&runtime)?;
     let task = Arc::new(TaskContext::default().with_runtime(runtime));

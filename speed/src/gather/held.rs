@@ -13,7 +13,7 @@ use arrow::array::RecordBatch;
 use bytes::Bytes;
 
 use super::wire::{SentStates, encode};
-use super::{DeltaRequest, PeerDelta, WantedView, fitted_to, past};
+use super::{DeltaRequest, PeerDelta, WantedView, past};
 use crate::daemon::Daemon;
 use crate::payload::FactPiece;
 use crate::topic::TopicStream;
@@ -47,7 +47,7 @@ impl Daemon {
     /// `NotFound` for a topic that it has not; `Invalid` where a view's SQL fails on a fact.
     pub async fn delta(&self, request: DeltaRequest) -> Result<Bytes> {
         let topic = &request.topic;
-        let stream = self.topics().get(topic);
+        let stream = self.topics().get(topic).cloned();
         let stream = stream.ok_or_else(|| Error::NotFound(format!("no topic `{topic}`")))?;
         let stopped = self.sources().get(topic).and_then(|s| s.state().stopped);
         let note = |why| format!("newer facts are missing: {why}");
@@ -71,7 +71,7 @@ impl TopicStream {
         let served = request.views.iter().filter(same);
         let served: Vec<String> = served.map(|v| v.name.clone()).collect();
         let snapshot = self.snapshot(&served, now_ms).await?;
-        let schema = self.log().schema().clone();
+        let schema = self.log().schema();
         blocking(move || {
             let taken = Taken::of(&snapshot, &request)?;
             let states = request.views.iter().map(|v| taken.states(&snapshot, v));
@@ -181,9 +181,7 @@ fn folded(
     view: &Arc<View>,
     facts: impl Iterator<Item = RecordBatch>,
 ) -> Result<Option<RecordBatch>> {
-    let schema = view.topic().schema();
-    let fitted = facts.map(|f| fitted_to(&schema, &f));
-    let facts = fitted.collect::<Result<Vec<_>>>()?;
+    let facts: Vec<RecordBatch> = facts.collect();
     match facts.is_empty() {
         true => Ok(None),
         false => fold_facts(view, &facts).map(Some),

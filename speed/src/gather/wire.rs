@@ -11,8 +11,10 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use anabranch_shared::view::View;
-use anabranch_shared::{Error, OffsetRange, PartitionId, Result, Topic, dead_letter_schema};
-use arrow::array::{RecordBatch, RecordBatchOptions, new_null_array};
+use anabranch_shared::{
+    Error, OffsetRange, PartitionId, Result, Topic, dead_letter_schema, fit_facts,
+};
+use arrow::array::{RecordBatch, RecordBatchOptions};
 use arrow::datatypes::SchemaRef;
 use arrow::ipc::writer::StreamWriter;
 use bytes::Bytes;
@@ -90,7 +92,9 @@ pub(super) fn encode(
         });
         sections.push(bytes);
     }
-    let facts = section(facts_schema, &delta.facts)?;
+    // Some are of before a field was declared.
+    let facts = delta.facts.iter().map(|f| fit_facts(facts_schema, f));
+    let facts = section(facts_schema, &facts.collect::<Result<Vec<_>>>()?)?;
     let dead = section(&dead_letter_schema(), &delta.dead)?;
     let header = Header {
         lanes: delta.lanes.iter().map(|(p, r)| (*p, *r)).collect(),
@@ -162,9 +166,9 @@ impl PeerDelta {
             return Err(damaged(format!("it lacks view `{}`", view.name())));
         }
         let facts = take(header.facts_bytes)?;
-        delta.facts.push(fitted_to(&topic.schema(), &facts)?);
+        delta.facts.push(fit_facts(&topic.schema(), &facts)?);
         let dead = take(header.dead_bytes)?;
-        delta.dead.push(fitted_to(&dead_letter_schema(), &dead)?);
+        delta.dead.push(fit_facts(&dead_letter_schema(), &dead)?);
         let held = |b: &RecordBatch| b.num_rows() > 0;
         delta.facts.retain(held);
         delta.dead.retain(held);
@@ -186,26 +190,6 @@ fn split(body: &Bytes) -> std::result::Result<(Header, Bytes), String> {
     let header = rest.split_to(start + length);
     let header = serde_json::from_slice(&header[start..]).map_err(|e| e.to_string())?;
     Ok((header, rest))
-}
-
-/// Rows in the columns of a schema, by name: a field that was declared since is NULL.
-///
-/// # Errors
-/// `Invalid` where a column has another type.
-pub(crate) fn fitted_to(schema: &SchemaRef, batch: &RecordBatch) -> Result<RecordBatch> {
-    if batch.schema_ref() == schema {
-        return Ok(batch.clone());
-    }
-    let columns = schema.fields().iter().map(|field| {
-        let found = batch.column_by_name(field.name()).cloned();
-        found.unwrap_or_else(|| new_null_array(field.data_type(), batch.num_rows()))
-    });
-    let options = RecordBatchOptions::new().with_row_count(Some(batch.num_rows()));
-    Ok(RecordBatch::try_new_with_options(
-        schema.clone(),
-        columns.collect(),
-        &options,
-    )?)
 }
 
 #[cfg(test)]

@@ -70,7 +70,7 @@ impl Source {
         // Known to the group, a daemon that was killed gets its partitions back as soon as it is
         // there again. Nobody gets them before its session has expired, not even after a clean
         // stop, so sessions are shorter than librdkafka's.
-        let topic = &shared.stream.topic().name;
+        let topic = shared.stream.name();
         config
             .set("group.instance.id", format!("{}-{topic}", shared.wal))
             .set("session.timeout.ms", "10000");
@@ -93,7 +93,7 @@ impl Source {
             .set("statistics.interval.ms", "2000")
             .set("queued.max.messages.kbytes", prefetch_kb.to_string());
         let of = |e: KafkaError| {
-            let name = &shared.stream.topic().name;
+            let name = shared.stream.name();
             Error::Invalid(format!(
                 "`[topics.{name}.source.kafka]`: {e}; see `properties` for what TLS and SASL need, and whether this build has them (feature `kafka-tls`)"
             ))
@@ -169,7 +169,7 @@ impl Source {
             false => self.consumer.resume(&assigned),
         };
         if done.is_ok() {
-            let topic = &self.shared.stream.topic().name;
+            let topic = self.shared.stream.name();
             match full {
                 true => {
                     tracing::warn!(%topic, "reading from Kafka pauses: the memory for facts and deltas is full (`memory` in `[daemon]`)")
@@ -224,7 +224,7 @@ impl Source {
             }
             KafkaError::MessageConsumptionFatal(code) => self.shared.halt(&format!(
                 "topic `{}`: Kafka refuses this daemon for good: {code}; if two daemons run on copies of one `wal` folder, give one a folder of its own, and restart",
-                self.shared.stream.topic().name
+                self.shared.stream.name()
             )),
             e => self.shared.trouble(e.to_string()),
         }
@@ -239,15 +239,16 @@ impl Source {
         let shared = &self.shared;
         let source = format!("kafka:{}", shared.settings.topic);
         let stream = &shared.stream;
+        let (topic, schema) = stream.log().declared();
         let place = Place {
-            topic: stream.topic(),
-            schema: stream.log().schema(),
+            topic: &topic,
+            schema: &schema,
             partition: PartitionId(partition),
             range: OffsetRange::new(Offset(start), Offset(end)),
             received_at_us: stream.now_us(),
             source: Some(&source),
         };
-        let pushed = messages.admit(stream.admission()).and_then(|admitted| {
+        let pushed = messages.admit(&stream.admission()).and_then(|admitted| {
             let piece = |admitted| messages.piece(admitted, &place);
             stream.push_new(admitted, place.received_at_us, piece)
         });
@@ -259,7 +260,7 @@ impl Source {
             }
             Ok(false) => self.go_to_lane(partition),
             Err(e) => {
-                tracing::error!(topic = %shared.stream.topic().name, partition, start, count, error = %e, "messages can't be admitted");
+                tracing::error!(topic = %shared.stream.name(), partition, start, count, error = %e, "messages can't be admitted");
                 shared.halt(&e.to_string());
             }
         }
@@ -327,7 +328,7 @@ impl Shared {
     fn trouble(&self, text: String) {
         let mut state = self.state.lock();
         if state.trouble.as_ref() != Some(&text) {
-            tracing::warn!(topic = %self.stream.topic().name, error = %text, "Kafka; it is tried again");
+            tracing::warn!(topic = %self.stream.name(), error = %text, "Kafka; it is tried again");
             state.trouble = Some(text);
         }
     }
@@ -336,7 +337,7 @@ impl Shared {
     fn halt(&self, text: &str) {
         let mut state = self.state.lock();
         if state.stopped.is_none() {
-            tracing::error!(topic = %self.stream.topic().name, error = %text, "reading from Kafka has stopped");
+            tracing::error!(topic = %self.stream.name(), error = %text, "reading from Kafka has stopped");
             state.stopped = Some(text.to_owned());
             // Nobody looks any more how far behind it is.
             let known = state.partitions.values_mut();
@@ -385,7 +386,7 @@ impl Shared {
         partitions: &[i32],
     ) -> Result<Vec<(i32, i64)>> {
         let ids: Vec<PartitionId> = partitions.iter().copied().map(PartitionId).collect();
-        let topic = &self.stream.topic().name;
+        let topic = self.stream.name();
         let lanes = self.runtime.block_on(async {
             self.catalogue.claim_for_source(topic, &ids).await?;
             self.stream.take_lanes(&ids).await
@@ -421,9 +422,9 @@ impl Shared {
             (KafkaStart::At(ms), 0) => self.offset_at(consumer, id, *ms)?.unwrap_or(high),
             _ => 0,
         };
-        let name = &self.stream.topic().name;
+        let name = self.stream.name();
         let skip = |range: OffsetRange, gap: bool| {
-            let piece = FactPiece::empty(self.stream.topic(), id, range, gap);
+            let piece = FactPiece::empty(&self.stream.topic(), id, range, gap);
             // Where the lane has moved on meanwhile, the next message finds that out.
             self.stream.push(piece);
             range.end
@@ -472,7 +473,7 @@ impl Shared {
             landed.map_err(late)?
         };
         if let Err(e) = self.runtime.block_on(landing) {
-            tracing::warn!(topic = %self.stream.topic().name, error = %e, "facts did not land before their partitions were given up; who gets these reads them again");
+            tracing::warn!(topic = %self.stream.name(), error = %e, "facts did not land before their partitions were given up; who gets these reads them again");
         }
         self.stream.leave_lanes(&ids);
         let mut state = self.state.lock();
@@ -525,7 +526,7 @@ impl ConsumerContext for Shared {
             consumer.rebalance_protocol(),
             RebalanceProtocol::Cooperative
         );
-        let topic = &self.stream.topic().name;
+        let topic = self.stream.name();
         let elements = list.elements();
         let partitions: Vec<i32> = elements.iter().map(|e| e.partition()).collect();
         // What comes anew is not paused.

@@ -135,3 +135,73 @@ fn what_0_1_0_wrote_is_read() -> Result<()> {
     assert_eq!(shown, expected);
     Ok(())
 }
+
+fn topic(fields: &[(&str, FieldType)]) -> Topic {
+    let field = |(name, field_type): &(&str, FieldType)| TopicField {
+        name: (*name).into(),
+        field_type: field_type.clone(),
+        nullable: *name != "ts",
+    };
+    Topic {
+        name: "facts".into(),
+        event_time: "ts".into(),
+        fields: fields.iter().map(field).collect(),
+    }
+}
+
+/// A record of the WAL is read by the fields of now, wherever they stand among the others, and a
+/// payload from somebody who knows more of them is not cut to those that are known here.
+#[test]
+fn fields_that_were_declared_since_are_read_from_extra() -> Result<()> {
+    let (ts, text) = (("ts", FieldType::Timestamp), FieldType::Varchar);
+    let before = topic(&[ts.clone(), ("url", text.clone())]);
+    let after = topic(&[
+        ts,
+        ("n", FieldType::BigInt),
+        ("device", text.clone()),
+        ("url", text),
+    ]);
+    let payload = |topic: &Topic| {
+        let internal = |e: crate::admission::AdmissionError| Error::Internal(e.to_string());
+        let schema = topic.field_schema();
+        let admission =
+            Admission::new(&schema, "ts", UnknownFields::Keep, 1 << 20).map_err(internal)?;
+        let line =
+            "{\"ts\":\"2026-01-01T00:00:00Z\",\"url\":\"/a\",\"device\":\"phone\",\"n\":7}\n";
+        let admitted = admission
+            .ndjson(&line.as_bytes().into())
+            .map_err(internal)?;
+        Ok::<_, Error>((Payload::new(admitted, 0, None, None), admission))
+    };
+    let (old, _) = payload(&before)?;
+    let (new, admission) = payload(&after)?;
+    let place = |payload: &Payload| {
+        let stored = Payload::decode(&payload.encode()?)?;
+        stored.at(&after, &after.schema(), PartitionId(0), Offset(0))
+    };
+    let (found, expected) = (place(&old)?.facts, place(&new)?.facts);
+    for name in ["ts", "n", "device", "url", "_offset"] {
+        assert_eq!(
+            found.column_by_name(name),
+            expected.column_by_name(name),
+            "{name}"
+        );
+    }
+    let kept = found
+        .column_by_name("_extra")
+        .map(|c| c.as_string_view().value(0));
+    assert_eq!(kept, Some("{\"device\":\"phone\",\"n\":7}"));
+
+    let mut older = old.clone();
+    older.take_fields_of(&after, admission.schema())?;
+    assert_eq!(older.facts.schema(), new.facts.schema());
+    let mut newer = new;
+    let schema = payload(&before)?.1.schema().clone();
+    let refused = newer.take_fields_of(&before, &schema).err();
+    let says = refused.map(|e| (e.kind(), e.to_string()));
+    let named = |(kind, text): &(anabranch_shared::ErrorKind, String)| {
+        *kind == anabranch_shared::ErrorKind::Unavailable && text.contains("field `n`")
+    };
+    assert!(says.as_ref().is_some_and(named), "{says:?}");
+    Ok(())
+}

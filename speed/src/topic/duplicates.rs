@@ -117,7 +117,7 @@ impl TopicStream {
         let Some(dedup) = dedup else { return };
         for piece in removed.iter().filter(|p| p.partition != self.partition) {
             if let Err(e) = dedup.forget(&piece.facts) {
-                tracing::error!(topic = %self.topic.name, error = %e, "keys of facts that are to be read again are still remembered");
+                tracing::error!(topic = %self.name(), error = %e, "keys of facts that are to be read again are still remembered");
             }
         }
     }

@@ -245,7 +245,7 @@ impl TopicStream {
         let followed = delta.followed(head);
         drop(delta);
         for partition in followed.back {
-            tracing::warn!(topic = %self.topic.name, %partition, "another daemon has landed facts of the partition; going on from where they end");
+            tracing::warn!(topic = %self.name(), %partition, "another daemon has landed facts of the partition; going on from where they end");
         }
         self.forget_removed(dedup.as_deref_mut(), &followed.removed);
     }
@@ -258,7 +258,7 @@ impl TopicStream {
         if end > delta.upto.get(partition) && (end > next || delta.splits_piece(partition, end)) {
             return Err(Error::Conflict(format!(
                 "topic `{}`: another process has landed in partition {partition}, which belongs to this daemon's WAL: is a copy of the `wal` folder in use?",
-                self.topic.name
+                self.name()
             )));
         }
         Ok(())

@@ -150,7 +150,7 @@ impl TopicStream {
             return;
         }
         if let Err(e) = self.log.table().write_checkpoint().await {
-            tracing::warn!(topic = %self.topic.name, error = %e, "could not write a checkpoint");
+            tracing::warn!(topic = %self.name(), error = %e, "could not write a checkpoint");
         }
     }
 }

@@ -7,7 +7,8 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use anabranch_shared::{
-    Error, Offset, Offsets, PartitionId, ReadMode, Result, TopicPin, ViewPin, blocking, planted,
+    Error, Offset, Offsets, PartitionId, ReadMode, Result, Topic, TopicPin, ViewPin, blocking,
+    planted,
 };
 
 use super::TopicStream;
@@ -62,7 +63,7 @@ impl TopicStream {
             ))
         };
         let (mut pinned, own) = self.settled(folded, read).await?;
-        let peers = peers.map(|p| p.of(&self.topic.name)).unwrap_or_default();
+        let peers = peers.map(|p| p.of(self.name())).unwrap_or_default();
         if mode == ReadMode::Batch || peers.is_empty() {
             return Ok(pinned);
         }
@@ -183,7 +184,7 @@ impl TopicStream {
         let recent: Vec<_> = delta.unlanded.between(0, target).collect();
         let (low, files) = self.log.kept_files(&delta.upto)?;
         let mut topic = TopicPin {
-            topic: self.topic.clone(),
+            topic: Topic::clone(&self.topic()),
             head: head.clone(),
             root: self.log.table().root().clone(),
             files,

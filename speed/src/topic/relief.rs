@@ -16,7 +16,7 @@ impl TopicStream {
     /// Bytes of memory that the daemon's facts and deltas take.
     pub(super) fn used_memory(&self) -> u64 {
         let own = self.delta.lock().size_bytes();
-        self.bounds.note(&self.topic.name, own)
+        self.bounds.note(self.name(), own)
     }
 
     /// Whether facts and deltas take all the memory that they may.
@@ -35,7 +35,7 @@ impl TopicStream {
             .map_or(String::new(), |why| format!("; {why}"));
         Err(Error::NoRoom(format!(
             "topic `{}`: {} MB of facts and deltas are in memory, the bound is {} MB (`memory` in `[daemon]`){why}; run `anabranch batch refresh`, or wait until facts have landed",
-            self.topic.name,
+            self.name(),
             used / 1_000_000,
             self.bounds.memory_bytes() / 1_000_000
         )))

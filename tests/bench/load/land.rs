@@ -67,7 +67,7 @@ async fn land(args: &LandArgs) -> Result<(u64, u64)> {
         .claim_partition(&args.topic, OWNER, false)
         .await?;
     let log = context.log(&args.topic).await?;
-    let topic = log.topic().clone();
+    let topic = log.topic();
     let (schema, event_time) = (topic.field_schema(), &topic.event_time);
     let admission = Admission::new(&schema, event_time, UnknownFields::Keep, RECORD_BYTES)?;
     let mut next = log.head().get(partition);
@@ -82,7 +82,7 @@ async fn land(args: &LandArgs) -> Result<(u64, u64)> {
         }
         let admitted = admission.ndjson(&body.into())?;
         let payload = Payload::new(admitted, now_us(), None, None);
-        let piece = payload.at(&topic, log.schema(), partition, next)?;
+        let piece = payload.at(&topic, &log.schema(), partition, next)?;
         let end: Offset = piece.range.end;
         let landing = Landing {
             ranges: vec![(partition, OffsetRange::new(next, end))],

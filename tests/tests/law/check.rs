@@ -6,7 +6,7 @@ use std::sync::Arc;
 use anabranch_shared::view::{View, planning_session};
 use anabranch_shared::{
     Error, ErrorKind, Generation, MasterPin, OFFSET, Offset, Offsets, PARTITION, Pin, Pinner,
-    ReadMode, ViewPin,
+    ReadMode, TopicPin, ViewPin,
 };
 use anabranch_speed::{Following, follow_log};
 use anabranch_tests::commands::ensure_same;
@@ -18,7 +18,7 @@ use datafusion::prelude::{DataFrame, SessionContext};
 use rand::Rng;
 use rand::seq::IndexedRandom;
 
-use super::world::{World, fold_options};
+use super::world::{World, fold_options, is_late};
 
 impl World<'_> {
     /// Checks the answers of everyone who answers.
@@ -40,6 +40,16 @@ impl World<'_> {
             };
             let names = ["v", "facts", "dead_letters"].map(str::to_owned);
             let pin = match daemon.pin(&names, mode).await {
+                // Nothing is answered by a field that could not be taken.
+                Err(e)
+                    if e.kind() == ErrorKind::Unavailable
+                        && e.to_string().contains("is not taken yet") =>
+                {
+                    self.coverage
+                        .count("checks: of a daemon that has not taken a field");
+                    daemon.follow_catalogue().await;
+                    daemon.pin(&names, mode).await?
+                }
                 // Its loop would have looked at the catalogue by now.
                 Err(e) if e.kind() == ErrorKind::Unavailable && self.is_superseded(i)? => {
                     self.coverage
@@ -150,7 +160,7 @@ impl World<'_> {
         head: &Offsets,
     ) -> anyhow::Result<Vec<RecordBatch>> {
         let session = planning_session()?;
-        let facts = MemTable::try_new(self.topic.schema(), vec![self.facts_between(from, head)?])?;
+        let facts = MemTable::try_new(self.whole.schema(), vec![self.facts_between(from, head)?])?;
         let plan = view.recompute_plan(Arc::new(facts))?;
         let rows = DataFrame::new(session.state(), plan).collect().await;
         Ok(rows.map_err(Error::from)?)
@@ -191,7 +201,8 @@ impl World<'_> {
                 .await?;
         }
         for topic in pin.topics.values() {
-            self.check_topic(pin, &topic.low, &topic.head).await?;
+            self.check_topic(pin, topic, &topic.low, &topic.head)
+                .await?;
         }
         Ok(())
     }
@@ -307,10 +318,14 @@ impl World<'_> {
     async fn check_topic(
         &mut self,
         pin: &Pin,
+        topic: &TopicPin,
         low: &Offsets,
         head: &Offsets,
     ) -> anyhow::Result<()> {
-        let columns = format!("{PARTITION}, {OFFSET}, ts, n, s, list");
+        let mut columns = format!("{PARTITION}, {OFFSET}, ts, n, s, list");
+        let late = topic.topic.fields.iter().filter(|f| is_late(&f.name));
+        let late: Vec<&str> = late.map(|f| f.name.as_str()).collect();
+        late.iter().for_each(|name| columns += &format!(", {name}"));
         let (schema, found) = self
             .ask(&format!("SELECT {columns} FROM facts"), pin)
             .await?;
@@ -324,7 +339,7 @@ impl World<'_> {
         });
         let expected = expected.collect::<Result<Vec<_>, _>>()?;
         ensure_same(&schema, &expected, &found)?;
-        self.check_topic_filtered(pin, low, head).await?;
+        self.check_topic_filtered(pin, &late, low, head).await?;
         let sql = format!("SELECT {PARTITION}, {OFFSET} FROM dead_letters");
         let (schema, found) = self.ask(&sql, pin).await?;
         let dead: Vec<(i32, i64)> = self
@@ -348,11 +363,12 @@ impl World<'_> {
     async fn check_topic_filtered(
         &mut self,
         pin: &Pin,
+        late: &[&str],
         low: &Offsets,
         head: &Offsets,
     ) -> anyhow::Result<()> {
         let plain = SessionContext::new();
-        let table = MemTable::try_new(self.topic.schema(), vec![self.facts_between(low, head)?])?;
+        let table = MemTable::try_new(self.whole.schema(), vec![self.facts_between(low, head)?])?;
         plain.register_table("facts", Arc::new(table))?;
         let least = self.rng.random_range(-1_000..1_000);
         let queries = [
@@ -360,7 +376,16 @@ impl World<'_> {
             "SELECT f FROM facts ORDER BY f DESC NULLS LAST LIMIT 3".to_owned(),
             "SELECT max(ts) AS newest, count(*) AS facts FROM facts WHERE f32 <> 1.5".to_owned(),
         ];
-        let sql = &queries[self.rng.random_range(0..queries.len())];
+        let of_late = late.choose(&mut self.rng).map(|name| match *name {
+            "late_s" => "SELECT late_s, n FROM facts WHERE late_s = 'a'",
+            "late_n" => "SELECT late_n, s FROM facts WHERE late_n > 10",
+            "late_b" => "SELECT n FROM facts WHERE late_b",
+            _ => "SELECT count(*) AS facts FROM facts WHERE late_at < TIMESTAMP '1980-01-01T00:00:00Z'",
+        });
+        let sql = match of_late {
+            Some(sql) if self.rng.random_bool(0.5) => sql,
+            _ => queries[self.rng.random_range(0..queries.len())].as_str(),
+        };
         self.coverage.count("checks: filter on a topic");
         let (schema, found) = self.ask(sql, pin).await?;
         let expected = plain.sql(sql).await?.collect().await?;

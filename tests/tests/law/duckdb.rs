@@ -53,7 +53,7 @@ impl World<'_> {
         let (schema, answer) = answer?;
         std::fs::create_dir_all(dir)?;
         std::fs::write(dir.join("view.sql"), &random.duckdb)?;
-        write(&dir.join("facts.parquet"), &self.topic.schema(), &facts)?;
+        write(&dir.join("facts.parquet"), &self.whole.schema(), &facts)?;
         write(&dir.join("answer.parquet"), &schema, &answer)?;
         let answer = concat_batches(&schema, &answer)?;
         if let Some(wrong) = planted(&mut self.rng, &answer)? {

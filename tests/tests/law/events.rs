@@ -17,6 +17,7 @@ use anabranch_tests::{facts, views};
 use arrow::array::{ArrayRef, BooleanArray, RecordBatch};
 use arrow::datatypes::{Field, Schema};
 use rand::Rng;
+use rand::seq::IndexedRandom;
 
 use super::world::{Acknowledged, Chunk, NOW, World, batch_options};
 
@@ -50,7 +51,7 @@ impl World<'_> {
             self.coverage.count("event: storage fails");
         }
         self.faults.set_percent(if faulty { 40 } else { 0 });
-        let done = match self.rng.random_range(0..33) {
+        let done = match self.rng.random_range(0..35) {
             0..=5 => self.write(i).await,
             6..=8 => self.land_own(i).await,
             9..=10 => self.land_other().await,
@@ -66,6 +67,7 @@ impl World<'_> {
             25 => self.leave(i).await,
             26..=27 => self.compact().await,
             28..=31 => self.retain().await,
+            32..=33 => self.declare().await,
             _ => {
                 self.coverage.count("event: daemon crashes");
                 self.machines[i].crash()
@@ -79,7 +81,7 @@ impl World<'_> {
     pub(crate) async fn write(&mut self, i: usize) -> anyhow::Result<()> {
         self.coverage.count("event: write");
         let rows = self.rng.random_range(0..30);
-        let fields = facts::fields(&mut self.rng, &self.topic, rows)?;
+        let fields = facts::fields(&mut self.rng, &self.whole, rows)?;
         let alive: BooleanArray = (0..rows).map(|_| Some(self.rng.random_bool(0.9))).collect();
         let records = with_faults(&fields, &alive)?;
         let chunk = self.rng.random_bool(0.3).then(|| Chunk {
@@ -127,7 +129,7 @@ impl World<'_> {
         self.acknowledged.push(Acknowledged {
             partition: outcome.partition,
             range: OffsetRange::new(Offset(start), Offset(start + rows as i64)),
-            facts: facts::placed(&kept, &self.topic, outcome.partition, offsets)?,
+            facts: facts::placed(&kept, &self.whole, outcome.partition, offsets)?,
             dead,
         });
         Ok(())
@@ -197,13 +199,15 @@ impl World<'_> {
             let partition = PartitionId(OTHERS + p);
             let first = head.get(partition);
             let rows = self.rng.random_range(0..30);
-            let (batch, end) = facts::facts(&mut self.rng, &self.topic, partition, first, rows)?;
+            let (batch, end) = facts::facts(&mut self.rng, &self.whole, partition, first, rows)?;
             if first == end {
                 continue;
             }
             let range = OffsetRange::new(first, end);
             landing.ranges.push((partition, range));
-            landing.facts.push(batch.clone());
+            landing
+                .facts
+                .push(facts::stored(&batch, &self.log.topic())?);
             acknowledged.push(Acknowledged {
                 partition,
                 range,
@@ -299,6 +303,9 @@ impl World<'_> {
         for _ in 0..self.rng.random_range(0..5) {
             Box::pin(self.land_other()).await?;
         }
+        if !self.batch_knows_all_fields().await? {
+            return Ok(());
+        }
         // About twice what a landing's file has: a few neighbours are worth merging.
         let below_bytes = self.rng.random_range(6_500..13_000);
         let options = CompactOptions {
@@ -337,6 +344,9 @@ impl World<'_> {
     /// Facts are removed that are old, or too many; sometimes by two processes at once.
     async fn retain(&mut self) -> anyhow::Result<()> {
         self.coverage.count("event: retention");
+        if !self.batch_knows_all_fields().await? {
+            return Ok(());
+        }
         if self.rng.random_bool(0.3) {
             Box::pin(self.land_other()).await?;
         }
@@ -382,7 +392,10 @@ impl World<'_> {
             true => views::narrowed(&self.definitions[self.definitions.len() - 1]),
             false => None,
         };
-        let random = random.unwrap_or_else(|| views::view(&mut self.rng));
+        let random = match random {
+            Some(random) => random,
+            None => self.random_view(),
+        };
         let view = Arc::new(View::compile("v", &random.sql, &self.topic)?);
         let built = async {
             self.log.refresh().await?;
@@ -430,6 +443,38 @@ impl World<'_> {
             self.definitions.push(random);
         }
         Ok(())
+    }
+
+    /// A field is declared that facts have had all along. Who runs goes on by the fields that it
+    /// knows, until it takes this one.
+    async fn declare(&mut self) -> anyhow::Result<()> {
+        let declared = |name: &str| self.topic.fields.iter().any(|f| f.name == name);
+        let absent = self.whole.fields.iter().map(|f| f.name.clone());
+        let absent: Vec<String> = absent.filter(|name| !declared(name)).collect();
+        let Some(name) = absent.choose(&mut self.rng) else {
+            return Ok(());
+        };
+        self.coverage.count("event: a field is declared");
+        self.faults.set_percent(0);
+        let known = |n: &str| declared(n) || n == name;
+        let mut topic = self.whole.clone();
+        topic.fields.retain(|f| known(&f.name));
+        self.catalogue.declare_topic(&topic).await?;
+        self.topic = topic;
+        if self.rng.random_bool(0.6) {
+            self.log.redeclare(&self.topic, NOW).await?;
+        }
+        if self.rng.random_bool(0.7) {
+            Box::pin(self.redefine()).await?;
+        }
+        Ok(())
+    }
+
+    /// Lets the batch process take all fields: where it knows fewer than some file has, it would
+    /// refuse to write the table anew. Returns whether it could.
+    async fn batch_knows_all_fields(&mut self) -> anyhow::Result<bool> {
+        let known = self.log.redeclare(&self.topic, NOW).await;
+        Ok(unless_faulty(known)?.is_some())
     }
 
     /// The batch process starts anew.

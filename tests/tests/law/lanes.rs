@@ -59,7 +59,7 @@ impl World<'_> {
             let piece = FactPiece {
                 partition,
                 range: message.range,
-                facts: message.facts.clone(),
+                facts: facts::stored(&message.facts, &stream.topic())?,
                 dead: self.dead_letters(message)?,
                 ingest: None,
                 gap: false,
@@ -130,12 +130,12 @@ impl World<'_> {
                 false => alive.push(offset),
             }
         }
-        let fields = facts::fields(&mut self.rng, &self.topic, alive.len())?;
+        let fields = facts::fields(&mut self.rng, &self.whole, alive.len())?;
         let range = OffsetRange::new(Offset(start), Offset(start + skipped + rows as i64));
         self.sourced.push(Acknowledged {
             partition,
             range,
-            facts: facts::placed(&fields, &self.topic, partition, alive)?,
+            facts: facts::placed(&fields, &self.whole, partition, alive)?,
             dead,
         });
         Ok(())

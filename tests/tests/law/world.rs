@@ -74,10 +74,8 @@ pub(crate) struct Machine {
 impl Machine {
     pub(crate) fn stream(&self) -> anyhow::Result<Arc<TopicStream>> {
         let daemon = self.daemon.as_ref();
-        let stream = daemon.and_then(|d| d.topics().get("facts"));
-        stream
-            .cloned()
-            .ok_or_else(|| anyhow::anyhow!("the daemon is away"))
+        let stream = daemon.and_then(|d| d.topics().get("facts").cloned());
+        stream.ok_or_else(|| anyhow::anyhow!("the daemon is away"))
     }
 
     /// Ends the daemon as a crash would: nothing is landed.
@@ -95,12 +93,20 @@ impl Machine {
     }
 }
 
+/// Whether a field may be declared after some of its facts.
+pub(crate) fn is_late(name: &str) -> bool {
+    facts::LATE.iter().any(|(late, _)| *late == name)
+}
+
 /// One case of the law.
 pub(crate) struct World<'a> {
     pub(crate) rng: SmallRng,
     pub(crate) storage: Storage,
     pub(crate) faults: Arc<Faults>,
+    /// The topic as it is declared.
     pub(crate) topic: Topic,
+    /// The topic with all fields that are ever declared: what facts hold, whoever knows of it.
+    pub(crate) whole: Topic,
     pub(crate) catalogue: Arc<Catalogue>,
     /// The batch process's.
     pub(crate) log: Arc<Log>,
@@ -186,7 +192,13 @@ impl<'a> World<'a> {
         let (storage, faults) = faulty(storage);
         faults.seed(rng.random());
         let topic = facts::random_topic(&mut rng)?;
-        let random = views::view(&mut rng);
+        let whole = facts::with_late_fields(&mut rng, topic)?;
+        let mut topic = whole.clone();
+        topic
+            .fields
+            .retain(|f| !is_late(&f.name) || rng.random_bool(0.25));
+        let declared = |name: &str| topic.fields.iter().any(|f| f.name == name);
+        let random = views::view_over(&mut rng, &declared);
         random.covers.iter().for_each(|c| coverage.count(c));
         let view = Arc::new(View::compile("v", &random.sql, &topic)?);
         let catalogue = Arc::new(Catalogue::open(&storage).await?);
@@ -235,6 +247,7 @@ impl<'a> World<'a> {
             storage,
             faults,
             topic,
+            whole,
             catalogue,
             log,
             master,
@@ -320,6 +333,12 @@ impl<'a> World<'a> {
     ) -> anyhow::Result<Vec<RecordBatch>> {
         let found = self.acknowledged_between(from, head)?.into_iter();
         Ok(found.map(|a| a.facts.clone()).collect())
+    }
+
+    /// A random view over the fields that are declared.
+    pub(crate) fn random_view(&mut self) -> RandomView {
+        let declared = |name: &str| self.topic.fields.iter().any(|f| f.name == name);
+        views::view_over(&mut self.rng, &declared)
     }
 
     /// From where on a generation holds facts.

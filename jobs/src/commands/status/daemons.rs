@@ -50,6 +50,14 @@ pub struct DaemonStatus {
     /// For each view that the daemon wants to have refreshed the bytes of its delta.
     #[serde(default)]
     pub wanted: BTreeMap<String, u64>,
+    /// For each topic of which the daemon could not take what was declared since it started the
+    /// reason.
+    #[serde(default)]
+    pub untaken: BTreeMap<String, String>,
+    /// For each field that was declared after some of its facts how often a value in their `_extra`
+    /// was read that does not fit it.
+    #[serde(default)]
+    pub misfits: BTreeMap<String, u64>,
 }
 
 /// What facts and deltas take of a daemon's bounds.
@@ -94,10 +102,15 @@ impl BoundsStatus {
 impl DaemonStatus {
     /// Looks at a daemon's topics.
     pub fn of(daemon: &anabranch_speed::Daemon) -> Self {
-        let states = daemon.sources().iter();
+        let sources = daemon.sources();
         let mut status = Self {
-            kafka: states.map(|(t, s)| (t.clone(), s.state())).collect(),
+            kafka: sources
+                .iter()
+                .map(|(t, s)| (t.clone(), s.state()))
+                .collect(),
             bounds: BoundsStatus::of(daemon),
+            untaken: daemon.untaken(),
+            misfits: anabranch_shared::misfits(),
             wanted: daemon
                 .wanted()
                 .into_iter()
@@ -105,7 +118,7 @@ impl DaemonStatus {
                 .collect(),
             ..Self::default()
         };
-        for (topic, stream) in daemon.topics() {
+        for (topic, stream) in daemon.topics().iter() {
             status.intake.insert(topic.clone(), stream.intake());
             let dedup = stream.dedup_status().map(|d| (topic.clone(), d));
             status.dedup.extend(dedup);
@@ -165,6 +178,10 @@ impl DaemonStatus {
         self.red.extend(other.red);
         self.landing.extend(other.landing);
         self.wanted.extend(other.wanted);
+        self.untaken.extend(other.untaken);
+        for (field, values) in other.misfits {
+            *self.misfits.entry(field).or_default() += values;
+        }
         self.bounds.full = self.bounds.full.take().or(other.bounds.full);
     }
 
@@ -186,6 +203,18 @@ impl DaemonStatus {
                 "view `{view}`: a refresh is {why}; a running scheduler begins it, otherwise run `anabranch batch refresh {view}`"
             );
             notes.insert(format!("{view} wanted"), note);
+        }
+        for (topic, why) in &self.untaken {
+            notes.insert(
+                format!("{topic} untaken"),
+                format!("{why}; it is tried again"),
+            );
+        }
+        for (field, values) in &self.misfits {
+            let note = format!(
+                "field `{field}`: values in `_extra` of facts from before it was declared do not fit it and are read as NULL (met {values} times since the daemon started)"
+            );
+            notes.insert(format!("{field} misfits"), note);
         }
         if let Some(why) = &self.bounds.full {
             let note =

@@ -6,7 +6,7 @@ use chrono::{DateTime, NaiveDate, NaiveDateTime, SecondsFormat, TimeDelta, Utc};
 use proptest::prelude::*;
 
 use super::*;
-use crate::admission::{number, time};
+use anabranch_shared::convert::{number, time};
 
 /// A JSON value, in or out of any type's range.
 fn value() -> impl Strategy<Value = String> {

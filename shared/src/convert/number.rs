@@ -6,7 +6,7 @@ use super::reason::Reject;
 const EXPONENT_CAP: i64 = 100_000;
 
 /// A whole number. `1.0` and `1e3` are whole; `1.5` isn't.
-pub(super) fn integer(text: &[u8]) -> Result<i128, Reject> {
+pub fn integer(text: &[u8]) -> Result<i128, Reject> {
     let (negative, digits) = match text {
         [b'-', rest @ ..] => (true, rest),
         _ => (false, text),
@@ -27,7 +27,7 @@ pub(super) fn integer(text: &[u8]) -> Result<i128, Reject> {
 }
 
 /// A double, rounded to the nearest; not the names of infinities or NaN, and not what only an infinity could hold.
-pub(super) fn double(text: &str) -> Result<f64, Reject> {
+pub fn double(text: &str) -> Result<f64, Reject> {
     let value: f64 = plain(text)?.parse().map_err(|_| Reject::TYPE)?;
     if value.is_finite() {
         Ok(value)
@@ -37,7 +37,7 @@ pub(super) fn double(text: &str) -> Result<f64, Reject> {
 }
 
 /// The same in single precision, rounded once.
-pub(super) fn single(text: &str) -> Result<f32, Reject> {
+pub fn single(text: &str) -> Result<f32, Reject> {
     let value: f32 = plain(text)?.parse().map_err(|_| Reject::TYPE)?;
     if value.is_finite() {
         Ok(value)
@@ -55,7 +55,7 @@ fn plain(text: &str) -> Result<&str, Reject> {
 }
 
 /// `text × 10^scale` as a whole number, or why it isn't one that fits.
-pub(super) fn exact(text: &[u8], scale: i8) -> Result<i128, Reject> {
+pub fn exact(text: &[u8], scale: i8) -> Result<i128, Reject> {
     let (negative, rest) = match text {
         [b'-', rest @ ..] => (true, rest),
         [b'+', rest @ ..] => (false, rest),
@@ -88,7 +88,7 @@ pub(super) fn exact(text: &[u8], scale: i8) -> Result<i128, Reject> {
 }
 
 /// `value / 10^from_scale × 10^scale`, where that is whole.
-pub(super) fn rescale(value: i128, from_scale: i8, scale: i8) -> Result<i128, Reject> {
+pub fn rescale(value: i128, from_scale: i8, scale: i8) -> Result<i128, Reject> {
     let shift = i32::from(scale) - i32::from(from_scale);
     let power = 10_i128.checked_pow(shift.unsigned_abs());
     match power {

@@ -13,8 +13,10 @@ use super::reason::cut;
 
 /// A value as its source states it.
 #[derive(Debug, Clone, Copy)]
-pub(super) enum Cell<'a> {
+pub enum Cell<'a> {
+    /// No value.
     Null,
+    /// A boolean.
     Bool(bool),
     /// The text of a JSON number.
     Number(&'a str),
@@ -22,11 +24,15 @@ pub(super) enum Cell<'a> {
     Text(&'a str),
     /// A string of a source without types (CSV), which may mean any type.
     Untyped(&'a str),
+    /// A whole number.
     Int(i128),
+    /// A number in single precision.
     Single(f32),
+    /// A number in double precision.
     Double(f64),
     /// Unscaled value and scale.
     Decimal(i128, i8),
+    /// Bytes.
     Bytes(&'a [u8]),
     /// Microseconds since the epoch.
     Micros(i64),
@@ -40,7 +46,7 @@ pub(super) enum Cell<'a> {
 
 impl Cell<'_> {
     /// The value in a reason: `string "abc"`, cut where it is long.
-    pub(super) fn describe(&self) -> String {
+    pub fn describe(&self) -> String {
         match self {
             Self::Null => "null".to_owned(),
             Self::Bool(value) => format!("boolean {value}"),
@@ -66,7 +72,7 @@ impl Cell<'_> {
 }
 
 /// The value of `array` at `row`. Dictionaries and run-end encodings must have been unpacked. Strings are typed ones.
-pub(super) fn cell(array: &dyn Array, row: usize) -> Cell<'_> {
+pub fn cell(array: &dyn Array, row: usize) -> Cell<'_> {
     if array.is_null(row) {
         return Cell::Null;
     }
@@ -134,7 +140,7 @@ pub(super) fn cell(array: &dyn Array, row: usize) -> Cell<'_> {
 }
 
 /// The items of a list of any kind at `row`; `None` where `array` isn't one.
-pub(super) fn items(array: &dyn Array, row: usize) -> Option<ArrayRef> {
+pub fn items(array: &dyn Array, row: usize) -> Option<ArrayRef> {
     match array.data_type() {
         DataType::List(_) => Some(array.as_list::<i32>().value(row)),
         DataType::LargeList(_) => Some(array.as_list::<i64>().value(row)),

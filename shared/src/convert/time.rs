@@ -8,22 +8,22 @@ use super::reason::Reject;
 
 const DAY_MICROS: i64 = 86_400_000_000;
 /// 1678-01-01T00:00:00Z, the first instant that nanoseconds, microseconds and Delta Lake can all hold, to the year.
-pub(super) const MIN_MICROS: i64 = days_from_civil(1678, 1, 1) * DAY_MICROS;
+pub const MIN_MICROS: i64 = days_from_civil(1678, 1, 1) * DAY_MICROS;
 /// 2261-12-31T23:59:59.999999Z, the last one.
-pub(super) const MAX_MICROS: i64 = days_from_civil(2262, 1, 1) * DAY_MICROS - 1;
+pub const MAX_MICROS: i64 = days_from_civil(2262, 1, 1) * DAY_MICROS - 1;
 /// 0001-01-01: dates have four digits a year, in every path.
-pub(super) const MIN_DAYS: i32 = days_from_civil(1, 1, 1) as i32;
+pub const MIN_DAYS: i32 = days_from_civil(1, 1, 1) as i32;
 /// 9999-12-31.
-pub(super) const MAX_DAYS: i32 = days_from_civil(9999, 12, 31) as i32;
+pub const MAX_DAYS: i32 = days_from_civil(9999, 12, 31) as i32;
 
 /// Microseconds since the epoch.
-pub(super) fn timestamp(text: &[u8]) -> Result<i64, Reject> {
+pub fn timestamp(text: &[u8]) -> Result<i64, Reject> {
     let micros = timestamp_micros(text).ok_or(Reject::TIMESTAMP)?;
     in_range(micros)
 }
 
 /// `micros` unless it is outside the years that every part of the system can hold.
-pub(super) fn in_range(micros: i64) -> Result<i64, Reject> {
+pub fn in_range(micros: i64) -> Result<i64, Reject> {
     if (MIN_MICROS..=MAX_MICROS).contains(&micros) {
         Ok(micros)
     } else {
@@ -32,17 +32,17 @@ pub(super) fn in_range(micros: i64) -> Result<i64, Reject> {
 }
 
 /// Midnight in UTC of a day, in microseconds since the epoch.
-pub(super) fn midnight(days: i32) -> i64 {
+pub fn midnight(days: i32) -> i64 {
     i64::from(days) * DAY_MICROS
 }
 
 /// Days since the epoch of a `YYYY-MM-DD`.
-pub(super) fn date(text: &[u8]) -> Result<i32, Reject> {
+pub fn date(text: &[u8]) -> Result<i32, Reject> {
     in_days(civil(text).ok_or(Reject::DATE)?)
 }
 
 /// `days` unless its year doesn't have four digits.
-pub(super) fn in_days(days: i64) -> Result<i32, Reject> {
+pub fn in_days(days: i64) -> Result<i32, Reject> {
     match i32::try_from(days) {
         Ok(days) if (MIN_DAYS..=MAX_DAYS).contains(&days) => Ok(days),
         _ => Err(Reject::DATE_YEARS),
@@ -50,7 +50,7 @@ pub(super) fn in_days(days: i64) -> Result<i32, Reject> {
 }
 
 /// The day of a timestamp that lies at midnight, `None` where a time of day would be lost.
-pub(super) fn whole_days(micros: i64) -> Option<i64> {
+pub fn whole_days(micros: i64) -> Option<i64> {
     (micros.rem_euclid(DAY_MICROS) == 0).then(|| micros.div_euclid(DAY_MICROS))
 }
 

@@ -37,7 +37,7 @@ const BASE64: GeneralPurpose = GeneralPurpose::new(
 
 /// A builder of texts. Its memory is in proportion to the rows: by themselves builders begin with
 /// 16 kB, which a small request would hold for each of its columns until it has landed.
-pub(super) fn text_builder(rows: usize) -> StringViewBuilder {
+pub fn text_builder(rows: usize) -> StringViewBuilder {
     StringViewBuilder::with_capacity(rows).with_fixed_block_size(block_bytes(rows))
 }
 
@@ -50,7 +50,7 @@ fn block_bytes(rows: usize) -> u32 {
 
 /// A column under construction. Nothing is ever taken back: a record that fails midway leaves what it wrote, is evened
 /// out by [`Column::settle`], and its row is filtered away at the end.
-pub(super) struct Column {
+pub struct Column {
     data_type: DataType,
     values: Values,
 }
@@ -81,7 +81,7 @@ struct List {
 
 impl Column {
     /// An empty column, or `None` for a type that no topic can declare.
-    pub(super) fn new(data_type: &DataType, rows: usize) -> Option<Self> {
+    pub fn new(data_type: &DataType, rows: usize) -> Option<Self> {
         let values = match data_type {
             DataType::Boolean => Values::Boolean(BooleanBuilder::with_capacity(rows)),
             DataType::Int8 => Values::Int8(Int8Builder::with_capacity(rows)),
@@ -120,7 +120,8 @@ impl Column {
         })
     }
 
-    pub(super) fn len(&self) -> usize {
+    /// How many values it has.
+    pub fn len(&self) -> usize {
         use arrow::array::ArrayBuilder;
         match &self.values {
             Values::Boolean(builder) => builder.len(),
@@ -139,14 +140,20 @@ impl Column {
         }
     }
 
+    /// Whether it has no value yet.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
     /// Gives the column a NULL where a record of `rows` so far has given it nothing.
-    pub(super) fn settle(&mut self, rows: usize) {
+    pub fn settle(&mut self, rows: usize) {
         if self.len() < rows {
             self.put_null();
         }
     }
 
-    pub(super) fn put_null(&mut self) {
+    /// Appends a NULL.
+    pub fn put_null(&mut self) {
         match &mut self.values {
             Values::Boolean(builder) => builder.append_null(),
             Values::Int8(builder) => builder.append_null(),
@@ -166,14 +173,14 @@ impl Column {
 
     /// Appends one value, or says what is wrong with it and appends nothing.
     #[inline]
-    pub(super) fn put(&mut self, cell: Cell<'_>) -> Result<(), String> {
+    pub fn put(&mut self, cell: Cell<'_>) -> Result<(), String> {
         self.try_put(cell)
             .map_err(|reject| mismatch(&self.data_type, &cell.describe(), reject))
     }
 
     /// Appends the list that `fill` writes item by item; it is closed as NULL if `fill` fails, because its row is lost.
     /// `None` if this isn't a column of lists.
-    pub(super) fn put_list<E>(
+    pub fn put_list<E>(
         &mut self,
         fill: impl FnOnce(&mut Self) -> Result<(), E>,
     ) -> Option<Result<(), E>> {
@@ -185,12 +192,13 @@ impl Column {
         Some(filled)
     }
 
-    pub(super) fn is_list(&self) -> bool {
+    /// Whether its values are lists.
+    pub fn is_list(&self) -> bool {
         matches!(self.values, Values::List(_))
     }
 
     /// Appends row `row` of an unpacked array, lists and their items included.
-    pub(super) fn put_array_value(&mut self, array: &dyn Array, row: usize) -> Result<(), String> {
+    pub fn put_array_value(&mut self, array: &dyn Array, row: usize) -> Result<(), String> {
         if self.is_list()
             && !array.is_null(row)
             && let Some(items) = items(array, row)
@@ -235,7 +243,7 @@ impl Column {
     }
 
     /// The finished array, of the declared type. An error here is a defect of this module.
-    pub(super) fn finish(self) -> Result<ArrayRef, ArrowError> {
+    pub fn finish(self) -> Result<ArrayRef, ArrowError> {
         Ok(match self.values {
             Values::Boolean(mut builder) => Arc::new(builder.finish()),
             Values::Int8(mut builder) => Arc::new(builder.finish()),

@@ -1,0 +1,64 @@
+//! Why a value does not fit a field, in words for the person who sent it.
+
+use arrow::datatypes::DataType;
+
+/// How many characters of a value a reason shows.
+const SHOWN_CHARS: usize = 60;
+
+/// What is wrong with a value, as the end of a sentence that begins "expected …, found …".
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Reject(&'static str);
+
+impl Reject {
+    /// It is of another kind.
+    pub const TYPE: Self = Self("");
+    /// The type can't hold it.
+    pub const RANGE: Self = Self(", which is out of range");
+    /// Digits would be lost.
+    pub const FRACTION: Self = Self(", which has digits that would be lost");
+    /// It has more digits than the type.
+    pub const PRECISION: Self = Self(", which has too many digits");
+    /// It is no timestamp in text.
+    pub const TIMESTAMP: Self = Self("; send RFC 3339, such as \"2014-03-10T08:00:00Z\"");
+    /// It is a timestamp of a year that some part can't hold.
+    pub const YEARS: Self = Self(", which is outside the years 1678 to 2261");
+    /// It is no date in text.
+    pub const DATE: Self = Self("; send a date such as \"2014-03-10\"");
+    /// Its year has not four digits.
+    pub const DATE_YEARS: Self = Self(", which is outside the years 1 to 9999");
+    /// It is text that stands for no bytes.
+    pub const BASE64: Self = Self("; send base64");
+}
+
+/// The middle of a reason: `expected bigint, found string "abc"`.
+pub fn mismatch(expected: &DataType, found: &str, reject: Reject) -> String {
+    format!("expected {}, found {found}{}", sql_type(expected), reject.0)
+}
+
+/// The name under which a topic declares a type.
+pub fn sql_type(data_type: &DataType) -> String {
+    match data_type {
+        DataType::Boolean => "boolean".to_owned(),
+        DataType::Int8 => "tinyint".to_owned(),
+        DataType::Int16 => "smallint".to_owned(),
+        DataType::Int32 => "int".to_owned(),
+        DataType::Int64 => "bigint".to_owned(),
+        DataType::Float32 => "real".to_owned(),
+        DataType::Float64 => "double".to_owned(),
+        DataType::Decimal128(precision, scale) => format!("decimal({precision},{scale})"),
+        DataType::Utf8View => "varchar".to_owned(),
+        DataType::BinaryView => "binary".to_owned(),
+        DataType::Date32 => "date".to_owned(),
+        DataType::Timestamp(_, _) => "timestamp".to_owned(),
+        DataType::List(item) => format!("{}[]", sql_type(item.data_type())),
+        other => other.to_string(),
+    }
+}
+
+/// `text`, or its beginning and an ellipsis.
+pub fn cut(text: &str) -> String {
+    match text.char_indices().nth(SHOWN_CHARS) {
+        Some((end, _)) => format!("{}…", &text[..end]),
+        None => text.to_owned(),
+    }
+}
