@@ -14,9 +14,10 @@ use anabranch_shared::{
     Error, FoldProgress, GenerationEntry, Log, Master, Offsets, Result, ViewEntry,
 };
 
-use crate::commands::maintain;
+use crate::commands::{maintain, no_view};
 use crate::context::{Context, ViewStanding, now_ms, now_us, threads};
 use crate::history::{self, JobRecord, peak_memory_bytes};
+use crate::served::Served;
 
 /// How often a view is refreshed so that its export need not go back.
 const EXPORT_TRIES: usize = 5;
@@ -53,6 +54,8 @@ pub struct BuildReport {
     pub took_us: i64,
     /// Whether another generation answers now.
     pub cut_over: bool,
+    /// What there is to be served now.
+    pub served: Served,
 }
 
 /// Builds one view, and notes it in the history.
@@ -118,6 +121,7 @@ pub async fn build_view(
         outcome: built.outcome,
         took_us,
         cut_over: built.cut_over,
+        served: Served::of(built.master.generation(), &built.master.pin()),
     })
 }
 
@@ -164,8 +168,15 @@ async fn build_one(
     build: Build,
     options: &BatchOptions,
 ) -> Result<Built> {
-    let view = context.compile(settings)?;
     context.catalogue.refresh().await?;
+    let view = match (context.compile(settings), build) {
+        (Ok(view), _) => view,
+        // What answers is refreshed whatever became of its file.
+        (Err(e), Build::Refresh) => {
+            return refresh_former(context, &settings.name, e, options).await;
+        }
+        (Err(e), _) => return Err(e),
+    };
     match (context.standing(&view), build) {
         (ViewStanding::Live, Build::Refresh) => build_live(context, &view, build, options).await,
         (ViewStanding::Live, _) if is_readable(context, &view).await? => {
@@ -175,17 +186,30 @@ async fn build_one(
             build_new(context, &view, build, options).await
         }
         (ViewStanding::Edited, Build::Refresh) => {
-            let entry = context.catalogue.current();
-            let live = entry.views.get(view.name()).and_then(|v| v.live.clone());
-            let Some(live) = live else {
-                return Err(never_built(view.name()));
-            };
-            let view = Arc::new(View::from_definition(view.name(), &live.definition)?);
-            tracing::warn!(view = %view.name(), "the view was edited; its old definition is refreshed until `anabranch batch rebuild`");
-            build_live(context, &view, build, options).await
+            let none = never_built(view.name());
+            refresh_former(context, view.name(), none, options).await
         }
         (ViewStanding::New, Build::Refresh) => Err(never_built(view.name())),
     }
+}
+
+/// Refreshes the definition that answers, which is not the project's.
+///
+/// # Errors
+/// `none` where none answers.
+async fn refresh_former(
+    context: &Context,
+    name: &str,
+    none: Error,
+    options: &BatchOptions,
+) -> Result<Built> {
+    let entry = context.catalogue.current();
+    let Some(live) = entry.views.get(name).and_then(|v| v.live.as_ref()) else {
+        return Err(none);
+    };
+    let view = Arc::new(View::from_definition(name, &live.definition)?);
+    tracing::warn!(view = %name, "the view was edited; its old definition is refreshed until `anabranch batch rebuild`");
+    build_live(context, &view, Build::Refresh, options).await
 }
 
 /// Whether the live master view can be read: its table is whole, and its states are of the format
@@ -326,23 +350,27 @@ async fn check_from(
         }
         None => "",
     };
-    Err(Error::Conflict(format!(
+    Err(Error::Invalid(format!(
         "view `{name}` can't be built from all facts: retention of topic `{topic}` has removed those at offsets {ranges} ({} facts in all){answering}; `anabranch batch rebuild {name} --from-low` builds it from what there is",
         log.removed_facts()
     )))
 }
 
-/// Forgets views that the project does not hold any more. Returns their names.
-pub async fn drop_absent(context: &Context) -> Result<Vec<String>> {
+/// Forgets a view: it does not answer any more, and maintenance removes its master view.
+///
+/// # Errors
+/// `Invalid` for a view that the project still holds, `NotFound` for one that nobody knows.
+pub async fn drop_view(context: &Context, name: &str) -> Result<()> {
+    if context.project.views.iter().any(|v| v.name == name) {
+        return Err(Error::Invalid(format!(
+            "view `{name}` is in `anabranch.toml`; take `[views.{name}]` out of it first, so that nothing builds it again"
+        )));
+    }
     context.catalogue.refresh().await?;
     let entry = context.catalogue.current();
-    let mut dropped = Vec::new();
-    let answering = entry.views.iter().filter(|(_, view)| view.live.is_some());
-    for (name, _) in answering {
-        if !context.project.views.iter().any(|v| v.name == *name) {
-            context.catalogue.drop_view(name).await?;
-            dropped.push(name.clone());
-        }
+    if !entry.views.contains_key(name) {
+        return Err(no_view(name, entry.views.keys()));
     }
-    Ok(dropped)
+    context.catalogue.drop_view(name).await?;
+    Ok(())
 }

@@ -47,7 +47,7 @@ fn progress_bar(template: &str, shown: bool) -> ProgressBar {
 }
 
 /// A view was named that is not among the known ones.
-fn no_view<'a>(name: &str, known: impl Iterator<Item = &'a String>) -> Error {
+pub(crate) fn no_view<'a>(name: &str, known: impl Iterator<Item = &'a String>) -> Error {
     let known: Vec<&str> = known.map(String::as_str).collect();
     Error::NotFound(format!(
         "no view `{name}`; the views are: {}",

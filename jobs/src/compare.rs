@@ -29,6 +29,17 @@ pub struct Tolerance {
     pub absolute: f64,
 }
 
+/// What of Σ|terms| a sum of floating point may be off by.
+const OF_TERMS: f64 = 1e-10;
+
+impl Tolerance {
+    /// The tolerance of a sum whose terms have this size together.
+    fn of(self, terms: Option<f64>) -> Self {
+        let absolute = self.absolute + OF_TERMS * terms.unwrap_or(0.0);
+        Self { absolute, ..self }
+    }
+}
+
 impl Default for Tolerance {
     fn default() -> Self {
         Self {
@@ -77,6 +88,8 @@ pub struct Comparer {
     /// The columns compared by equality, and those compared within a bound.
     exact: Vec<usize>,
     float: Vec<usize>,
+    /// For each of the latter the column of an expected row that holds its Σ|terms|.
+    terms: Vec<Option<usize>>,
     converter: RowConverter,
     tolerance: Tolerance,
     memory_bytes: usize,
@@ -109,6 +122,7 @@ impl Comparer {
             converter: RowConverter::new(sort.collect())?,
             schema: schema.clone(),
             exact,
+            terms: vec![None; float.len()],
             float,
             tolerance,
             memory_bytes,
@@ -117,6 +131,17 @@ impl Comparer {
             found: (0..BUCKETS).map(|_| Bucket::default()).collect(),
             comparison: Comparison::default(),
         })
+    }
+
+    /// The same, where the expected rows have more columns than the schema: `terms` says for each
+    /// column of the schema which of them holds its Σ|terms|.
+    #[must_use]
+    pub fn with_terms(self, terms: &[Option<usize>]) -> Self {
+        let of = |at: &usize| terms.get(*at).copied().flatten();
+        Self {
+            terms: self.float.iter().map(of).collect(),
+            ..self
+        }
     }
 
     /// Adds rows to one side.
@@ -138,6 +163,16 @@ impl Comparer {
             .iter()
             .map(|&i| cast(batch.column(i), &DataType::Float64))
             .collect::<std::result::Result<_, _>>()?;
+        let terms: Vec<Option<ArrayRef>> = self
+            .terms
+            .iter()
+            .map(|at| match (side, at) {
+                (Side::Expected, Some(at)) => {
+                    Ok(Some(cast(batch.column(*at), &DataType::Float64)?))
+                }
+                _ => Ok(None),
+            })
+            .collect::<std::result::Result<_, arrow::error::ArrowError>>()?;
         let buckets = match side {
             Side::Expected => {
                 self.comparison.rows += batch.num_rows();
@@ -148,10 +183,12 @@ impl Comparer {
         for at in 0..batch.num_rows() {
             let row = rows.as_ref().map(|r| r.row(at));
             let exact = row.as_ref().map_or(&[][..], |r| r.as_ref());
-            let values = floats.iter().map(|a| {
+            let value = |a: &ArrayRef| {
                 let a = a.as_primitive::<Float64Type>();
                 a.is_valid(at).then(|| a.value(at))
-            });
+            };
+            let terms = terms.iter().map(|a| a.as_ref().and_then(value));
+            let values = floats.iter().map(value).chain(terms);
             let bucket = &mut buckets[bucket::number(exact, BUCKETS)];
             self.held += bucket.push(exact, values);
         }
@@ -181,7 +218,8 @@ impl Comparer {
             )));
         }
         let (expected, found) = (expected.read()?, found.read()?);
-        let floats = self.float.len();
+        // Each has its terms behind all of them.
+        let floats = 2 * self.float.len();
         let found: Vec<Stored> = bucket::rows(&found, floats).collect();
         let mut open: HashMap<&[u8], Vec<usize>> = HashMap::with_capacity(found.len());
         for (i, row) in found.iter().enumerate() {
@@ -189,8 +227,10 @@ impl Comparer {
         }
         for row in bucket::rows(&expected, floats) {
             let matching = |&j: &usize| {
-                let mut pairs = row.floats().zip(found[j].floats());
-                pairs.all(|(a, b)| close(a, b, self.tolerance))
+                let terms = row.floats().skip(self.float.len());
+                let pairs = row.floats().zip(found[j].floats());
+                let mut pairs = pairs.zip(terms);
+                pairs.all(|((a, b), terms)| close(a, b, self.tolerance.of(terms)))
             };
             let hit = open
                 .get_mut(row.exact)
@@ -313,6 +353,28 @@ mod tests {
         let a = [(1, Some(0.1)), (2, None), (2, Some(f64::NAN))];
         let b = [(2, Some(f64::NAN)), (1, Some(0.1 + 1e-12)), (2, None)];
         assert_eq!(differences(&a, &b), 0);
+    }
+
+    /// Terms that cancel out leave an error that is large beside their sum.
+    #[test]
+    fn sums_are_compared_by_the_size_of_their_terms() {
+        let expected = |terms: f64| {
+            let (schema, sums) = batch(&[(1, Some(0.25)), (2, Some(1e16))]);
+            let mut columns = sums.columns().to_vec();
+            columns.push(Arc::new(Float64Array::from(vec![terms, 1e16])));
+            let mut fields = schema.fields().to_vec();
+            fields.push(Arc::new(Field::new("terms", DataType::Float64, true)));
+            RecordBatch::try_new(Arc::new(Schema::new(fields)), columns).unwrap()
+        };
+        let (schema, found) = batch(&[(1, Some(0.125)), (2, Some(1e16))]);
+        let differences = |terms: f64| {
+            let comparer = Comparer::new(&schema, Tolerance::default(), usize::MAX).unwrap();
+            let mut comparer = comparer.with_terms(&[None, Some(2)]);
+            comparer.push(Side::Expected, &expected(terms)).unwrap();
+            comparer.push(Side::Found, &found).unwrap();
+            comparer.finish().unwrap().differences
+        };
+        assert_eq!((differences(2e9), differences(1e3)), (0, 2));
     }
 
     #[test]

@@ -9,8 +9,8 @@ use anabranch_serving::ServingOptions;
 use anabranch_shared::settings::{Project, TopicSettings, ViewSettings};
 use anabranch_shared::view::{View, relations_read};
 use anabranch_shared::{
-    Catalogue, Error, Export, GenerationEntry, Log, Master, Offsets, Pin, Relation, Result,
-    Storage, Topic,
+    Catalogue, Error, ErrorKind, Export, GenerationEntry, Log, Master, Offsets, Pin, Relation,
+    Result, Storage, Topic,
 };
 
 use crate::history;
@@ -39,6 +39,15 @@ pub struct Context {
     pub retries: Arc<RetriesTable>,
 }
 
+/// What opening a project does to its storage.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Opening {
+    /// Nothing, and nor does anything that is done with it.
+    Read,
+    /// It declares what is new and hurts nobody.
+    Declare,
+}
+
 /// How a view of the project stands to the catalogue.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ViewStanding {
@@ -51,22 +60,35 @@ pub enum ViewStanding {
 }
 
 impl Context {
-    /// Opens a project: checks its views and declares its topics. A view that the catalogue has
-    /// never seen gets its first generation, with an empty master view: it answers from the log
-    /// until it is first refreshed or rebuilt.
+    /// Opens a project and declares what of it is new and hurts nobody: topics, nullable fields, and
+    /// views that the catalogue has never seen. These get their first generation, with an empty
+    /// master view: they answer from the log until they are first refreshed or rebuilt. A view that
+    /// can't be used is its own trouble alone, which [`Context::notes`] tells.
     pub async fn open(dir: &Path) -> Result<Self> {
-        let variables = std::env::vars_os();
-        let text = |(name, value): (OsString, OsString)| {
-            Some((name.into_string().ok()?, value.into_string().ok()?))
-        };
-        Self::open_with(dir, variables.filter_map(text).collect()).await
+        Self::connect(dir, environment(), Opening::Declare).await
+    }
+
+    /// Opens a project to read: nothing is written, whatever is done with it.
+    pub async fn open_to_read(dir: &Path) -> Result<Self> {
+        Self::connect(dir, environment(), Opening::Read).await
     }
 
     /// As [`Context::open`], with these variables in place of the environment's for a bucket's keys
     /// and server.
     pub async fn open_with(dir: &Path, variables: Vec<(String, String)>) -> Result<Self> {
+        Self::connect(dir, variables, Opening::Declare).await
+    }
+
+    async fn connect(
+        dir: &Path,
+        variables: Vec<(String, String)>,
+        opening: Opening,
+    ) -> Result<Self> {
         let project = Arc::new(Project::load(dir)?);
-        let storage = Storage::open(&project.storage, &project.dir, variables)?;
+        let mut storage = Storage::open(&project.storage, &project.dir, variables)?;
+        if opening == Opening::Read {
+            storage = storage.read_only();
+        }
         storage.probe().await?;
         let catalogue = Arc::new(Catalogue::open(&storage).await?);
         let context = Self {
@@ -75,23 +97,43 @@ impl Context {
             catalogue,
             retries: Arc::default(),
         };
-        for topic in &context.project.topics {
-            context
-                .catalogue
-                .declare_topic(&Topic::from_settings(topic))
-                .await?;
-        }
-        for settings in &context.project.views {
-            let view = context.compile(settings)?;
-            if settings.export {
-                Export::schema(&view)?;
-            }
-            // Also after a process that died between claiming the number and cutting over to it.
-            if context.standing(&view) == ViewStanding::New {
-                context.first_generation(&view).await?;
-            }
+        if opening == Opening::Declare {
+            context.declare().await?;
         }
         Ok(context)
+    }
+
+    /// Declares what is new.
+    async fn declare(&self) -> Result<()> {
+        for settings in &self.project.topics {
+            let topic = Topic::from_settings(settings);
+            if self.declared(&topic).is_none() {
+                self.catalogue.declare_topic(&topic).await?;
+            }
+        }
+        for settings in &self.project.views {
+            let Ok(view) = self.compile(settings) else {
+                continue;
+            };
+            let entry = self.catalogue.current();
+            let was_dropped = entry.dropped.contains_key(view.name());
+            // Also after a process that died between claiming the number and cutting over to it.
+            if self.standing(&view) == ViewStanding::New && !was_dropped {
+                self.first_generation(&view).await?;
+            }
+        }
+        Ok(())
+    }
+
+    /// The topic of the catalogue, where that has all fields of the one declared here. It may have
+    /// more: an older project changes nothing.
+    fn declared(&self, topic: &Topic) -> Option<Topic> {
+        let entry = self.catalogue.current();
+        let known = &entry.topics.get(&topic.name)?.topic;
+        known
+            .check_evolves_from(topic)
+            .is_ok()
+            .then(|| known.clone())
     }
 
     async fn first_generation(&self, view: &Arc<View>) -> Result<()> {
@@ -122,11 +164,9 @@ impl Context {
 
     /// Plans a view of the project.
     pub fn compile(&self, settings: &ViewSettings) -> Result<Arc<View>> {
-        let topics: Vec<Topic> = self
-            .project
-            .topics
-            .iter()
-            .map(Topic::from_settings)
+        let topics = self.project.topics.iter().map(Topic::from_settings);
+        let topics: Vec<Topic> = topics
+            .map(|topic| self.declared(&topic).unwrap_or(topic))
             .collect();
         // What doesn't parse is planned over any topic that it names: planning says where it is wrong.
         let relations = relations_read(&settings.sql_text);
@@ -145,11 +185,24 @@ impl Context {
                 ),
             )
         })?;
-        Ok(Arc::new(View::compile(
-            &settings.name,
-            &settings.sql_text,
-            topic,
-        )?))
+        let view = View::compile(&settings.name, &settings.sql_text, topic);
+        let view = Arc::new(view.map_err(|e| self.in_file(settings, e))?);
+        if settings.export {
+            Export::schema(&view)?;
+        }
+        Ok(view)
+    }
+
+    /// An error of a view's SQL, with the file that its line is of.
+    fn in_file(&self, settings: &ViewSettings, e: Error) -> Error {
+        match e {
+            Error::View { view, reason } if reason.starts_with("line ") => {
+                let path = &settings.sql_path;
+                let path = path.strip_prefix(&self.project.dir).unwrap_or(path);
+                Error::view(&view, format!("`{}`, {reason}", path.display()))
+            }
+            e => e,
+        }
     }
 
     /// How a view of the project stands to the catalogue.
@@ -162,34 +215,31 @@ impl Context {
         }
     }
 
-    /// For each view that does not answer as the project says, what to do about it.
+    /// For each view that does not answer as the project says, what to do about it; likewise for
+    /// topics.
     pub fn notes(&self) -> BTreeMap<String, String> {
-        let mut notes = BTreeMap::new();
+        let mut notes: BTreeMap<String, String> = BTreeMap::new();
+        for settings in &self.project.topics {
+            let topic = Topic::from_settings(settings);
+            let note = self.topic_note(&topic);
+            notes.extend(note.map(|note| (format!("topic {}", topic.name), note)));
+        }
+        let troubles = self.troubles().into_iter();
+        notes.extend(troubles.map(|(name, (_, text))| (name, text)));
         for settings in &self.project.views {
-            let name = &settings.name;
-            let standing = self
-                .compile(settings)
-                .map(|v| (self.standing(&v), self.removed_below(&v)));
-            match standing {
-                Ok((ViewStanding::Live, _)) => {}
-                Ok((ViewStanding::Edited, _)) => {
+            let (name, entry) = (&settings.name, self.catalogue.current());
+            let live = entry.views.get(name).and_then(|v| v.live.as_ref());
+            match self.compile(settings).map(|view| self.standing(&view)) {
+                Ok(ViewStanding::Edited) => {
                     notes.insert(name.clone(), self.edited_note(name));
                 }
-                Ok((ViewStanding::New, Some(low))) => {
+                Err(e) if live.is_some() => {
                     let note = format!(
-                        "view `{name}` is new and does not answer: retention has removed facts of its topic below [{low}]; run `anabranch batch rebuild {name} --from-low` to build it from there on"
+                        "view `{name}` was edited and still answers by its old definition; its new one can't be used: {e}"
                     );
                     notes.insert(name.clone(), note);
                 }
-                Ok((ViewStanding::New, None)) => {
-                    let note = format!(
-                        "view `{name}` is being built for the first time; run `anabranch batch rebuild {name}` if no build is under way"
-                    );
-                    notes.insert(name.clone(), note);
-                }
-                Err(e) => {
-                    notes.insert(name.clone(), e.to_string());
-                }
+                _ => {}
             }
         }
         let entry = self.catalogue.current();
@@ -197,12 +247,108 @@ impl Context {
         for (name, _) in answering {
             if !self.project.views.iter().any(|v| v.name == *name) {
                 let note = format!(
-                    "view `{name}` is not in the project any more and still answers; run `anabranch batch rebuild` to drop it"
+                    "view `{name}` is not in this project and still answers; run `anabranch batch drop {name}` to drop it"
                 );
                 notes.insert(name.clone(), note);
             }
         }
         notes
+    }
+
+    /// Why views and topics of the project don't answer, with what to do about each.
+    pub fn troubles(&self) -> BTreeMap<String, (ErrorKind, String)> {
+        let entry = self.catalogue.current();
+        let mut troubles = BTreeMap::new();
+        let topics = self.project.topics.iter().map(|t| &t.name);
+        for name in topics.filter(|name| !entry.topics.contains_key(*name)) {
+            let text = format!(
+                "topic `{name}` is not declared yet; `anabranch up`, `speed` and `ingest` declare it"
+            );
+            troubles.insert(name.clone(), (ErrorKind::NotFound, text));
+        }
+        for settings in &self.project.views {
+            let name = &settings.name;
+            let known = entry.views.get(name);
+            if known.is_some_and(|v| v.live.is_some()) {
+                continue;
+            }
+            let trouble = match self.compile(settings) {
+                Err(e) => (e.kind(), e.to_string()),
+                Ok(view) => match self.removed_below(&view) {
+                    Some(low) => (
+                        ErrorKind::Conflict,
+                        format!(
+                            "view `{name}` is new and does not answer: retention has removed facts of its topic below [{low}]; run `anabranch batch rebuild {name} --from-low` to build it from there on"
+                        ),
+                    ),
+                    None if entry.dropped.contains_key(name) => (
+                        ErrorKind::NotFound,
+                        format!(
+                            "view `{name}` was dropped; run `anabranch batch rebuild {name}` to have it again"
+                        ),
+                    ),
+                    None if known.is_none() => (
+                        ErrorKind::NotFound,
+                        format!(
+                            "view `{name}` is not declared yet; `anabranch up`, `speed` and `ingest` declare it"
+                        ),
+                    ),
+                    None => (
+                        ErrorKind::Unavailable,
+                        format!(
+                            "view `{name}` is being built for the first time; run `anabranch batch rebuild {name}` if no build is under way"
+                        ),
+                    ),
+                },
+            };
+            troubles.insert(name.clone(), trouble);
+        }
+        troubles
+    }
+
+    /// An error where one of the names is a view or a topic of the project that does not answer.
+    ///
+    /// # Errors
+    /// What [`Context::troubles`] tells of the first such name.
+    pub fn check_answers(&self, names: &[String]) -> Result<()> {
+        let entry = self.catalogue.current();
+        let known = |name: &String| {
+            let live = entry.views.get(name).is_some_and(|v| v.live.is_some());
+            live || entry.topics.contains_key(name)
+        };
+        if names.iter().all(known) {
+            return Ok(());
+        }
+        let troubles = self.troubles();
+        match names.iter().find_map(|name| troubles.get(name)) {
+            Some((kind, text)) => Err(Error::of_kind(*kind, text.clone())),
+            None => Ok(()),
+        }
+    }
+
+    /// What differs between a topic of the project and the one of the catalogue.
+    fn topic_note(&self, topic: &Topic) -> Option<String> {
+        let entry = self.catalogue.current();
+        let known = &entry.topics.get(&topic.name)?.topic;
+        if known == topic {
+            return None;
+        }
+        if known.check_evolves_from(topic).is_ok() {
+            let more = known.fields[topic.fields.len()..].iter();
+            let more: Vec<String> = more.map(|f| format!("`{}`", f.name)).collect();
+            return Some(format!(
+                "topic `{}` has fields that this project lacks: {}; another project declared them",
+                topic.name,
+                more.join(", ")
+            ));
+        }
+        match topic.check_evolves_from(known) {
+            Ok(()) => Some(format!(
+                "topic `{}` has new fields that are not declared yet; `anabranch up`, `speed` and `ingest` declare them",
+                topic.name
+            )),
+            Err(e) => Some(e.to_string()),
+        }
     }
 
     /// What to say of a view whose live definition is not the project's.
@@ -265,6 +411,14 @@ impl Context {
             timeout: query.timeout,
         }
     }
+}
+
+/// The environment's variables.
+fn environment() -> Vec<(String, String)> {
+    let text = |(name, value): (OsString, OsString)| {
+        Some((name.into_string().ok()?, value.into_string().ok()?))
+    };
+    std::env::vars_os().filter_map(text).collect()
 }
 
 /// Whether two definitions compute the same; a new nullable field of the topic changes nothing.

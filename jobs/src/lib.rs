@@ -14,5 +14,7 @@ pub mod output;
 pub mod peers;
 pub mod presence;
 pub mod retries;
+pub mod schedulers;
+pub mod served;
 pub mod shell;
 pub mod verify;

@@ -246,7 +246,15 @@ impl Pinner for LocalPinner {
         }
         for (name, view) in &entry.views {
             if let Some(live) = &view.live {
-                let schema = View::from_definition(name, &live.definition)?.schema();
+                let view = match View::from_definition(name, &live.definition) {
+                    Ok(view) => view,
+                    // Whoever asks it is told why; the others are listed all the same.
+                    Err(e) => {
+                        tracing::warn!(view = %name, error = %e, "a view is not listed");
+                        continue;
+                    }
+                };
+                let schema = view.schema();
                 relations.push(Relation {
                     name: name.clone(),
                     kind: "view",
@@ -260,6 +268,7 @@ impl Pinner for LocalPinner {
 
     async fn pin(&self, names: &[String], mode: ReadMode) -> Result<Pin> {
         self.context.catalogue.refresh().await?;
+        self.context.check_answers(names)?;
         let entry = self.context.catalogue.current();
         let mut pin = Pin::default();
         // Boundaries are read before heads, so that no head is below a boundary.

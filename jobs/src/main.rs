@@ -3,10 +3,11 @@
 use std::io::{BufWriter, IsTerminal, Read, Write};
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use anabranch_batch::{CleanAction, CleanReport};
-use anabranch_jobs::builds::{Build, BuildReport};
+use anabranch_jobs::builds::{Build, BuildReport, drop_view};
 use anabranch_jobs::client::Client;
 use anabranch_jobs::commands::generate::GenerateArgs;
 use anabranch_jobs::commands::ingest::IngestArgs;
@@ -26,6 +27,7 @@ use anabranch_jobs::shell::{ScriptOutcome, ShellOptions, run, run_script};
 use anabranch_jobs::verify::VerifyOptions;
 use anabranch_shared::{Error, ErrorKind, Result};
 use clap::{Parser, Subcommand};
+use tracing_subscriber::EnvFilter;
 
 /// With glibc's allocator a daemon holds on to several times the memory that its deltas take.
 #[global_allocator]
@@ -171,6 +173,11 @@ enum BatchCommand {
         #[arg(long, requires = "views")]
         from_low: bool,
     },
+    /// Forgets a view that the project does not hold any more: it stops answering, and its files go
+    Drop {
+        /// The view
+        view: String,
+    },
     /// Absorbs the facts since the boundary
     Refresh {
         /// The views; all unless named
@@ -185,11 +192,50 @@ enum BatchCommand {
     },
 }
 
+impl Command {
+    /// Whether it writes nothing to the storage.
+    fn only_reads(&self) -> bool {
+        match self {
+            Self::Sql { .. }
+            | Self::Verify(_)
+            | Self::Status
+            | Self::Jobs { .. }
+            | Self::Tail { .. }
+            | Self::Generate(_)
+            | Self::Init { .. }
+            | Self::Settings => true,
+            Self::DeadLetters(command) => !matches!(command, DeadLettersCommand::Retry(_)),
+            Self::Ingest(_)
+            | Self::Speed
+            | Self::Up
+            | Self::Schedule
+            | Self::Batch(_)
+            | Self::Demo { .. } => false,
+        }
+    }
+
+    /// Whether it says how the project differs from what runs before anything else. `status` shows
+    /// it in its own place, and the answer to a query has what concerns the query.
+    fn says_notes(&self) -> bool {
+        let one_query = matches!(
+            self,
+            Self::Sql {
+                command: Some(_),
+                ..
+            }
+        );
+        !one_query && !matches!(self, Self::Status)
+    }
+}
+
 fn main() -> ExitCode {
     let cli = Cli::parse();
-    let filter = std::env::var("ANABRANCH_LOG").unwrap_or_else(|_| "info".into());
+    let filter = match log_filter(std::env::var("ANABRANCH_LOG").ok().as_deref()) {
+        Ok(filter) => filter,
+        Err(e) => return fail_with(&e),
+    };
     tracing_subscriber::fmt()
-        .with_env_filter(tracing_subscriber::EnvFilter::new(filter))
+        .with_env_filter(filter)
         .with_writer(std::io::stderr)
         .with_ansi(std::io::stderr().is_terminal())
         .with_target(false)
@@ -209,6 +255,24 @@ fn main() -> ExitCode {
         Ok(code) => ExitCode::from(code),
         Err(e) => fail_with(&e),
     }
+}
+
+/// What is logged: of this software from the level that `ANABRANCH_LOG` names on, of others warnings.
+fn log_filter(wanted: Option<&str>) -> Result<EnvFilter> {
+    let wanted = wanted.filter(|w| !w.is_empty()).unwrap_or("info");
+    let wrong = || {
+        Error::Invalid(format!(
+            "`ANABRANCH_LOG` = `{wanted}`: write error, warn, info or debug"
+        ))
+    };
+    let others = match wanted {
+        "off" | "error" => wanted,
+        "warn" | "info" | "debug" | "trace" => "warn",
+        // Targets with levels of their own, as `tracing` writes them.
+        _ if wanted.contains('=') => return EnvFilter::try_new(wanted).map_err(|_| wrong()),
+        _ => return Err(wrong()),
+    };
+    EnvFilter::try_new(format!("{others},anabranch={wanted}")).map_err(|_| wrong())
 }
 
 fn fail_with(e: &Error) -> ExitCode {
@@ -277,7 +341,15 @@ async fn execute(cli: Cli) -> Result<u8> {
         }
         _ => {}
     }
-    let context = Context::open(&cli.project).await?;
+    let context = match cli.command.only_reads() {
+        true => Context::open_to_read(&cli.project).await?,
+        false => Context::open(&cli.project).await?,
+    };
+    if cli.command.says_notes() {
+        for note in context.notes().into_values() {
+            tracing::warn!("{note}");
+        }
+    }
     let json = cli.format != Format::Table;
     match cli.command {
         Command::Ingest(args) => {
@@ -307,6 +379,14 @@ async fn execute(cli: Cli) -> Result<u8> {
                     (build, views)
                 }
                 BatchCommand::Refresh { views } => (Build::Refresh, views),
+                BatchCommand::Drop { view } => {
+                    drop_view(&context, &view).await?;
+                    match json {
+                        true => print_json(&serde_json::json!({ "dropped": view }))?,
+                        false => print(&format!("dropped view `{view}`\n"))?,
+                    }
+                    return Ok(0);
+                }
                 BatchCommand::Maintain { dry_run } => {
                     let action = match dry_run {
                         true => CleanAction::Find,
@@ -344,6 +424,9 @@ async fn execute(cli: Cli) -> Result<u8> {
         }
         Command::Jobs { command: None } => {
             let states = jobs::states(&context, chrono::Utc::now()).await?;
+            if let Some(note) = jobs::scheduler_note(&context).await? {
+                tracing::warn!("{note}");
+            }
             let (rows, mut out) = (jobs::rows(&states)?, std::io::stdout());
             quiet_broken_pipe(write_batches(
                 &mut out,
@@ -545,12 +628,28 @@ async fn verify_all(context: &Context, args: &VerifyArgs, format: Format) -> Res
     let terminal = std::io::stderr().is_terminal();
     let mut all = Vec::new();
     let mut code = 0;
+    let mut failed = Vec::new();
     for view in &views {
         let options = VerifyOptions {
             whose: args.whose(),
             ..verify::options(context, part, &stop)
         };
-        let verified = verify::verify_shown(context, view, &options, terminal).await?;
+        let verified = match verify::verify_shown(context, view, &options, terminal).await {
+            Ok(verified) => verified,
+            // It is told beside the others, never instead of them.
+            Err(e) => {
+                match format {
+                    Format::Table => print(&format!("{view}: not compared: {e}\n"))?,
+                    Format::Ndjson => print_json(&verify::failed_json(view, &e))?,
+                    _ => all.push(verify::failed_json(view, &e)),
+                }
+                failed.push(verify::named(view, e));
+                if stop.load(Ordering::Relaxed) {
+                    break;
+                }
+                continue;
+            }
+        };
         if !verified.comparison.is_equal() {
             code = FOUND_WRONG;
         }
@@ -563,7 +662,15 @@ async fn verify_all(context: &Context, args: &VerifyArgs, format: Format) -> Res
     if format == Format::Json {
         print_json(&all)?;
     }
-    Ok(code)
+    match batch::all_of(failed) {
+        // A difference is worse than what was not looked at.
+        Some(e) if code == 0 => Err(e),
+        Some(e) => {
+            tracing::error!("{e}");
+            Ok(code)
+        }
+        None => Ok(code),
+    }
 }
 
 async fn sql(

@@ -49,6 +49,9 @@ pub struct Address {
     /// When it last renewed this, in milliseconds since 1970 by its own clock.
     #[serde(default)]
     pub seen_at_ms: i64,
+    /// Why what it made known can't be read, if so: then only its WAL is known, and what it owns.
+    #[serde(skip)]
+    pub unreadable: Option<String>,
 }
 
 impl Address {
@@ -77,7 +80,28 @@ impl Address {
             pid: std::process::id(),
             started_at_ms: now_ms(),
             seen_at_ms: now_ms(),
+            unreadable: None,
         })
+    }
+
+    /// A daemon of which only the name of its address is known. What may be missing of its facts is
+    /// said as of one that does not answer.
+    fn unreadable(catalogue: &Catalogue, path: &Path, why: String) -> Self {
+        let name = path.filename().unwrap_or_default();
+        let wal = name.strip_suffix(".json").unwrap_or(name).to_owned();
+        Self {
+            id: format!("unreadable {wal}"),
+            partitions: owned_partitions(catalogue, &wal),
+            wal,
+            http: String::new(),
+            local: String::new(),
+            host: String::new(),
+            pid: 0,
+            reads: BTreeMap::new(),
+            started_at_ms: 0,
+            seen_at_ms: 0,
+            unreadable: Some(why),
+        }
     }
 
     fn path(&self) -> Path {
@@ -146,6 +170,9 @@ impl Address {
 
     /// For people: where it is and when it was last heard of.
     pub fn describe(&self, now_ms: i64) -> String {
+        if let Some(why) = &self.unreadable {
+            return format!("`{}`, which can't be read ({why}),", self.path());
+        }
         let seconds = u64::try_from(now_ms - self.seen_at_ms).unwrap_or(0) / 1_000;
         let seen = humantime::format_duration(Duration::from_secs(seconds));
         format!(
@@ -160,9 +187,19 @@ pub async fn known(storage: &Storage) -> Result<Vec<Address>> {
     let found = storage.list_below(&Path::from(DAEMONS)).await?;
     let read = found.iter().map(|object| storage.get(&object.location));
     let bodies = futures::future::try_join_all(read).await?;
-    // One that withdrew since is gone; one of another version is none of ours.
-    let read = |b: bytes::Bytes| serde_json::from_slice(&b).ok();
-    Ok(bodies.into_iter().flatten().filter_map(read).collect())
+    let mut known = Vec::with_capacity(found.len());
+    for (object, body) in found.iter().zip(bodies) {
+        // One that withdrew since is gone.
+        let Some(body) = body else { continue };
+        known.push(match serde_json::from_slice(&body) {
+            Ok(address) => address,
+            Err(e) => {
+                let catalogue = Catalogue::open(storage).await?;
+                Address::unreadable(&catalogue, &object.location, e.to_string())
+            }
+        });
+    }
+    Ok(known)
 }
 
 /// The id of the WAL in a folder; none where there is no WAL.
@@ -198,7 +235,7 @@ fn read_partitions(daemon: &Daemon) -> BTreeMap<String, Vec<i32>> {
 }
 
 /// This machine's name; `unknown` where the system does not tell.
-fn host_name() -> String {
+pub(crate) fn host_name() -> String {
     let told = std::fs::read_to_string("/proc/sys/kernel/hostname").ok();
     let told = told.or_else(|| std::env::var("HOSTNAME").ok());
     let told = told.map(|name| name.trim().to_owned());
@@ -209,6 +246,36 @@ fn host_name() -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// What it owns is told by the catalogue, so that answers can say what they may lack.
+    #[tokio::test]
+    async fn an_address_that_cannot_be_read_is_not_dropped() -> Result<()> {
+        let dir = tempfile::tempdir().map_err(|e| Error::io("a folder", e))?;
+        let storage = Storage::folder(dir.path())?;
+        let topic = anabranch_shared::Topic {
+            name: "facts".into(),
+            event_time: "ts".into(),
+            fields: Vec::new(),
+        };
+        let catalogue = Catalogue::open(&storage).await?;
+        catalogue.declare_topic(&topic).await?;
+        let partition = catalogue.claim_partition("facts", "a-wal", false).await?;
+        let path = Path::from("daemons/a-wal.json");
+        storage.put(&path, b"{\"id\":".to_vec()).await?;
+        let found = known(&storage).await?;
+        let [address] = found.as_slice() else {
+            return Err(Error::Internal(format!("{found:?}")));
+        };
+        assert_eq!(address.fills("facts"), [partition]);
+        let note = address.missing_note("facts", partition, Offset(7));
+        for part in [
+            "`daemons/a-wal.json`, which can't be read",
+            "from offset 7 of partition 0",
+        ] {
+            assert!(note.contains(part), "no `{part}` in: {note}");
+        }
+        Ok(())
+    }
 
     #[test]
     fn an_address_of_an_earlier_version_is_read() {

@@ -6,11 +6,14 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use anabranch_serving::SqlService;
-use anabranch_shared::view::{KeySample, build_session, planning_session, session_builder};
+use anabranch_shared::view::{
+    Inexact, KeySample, Recompute, build_session, planning_session, session_builder,
+};
 use anabranch_shared::{
     DeltaPart, Error, MasterPin, Pin, Result, Storage, TopicPin, ViewPin, blocking,
 };
 use arrow::array::RecordBatch;
+use arrow::datatypes::SchemaRef;
 use datafusion::execution::SendableRecordBatchStream;
 use datafusion::execution::memory_pool::FairSpillPool;
 use datafusion::execution::runtime_env::RuntimeEnvBuilder;
@@ -158,14 +161,36 @@ pub async fn verify_pin(
     };
     let (sample, note) = chosen(view, options.part);
     let (schema, answer) = service.view_answer(view, sample.as_ref()).await?;
+    let inexact = view.view.inexact()?;
+    let uncompared = inexact_notes(&schema, &inexact);
+    if inexact.rows {
+        return Ok(Verified {
+            comparison: Comparison::default(),
+            sample,
+            note,
+            uncompared,
+        });
+    }
+    let kept: Vec<usize> = (0..schema.fields().len())
+        .filter(|&at| !inexact.columns.get(at).copied().unwrap_or(false))
+        .collect();
+    let schema = Arc::new(schema.project(&kept)?);
     let share = usize::try_from(options.memory_bytes / 4).unwrap_or(usize::MAX);
-    let mut comparer = Comparer::new(&schema, Tolerance::default(), share)?;
-    let recomputed = recompute(service, storage, view, facts, sample.as_ref(), options).await?;
+    let (recomputed, terms) =
+        recompute(service, storage, view, facts, sample.as_ref(), options).await?;
+    // What is compared comes first, then the terms of sums.
+    let all = recomputed.schema().fields().len();
+    let kept_and_terms: Vec<usize> = kept.iter().copied().chain(terms.len()..all).collect();
+    let of = |at: &usize| Some(terms.get(*at).copied().flatten()? - terms.len() + kept.len());
+    let terms: Vec<Option<usize>> = kept.iter().map(of).collect();
+    let comparer = Comparer::new(&schema, Tolerance::default(), share)?;
+    let mut comparer = comparer.with_terms(&terms);
     let progress = &options.progress;
     comparer = fill(
         comparer,
         Side::Expected,
         recomputed,
+        &kept_and_terms,
         &progress.expected,
         &options.stop,
     )
@@ -176,6 +201,7 @@ pub async fn verify_pin(
         comparer,
         Side::Found,
         answer,
+        &kept,
         &progress.found,
         &options.stop,
     )
@@ -195,8 +221,26 @@ pub async fn verify_pin(
         comparison,
         sample,
         note,
-        uncompared: Vec::new(),
+        uncompared,
     })
+}
+
+/// Which columns of an answer a recompute can't check.
+fn inexact_notes(schema: &SchemaRef, inexact: &Inexact) -> Vec<String> {
+    let why = "`approx_percentile_cont` or `approx_median`, whose value depends within its error on the order in which states were merged";
+    if inexact.rows {
+        return vec![format!(
+            "not compared: all of it, because its rows are chosen by {why}"
+        )];
+    }
+    let columns = schema.fields().iter().zip(&inexact.columns);
+    let columns = columns.filter(|(_, inexact)| **inexact).map(|(field, _)| {
+        format!(
+            "not compared: column `{}`, which is made of {why}",
+            field.name()
+        )
+    });
+    columns.collect()
 }
 
 /// The sample that is compared, and a note where it is not what was asked for.
@@ -234,17 +278,18 @@ fn bounded(e: Error, doing: &str, setting: &str) -> Error {
     }
 }
 
-/// Gives all rows of an answer to the comparer.
+/// Gives all rows of an answer to the comparer, of each the columns that are compared.
 async fn fill(
     mut comparer: Comparer,
     side: Side,
     rows: SendableRecordBatchStream,
+    kept: &[usize],
     count: &AtomicU64,
     stop: &AtomicBool,
 ) -> Result<Comparer> {
     let mut rows = std::pin::pin!(rows);
     while let Some(batch) = unless_stopped(stop, rows.next()).await? {
-        let batch = batch?;
+        let batch = batch?.project(kept)?;
         count.fetch_add(batch.num_rows() as u64, Ordering::Relaxed);
         comparer = blocking(move || {
             comparer.push(side, &batch)?;
@@ -271,7 +316,8 @@ pub async fn unless_stopped<T>(stop: &AtomicBool, work: impl Future<Output = T>)
     }
 }
 
-/// The view's answer by plain evaluation over the raw facts.
+/// The view's answer by plain evaluation over the raw facts, and which of its further columns hold
+/// the terms of its sums.
 async fn recompute(
     service: &SqlService,
     storage: &Storage,
@@ -279,7 +325,7 @@ async fn recompute(
     facts: &TopicPin,
     sample: Option<&KeySample>,
     options: &VerifyOptions,
-) -> Result<SendableRecordBatchStream> {
+) -> Result<(SendableRecordBatchStream, Vec<Option<usize>>)> {
     let pool = usize::try_from(options.memory_bytes / 4 * 3).unwrap_or(usize::MAX);
     let runtime = RuntimeEnvBuilder::new()
         .with_memory_pool(Arc::new(FairSpillPool::new(pool)))
@@ -297,13 +343,10 @@ async fn recompute(
     let total = in_files + in_memory as u64;
     options.progress.facts_total.store(total, Ordering::Relaxed);
     let provider = service.topic_provider(facts, &view.view)?;
-    let plan = match sample {
-        Some(sample) => view.view.sampled_recompute_plan(provider, sample)?,
-        None => view.view.recompute_plan(provider)?,
-    };
+    let Recompute { plan, terms } = view.view.recompute_with_terms(provider, sample)?;
     let plan = DataFrame::new(session.state(), plan)
         .create_physical_plan()
         .await?;
     *options.progress.plan.lock() = Some(plan.clone());
-    Ok(execute_stream(plan, session.task_ctx())?)
+    Ok((execute_stream(plan, session.task_ctx())?, terms))
 }

@@ -1,9 +1,15 @@
 //! The command line as its user meets it.
 
+#[path = "cli/bad_views.rs"]
+mod bad_views;
+#[path = "cli/ingest_ids.rs"]
+mod ingest_ids;
 #[path = "cli/ingest_urls.rs"]
 mod ingest_urls;
 #[path = "cli/jobs.rs"]
 mod jobs;
+#[path = "cli/opening.rs"]
+mod opening;
 #[path = "cli/sql.rs"]
 mod sql;
 #[path = "cli/status.rs"]

@@ -25,6 +25,7 @@ pub fn note_of(header: &[u8]) -> String {
 
 /// The parameters of a request, besides its body.
 #[derive(Debug, Default, serde::Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct SqlRequest {
     /// `merged` (default) or `batch`.
     #[serde(default)]

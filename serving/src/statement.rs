@@ -3,12 +3,17 @@
 use anabranch_shared::view::refuse_samples;
 use anabranch_shared::{Error, Result};
 use datafusion::sql::parser::Statement;
-use datafusion::sql::sqlparser::ast::Statement as Sql;
+use datafusion::sql::sqlparser::ast::{SetExpr, Statement as Sql};
 
 /// Refuses a statement that would change or write something, before it is planned.
 pub(crate) fn check(statement: &Statement) -> Result<()> {
     let advice = match statement {
         Statement::Explain(explain) => return check(&explain.statement),
+        Statement::Statement(sql) if has_no_columns(sql) => {
+            return Err(Error::Invalid(
+                "the query names no columns; write `SELECT * FROM …`".into(),
+            ));
+        }
         Statement::Statement(sql) => match advice(sql) {
             Some(advice) => advice,
             None => return refuse_samples(sql),
@@ -25,6 +30,15 @@ pub(crate) fn check(statement: &Statement) -> Result<()> {
         "`{}` is refused: {advice}",
         name.join(" ").to_uppercase()
     )))
+}
+
+/// Whether a query begins with FROM, which would give rows without columns.
+fn has_no_columns(sql: &Sql) -> bool {
+    let Sql::Query(query) = sql else { return false };
+    let SetExpr::Select(select) = query.body.as_ref() else {
+        return false;
+    };
+    select.projection.is_empty()
 }
 
 const READ_ONLY: &str = "queries only read";

@@ -49,6 +49,8 @@ pub struct Storage {
     requests: Arc<Requests>,
     /// By which it is judged whether what was read is too old to build on.
     clock: Monotonic,
+    /// Whether nothing may be written.
+    read_only: bool,
 }
 
 /// A bucket and the server that it lies on, for messages.
@@ -102,6 +104,7 @@ impl Storage {
             bucket: None,
             requests,
             clock: Monotonic::default(),
+            read_only: false,
         })
     }
 
@@ -157,7 +160,31 @@ impl Storage {
             })),
             requests,
             clock: Monotonic::default(),
+            read_only: false,
         })
+    }
+
+    /// The same storage for who only reads: what is absent stays absent, and every write is an error.
+    #[must_use]
+    pub fn read_only(self) -> Self {
+        Self {
+            read_only: true,
+            ..self
+        }
+    }
+
+    /// Whether nothing may be written.
+    pub fn is_read_only(&self) -> bool {
+        self.read_only
+    }
+
+    fn check_writable(&self, path: &Path) -> Result<()> {
+        match self.read_only {
+            false => Ok(()),
+            true => Err(Error::Internal(format!(
+                "`{path}` would be written by a command that only reads"
+            ))),
+        }
     }
 
     /// What was asked of the storage since it was opened.
@@ -249,6 +276,7 @@ impl Storage {
 
     /// Writes an object unless one of that name exists.
     pub async fn create(&self, path: &Path, body: impl Into<PutPayload>) -> Result<CreateOutcome> {
+        self.check_writable(path)?;
         let options = PutOptions {
             mode: PutMode::Create,
             ..Default::default()
@@ -272,6 +300,7 @@ impl Storage {
 
     /// Writes an object, replacing one of that name.
     pub async fn put(&self, path: &Path, body: impl Into<PutPayload>) -> Result<()> {
+        self.check_writable(path)?;
         let body = body.into();
         match self.bucket.is_some() && body.content_length() > 2 * PART_BYTES {
             true => self.put_in_parts(path, body).await,
@@ -312,6 +341,7 @@ impl Storage {
 
     /// Removes an object; none is no error.
     pub async fn delete(&self, path: &Path) -> Result<()> {
+        self.check_writable(path)?;
         match self.store.delete(path).await {
             Ok(()) | Err(object_store::Error::NotFound { .. }) => Ok(()),
             Err(e) => Err(e.into()),

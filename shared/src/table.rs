@@ -246,7 +246,8 @@ impl Table {
         now_ms: i64,
     ) -> Result<Self> {
         let table = Self::open(storage, root).await?;
-        if table.exists() {
+        // Who only reads finds a table without rows where there is none.
+        if table.exists() || storage.is_read_only() {
             return Ok(table);
         }
         let actions = vec![
@@ -278,7 +279,9 @@ impl Table {
     /// Gives the table the columns that a schema has besides those of the table, for other engines
     /// to see; a table that has columns which the schema lacks is newer, and stays.
     pub async fn widen(&self, schema: &SchemaRef, now_ms: i64) -> Result<()> {
-        if !self.with_state(|state| state.is_narrower_than(schema))? {
+        if self.storage.is_read_only()
+            || !self.with_state(|state| state.is_narrower_than(schema))?
+        {
             return Ok(());
         }
         let widened = self.commit(now_ms, |state| {

@@ -26,18 +26,25 @@ use crate::{Error, Result, Topic, planted};
 mod aggregate;
 mod arguments;
 mod ast;
+mod bins;
+mod caret;
 mod compact;
 mod engine;
+mod conflicts;
 mod facts;
 mod fit;
 mod fold;
 mod formats;
+mod inexact;
 mod order;
 mod plan;
 mod sample;
 mod spread;
 mod states;
 mod sum;
+mod terms;
+mod ties;
+mod zones;
 
 pub use aggregate::{AggregateSplit, Column, Key};
 pub use ast::refuse_samples;
@@ -45,10 +52,12 @@ pub use engine::{build_session, session_builder};
 pub use facts::{FactsTable, LeafTable};
 pub(crate) use fit::{ByPlace, FitExpr, fit};
 pub use fold::{Fold, finish_column, fold_facts, groups_accumulator, identity_states};
+pub use inexact::Inexact;
 pub use plan::{planning_session, relations_read};
 pub use sample::KeySample;
 pub(crate) use states::convert;
 pub use states::{SortedStates, StateCodec};
+pub use terms::Recompute;
 
 use formats::Formats;
 use plan::Planned;
@@ -85,6 +94,22 @@ impl View {
     /// `View`, with the reason, the place in the SQL and what to write instead, where the SQL can't
     /// be a view.
     pub fn compile(name: &str, sql: &str, topic: &Topic) -> Result<Self> {
+        // A defect of the planner, ours or the engine's, is the trouble of one view.
+        let planned = std::panic::catch_unwind(|| Self::plan(name, sql, topic));
+        planned.unwrap_or_else(|panic| {
+            let text = panic.downcast_ref::<String>().map(String::as_str);
+            let text = text.or_else(|| panic.downcast_ref::<&str>().copied());
+            Err(Error::view(
+                name,
+                format!(
+                    "planning it ended in a defect of this software (`{}`); write it in another way, and report this",
+                    text.unwrap_or("no reason is known")
+                ),
+            ))
+        })
+    }
+
+    fn plan(name: &str, sql: &str, topic: &Topic) -> Result<Self> {
         let planned = plan::plan(name, sql, topic)?;
         let keys = planned.aggregate.as_ref().map_or(0, |a| a.keys().len());
         let sets = planned.aggregate.as_ref().map(|a| a.float_sets());
@@ -198,13 +223,21 @@ impl View {
 
     /// The plan of an answer, over a leaf that gives keys and finished columns.
     pub fn answer_plan(&self, leaf: Arc<dyn TableProvider>) -> Result<LogicalPlan> {
-        replace_table(&self.planned.upper, plan::LEAF, leaf)
+        let plan = replace_table(&self.planned.upper, plan::LEAF, leaf)?;
+        Ok(conflicts::resolve(plan)?)
+    }
+
+    /// Whether the view aggregates its finished values once more.
+    pub fn aggregates_again(&self) -> bool {
+        let again = |node: &LogicalPlan| Ok(matches!(node, LogicalPlan::Aggregate(_)));
+        self.planned.upper.exists(again).unwrap_or(true)
     }
 
     /// The plan of the whole view over raw facts: the right side of the law. `facts` has at least the
     /// columns of the view's topic.
     pub fn recompute_plan(&self, facts: Arc<dyn TableProvider>) -> Result<LogicalPlan> {
-        replace_table(&self.planned.whole, &self.definition.topic.name, facts)
+        let plan = replace_table(&self.planned.whole, &self.definition.topic.name, facts)?;
+        Ok(conflicts::resolve(plan)?)
     }
 }
 
@@ -297,5 +330,7 @@ pub fn tables_of<T: TableProvider + 'static>(plan: &LogicalPlan) -> Result<usize
 
 #[cfg(test)]
 pub(crate) mod every_function;
+#[cfg(test)]
+mod planned_views;
 #[cfg(test)]
 mod tests;

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use anabranch_shared::settings::{
@@ -167,6 +167,10 @@ pub struct Daemon {
     give_way: GiveWay,
     /// What the reader of an answer should know of each view.
     notes: RwLock<BTreeMap<String, String>>,
+    /// Views and topics that are in nobody's catalogue, and why they don't answer.
+    undeclared: RwLock<BTreeMap<String, (ErrorKind, String)>>,
+    /// The number of the catalogue's entry that these and the notes were made of.
+    noted: AtomicU64,
     /// Views that can't be served, and why.
     unserved: RwLock<BTreeMap<String, (ErrorKind, String)>>,
     /// The other daemons of the storage, where they are asked.
@@ -213,6 +217,8 @@ impl Daemon {
             opened: watch::Sender::new(0),
             give_way: GiveWay::default(),
             notes: RwLock::default(),
+            undeclared: RwLock::default(),
+            noted: AtomicU64::default(),
             unserved: RwLock::default(),
             peers: RwLock::default(),
             wal: id,
@@ -257,9 +263,28 @@ impl Daemon {
         *self.peers.write() = Some(peers);
     }
 
-    /// Sets what the reader of an answer should know of each view.
-    pub fn set_notes(&self, notes: BTreeMap<String, String>) {
+    /// Sets what the reader of an answer should know of each view, and why views and topics of the
+    /// project that the catalogue does not hold don't answer. `entry` is the number of the
+    /// catalogue's entry that both were made of.
+    pub fn set_notes(
+        &self,
+        entry: u64,
+        notes: BTreeMap<String, String>,
+        undeclared: BTreeMap<String, (ErrorKind, String)>,
+    ) {
         *self.notes.write() = notes;
+        *self.undeclared.write() = undeclared;
+        self.noted.store(entry, Ordering::Release);
+    }
+
+    /// What the reader of an answer should know of each view.
+    pub fn notes(&self) -> BTreeMap<String, String> {
+        self.notes.read().clone()
+    }
+
+    /// The number of the catalogue's entry that the notes were made of.
+    pub fn noted(&self) -> u64 {
+        self.noted.load(Ordering::Acquire)
     }
 
     /// Takes the fields and the topics of the catalogue, and serves the live generation of each of its
@@ -399,6 +424,9 @@ impl Daemon {
         let unserved = self.unserved.read();
         let absent = unserved.iter().filter(|(name, _)| !self.serves(name));
         failing.extend(absent.map(|(name, (_, why))| (name.clone(), why.clone())));
+        let undeclared = self.undeclared.read();
+        let undeclared = undeclared.iter().filter(|(name, _)| !self.has(name));
+        failing.extend(undeclared.map(|(name, (_, why))| (name.clone(), why.clone())));
         failing
     }
 
@@ -406,10 +434,21 @@ impl Daemon {
         self.topics().values().any(|s| s.served(view).is_some())
     }
 
+    /// Whether a view or a topic is served.
+    fn has(&self, name: &str) -> bool {
+        self.topics.contains_key(name) || self.serves(name)
+    }
+
     /// An error where one of the names is a view that can't be served.
     fn check_served(&self, names: &[String]) -> Result<()> {
+        let undeclared = self.undeclared.read();
         let unserved = self.unserved.read();
         for name in names {
+            if let Some((kind, why)) = undeclared.get(name)
+                && !self.has(name)
+            {
+                return Err(Error::of_kind(*kind, why.clone()));
+            }
             if let Some((kind, why)) = unserved.get(name)
                 && !self.serves(name)
             {

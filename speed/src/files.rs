@@ -8,6 +8,7 @@
 
 mod arrow_files;
 mod csv;
+mod hashed;
 mod ndjson;
 mod source;
 #[cfg(test)]
@@ -25,6 +26,7 @@ use sha2::{Digest, Sha256};
 use thiserror::Error;
 
 use crate::admission::{DeadLetter, lines};
+pub use hashed::{ContentDigest, Hashed};
 pub use source::{Compression, Format, Source};
 
 /// A chunk holds about this many bytes of input, unless a single record is longer.

@@ -217,11 +217,33 @@ pub fn view_over(rng: &mut SmallRng, declared: &dyn Fn(&str) -> bool) -> RandomV
     let their_keys: Vec<&str> = keys.iter().map(|k| duckdb::key(k)).collect();
     let other = select(&their_keys, &theirs, filter) + &group_by(&keys);
     let around = |how: &dyn Fn(&str) -> String| (how(&plain), how(&other), None);
-    let (sql, duckdb, rolled_up) = match rng.random_range(0..6) {
+    // DuckDB has no order of its own for rows that are equal, and another one of floating point.
+    let by_keys = || {
+        let keys = (0..keys.len()).map(|i| format!("k{i} ASC NULLS LAST"));
+        keys.collect::<Vec<_>>().join(", ")
+    };
+    let has_ties = !keys.is_empty() && !keys.contains(&"f");
+    let (sql, duckdb, rolled_up) = match rng.random_range(0..7) {
         0 => around(&|sql| format!("{sql} HAVING count(*) > 1")),
         1 => {
             covers.push("above".into());
             around(&|sql| format!("SELECT count(*) AS groups FROM ({sql})"))
+        }
+        2 if has_ties && rng.random_bool(0.5) => {
+            covers.push("ties at a limit".into());
+            let ours = format!("SELECT * FROM ({plain}) LIMIT 3");
+            let theirs = format!("SELECT * FROM ({other}) ORDER BY {} LIMIT 3", by_keys());
+            (ours, theirs, None)
+        }
+        2 if has_ties => {
+            covers.push("ties in a window".into());
+            let numbered = |of: &str, ties: &str| {
+                format!(
+                    "SELECT *, row_number() OVER (ORDER BY k0 IS NULL{ties}) AS place FROM ({of})"
+                )
+            };
+            let theirs = numbered(&other, &format!(", {}", by_keys()));
+            (numbered(&plain, ""), theirs, None)
         }
         _ => {
             let one = keys.get(..1);

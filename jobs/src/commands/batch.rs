@@ -1,4 +1,4 @@
-//! `anabranch batch rebuild` and `batch refresh`.
+//! `anabranch batch rebuild`, `batch refresh` and `batch drop`.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -6,9 +6,10 @@ use std::sync::atomic::Ordering;
 use anabranch_shared::settings::ViewSettings;
 use anabranch_shared::{Error, FoldProgress, Result};
 
-use crate::builds::{Build, BuildReport, build_view, drop_absent};
+use crate::builds::{Build, BuildReport, build_view};
 use crate::commands::{LINE_EVERY, SHOW_EVERY, no_view, progress_bar, stop_flag};
 use crate::context::Context;
+use crate::served;
 
 /// What became of the views.
 #[derive(Debug)]
@@ -49,17 +50,15 @@ pub async fn build(
             break;
         }
     }
-    if build != Build::Refresh && names.is_empty() && !stop.load(Ordering::Relaxed) {
-        for name in drop_absent(context).await? {
-            tracing::info!(view = %name, "dropped: the project does not hold it any more");
-        }
+    if build != Build::Refresh && !stop.load(Ordering::Relaxed) {
+        served::wait(context, &reports, &stop).await?;
     }
     let failed = all_of(failures);
     Ok(Built { reports, failed })
 }
 
 /// Errors as one, of the kind of the first.
-fn all_of(errors: Vec<Error>) -> Option<Error> {
+pub fn all_of(errors: Vec<Error>) -> Option<Error> {
     let kind = errors.first()?.kind();
     let texts: Vec<String> = errors.iter().map(Error::to_string).collect();
     match errors.len() {

@@ -88,8 +88,14 @@ pub async fn open(context: &Context) -> Result<Arc<Daemon>> {
     let topics = topic_options(context);
     let (storage, catalogue) = (&context.storage, context.catalogue.clone());
     let daemon = Daemon::open(storage, catalogue, &topics, daemon_options(context)).await?;
-    daemon.set_notes(context.notes());
+    note(context, &daemon);
     Ok(daemon)
+}
+
+/// Lets a daemon say how the project's views stand to the catalogue.
+fn note(context: &Context, daemon: &Daemon) {
+    let entry = context.catalogue.current().number;
+    daemon.set_notes(entry, context.notes(), context.troubles());
 }
 
 /// A service that answers from a daemon.
@@ -116,6 +122,12 @@ const MOST_PIECES: usize = 24;
 
 /// Bytes of a topic's landed facts that are kept for other daemons until those have followed.
 const LATELY_BYTES: usize = 32_000_000;
+
+/// How often it is looked whether the catalogue has changed, so that notes say something else.
+const LOOK_EVERY: std::time::Duration = std::time::Duration::from_millis(200);
+
+/// Of how many such looks one reads the project again.
+const READ_EVERY: u32 = 25;
 
 /// How long requests in flight may take to end once the daemon can't go on.
 const DRAIN: std::time::Duration = std::time::Duration::from_secs(5);
@@ -242,8 +254,14 @@ pub async fn run(context: &Context, with_scheduler: bool) -> Result<()> {
 /// Keeps true what the daemon says of edited views, and which topics it is to open once they are
 /// declared.
 async fn refresh_notes(context: Context, daemon: Arc<Daemon>) {
+    let mut looks = 0_u32;
     loop {
-        tokio::time::sleep(std::time::Duration::from_secs(5)).await;
+        tokio::time::sleep(LOOK_EVERY).await;
+        looks += 1;
+        let moved = context.catalogue.current().number != daemon.noted();
+        if !moved && !looks.is_multiple_of(READ_EVERY) {
+            continue;
+        }
         let dir = context.project.dir.clone();
         match anabranch_shared::settings::Project::load(&dir) {
             Ok(project) => {
@@ -252,7 +270,7 @@ async fn refresh_notes(context: Context, daemon: Arc<Daemon>) {
                     ..context.clone()
                 };
                 daemon.want_topics(topic_options(&now));
-                daemon.set_notes(now.notes());
+                note(&now, &daemon);
             }
             Err(e) => tracing::warn!(error = %e, "the project can't be read any more"),
         }
@@ -306,6 +324,7 @@ async fn ready(State(health): State<Health>) -> impl IntoResponse {
     let body = serde_json::json!({
         "ready": red.is_empty(), "topics_red": red, "views_that_fail": failing,
         "topics_untaken": health.daemon.untaken(),
+        "notes": health.daemon.notes(),
     });
     (status, Json(body))
 }

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use anabranch_shared::settings::TopicSettings;
 use anabranch_shared::{Error, Landing, Log, Offset, OffsetRange, PartitionId, Result, blocking};
 use anabranch_speed::admission::Admission;
-use anabranch_speed::files::{self, Chunks, Options, Source};
+use anabranch_speed::files::{self, Chunks, ContentDigest, Hashed, Options, Source};
 use anabranch_speed::wal::WalLock;
 use anabranch_speed::{Dedup, FactPiece, Payload};
 use futures::{StreamExt, TryStreamExt};
@@ -18,6 +18,7 @@ use self::remote::Input;
 use crate::client::{Acknowledged, Client};
 use crate::context::{Context, now_ms, now_us};
 
+mod named;
 mod remote;
 
 /// Records of one landing.
@@ -169,7 +170,81 @@ fn identity(args: &IngestArgs, input: &Input) -> Result<String> {
     })
 }
 
-fn open_file(args: &IngestArgs, input: &Input, max_record_bytes: u64) -> Result<Chunks> {
+/// The hash of what is ingested under a name.
+enum Content {
+    /// It has no name but its hash.
+    Unnamed,
+    /// It is known before anything is written.
+    Known(String),
+    /// It is known once all of standard input was read.
+    Read(ContentDigest),
+}
+
+impl Content {
+    /// What is read of an input, and its hash. Standard input whose name is known already is read
+    /// before anything is written: it may be another content.
+    fn open(args: &IngestArgs, input: &Input, known: bool) -> Result<(Source, Self)> {
+        let named = args.id.is_some() && !args.again;
+        let Some(path) = &input.path else {
+            let name = "standard input".to_owned();
+            let (reader, content): (Box<dyn std::io::Read + Send>, Self) = match (named, known) {
+                (false, _) => (Box::new(std::io::stdin()), Self::Unnamed),
+                (true, false) => {
+                    let (reader, digest) = Hashed::new(std::io::stdin());
+                    (Box::new(reader), Self::Read(digest))
+                }
+                (true, true) => {
+                    let (mut reader, digest) = Hashed::new(std::io::stdin());
+                    let kept = spool(&mut reader)?;
+                    (Box::new(kept), Self::Known(hash_of(&digest)?))
+                }
+            };
+            return Ok((Source::Reader { name, reader }, content));
+        };
+        let content = match named {
+            false => Self::Unnamed,
+            true => {
+                let mut reader = std::fs::File::open(path).map_err(|e| Error::io(path, e))?;
+                let hash = files::sha256_of(&mut reader).map_err(|e| Error::io(path, e))?;
+                Self::Known(hex::encode(hash))
+            }
+        };
+        let source = Source::Named {
+            name: input.name.clone(),
+            path: path.clone(),
+        };
+        Ok((source, content))
+    }
+
+    /// The hash, once everything was read.
+    fn finish(self) -> Result<Option<String>> {
+        match self {
+            Self::Unnamed => Ok(None),
+            Self::Known(hash) => Ok(Some(hash)),
+            Self::Read(digest) => hash_of(&digest).map(Some),
+        }
+    }
+}
+
+fn hash_of(digest: &ContentDigest) -> Result<String> {
+    let hash = digest.finish(std::io::stdin());
+    hash.map(hex::encode)
+        .map_err(|e| Error::io("standard input", e))
+}
+
+/// Keeps a reader's content in a temporary file, which is read from its beginning.
+fn spool(reader: &mut impl std::io::Read) -> Result<std::fs::File> {
+    use std::io::Seek;
+    let kept = || -> std::io::Result<std::fs::File> {
+        let mut file = tempfile::tempfile()?;
+        std::io::copy(reader, &mut file)?;
+        file.rewind()?;
+        Ok(file)
+    };
+    kept().map_err(|e| Error::io("a temporary file for standard input", e))
+}
+
+fn open_file(args: &IngestArgs, source: Source, max_record_bytes: u64) -> Result<Chunks> {
     let format = match &args.input_format {
         None => None,
         Some(f) => Some(
@@ -180,16 +255,6 @@ fn open_file(args: &IngestArgs, input: &Input, max_record_bytes: u64) -> Result<
     let options = Options {
         format,
         max_record_bytes: usize::try_from(max_record_bytes).unwrap_or(usize::MAX),
-    };
-    let source = match &input.path {
-        None => Source::Reader {
-            name: "standard input".into(),
-            reader: Box::new(std::io::stdin()),
-        },
-        Some(path) => Source::Named {
-            name: input.name.clone(),
-            path: path.clone(),
-        },
     };
     files::open(source, &options).map_err(file_error)
 }
@@ -213,7 +278,11 @@ async fn ingest_file(
 ) -> Result<()> {
     let id = identity(args, input)?;
     let done = target.ingested(&args.topic, &id).await?;
-    let mut chunks = open_file(args, input, context.project.daemon.max_record_bytes)?;
+    let (source, content) = Content::open(args, input, done > 0)?;
+    if let Content::Known(sha256) = &content {
+        named::check(&context.storage, &args.topic, &id, sha256).await?;
+    }
+    let mut chunks = open_file(args, source, context.project.daemon.max_record_bytes)?;
     chunks.skip_to(done);
     let topic = context.log(&args.topic).await?.topic();
     let admission = Arc::new(
@@ -253,6 +322,12 @@ async fn ingest_file(
         report.unknown_fields += unknown_fields;
     }
     target.flush(report).await?;
+    drop(chunks);
+    if (any || done > 0)
+        && let Some(sha256) = content.finish()?
+    {
+        named::keep(&context.storage, &args.topic, &id, &sha256).await?;
+    }
     // What is there already may be another process's, which did not come to make it durable.
     context.storage.settle().await?;
     bar.finish_and_clear();

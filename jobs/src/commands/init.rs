@@ -10,7 +10,7 @@ use anabranch_shared::{Error, Result};
 pub fn init(dir: &Path, out: &mut dyn Write) -> Result<()> {
     let settings = dir.join(FILE_NAME);
     if settings.exists() {
-        return Err(Error::Conflict(format!(
+        return Err(Error::Invalid(format!(
             "`{}` exists already; choose another folder",
             settings.display()
         )));

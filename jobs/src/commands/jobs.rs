@@ -17,6 +17,7 @@ use serde::Serialize;
 use crate::commands::query::local_service;
 use crate::commands::schedule::{Job, next_time};
 use crate::context::Context;
+use crate::schedulers::{self, Scheduling};
 
 /// How a job of a view last ended.
 #[derive(Clone, Debug, Serialize)]
@@ -45,6 +46,7 @@ pub struct JobState {
     /// How it last ended; none where it never ran.
     pub last: Option<LastRun>,
     /// When it is next due: a running scheduler starts it then, or at once where that has passed.
+    /// None where it has no schedule, and for an interval that nothing began: that is due.
     pub next_at: Option<DateTime<Utc>>,
     /// Whether that time has passed.
     pub due: bool,
@@ -114,9 +116,11 @@ pub async fn states(context: &Context, now: DateTime<Utc>) -> Result<Vec<JobStat
         for job in Job::ALL {
             let key = (view.name.clone(), job);
             let last = runs.get(&key).cloned();
-            // A scheduler that has never run a job counts from its own start.
-            let from = times.get(&key).copied().unwrap_or(now);
-            let next_at = next_time(view, job, from);
+            // A clock that was set back makes no job wait until it is where it was.
+            let from = times.get(&key).map(|at| now.min(*at));
+            // An interval that nothing began is due as soon as a scheduler runs.
+            let never = from.is_none() && job == Job::Refresh && view.refresh_every.is_some();
+            let next_at = next_time(view, job, from.unwrap_or(now)).filter(|_| !never);
             let schedule = schedule_text(view, job);
             if schedule.is_some() || last.is_some() {
                 states.push(JobState {
@@ -125,7 +129,7 @@ pub async fn states(context: &Context, now: DateTime<Utc>) -> Result<Vec<JobStat
                     schedule,
                     last,
                     next_at,
-                    due: next_at.is_some_and(|at| at <= now),
+                    due: never || next_at.is_some_and(|at| at <= now),
                 });
             }
         }
@@ -143,6 +147,30 @@ fn schedule_text(view: &ViewSettings, job: Job) -> Option<String> {
         Job::Verify => view.verify_cron.as_ref()?,
     };
     Some(format!("{cron} {}", view.timezone))
+}
+
+/// That nobody runs the jobs that have a schedule, or that several do.
+pub async fn scheduler_note(context: &Context) -> Result<Option<String>> {
+    let views = context.project.views.iter();
+    let scheduled = |v: &ViewSettings| Job::ALL.iter().any(|job| schedule_text(v, *job).is_some());
+    if !views.into_iter().any(scheduled) {
+        return Ok(None);
+    }
+    let running = schedulers::running(&context.storage).await?;
+    Ok(match running.as_slice() {
+        [] => Some(
+            "no scheduler runs, so jobs wait for it: run `anabranch up`, or `anabranch schedule` beside a daemon".to_owned(),
+        ),
+        [_] => None,
+        several => {
+            let places: Vec<String> = several.iter().map(Scheduling::place).collect();
+            Some(format!(
+                "{} schedulers run, and each of them runs every job: {}; stop all but one",
+                several.len(),
+                places.join(", ")
+            ))
+        }
+    })
 }
 
 /// The jobs as rows.

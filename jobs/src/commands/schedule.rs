@@ -19,6 +19,7 @@ use crate::builds::{Build, build_view};
 use crate::commands::jobs::last_times;
 use crate::commands::verify;
 use crate::context::Context;
+use crate::schedulers::Scheduling;
 use crate::verify::Part;
 
 /// How often the clock is looked at.
@@ -75,11 +76,11 @@ pub fn due(
     let mut due = Vec::new();
     for (index, view) in views.iter().enumerate() {
         for job in Job::ALL {
-            let last = last
-                .get(&(view.name.clone(), job))
-                .copied()
-                .unwrap_or(begun);
-            if next_time(view, job, last).is_some_and(|at| at <= now) {
+            let last = last.get(&(view.name.clone(), job)).copied();
+            // An interval that nothing began would begin anew with each start of the scheduler.
+            let never = last.is_none() && job == Job::Refresh && view.refresh_every.is_some();
+            let next = next_time(view, job, last.unwrap_or(begun));
+            if never || next.is_some_and(|at| at <= now) {
                 due.push((index, job));
             }
         }
@@ -102,6 +103,9 @@ pub fn forget_future(
 /// this process, if it has one, and others.
 pub async fn run(context: Context, daemon: Option<Arc<Daemon>>, stop: Arc<AtomicBool>) {
     let running = Running::default();
+    let presence = Scheduling::new();
+    let present = tokio::spawn(presence.clone().keep(context.storage.clone()));
+    let storage = context.storage.clone();
     let asked = asked::run(context.clone(), daemon, running.clone(), stop.clone());
     let asked = tokio::spawn(asked);
     let mut scheduler = Scheduler::new(context, Utc::now()).await;
@@ -111,6 +115,10 @@ pub async fn run(context: Context, daemon: Option<Arc<Daemon>>, stop: Arc<Atomic
         tokio::time::sleep(TICK).await;
     }
     asked.await.ok();
+    present.abort();
+    // A renewal under way must not come after the withdrawal.
+    present.await.ok();
+    presence.withdraw(&storage).await;
 }
 
 /// How a job that a scheduler ran ended.

@@ -14,7 +14,7 @@ use datafusion::common::ScalarValue;
 use serde::Serialize;
 
 use crate::client::{Client, Daemons};
-use crate::commands::jobs::{JobState, states};
+use crate::commands::jobs::{JobState, scheduler_note, states};
 use crate::context::{Context, now_ms};
 use crate::local::LocalPinner;
 use crate::output::{Style, human_bytes, human_count, rows_table};
@@ -177,7 +177,8 @@ pub async fn status(context: &Context) -> Result<Status> {
     context.catalogue.refresh().await?;
     let daemons = Client::look(&context.storage).await?;
     let mut notes = context.notes();
-    let edited = notes.keys().cloned().collect::<Vec<_>>();
+    let views = context.project.views.iter().map(|v| &v.name);
+    let edited: Vec<String> = views.filter(|v| notes.contains_key(*v)).cloned().collect();
     let (mut daemon, mut bounds) = (None::<DaemonStatus>, BTreeMap::new());
     let mut failing = BTreeMap::new();
     for client in &daemons.alive {
@@ -196,6 +197,8 @@ pub async fn status(context: &Context) -> Result<Status> {
         }
     }
     let mut jobs = states(context, Utc::now()).await?;
+    let scheduler = scheduler_note(context).await?;
+    notes.extend(scheduler.map(|note| ("scheduler".to_owned(), note)));
     for job in &jobs {
         if let Some(last) = job.last.as_ref().filter(|l| l.outcome == "failed") {
             // A build that went well since then has made up for it.
@@ -283,12 +286,17 @@ async fn topic_statuses(
             None => LocalPinner::new(context.clone()).unlanded(name).await?,
         };
         let log = context.log(name).await?;
-        let (files, bytes, facts) = log.table().with_state(|s| {
+        let (files, bytes) = log.table().with_state(|s| {
             let bytes: i64 = s.files.values().map(|f| f.size).sum();
-            let facts: u64 = s.files.values().filter_map(|f| f.rows()).sum();
-            (s.files.len(), u64::try_from(bytes).unwrap_or(0), facts)
+            (s.files.len(), u64::try_from(bytes).unwrap_or(0))
         });
-        let head = log.head();
+        // What has landed since the daemon was asked is among its unlanded facts.
+        let mut head = log.head();
+        let counted = daemon.and_then(|d| d.landed.get(name));
+        for (partition, offset) in counted.iter().flat_map(|c| c.iter()) {
+            head.set(partition, offset.min(head.get(partition)));
+        }
+        let facts = landed_facts(&log, &head);
         topics.push(TopicStatus {
             topic: name.clone(),
             facts,
@@ -313,6 +321,17 @@ async fn topic_statuses(
         });
     }
     Ok(topics)
+}
+
+/// How many facts the log holds below a head.
+fn landed_facts(log: &Log, head: &Offsets) -> u64 {
+    match log.kept_files(head) {
+        Ok((_, files)) => files.iter().filter_map(|f| f.add.rows()).sum(),
+        // Files were merged across it since.
+        Err(_) => log
+            .table()
+            .with_state(|s| s.files.values().filter_map(|f| f.rows()).sum()),
+    }
 }
 
 fn gaps(log: &Log) -> Vec<GapStatus> {

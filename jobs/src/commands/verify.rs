@@ -204,7 +204,8 @@ pub(crate) async fn compare_pinned(
     fail::fail_point!("verify-after-pin");
     let mut verified = verify_pin(service, &context.storage, &pin, name, &topic, options).await?;
     let low = pin.topics.get(&topic).map(|t| t.low.clone());
-    verified.uncompared = uncompared(&*context.log(&topic).await?, &low.unwrap_or_default());
+    let removed = uncompared(&*context.log(&topic).await?, &low.unwrap_or_default());
+    verified.uncompared.extend(removed);
     Ok(verified)
 }
 
@@ -222,7 +223,8 @@ fn uncompared(log: &Log, low: &Offsets) -> Vec<String> {
     removed.chain(gaps).collect()
 }
 
-/// Verifies one view, showing how far it is: a bar on a terminal, lines elsewhere.
+/// Verifies one view and writes nothing, showing how far it is: a bar on a terminal, lines
+/// elsewhere.
 pub async fn verify_shown(
     context: &Context,
     name: &str,
@@ -233,7 +235,7 @@ pub async fn verify_shown(
         tracing::info!(view = %name, "verifying");
     }
     let shower = tokio::spawn(show(name.to_owned(), options.progress.clone(), terminal));
-    let verified = verify_view_with(context, name, "command", options).await;
+    let verified = compare_view(context, name, options).await;
     shower.abort();
     verified
 }
@@ -276,6 +278,20 @@ pub fn json(view: &str, verified: &Verified) -> serde_json::Value {
         "view": view, "rows": comparison.rows, "sample": sample, "note": verified.note,
         "uncompared": verified.uncompared, "differences": comparison.differences, "examples": comparison.examples,
     })
+}
+
+/// That a view could not be compared, for programs.
+pub fn failed_json(view: &str, e: &Error) -> serde_json::Value {
+    serde_json::json!({ "view": view, "error": e.to_string(), "kind": e.kind().to_string() })
+}
+
+/// An error that names its view.
+pub fn named(view: &str, e: Error) -> Error {
+    let text = e.to_string();
+    match text.contains(&format!("`{view}`")) {
+        true => e,
+        false => Error::of_kind(e.kind(), format!("view `{view}`: {text}")),
+    }
 }
 
 async fn show(view: String, progress: Arc<VerifyProgress>, terminal: bool) {

@@ -112,12 +112,6 @@ fn lost_states_are_found_also_by_a_sample() -> Result<()> {
         (150..=250).contains(&differ) && found["rows"] == differ,
         "{found}"
     );
-    let jobs = project.json(&["jobs"])?;
-    let verify = jobs
-        .as_array()
-        .and_then(|j| j.iter().find(|j| j["job"] == "verify"));
-    let verify = verify.context("no verification in the history")?;
-    ensure!(verify["last_outcome"] == "failed", "{verify}");
     Ok(())
 }
 

@@ -58,7 +58,8 @@ pub(super) fn read(
 fn sql_text(reader: &mut Reader<'_>, path: &Path, name: &str, table: &Table<'_>) -> Option<String> {
     let shown = path.display();
     let wrong = match std::fs::read_to_string(path) {
-        Ok(text) if !text.trim().is_empty() => return Some(text),
+        // Editors of Windows begin a file with a mark, which is none of the SQL.
+        Ok(text) if !unmarked(&text).trim().is_empty() => return Some(unmarked(&text).to_owned()),
         Ok(_) => format!("file `{shown}` is empty; write the SELECT of view `{name}` there"),
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
             format!("no file `{shown}`; write the SELECT of view `{name}` there, or correct `sql`")
@@ -71,4 +72,9 @@ fn sql_text(reader: &mut Reader<'_>, path: &Path, name: &str, table: &Table<'_>)
         reader.report(&value.span(), wrong);
     }
     None
+}
+
+/// A text without a byte order mark.
+fn unmarked(text: &str) -> &str {
+    text.strip_prefix('\u{feff}').unwrap_or(text)
 }

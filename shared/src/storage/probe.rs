@@ -46,6 +46,10 @@ impl Storage {
         if passed.is_some_and(|verdict| verdict.server == bucket.server) {
             return Ok(());
         }
+        // Who only reads makes no promise that rests on it.
+        if self.is_read_only() {
+            return Ok(());
+        }
         for _ in 0..ROUNDS {
             let winners = self.race().await.map_err(answered)?;
             if winners > 1 {

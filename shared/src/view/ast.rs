@@ -3,15 +3,19 @@
 
 use std::ops::ControlFlow;
 
+use arrow::array::timezone::Tz;
+use datafusion::common::DataFusionError;
 use datafusion::execution::{FunctionRegistry, SessionState};
 use datafusion::logical_expr::Volatility;
 use datafusion::sql::parser::{DFParserBuilder, Statement};
 use datafusion::sql::sqlparser::ast::{
-    Expr, GroupByExpr, ObjectName, Query, Select, SetExpr, Spanned, Statement as SqlStatement,
-    TableFactor, Visit, Visitor,
+    Expr, Function, GroupByExpr, ObjectName, Query, Select, SetExpr, Spanned,
+    Statement as SqlStatement, TableFactor, Value, Visit, Visitor,
 };
+use datafusion::sql::sqlparser::parser::ParserError;
 use datafusion::sql::sqlparser::tokenizer::Span;
 
+use super::caret::{Place, at};
 use crate::{Error, Result};
 
 /// Refuses a query that reads a sample of a relation: the engine would read all of it.
@@ -54,12 +58,24 @@ fn is_sample(relation: &TableFactor) -> bool {
     )
 }
 
-/// Refuses what can't be a view, with its place.
+fn place(span: Span) -> String {
+    match span.start.line {
+        0 => String::new(),
+        line => format!("line {line}, column {}: ", span.start.column),
+    }
+}
+
+/// Refuses what can't be a view: everything that is found, each with its place.
 pub(super) fn check(view: &str, sql: &str, topic: &str, state: &SessionState) -> Result<()> {
     let mut statements = DFParserBuilder::new(sql)
         .build()
         .and_then(|mut p| p.parse_statements())
-        .map_err(|e| Error::view(view, e.strip_backtrace()))?;
+        .map_err(|e| {
+            let text = parser_message(&e);
+            let found = Place::of_parser(&text);
+            let (place, text) = found.map_or((None, text.as_str()), |(p, t)| (Some(p), t));
+            Error::view(view, at(sql, place, text))
+        })?;
     let statement = match (statements.pop_front(), statements.is_empty()) {
         (Some(statement), true) => statement,
         (None, _) => return Err(Error::view(view, "the SQL is empty; write one SELECT")),
@@ -90,39 +106,42 @@ pub(super) fn check(view: &str, sql: &str, topic: &str, state: &SessionState) ->
     let mut checker = Checker {
         state,
         topic,
-        relations: 0,
+        shadowed: false,
+        reads: 0,
+        joined: false,
+        refusals: Vec::new(),
     };
-    match query.visit(&mut checker) {
-        ControlFlow::Continue(()) => Ok(()),
-        ControlFlow::Break(Refusal { span, reason }) => {
-            Err(Error::view(view, format!("{}{reason}", place(span))))
-        }
+    // The checker never ends its visit early.
+    let (ControlFlow::Continue(()) | ControlFlow::Break(())) = query.visit(&mut checker);
+    let shown = checker.refusals.iter();
+    let shown = shown.map(|(span, reason)| at(sql, Place::of(*span), reason));
+    match shown.collect::<Vec<_>>() {
+        none if none.is_empty() => Ok(()),
+        found => Err(Error::view(view, found.join("\n"))),
     }
 }
 
-fn place(span: Span) -> String {
-    match span.start.line {
-        0 => String::new(),
-        line => format!("line {line}, column {}: ", span.start.column),
+/// What the parser says, without its wrapping.
+fn parser_message(e: &DataFusionError) -> String {
+    match e.find_root() {
+        DataFusionError::SQL(e, _) => match e.as_ref() {
+            ParserError::ParserError(text) | ParserError::TokenizerError(text) => text.clone(),
+            other => other.to_string(),
+        },
+        other => other.strip_backtrace(),
     }
-}
-
-struct Refusal {
-    span: Span,
-    reason: String,
 }
 
 struct Checker<'a> {
     state: &'a SessionState,
     topic: &'a str,
-    relations: usize,
-}
-
-fn refuse(span: Span, reason: impl Into<String>) -> ControlFlow<Refusal> {
-    ControlFlow::Break(Refusal {
-        span,
-        reason: reason.into(),
-    })
+    /// Whether a CTE has the topic's name, so that the name alone does not tell what is read.
+    shadowed: bool,
+    /// How often the topic is read.
+    reads: usize,
+    /// Whether several relations are refused already.
+    joined: bool,
+    refusals: Vec<(Span, String)>,
 }
 
 impl Checker<'_> {
@@ -130,15 +149,21 @@ impl Checker<'_> {
         self.state.udf(name).ok().map(|f| f.signature().volatility)
     }
 
-    fn check_select(&self, select: &Select) -> ControlFlow<Refusal> {
+    fn refuse(&mut self, span: Span, reason: impl Into<String>) {
+        self.refusals.push((span, reason.into()));
+    }
+
+    fn check_select(&mut self, select: &Select) {
         if let Some(table) = select.from.iter().find(|t| !t.joins.is_empty()) {
-            return refuse(
+            self.joined = true;
+            self.refuse(
                 table.joins[0].relation.span(),
                 "a join is not supported in a view; declare a view for each side and join them in a query",
             );
         }
         if let [_, second, ..] = select.from.as_slice() {
-            return refuse(
+            self.joined = true;
+            self.refuse(
                 second.span(),
                 "a second relation is a join, which is not supported in a view; declare a view for each side and join them in a query",
             );
@@ -148,46 +173,97 @@ impl Checker<'_> {
                 |e: &Expr| matches!(e, Expr::GroupingSets(_) | Expr::Rollup(_) | Expr::Cube(_));
             let found = exprs.iter().find(|e| sets(e));
             if found.is_some() || !modifiers.is_empty() {
-                return refuse(
+                self.refuse(
                     found.map_or_else(|| select.group_by.span(), Spanned::span),
                     "GROUPING SETS, ROLLUP and CUBE are not supported; declare a view for each set, or roll up in a query with `combine`",
                 );
             }
         }
-        ControlFlow::Continue(())
+    }
+
+    fn check_function(&mut self, function: &Function) {
+        let name = function.name.0.last().and_then(|part| part.as_ident());
+        let name = name.map_or_else(
+            || function.name.to_string().to_lowercase(),
+            |ident| ident.value.to_lowercase(),
+        );
+        let span = function.name.span();
+        match self.volatility(&name) {
+            Some(Volatility::Stable) => self.refuse(
+                span,
+                format!(
+                    "`{name}()` has another value at each run, so batch and speed layer would disagree; use it in a query over the view, for example `WHERE minute >= now() - INTERVAL '4 hours'`"
+                ),
+            ),
+            Some(Volatility::Volatile) => self.refuse(
+                span,
+                format!(
+                    "`{name}()` has another value at each call, so a view of it can't be rebuilt; put the value into the facts"
+                ),
+            ),
+            _ if name == "combine" => self.refuse(
+                span,
+                "`combine` merges a view's states; use it in a query over the view",
+            ),
+            _ => {}
+        }
+    }
+
+    /// Refuses a zone that nobody knows: the engine would take it for UTC, or fail at the first fact.
+    fn check_zone(&mut self, zone: &Expr) {
+        let Expr::Value(value) = zone else { return };
+        let Value::SingleQuotedString(name) = &value.value else {
+            return;
+        };
+        if name.parse::<Tz>().is_err() {
+            self.refuse(
+                value.span,
+                format!(
+                    "no time zone `{name}`; write a name of the IANA database such as `Europe/Berlin`, or an offset such as `+01:00`"
+                ),
+            );
+        }
     }
 }
 
 impl Visitor for Checker<'_> {
-    type Break = Refusal;
+    type Break = ();
 
-    fn pre_visit_query(&mut self, query: &Query) -> ControlFlow<Refusal> {
+    fn pre_visit_query(&mut self, query: &Query) -> ControlFlow<()> {
+        let tables = query.with.iter().flat_map(|with| &with.cte_tables);
+        let mut names = tables.map(|cte| &cte.alias.name.value);
+        self.shadowed |= names.any(|name| name == self.topic);
         match query.body.as_ref() {
             SetExpr::Select(select) => self.check_select(select),
-            SetExpr::SetOperation { op, .. } => refuse(
-                query.body.span(),
-                format!(
-                    "{op} is not supported in a view; declare a view for each part and unite them in a query"
-                ),
-            ),
-            _ => ControlFlow::Continue(()),
+            SetExpr::SetOperation { op, .. } => {
+                self.joined = true;
+                self.refuse(
+                    query.body.span(),
+                    format!(
+                        "{op} is not supported in a view; declare a view for each part and unite them in a query"
+                    ),
+                );
+            }
+            _ => {}
         }
+        ControlFlow::Continue(())
     }
 
-    fn pre_visit_table_factor(&mut self, relation: &TableFactor) -> ControlFlow<Refusal> {
-        match is_sample(relation) {
-            true => refuse(
+    fn pre_visit_table_factor(&mut self, relation: &TableFactor) -> ControlFlow<()> {
+        if is_sample(relation) {
+            self.refuse(
                 relation.span(),
                 "TABLESAMPLE has other rows at each run, so a view of it can't be rebuilt; put what chooses them into the facts, or sample in a query over the view by `WHERE random() < 0.1`",
-            ),
-            false => ControlFlow::Continue(()),
+            );
         }
+        ControlFlow::Continue(())
     }
 
-    fn pre_visit_relation(&mut self, relation: &ObjectName) -> ControlFlow<Refusal> {
-        self.relations += usize::from(relation.to_string().trim_matches('"') == self.topic);
-        if self.relations > 1 {
-            return refuse(
+    fn pre_visit_relation(&mut self, relation: &ObjectName) -> ControlFlow<()> {
+        let is_topic = relation.to_string().trim_matches('"') == self.topic;
+        self.reads += usize::from(is_topic);
+        if is_topic && self.reads > 1 && !self.joined && !self.shadowed {
+            self.refuse(
                 relation.span(),
                 format!(
                     "`{relation}` is read a second time; declare one view for each aggregation and join the views in a query"
@@ -197,33 +273,12 @@ impl Visitor for Checker<'_> {
         ControlFlow::Continue(())
     }
 
-    fn pre_visit_expr(&mut self, expr: &Expr) -> ControlFlow<Refusal> {
-        let Expr::Function(function) = expr else {
-            return ControlFlow::Continue(());
-        };
-        let name = function.name.0.last().and_then(|part| part.as_ident());
-        let name = name.map_or_else(
-            || function.name.to_string().to_lowercase(),
-            |ident| ident.value.to_lowercase(),
-        );
-        match self.volatility(&name) {
-            Some(Volatility::Stable) => refuse(
-                function.name.span(),
-                format!(
-                    "`{name}()` has another value at each run, so batch and speed layer would disagree; use it in a query over the view, for example `WHERE minute >= now() - INTERVAL '4 hours'`"
-                ),
-            ),
-            Some(Volatility::Volatile) => refuse(
-                function.name.span(),
-                format!(
-                    "`{name}()` has another value at each call, so a view of it can't be rebuilt; put the value into the facts"
-                ),
-            ),
-            _ if name == "combine" => refuse(
-                function.name.span(),
-                "`combine` merges a view's states; use it in a query over the view",
-            ),
-            _ => ControlFlow::Continue(()),
+    fn pre_visit_expr(&mut self, expr: &Expr) -> ControlFlow<()> {
+        match expr {
+            Expr::Function(function) => self.check_function(function),
+            Expr::AtTimeZone { time_zone, .. } => self.check_zone(time_zone),
+            _ => {}
         }
+        ControlFlow::Continue(())
     }
 }

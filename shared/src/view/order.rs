@@ -26,6 +26,11 @@ const ORDERED: [&str; 5] = [
     "string_agg",
 ];
 
+/// Whether a function's answer depends on the order of its input.
+pub(super) fn is_ordered(function: &str) -> bool {
+    function == "any_value" || ORDERED.contains(&function)
+}
+
 /// What an aggregate needs besides its own columns to be independent of the order of facts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Needs {
@@ -38,27 +43,27 @@ pub(super) enum Needs {
 /// What an aggregate will need, before it is rewritten.
 pub(super) fn needs(expr: &Expr) -> Needs {
     match strip_alias(expr) {
-        Expr::AggregateFunction(f) if f.func.name() == "any_value" => Needs::Place,
-        Expr::AggregateFunction(f) if ORDERED.contains(&f.func.name()) && !f.params.distinct => {
+        Expr::AggregateFunction(f) if is_ordered(f.func.name()) && !f.params.distinct => {
             Needs::Place
         }
         _ => Needs::Nothing,
     }
 }
 
-fn strip_alias(expr: &Expr) -> &Expr {
+pub(super) fn strip_alias(expr: &Expr) -> &Expr {
     match expr {
         Expr::Alias(alias) => strip_alias(&alias.expr),
         expr => expr,
     }
 }
 
-/// Rewrites an aggregate so that its answer does not depend on the order of facts. The result has
+/// Rewrites an aggregate so that its answer does not depend on the order of its input, whose rows
+/// `ties` tell apart: a fact's place below the aggregation, a row's keys above. The result has
 /// another name: the caller gives it the old one.
 pub(super) fn make_deterministic(
     mut f: AggregateFunction,
     argument_type: Option<&DataType>,
-    place: Option<&[ColumnRef; 2]>,
+    ties: &[Sort],
 ) -> AggregateFunction {
     let float = matches!(argument_type, Some(DataType::Float32 | DataType::Float64));
     match f.func.name() {
@@ -78,12 +83,24 @@ pub(super) fn make_deterministic(
         if f.params.order_by.is_empty() {
             f.params.order_by = f.params.args.first().cloned().map(by).into_iter().collect();
         }
-    } else if let Some(place) = place {
-        f.params
-            .order_by
-            .extend(place.iter().cloned().map(Expr::Column).map(by));
+    } else {
+        break_ties(&mut f.params.order_by, ties);
     }
     f
+}
+
+/// Appends to an order what breaks its ties, without what it holds already.
+pub(super) fn break_ties(order: &mut Vec<Sort>, ties: &[Sort]) {
+    for tie in ties {
+        if order.iter().all(|sort| sort.expr != tie.expr) {
+            order.push(tie.clone());
+        }
+    }
+}
+
+/// The order by a column.
+pub(super) fn ascending(column: ColumnRef) -> Sort {
+    by(Expr::Column(column))
 }
 
 fn by(expr: Expr) -> Sort {

@@ -7,10 +7,10 @@ use arrow::compute::filter_record_batch;
 use arrow::datatypes::{Field, Schema, SchemaRef};
 use datafusion::catalog::TableProvider;
 use datafusion::common::tree_node::{TreeNode, TreeNodeRecursion};
-use datafusion::common::{Column as ColumnRef, DFSchema, DataFusionError};
+use datafusion::common::{Column as ColumnRef, DFSchema};
 use datafusion::datasource::provider_as_source;
 use datafusion::execution::SessionState;
-use datafusion::logical_expr::expr::{AggregateFunction, Alias};
+use datafusion::logical_expr::expr::{AggregateFunction, Alias, Sort};
 use datafusion::logical_expr::physical_planning_context::PhysicalPlanningContext;
 use datafusion::logical_expr::{
     Aggregate, Expr, ExprSchemable, LogicalPlan, LogicalPlanBuilder, Projection, SubqueryAlias,
@@ -18,13 +18,16 @@ use datafusion::logical_expr::{
 use datafusion::optimizer::optimize_projections::OptimizeProjections;
 use datafusion::optimizer::replace_distinct_aggregate::ReplaceDistinctWithAggregate;
 use datafusion::optimizer::simplify_expressions::SimplifyExpressions;
-use datafusion::optimizer::{Optimizer, OptimizerContext, OptimizerRule};
+use datafusion::optimizer::{Optimizer, OptimizerRule};
 use datafusion::physical_expr::PhysicalExpr;
 use datafusion::prelude::{SessionConfig, SessionContext};
 
+use super::caret::{Place, at};
 use super::fold::evaluate;
 use super::order::{self, Needs};
-use super::{AggregateSplit, FactsTable, LeafTable, ast, build_session, session_builder};
+use super::{
+    AggregateSplit, FactsTable, LeafTable, ast, bins, build_session, session_builder, ties, zones,
+};
 use crate::topic::OFFSET;
 
 use crate::{Error, Result, Topic, sql};
@@ -93,44 +96,94 @@ pub fn relations_read(sql: &str) -> Result<Vec<String>> {
 
 /// Plans and splits a view.
 pub(super) fn plan(view: &str, text: &str, topic: &Topic) -> Result<Planned> {
-    let refuse = |e: DataFusionError| Error::view(view, e.strip_backtrace());
     let context = planning_session()?;
-    let state = context.state();
-    ast::check(view, text, &topic.name, &state)?;
+    ast::check(view, text, &topic.name, &context.state())?;
+    plan_over(&context, view, text, topic).map_err(|e| match e {
+        Error::Query(e) => {
+            let message = e.strip_backtrace();
+            Error::view(view, at(text, place_of_error(text, topic), &message))
+        }
+        Error::Invalid(reason) => Error::view(view, reason),
+        e => e,
+    })
+}
+
+/// Where the planner finds what is wrong with a query; it tells only when it is asked to.
+fn place_of_error(text: &str, topic: &Topic) -> Option<Place> {
+    let state = planning_session().ok()?.state();
+    let mut config = state.config().clone();
+    config.options_mut().sql_parser.collect_spans = true;
+    let state = SessionStateBuilder::new_from_existing(state)
+        .with_config(config)
+        .build();
+    let context = SessionContext::new_with_state(state);
+    match raw_plan(&context, text, topic) {
+        Err(Error::Query(e)) => Place::of_diagnostic(&e),
+        _ => None,
+    }
+}
+
+/// The plan of a query over a topic, as it is written.
+fn raw_plan(context: &SessionContext, text: &str, topic: &Topic) -> Result<LogicalPlan> {
     let facts: Arc<dyn TableProvider> = Arc::new(FactsTable(topic.schema()));
     context.register_table(topic.name.as_str(), facts)?;
-    // Resolving tables in memory never waits, so this does not block.
+    let state = context.state();
     let statement = sql::parse(&state, text)?;
-    let raw = futures::executor::block_on(state.statement_to_plan(statement)).map_err(refuse)?;
+    // Resolving tables in memory never waits, so this does not block.
+    Ok(futures::executor::block_on(
+        state.statement_to_plan(statement),
+    )?)
+}
+
+fn plan_over(context: &SessionContext, view: &str, text: &str, topic: &Topic) -> Result<Planned> {
+    let raw = raw_plan(context, text, topic)?;
+    let state = context.state();
     let analyzed = state
         .analyzer()
-        .execute_and_check(raw, state.config_options(), |_, _| {})
-        .map_err(refuse)?;
+        .execute_and_check(raw, state.config_options(), |_, _| {})?;
     // Some functions exist only until they are simplified, `coalesce` for one.
     let rules: Vec<Arc<dyn OptimizerRule + Send + Sync>> = vec![
         Arc::new(SimplifyExpressions::new()),
         Arc::new(ReplaceDistinctWithAggregate::new()),
     ];
-    let plan = run_rules(analyzed, rules)?;
+    let plan = bins::bring_near(run_rules(analyzed, rules, &state)?)?;
+    zones::check(view, &plan)?;
     check_one_scan(view, &plan)?;
-    let chain = chain(view, &plan)?;
-    let split_at = split_point(view, &chain)?;
-    match chain.get(split_at).copied() {
-        Some(LogicalPlan::Aggregate(aggregate)) => split_aggregate(view, &plan, aggregate, &state),
-        _ => split_rows(&plan, chain[split_at.min(chain.len() - 1)], &state),
+    let lowest = {
+        let chain = chain(view, &plan)?;
+        let split_at = split_point(view, &chain)?;
+        chain[split_at.min(chain.len() - 1)].clone()
+    };
+    let ties::Decided { plan, lowest } = ties::decide(view, &plan, lowest)?;
+    let planned = match &lowest {
+        LogicalPlan::Aggregate(aggregate) => split_aggregate(view, &plan, aggregate, &state)?,
+        rows => split_rows(&plan, rows, &state)?,
+    };
+    check_typed(view, &planned)?;
+    Ok(planned)
+}
+
+/// Refuses columns that have no type: nothing can be stored of them.
+fn check_typed(view: &str, planned: &Planned) -> Result<()> {
+    let names = planned.lower.schema().fields().iter();
+    let untyped = names.filter(|f| f.data_type().is_null());
+    match untyped.map(|f| f.name()).next() {
+        None => Ok(()),
+        Some(name) => Err(Error::view(
+            view,
+            format!(
+                "`{name}` is NULL and has no type; give it one, for example `CAST(NULL AS varchar)`"
+            ),
+        )),
     }
-    .map_err(|e| match e {
-        Error::Query(e) => refuse(e),
-        e => e,
-    })
 }
 
 fn run_rules(
     plan: LogicalPlan,
     rules: Vec<Arc<dyn OptimizerRule + Send + Sync>>,
+    state: &SessionState,
 ) -> Result<LogicalPlan> {
-    let context = OptimizerContext::new().with_max_passes(3);
-    Ok(Optimizer::with_rules(rules).optimize(plan, &context, |_, _| {})?)
+    Ok(Optimizer::with_rules(rules).optimize(plan, state, |_, _| {})?)
 }
 
 fn check_one_scan(view: &str, plan: &LogicalPlan) -> Result<()> {
@@ -250,8 +303,24 @@ fn split_aggregate(
 }
 
 fn check_storable(view: &str, split: &AggregateSplit) -> Result<()> {
-    for field in split.state_schema().fields() {
-        crate::table::storage_type(field.data_type()).map_err(|e| Error::view(view, e))?;
+    let storable = |field: &Field| crate::table::storage_type(field.data_type());
+    let schema = split.state_schema();
+    for (key, field) in split.keys().iter().zip(schema.fields()) {
+        storable(field).map_err(|e| Error::view(view, format!("key `{}`: {e}", key.name)))?;
+    }
+    for column in split.columns() {
+        for field in &schema.fields()[column.state_columns()] {
+            storable(field).map_err(|_| {
+                Error::view(
+                    view,
+                    format!(
+                        "`{}`: its state is of the type {}, which can't be stored in a Delta table; aggregate a narrower type, for example `CAST(… AS double)` or a decimal of fewer digits",
+                        column.name,
+                        field.data_type()
+                    ),
+                )
+            })?;
+        }
     }
     Ok(())
 }
@@ -281,41 +350,49 @@ fn deterministic(aggregate: &Aggregate) -> Result<Aggregate> {
         true => with_place(&aggregate.input)?,
         false => LogicalPlan::clone(&aggregate.input),
     };
-    let place = order::place_columns(input.schema());
+    let place = order::place_columns(input.schema()).map(|place| place.map(order::ascending));
+    // The engine takes equal keys for one, and so does the output's schema.
+    let keys = distinct(&aggregate.group_expr);
     let rewritten = aggregate
         .aggr_expr
         .iter()
         .enumerate()
         .map(|(i, expr)| {
-            let name = aggregate
-                .schema
-                .field(aggregate.group_expr.len() + i)
-                .name()
-                .clone();
-            rewrite_aggregate(expr.clone(), &input, place.as_ref(), &name)
+            let name = aggregate.schema.field(keys.len() + i).name().clone();
+            let ties = place.as_ref().map_or(&[][..], |place| &place[..]);
+            rewrite_aggregate(expr.clone(), &input, ties, &name)
         })
         .collect::<Result<Vec<_>>>()?;
-    Ok(Aggregate::try_new(
-        Arc::new(input),
-        aggregate.group_expr.clone(),
-        rewritten,
-    )?)
+    Ok(Aggregate::try_new(Arc::new(input), keys, rewritten)?)
 }
 
-fn rewrite_aggregate(
+/// Expressions without those that were there before.
+pub(super) fn distinct(exprs: &[Expr]) -> Vec<Expr> {
+    let mut distinct: Vec<Expr> = Vec::with_capacity(exprs.len());
+    for expr in exprs {
+        if !distinct.contains(expr) {
+            distinct.push(expr.clone());
+        }
+    }
+    distinct
+}
+
+/// An aggregate that does not depend on the order of its input, where `ties` tell its rows apart,
+/// under the name that it had.
+pub(super) fn rewrite_aggregate(
     expr: Expr,
     input: &LogicalPlan,
-    place: Option<&[ColumnRef; 2]>,
+    ties: &[Sort],
     name: &str,
 ) -> Result<Expr> {
     match expr {
-        Expr::Alias(Alias { expr, .. }) => rewrite_aggregate(*expr, input, place, name),
+        Expr::Alias(Alias { expr, .. }) => rewrite_aggregate(*expr, input, ties, name),
         Expr::AggregateFunction(f) => {
             let argument = match f.params.args.first() {
                 Some(a) => Some(a.get_type(input.schema())?),
                 None => None,
             };
-            let f: AggregateFunction = order::make_deterministic(f, argument.as_ref(), place);
+            let f: AggregateFunction = order::make_deterministic(f, argument.as_ref(), ties);
             Ok(Expr::AggregateFunction(f).alias(name))
         }
         other => Err(Error::Internal(format!("not an aggregate: {other}"))),
@@ -323,7 +400,7 @@ fn rewrite_aggregate(
 }
 
 /// The plan with a fact's place passed through its projections.
-fn with_place(plan: &LogicalPlan) -> Result<LogicalPlan> {
+pub(super) fn with_place(plan: &LogicalPlan) -> Result<LogicalPlan> {
     Ok(match plan {
         LogicalPlan::Projection(p) => {
             let input = with_place(&p.input)?;
@@ -381,6 +458,7 @@ fn lower_steps(lower: LogicalPlan, state: &SessionState) -> Result<Lowered> {
             Arc::new(SimplifyExpressions::new()),
             Arc::new(OptimizeProjections::new()),
         ],
+        state,
     )?;
     // A rule may drop qualifiers or reorder; expressions above refer to the plan as it was.
     let plan = match optimized.schema() == lower.schema() {
@@ -457,7 +535,7 @@ fn leaf_of(output: &DFSchema) -> Result<(SchemaRef, LogicalPlan)> {
     Ok((schema, plan))
 }
 
-/// The plan with its lowest aggregation replaced.
+/// The plan with its lowest aggregation replaced, wherever it stands.
 fn replace_node(plan: &LogicalPlan, replacement: &LogicalPlan) -> Result<LogicalPlan> {
     let is_lowest = |node: &LogicalPlan| {
         matches!(node, LogicalPlan::Aggregate(a)

@@ -18,7 +18,7 @@ use datafusion::logical_expr::{
 };
 use serde::{Deserialize, Serialize};
 
-use super::{View, plan, replace_table};
+use super::{View, conflicts, plan, replace_table};
 use crate::Result;
 
 /// Which keys are in a sample.
@@ -130,7 +130,8 @@ impl View {
                 }
                 node => Ok(Transformed::no(node)),
             })?;
-        replace_table(&sampled.data, plan::LEAF, leaf)
+        let plan = replace_table(&sampled.data, plan::LEAF, leaf)?;
+        Ok(conflicts::resolve(plan)?)
     }
 
     /// As [`View::recompute_plan`], over the keys of a sample: facts of other keys are left out
@@ -164,6 +165,7 @@ impl View {
             }
         };
         let sampled = plan::replace_by(&self.planned.whole, &self.planned.lower, &lower)?;
-        replace_table(&sampled, &self.definition.topic.name, facts)
+        let plan = replace_table(&sampled, &self.definition.topic.name, facts)?;
+        Ok(conflicts::resolve(plan)?)
     }
 }

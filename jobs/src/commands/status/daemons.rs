@@ -2,11 +2,12 @@
 
 use std::collections::BTreeMap;
 
-use anabranch_shared::DeltaPart;
+use anabranch_shared::{DeltaPart, Offsets};
 use anabranch_speed::{DedupStatus, IntakeCount, KafkaState};
 use serde::{Deserialize, Serialize};
 
 use crate::output::human_bytes;
+use crate::served::Served;
 
 /// A view's delta in the daemon.
 #[derive(Clone, Debug, Deserialize, Serialize)]
@@ -47,6 +48,15 @@ pub struct DaemonStatus {
     /// What facts and deltas take of the daemon's bounds.
     #[serde(default)]
     pub bounds: BoundsStatus,
+    /// For each view what its answers are made from.
+    #[serde(default)]
+    pub served: BTreeMap<String, Served>,
+    /// The number of the catalogue's entry that it says how views stand to; none of an earlier version.
+    #[serde(default)]
+    pub noted: Option<u64>,
+    /// For each topic up to where facts had landed when `unlanded_facts` were counted.
+    #[serde(default)]
+    pub landed: BTreeMap<String, Offsets>,
     /// For each view that the daemon wants to have refreshed the bytes of its delta.
     #[serde(default)]
     pub wanted: BTreeMap<String, u64>,
@@ -111,6 +121,7 @@ impl DaemonStatus {
             bounds: BoundsStatus::of(daemon),
             untaken: daemon.untaken(),
             misfits: anabranch_shared::misfits(),
+            noted: Some(daemon.noted()),
             wanted: daemon
                 .wanted()
                 .into_iter()
@@ -130,6 +141,10 @@ impl DaemonStatus {
                 status
                     .unlanded_facts
                     .insert(topic.clone(), d.unlanded.facts() as u64);
+                let mut landed = Offsets::default();
+                let own = d.lanes.keys().map(|p| (*p, d.upto.get(*p)));
+                own.for_each(|(partition, offset)| landed.set(partition, offset));
+                status.landed.insert(topic.clone(), landed);
                 for (name, view) in &d.views {
                     let rows = view.states().iter().map(DeltaPart::rows).sum();
                     let delta = DeltaStatus {
@@ -140,6 +155,8 @@ impl DaemonStatus {
                         failed: view.failed.clone(),
                     };
                     status.deltas.insert(name.clone(), delta);
+                    let served = Served::of(view.master.generation(), &view.pin);
+                    status.served.insert(name.clone(), served);
                 }
             });
         }
@@ -153,6 +170,10 @@ impl DaemonStatus {
     pub fn add(&mut self, other: Self) {
         for (topic, facts) in other.unlanded_facts {
             *self.unlanded_facts.entry(topic).or_default() += facts;
+        }
+        for (topic, landed) in other.landed {
+            let own = self.landed.entry(topic).or_default();
+            landed.iter().for_each(|(p, offset)| own.set(p, offset));
         }
         for (view, delta) in other.deltas {
             let failed = delta.failed.clone();

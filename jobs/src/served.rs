@@ -1,0 +1,116 @@
+//! What a daemon serves of a view, and the wait until it serves what was built: a command that says
+//! "cut over" is followed by answers of the new definition.
+
+use std::hash::{DefaultHasher, Hash, Hasher};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use anabranch_shared::{Generation, Master, MasterPin, Result};
+use serde::{Deserialize, Serialize};
+
+use crate::builds::BuildReport;
+use crate::client::Client;
+use crate::commands::status::DaemonStatus;
+use crate::context::Context;
+
+/// How often the daemons are asked.
+const ASK_EVERY: Duration = Duration::from_millis(100);
+
+/// How long they are waited for.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+/// What answers of a view are made from.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Served {
+    /// The generation.
+    pub generation: u64,
+    /// For each partition the first offset that is not absorbed.
+    pub boundary: String,
+    /// What tells the files of the master view from others.
+    pub files: u64,
+}
+
+impl Served {
+    /// What a pin of a generation is made from.
+    pub fn of(generation: Generation, pin: &MasterPin) -> Self {
+        let mut paths: Vec<&str> = pin.files.iter().map(|f| f.path.as_str()).collect();
+        paths.sort_unstable();
+        let mut hash = DefaultHasher::new();
+        paths.hash(&mut hash);
+        Self {
+            generation: generation.0,
+            boundary: pin.boundary.to_string(),
+            files: hash.finish(),
+        }
+    }
+}
+
+/// Waits until every daemon that runs serves what was built of some views, and says so where one
+/// does not within a bound.
+pub async fn wait(context: &Context, reports: &[BuildReport], stop: &AtomicBool) -> Result<()> {
+    if reports.is_empty() {
+        return Ok(());
+    }
+    context.catalogue.refresh().await?;
+    let entry = context.catalogue.current().number;
+    let begun = Instant::now();
+    for client in Client::all(&context.storage).await? {
+        for report in reports {
+            while let Some(why) = behind(context, &client, report, entry).await? {
+                if begun.elapsed() > PATIENCE || stop.load(Ordering::Relaxed) {
+                    tracing::warn!(view = %report.view, http = client.reached(), "was built, and the daemon does not serve it yet: {why}");
+                    break;
+                }
+                tokio::time::sleep(ASK_EVERY).await;
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Why a daemon does not serve yet what was built, if so.
+async fn behind(
+    context: &Context,
+    client: &Client,
+    report: &BuildReport,
+    entry: u64,
+) -> Result<Option<String>> {
+    let status = match client.status().await {
+        Ok(status) => status,
+        // It was there a moment ago; what comes after it reads what was built.
+        Err(_) if !client.is_alive().await => return Ok(None),
+        Err(e) => return Ok(Some(e.to_string())),
+    };
+    let DaemonStatus { served, noted, .. } = &status;
+    // One of an earlier version does not say.
+    let Some(noted) = noted else { return Ok(None) };
+    if *noted < entry {
+        return Ok(Some("it has not read the catalogue".to_owned()));
+    }
+    let name = &report.view;
+    if status.deltas.get(name).is_some_and(|d| d.failed.is_some()) {
+        return Ok(None);
+    }
+    let Some(served) = served.get(name) else {
+        let failing = client.views_that_fail().await.unwrap_or_default();
+        return Ok(match failing.get(name) {
+            // It says so by itself, to whoever asks the view.
+            Some(_) => None,
+            None => Some("it does not serve the view".to_owned()),
+        });
+    };
+    let built = &report.served;
+    if served == built || served.generation > built.generation {
+        return Ok(None);
+    }
+    // Another process may have gone on from there.
+    let generation = Generation(built.generation);
+    let now = Master::look(&context.storage, name, generation).await?;
+    let now = Served::of(generation, &now);
+    Ok((*served != now).then(|| {
+        format!(
+            "it is at generation {}, boundary [{}]",
+            served.generation, served.boundary
+        )
+    }))
+}
