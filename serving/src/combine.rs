@@ -1,30 +1,38 @@
-//! `combine(column)`: the merge of the states behind a view's column, at another grain. Written as
-//! an aggregate; this rule replaces it by an aggregate over the states themselves.
+//! `combine(column)`: the merge of the states behind a view's column, at another grain. Written as an
+//! aggregate over the column; planned, before anything else is rewritten, as an aggregate over the
+//! column's states, which the leaf gives beside keys and finished columns and which every step
+//! between passes on. What else stands in the query (filters, FILTER, HAVING, other aggregates,
+//! grouping sets, joins) is then the engine's, as with any aggregate.
 //!
-//! Where only key filters lie between the aggregation and the leaf, states are taken from both
-//! layers without merging them by key first. Over other filters the survivors' merged states are.
+//! ```text
+//!   Aggregate   combine(visitors) FILTER (…)  →  merge_states(states of visitors) FILTER (…)
+//!     Join, Filter, Projection, SubqueryAlias    the states are passed on
+//!       leaf    keys, finished columns, states of visitors
+//! ```
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use arrow::datatypes::DataType;
 use datafusion::common::tree_node::{Transformed, TreeNode};
-use datafusion::common::{Column, Result, plan_err};
-use datafusion::datasource::{provider_as_source, source_as_provider};
+use datafusion::common::{Result, plan_err};
 use datafusion::logical_expr::expr::AggregateFunction;
 use datafusion::logical_expr::function::AccumulatorArgs;
 use datafusion::logical_expr::{
-    Accumulator, Aggregate, AggregateUDF, AggregateUDFImpl, Expr, Filter, LogicalPlan, Projection,
-    Signature, SubqueryAlias, TableScan, TableScanBuilder, Volatility,
+    Accumulator, Aggregate, AggregateUDF, AggregateUDFImpl, Expr, LogicalPlan, Signature,
+    Volatility,
 };
-use datafusion::optimizer::optimizer::ApplyOrder;
-use datafusion::optimizer::{OptimizerConfig, OptimizerRule};
 use datafusion::physical_expr::aggregate::AggregateFunctionExpr;
 
-use self::merge_states::{OfNoRows, merge_states};
-use crate::leaf::{Gives, MergedLeaf, state_name};
+use self::merge_states::{Gives, merge_states};
+use self::path::{Origin, state_columns, trace, with_states};
+use crate::leaf::{MergedLeaf, RowsOfKey, States};
 
-mod merge_states;
+mod at_most_one;
+pub(crate) mod merge_states;
+mod path;
+#[cfg(test)]
+mod tests;
 
 /// The function's name.
 pub(crate) const COMBINE: &str = "combine";
@@ -63,40 +71,32 @@ impl AggregateUDFImpl for Combine {
 
 fn refusal(why: &str) -> String {
     format!(
-        "combine: {why}; it takes a column that is one aggregate of a view, straight from the view or through filters, as in `SELECT section, combine(visitors) FROM v GROUP BY section`"
+        "combine: {why}; it takes a column that is one aggregate of a view, through filters and joins with relations that have one row a key, as in `SELECT section, combine(visitors) FROM v GROUP BY section`"
     )
 }
 
-/// Replaces `combine` in optimized plans.
-#[derive(Debug)]
-pub(crate) struct CombineRule;
-
-impl OptimizerRule for CombineRule {
-    fn name(&self) -> &'static str {
-        "combine"
-    }
-
-    fn apply_order(&self) -> Option<ApplyOrder> {
-        Some(ApplyOrder::BottomUp)
-    }
-
-    fn rewrite(
-        &self,
-        plan: LogicalPlan,
-        _: &dyn OptimizerConfig,
-    ) -> Result<Transformed<LogicalPlan>> {
-        match plan {
-            LogicalPlan::Aggregate(a) if a.aggr_expr.iter().any(is_combine) => {
-                Ok(Transformed::yes(rewrite(&a)?))
-            }
-            plan => Ok(Transformed::no(plan)),
+/// Plans every `combine` of a query, as it was written, before it is optimized.
+///
+/// # Errors
+/// A plan error that says why, and what to write, where one can't be answered.
+pub(crate) fn plan_combines(plan: LogicalPlan) -> Result<LogicalPlan> {
+    let planned = plan.transform_up_with_subqueries(|node| match node {
+        LogicalPlan::Aggregate(a) if a.aggr_expr.iter().any(is_combine) => {
+            Ok(Transformed::yes(plan_aggregate(&a)?))
         }
-    }
+        node => match node.expressions().iter().any(holds_combine) {
+            true => plan_err!(
+                "{}",
+                refusal("it stands where it can't be answered, for example over a window")
+            ),
+            false => Ok(Transformed::no(node)),
+        },
+    })?;
+    Ok(planned.data)
 }
 
 fn function(expr: &Expr) -> Option<&AggregateFunction> {
-    match expr {
-        Expr::Alias(alias) => function(&alias.expr),
+    match unalias(expr) {
         Expr::AggregateFunction(f) => Some(f),
         _ => None,
     }
@@ -106,94 +106,16 @@ fn is_combine(expr: &Expr) -> bool {
     function(expr).is_some_and(|f| f.func.name() == COMBINE)
 }
 
-/// What lies between an aggregation and the leaf.
-struct Path<'a> {
-    /// From the aggregation down.
-    nodes: Vec<&'a LogicalPlan>,
-    scan: &'a TableScan,
-    leaf: MergedLeaf,
-}
-
-fn path(aggregate: &Aggregate) -> Result<Path<'_>> {
-    let mut nodes = Vec::new();
-    let mut node = aggregate.input.as_ref();
-    loop {
-        node = match node {
-            LogicalPlan::Projection(p) => {
-                nodes.push(node);
-                &p.input
-            }
-            LogicalPlan::Filter(f) => {
-                nodes.push(node);
-                &f.input
-            }
-            LogicalPlan::SubqueryAlias(a) => {
-                nodes.push(node);
-                &a.input
-            }
-            LogicalPlan::TableScan(scan) => {
-                let provider = source_as_provider(&scan.source)?;
-                let any: &dyn std::any::Any = provider.as_ref();
-                return match any.downcast_ref::<MergedLeaf>() {
-                    Some(leaf) if scan.fetch.is_none() => Ok(Path {
-                        nodes,
-                        scan,
-                        leaf: leaf.clone(),
-                    }),
-                    Some(_) => plan_err!("{}", refusal("a LIMIT lies between it and the view")),
-                    None => plan_err!("{}", refusal("its argument is not a column of a view")),
-                };
-            }
-            other => {
-                let what = other.display().to_string();
-                let what = what
-                    .split([':', '('])
-                    .next()
-                    .unwrap_or_default()
-                    .trim()
-                    .to_owned();
-                return plan_err!(
-                    "{}",
-                    refusal(&format!("`{what}` lies between it and the view"))
-                );
-            }
-        };
-    }
-}
-
-impl Path<'_> {
-    /// The column of the leaf that a column above the path is, if it is one unchanged.
-    fn trace(&self, column: &Column) -> Option<usize> {
-        let mut column = column.clone();
-        for node in &self.nodes {
-            match node {
-                LogicalPlan::Projection(p) => {
-                    let at = p.schema.maybe_index_of_column(&column)?;
-                    column = match unalias(&p.expr[at]) {
-                        Expr::Column(c) => c.clone(),
-                        _ => return None,
-                    };
-                }
-                LogicalPlan::SubqueryAlias(a) => {
-                    let at = a.schema.maybe_index_of_column(&column)?;
-                    column = Column::from(a.input.schema().qualified_field(at));
-                }
-                _ => {}
-            }
-        }
-        self.leaf
-            .pin()
-            .view
-            .leaf_schema()
-            .index_of(&column.name)
-            .ok()
-    }
-
-    fn has_filter(&self) -> bool {
-        self.nodes
-            .iter()
-            .any(|n| matches!(n, LogicalPlan::Filter(_)))
-    }
+/// Whether `combine` stands anywhere in an expression.
+fn holds_combine(expr: &Expr) -> bool {
+    let found = expr.exists(|e| {
+        Ok(match e {
+            Expr::AggregateFunction(f) => f.func.name() == COMBINE,
+            Expr::WindowFunction(f) => f.fun.name() == COMBINE,
+            _ => false,
+        })
+    });
+    found.unwrap_or(false)
 }
 
 fn unalias(expr: &Expr) -> &Expr {
@@ -203,210 +125,192 @@ fn unalias(expr: &Expr) -> &Expr {
     }
 }
 
-/// How one aggregate of the query is answered.
-enum Plan {
-    /// By merging the states of a column of the view's aggregation.
-    Merge(usize),
-    /// As it is written.
-    AsIs,
+/// An aggregate of the query that merges the states of a column of a view.
+#[derive(Clone)]
+struct Merge {
+    path: Vec<usize>,
+    column: usize,
+    gives: Gives,
 }
 
-fn rewrite(aggregate: &Aggregate) -> Result<LogicalPlan> {
-    let path = path(aggregate)?;
-    let plans = aggregate
-        .aggr_expr
-        .iter()
-        .map(|e| plan_one(&path, e))
-        .collect::<Result<Vec<_>>>()?;
-    let columns: BTreeSet<usize> = plans
-        .iter()
-        .filter_map(|p| match p {
-            Plan::Merge(column) => Some(*column),
-            Plan::AsIs => None,
-        })
-        .collect();
-    let columns: Vec<usize> = columns.into_iter().collect();
-    let keys = path.leaf.key_count();
-    let on_keys = |e: &Expr| {
-        e.column_refs()
-            .iter()
-            .all(|c| path.trace(c).is_some_and(|leaf| leaf < keys))
-    };
-    // Rows that are not merged by key are as good only where nothing looks at them one by one.
-    let straight = !path.has_filter()
-        && plans.iter().all(|p| matches!(p, Plan::Merge(_)))
-        && aggregate.group_expr.iter().all(on_keys);
-    let gives = match straight {
-        true => Gives::States(columns.clone()),
-        false => Gives::FinishedAndStates(columns.clone()),
-    };
-    let input = rebuild(&path, gives, &columns)?;
-    let aggr_expr = aggregate
-        .aggr_expr
-        .iter()
-        .zip(&plans)
-        .enumerate()
-        .map(|(i, (expr, plan))| match plan {
-            Plan::AsIs => Ok(expr.clone()),
-            Plan::Merge(column) => {
-                let output = aggregate.schema.field(aggregate.group_expr.len() + i);
-                merge_expr(&path, expr, *column, &input, output.name())
-            }
-        })
-        .collect::<Result<Vec<_>>>()?;
-    let rewritten = Aggregate::try_new(Arc::new(input), aggregate.group_expr.clone(), aggr_expr)?;
-    Ok(LogicalPlan::Aggregate(rewritten))
+/// A view that the query combines columns of.
+struct Source {
+    leaf: MergedLeaf,
+    columns: BTreeSet<usize>,
 }
 
-fn plan_one(path: &Path<'_>, expr: &Expr) -> Result<Plan> {
-    let Some(f) = function(expr) else {
-        return Ok(Plan::AsIs);
+fn plan_aggregate(aggregate: &Aggregate) -> Result<LogicalPlan> {
+    let mut sources: BTreeMap<Vec<usize>, Source> = BTreeMap::new();
+    let mut merges = Vec::new();
+    for expr in &aggregate.aggr_expr {
+        let origin = match function(expr).filter(|f| f.func.name() == COMBINE) {
+            Some(f) => Some(combined(&aggregate.input, f)?),
+            None => None,
+        };
+        merges.push(origin.map(|origin| merge_of(origin, Gives::Value, &mut sources)));
+    }
+    let rows = match as_stored(aggregate, &merges, &mut sources) {
+        Some(every) => {
+            merges = every;
+            RowsOfKey::Several
+        }
+        None => RowsOfKey::One,
     };
-    let combines = f.func.name() == COMBINE;
-    let traced = match f.params.args.as_slice() {
+    let mut input = LogicalPlan::clone(&aggregate.input);
+    for (number, (path, source)) in sources.iter().enumerate() {
+        let states = States {
+            source: number,
+            columns: source.columns.iter().copied().collect(),
+            rows,
+        };
+        input = with_states(&input, path, &source.leaf.with_states(states))?;
+    }
+    let numbers: BTreeMap<&Vec<usize>, usize> = sources.keys().zip(0..).collect();
+    let exprs = aggregate.aggr_expr.iter().zip(&merges);
+    let exprs = exprs.map(|(expr, merge)| match merge {
+        None => Ok(expr.clone()),
+        Some(merge) => {
+            let source = &sources[&merge.path];
+            let parts = state_columns(&input, numbers[&merge.path], merge.column)?;
+            merge_expr(expr, merge, &source.leaf, parts)
+        }
+    });
+    let exprs = exprs.collect::<Result<Vec<_>>>()?;
+    let planned = Aggregate::try_new(Arc::new(input), aggregate.group_expr.clone(), exprs)?;
+    Ok(LogicalPlan::Aggregate(planned))
+}
+
+fn merge_of(origin: Origin, gives: Gives, sources: &mut BTreeMap<Vec<usize>, Source>) -> Merge {
+    let Origin { path, leaf, column } = origin;
+    let source = sources.entry(path.clone()).or_insert_with(|| Source {
+        leaf,
+        columns: BTreeSet::new(),
+    });
+    source.columns.insert(column);
+    Merge {
+        path,
+        column,
+        gives,
+    }
+}
+
+/// Where the states of a `combine` are.
+fn combined(input: &LogicalPlan, f: &AggregateFunction) -> Result<Origin> {
+    let params = &f.params;
+    if params.distinct || !params.order_by.is_empty() || params.null_treatment.is_some() {
+        let why = "DISTINCT, ORDER BY and IGNORE NULLS mean nothing in it";
+        return plan_err!("{}", refusal(why));
+    }
+    let column = match params.args.as_slice() {
         [argument] => match unalias(argument) {
-            Expr::Column(c) => path.trace(c),
-            _ => None,
-        },
-        _ => None,
-    };
-    let split = path.leaf.pin().view.aggregate();
-    let column = traced.and_then(|t| t.checked_sub(path.leaf.key_count()));
-    match (column, split) {
-        (Some(column), Some(split)) if column < split.columns().len() => {
-            if combines {
-                if f.params.distinct || !f.params.order_by.is_empty() {
-                    return plan_err!("{}", refusal("DISTINCT and ORDER BY mean nothing in it"));
-                }
-                return Ok(Plan::Merge(column));
+            Expr::Column(column) => column,
+            _ => {
+                return plan_err!(
+                    "{}",
+                    refusal("its argument is not one aggregate of the view")
+                );
             }
-            Ok(
-                match same_as_merge(f, split.columns()[column].aggregate()) {
-                    true => Plan::Merge(column),
-                    false => Plan::AsIs,
-                },
-            )
-        }
-        _ if combines && traced.is_some() => {
-            plan_err!(
-                "{}",
-                refusal("its argument is a key of the view, not an aggregate")
-            )
-        }
-        _ if combines => plan_err!(
+        },
+        _ => return plan_err!("{}", refusal("it takes one argument")),
+    };
+    let origin = trace(input, column)?;
+    let keys = origin.leaf.key_count();
+    let Some(split) = origin.leaf.pin().view.aggregate() else {
+        let view = origin.leaf.pin().view.name();
+        let why = format!("the view `{view}` has no aggregate, its rows are those of its topic");
+        return plan_err!("{}", refusal(&why));
+    };
+    match origin.column.checked_sub(keys) {
+        Some(column) if column < split.columns().len() => Ok(Origin { column, ..origin }),
+        _ => plan_err!(
             "{}",
-            refusal("its argument is not one aggregate of the view")
+            refusal("its argument is a key of the view, not an aggregate")
         ),
-        _ => Ok(Plan::AsIs),
     }
 }
 
-/// Whether an aggregate over a view's column is the merge of that column's states.
-fn same_as_merge(f: &AggregateFunction, column: &AggregateFunctionExpr) -> bool {
-    if f.params.distinct || f.params.filter.is_some() || column.is_distinct() {
-        return false;
+/// All aggregates of the query, where none of them minds that a key's states come in several rows,
+/// as they are stored: those that merge states, also written as `sum` over a count, and those to
+/// which a row that is there twice means nothing.
+fn as_stored(
+    aggregate: &Aggregate,
+    merges: &[Option<Merge>],
+    sources: &mut BTreeMap<Vec<usize>, Source>,
+) -> Option<Vec<Option<Merge>>> {
+    let [path] = sources.keys().collect::<Vec<_>>()[..] else {
+        return None;
+    };
+    let path = path.clone();
+    // An expression that is another at each row would choose among the parts of a key.
+    let volatile = |exprs: &[Expr]| exprs.iter().any(Expr::is_volatile);
+    if volatile(&aggregate.group_expr)
+        || volatile(&aggregate.aggr_expr)
+        || path::nodes(&aggregate.input, &path).any(|node| volatile(&node.expressions()))
+    {
+        return None;
     }
-    let kind = column.field().data_type().clone();
-    match (f.func.name(), column.fun().name()) {
+    let mut also = Vec::new();
+    for (expr, merge) in aggregate.aggr_expr.iter().zip(merges) {
+        let f = function(expr)?;
+        let origin = match merge {
+            Some(_) => None,
+            None => same_as_merge(&aggregate.input, f).filter(|origin| origin.path == path),
+        };
+        if merge.is_none() && origin.is_none() && !is_idempotent(f) {
+            return None;
+        }
+        also.push(origin);
+    }
+    let every = merges.iter().zip(also).map(|(merge, origin)| {
+        let summed = origin.map(|origin| merge_of(origin, Gives::ValueOrNull, sources));
+        merge.clone().or(summed)
+    });
+    Some(every.collect())
+}
+
+/// Whether an aggregate gives the same over rows of which some are there several times.
+fn is_idempotent(f: &AggregateFunction) -> bool {
+    match f.func.name() {
+        "min" | "max" | "bool_and" | "bool_or" | "bit_and" | "bit_or" | "approx_distinct"
+        | "grouping" => true,
+        "count" | "sum" | "avg" => f.params.distinct,
+        _ => false,
+    }
+}
+
+/// The states of which an aggregate over a view's column is the merge, if it is.
+fn same_as_merge(input: &LogicalPlan, f: &AggregateFunction) -> Option<Origin> {
+    let [Expr::Column(column)] = f.params.args.as_slice() else {
+        return None;
+    };
+    let origin = trace(input, column).ok()?;
+    let split = origin.leaf.pin().view.aggregate()?;
+    let column = origin.column.checked_sub(origin.leaf.key_count())?;
+    let of_view = split.columns().get(column)?.aggregate();
+    (!f.params.distinct && is_sum_of(f.func.name(), of_view)).then_some(Origin { column, ..origin })
+}
+
+/// Whether the aggregate of this name over finished values is the merge of their states.
+fn is_sum_of(name: &str, of_view: &AggregateFunctionExpr) -> bool {
+    let field = of_view.field();
+    let kind = field.data_type();
+    match (name, of_view.fun().name()) {
+        _ if of_view.is_distinct() => false,
         ("sum", "count" | "sum") => matches!(kind, DataType::Int64 | DataType::Float64),
         ("min", "min") | ("max", "max") => !kind.is_floating(),
         _ => false,
     }
 }
 
-fn merge_expr(
-    path: &Path<'_>,
-    expr: &Expr,
-    column: usize,
-    input: &LogicalPlan,
-    name: &str,
-) -> Result<Expr> {
-    let split = path.leaf.pin().view.aggregate();
-    let Some(split) = split else {
-        return plan_err!("{}", refusal("the view has no aggregate"));
+/// The aggregate that runs, under the name of the one that is written.
+fn merge_expr(expr: &Expr, merge: &Merge, leaf: &MergedLeaf, parts: Vec<Expr>) -> Result<Expr> {
+    let column = leaf.pin().view.aggregate();
+    let Some(column) = column.and_then(|split| split.columns().get(merge.column)) else {
+        return plan_err!("{}", refusal("the view has no such aggregate"));
     };
-    let inner = split.columns()[column].aggregate().clone();
-    let parts = split.columns()[column].state_fields().len();
-    let args = (0..parts)
-        .map(|part| state_column(input, column, part))
-        .collect::<Result<Vec<_>>>()?;
-    // `sum` over no rows is NULL, also where what is summed counts.
-    let none = match function(expr).is_some_and(|f| f.func.name() == COMBINE) {
-        true => OfNoRows::StateOfNoFacts,
-        false => OfNoRows::Null,
-    };
-    let udaf = merge_states(inner, parts, none);
+    let function_of_states = Arc::new(merge_states(column.aggregate(), merge.gives)?);
     let filter = function(expr).and_then(|f| f.params.filter.clone());
-    let merged = AggregateFunction::new_udf(Arc::new(udaf), args, false, filter, vec![], None);
-    Ok(Expr::AggregateFunction(merged).alias(name))
-}
-
-fn state_column(plan: &LogicalPlan, column: usize, part: usize) -> Result<Expr> {
-    let name = state_name(column, part);
-    let found = plan.schema().iter().find(|(_, f)| *f.name() == name);
-    match found {
-        Some((qualifier, field)) => Ok(Expr::Column(Column::from((qualifier, field)))),
-        None => plan_err!("combine: state `{name}` did not come through"),
-    }
-}
-
-/// The path again, over a leaf that gives states, with the states passed through.
-fn rebuild(path: &Path<'_>, gives: Gives, columns: &[usize]) -> Result<LogicalPlan> {
-    let before = path.leaf.pin().view.leaf_schema().fields().len();
-    let leaf = path.leaf.with_states(gives);
-    let after = datafusion::catalog::TableProvider::schema(&leaf)
-        .fields()
-        .len();
-    let mut projection: Vec<usize> = match &path.scan.projection {
-        Some(p) => p.clone(),
-        None => (0..before).collect(),
-    };
-    projection.extend(before..after);
-    let source = provider_as_source(Arc::new(leaf));
-    let scan = TableScanBuilder::new(path.scan.table_name.clone(), source)
-        .with_projection(Some(projection))
-        .with_filters(path.scan.filters.clone())
-        .build()?;
-    let mut plan = LogicalPlan::TableScan(scan);
-    let states: Vec<(usize, usize)> = match path.leaf.pin().view.aggregate() {
-        Some(split) => columns
-            .iter()
-            .flat_map(|&c| (0..split.columns()[c].state_fields().len()).map(move |p| (c, p)))
-            .collect(),
-        None => Vec::new(),
-    };
-    for node in path.nodes.iter().rev() {
-        plan = match node {
-            LogicalPlan::Projection(p) => {
-                let mut exprs = p.expr.clone();
-                for &(column, part) in &states {
-                    exprs.push(state_column(&plan, column, part)?);
-                }
-                LogicalPlan::Projection(Projection::try_new(exprs, Arc::new(plan))?)
-            }
-            LogicalPlan::Filter(f) => {
-                LogicalPlan::Filter(Filter::try_new(f.predicate.clone(), Arc::new(plan))?)
-            }
-            LogicalPlan::SubqueryAlias(a) => {
-                LogicalPlan::SubqueryAlias(SubqueryAlias::try_new(Arc::new(plan), a.alias.clone())?)
-            }
-            other => (*other).clone(),
-        };
-    }
-    Ok(plan)
-}
-
-/// Refuses a `combine` that is left where no rule could replace it.
-pub(crate) fn check_none_left(plan: &LogicalPlan) -> Result<()> {
-    plan.apply(|node| {
-        let left = node.expressions().iter().any(|e| {
-            e.exists(|e| Ok(matches!(e, Expr::AggregateFunction(f) if f.func.name() == COMBINE)))
-                .unwrap_or(false)
-        });
-        match left {
-            true => plan_err!("{}", refusal("it stands where it can't be answered")),
-            false => Ok(datafusion::common::tree_node::TreeNodeRecursion::Continue),
-        }
-    })?;
-    Ok(())
+    let merged = AggregateFunction::new_udf(function_of_states, parts, false, filter, vec![], None);
+    let (relation, name) = expr.qualified_name();
+    Ok(Expr::AggregateFunction(merged).alias_qualified(relation, name))
 }

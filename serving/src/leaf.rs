@@ -1,26 +1,29 @@
-//! The leaf of a merged view: keys and finished columns from the states of the master view and the
-//! delta. Filters on keys go down to the files and the pieces; nothing else does.
+//! The leaf of a merged view: keys and finished columns, and where a query combines them merged
+//! states, from the states of the master view and the delta. Filters on keys go down to the files and
+//! the pieces; nothing else does.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use anabranch_shared::view::{AggregateSplit, StateCodec, finish_column, identity_states};
+use anabranch_shared::view::{AggregateSplit, StateCodec, identity_states};
 use anabranch_shared::{
-    DeltaPart, Result, Storage, ViewPin, count_files, decode_states, scan_files, scan_spilled,
-    split_parts,
+    DeltaPart, Error, Result, Storage, ViewPin, count_files, decode_states, scan_files,
+    scan_spilled, split_parts,
 };
 use arrow::array::RecordBatch;
 use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
 use async_trait::async_trait;
 use datafusion::catalog::{Session, TableProvider};
-use datafusion::common::DFSchema;
+use datafusion::common::config::ConfigOptions;
 use datafusion::common::tree_node::{Transformed, TreeNode};
+use datafusion::common::{DFSchema, ScalarValue};
 use datafusion::datasource::memory::MemorySourceConfig;
+use datafusion::functions::core::get_field;
 use datafusion::logical_expr::utils::conjunction;
-use datafusion::logical_expr::{ColumnarValue, Expr, TableProviderFilterPushDown, TableType};
-use datafusion::physical_expr::PhysicalExpr;
-use datafusion::physical_expr::expressions::Column;
+use datafusion::logical_expr::{Expr, TableProviderFilterPushDown, TableType};
+use datafusion::physical_expr::expressions::{Column, Literal};
 use datafusion::physical_expr::utils::{collect_columns, reassign_expr_columns};
+use datafusion::physical_expr::{PhysicalExpr, ScalarFunctionExpr};
 use datafusion::physical_plan::ExecutionPlan;
 use datafusion::physical_plan::aggregates::AggregateMode;
 use datafusion::physical_plan::empty::EmptyExec;
@@ -28,30 +31,50 @@ use datafusion::physical_plan::filter::FilterExec;
 use datafusion::physical_plan::projection::ProjectionExec;
 use datafusion::physical_plan::union::UnionExec;
 
+use crate::combine::merge_states::keep_state;
 use crate::layer::LayerExec;
 
-/// What the leaf gives besides keys.
+/// In how many rows the leaf may give what it has of a key.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum RowsOfKey {
+    /// In one, as it gives finished columns.
+    One,
+    /// In several, as states are stored, where no finished column is wanted.
+    Several,
+}
+
+/// The states that the leaf gives besides keys and finished columns.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) enum Gives {
-    /// Finished columns.
-    Finished,
-    /// Finished columns, and the merged states of some of them.
-    FinishedAndStates(Vec<usize>),
-    /// States of some columns that are not merged yet, several rows a key.
-    States(Vec<usize>),
+pub(crate) struct States {
+    /// A number by which the query's leaves differ.
+    pub(crate) source: usize,
+    /// Of which finished columns.
+    pub(crate) columns: Vec<usize>,
+    /// How rows may come.
+    pub(crate) rows: RowsOfKey,
+}
+
+/// A column of the leaf that is a part of a state.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Part {
+    column: usize,
+    part: usize,
 }
 
 /// A view's leaf, pinned.
+///
+/// Invariant: `schema` is the view's leaf schema, followed by a column for each of `parts`.
 #[derive(Clone, Debug)]
 pub(crate) struct MergedLeaf {
     pin: Arc<ViewPin>,
-    gives: Gives,
+    rows: RowsOfKey,
+    parts: Vec<Part>,
     schema: SchemaRef,
 }
 
-/// The name of a state column in the leaf.
-pub(crate) fn state_name(column: usize, part: usize) -> String {
-    format!("s{column}_{part}")
+/// The name of a part of a state in a query's plan, which no column of a user's has.
+pub(crate) fn state_name(source: usize, column: usize, part: usize) -> String {
+    format!("state {source}.{column}.{part}")
 }
 
 impl MergedLeaf {
@@ -59,37 +82,47 @@ impl MergedLeaf {
         let schema = pin.view.leaf_schema().clone();
         Self {
             pin,
-            gives: Gives::Finished,
+            rows: RowsOfKey::One,
+            parts: Vec::new(),
             schema,
         }
     }
 
     /// The same leaf with states. Columns that it gave before keep their places.
-    pub(crate) fn with_states(&self, gives: Gives) -> Self {
-        let mut fields: Vec<Field> = self
-            .pin
-            .view
-            .leaf_schema()
-            .fields()
-            .iter()
-            .map(|f| f.as_ref().clone())
-            .collect();
-        let (Gives::FinishedAndStates(columns) | Gives::States(columns)) = &gives else {
-            return Self::new(self.pin.clone());
-        };
-        if let Some(split) = self.pin.view.aggregate() {
-            for &column in columns {
-                for (part, field) in split.columns()[column].state_fields().iter().enumerate() {
-                    let name = state_name(column, part);
-                    fields.push(Field::new(name, field.data_type().clone(), true));
-                }
+    pub(crate) fn with_states(&self, states: States) -> Self {
+        let leaf_schema = self.pin.view.leaf_schema();
+        let fields = leaf_schema.fields().iter().map(|f| f.as_ref().clone());
+        let mut fields: Vec<Field> = fields.collect();
+        let mut parts = Vec::new();
+        let split = self.pin.view.aggregate();
+        for &column in states.columns.iter().filter(|_| split.is_some()) {
+            let found = split.and_then(|split| split.columns().get(column));
+            let of_column = found.map(|c| c.state_fields()).unwrap_or_default();
+            for (part, field) in of_column.iter().enumerate() {
+                let name = state_name(states.source, column, part);
+                fields.push(Field::new(name, field.data_type().clone(), true));
+                parts.push(Part { column, part });
             }
         }
         Self {
             pin: self.pin.clone(),
-            gives,
+            rows: states.rows,
+            parts,
             schema: Arc::new(Schema::new(fields)),
         }
+    }
+
+    /// The names of the columns that are parts of states.
+    pub(crate) fn state_names(&self) -> impl Iterator<Item = &str> {
+        let given = self.schema.fields().iter();
+        given
+            .skip(self.finished_end())
+            .map(|field| field.name().as_str())
+    }
+
+    /// Where the leaf's finished columns end, and parts of states begin.
+    fn finished_end(&self) -> usize {
+        self.pin.view.leaf_schema().fields().len()
     }
 
     pub(crate) fn pin(&self) -> &ViewPin {
@@ -222,62 +255,120 @@ impl MergedLeaf {
         Ok(LayerExec::wrap_holding(label, both, spilled))
     }
 
-    fn finished(
+    /// The wanted columns, what is of a key in one row.
+    fn merged(
         &self,
         state: &dyn Session,
         split: &Arc<AggregateSplit>,
         wanted: &[usize],
         filter: Option<&Arc<dyn PhysicalExpr>>,
     ) -> Result<Arc<dyn ExecutionPlan>> {
-        let keys = self.key_count();
-        let hidden = split.keys().len() - keys;
-        let columns: Vec<usize> = wanted
-            .iter()
-            .filter(|&&w| w >= keys)
-            .map(|w| w - keys)
-            .collect();
-        let columns: Vec<usize> = columns
-            .into_iter()
-            .collect::<BTreeSet<_>>()
-            .into_iter()
-            .collect();
+        let keys = split.keys().len();
+        let (finished, kept) = self.columns_of(wanted);
+        let columns: Vec<usize> = finished.iter().chain(&kept).copied().collect();
         let states = self.states(state, &split.state_projection(&columns), filter)?;
-        let merged = split.merge_exec(final_mode(state), &columns, states)?;
-        let place = |w: usize| match w < keys {
-            true => w,
-            false => {
-                hidden
-                    + keys
-                    + columns
-                        .iter()
-                        .position(|&c| c + keys == w)
-                        .unwrap_or_default()
+        let aggregate = |&column: &usize| split.columns()[column].aggregate();
+        let mut aggregates: Vec<_> = finished.iter().map(|c| aggregate(c).clone()).collect();
+        for column in &kept {
+            aggregates.push(keep_state(aggregate(column))?);
+        }
+        let merged = split.merge_exec_of(final_mode(state), aggregates, states)?;
+        let schema = merged.schema();
+        let config = Arc::new(state.config_options().clone());
+        self.renamed(merged, wanted, &|w| match self.part(w) {
+            Some(Part { column, part }) => {
+                let at = keys + finished.len() + kept.partition_point(|&c| c < column);
+                let state = Arc::new(Column::new(schema.field(at).name(), at));
+                part_of(state, part, &schema, &config)
             }
-        };
-        self.renamed(merged, wanted, &place)
+            None if w < self.key_count() => Ok(column_at(&schema, w)),
+            None => {
+                let column = w - self.key_count();
+                let at = keys + finished.partition_point(|&c| c < column);
+                Ok(column_at(&schema, at))
+            }
+        })
     }
 
-    /// The wanted columns of the leaf, from a plan that has them at other places.
+    /// Keys and parts of states as they are stored, several rows a key.
+    fn stored(
+        &self,
+        state: &dyn Session,
+        split: &Arc<AggregateSplit>,
+        wanted: &[usize],
+        filter: Option<&Arc<dyn PhysicalExpr>>,
+    ) -> Result<Arc<dyn ExecutionPlan>> {
+        let (_, columns) = self.columns_of(wanted);
+        let projection = split.state_projection(&columns);
+        let states = self.states(state, &projection, filter)?;
+        let schema = states.schema();
+        self.renamed(states, wanted, &|w| {
+            let stored = match self.part(w) {
+                Some(p) => split.columns()[p.column].state_columns().start + p.part,
+                None => w,
+            };
+            Ok(column_at(
+                &schema,
+                projection.partition_point(|&p| p < stored),
+            ))
+        })
+    }
+
+    /// The part of a state that a column of the leaf is.
+    fn part(&self, column: usize) -> Option<Part> {
+        let part = column.checked_sub(self.finished_end())?;
+        self.parts.get(part).copied()
+    }
+
+    /// Of the wanted columns of the leaf: the aggregates whose finished values are wanted, and those
+    /// whose states are.
+    fn columns_of(&self, wanted: &[usize]) -> (Vec<usize>, Vec<usize>) {
+        let keys = self.key_count();
+        let (mut finished, mut kept) = (BTreeSet::new(), BTreeSet::new());
+        for &w in wanted.iter().filter(|w| **w >= keys) {
+            match self.part(w) {
+                Some(part) => kept.insert(part.column),
+                None => finished.insert(w - keys),
+            };
+        }
+        (finished.into_iter().collect(), kept.into_iter().collect())
+    }
+
+    /// The wanted columns of the leaf under its names, each from a plan that has it elsewhere.
     fn renamed(
         &self,
         input: Arc<dyn ExecutionPlan>,
         wanted: &[usize],
-        place: &dyn Fn(usize) -> usize,
+        from: &dyn Fn(usize) -> Result<Arc<dyn PhysicalExpr>>,
     ) -> Result<Arc<dyn ExecutionPlan>> {
-        let schema = input.schema();
-        let exprs = wanted.iter().map(|&w| {
-            let at = place(w);
-            let column = Column::new(schema.field(at).name(), at);
-            (
-                Arc::new(column) as Arc<dyn PhysicalExpr>,
-                self.schema.field(w).name().clone(),
-            )
-        });
-        Ok(Arc::new(ProjectionExec::try_new(
-            exprs.collect::<Vec<_>>(),
-            input,
-        )?))
+        let exprs = wanted
+            .iter()
+            .map(|&w| Ok((from(w)?, self.schema.field(w).name().clone())))
+            .collect::<Result<Vec<_>>>()?;
+        Ok(Arc::new(ProjectionExec::try_new(exprs, input)?))
     }
+}
+
+fn column_at(schema: &Schema, at: usize) -> Arc<dyn PhysicalExpr> {
+    Arc::new(Column::new(schema.field(at).name(), at))
+}
+
+/// A part of a merged state, whose parts are fields of one column.
+fn part_of(
+    state: Arc<dyn PhysicalExpr>,
+    part: usize,
+    schema: &Schema,
+    config: &Arc<ConfigOptions>,
+) -> Result<Arc<dyn PhysicalExpr>> {
+    let field = match state.data_type(schema)? {
+        DataType::Struct(parts) => parts.get(part).map(|f| f.name().clone()),
+        _ => None,
+    };
+    let name = field.ok_or_else(|| Error::Internal(format!("no part {part} of a state")))?;
+    let name = Arc::new(Literal::new(ScalarValue::from(name)));
+    let args = vec![state, name as Arc<dyn PhysicalExpr>];
+    let part = ScalarFunctionExpr::try_new(get_field(), args, schema, config.clone())?;
+    Ok(Arc::new(part))
 }
 
 fn final_mode(state: &dyn Session) -> AggregateMode {
@@ -387,153 +478,13 @@ impl TableProvider for MergedLeaf {
         let Some(split) = self.pin.view.aggregate() else {
             return Ok(self.states(state, &wanted, filter)?);
         };
-        let plan = match &self.gives {
-            Gives::Finished => self.finished(state, split, &wanted, filter)?,
-            Gives::States(columns) => self.raw_states(state, split, columns, &wanted, filter)?,
-            Gives::FinishedAndStates(columns) => {
-                self.with_merged_states(state, split, columns, &wanted, filter)?
+        let none_finished = self.columns_of(&wanted).0.is_empty();
+        Ok(match self.rows {
+            RowsOfKey::Several if none_finished && !self.parts.is_empty() => {
+                self.stored(state, split, &wanted, filter)?
             }
-        };
-        Ok(plan)
-    }
-}
-
-impl MergedLeaf {
-    /// Where a state column of the leaf stands in a row of states of `columns`.
-    fn state_place(&self, split: &AggregateSplit, wanted: usize) -> usize {
-        wanted - self.pin.view.leaf_schema().fields().len() + split.keys().len()
-    }
-
-    fn raw_states(
-        &self,
-        state: &dyn Session,
-        split: &Arc<AggregateSplit>,
-        columns: &[usize],
-        wanted: &[usize],
-        filter: Option<&Arc<dyn PhysicalExpr>>,
-    ) -> Result<Arc<dyn ExecutionPlan>> {
-        let states = self.states(state, &split.state_projection(columns), filter)?;
-        let keys = self.key_count();
-        let place = |w: usize| match w < keys {
-            true => w,
-            false => self.state_place(split, w),
-        };
-        self.renamed(states, wanted, &place)
-    }
-
-    /// Merges states and gives them with their finished values.
-    fn with_merged_states(
-        &self,
-        state: &dyn Session,
-        split: &Arc<AggregateSplit>,
-        columns: &[usize],
-        wanted: &[usize],
-        filter: Option<&Arc<dyn PhysicalExpr>>,
-    ) -> Result<Arc<dyn ExecutionPlan>> {
-        let keys = self.key_count();
-        let leaf_fields = self.pin.view.leaf_schema().fields().len();
-        let every: Vec<usize> = (0..split.columns().len()).collect();
-        let states = self.states(state, &split.state_projection(&every), filter)?;
-        let one: Arc<dyn ExecutionPlan> = Arc::new(
-            datafusion::physical_plan::coalesce_partitions::CoalescePartitionsExec::new(states),
-        );
-        let merged = split.merge_exec(AggregateMode::PartialReduce, &every, one)?;
-        let exprs = wanted.iter().map(|&w| {
-            let expr: Arc<dyn PhysicalExpr> = if w < keys {
-                Arc::new(Column::new("key", w))
-            } else if w < leaf_fields {
-                Arc::new(FinishExpr {
-                    split: split.clone(),
-                    column: w - keys,
-                })
-            } else {
-                let (column, part) = self.state_of(split, columns, w - leaf_fields);
-                let at = split.columns()[column].state_columns().start + part;
-                Arc::new(Column::new("state", at))
-            };
-            (expr, self.schema.field(w).name().clone())
-        });
-        Ok(Arc::new(ProjectionExec::try_new(
-            exprs.collect::<Vec<_>>(),
-            merged,
-        )?))
-    }
-
-    fn state_of(&self, split: &AggregateSplit, columns: &[usize], nth: usize) -> (usize, usize) {
-        let mut nth = nth;
-        for &column in columns {
-            let parts = split.columns()[column].state_fields().len();
-            if nth < parts {
-                return (column, nth);
-            }
-            nth -= parts;
-        }
-        (0, 0)
-    }
-}
-
-/// Finishes one column of merged states, row by row.
-#[derive(Debug)]
-struct FinishExpr {
-    split: Arc<AggregateSplit>,
-    column: usize,
-}
-
-impl PartialEq for FinishExpr {
-    fn eq(&self, other: &Self) -> bool {
-        Arc::ptr_eq(&self.split, &other.split) && self.column == other.column
-    }
-}
-
-impl Eq for FinishExpr {}
-
-impl std::hash::Hash for FinishExpr {
-    fn hash<H: std::hash::Hasher>(&self, state: &mut H) {
-        self.column.hash(state);
-    }
-}
-
-impl std::fmt::Display for FinishExpr {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "finish({})", self.split.columns()[self.column].name)
-    }
-}
-
-impl PhysicalExpr for FinishExpr {
-    fn data_type(&self, _: &Schema) -> datafusion::common::Result<DataType> {
-        Ok(self.split.columns()[self.column]
-            .aggregate()
-            .field()
-            .data_type()
-            .clone())
-    }
-
-    fn nullable(&self, _: &Schema) -> datafusion::common::Result<bool> {
-        Ok(self.split.columns()[self.column]
-            .aggregate()
-            .field()
-            .is_nullable())
-    }
-
-    fn evaluate(&self, batch: &RecordBatch) -> datafusion::common::Result<ColumnarValue> {
-        let column = &self.split.columns()[self.column];
-        let states = &batch.columns()[column.state_columns()];
-        Ok(ColumnarValue::Array(finish_column(column, states)?))
-    }
-
-    fn children(&self) -> Vec<&Arc<dyn PhysicalExpr>> {
-        Vec::new()
-    }
-
-    fn with_new_children(
-        self: Arc<Self>,
-        _: Vec<Arc<dyn PhysicalExpr>>,
-    ) -> datafusion::common::Result<Arc<dyn PhysicalExpr>> {
-        Ok(self)
-    }
-
-    fn fmt_sql(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "{self}")
+            _ => self.merged(state, split, &wanted, filter)?,
+        })
     }
 }
 

@@ -25,7 +25,7 @@ use datafusion::sql::parser::Statement;
 
 use crate::additive;
 use crate::blame::naming_views;
-use crate::combine::{Combine, CombineRule, check_none_left};
+use crate::combine::{Combine, plan_combines};
 use crate::leaf::MergedLeaf;
 use crate::statement;
 use crate::topic_table::FilesTable;
@@ -129,8 +129,7 @@ impl SqlService {
         config.options_mut().execution.parquet.pushdown_filters = false;
         let builder = session_builder()
             .with_config(config)
-            .with_runtime_env(self.runtime.clone())
-            .with_optimizer_rule(Arc::new(CombineRule));
+            .with_runtime_env(self.runtime.clone());
         let mut state = build_session(builder)?;
         datafusion::execution::FunctionRegistry::register_udaf(
             &mut state,
@@ -220,9 +219,8 @@ impl SqlService {
         let state = context.state();
         let plan = state.statement_to_plan(statement).await?;
         read_only().verify_plan(&plan)?;
-        additive::check(&plan)?;
-        let plan = context.state().optimize(&plan)?;
-        check_none_left(&plan)?;
+        additive::check(&plan, &answer_plans(pin)?)?;
+        let plan = context.state().optimize(&plan_combines(plan)?)?;
         let schema = Arc::new(plan.schema().as_arrow().clone());
         let rows = workers::rows(DataFrame::new(context.state(), plan)).await?;
         let views = pin.views.values().cloned().collect();
@@ -348,9 +346,18 @@ fn with_retries(dead: LogicalPlan, pin: &Pin) -> Result<LogicalPlan> {
         .build()?)
 }
 
-fn view_table(pin: &ViewPin) -> Result<Arc<dyn TableProvider>> {
+/// What the views' own SQL does, over their leaves.
+fn answer_plans(pin: &Pin) -> Result<Vec<LogicalPlan>> {
+    pin.views.values().map(answer_plan).collect()
+}
+
+fn answer_plan(pin: &ViewPin) -> Result<LogicalPlan> {
     let leaf = Arc::new(MergedLeaf::new(Arc::new(pin.clone())));
-    let plan = pin.view.answer_plan(leaf)?;
+    pin.view.answer_plan(leaf)
+}
+
+fn view_table(pin: &ViewPin) -> Result<Arc<dyn TableProvider>> {
+    let plan = answer_plan(pin)?;
     Ok(Arc::new(ViewTable::new(
         plan,
         Some(pin.view.definition().sql.clone()),

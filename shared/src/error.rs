@@ -330,6 +330,14 @@ fn plain(e: &DataFusionError) -> String {
             "a Parquet file of the storage is damaged: {}; `anabranch check` names it, and what makes it whole again",
             e.strip_backtrace()
         ),
-        None => e.strip_backtrace(),
+        None => without_tracker(&e.strip_backtrace()).to_owned(),
     }
+}
+
+/// The engine asks for reports to its own tracker; what fails here is ours to look into first.
+fn without_tracker(text: &str) -> &str {
+    let (text, _) = text
+        .split_once("\nThis issue was likely caused by a bug in DataFusion")
+        .unwrap_or((text, ""));
+    text
 }

@@ -2,8 +2,8 @@
 
 mod catalogue;
 mod check;
-mod damage;
 pub mod convert;
+mod damage;
 mod error;
 mod export;
 mod files;

@@ -5,6 +5,9 @@ use rand::rngs::SmallRng;
 use rand::seq::IndexedRandom;
 
 mod duckdb;
+mod rolled;
+
+pub use rolled::{Combined, RolledUp};
 
 /// Keys by which random views group.
 const KEYS: [&str; 9] = [
@@ -92,10 +95,8 @@ pub struct RandomView {
     pub duckdb: String,
     /// What it covers.
     pub covers: Vec<String>,
-    /// Where it is a plain aggregation: its first key, and the same aggregates by that key alone.
-    pub rolled_up: Option<String>,
-    /// How many aggregates it has.
-    pub aggregates: usize,
+    /// Where it is a plain aggregation with keys: how its columns are combined.
+    pub rolled_up: Option<RolledUp>,
 }
 
 impl RandomView {
@@ -106,7 +107,6 @@ impl RandomView {
             sql,
             covers: vec![covers.into()],
             rolled_up: None,
-            aggregates: 0,
         }
     }
 }
@@ -246,8 +246,11 @@ pub fn view_over(rng: &mut SmallRng, declared: &dyn Fn(&str) -> bool) -> RandomV
             (numbered(&plain, ""), theirs, None)
         }
         _ => {
-            let one = keys.get(..1);
-            let rolled = one.map(|one| select(one, &ours, filter) + &group_by(one));
+            let rolled = keys.first().map(|key| RolledUp {
+                key: (*key).to_owned(),
+                aggregates: picked.iter().map(|p| (p.sql, p.filtered)).collect(),
+                filter: filter.to_owned(),
+            });
             (plain, other, rolled)
         }
     };
@@ -256,20 +259,24 @@ pub fn view_over(rng: &mut SmallRng, declared: &dyn Fn(&str) -> bool) -> RandomV
         duckdb,
         covers,
         rolled_up,
-        aggregates: count,
     }
 }
 
 /// The same view over fewer facts, so that its states look alike; `None` where it has a filter.
 pub fn narrowed(view: &RandomView) -> Option<RandomView> {
+    const FEWER: &str = " WHERE i IS NULL OR i > 0";
     let narrow = |sql: &String| {
-        let with = sql.replacen("FROM facts", "FROM facts WHERE i IS NULL OR i > 0", 1);
+        let with = sql.replacen("FROM facts", &format!("FROM facts{FEWER}"), 1);
         (!sql.contains("FROM facts WHERE")).then_some(with)
     };
+    let rolled_up = view.rolled_up.clone().map(|rolled| RolledUp {
+        filter: FEWER.to_owned(),
+        ..rolled
+    });
     Some(RandomView {
         sql: narrow(&view.sql)?,
         duckdb: narrow(&view.duckdb)?,
-        rolled_up: view.rolled_up.as_ref().and_then(narrow),
+        rolled_up,
         ..view.clone()
     })
 }

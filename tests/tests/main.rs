@@ -6,6 +6,7 @@ mod bad_views;
 mod bounds;
 mod cases;
 mod clock;
+mod combine_matrix;
 mod compaction;
 mod crash;
 mod damage;

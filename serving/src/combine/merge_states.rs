@@ -1,53 +1,114 @@
-//! The aggregate that runs in place of `combine`: its input is states, which it merges and finishes.
+//! The aggregates that run over a view's states: they merge them, and give the finished value or the
+//! merged state itself.
+//!
+//! A row whose states are all NULL holds nothing: it comes from an outer join, or from a part of the
+//! rows of which none counted. It is left out, so a group of nothing gives what the view's aggregate
+//! gives over no facts, however its accumulator takes groups that have no rows.
 
 use std::hash::{Hash, Hasher};
 use std::sync::Arc;
 
+use anabranch_shared::planted;
 use anabranch_shared::view::groups_accumulator;
-use arrow::array::{ArrayRef, BooleanArray};
-use arrow::compute::{filter, is_not_null, prep_null_mask_filter};
-use arrow::datatypes::{DataType, FieldRef};
+use arrow::array::{Array, ArrayRef, BooleanArray, StructArray, new_null_array};
+use arrow::buffer::BooleanBuffer;
+use arrow::compute::kernels::zip::zip;
+use arrow::compute::{cast, filter};
+use arrow::datatypes::{DataType, Field, FieldRef, Fields, Schema};
 use datafusion::common::{Result, ScalarValue};
 use datafusion::logical_expr::function::{AccumulatorArgs, StateFieldsArgs};
 use datafusion::logical_expr::{
     Accumulator, AggregateUDF, AggregateUDFImpl, EmitTo, GroupsAccumulator, Signature, Volatility,
 };
-use datafusion::physical_expr::aggregate::AggregateFunctionExpr;
+use datafusion::physical_expr::aggregate::{AggregateExprBuilder, AggregateFunctionExpr};
+use datafusion::physical_expr::expressions::Literal;
 use parking_lot::Mutex;
 
-/// The aggregate that runs: merges states of one column of a view.
+/// What a merge of states gives.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(crate) enum Gives {
+    /// The finished value; over nothing what the aggregate gives over no facts: 0 for a count.
+    Value,
+    /// The finished value; over nothing NULL, as a sum of counts does.
+    ValueOrNull,
+    /// The merged state, its parts as fields of one column.
+    State,
+}
+
+/// An aggregate over the states of one column of a view.
 #[derive(Debug)]
 struct MergeStates {
     inner: Arc<AggregateFunctionExpr>,
-    none: OfNoRows,
+    /// Its state's parts, each of which has a name of its own and may be NULL.
+    parts: Fields,
+    gives: Gives,
     signature: Signature,
 }
 
-/// What an aggregation without GROUP BY gives over no rows.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub(super) enum OfNoRows {
-    /// What the aggregate itself gives over no facts: 0 for a count.
-    StateOfNoFacts,
-    /// NULL.
-    Null,
+/// The aggregate that merges the states of `inner`.
+pub(crate) fn merge_states(
+    inner: &Arc<AggregateFunctionExpr>,
+    gives: Gives,
+) -> Result<AggregateUDF> {
+    let parts = inner.state_fields()?;
+    let parts = parts.iter().enumerate().map(|(i, part)| {
+        let name = format!("{}[{i}]", inner.name());
+        Field::new(name, part.data_type().clone(), true)
+    });
+    let parts: Fields = parts.collect();
+    Ok(AggregateUDF::from(MergeStates {
+        inner: inner.clone(),
+        signature: Signature::any(parts.len(), Volatility::Immutable),
+        parts,
+        gives,
+    }))
 }
 
-/// The aggregate that merges the states of `inner`, which are of `parts` columns.
-pub(super) fn merge_states(
-    inner: Arc<AggregateFunctionExpr>,
-    parts: usize,
-    none: OfNoRows,
-) -> AggregateUDF {
-    AggregateUDF::from(MergeStates {
-        inner,
-        none,
-        signature: Signature::any(parts, Volatility::Immutable),
-    })
+/// The same as the last step of a plan whose input is states, for [`Gives::State`].
+pub(crate) fn keep_state(inner: &Arc<AggregateFunctionExpr>) -> Result<Arc<AggregateFunctionExpr>> {
+    let function = merge_states(inner, Gives::State)?;
+    // The last step reads states by their places, never these.
+    let nothing: Arc<dyn datafusion::physical_expr::PhysicalExpr> =
+        Arc::new(Literal::new(ScalarValue::Null));
+    let parts = inner.state_fields()?.len();
+    let built = AggregateExprBuilder::new(Arc::new(function), vec![nothing; parts])
+        .schema(Arc::new(Schema::empty()))
+        .alias(format!("state of {}", inner.name()))
+        .build()?;
+    Ok(Arc::new(built))
+}
+
+impl MergeStates {
+    /// The value of no states.
+    fn of_nothing(&self) -> Result<ScalarValue> {
+        match self.gives {
+            Gives::Value => self.inner.create_accumulator()?.evaluate(),
+            Gives::ValueOrNull | Gives::State => ScalarValue::try_from(&self.value_type()),
+        }
+    }
+
+    fn value_type(&self) -> DataType {
+        match self.gives {
+            Gives::Value | Gives::ValueOrNull => self.inner.field().data_type().clone(),
+            Gives::State => DataType::Struct(self.parts.clone()),
+        }
+    }
+
+    fn groups(&self) -> Result<MergeGroups> {
+        Ok(MergeGroups {
+            merged: groups_accumulator(&self.inner)?,
+            parts: self.parts.clone(),
+            gives: self.gives,
+            of_nothing: self.of_nothing()?,
+            holds: Vec::new(),
+            any: false,
+        })
+    }
 }
 
 impl PartialEq for MergeStates {
     fn eq(&self, other: &Self) -> bool {
-        Arc::ptr_eq(&self.inner, &other.inner) && self.none == other.none
+        Arc::ptr_eq(&self.inner, &other.inner) && self.gives == other.gives
     }
 }
 
@@ -56,15 +117,17 @@ impl Eq for MergeStates {}
 impl Hash for MergeStates {
     fn hash<H: Hasher>(&self, state: &mut H) {
         self.inner.name().hash(state);
+        self.gives.hash(state);
     }
 }
 
 impl AggregateUDFImpl for MergeStates {
     fn name(&self) -> &str {
         // The engine takes aggregates of one name and the same arguments for one.
-        match self.none {
-            OfNoRows::StateOfNoFacts => "merge_states",
-            OfNoRows::Null => "merge_states_or_null",
+        match self.gives {
+            Gives::Value => "merge_states",
+            Gives::ValueOrNull => "merge_states_or_null",
+            Gives::State => "merge_states_to_state",
         }
     }
 
@@ -73,30 +136,24 @@ impl AggregateUDFImpl for MergeStates {
     }
 
     fn return_type(&self, _: &[DataType]) -> Result<DataType> {
-        Ok(self.inner.field().data_type().clone())
+        Ok(self.value_type())
     }
 
     fn is_nullable(&self) -> bool {
         true
     }
 
+    /// What the engine puts in the place of a correlated sub-query's empty groups.
+    fn default_value(&self, _: &DataType) -> Result<ScalarValue> {
+        self.of_nothing()
+    }
+
     fn accumulator(&self, _: AccumulatorArgs) -> Result<Box<dyn Accumulator>> {
-        Ok(Box::new(OneGroup {
-            groups: Mutex::new(groups_accumulator(&self.inner)?),
-            types: self.inner.state_fields()?,
-            value: self.inner.field().data_type().clone(),
-            none: self.none,
-            any: false,
-        }))
+        Ok(Box::new(OneGroup(Mutex::new(self.groups()?))))
     }
 
     fn state_fields(&self, _: StateFieldsArgs) -> Result<Vec<FieldRef>> {
-        let fields = self.inner.state_fields()?;
-        // A part without rows has no state.
-        let nullable = fields
-            .iter()
-            .map(|f| f.as_ref().clone().with_nullable(true));
-        Ok(nullable.map(Arc::new).collect())
+        Ok(self.parts.iter().cloned().collect())
     }
 
     fn groups_accumulator_supported(&self, _: AccumulatorArgs) -> bool {
@@ -104,89 +161,190 @@ impl AggregateUDFImpl for MergeStates {
     }
 
     fn create_groups_accumulator(&self, _: AccumulatorArgs) -> Result<Box<dyn GroupsAccumulator>> {
-        Ok(Box::new(MergeGroups {
-            groups: groups_accumulator(&self.inner)?,
-            inner: self.inner.clone(),
-        }))
+        Ok(Box::new(self.groups()?))
     }
 }
 
-/// An accumulator over groups whose input is states already.
+/// An accumulator over groups whose input is states.
+///
+/// Invariants: `holds` knows every group; `merged` knows as many once `any` is set, and none before.
 struct MergeGroups {
-    groups: Box<dyn GroupsAccumulator>,
-    inner: Arc<AggregateFunctionExpr>,
+    merged: Box<dyn GroupsAccumulator>,
+    parts: Fields,
+    gives: Gives,
+    of_nothing: ScalarValue,
+    /// For each group whether a state was merged into it.
+    holds: Vec<bool>,
+    /// Whether a state was merged into any group.
+    any: bool,
+}
+
+impl MergeGroups {
+    fn merge(
+        &mut self,
+        states: &[ArrayRef],
+        ids: &[usize],
+        mask: Option<&BooleanArray>,
+        groups: usize,
+    ) -> Result<()> {
+        self.grow(groups);
+        let mask = mask.filter(|_| !planted("planted-combine-filter-ignored"));
+        let Some(kept) = kept(states, mask) else {
+            return self.merge_all(states, ids, groups);
+        };
+        let states = states
+            .iter()
+            .map(|part| filter(part, &kept))
+            .collect::<std::result::Result<Vec<_>, _>>()?;
+        let ids = ids.iter().zip(kept.values()).filter(|(_, kept)| *kept);
+        let ids: Vec<usize> = ids.map(|(id, _)| *id).collect();
+        match ids.is_empty() && !self.any {
+            true => Ok(()),
+            false => self.merge_all(&states, &ids, groups),
+        }
+    }
+
+    fn merge_all(&mut self, states: &[ArrayRef], ids: &[usize], groups: usize) -> Result<()> {
+        self.any = true;
+        ids.iter().for_each(|&id| self.holds[id] = true);
+        self.merged.merge_batch(states, ids, groups)
+    }
+
+    fn grow(&mut self, groups: usize) {
+        if self.holds.len() < groups {
+            self.holds.resize(groups, false);
+        }
+    }
+
+    /// Takes groups out: which of them hold something, and whether `merged` knows them.
+    fn take(&mut self, emit: EmitTo) -> (BooleanArray, bool) {
+        let holds = BooleanArray::from(emit.take_needed(&mut self.holds));
+        let known = self.any;
+        if matches!(emit, EmitTo::All) {
+            self.any = false;
+        }
+        (holds, known)
+    }
+
+    /// The states of groups that were taken out.
+    fn parts(&mut self, emit: EmitTo, holds: &BooleanArray, known: bool) -> Result<Vec<ArrayRef>> {
+        let types = self.parts.iter().map(|f| f.data_type().clone());
+        let types: Vec<DataType> = types.collect();
+        if !known {
+            let nothing = types.iter().map(|t| new_null_array(t, holds.len()));
+            return Ok(nothing.collect());
+        }
+        let parts = self.merged.state(emit)?;
+        let parts = parts.into_iter().zip(&types).map(|(part, data_type)| {
+            let part = match part.data_type() == data_type {
+                true => part,
+                false => cast(&part, data_type)?,
+            };
+            or_else(holds, part, &ScalarValue::try_from(data_type)?)
+        });
+        parts.collect()
+    }
+}
+
+/// The rows whose states count: those that the mask lets through and that hold something; `None`
+/// where that is all of them.
+fn kept(states: &[ArrayRef], mask: Option<&BooleanArray>) -> Option<BooleanArray> {
+    let mut some: Option<BooleanBuffer> = None;
+    let full = states.iter().any(|part| part.logical_null_count() == 0);
+    for part in states.iter().filter(|_| !full) {
+        let valid = part.logical_nulls()?.into_inner();
+        some = Some(match some {
+            Some(some) => &some | &valid,
+            None => valid,
+        });
+    }
+    let kept = match (some, mask.map(let_through)) {
+        (Some(some), Some(mask)) => &some & &mask,
+        (Some(kept), None) | (None, Some(kept)) => kept,
+        (None, None) => return None,
+    };
+    (kept.count_set_bits() < kept.len()).then(|| BooleanArray::new(kept, None))
+}
+
+/// The rows that a FILTER lets through: those for which it is true.
+fn let_through(mask: &BooleanArray) -> BooleanBuffer {
+    match mask.nulls() {
+        Some(valid) => mask.values() & valid.inner(),
+        None => mask.values().clone(),
+    }
+}
+
+/// The values of groups that hold something, and another one for those that hold nothing.
+fn or_else(holds: &BooleanArray, values: ArrayRef, nothing: &ScalarValue) -> Result<ArrayRef> {
+    match holds.false_count() {
+        0 => Ok(values),
+        _ if planted("planted-combine-of-nothing") => Ok(values),
+        _ => Ok(zip(holds, &values, &nothing.to_scalar()?)?),
+    }
 }
 
 impl GroupsAccumulator for MergeGroups {
     fn update_batch(
         &mut self,
-        values: &[ArrayRef],
+        states: &[ArrayRef],
         ids: &[usize],
         mask: Option<&BooleanArray>,
         groups: usize,
     ) -> Result<()> {
-        let Some(mask) = mask else {
-            return self.groups.merge_batch(values, ids, groups);
-        };
-        let keep = prep_null_mask_filter(mask);
-        let values = values
-            .iter()
-            .map(|v| filter(v, &keep))
-            .collect::<std::result::Result<Vec<_>, _>>()?;
-        let ids: Vec<usize> = ids
-            .iter()
-            .enumerate()
-            .filter(|(i, _)| keep.value(*i))
-            .map(|(_, &id)| id)
-            .collect();
-        self.groups.merge_batch(&values, &ids, groups)
+        self.merge(states, ids, mask, groups)
+    }
+
+    fn merge_batch(&mut self, states: &[ArrayRef], ids: &[usize], groups: usize) -> Result<()> {
+        self.merge(states, ids, None, groups)
     }
 
     fn evaluate(&mut self, emit: EmitTo) -> Result<ArrayRef> {
-        self.groups.evaluate(emit)
+        let (holds, known) = self.take(emit);
+        if self.gives == Gives::State {
+            let parts = self.parts(emit, &holds, known)?;
+            return Ok(Arc::new(StructArray::try_new(
+                self.parts.clone(),
+                parts,
+                None,
+            )?));
+        }
+        if !known {
+            return self.of_nothing.to_array_of_size(holds.len());
+        }
+        let values = self.merged.evaluate(emit)?;
+        or_else(&holds, values, &self.of_nothing)
     }
 
     fn state(&mut self, emit: EmitTo) -> Result<Vec<ArrayRef>> {
-        self.groups.state(emit)
+        let (holds, known) = self.take(emit);
+        self.parts(emit, &holds, known)
     }
 
-    fn merge_batch(&mut self, values: &[ArrayRef], ids: &[usize], groups: usize) -> Result<()> {
-        self.groups.merge_batch(values, ids, groups)
-    }
-
+    /// Rows are states already; one that is masked holds nothing.
     fn convert_to_state(
         &self,
-        values: &[ArrayRef],
+        states: &[ArrayRef],
         mask: Option<&BooleanArray>,
     ) -> Result<Vec<ArrayRef>> {
-        if mask.is_none() {
-            return Ok(values.to_vec());
-        }
-        let rows = values.first().map_or(0, |v| v.len());
-        let ids: Vec<usize> = (0..rows).collect();
-        let mut each = Self {
-            groups: groups_accumulator(&self.inner)?,
-            inner: self.inner.clone(),
+        let Some(mask) = mask else {
+            return Ok(states.to_vec());
         };
-        each.update_batch(values, &ids, mask, rows)?;
-        each.groups.state(EmitTo::All)
+        let counts = BooleanArray::new(let_through(mask), None);
+        let masked = states.iter().map(|part| {
+            let nothing = ScalarValue::try_from(part.data_type())?;
+            or_else(&counts, part.clone(), &nothing)
+        });
+        masked.collect()
     }
 
     fn size(&self) -> usize {
-        self.groups.size()
+        size_of_val(self) + self.merged.size() + self.holds.capacity()
     }
 }
 
-/// One group of an accumulator over groups, for an aggregation without GROUP BY.
-struct OneGroup {
-    /// Behind a lock only because an `Accumulator` must be `Sync`; it is never contended.
-    groups: Mutex<Box<dyn GroupsAccumulator>>,
-    types: Vec<FieldRef>,
-    value: DataType,
-    none: OfNoRows,
-    /// Whether something was merged.
-    any: bool,
-}
+/// One group, for an aggregation without GROUP BY. Behind a lock only because an `Accumulator` must
+/// be `Sync`; it is never contended.
+struct OneGroup(Mutex<MergeGroups>);
 
 impl std::fmt::Debug for OneGroup {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
@@ -194,77 +352,33 @@ impl std::fmt::Debug for OneGroup {
     }
 }
 
-impl OneGroup {
-    fn merge(&mut self, values: &[ArrayRef]) -> Result<()> {
-        let ids = vec![0; values.first().map_or(0, |v| v.len())];
-        self.any = true;
-        self.groups.get_mut().merge_batch(values, &ids, 1)
-    }
-
-    /// Where nothing was merged there is no group yet, and its state is that of no facts: 0 for a
-    /// count, whose states are never NULL.
-    fn ensure_group(&mut self) -> Result<()> {
-        if !self.any {
-            let none = self.groups.get_mut().state(EmitTo::All)?;
-            self.merge(&none)?;
-        }
-        Ok(())
-    }
-}
-
 impl Accumulator for OneGroup {
-    fn update_batch(&mut self, values: &[ArrayRef]) -> Result<()> {
-        self.merge(values)
+    fn update_batch(&mut self, states: &[ArrayRef]) -> Result<()> {
+        let ids = vec![0; states.first().map_or(0, |part| part.len())];
+        self.0.get_mut().merge(states, &ids, None, 1)
     }
 
     fn merge_batch(&mut self, states: &[ArrayRef]) -> Result<()> {
-        if self.none == OfNoRows::StateOfNoFacts {
-            return self.merge(states);
-        }
-        // Parts without rows have sent NULL, which no state of a count is.
-        let Some(first) = states.first().filter(|s| s.null_count() > 0) else {
-            return self.merge(states);
-        };
-        let some = is_not_null(first)?;
-        let states = states.iter().map(|s| filter(s, &some));
-        let states = states.collect::<std::result::Result<Vec<_>, _>>()?;
-        match states.first().is_some_and(|s| !s.is_empty()) {
-            true => self.merge(&states),
-            false => Ok(()),
-        }
+        self.update_batch(states)
     }
 
     fn state(&mut self) -> Result<Vec<ScalarValue>> {
-        if !self.any && self.none == OfNoRows::Null {
-            let nulls = self.types.iter();
-            return nulls
-                .map(|f| ScalarValue::try_from(f.data_type()))
-                .collect();
-        }
-        self.ensure_group()?;
-        let states = self.groups.get_mut().state(EmitTo::All)?;
-        states
+        let groups = self.0.get_mut();
+        groups.grow(1);
+        let parts = groups.state(EmitTo::All)?;
+        let parts = parts
             .iter()
-            .map(|s| match s.is_empty() {
-                true => ScalarValue::try_from(s.data_type()),
-                false => ScalarValue::try_from_array(s, 0),
-            })
-            .collect()
+            .map(|part| ScalarValue::try_from_array(part, 0));
+        parts.collect()
     }
 
     fn evaluate(&mut self) -> Result<ScalarValue> {
-        if !self.any && self.none == OfNoRows::Null {
-            return ScalarValue::try_from(&self.value);
-        }
-        self.ensure_group()?;
-        let value = self.groups.get_mut().evaluate(EmitTo::All)?;
-        match value.is_empty() {
-            true => ScalarValue::try_from(value.data_type()),
-            false => ScalarValue::try_from_array(&value, 0),
-        }
+        let groups = self.0.get_mut();
+        groups.grow(1);
+        ScalarValue::try_from_array(&groups.evaluate(EmitTo::All)?, 0)
     }
 
     fn size(&self) -> usize {
-        size_of_val(self) + self.groups.lock().size()
+        self.0.lock().size()
     }
 }

@@ -202,6 +202,19 @@ impl AggregateSplit {
         columns: &[usize],
         input: Arc<dyn ExecutionPlan>,
     ) -> Result<Arc<dyn ExecutionPlan>> {
+        let columns = columns.iter().filter_map(|&c| self.columns.get(c));
+        let aggregates = columns.map(|c| c.aggregate.clone()).collect();
+        self.merge_exec_of(mode, aggregates, input)
+    }
+
+    /// The same with aggregates that take the states of columns; `input` has the keys, and then the
+    /// states of each in turn.
+    pub fn merge_exec_of(
+        &self,
+        mode: AggregateMode,
+        aggregates: Vec<Arc<AggregateFunctionExpr>>,
+        input: Arc<dyn ExecutionPlan>,
+    ) -> Result<Arc<dyn ExecutionPlan>> {
         let keys = self.keys.iter().enumerate().map(|(i, k)| {
             let name = k.field.name().clone();
             (
@@ -209,11 +222,6 @@ impl AggregateSplit {
                 name,
             )
         });
-        let aggregates = columns
-            .iter()
-            .filter_map(|&c| self.columns.get(c))
-            .map(|c| c.aggregate.clone())
-            .collect::<Vec<_>>();
         let filters = vec![None; aggregates.len()];
         let merged = AggregateExec::try_new(
             mode,

@@ -155,26 +155,9 @@ fn plan_over(context: &SessionContext, view: &str, text: &str, topic: &Topic) ->
         chain[split_at.min(chain.len() - 1)].clone()
     };
     let ties::Decided { plan, lowest } = ties::decide(view, &plan, lowest)?;
-    let planned = match &lowest {
-        LogicalPlan::Aggregate(aggregate) => split_aggregate(view, &plan, aggregate, &state)?,
-        rows => split_rows(&plan, rows, &state)?,
-    };
-    check_typed(view, &planned)?;
-    Ok(planned)
-}
-
-/// Refuses columns that have no type: nothing can be stored of them.
-fn check_typed(view: &str, planned: &Planned) -> Result<()> {
-    let names = planned.lower.schema().fields().iter();
-    let untyped = names.filter(|f| f.data_type().is_null());
-    match untyped.map(|f| f.name()).next() {
-        None => Ok(()),
-        Some(name) => Err(Error::view(
-            view,
-            format!(
-                "`{name}` is NULL and has no type; give it one, for example `CAST(NULL AS varchar)`"
-            ),
-        )),
+    match &lowest {
+        LogicalPlan::Aggregate(aggregate) => split_aggregate(view, &plan, aggregate, &state),
+        rows => split_rows(&plan, rows, &state),
     }
 }
 

@@ -191,10 +191,10 @@ impl World<'_> {
             match self.ensure_alike(expected, found)? {
                 Some((schema, expected)) => {
                     self.check_filtered(pin, &schema, &expected).await?;
-                    self.check_combine(pin, view, 0.3).await?;
+                    self.check_combine(pin, view).await?;
                 }
                 // A filter on a value reads the sum that is out of range.
-                None => self.check_combine(pin, view, 0.0).await?,
+                None => self.check_combine(pin, view).await?,
             }
             let low = pin.topics.get("facts").map(|t| t.low.clone());
             self.check_kept(view, &low.unwrap_or_else(|| self.log.low()))
@@ -284,34 +284,24 @@ impl World<'_> {
         self.ensure_alike(expected, found).map(|_| ())
     }
 
-    /// `filtered` is how often it is asked over a filter on a value.
-    async fn check_combine(
-        &mut self,
-        pin: &Pin,
-        view: &ViewPin,
-        filtered: f64,
-    ) -> anyhow::Result<()> {
+    /// `combine` at another grain, filtered before it, in it, or not at all.
+    async fn check_combine(&mut self, pin: &Pin, view: &ViewPin) -> anyhow::Result<()> {
         let sql = &view.view.definition().sql;
         let random = self.definitions.iter().find(|d| d.sql == *sql);
-        let Some((rolled, count)) = random.and_then(|r| Some((r.rolled_up.clone()?, r.aggregates)))
-        else {
+        let Some(rolled) = random.and_then(|r| r.rolled_up.clone()) else {
             return Ok(());
         };
         self.coverage.count("checks: combine");
-        let rolled = View::compile("rolled", &rolled, &self.topic)?;
-        let columns: Vec<String> = (0..count)
-            .map(|i| format!("combine(a{i}) AS a{i}"))
-            .collect();
-        let filter = match self.rng.random_bool(filtered) {
-            true => " WHERE a0 IS NOT NULL OR true",
-            false => "",
-        };
-        let columns = columns.join(", ");
-        let sql = format!("SELECT k0, {columns} FROM v{filter} GROUP BY k0");
-        let found = self.ask(&sql, pin).await;
+        let combined = rolled.combined(&mut self.rng);
+        self.coverage
+            .count(&format!("checks: combine {}", combined.covers));
+        let compiled = View::compile("rolled", &combined.over_facts, &self.topic)?;
+        let found = self.ask(&combined.over_view, pin).await;
         let from = self.start_of(view.generation);
-        let expected = self.recompute(&rolled, &from, &view.head).await;
-        self.ensure_alike(expected, found).map(|_| ())
+        let expected = self.recompute(&compiled, &from, &view.head).await;
+        self.ensure_alike(expected, found)
+            .map(|_| ())
+            .map_err(|e| anyhow::anyhow!("{}: {e}", combined.over_view))
     }
 
     /// The facts and the dead letters themselves.

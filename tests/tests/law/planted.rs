@@ -153,6 +153,14 @@ const BUGS: &[(&str, &str)] = &[
         "planted-late-field-pruned",
         "files that lack a column are left out by a filter on it",
     ),
+    (
+        "planted-combine-filter-ignored",
+        "a FILTER on `combine` lets all through",
+    ),
+    (
+        "planted-combine-of-nothing",
+        "`combine` over no rows gives what an accumulator starts with",
+    ),
 ];
 
 /// Runs the law's test with a bug switched on. Returns what it printed where it failed.
