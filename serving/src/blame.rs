@@ -22,7 +22,7 @@ use datafusion::physical_plan::stream::RecordBatchStreamAdapter;
 use datafusion::prelude::DataFrame;
 use futures::{StreamExt, TryStreamExt};
 
-use crate::leaf::{Gives, MergedLeaf};
+use crate::leaf::{MergedLeaf, RowsOfKey, States};
 
 /// The rows of an answer over these views; an error that is a view's own names it.
 pub(crate) fn naming_views(
@@ -118,7 +118,11 @@ async fn merged_states(
     split: &AggregateSplit,
     columns: &[usize],
 ) -> Result<SendableRecordBatchStream> {
-    let leaf = MergedLeaf::new(Arc::new(view.clone())).with_states(Gives::States(columns.to_vec()));
+    let leaf = MergedLeaf::new(Arc::new(view.clone())).with_states(States {
+        source: 0,
+        columns: columns.to_vec(),
+        rows: RowsOfKey::Several,
+    });
     let before = view.view.leaf_schema().fields().len();
     let given = leaf.schema().fields().len();
     let projection: Vec<usize> = (0..view.view.key_count()).chain(before..given).collect();

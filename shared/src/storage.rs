@@ -247,6 +247,7 @@ impl Storage {
             bucket: None,
             requests: Arc::default(),
             clock: Monotonic::default(),
+            read_only: true,
         }
     }
 

@@ -436,7 +436,7 @@ impl Daemon {
 
     /// Whether a view or a topic is served.
     fn has(&self, name: &str) -> bool {
-        self.topics.contains_key(name) || self.serves(name)
+        self.topics().contains_key(name) || self.serves(name)
     }
 
     /// An error where one of the names is a view that can't be served.

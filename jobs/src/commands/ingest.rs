@@ -235,7 +235,7 @@ fn hash_of(digest: &ContentDigest) -> Result<String> {
 /// Keeps a reader's content in a temporary file, which is read from its beginning.
 fn spool(reader: &mut impl std::io::Read) -> Result<std::fs::File> {
     use std::io::Seek;
-    let kept = || -> std::io::Result<std::fs::File> {
+    let mut kept = || -> std::io::Result<std::fs::File> {
         let mut file = tempfile::tempfile()?;
         std::io::copy(reader, &mut file)?;
         file.rewind()?;

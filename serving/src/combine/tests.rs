@@ -68,7 +68,8 @@ type Fact = (Option<&'static str>, &'static str, Option<i64>);
 /// Facts from an offset on, each a second after the one before.
 fn facts(topic: &Topic, first: i64, rows: &[Fact]) -> Result<RecordBatch> {
     let at = |i: usize| first + i as i64;
-    let columns = topic.schema().fields().iter().map(|f| {
+    let schema = topic.schema();
+    let columns = schema.fields().iter().map(|f| {
         let column: ArrayRef = match f.name().as_str() {
             "ts" => Arc::new(TimestampMicrosecondArray::from_iter_values(
                 (0..rows.len()).map(|i| at(i) * 1_000_000),

@@ -266,6 +266,7 @@ async fn scanned(storage: &Storage, log: &Log, device: &str) -> (Vec<i64>, usize
         .with_state(|s| s.files.values().cloned().collect::<Vec<_>>());
     let columns = [at("_offset"), at("device")];
     let scan = scan_files(
+        log.table().storage().store(),
         log.table().root(),
         &files,
         &schema,

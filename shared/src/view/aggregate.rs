@@ -202,9 +202,13 @@ impl AggregateSplit {
         columns: &[usize],
         input: Arc<dyn ExecutionPlan>,
     ) -> Result<Arc<dyn ExecutionPlan>> {
-        let columns = columns.iter().filter_map(|&c| self.columns.get(c));
-        let aggregates = columns.map(|c| c.aggregate.clone()).collect();
-        self.merge_exec_of(mode, aggregates, input)
+        let chosen = columns.iter().filter_map(|&c| self.columns.get(c));
+        let aggregates = chosen.map(|c| c.aggregate.clone()).collect();
+        let merged = self.merge_exec_of(mode, aggregates, input)?;
+        match mode {
+            AggregateMode::PartialReduce => self.placeless_states(columns, merged),
+            _ => Ok(merged),
+        }
     }
 
     /// The same with aggregates that take the states of columns; `input` has the keys, and then the
@@ -223,18 +227,14 @@ impl AggregateSplit {
             )
         });
         let filters = vec![None; aggregates.len()];
-        let merged = AggregateExec::try_new(
+        Ok(Arc::new(AggregateExec::try_new(
             mode,
             PhysicalGroupBy::new_single(keys.collect()),
             aggregates,
             filters,
             input,
             self.input_schema.clone(),
-        )?;
-        match mode {
-            AggregateMode::PartialReduce => self.placeless_states(columns, Arc::new(merged)),
-            _ => Ok(Arc::new(merged)),
-        }
+        )?))
     }
 
     /// Merged states as the engine gives them, in the types of the state schema.

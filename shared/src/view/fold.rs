@@ -210,6 +210,15 @@ pub fn identity_states(view: &Arc<View>) -> Result<Option<RecordBatch>> {
     Ok(Some(groups.into_states()?))
 }
 
+/// Merged states as finished values of one column, row by row.
+pub fn finish_column(column: &Column, states: &[ArrayRef]) -> Result<ArrayRef> {
+    let rows = states.first().map_or(0, Array::len);
+    let mut slot = Slot::new(column)?;
+    let ids: Vec<usize> = (0..rows).collect();
+    slot.accumulator.merge_batch(states, &ids, rows)?;
+    Ok(slot.accumulator.evaluate(EmitTo::All)?)
+}
+
 /// An accumulator over groups for an aggregate, also for one that has none of its own.
 pub fn groups_accumulator(
     aggregate: &Arc<AggregateFunctionExpr>,

@@ -1,7 +1,7 @@
 //! What the appender does when it can't go on.
 
 use anabranch_shared::settings::{FieldType, UnknownFields};
-use anabranch_shared::{TopicField, blocking};
+use anabranch_shared::{Log, Storage, Topic, TopicField, blocking};
 
 use super::*;
 use crate::admission::Admission;
@@ -26,6 +26,8 @@ async fn records_that_cannot_be_placed_end_the_daemon() -> Result<()> {
     let admission = Admission::new(&topic.field_schema(), "ts", UnknownFields::Keep, 1 << 20)
         .map_err(internal)?;
     let dir = tempfile::tempdir().map_err(|e| Error::io("temporary folder", e))?;
+    let storage = Storage::folder(&dir.path().join("store"))?;
+    let log = Arc::new(Log::open(&storage, &topic, 0).await?);
     let files = Arc::new(RealFiles);
     let (wal, _) =
         Wal::open(dir.path(), "facts", WalOptions::default(), files.clone()).map_err(wal_error)?;
@@ -41,8 +43,7 @@ async fn records_that_cannot_be_placed_end_the_daemon() -> Result<()> {
         most: 1,
     });
     let appender = Appender {
-        schema: topic.schema(),
-        topic,
+        log,
         partition,
         wal,
         delta: Arc::new(Mutex::new(delta)),

@@ -14,7 +14,7 @@ use anabranch_shared::view::View;
 use anabranch_shared::{
     Error, OffsetRange, PartitionId, Result, Topic, dead_letter_schema, fit_facts,
 };
-use arrow::array::{RecordBatch, RecordBatchOptions};
+use arrow::array::RecordBatch;
 use arrow::datatypes::SchemaRef;
 use arrow::ipc::writer::StreamWriter;
 use bytes::Bytes;
@@ -197,7 +197,9 @@ mod tests {
     use anabranch_shared::settings::FieldType;
     use anabranch_shared::view::{Definition, Fold, fold_facts};
     use anabranch_shared::{EXTRA, ErrorKind, OFFSET, Offset, PARTITION, TopicField};
-    use arrow::array::{ArrayRef, Int8Array, Int32Array, Int64Array, TimestampMicrosecondArray};
+    use arrow::array::{
+        ArrayRef, Int8Array, Int32Array, Int64Array, TimestampMicrosecondArray, new_null_array,
+    };
 
     use super::super::DeltaRequest;
     use super::*;
