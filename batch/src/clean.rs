@@ -185,7 +185,14 @@ pub async fn clean_view(
         let grace_ms = match standing(&entries, view, generation) {
             GenerationStanding::Needed => {
                 let root = Master::root(view, generation);
-                report.extend(&clean_table(storage, &root, options).await?);
+                match clean_table(storage, &root, options).await {
+                    Ok(cleaned) => report.extend(&cleaned),
+                    // It goes as a whole, once its grace is over.
+                    Err(Error::Corrupt(why)) if !answers(&entries, view, generation) => {
+                        tracing::warn!(%view, %generation, %why, "a former generation is damaged");
+                    }
+                    Err(e) => return Err(e),
+                }
                 continue;
             }
             GenerationStanding::Over => options.grace_ms,
@@ -196,6 +203,13 @@ pub async fn clean_view(
     }
     report.extend(&clean_table(storage, &Export::root(view), options).await?);
     Ok(report)
+}
+
+/// Whether a generation is the one that answers by the newest of the catalogue's entries.
+fn answers(entries: &[Arc<Entry>], view: &str, generation: Generation) -> bool {
+    let newest = entries.last().and_then(|entry| entry.views.get(view));
+    let live = newest.and_then(|view| view.live.as_ref());
+    live.is_some_and(|live| live.generation == generation)
 }
 
 /// How a generation stands to the catalogue.
