@@ -2,20 +2,21 @@
 //! merged state itself.
 //!
 //! A row whose states are all NULL holds nothing: it comes from an outer join, or from a part of the
-//! rows of which none counted. It is left out, so a group of nothing gives what the view's aggregate
-//! gives over no facts, however its accumulator takes groups that have no rows.
+//! rows of which none counted. It is left out, and a group that has no other is unknown to the view's
+//! accumulator, which would take it for one in which every value was seen. So such a group gives what
+//! the aggregate gives over no facts.
 
 use std::hash::{Hash, Hasher};
 use std::sync::Arc;
 
 use anabranch_shared::planted;
 use anabranch_shared::view::groups_accumulator;
-use arrow::array::{Array, ArrayRef, BooleanArray, StructArray, new_null_array};
+use arrow::array::{Array, ArrayRef, BooleanArray, StructArray, UInt64Array};
 use arrow::buffer::BooleanBuffer;
 use arrow::compute::kernels::zip::zip;
-use arrow::compute::{cast, filter};
+use arrow::compute::{cast, filter, take_arrays};
 use arrow::datatypes::{DataType, Field, FieldRef, Fields, Schema};
-use datafusion::common::{Result, ScalarValue};
+use datafusion::common::{Result, ScalarValue, internal_err};
 use datafusion::logical_expr::function::{AccumulatorArgs, StateFieldsArgs};
 use datafusion::logical_expr::{
     Accumulator, AggregateUDF, AggregateUDFImpl, EmitTo, GroupsAccumulator, Signature, Volatility,
@@ -23,6 +24,10 @@ use datafusion::logical_expr::{
 use datafusion::physical_expr::aggregate::{AggregateExprBuilder, AggregateFunctionExpr};
 use datafusion::physical_expr::expressions::Literal;
 use parking_lot::Mutex;
+
+use self::places::{Out, Places};
+
+mod places;
 
 /// What a merge of states gives.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -95,13 +100,18 @@ impl MergeStates {
     }
 
     fn groups(&self) -> Result<MergeGroups> {
+        let nothing = self
+            .parts
+            .iter()
+            .map(|f| ScalarValue::try_from(f.data_type()));
         Ok(MergeGroups {
+            inner: self.inner.clone(),
             merged: groups_accumulator(&self.inner)?,
             parts: self.parts.clone(),
             gives: self.gives,
-            of_nothing: self.of_nothing()?,
-            holds: Vec::new(),
-            any: false,
+            value_of_nothing: self.of_nothing()?,
+            state_of_nothing: nothing.collect::<Result<_>>()?,
+            places: Places::default(),
         })
     }
 }
@@ -167,17 +177,20 @@ impl AggregateUDFImpl for MergeStates {
 
 /// An accumulator over groups whose input is states.
 ///
-/// Invariants: `holds` knows every group; `merged` knows as many once `any` is set, and none before.
+/// Invariant: `merged` knows just the groups into which a state was merged.
 struct MergeGroups {
+    inner: Arc<AggregateFunctionExpr>,
     merged: Box<dyn GroupsAccumulator>,
     parts: Fields,
     gives: Gives,
-    of_nothing: ScalarValue,
-    /// For each group whether a state was merged into it.
-    holds: Vec<bool>,
-    /// Whether a state was merged into any group.
-    any: bool,
+    value_of_nothing: ScalarValue,
+    /// NULL for each part.
+    state_of_nothing: Vec<ScalarValue>,
+    places: Places,
 }
+
+/// How a step takes what it gives out of an accumulator.
+type Finish = fn(&mut dyn GroupsAccumulator, EmitTo) -> Result<Vec<ArrayRef>>;
 
 impl MergeGroups {
     fn merge(
@@ -187,63 +200,103 @@ impl MergeGroups {
         mask: Option<&BooleanArray>,
         groups: usize,
     ) -> Result<()> {
-        self.grow(groups);
         let mask = mask.filter(|_| !planted("planted-combine-filter-ignored"));
-        let Some(kept) = kept(states, mask) else {
-            return self.merge_all(states, ids, groups);
+        let kept = match kept(states, mask) {
+            // A group is new only where it has a row.
+            None if self.places.are_groups() => {
+                if !ids.is_empty() {
+                    self.places.add_groups(groups);
+                    self.merged.merge_batch(states, ids, groups)?;
+                }
+                return Ok(());
+            }
+            None => BooleanArray::new(BooleanBuffer::new_set(ids.len()), None),
+            Some(kept) => kept,
         };
-        let states = states
-            .iter()
-            .map(|part| filter(part, &kept))
-            .collect::<std::result::Result<Vec<_>, _>>()?;
         let ids = ids.iter().zip(kept.values()).filter(|(_, kept)| *kept);
-        let ids: Vec<usize> = ids.map(|(id, _)| *id).collect();
-        match ids.is_empty() && !self.any {
-            true => Ok(()),
-            false => self.merge_all(&states, &ids, groups),
+        let places = self.places.of(ids.map(|(id, _)| *id), groups);
+        if places.is_empty() {
+            return Ok(());
         }
+        let states = states.iter().map(|part| filter(part, &kept));
+        let states = states.collect::<std::result::Result<Vec<_>, _>>()?;
+        self.merged.merge_batch(&states, &places, self.places.taken)
     }
 
-    fn merge_all(&mut self, states: &[ArrayRef], ids: &[usize], groups: usize) -> Result<()> {
-        self.any = true;
-        ids.iter().for_each(|&id| self.holds[id] = true);
-        self.merged.merge_batch(states, ids, groups)
+    /// Takes groups out: what `finish` makes of them, and `nothing` for those that hold nothing.
+    fn take_out(
+        &mut self,
+        emit: EmitTo,
+        finish: Finish,
+        nothing: &[ScalarValue],
+    ) -> Result<Vec<ArrayRef>> {
+        let out = self.places.take_out(emit);
+        let given = match out.first {
+            0 => Vec::new(),
+            first if out.are_first() => {
+                let emit = match emit {
+                    EmitTo::All => EmitTo::All,
+                    EmitTo::First(_) => EmitTo::First(first),
+                };
+                finish(self.merged.as_mut(), emit)?
+            }
+            _ => return self.take_among(&out, finish, nothing),
+        };
+        out.spread(given, nothing)
     }
 
-    fn grow(&mut self, groups: usize) {
-        if self.holds.len() < groups {
-            self.holds.resize(groups, false);
+    /// The same where groups that stay lie between those that are taken out.
+    fn take_among(
+        &mut self,
+        out: &Out,
+        finish: Finish,
+        nothing: &[ScalarValue],
+    ) -> Result<Vec<ArrayRef>> {
+        let all = self.merged.state(EmitTo::All)?;
+        let rows = all.first().map_or(0, |part| part.len());
+        let wanted: Vec<usize> = out.places.iter().copied().flatten().collect();
+        let mut stays = vec![true; rows];
+        wanted.iter().for_each(|&place| stays[place] = false);
+        let staying: Vec<usize> = (0..rows).filter(|&place| stays[place]).collect();
+        let taken = take_rows(&all, &staying)?;
+        let ids: Vec<usize> = (0..staying.len()).collect();
+        if !ids.is_empty() {
+            self.merged.merge_batch(&taken, &ids, ids.len())?;
         }
-    }
-
-    /// Takes groups out: which of them hold something, and whether `merged` knows them.
-    fn take(&mut self, emit: EmitTo) -> (BooleanArray, bool) {
-        let holds = BooleanArray::from(emit.take_needed(&mut self.holds));
-        let known = self.any;
-        if matches!(emit, EmitTo::All) {
-            self.any = false;
-        }
-        (holds, known)
-    }
-
-    /// The states of groups that were taken out.
-    fn parts(&mut self, emit: EmitTo, holds: &BooleanArray, known: bool) -> Result<Vec<ArrayRef>> {
-        let types = self.parts.iter().map(|f| f.data_type().clone());
-        let types: Vec<DataType> = types.collect();
-        if !known {
-            let nothing = types.iter().map(|t| new_null_array(t, holds.len()));
-            return Ok(nothing.collect());
-        }
-        let parts = self.merged.state(emit)?;
-        let parts = parts.into_iter().zip(&types).map(|(part, data_type)| {
-            let part = match part.data_type() == data_type {
-                true => part,
-                false => cast(&part, data_type)?,
-            };
-            or_else(holds, part, &ScalarValue::try_from(data_type)?)
+        self.places.renumber(&staying);
+        let mut others = groups_accumulator(&self.inner)?;
+        let ids: Vec<usize> = (0..wanted.len()).collect();
+        others.merge_batch(&take_rows(&all, &wanted)?, &ids, ids.len())?;
+        let given = finish(others.as_mut(), EmitTo::All)?;
+        let mut next = 0_usize..;
+        let places = out.places.iter().map(|place| match place {
+            Some(_) => next.next(),
+            None => None,
         });
-        parts.collect()
+        let out = Out {
+            places: places.collect(),
+            first: wanted.len(),
+        };
+        out.spread(given, nothing)
     }
+
+    fn take_states(&mut self, emit: EmitTo) -> Result<Vec<ArrayRef>> {
+        let nothing = self.state_of_nothing.clone();
+        let parts = self.take_out(emit, |groups, emit| groups.state(emit), &nothing)?;
+        let typed = parts.into_iter().zip(self.parts.iter());
+        let typed = typed.map(
+            |(part, field)| match part.data_type() == field.data_type() {
+                true => Ok(part),
+                false => Ok(cast(&part, field.data_type())?),
+            },
+        );
+        typed.collect()
+    }
+}
+
+fn take_rows(parts: &[ArrayRef], rows: &[usize]) -> Result<Vec<ArrayRef>> {
+    let rows = UInt64Array::from_iter_values(rows.iter().map(|&row| row as u64));
+    Ok(take_arrays(parts, &rows, None)?)
 }
 
 /// The rows whose states count: those that the mask lets through and that hold something; `None`
@@ -274,15 +327,6 @@ fn let_through(mask: &BooleanArray) -> BooleanBuffer {
     }
 }
 
-/// The values of groups that hold something, and another one for those that hold nothing.
-fn or_else(holds: &BooleanArray, values: ArrayRef, nothing: &ScalarValue) -> Result<ArrayRef> {
-    match holds.false_count() {
-        0 => Ok(values),
-        _ if planted("planted-combine-of-nothing") => Ok(values),
-        _ => Ok(zip(holds, &values, &nothing.to_scalar()?)?),
-    }
-}
-
 impl GroupsAccumulator for MergeGroups {
     fn update_batch(
         &mut self,
@@ -299,25 +343,22 @@ impl GroupsAccumulator for MergeGroups {
     }
 
     fn evaluate(&mut self, emit: EmitTo) -> Result<ArrayRef> {
-        let (holds, known) = self.take(emit);
         if self.gives == Gives::State {
-            let parts = self.parts(emit, &holds, known)?;
-            return Ok(Arc::new(StructArray::try_new(
-                self.parts.clone(),
-                parts,
-                None,
-            )?));
+            let parts = self.take_states(emit)?;
+            let state = StructArray::try_new(self.parts.clone(), parts, None)?;
+            return Ok(Arc::new(state));
         }
-        if !known {
-            return self.of_nothing.to_array_of_size(holds.len());
+        let nothing = [self.value_of_nothing.clone()];
+        let value: Finish = |groups, emit| Ok(vec![groups.evaluate(emit)?]);
+        let mut values = self.take_out(emit, value, &nothing)?;
+        match (values.pop(), values.is_empty()) {
+            (Some(value), true) => Ok(value),
+            _ => internal_err!("an aggregate has one value"),
         }
-        let values = self.merged.evaluate(emit)?;
-        or_else(&holds, values, &self.of_nothing)
     }
 
     fn state(&mut self, emit: EmitTo) -> Result<Vec<ArrayRef>> {
-        let (holds, known) = self.take(emit);
-        self.parts(emit, &holds, known)
+        self.take_states(emit)
     }
 
     /// Rows are states already; one that is masked holds nothing.
@@ -332,13 +373,13 @@ impl GroupsAccumulator for MergeGroups {
         let counts = BooleanArray::new(let_through(mask), None);
         let masked = states.iter().map(|part| {
             let nothing = ScalarValue::try_from(part.data_type())?;
-            or_else(&counts, part.clone(), &nothing)
+            Ok(zip(&counts, part, &nothing.to_scalar()?)?)
         });
         masked.collect()
     }
 
     fn size(&self) -> usize {
-        size_of_val(self) + self.merged.size() + self.holds.capacity()
+        size_of_val(self) + self.merged.size() + self.places.size_bytes()
     }
 }
 
@@ -364,7 +405,7 @@ impl Accumulator for OneGroup {
 
     fn state(&mut self) -> Result<Vec<ScalarValue>> {
         let groups = self.0.get_mut();
-        groups.grow(1);
+        groups.places.know(1);
         let parts = groups.state(EmitTo::All)?;
         let parts = parts
             .iter()
@@ -374,7 +415,7 @@ impl Accumulator for OneGroup {
 
     fn evaluate(&mut self) -> Result<ScalarValue> {
         let groups = self.0.get_mut();
-        groups.grow(1);
+        groups.places.know(1);
         ScalarValue::try_from_array(&groups.evaluate(EmitTo::All)?, 0)
     }
 
