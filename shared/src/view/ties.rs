@@ -249,22 +249,34 @@ fn limit(l: &Limit, below: Step) -> Result<Step> {
 
 fn window(view: &str, w: &Window, below: Step) -> Result<Step> {
     let first = w.input.schema().fields().len();
-    let mut exprs = Vec::with_capacity(w.window_expr.len());
+    // Functions of one step have one order: those whose orders differ now get steps of their own.
+    let mut steps: Vec<(WindowFunction, Vec<Expr>)> = Vec::new();
     for (at, expr) in w.window_expr.iter().enumerate() {
         let Expr::WindowFunction(function) = strip_alias(expr) else {
-            exprs.push(expr.clone());
-            continue;
+            return Err(Error::Internal(format!("not a window function: {expr}")));
         };
-        exprs.push(match decide_window(view, function, &below.order)? {
+        let decided = decide_window(view, function, &below.order)?;
+        let expr = match &decided {
             None => expr.clone(),
             Some(decided) => {
                 let name = w.schema.field(first + at).name();
-                Expr::WindowFunction(Box::new(decided)).alias(name)
+                Expr::WindowFunction(Box::new(decided.clone())).alias(name)
             }
-        });
+        };
+        let function = decided.unwrap_or_else(|| WindowFunction::clone(function));
+        let same = |(other, _): &&mut (WindowFunction, Vec<Expr>)| {
+            let (a, b) = (&other.params, &function.params);
+            a.partition_by == b.partition_by && a.order_by == b.order_by
+        };
+        match steps.iter_mut().find(same) {
+            Some((_, exprs)) => exprs.push(expr),
+            None => steps.push((function, vec![expr])),
+        }
     }
-    let plan = LogicalPlan::Window(Window::try_new(exprs, Arc::new(below.plan))?);
-    let order = below.order;
+    let Step { mut plan, order } = below;
+    for (_, exprs) in steps {
+        plan = LogicalPlan::Window(Window::try_new(exprs, Arc::new(plan))?);
+    }
     Ok(Step { plan, order })
 }
 
