@@ -146,3 +146,41 @@ fn an_older_project_elsewhere_changes_nothing() -> Result<()> {
     );
     Ok(())
 }
+
+/// Whoever asks after the command has ended is answered by what it built, and told nothing else.
+#[test]
+fn a_rebuild_returns_when_the_daemon_serves_it() -> Result<()> {
+    let project = Project::new(&[("words", WORDS, "")])?;
+    let (_daemon, _) = project.daemon()?;
+    project.ingest(0..100)?;
+    for (number, column) in ["max(n) AS m", "min(n) AS l", "sum(n) AS s"]
+        .iter()
+        .enumerate()
+    {
+        let sql = format!("SELECT word, count(*) AS c, {column} FROM facts GROUP BY word");
+        project.write_views(&[("words", &sql, "")])?;
+        project.ok(&["batch", "rebuild", "words"])?;
+        let asked = [
+            "--format",
+            "csv",
+            "sql",
+            "-c",
+            "SELECT * FROM words ORDER BY word LIMIT 1",
+        ];
+        let out = project.run(&asked)?;
+        let (rows, said) = (
+            String::from_utf8(out.stdout)?,
+            String::from_utf8(out.stderr)?,
+        );
+        let name = column.rsplit(' ').next().unwrap_or_default();
+        let first = format!("word,c,{name}\nw0,1,0\n");
+        ensure!(rows == first, "{number}: {rows} {said}");
+        ensure!(!said.contains("old definition"), "{number}: {said}");
+        let status = project.json(&["status"])?;
+        ensure!(status["views"][0]["edited"] == false, "{status}");
+        // Each fact is counted once, whenever it lands.
+        let count = |of: &str| status["topics"][0][of].as_u64().unwrap_or_default();
+        ensure!(count("facts") + count("unlanded_facts") == 100, "{status}");
+    }
+    Ok(())
+}

@@ -95,3 +95,25 @@ async fn status_asks_the_daemon_for_what_it_holds() -> Result<()> {
     );
     Ok(())
 }
+
+#[test]
+fn status_says_whether_a_scheduler_runs() -> Result<()> {
+    let words = "SELECT word, count(*) AS c FROM facts GROUP BY word";
+    let project = Project::new(&[("words", words, "refresh_every = \"1h\"")])?;
+    project.ingest(0..10)?;
+    let notes = || -> Result<String> { Ok(project.json(&["status"])?["notes"].to_string()) };
+    ensure!(notes()?.contains("no scheduler runs"), "{}", notes()?);
+    // What never ran is due, at whatever time it is asked.
+    let jobs = project.json(&["jobs"])?;
+    ensure!(
+        jobs[0]["next_at"].is_null() && jobs[0]["due"] == true,
+        "{jobs}"
+    );
+    let mut scheduler = project.start(&["schedule"])?;
+    scheduler.wait_for("10 facts")?;
+    ensure!(!notes()?.contains("scheduler"), "{}", notes()?);
+    let (code, log) = scheduler.end(Signal::TERM)?;
+    ensure!(code == Some(0), "{log}");
+    ensure!(notes()?.contains("no scheduler runs"), "{}", notes()?);
+    Ok(())
+}
