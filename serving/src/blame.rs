@@ -4,20 +4,15 @@
 
 use std::sync::Arc;
 
-use anabranch_shared::view::{AggregateSplit, Column as SplitColumn, finish_column};
+use anabranch_shared::view::{Column as SplitColumn, finish_column};
 use anabranch_shared::{Error, ErrorKind, Result, ViewPin};
 use arrow::array::{Array, ArrayRef, RecordBatch};
 use arrow::util::display::array_value_to_string;
 use datafusion::catalog::TableProvider;
-use datafusion::common::ScalarValue;
+use datafusion::datasource::provider_as_source;
 use datafusion::error::DataFusionError;
 use datafusion::execution::{SendableRecordBatchStream, SessionState};
-use datafusion::physical_expr::PhysicalExpr;
-use datafusion::physical_expr::expressions::{Column, Literal};
-use datafusion::physical_plan::aggregates::AggregateMode;
-use datafusion::physical_plan::coalesce_partitions::CoalescePartitionsExec;
-use datafusion::physical_plan::execute_stream;
-use datafusion::physical_plan::projection::ProjectionExec;
+use datafusion::logical_expr::LogicalPlanBuilder;
 use datafusion::physical_plan::stream::RecordBatchStreamAdapter;
 use datafusion::prelude::DataFrame;
 use futures::{StreamExt, TryStreamExt};
@@ -91,9 +86,9 @@ async fn out_of_range(state: &SessionState, view: &ViewPin) -> Result<Option<Err
     };
     let is_sum = |c: &usize| split.columns()[*c].aggregate().fun().name() == "sum";
     let sums: Vec<usize> = (0..split.columns().len()).filter(is_sum).collect();
-    let mut states = merged_states(state, view, split, &sums).await?;
+    let mut states = merged_states(state, view, &sums).await?;
     while let Some(batch) = states.try_next().await? {
-        let mut first = split.keys().len();
+        let mut first = view.view.key_count();
         for &sum in &sums {
             let column = &split.columns()[sum];
             let parts = first..first + column.state_fields().len();
@@ -115,35 +110,20 @@ async fn out_of_range(state: &SessionState, view: &ViewPin) -> Result<Option<Err
 async fn merged_states(
     state: &SessionState,
     view: &ViewPin,
-    split: &AggregateSplit,
     columns: &[usize],
 ) -> Result<SendableRecordBatchStream> {
-    let leaf = MergedLeaf::new(Arc::new(view.clone())).with_states(States {
+    let states = States {
         source: 0,
         columns: columns.to_vec(),
-        rows: RowsOfKey::Several,
-    });
+        rows: RowsOfKey::One,
+    };
+    let leaf = MergedLeaf::new(Arc::new(view.clone())).with_states(states);
     let before = view.view.leaf_schema().fields().len();
     let given = leaf.schema().fields().len();
-    let projection: Vec<usize> = (0..view.view.key_count()).chain(before..given).collect();
-    let mut states = leaf.scan(state, Some(&projection), &[], None).await?;
-    if split.is_global() {
-        let schema = states.schema();
-        let key: Arc<dyn PhysicalExpr> = Arc::new(Literal::new(ScalarValue::Int8(Some(0))));
-        let columns = schema.fields().iter().enumerate();
-        let columns = columns.map(|(i, f)| {
-            let column: Arc<dyn PhysicalExpr> = Arc::new(Column::new(f.name(), i));
-            (column, f.name().clone())
-        });
-        let exprs: Vec<_> = [(key, "k0".to_owned())]
-            .into_iter()
-            .chain(columns)
-            .collect();
-        states = Arc::new(ProjectionExec::try_new(exprs, states)?);
-    }
-    let one = Arc::new(CoalescePartitionsExec::new(states));
-    let merged = split.merge_exec(AggregateMode::PartialReduce, columns, one)?;
-    Ok(execute_stream(merged, state.task_ctx())?)
+    let projection = (0..view.view.key_count()).chain(before..given).collect();
+    let source = provider_as_source(Arc::new(leaf));
+    let plan = LogicalPlanBuilder::scan(view.view.name(), source, Some(projection))?.build()?;
+    Ok(DataFrame::new(state.clone(), plan).execute_stream().await?)
 }
 
 /// The first row of a column's states that can't be finished, and why.

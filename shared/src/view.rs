@@ -27,6 +27,7 @@ mod aggregate;
 mod arguments;
 mod ast;
 mod bins;
+mod bit_xor;
 mod caret;
 mod compact;
 mod conflicts;
@@ -46,7 +47,7 @@ mod terms;
 mod ties;
 mod zones;
 
-pub use aggregate::{AggregateSplit, Column, Key};
+pub use aggregate::{AggregateSplit, Column, Key, state_fields};
 pub use ast::refuse_samples;
 pub use engine::{build_session, session_builder};
 pub use facts::{FactsTable, LeafTable};

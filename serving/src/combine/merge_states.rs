@@ -10,8 +10,8 @@ use std::hash::{Hash, Hasher};
 use std::sync::Arc;
 
 use anabranch_shared::planted;
-use anabranch_shared::view::groups_accumulator;
-use arrow::array::{Array, ArrayRef, BooleanArray, StructArray, UInt64Array};
+use anabranch_shared::view::{groups_accumulator, state_fields};
+use arrow::array::{Array, ArrayRef, BooleanArray, StructArray, UInt64Array, new_null_array};
 use arrow::buffer::BooleanBuffer;
 use arrow::compute::kernels::zip::zip;
 use arrow::compute::{cast, filter, take_arrays};
@@ -55,7 +55,7 @@ pub(crate) fn merge_states(
     inner: &Arc<AggregateFunctionExpr>,
     gives: Gives,
 ) -> Result<AggregateUDF> {
-    let parts = inner.state_fields()?;
+    let parts = state_fields(inner)?;
     let parts = parts.iter().enumerate().map(|(i, part)| {
         let name = format!("{}[{i}]", inner.name());
         Field::new(name, part.data_type().clone(), true)

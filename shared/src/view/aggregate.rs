@@ -113,8 +113,7 @@ impl AggregateSplit {
             )
             .build()?;
             let engine_fields = lowered.aggregate.state_fields()?;
-            let fields = engine_fields.iter();
-            let fields: Vec<FieldRef> = fields.map(|f| placeless(&lowered.aggregate, f)).collect();
+            let fields = self::state_fields(&lowered.aggregate)?;
             let first_state = state_fields.len();
             for (part, field) in fields.iter().enumerate() {
                 let name = format!("a{index}_s{part}");
@@ -264,6 +263,14 @@ impl AggregateSplit {
     pub(super) fn input_schema(&self) -> &SchemaRef {
         &self.input_schema
     }
+}
+
+/// The fields of an aggregate's state, of the types that states have everywhere.
+pub fn state_fields(
+    aggregate: &AggregateFunctionExpr,
+) -> datafusion::common::Result<Vec<FieldRef>> {
+    let fields = aggregate.state_fields()?;
+    Ok(fields.iter().map(|f| placeless(aggregate, f)).collect())
 }
 
 /// A field of a state under names that don't change where a topic gets another field: those that

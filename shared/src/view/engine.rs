@@ -6,6 +6,7 @@ use std::sync::Arc;
 use datafusion::execution::{SessionState, SessionStateBuilder};
 
 use super::arguments::AggregateArguments;
+use super::bit_xor::BitXor;
 use super::spread::Spread;
 use super::sum::Sum;
 use crate::{Result, functions};
@@ -15,7 +16,8 @@ use crate::{Result, functions};
 pub fn session_builder() -> SessionStateBuilder {
     let mut builder = SessionStateBuilder::new_with_default_features()
         .with_analyzer_rule(Arc::new(AggregateArguments));
-    let ours = Spread::udafs().into_iter().chain([Sum::udaf()]);
+    let ours = Spread::udafs().into_iter();
+    let ours = ours.chain([Sum::udaf(), BitXor::udaf()]);
     let functions = builder.aggregate_functions().get_or_insert_default();
     functions.extend(ours.map(Arc::new));
     builder

@@ -34,8 +34,8 @@ pub(crate) const VIEWS: [(&str, &str); 4] = [
         "distinct",
         "SELECT s, count(DISTINCT n) AS a0, count(DISTINCT b) AS a1, count(DISTINCT f) AS a2, sum(DISTINCT i) AS a3,
          sum(DISTINCT d) AS a4, avg(DISTINCT i) AS a5, avg(DISTINCT d) AS a6, sum(DISTINCT f) AS a7,
-         bit_xor(DISTINCT i) AS a8, median(DISTINCT i) AS a9, count(DISTINCT d) AS a10, count(DISTINCT ts) AS a11,
-         count(DISTINCT s) AS a12
+         median(DISTINCT i) AS a8, count(DISTINCT d) AS a9, count(DISTINCT ts) AS a10,
+         count(DISTINCT s) AS a11
          FROM facts GROUP BY s",
     ),
     (

@@ -347,6 +347,17 @@ async fn distinct_pairs_are_counted() -> Result<()> {
     all_say(sql, &facts, &["2|6"]).await
 }
 
+/// DISTINCT counts under a key too.
+#[tokio::test]
+async fn bit_xor_takes_each_value_once() -> Result<()> {
+    let facts = [n(5), n(5), n(3), Fact::default(), n(5)];
+    let sql = "SELECT bit_xor(DISTINCT n), bit_xor(n), count(*) FROM facts";
+    all_say(sql, &facts, &["6|6|5"]).await?;
+    let facts = [n(5), n(5), n(3), n(3)];
+    let sql = "SELECT s, bit_xor(DISTINCT n), bit_xor(n) FROM facts GROUP BY s";
+    all_say(sql, &facts, &["|6|0"]).await
+}
+
 /// A sample of a relation is no view, and no query.
 #[test]
 fn samples_are_refused() {

@@ -68,11 +68,11 @@ fn checked_in() -> String {
 fn states_are_what_their_numbers_say() -> Result<()> {
     let found = goldens()?;
     let golden = checked_in();
-    if found != golden {
-        let differs = found.lines().zip(golden.lines()).find(|(a, b)| a != b);
-        println!("{found}");
-        panic!("states differ from `goldens.txt`, first in {differs:?}");
-    }
+    let differs = found.lines().zip(golden.lines()).find(|(a, b)| a != b);
+    assert!(
+        found == golden,
+        "states differ from `goldens.txt`, first in {differs:?}; they are:\n{found}"
+    );
     Ok(())
 }
 
