@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use anabranch_shared::table::{AddFile, Table};
 use anabranch_shared::{
     EncodedFile, Error, FileEncoder, Log, LogTable, OffsetRange, Offsets, PartitionId, Ranges,
-    Result, UpkeepTurn, blocking,
+    Result, UpkeepTurn, blocking, newest_dead_letter,
 };
 use futures::StreamExt;
 
@@ -20,6 +20,9 @@ mod rows;
 
 /// With fewer small files than this, that together are still small, there is nothing to gain.
 const FEWEST_FILES: usize = 8;
+
+/// A week, in microseconds.
+const WEEK_US: i64 = 7 * 24 * 60 * 60 * 1_000_000;
 
 /// Files that are fetched ahead at most.
 const MOST_AHEAD: u64 = 16;
@@ -71,7 +74,7 @@ pub async fn find_compaction(log: &Log, options: &CompactOptions) -> Result<Comp
     for which in LogTable::ALL {
         log.table_of(which).refresh().await?;
         let found = log.upkeep_files(which)?;
-        for group in groups(&found.files, &found.edges, options)? {
+        for group in groups(which, &found.files, &found.edges, options)? {
             report.count(&group);
         }
     }
@@ -96,7 +99,7 @@ pub async fn compact(
         }
         let found = log.upkeep_files(which)?;
         let mut turn: UpkeepTurn = found.turn;
-        for group in groups(&found.files, &found.edges, options)? {
+        for group in groups(which, &found.files, &found.edges, options)? {
             if options.stop.load(Ordering::Relaxed) {
                 return Ok(report);
             }
@@ -120,6 +123,9 @@ struct SmallFile {
     spans: BTreeMap<PartitionId, OffsetRange>,
     /// Between which edges of the log it lies; `None` where it crosses one.
     place: Option<Vec<bool>>,
+    /// Of dead letters the week in which its newest came: merged with later ones, old ones would
+    /// stay as long as those.
+    week: Option<i64>,
 }
 
 /// For each partition the least range that holds all of a file's. What lies between its ranges is
@@ -140,6 +146,7 @@ fn join(a: OffsetRange, b: OffsetRange) -> OffsetRange {
 /// The groups of files that are merged: small ones, that in each of their partitions follow each
 /// other with no other file between, and lie between the same edges.
 fn groups(
+    which: LogTable,
     files: &[Arc<AddFile>],
     edges: &[Offsets],
     options: &CompactOptions,
@@ -148,11 +155,17 @@ fn groups(
     for add in files {
         let (spans, bytes) = (spans(add)?, u64::try_from(add.size).unwrap_or(0));
         let (add, place) = (add.clone(), between(&add.ranges()?, edges));
+        let came = match which {
+            LogTable::Facts => None,
+            LogTable::DeadLetters => newest_dead_letter(&add),
+        };
+        let week = came.map(|at_us| at_us.div_euclid(WEEK_US));
         all.push(SmallFile {
             add,
             bytes,
             spans,
             place,
+            week,
         });
     }
     all.sort_by_key(|f| f.spans.iter().map(|(p, r)| (*p, r.start)).next());
@@ -170,7 +183,8 @@ fn groups(
         let place = all[first].place.as_ref();
         let free = |i: usize| {
             let small = !taken[i] && all[i].bytes < options.below_bytes;
-            small && place.is_some() && all[i].place.as_ref() == place
+            let same_week = all[i].week == all[first].week;
+            small && same_week && place.is_some() && all[i].place.as_ref() == place
         };
         while let Some(next) = neighbours.next(&all, &last, free) {
             let size = all[next].bytes;

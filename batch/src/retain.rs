@@ -27,12 +27,20 @@ pub struct RetentionRule {
     /// Facts that landed within this time stay whatever the size, in milliseconds: duplicates of
     /// theirs are looked for.
     pub keep_ms: i64,
+    /// Dead letters that came longer ago than this go, in milliseconds, whatever becomes of facts.
+    pub dead_letters_ms: Option<i64>,
 }
 
 impl RetentionRule {
-    /// Whether anything ever goes.
+    /// Whether facts ever go.
     pub fn is_on(&self) -> bool {
         self.age_ms.is_some() || self.size_bytes.is_some()
+    }
+
+    /// The time before which dead letters go, in microseconds since 1970.
+    fn dead_before_us(&self, now_ms: i64) -> Option<i64> {
+        let before_ms = now_ms.saturating_sub(self.dead_letters_ms?);
+        Some(before_ms.saturating_mul(1_000))
     }
 }
 
@@ -68,7 +76,8 @@ pub async fn find_retention(
         Chosen::Waits(why) => (announced, Some(why)),
         Chosen::Nothing => (announced, None),
     };
-    let (facts, dead_letters) = log.removable(low.as_ref().unwrap_or(&log.low()))?;
+    let low_then = low.clone().unwrap_or_else(|| log.low());
+    let (facts, dead_letters) = log.removable(&low_then, rule.dead_before_us(now_ms))?;
     Ok(RetainReport {
         facts,
         dead_letters,
@@ -107,7 +116,8 @@ pub async fn retain(
         }
     }
     // Also what a process left that died after it had removed the facts.
-    let dead_letters = log.remove_dead_letters(now_ms()).await?;
+    let before_us = rule.dead_before_us(now_ms());
+    let dead_letters = log.remove_dead_letters(before_us, now_ms()).await?;
     add(&mut report.dead_letters, &dead_letters);
     Ok(report)
 }

@@ -10,7 +10,7 @@ use anabranch_shared::settings::{Project, TopicSettings, ViewSettings};
 use anabranch_shared::view::{View, relations_read};
 use anabranch_shared::{
     Catalogue, Error, ErrorKind, Export, GenerationEntry, Log, Master, Offsets, Pin, Relation,
-    Result, Storage, Topic,
+    Result, Storage, Topic, dead_letters_queried,
 };
 
 use crate::history;
@@ -392,8 +392,13 @@ impl Context {
     }
 
     /// The tables that are the project's, and no topic or view.
-    pub fn relations(&self) -> [Relation; 2] {
-        [history::relation(), retries::relation()]
+    pub fn relations(&self) -> [Relation; 3] {
+        let dead_letters = Relation {
+            name: "dead_letters".into(),
+            kind: "table",
+            schema: dead_letters_queried(),
+        };
+        [history::relation(), dead_letters, retries::relation()]
     }
 
     /// Pins those of them that a query names.

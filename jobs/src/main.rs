@@ -20,8 +20,8 @@ use anabranch_jobs::commands::{
 };
 use anabranch_jobs::context::{Context, now_ms};
 use anabranch_jobs::output::{
-    Format, Style, human_bytes, human_count, human_duration, human_rate, quiet_broken_pipe,
-    rows_table, write_batches,
+    Format, Style, for_people, human_bytes, human_count, human_duration, human_rate,
+    quiet_broken_pipe, rows_table, write_batches,
 };
 use anabranch_jobs::shell::{ScriptOutcome, ShellOptions, run, run_script};
 use anabranch_jobs::verify::VerifyOptions;
@@ -199,6 +199,7 @@ impl Command {
             Self::Sql { .. }
             | Self::Verify(_)
             | Self::Status
+            | Self::Check
             | Self::Jobs { .. }
             | Self::Tail { .. }
             | Self::Generate(_)
@@ -277,7 +278,7 @@ fn log_filter(wanted: Option<&str>) -> Result<EnvFilter> {
 
 fn fail_with(e: &Error) -> ExitCode {
     let style = Style::detect_stderr();
-    let text = format!("error: {e}");
+    let text = for_people(&format!("error: {e}"));
     // With standard error gone too there is nobody left to tell.
     writeln!(std::io::stderr(), "{}", style.red(&text)).ok();
     ExitCode::from(e.kind().exit_code())
@@ -359,6 +360,9 @@ async fn execute(cli: Cli) -> Result<u8> {
             match json {
                 true => print_json(&report)?,
                 false => print(&ingest_line(&report, begun.elapsed()))?,
+            }
+            if let Some(e) = report.unread_files() {
+                return Err(e);
             }
             let fails = report.dead_letters > 0 && !args.allow_dead_letters;
             Ok(if fails { DEAD_LETTERS } else { 0 })
@@ -473,7 +477,7 @@ async fn execute(cli: Cli) -> Result<u8> {
             no_follow,
         } => {
             if let Some(note) = tail::removed_note(&context, &topic, &from).await? {
-                writeln!(std::io::stderr(), "{note}").ok();
+                writeln!(std::io::stderr(), "{}", for_people(&note)).ok();
             }
             let session = QuerySession::open(&context).await?;
             let mut out = std::io::stdout();

@@ -23,6 +23,7 @@ use arrow::record_batch::RecordBatch;
 pub use human::{
     human_bytes, human_count, human_duration, human_rate, key_value_table, rows_table,
 };
+pub use value::for_people;
 
 /// How an answer is written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]

@@ -6,6 +6,8 @@ mod bad_views;
 mod ingest_ids;
 #[path = "cli/ingest_urls.rs"]
 mod ingest_urls;
+#[path = "cli/intake.rs"]
+mod intake;
 #[path = "cli/jobs.rs"]
 mod jobs;
 #[path = "cli/opening.rs"]

@@ -10,6 +10,7 @@ mod leaf;
 mod nan_fence;
 mod session;
 mod statement;
+mod text_lossy;
 mod topic_table;
 mod workers;
 

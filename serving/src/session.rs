@@ -28,6 +28,7 @@ use crate::blame::naming_views;
 use crate::combine::{Combine, plan_combines};
 use crate::leaf::MergedLeaf;
 use crate::statement;
+use crate::text_lossy::text_lossy;
 use crate::topic_table::FilesTable;
 use crate::workers;
 
@@ -175,6 +176,7 @@ impl SqlService {
         };
         known.push(DEAD_LETTERS.to_owned());
         known.sort_unstable();
+        known.dedup();
         Error::NotFound(format!(
             "no topic, view or table `{name}`; there are: {}",
             known.join(", ")
@@ -319,9 +321,18 @@ fn register(context: &SessionContext, pin: &Pin) -> Result<()> {
 fn with_retries(dead: LogicalPlan, pin: &Pin) -> Result<LogicalPlan> {
     let dead = LogicalPlanBuilder::from(dead).alias(DEAD_LETTERS)?;
     let names = dead_letter_schema();
-    let names = names.fields().iter().map(|f| f.name().as_str());
-    let columns = names.map(|name| Expr::Column(Column::new(Some(DEAD_LETTERS), name)).alias(name));
-    let mut columns: Vec<Expr> = columns.collect();
+    let mut columns = Vec::new();
+    for name in names.fields().iter().map(|f| f.name().as_str()) {
+        let column = Expr::Column(Column::new(Some(DEAD_LETTERS), name));
+        match name {
+            // As text, which it mostly is, and as it came.
+            "raw" => {
+                columns.push(text_lossy().call(vec![column.clone()]).alias("raw"));
+                columns.push(column.alias("raw_bytes"));
+            }
+            _ => columns.push(column.alias(name)),
+        }
+    }
     let Some(retries) = pin.plain.get(DEAD_LETTER_RETRIES) else {
         let never = ScalarValue::Null.cast_to(&timestamp_type())?;
         columns.push(lit(never).alias("retried_at"));

@@ -60,6 +60,9 @@ pub struct TopicEntry {
     pub topic: Topic,
     /// The owner of each partition: the id of the WAL that alone appends to it.
     pub partitions: BTreeMap<PartitionId, String>,
+    /// The identity of what its source reads, where the source says so: of Kafka the topic's id.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub source_id: Option<String>,
     /// Up to where retention removes facts, or is about to: a generation that does not reach there
     /// can't be cut over to any more.
     #[serde(default, skip_serializing_if = "is_zero")]
@@ -307,7 +310,8 @@ impl Catalogue {
     /// Declares a topic: new, or with new nullable fields.
     ///
     /// # Errors
-    /// `Invalid` where facts in the log would not fit the new declaration.
+    /// `Invalid` where facts in the log would not fit the new declaration, or a new field can't be a
+    /// column of a Delta table.
     pub async fn declare_topic(&self, topic: &Topic) -> Result<Arc<Entry>> {
         self.change(&format!("declare topic {}", topic.name), |entry| {
             let mut next = entry.clone();
@@ -315,12 +319,15 @@ impl Catalogue {
                 Some(known) if known.topic == *topic => return Ok(None),
                 Some(known) => {
                     topic.check_evolves_from(&known.topic)?;
+                    topic.check_names_but(&known.topic.fields)?;
                     known.topic = topic.clone();
                 }
                 None => {
+                    topic.check_names_but(&[])?;
                     let new = TopicEntry {
                         topic: topic.clone(),
                         partitions: BTreeMap::new(),
+                        source_id: None,
                         low: Offsets::default(),
                     };
                     next.topics.insert(topic.name.clone(), new);
@@ -356,6 +363,29 @@ impl Catalogue {
         })
         .await?;
         Ok(())
+    }
+
+    /// Notes the identity of what a topic's source reads. Returns another one that is noted already,
+    /// and leaves it, unless the new one is `accepted`.
+    pub async fn note_source_id(
+        &self,
+        topic: &str,
+        id: &str,
+        accepted: Option<&str>,
+    ) -> Result<Option<String>> {
+        let mut other = None;
+        self.change(&format!("{topic} reads {id}"), |entry| {
+            let mut next = entry.clone();
+            let known = next
+                .topics
+                .get_mut(topic)
+                .ok_or_else(|| unknown_topic(topic))?;
+            let before = known.source_id.replace(id.to_owned());
+            other = before.filter(|before| before != id && accepted != Some(id));
+            Ok((next != *entry && other.is_none()).then_some(next))
+        })
+        .await?;
+        Ok(other)
     }
 
     /// The partition of a topic that belongs to an owner; a new one where it has none, with a

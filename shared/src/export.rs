@@ -27,15 +27,12 @@ use crate::table::{
     AddFile, Commit, RemoveFile, SCHEMA_MAY_CHANGE, Table, TableDefinition, TableState, Txn,
     plain_type,
 };
-use crate::topic::timestamp_type;
+use crate::topic::{NOT_IN_NAMES, timestamp_type};
 use crate::view::View;
 use crate::{Error, Generation, LogVersion, Offset, Offsets, PartitionId, Result};
 
 /// The table property that names the generation whose rows the table holds.
 const GENERATION: &str = "anabranch.generation";
-
-/// Characters that the names of columns can't have in a Delta table without column mapping.
-const NOT_IN_NAMES: [char; 10] = [' ', ',', ';', '{', '}', '(', ')', '\n', '\t', '='];
 
 /// Casts that lose something are errors.
 const EXACT: CastOptions<'static> = CastOptions {

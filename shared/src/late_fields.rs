@@ -31,6 +31,7 @@ use memchr::memmem::Finder;
 use parking_lot::Mutex;
 
 use crate::convert::{Cell, Column, put_json, put_list_text};
+use crate::settings::FieldReads;
 use crate::topic::EXTRA;
 use crate::{Error, Result, planted};
 
@@ -211,10 +212,11 @@ struct LateField {
 impl LateField {
     fn new(field: &FieldRef, rows: usize) -> Result<Self> {
         let name = field.name();
-        let column = Column::new(field.data_type(), rows).ok_or_else(|| {
-            let data_type = field.data_type();
-            Error::Internal(format!("field `{name}` has the type {data_type}"))
-        })?;
+        let column =
+            Column::new(field.data_type(), rows, FieldReads::default()).ok_or_else(|| {
+                let data_type = field.data_type();
+                Error::Internal(format!("field `{name}` has the type {data_type}"))
+            })?;
         let key = serde_json::Value::from(name.as_str()).to_string();
         Ok(Self {
             field: field.clone(),

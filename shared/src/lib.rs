@@ -42,7 +42,8 @@ pub use late_fields::{fit_facts, misfits};
 pub use lease::{Lease, LeaseDecision, LeaseEntry, LeaseStanding, decide_lease};
 pub use log::{
     DEAD_LETTER_RETRIES, FactsFile, Landing, Log, LogTable, Mark, RemovedFacts, UpkeepFiles,
-    UpkeepTurn, blocking, dead_letter_schema, retry_schema,
+    UpkeepTurn, blocking, dead_letter_schema, dead_letters_queried, newest_dead_letter,
+    retry_schema,
 };
 pub use master::{Master, MasterLeaf, MasterPin, Ranges, Unit};
 pub use monotonic::Monotonic;

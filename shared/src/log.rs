@@ -24,7 +24,7 @@ use crate::{Error, LogVersion, Offset, OffsetRange, Offsets, PartitionId, Result
 mod retention;
 mod upkeep;
 
-pub use retention::{Mark, RemovedFacts};
+pub use retention::{Mark, RemovedFacts, newest_dead_letter};
 pub use upkeep::{LogTable, UpkeepFiles, UpkeepTurn};
 
 /// The position of a partition, by its name in `txn` actions.
@@ -134,6 +134,23 @@ pub fn dead_letter_schema() -> SchemaRef {
         Field::new("field", DataType::Utf8View, true),
         Field::new("raw", DataType::BinaryView, false),
     ]))
+}
+
+/// The columns of `dead_letters` as they are queried: the bytes as text too, and when each was last
+/// retried.
+pub fn dead_letters_queried() -> SchemaRef {
+    let mut fields = Vec::new();
+    for field in dead_letter_schema().fields() {
+        match field.name().as_str() {
+            "raw" => {
+                fields.push(Field::new("raw", DataType::Utf8View, true));
+                fields.push(Field::new("raw_bytes", DataType::BinaryView, false));
+            }
+            _ => fields.push(field.as_ref().clone()),
+        }
+    }
+    fields.push(Field::new("retried_at", timestamp_type(), true));
+    Arc::new(Schema::new(fields))
 }
 
 /// The table of dead letters that were retried, by its name in the storage and in queries.

@@ -17,6 +17,9 @@ pub const OFFSET: &str = "_offset";
 /// The column of the time at which a fact was admitted.
 pub const INGESTED_AT: &str = "_ingested_at";
 
+/// Characters that the names of columns can't have in a Delta table without column mapping.
+pub(crate) const NOT_IN_NAMES: [char; 10] = [' ', ',', ';', '{', '}', '(', ')', '\n', '\t', '='];
+
 /// Timestamps are microseconds in UTC throughout.
 pub fn timestamp_type() -> DataType {
     DataType::Timestamp(TimeUnit::Microsecond, Some("UTC".into()))
@@ -101,6 +104,27 @@ impl Topic {
         fields.extend(place_fields());
         fields.push(Field::new(INGESTED_AT, timestamp_type(), false));
         Arc::new(Schema::new(fields))
+    }
+
+    /// Whether the names of all fields but the `known` ones can be those of a Delta table's columns.
+    ///
+    /// # Errors
+    /// `Invalid`, naming the field.
+    pub fn check_names_but(&self, known: &[TopicField]) -> Result<()> {
+        let is_new = |f: &&TopicField| known.iter().all(|k| k.name != f.name);
+        match self
+            .fields
+            .iter()
+            .filter(is_new)
+            .find(|f| f.name.contains(NOT_IN_NAMES))
+        {
+            None => Ok(()),
+            Some(f) => Err(Error::Invalid(format!(
+                "topic `{}`: field `{}` can't be a column of the log, a Delta table that other engines read: its name has a space or one of `,;{{}}()=`; rename it",
+                self.name,
+                f.name.escape_debug()
+            ))),
+        }
     }
 
     /// Whether facts that were landed under `older` can be read as facts of this topic.

@@ -4,13 +4,13 @@
 //! on the record and the topic alone, never on the records around it.
 //!
 //! # Semantics
-//! - Field names match exactly; a name that begins with `_` is undeclared. What each type takes is the table in
-//!   `shared/src/convert/column.rs`.
+//! - Field names match exactly, those of columns in any case; a name that begins with `_` is undeclared. What each type
+//!   takes is the table in `shared/src/convert/column.rs`.
 //! - A record that names a declared field twice is a dead letter: neither value is the right one to drop. Undeclared
 //!   fields are kept as they came, repeated ones included.
 //! - NULL and absence are the same, and a dead letter where the field is not null.
-//! - Timestamps outside the years 1678 to 2261 are dead letters in every field, because a view may turn them into
-//!   nanoseconds.
+//! - Timestamps and dates outside the years 1678 to 2261 are dead letters in every field, because a view may turn them
+//!   into nanoseconds.
 //! - Of several faults in one record the first that was met is the reason.
 
 mod batch;
@@ -25,7 +25,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use anabranch_shared::convert::Column;
-use anabranch_shared::settings::UnknownFields;
+use anabranch_shared::settings::{FieldReads, FieldSettings, UnknownFields};
 use anabranch_shared::{EXTRA, ErrorKind};
 use arrow::array::RecordBatch;
 use arrow::datatypes::{DataType, Field, FieldRef, Schema, SchemaRef};
@@ -34,7 +34,7 @@ use bytes::Bytes;
 use thiserror::Error;
 
 use crate::files::{Chunk, ChunkData};
-pub(crate) use json::{BYTE_ORDER_MARK, is_blank, lines, oversized};
+pub(crate) use json::{BYTE_ORDER_MARK, is_blank, lines, oversized, push_line};
 pub(crate) use outcome::keep_rows;
 
 /// How much of an oversized record a dead letter keeps, in bytes.
@@ -43,6 +43,13 @@ pub const RAW_BYTES: usize = 64 * 1024;
 /// More dead letters than this aren't kept of one input: it is refused whole, because they would take many times its
 /// size in memory. Chunks of files hold fewer records.
 pub const MAX_DEAD_LETTERS: usize = 100_000;
+
+/// A record of JSON on one line, as it was kept of a source whose records may break theirs.
+pub fn one_line(record: &[u8]) -> Bytes {
+    let mut line = Vec::with_capacity(record.len());
+    push_line(&mut line, record);
+    line.into()
+}
 
 /// What came of a run of input records. Facts and dead letters together account for each of them exactly once.
 #[derive(Debug, Clone)]
@@ -59,6 +66,23 @@ pub struct Admitted {
     pub unknown_fields: u64,
 }
 
+impl Admitted {
+    /// Why not all of it became facts, where that is so.
+    pub fn refusal(&self) -> Option<String> {
+        let first = self.dead.first()?;
+        let place = match first.line {
+            Some(line) => format!("record {}, line {line}", first.record),
+            None => format!("record {}", first.record),
+        };
+        Some(format!(
+            "{} of {} records can't become facts; the first is {place}: {}",
+            self.dead.len(),
+            self.record_count,
+            first.reason
+        ))
+    }
+}
+
 /// An input record that could not become a fact.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct DeadLetter {
@@ -73,6 +97,14 @@ pub struct DeadLetter {
     /// The record as it came: a line without its end, or a row as a JSON object. An oversized record is cut to
     /// [`RAW_BYTES`].
     pub raw: Bytes,
+}
+
+impl DeadLetter {
+    /// Whether a field that is there twice is at fault.
+    pub(crate) fn is_twice(&self) -> bool {
+        let field = self.field.as_deref();
+        field.is_some_and(|field| reason::Fault::twice(field).reason == self.reason)
+    }
 }
 
 /// Why a topic's schema can't be admitted to, why an input is refused whole, or a defect of admission itself. Never a
@@ -142,6 +174,10 @@ pub struct Admission {
     schema: SchemaRef,
     declared: usize,
     by_name: HashMap<String, usize>,
+    /// The same by names in lower case, where no two fields share one.
+    by_lower_name: HashMap<String, Option<usize>>,
+    /// How each declared field is read.
+    reads: Vec<FieldReads>,
     unknown: UnknownFields,
     max_record_bytes: usize,
 }
@@ -164,7 +200,7 @@ impl Admission {
             if name.starts_with('_') {
                 return Err(AdmissionError::ReservedName { field: name });
             }
-            if Column::new(field.data_type(), 0).is_none() {
+            if Column::new(field.data_type(), 0, FieldReads::default()).is_none() {
                 return Err(AdmissionError::UnsupportedType {
                     field: name,
                     data_type: field.data_type().clone(),
@@ -185,6 +221,13 @@ impl Admission {
                 field: event_time.to_owned(),
             });
         }
+        let mut by_lower_name: HashMap<String, Option<usize>> = HashMap::new();
+        for (name, index) in &by_name {
+            let lower = by_lower_name.entry(name.to_lowercase());
+            lower
+                .and_modify(|twin| *twin = None)
+                .or_insert(Some(*index));
+        }
         let mut fields: Vec<FieldRef> = schema.fields().iter().cloned().collect();
         fields.push(Arc::new(Field::new(EXTRA, DataType::Utf8View, true)));
         let declared = schema.fields().len();
@@ -193,9 +236,22 @@ impl Admission {
             schema,
             declared,
             by_name,
+            by_lower_name,
+            reads: vec![FieldReads::default(); declared],
             unknown,
             max_record_bytes,
         })
+    }
+
+    /// The same, with fields read as a project's settings say; a field that those lack is read as by default.
+    #[must_use]
+    pub fn reading(mut self, settings: &[FieldSettings]) -> Self {
+        for field in settings {
+            if let Some(index) = self.field_named(&field.name) {
+                self.reads[index] = field.reads;
+            }
+        }
+        self
     }
 
     /// The schema of the facts: the declared fields, then `_extra`.
@@ -220,7 +276,8 @@ impl Admission {
         batch::admit(self, batch, batch::Source::Typed)
     }
 
-    /// Admits the rows of a batch of strings that stand for values of any type, as in CSV. Empty is NULL.
+    /// Admits the rows of a batch of strings that stand for values of any type, as in CSV. An empty string is one in a
+    /// field of text or bytes, and NULL in others.
     ///
     /// # Errors
     /// As [`Self::ndjson`].
@@ -241,6 +298,7 @@ impl Admission {
         };
         for dead in &mut admitted.dead {
             dead.line = match &chunk.data {
+                ChunkData::Ndjson(_) if chunk.first_line == 0 => None,
                 ChunkData::Ndjson(_) => dead.line.map(|line| line + chunk.first_line - 1),
                 ChunkData::Batch(_) => None,
                 ChunkData::Text(_, lines) => usize::try_from(dead.record)
@@ -252,6 +310,19 @@ impl Admission {
         Ok(admitted)
     }
 
+    /// What was admitted of consecutive parts of one input, as of the whole of it.
+    ///
+    /// # Errors
+    /// As [`Self::ndjson`].
+    pub fn joined(&self, parts: Vec<Admitted>) -> Result<Admitted, AdmissionError> {
+        outcome::joined(&self.schema, parts)
+    }
+
+    /// Lines longer than this are dead letters.
+    pub fn max_record_bytes(&self) -> usize {
+        self.max_record_bytes
+    }
+
     fn fields(&self) -> &[FieldRef] {
         &self.schema.fields()[..self.declared]
     }
@@ -260,11 +331,25 @@ impl Admission {
         self.by_name.get(name).copied()
     }
 
+    /// The declared field that each column of a batch is. Names in another case are its too, where no column has just
+    /// its name: no two fields differ in case alone, and columns of files are named by people and tools that don't
+    /// mind it.
+    fn fields_of(&self, batch: &Schema) -> Vec<Option<usize>> {
+        let names = || batch.fields().iter().map(|field| field.name());
+        let exact: Vec<Option<usize>> = names().map(|name| self.field_named(name)).collect();
+        let of = |(name, found): (&String, &Option<usize>)| {
+            let in_lower = || *self.by_lower_name.get(&name.to_lowercase())?;
+            found.or_else(|| in_lower().filter(|field| !exact.contains(&Some(*field))))
+        };
+        names().zip(&exact).map(of).collect()
+    }
+
     /// Empty columns of the declared fields; all their types were checked when admission was made.
     fn columns(&self, rows: usize) -> Vec<Column> {
         self.fields()
             .iter()
-            .filter_map(|field| Column::new(field.data_type(), rows))
+            .zip(&self.reads)
+            .filter_map(|(field, reads)| Column::new(field.data_type(), rows, *reads))
             .collect()
     }
 }

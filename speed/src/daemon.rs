@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use anabranch_shared::settings::{
-    Ack, DeadLetterShare, DedupSettings, KafkaSettings, TopicSettings, UnknownFields,
+    Ack, DeadLetterShare, DedupSettings, FieldSettings, KafkaSettings, TopicSettings, UnknownFields,
 };
 use anabranch_shared::view::View;
 use anabranch_shared::{
@@ -113,6 +113,8 @@ pub struct TopicOptions {
     pub dedup: Option<DedupSettings>,
     /// When dead letters are too many.
     pub dead_letter_bound: DeadLetterBound,
+    /// How its fields are read.
+    pub fields: Vec<FieldSettings>,
 }
 
 impl Default for TopicOptions {
@@ -127,6 +129,7 @@ impl Default for TopicOptions {
                 share: DeadLetterShare::Off,
                 count: 1,
             },
+            fields: Vec::new(),
         }
     }
 }
@@ -143,6 +146,7 @@ impl TopicOptions {
                 share: topic.dead_letter_share,
                 count: topic.dead_letter_count,
             },
+            fields: topic.fields.clone(),
         }
     }
 }

@@ -6,8 +6,10 @@
 //! Numbers depend on the content alone: record N of a file is the same record in every reading, wherever chunks begin,
 //! so an interrupted ingest resumes with [`Chunks::skip_to`].
 
+mod array;
 mod arrow_files;
 mod csv;
+mod gzip;
 mod hashed;
 mod ndjson;
 mod source;
@@ -16,6 +18,7 @@ mod tests;
 
 use std::collections::VecDeque;
 use std::io::{self, Read};
+use std::str::FromStr;
 
 use anabranch_shared::ErrorKind;
 use arrow::array::RecordBatch;
@@ -25,7 +28,8 @@ use parquet::errors::ParquetError;
 use sha2::{Digest, Sha256};
 use thiserror::Error;
 
-use crate::admission::{DeadLetter, lines};
+use crate::admission::{Admission, DeadLetter, lines};
+pub(crate) use array::{begins_array, lines_of_array};
 pub use hashed::{ContentDigest, Hashed};
 pub use source::{Compression, Format, Source};
 
@@ -41,7 +45,8 @@ pub struct Chunk {
     pub first_record: u64,
     /// How many records it holds, those in `dead` included.
     pub record_count: u64,
-    /// Of lines of JSON, the line of the file with which `data` begins, from 1.
+    /// Of lines of JSON, the line of the file with which `data` begins, from 1; 0 of the records of an array, which may
+    /// be on any line.
     pub first_line: u64,
     /// Its records, except those in `dead`.
     pub data: ChunkData,
@@ -70,6 +75,30 @@ pub struct Options {
     pub format: Option<Format>,
     /// Longer records of NDJSON and CSV are dead letters, and aren't held in memory whole.
     pub max_record_bytes: usize,
+    /// What stands between the fields of CSV; `None` for a comma, or a tab where the format is TSV.
+    pub separator: Option<Separator>,
+}
+
+/// What stands between the fields of CSV: one byte that is neither a quote nor the end of a line.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Separator(u8);
+
+impl FromStr for Separator {
+    type Err = String;
+
+    /// One character of ASCII, or a name of one.
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text.as_bytes() {
+            b"tab" | b"\\t" => Ok(Self(b'\t')),
+            b"comma" => Ok(Self(b',')),
+            b"semicolon" => Ok(Self(b';')),
+            [byte] if byte.is_ascii() && !matches!(byte, b'"' | b'\r' | b'\n') => Ok(Self(*byte)),
+            _ => Err(format!(
+                "`{}` is no separator: use one character, such as `;`, or `tab`",
+                text.escape_debug()
+            )),
+        }
+    }
 }
 
 /// Why a file can't be read, or can't be read further.
@@ -85,7 +114,7 @@ pub enum FileError {
     },
     /// Name the format.
     #[error(
-        "can't tell the format of `{file}` from its name: pass `ndjson`, `csv`, `parquet` or `arrow`"
+        "can't tell the format of `{file}` from its name: pass `ndjson`, `csv`, `tsv`, `parquet` or `arrow`"
     )]
     UnknownFormat {
         /// The file.
@@ -161,6 +190,16 @@ impl FileError {
 /// If it can't be opened, its format is unknown, or its beginning isn't what its format demands.
 pub fn open(source: Source, options: &Options) -> Result<Chunks, FileError> {
     source::open(source, options)
+}
+
+/// Reads CSV out of memory, without looking for compression.
+pub(crate) fn csv_of_body(
+    body: Bytes,
+    format: Format,
+    separator: Option<Separator>,
+    admission: &Admission,
+) -> Result<Chunks, FileError> {
+    source::csv_of_body(body, format, separator, admission.max_record_bytes())
 }
 
 /// The SHA-256 of everything that `reader` still holds.
@@ -292,7 +331,9 @@ fn without_first(mut chunk: Chunk, record: u64) -> Option<Chunk> {
             let start = lines(bytes)
                 .nth(rows_before)
                 .map_or(bytes.len(), |line| line.start);
-            chunk.first_line += line_ends(&bytes[..start]);
+            if chunk.first_line > 0 {
+                chunk.first_line += line_ends(&bytes[..start]);
+            }
             ChunkData::Ndjson(bytes.slice(start..))
         }
     };

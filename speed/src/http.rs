@@ -7,7 +7,8 @@ use std::sync::Arc;
 use anabranch_shared::{Error, ErrorKind, Result, blocking};
 use axum::Router;
 use axum::body::{Body, Bytes};
-use axum::extract::{DefaultBodyLimit, Extension, Path, State};
+use axum::extract::rejection::QueryRejection;
+use axum::extract::{DefaultBodyLimit, Extension, Path, Query, State};
 use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
@@ -15,6 +16,7 @@ use axum::routing::{get, post};
 use crate::admission::{Admission, Admitted};
 use crate::arrow_stream;
 use crate::daemon::Daemon;
+use crate::files::{self, Format, Separator};
 use crate::gather::DeltaRequest;
 use crate::requests::RequestKey;
 use crate::room::{RequestRoom, Taken, Unread, read_body, within_room};
@@ -30,7 +32,7 @@ pub const PAYLOAD: &str = "application/vnd.anabranch.payload";
 const ARROW: &str = "application/vnd.apache.arrow.stream";
 
 /// So many bytes of a compressed body are taken apart at once.
-const INFLATED: u64 = 1 << 20;
+const INFLATED: usize = 1 << 20;
 
 /// The header that names the ingested file of which a request is a chunk.
 pub const INGEST_ID: &str = "anabranch-ingest-id";
@@ -74,9 +76,20 @@ async fn delta(State(daemon): State<Arc<Daemon>>, body: Bytes) -> Response {
     }
 }
 
+/// What a request may say in its address.
+#[derive(Debug, Default, serde::Deserialize)]
+struct WriteQuery {
+    /// Whether it is refused whole where one of its records can't become a fact.
+    #[serde(default)]
+    strict: bool,
+    /// What stands between the fields of CSV.
+    separator: Option<String>,
+}
+
 async fn write(
     State(daemon): State<Arc<Daemon>>,
     Path(topic): Path<String>,
+    query: std::result::Result<Query<WriteQuery>, QueryRejection>,
     Extension(taken): Extension<Arc<Taken>>,
     headers: HeaderMap,
     body: Body,
@@ -86,7 +99,11 @@ async fn write(
         Ok(body) => body,
         Err(e) => return unread(e, limit),
     };
-    match accept(&daemon, &topic, &headers, body, taken).await {
+    let query = match query {
+        Ok(Query(query)) => query,
+        Err(e) => return refuse(&Error::Invalid(format!("the request's address: {e}"))),
+    };
+    match accept(&daemon, &topic, query, &headers, body, taken).await {
         Ok(outcome) => acknowledge(&outcome),
         Err(e) => refuse(&e),
     }
@@ -175,6 +192,7 @@ fn text<'a>(headers: &'a HeaderMap, name: &str) -> Option<&'a str> {
 async fn accept(
     daemon: &Arc<Daemon>,
     topic: &str,
+    query: WriteQuery,
     headers: &HeaderMap,
     body: Bytes,
     taken: Arc<Taken>,
@@ -204,13 +222,26 @@ async fn accept(
     let kind = text(headers, "content-type")
         .unwrap_or("application/x-ndjson")
         .to_lowercase();
-    let request = request_key(headers, [kind.clone(), encoding.clone()], &body).await?;
+    let separator = query.separator.as_deref().map(str::parse);
+    let separator: Option<Separator> = separator
+        .transpose()
+        .map_err(|e| Error::Invalid(format!("`separator`: {e}")))?;
+    let form = match &query.separator {
+        Some(separator) => format!("{kind}?{separator}"),
+        None => kind.clone(),
+    };
+    let request = request_key(headers, [form, encoding.clone()], &body).await?;
     if request.is_some() && (ingest.is_some() || kind == PAYLOAD) {
         return Err(Error::Invalid(format!(
             "a chunk of an ingested file may be repeated as it is; send it without `{IDEMPOTENCY_KEY}`"
         )));
     }
     if kind == PAYLOAD {
+        if query.strict {
+            return Err(Error::Invalid(
+                "`strict` is for records, and the body is what `anabranch ingest` has admitted; leave it out".into(),
+            ));
+        }
         let (from, known) = (ingest.map(|c| c.from), stream.topic());
         return match stream.write_payload(body.clone(), from).await {
             // It may have a field that was declared a moment ago.
@@ -229,8 +260,13 @@ async fn accept(
     // What is compressed, as buffers of Arrow may be, is perhaps a small part of what it holds.
     let bytes = if plain { body.len() } else { usize::MAX };
     let admit = move |admission: &Admission| {
-        let body = decompress(body, &encoding, limit, &taken)?;
-        admit(admission, body, &kind, limit)
+        let body = decompress(body, &encoding, limit, |bytes| taken.grow(bytes))?;
+        taken.settle(body.len() as u64);
+        let admitted = admit(admission, body, &kind, separator, limit, &taken)?;
+        match query.strict {
+            true => strictly(admitted),
+            false => Ok(admitted),
+        }
     };
     let now = (daemon.options().now_us)();
     stream
@@ -261,12 +297,39 @@ async fn request_key(
     blocking(new).await.map(Some)
 }
 
-fn admit(admission: &Admission, body: Bytes, kind: &str, limit: u64) -> Result<Admitted> {
+/// What was admitted, where all of it became facts.
+fn strictly(admitted: Admitted) -> Result<Admitted> {
+    match admitted.refusal() {
+        None => Ok(admitted),
+        Some(why) => Err(Error::Invalid(format!(
+            "{why}; nothing of the request was admitted, because it is `strict`"
+        ))),
+    }
+}
+
+fn admit(
+    admission: &Admission,
+    body: Bytes,
+    kind: &str,
+    separator: Option<Separator>,
+    limit: u64,
+    taken: &Taken,
+) -> Result<Admitted> {
     let failed = |e: crate::admission::AdmissionError| Error::Invalid(e.to_string());
     if kind.starts_with(ARROW) {
         return admission
             .batch(&arrow_stream::read(body, limit)?)
             .map_err(failed);
+    }
+    let format = [("tab-separated-values", Format::Tsv), ("csv", Format::Csv)];
+    if let Some((_, format)) = format.iter().find(|(name, _)| kind.contains(name)) {
+        let refused = |e: files::FileError| Error::Invalid(e.to_string());
+        let mut parts = Vec::new();
+        for chunk in files::csv_of_body(body, *format, separator, admission).map_err(refused)? {
+            let chunk = chunk.map_err(refused)?;
+            parts.push(admission.chunk(&chunk).map_err(failed)?);
+        }
+        return admission.joined(parts).map_err(failed);
     }
     if [
         "ndjson",
@@ -278,15 +341,31 @@ fn admit(admission: &Admission, body: Bytes, kind: &str, limit: u64) -> Result<A
     .iter()
     .any(|k| kind.contains(k))
     {
-        return admission.ndjson(&body).map_err(failed);
+        if !files::begins_array(&body) {
+            return admission.ndjson(&body).map_err(failed);
+        }
+        // Its lines are a copy of it.
+        taken.grow(2 * body.len() as u64)?;
+        let lines = files::lines_of_array(&body)
+            .map_err(|e| Error::Invalid(format!("{e}; nothing of it was admitted")))?;
+        let mut admitted = admission.ndjson(&lines).map_err(failed)?;
+        // The lines that they are counted by are not the sender's.
+        admitted.dead.iter_mut().for_each(|dead| dead.line = None);
+        return Ok(admitted);
     }
     Err(Error::Invalid(format!(
-        "content type `{kind}`: send `application/x-ndjson` or `application/vnd.apache.arrow.stream`"
+        "content type `{kind}`: send `application/x-ndjson`, `application/json`, `text/csv` or `application/vnd.apache.arrow.stream`"
     )))
 }
 
-/// The body without its compression; bounded, so that a small body can't become a huge one.
-fn decompress(body: Bytes, encoding: &str, limit: u64, taken: &Taken) -> Result<Bytes> {
+/// The body without its compression; bounded, so that a small body can't become a huge one. What is
+/// taken for it is asked for with `grow` before it is taken: all of it, in bytes.
+fn decompress(
+    body: Bytes,
+    encoding: &str,
+    limit: u64,
+    mut grow: impl FnMut(u64) -> Result<()>,
+) -> Result<Bytes> {
     let bad = |e: std::io::Error| {
         Error::Invalid(format!(
             "the body is not valid {encoding}, and nothing of it was admitted; send it again, whole: {e}"
@@ -304,14 +383,65 @@ fn decompress(body: Bytes, encoding: &str, limit: u64, taken: &Taken) -> Result<
     };
     let mut out = Vec::new();
     loop {
-        let part = reader.by_ref().take(INFLATED).read_to_end(&mut out);
-        let bytes = out.len() as u64;
-        if bytes > limit {
+        let held = out.capacity();
+        if out.len() == held {
+            let more = (held / 4).max(INFLATED);
+            // While it grows, what it was and what it will be are both there.
+            grow((body.len() + 2 * held + more) as u64)?;
+            out.reserve_exact(more);
+        }
+        // Never more than there is room for: the vector does not grow by itself.
+        let room = (out.capacity() - out.len()) as u64;
+        let part = reader.by_ref().take(room).read_to_end(&mut out);
+        if out.len() as u64 > limit {
             return Err(Error::Invalid(too_large(limit)));
         }
         if part.map_err(bad)? == 0 {
             return Ok(out.into());
         }
-        taken.grow(body.len() as u64 + bytes)?;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Write;
+
+    use super::*;
+
+    /// What is taken for a body is asked for before: the vector as it was, the one that it grows to,
+    /// and the body that it comes from.
+    #[test]
+    fn what_a_body_unpacks_to_is_asked_for_as_it_grows() -> std::result::Result<(), String> {
+        let whole = vec![b' '; 20_000_003];
+        let mut packed = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
+        packed.write_all(&whole).map_err(|e| e.to_string())?;
+        let packed = Bytes::from(packed.finish().map_err(|e| e.to_string())?);
+        let mut asked = Vec::new();
+        let grow = |bytes: u64| {
+            asked.push(bytes);
+            Ok(())
+        };
+        let out = decompress(packed.clone(), "gzip", 1 << 30, grow).map_err(|e| e.to_string())?;
+        assert_eq!(out, whole);
+        let largest = *asked.last().ok_or("nothing was asked for")?;
+        let (least, most) = (whole.len() as u64, 3 * whole.len() as u64);
+        // A quarter at a time, so that it holds little more than what came.
+        assert!((2 * least * 4 / 5..most).contains(&largest), "{largest}");
+        assert!(asked.is_sorted() && asked.len() > 4, "{asked:?}");
+        // Where there is no room it is taken apart no further.
+        let mut asked = 0;
+        let full = |bytes: u64| {
+            asked += 1;
+            match bytes > 6 << 20 {
+                true => Err(Error::NoRoom("full".into())),
+                false => Ok(()),
+            }
+        };
+        let refused = decompress(packed.clone(), "gzip", 1 << 30, full);
+        assert!(matches!(refused, Err(Error::NoRoom(_))));
+        assert!(asked < 6, "{asked}");
+        let large = decompress(packed, "gzip", 1 << 20, |_| Ok(()));
+        assert!(large.is_err_and(|e| e.to_string().contains("max_request_bytes")));
+        Ok(())
     }
 }

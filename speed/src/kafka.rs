@@ -20,6 +20,7 @@ use crate::failure::{Failure, Reason, panic_text};
 use crate::topic::TopicStream;
 
 mod consumer;
+mod identity;
 mod messages;
 mod start;
 
@@ -58,6 +59,23 @@ pub struct KafkaState {
     pub trouble: Option<String>,
     /// Whether reading pauses, because facts wait to land.
     pub paused: bool,
+    /// The consumer group.
+    #[serde(default)]
+    pub group: String,
+    /// How many partitions Kafka's topic has; `None` before Kafka has said so.
+    #[serde(default)]
+    pub partition_count: Option<i32>,
+    /// The id of Kafka's topic; `None` before Kafka has said so, and where it gives none.
+    #[serde(default)]
+    pub topic_id: Option<String>,
+}
+
+impl KafkaState {
+    /// The partitions of Kafka's topic that are not among those that are read.
+    pub fn unread(&self) -> Vec<i32> {
+        let all = 0..self.partition_count.unwrap_or(0);
+        all.filter(|p| !self.partitions.contains_key(p)).collect()
+    }
 }
 
 /// The consumer of a topic.

@@ -124,6 +124,17 @@ impl Taken {
     }
 }
 
+impl Taken {
+    /// Gives back what is held beyond so many bytes.
+    pub(crate) fn settle(&self, bytes: u64) {
+        let mut permit = self.permit.lock();
+        if let Some(held) = permit.as_mut() {
+            let spare = held.num_permits().saturating_sub(self.room.needed(bytes));
+            drop(held.split(spare));
+        }
+    }
+}
+
 /// Answers 503 where there is no room for a request's body, before it is read.
 pub(crate) async fn within_room(
     State(room): State<RequestRoom>,
@@ -201,6 +212,9 @@ mod tests {
         assert!(a.grow(3 * UNIT_BYTES).is_ok());
         let refused = a.grow(4 * UNIT_BYTES + 1);
         assert!(matches!(refused, Err(Error::NoRoom(_))), "{refused:?}");
+        // What is not needed any more is given back.
+        a.settle(2 * UNIT_BYTES);
+        assert!(a.grow(4 * UNIT_BYTES).is_ok());
         drop(b);
         // One that is larger than all the room is taken in alone.
         assert!(a.grow(1 << 40).is_ok());

@@ -4,7 +4,7 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use anabranch_shared::settings::{Ack, UnknownFields};
+use anabranch_shared::settings::{Ack, FieldSettings, UnknownFields};
 use anabranch_shared::{
     Error, FoldOptions, FoldProgress, Generation, GiveWay, Log, Master, Offset, OffsetRange,
     Offsets, PartitionId, Result, Topic, planted,
@@ -152,7 +152,8 @@ impl TopicStream {
         let topic = log.topic();
         let head = log.head();
         let landed = head.get(partition);
-        let admission = admission(&topic, settings.unknown_fields, options)?;
+        let admission =
+            admission(&topic, settings.unknown_fields, options)?.reading(&settings.fields);
         let OpenedWal {
             wal,
             pieces,
@@ -259,11 +260,11 @@ impl TopicStream {
     ///
     /// # Errors
     /// `Unavailable` where the storage does not answer: it is to be tried again.
-    pub(crate) async fn take_fields(&self, topic: &Topic) -> Result<()> {
+    pub(crate) async fn take_fields(&self, topic: &Topic, fields: &[FieldSettings]) -> Result<()> {
         fail::fail_point!("take-fields", |_| Err(Error::Unavailable(
             "the storage does not answer".into()
         )));
-        let admission = admission(topic, self.unknown_fields, &self.options)?;
+        let admission = admission(topic, self.unknown_fields, &self.options)?.reading(fields);
         // Who admits may know fewer fields than who keeps the facts, never more.
         self.log.redeclare(topic, self.options.now_ms()).await?;
         *self.admission.write() = Arc::new(admission);

@@ -26,6 +26,8 @@ pub async fn ingest_file(
         id: None,
         again: false,
         allow_dead_letters: false,
+        separator: None,
+        strict: false,
     };
     Ok(ingest(context, &args, false).await?)
 }

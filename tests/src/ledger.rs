@@ -127,7 +127,7 @@ pub async fn count(client: &Client, sql: &str) -> anyhow::Result<BTreeMap<i64, i
 }
 
 async fn dead_letters(client: &Client) -> anyhow::Result<BTreeMap<i64, i64>> {
-    let sql = "SELECT CAST(raw AS BYTEA) AS raw FROM dead_letters";
+    let sql = "SELECT raw_bytes AS raw FROM dead_letters";
     let mut found = BTreeMap::new();
     for batch in client.query(sql, ReadMode::Merged).await?.batches {
         let raw = arrow::compute::cast(batch.column(0), &arrow::datatypes::DataType::Binary)?;

@@ -58,7 +58,7 @@ pub(crate) fn good(id: usize) -> String {
     format!("{{\"ts\":\"2026-01-01T00:00:00Z\",\"id\":{id},\"word\":\"w\"}}")
 }
 
-const DEAD: &str = "SELECT _offset, line, field, reason, raw, source FROM dead_letters WHERE topic = 'facts' ORDER BY _partition, _offset";
+const DEAD: &str = "SELECT _offset, line, field, reason, raw_bytes, source FROM dead_letters WHERE topic = 'facts' ORDER BY _partition, _offset";
 
 fn hex(bytes: &[u8]) -> String {
     bytes.iter().map(|b| format!("{b:02x}")).collect()
@@ -329,7 +329,7 @@ async fn a_line_of_50_megabytes() -> anyhow::Result<()> {
             .rows("SELECT id, count(*), max(length(word)) FROM facts GROUP BY id ORDER BY id")
             .await?;
         let dead = daemon
-            .rows("SELECT _offset, line, length(raw), reason FROM dead_letters ORDER BY _offset")
+            .rows("SELECT _offset, line, octet_length(raw), reason FROM dead_letters ORDER BY _offset")
             .await?;
         let row = |cells: [&str; 3]| cells.map(str::to_owned).to_vec();
         let mut expected = vec![

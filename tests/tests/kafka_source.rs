@@ -13,6 +13,8 @@ use anabranch_tests::kafka::{Broker, Cluster, Codec, End, Mock, Producer, Shape}
 use anabranch_tests::process::{Process, Setup, run_well, until, write_project};
 use tokio::task::block_in_place;
 
+mod identity;
+
 const TOPIC: &str = "from-kafka";
 
 /// A project whose topic comes from Kafka.

@@ -29,7 +29,12 @@ fn options() -> CompactOptions {
 fn grouped(files: &[(i64, Spans<'_>)]) -> Result<Vec<Vec<String>>> {
     let files = files.iter().enumerate();
     let files = files.map(|(i, (size, spans))| file(i, *size, spans));
-    let groups = groups(&files.collect::<Result<Vec<_>>>()?, &[], &options())?;
+    let groups = groups(
+        LogTable::Facts,
+        &files.collect::<Result<Vec<_>>>()?,
+        &[],
+        &options(),
+    )?;
     let names = |g: &Vec<SmallFile>| g.iter().map(|f| f.add.path.clone()).collect();
     Ok(groups.iter().map(names).collect())
 }
@@ -128,7 +133,7 @@ fn a_group_is_a_run_of_files_in_each_of_its_partitions() -> Result<()> {
                 files.push(file(name, 1 + random(120) as i64, &spans)?);
             }
         }
-        let found = groups(&files, &[], &options())?;
+        let found = groups(LogTable::Facts, &files, &[], &options())?;
         let mut seen = BTreeSet::new();
         for group in &found {
             assert!(group.len() > 1);
@@ -151,5 +156,32 @@ fn a_group_is_a_run_of_files_in_each_of_its_partitions() -> Result<()> {
             }
         }
     }
+    Ok(())
+}
+
+/// Old dead letters that were merged with new ones would stay as long as those.
+#[test]
+fn dead_letters_of_different_weeks_are_not_merged() -> Result<()> {
+    let of_day = |day: usize| -> Result<Arc<AddFile>> {
+        let offset = i64::try_from(day).unwrap_or(0);
+        let mut add = file(day, 60, &[(0, offset, offset + 1)])?.as_ref().clone();
+        let came = format!("1970-01-{:02}T12:00:00.000000Z", day + 1);
+        let stats = serde_json::json!({"numRecords": 1, "maxValues": {"received_at": came}});
+        add.stats = Some(stats.to_string());
+        Ok(Arc::new(add))
+    };
+    let files: Vec<_> = (0..14).map(of_day).collect::<Result<_>>()?;
+    let names = |which: LogTable| -> Result<Vec<Vec<usize>>> {
+        let found = groups(which, &files, &[], &options())?;
+        let number = |f: &SmallFile| f.add.path.parse().unwrap_or(99);
+        Ok(found
+            .iter()
+            .map(|g| g.iter().map(number).collect())
+            .collect())
+    };
+    let weeks = [(0..6).collect::<Vec<_>>(), (7..13).collect()];
+    assert_eq!(names(LogTable::DeadLetters)?, weeks);
+    assert_eq!(names(LogTable::Facts)?[0], weeks[0]);
+    assert_eq!(names(LogTable::Facts)?[1], (6..12).collect::<Vec<_>>());
     Ok(())
 }

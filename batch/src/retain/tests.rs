@@ -58,7 +58,7 @@ fn the_greater_bound_counts_and_what_duplicates_need_stays() -> Result<()> {
     let both = RetentionRule {
         age_ms: Some(3 * HOUR),
         size_bytes: Some(2_500),
-        keep_ms: 0,
+        ..Default::default()
     };
     assert_eq!(of(both, 5 * HOUR)?, 3);
     let kept = RetentionRule {

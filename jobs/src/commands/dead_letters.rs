@@ -15,6 +15,7 @@ use self::fix::{Fix, Fixed};
 use crate::commands::ingest::Target;
 use crate::commands::query::QuerySession;
 use crate::context::{Context, now_us};
+use crate::output::for_people;
 use crate::retries::{self, Retry, RetryOutcome};
 
 mod fix;
@@ -118,7 +119,7 @@ impl RetryReport {
         }
         text.push('\n');
         for (place, reason) in &self.reasons {
-            text += &format!("  {place}: {reason}\n");
+            text += &format!("  {place}: {}\n", for_people(reason));
         }
         text
     }
@@ -147,16 +148,16 @@ pub struct Shown {
 }
 
 impl Shown {
-    /// For people: bytes that are no text are escaped.
+    /// For people: bytes that are no text are escaped, and so is what could change a terminal.
     pub fn text(&self) -> String {
         let width = self.columns.iter().map(|(name, _)| name.len()).max();
         let width = width.unwrap_or(0);
         let mut text = String::new();
         for (name, value) in &self.columns {
-            text += &format!("{name:width$}  {value}\n");
+            text += &format!("{name:width$}  {}\n", for_people(value));
         }
         let raw = match std::str::from_utf8(&self.raw) {
-            Ok(raw) => raw.to_owned(),
+            Ok(raw) => for_people(raw),
             Err(_) => self.raw.escape_ascii().to_string(),
         };
         format!("{text}{:width$}  {} bytes:\n{raw}\n", "raw", self.raw.len())
@@ -194,6 +195,9 @@ pub async fn show(context: &Context, topic: &str, place: Place) -> Result<Shown>
     let (mut columns, mut raw) = (Vec::new(), Bytes::new());
     for (field, column) in row.schema().fields().iter().zip(row.columns()) {
         if field.name() == "raw" {
+            continue;
+        }
+        if field.name() == "raw_bytes" {
             raw = bytes_of(column.as_ref())?
                 .into_iter()
                 .next()
@@ -251,7 +255,8 @@ pub async fn retry(context: &Context, args: &RetryArgs) -> Result<RetryReport> {
         settings.unknown_fields,
         usize::try_from(record_bytes).unwrap_or(usize::MAX),
     )
-    .map_err(|e| Error::Invalid(e.to_string()))?;
+    .map_err(|e| Error::Invalid(e.to_string()))?
+    .reading(&settings.fields);
     let session = QuerySession::open(context).await?;
     let found = session.rows(&choose_sql(args)).await?;
     let mut report = RetryReport::default();

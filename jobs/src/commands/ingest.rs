@@ -6,9 +6,11 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use anabranch_shared::settings::TopicSettings;
-use anabranch_shared::{Error, Landing, Log, Offset, OffsetRange, PartitionId, Result, blocking};
+use anabranch_shared::{
+    Error, ErrorKind, Landing, Log, Offset, OffsetRange, PartitionId, Result, blocking,
+};
 use anabranch_speed::admission::Admission;
-use anabranch_speed::files::{self, Chunks, ContentDigest, Hashed, Options, Source};
+use anabranch_speed::files::{self, Chunks, ContentDigest, Hashed, Options, Separator, Source};
 use anabranch_speed::wal::WalLock;
 use anabranch_speed::{Dedup, FactPiece, Payload};
 use futures::{StreamExt, TryStreamExt};
@@ -43,10 +45,17 @@ pub struct IngestArgs {
     /// of one file, which is downloaded to a temporary file (in TMPDIR) first
     #[arg(required = true, value_name = "FILE|URL")]
     pub files: Vec<String>,
-    /// The format, where the name does not tell it: ndjson, csv, parquet, arrow
+    /// The format, where the name does not tell it: ndjson, csv, tsv, parquet, arrow
     #[arg(long)]
     pub input_format: Option<String>,
-    /// The identity of the content, instead of its SHA-256; needed for standard input
+    /// What stands between the fields of CSV: one character, or `tab`
+    #[arg(long, value_name = "CHARACTER")]
+    pub separator: Option<Separator>,
+    /// Reads all files first, and writes nothing where one of their records can't become a fact
+    #[arg(long, conflicts_with = "allow_dead_letters")]
+    pub strict: bool,
+    /// The identity of the content, instead of the SHA-256 of the file as it is: the same records
+    /// compressed, or a file that has grown since, are other content. Needed for standard input
     #[arg(long)]
     pub id: Option<String>,
     /// Ingests content that was ingested before once more
@@ -74,9 +83,46 @@ pub struct IngestReport {
     pub unknown_fields: u64,
     /// The partition, and its offsets: first, and the one after the last.
     pub offsets: BTreeMap<i32, (i64, i64)>,
+    /// Files that could not be read, or not to their end, and why.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub unread: Vec<UnreadFile>,
+}
+
+/// A file that could not be read, or not to its end.
+#[derive(Clone, Debug, serde::Serialize)]
+pub struct UnreadFile {
+    /// Its name.
+    pub file: String,
+    /// Why, and what is written of it.
+    pub error: String,
+    #[serde(skip)]
+    kind: ErrorKind,
+}
+
+impl UnreadFile {
+    fn new(file: &str, e: &Error) -> Self {
+        Self {
+            file: file.to_owned(),
+            error: e.to_string(),
+            kind: e.kind(),
+        }
+    }
 }
 
 impl IngestReport {
+    /// The error of files that could not be read; the others are written.
+    pub fn unread_files(&self) -> Option<Error> {
+        let first = self.unread.first()?;
+        let all: Vec<&str> = self.unread.iter().map(|one| one.error.as_str()).collect();
+        let text = format!(
+            "{} of {} files could not be read, the others are written:\n  {}",
+            self.unread.len(),
+            self.files + self.unread.len() as u64,
+            all.join("\n  ")
+        );
+        Some(Error::of_kind(first.kind, text))
+    }
+
     fn add(&mut self, partition: i32, start: i64, end: i64) {
         if start < end {
             let at = self.offsets.entry(partition).or_insert((start, end));
@@ -107,15 +153,33 @@ pub(crate) struct Direct {
     _slot: WalLock,
 }
 
-/// Ingests files.
+/// Ingests files. One that can't be read does not keep those after it from being ingested.
 pub async fn ingest(context: &Context, args: &IngestArgs, progress: bool) -> Result<IngestReport> {
     let settings = context.topic_settings(&args.topic)?;
+    let files = expand(&args.files)?;
+    let mut checked = Vec::new();
+    if args.strict {
+        for file in &files {
+            let input = open_input(file, progress).await?.spooled().await?;
+            check_file(context, args, settings, &input).await?;
+            checked.push(input);
+        }
+    }
+    let mut checked = checked.into_iter();
     let mut target = Target::open(context, settings).await?;
     let mut report = IngestReport::default();
-    for file in expand(&args.files)? {
-        let input = match remote::is_url(&file) {
-            true => remote::open(&file, progress).await?,
-            false => Input::local(&file),
+    for file in &files {
+        let input = match checked.next() {
+            Some(input) => Ok(input),
+            None => open_input(file, progress).await,
+        };
+        let input = match input {
+            Ok(input) => input,
+            Err(e) if files.len() > 1 => {
+                report.unread.push(UnreadFile::new(file, &e));
+                continue;
+            }
+            Err(e) => return Err(e),
         };
         let one = ingest_file(
             context,
@@ -126,9 +190,73 @@ pub async fn ingest(context: &Context, args: &IngestArgs, progress: bool) -> Res
             progress,
             &mut report,
         );
-        one.await?;
+        match one.await? {
+            None => {}
+            Some(e) if files.len() == 1 => return Err(e),
+            Some(e) => report.unread.push(UnreadFile::new(&input.name, &e)),
+        }
     }
     Ok(report)
+}
+
+async fn open_input(file: &str, progress: bool) -> Result<Input> {
+    match remote::is_url(file) {
+        true => remote::open(file, progress).await,
+        false => Ok(Input::local(file)),
+    }
+}
+
+async fn admission(
+    context: &Context,
+    args: &IngestArgs,
+    settings: &TopicSettings,
+) -> Result<Arc<Admission>> {
+    let topic = context.log(&args.topic).await?.topic().clone();
+    let limit = context.project.daemon.max_record_bytes;
+    let admission = Admission::new(
+        &topic.field_schema(),
+        &settings.event_time,
+        settings.unknown_fields,
+        usize::try_from(limit).unwrap_or(usize::MAX),
+    );
+    let admission = admission.map_err(|e| Error::Invalid(e.to_string()))?;
+    Ok(Arc::new(admission.reading(&settings.fields)))
+}
+
+/// Looks at all records of a file.
+///
+/// # Errors
+/// `Invalid` where one can't become a fact, or the file can't be read to its end.
+async fn check_file(
+    context: &Context,
+    args: &IngestArgs,
+    settings: &TopicSettings,
+    input: &Input,
+) -> Result<()> {
+    let limit = context.project.daemon.max_record_bytes;
+    let chunks = open_file(args, source_of(input), limit)?;
+    let admission = admission(context, args, settings).await?;
+    let name = input.name.clone();
+    blocking(move || {
+        for chunk in chunks {
+            let chunk = chunk.map_err(file_error)?;
+            let admitted = admission.chunk(&chunk);
+            let admitted = admitted.map_err(|e| Error::Invalid(e.to_string()))?;
+            if let Some(dead) = admitted.dead.first() {
+                let record = chunk.first_record + dead.record;
+                let place = match dead.line {
+                    Some(line) => format!("record {record}, line {line}"),
+                    None => format!("record {record}"),
+                };
+                return Err(Error::Invalid(format!(
+                    "`{name}`: {place} can't become a fact: {}; nothing was written, because of `--strict`",
+                    dead.reason
+                )));
+            }
+        }
+        Ok(())
+    })
+    .await
 }
 
 /// Files that the arguments name; a pattern that matches nothing is an error.
@@ -188,7 +316,7 @@ impl Content {
         let Some(path) = &input.path else {
             let name = "standard input".to_owned();
             let (reader, content): (Box<dyn std::io::Read + Send>, Self) = match (named, known) {
-                (false, _) => (Box::new(std::io::stdin()), Self::Unnamed),
+                (false, _) => return Ok((source_of(input), Self::Unnamed)),
                 (true, false) => {
                     let (reader, digest) = Hashed::new(std::io::stdin());
                     (Box::new(reader), Self::Read(digest))
@@ -209,11 +337,7 @@ impl Content {
                 Self::Known(hex::encode(hash))
             }
         };
-        let source = Source::Named {
-            name: input.name.clone(),
-            path: path.clone(),
-        };
-        Ok((source, content))
+        Ok((source_of(input), content))
     }
 
     /// The hash, once everything was read.
@@ -244,6 +368,19 @@ fn spool(reader: &mut impl std::io::Read) -> Result<std::fs::File> {
     kept().map_err(|e| Error::io("a temporary file for standard input", e))
 }
 
+fn source_of(input: &Input) -> Source {
+    match &input.path {
+        None => Source::Reader {
+            name: "standard input".into(),
+            reader: Box::new(std::io::stdin()),
+        },
+        Some(path) => Source::Named {
+            name: input.name.clone(),
+            path: path.clone(),
+        },
+    }
+}
+
 fn open_file(args: &IngestArgs, source: Source, max_record_bytes: u64) -> Result<Chunks> {
     let format = match &args.input_format {
         None => None,
@@ -255,6 +392,7 @@ fn open_file(args: &IngestArgs, source: Source, max_record_bytes: u64) -> Result
     let options = Options {
         format,
         max_record_bytes: usize::try_from(max_record_bytes).unwrap_or(usize::MAX),
+        separator: args.separator,
     };
     files::open(source, &options).map_err(file_error)
 }
@@ -267,6 +405,7 @@ fn file_error(e: files::FileError) -> Error {
     }
 }
 
+/// Ingests a file. Returns the error of one that can't be read, or not to its end; others are errors.
 async fn ingest_file(
     context: &Context,
     args: &IngestArgs,
@@ -275,25 +414,26 @@ async fn ingest_file(
     target: &mut Target,
     progress: bool,
     report: &mut IngestReport,
-) -> Result<()> {
-    let id = identity(args, input)?;
+) -> Result<Option<Error>> {
+    let id = match identity(args, input) {
+        Ok(id) => id,
+        Err(e) if input.path.is_some() => return Ok(Some(e)),
+        Err(e) => return Err(e),
+    };
     let done = target.ingested(&args.topic, &id).await?;
-    let (source, content) = Content::open(args, input, done > 0)?;
+    let opened = Content::open(args, input, done > 0).and_then(|(source, content)| {
+        let limit = context.project.daemon.max_record_bytes;
+        Ok((open_file(args, source, limit)?, content))
+    });
+    let (mut chunks, content) = match opened {
+        Ok(opened) => opened,
+        Err(e) => return Ok(Some(e)),
+    };
     if let Content::Known(sha256) = &content {
         named::check(&context.storage, &args.topic, &id, sha256).await?;
     }
-    let mut chunks = open_file(args, source, context.project.daemon.max_record_bytes)?;
     chunks.skip_to(done);
-    let topic = context.log(&args.topic).await?.topic();
-    let admission = Arc::new(
-        Admission::new(
-            &topic.field_schema(),
-            &settings.event_time,
-            settings.unknown_fields,
-            usize::try_from(context.project.daemon.max_record_bytes).unwrap_or(usize::MAX),
-        )
-        .map_err(|e| Error::Invalid(e.to_string()))?,
-    );
+    let admission = admission(context, args, settings).await?;
     let bar = bar(input, progress);
     let mut any = false;
     loop {
@@ -302,7 +442,12 @@ async fn ingest_file(
         let Some(chunk) = next else { break };
         let chunk = match chunk {
             Ok(chunk) => chunk,
-            Err(e) => return Err(target.unfinished(&args.topic, &id, e).await?),
+            Err(e) => {
+                bar.finish_and_clear();
+                target.flush(report).await?;
+                context.storage.settle().await?;
+                return Ok(Some(target.unfinished(&args.topic, &id, e).await?));
+            }
         };
         any = true;
         bar.set_position(chunk.bytes_read);
@@ -333,7 +478,7 @@ async fn ingest_file(
     bar.finish_and_clear();
     report.files += 1;
     report.repeated += u64::from(!any && done > 0);
-    Ok(())
+    Ok(None)
 }
 
 fn bar(input: &Input, shown: bool) -> ProgressBar {

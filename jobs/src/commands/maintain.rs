@@ -119,6 +119,7 @@ fn retention_rule(context: &Context, topic: &str) -> RetentionRule {
         age_ms: retention.and_then(|r| r.age).map(ms),
         size_bytes: retention.and_then(|r| r.size_bytes),
         keep_ms: dedup.map_or(0, |d| ms(d.window)),
+        dead_letters_ms: settings.and_then(|t| t.dead_letters_for).map(ms),
     }
 }
 
@@ -171,8 +172,10 @@ async fn keep_log(
     let options = compact_options(context, &stop_topic);
     let entry = context.catalogue.current();
     let low = entry.topics.get(topic).map(|t| t.low.clone());
-    let retains =
-        retention_rule(context, topic).is_on() || low.unwrap_or_default() != Offsets::default();
+    let rule = retention_rule(context, topic);
+    let retains = rule.is_on()
+        || rule.dead_letters_ms.is_some()
+        || low.unwrap_or_default() != Offsets::default();
     if options.is_none() && !retains {
         return Ok(());
     }

@@ -310,7 +310,7 @@ async fn topic_statuses(
             head: head.to_string(),
             files,
             bytes,
-            newest_event_at: newest(&log, &known.topic.event_time),
+            newest_event_at: newest_event(&log, &known.topic.event_time),
             newest_ingested_at: newest(&log, INGESTED_AT),
             dead_letters: log
                 .dead_letters()
@@ -346,23 +346,36 @@ fn gaps(log: &Log) -> Vec<GapStatus> {
 /// The latest time in a column of the log, by the statistics of its files.
 fn newest(log: &Log, column: &str) -> Option<DateTime<Utc>> {
     let schema = log.schema();
-    let index = schema.index_of(column).ok()?;
-    let of = |file: &Arc<AddFile>, schema: &SchemaRef| {
-        let statistics = file.statistics(schema);
-        match statistics
-            .column_statistics
-            .get(index)?
-            .max_value
-            .get_value()?
-        {
-            ScalarValue::TimestampMicrosecond(at, _) => *at,
-            _ => None,
-        }
+    let newest = log.table().with_state(|s| {
+        let files = s.files.values();
+        files.filter_map(|f| latest(f, &schema, column)).max()
+    });
+    DateTime::from_timestamp_micros(newest?)
+}
+
+/// The latest event time that had come when its facts came: one producer whose clock is ahead must
+/// not hide for ever how new the others' facts are.
+fn newest_event(log: &Log, event_time: &str) -> Option<DateTime<Utc>> {
+    let schema = log.schema();
+    let of = |file: &Arc<AddFile>| {
+        let event = latest(file, &schema, event_time)?;
+        Some(latest(file, &schema, INGESTED_AT).map_or(event, |came| event.min(came)))
     };
     let newest = log
         .table()
-        .with_state(|s| s.files.values().filter_map(|f| of(f, &schema)).max());
+        .with_state(|s| s.files.values().filter_map(of).max());
     DateTime::from_timestamp_micros(newest?)
+}
+
+/// The latest time in a column of a file, in microseconds since 1970.
+fn latest(file: &AddFile, schema: &SchemaRef, column: &str) -> Option<i64> {
+    let index = schema.index_of(column).ok()?;
+    let statistics = file.statistics(schema);
+    let statistics = statistics.column_statistics.get(index)?;
+    match statistics.max_value.get_value()? {
+        ScalarValue::TimestampMicrosecond(at, _) => *at,
+        _ => None,
+    }
 }
 
 async fn view_status(

@@ -258,6 +258,19 @@ pub(super) fn push_escaped(text: &mut String, value: &str) {
     }
 }
 
+/// A text of several lines, for a person: what comes from records, files or servers can neither move
+/// the cursor nor change the terminal.
+pub fn for_people(text: &str) -> String {
+    let mut shown = String::with_capacity(text.len());
+    for (nth, line) in text.split('\n').enumerate() {
+        if nth > 0 {
+            shown.push('\n');
+        }
+        push_escaped(&mut shown, line);
+    }
+    shown
+}
+
 /// Characters that move the cursor, end the line or reorder what stands beside them.
 fn needs_escape(c: char) -> bool {
     c.is_control()

@@ -15,7 +15,9 @@ use tokio::time::timeout;
 use super::command::{self, Command, Switch};
 use super::lex::split_statements;
 use super::{Answer, RelationInfo, ScriptOutcome, Session, ShellOptions};
-use crate::output::{Format, Style, human_count, human_duration, rows_table, write_batches};
+use crate::output::{
+    Format, Style, for_people, human_count, human_duration, rows_table, write_batches,
+};
 
 /// Files that include files may go this deep, so that one that includes itself ends.
 const DEEPEST_INCLUDE: usize = 16;
@@ -135,7 +137,9 @@ impl<'a> Runner<'a> {
         writeln!(
             self.err,
             "{}",
-            self.options.error_style.red(&format!("error: {message}"))
+            self.options
+                .error_style
+                .red(&for_people(&format!("error: {message}")))
         )?;
         self.err.flush()
     }
@@ -145,7 +149,9 @@ impl<'a> Runner<'a> {
         writeln!(
             self.err,
             "{}",
-            self.options.error_style.yellow(&format!("note: {message}"))
+            self.options
+                .error_style
+                .yellow(&for_people(&format!("note: {message}")))
         )?;
         self.err.flush()
     }

@@ -11,7 +11,7 @@ use std::sync::Arc;
 
 use anabranch_shared::planted;
 use anabranch_shared::view::{groups_accumulator, state_fields};
-use arrow::array::{Array, ArrayRef, BooleanArray, StructArray, UInt64Array, new_null_array};
+use arrow::array::{Array, ArrayRef, BooleanArray, StructArray, UInt64Array};
 use arrow::buffer::BooleanBuffer;
 use arrow::compute::kernels::zip::zip;
 use arrow::compute::{cast, filter, take_arrays};

@@ -36,6 +36,8 @@ pub enum Cell<'a> {
     Bytes(&'a [u8]),
     /// Microseconds since the epoch.
     Micros(i64),
+    /// A time of a calendar and a clock without a zone, as if it were UTC, in microseconds since the epoch.
+    Naive(i64),
     /// Days since the epoch.
     Days(i64),
     /// A JSON array or object, as text.
@@ -57,7 +59,7 @@ impl Cell<'_> {
             Self::Double(value) => format!("number {value}"),
             Self::Decimal(value, scale) => format!("decimal {value}e{}", -i32::from(*scale)),
             Self::Bytes(bytes) => format!("{} bytes", bytes.len()),
-            Self::Micros(micros) => match timestamp_us_to_datetime(*micros) {
+            Self::Micros(micros) | Self::Naive(micros) => match timestamp_us_to_datetime(*micros) {
                 Some(time) => format!("timestamp {time}"),
                 None => format!("timestamp {micros} microseconds from 1970"),
             },
@@ -81,11 +83,10 @@ pub fn cell(array: &dyn Array, row: usize) -> Cell<'_> {
             Cell::Int(i128::from(array.as_primitive::<$type>().value(row)))
         };
     }
-    macro_rules! micros {
-        ($type:ty, $value:ident => $micros:expr) => {{
-            let $value: i64 = array.as_primitive::<$type>().value(row);
-            Cell::Micros($micros)
-        }};
+    macro_rules! value {
+        ($type:ty) => {
+            array.as_primitive::<$type>().value(row)
+        };
     }
     match array.data_type() {
         DataType::Null => Cell::Null,
@@ -122,18 +123,18 @@ pub fn cell(array: &dyn Array, row: usize) -> Cell<'_> {
         DataType::Date32 => Cell::Days(i64::from(array.as_primitive::<Date32Type>().value(row))),
         // What saturates is out of every accepted range, before as after. Nanoseconds are cut towards the past, as the
         // digits of a text are.
-        DataType::Date64 => micros!(Date64Type, ms => ms.saturating_mul(1_000)),
-        DataType::Timestamp(TimeUnit::Second, _) => {
-            micros!(TimestampSecondType, s => s.saturating_mul(1_000_000))
-        }
-        DataType::Timestamp(TimeUnit::Millisecond, _) => {
-            micros!(TimestampMillisecondType, ms => ms.saturating_mul(1_000))
-        }
-        DataType::Timestamp(TimeUnit::Microsecond, _) => {
-            micros!(TimestampMicrosecondType, us => us)
-        }
-        DataType::Timestamp(TimeUnit::Nanosecond, _) => {
-            micros!(TimestampNanosecondType, ns => ns.div_euclid(1_000))
+        DataType::Date64 => Cell::Naive(value!(Date64Type).saturating_mul(1_000)),
+        DataType::Timestamp(unit, zone) => {
+            let micros = match unit {
+                TimeUnit::Second => value!(TimestampSecondType).saturating_mul(1_000_000),
+                TimeUnit::Millisecond => value!(TimestampMillisecondType).saturating_mul(1_000),
+                TimeUnit::Microsecond => value!(TimestampMicrosecondType),
+                TimeUnit::Nanosecond => value!(TimestampNanosecondType).div_euclid(1_000),
+            };
+            match zone {
+                Some(_) => Cell::Micros(micros),
+                None => Cell::Naive(micros),
+            }
         }
         other => Cell::Other(other),
     }

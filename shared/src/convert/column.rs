@@ -4,13 +4,16 @@
 //! |---|---|---|---|
 //! | boolean | `true`, `false` | boolean | `true`, `t`, `1`, `false`, `f`, `0` in either case |
 //! | tinyint … bigint | whole numbers in range, also as `1.0` or `1e3` | integers, whole floats and decimals | the same |
-//! | real, double | numbers, rounded to the nearest, not to infinity | integers, decimals, floats incl. NaN and infinities | numbers |
+//! | real, double | numbers, rounded to the nearest, not to infinity; `"NaN"`, `"Infinity"`, `"-Infinity"` | integers, decimals, floats incl. NaN and infinities | numbers, `NaN`, `Infinity`, `-Infinity` |
 //! | decimal | numbers or strings of them, exact | integers, decimals; floats by their shortest text; strings | numbers |
 //! | varchar | strings | strings | any text |
 //! | binary | base64 strings | binary; base64 strings | base64 |
 //! | date | `YYYY-MM-DD` | dates, timestamps at midnight UTC, strings | `YYYY-MM-DD` |
 //! | timestamp | RFC 3339 (see [`super::time`]); no bare numbers | timestamps of any unit and zone, dates, strings | RFC 3339 |
 //! | list | arrays | lists | a JSON array |
+//!
+//! By a field's settings numbers, and texts of them, are timestamps too (`epoch`), times without a zone are of another
+//! one than UTC (`timezone`), and a text of a number is the number from every source (`from_text`).
 
 use std::sync::Arc;
 
@@ -29,6 +32,7 @@ use base64::engine::{DecodePaddingMode, GeneralPurpose, GeneralPurposeConfig};
 use super::cell::{Cell, cell, items};
 use super::reason::{Reject, mismatch};
 use super::{number, time};
+use crate::settings::FieldReads;
 
 const BASE64: GeneralPurpose = GeneralPurpose::new(
     &STANDARD,
@@ -53,6 +57,7 @@ fn block_bytes(rows: usize) -> u32 {
 pub struct Column {
     data_type: DataType,
     values: Values,
+    reads: FieldReads,
 }
 
 enum Values {
@@ -81,7 +86,7 @@ struct List {
 
 impl Column {
     /// An empty column, or `None` for a type that no topic can declare.
-    pub fn new(data_type: &DataType, rows: usize) -> Option<Self> {
+    pub fn new(data_type: &DataType, rows: usize, reads: FieldReads) -> Option<Self> {
         let values = match data_type {
             DataType::Boolean => Values::Boolean(BooleanBuilder::with_capacity(rows)),
             DataType::Int8 => Values::Int8(Int8Builder::with_capacity(rows)),
@@ -107,7 +112,7 @@ impl Column {
                 )
             }
             DataType::List(item_field) => Values::List(Box::new(List {
-                item: Self::new(item_field.data_type(), rows)?,
+                item: Self::new(item_field.data_type(), rows, reads)?,
                 item_field: item_field.clone(),
                 ends: vec![0],
                 valid: Vec::new(),
@@ -117,6 +122,7 @@ impl Column {
         Some(Self {
             data_type: data_type.clone(),
             values,
+            reads,
         })
     }
 
@@ -197,6 +203,11 @@ impl Column {
         matches!(self.values, Values::List(_))
     }
 
+    /// Whether an empty text is a value, also where it stands for one of any type.
+    pub fn takes_empty_text(&self) -> bool {
+        matches!(self.values, Values::Text(_) | Values::Binary(_))
+    }
+
     /// Appends row `row` of an unpacked array, lists and their items included.
     pub fn put_array_value(&mut self, array: &dyn Array, row: usize) -> Result<(), String> {
         if self.is_list()
@@ -212,20 +223,21 @@ impl Column {
     }
 
     fn try_put(&mut self, cell: Cell<'_>) -> Result<(), Reject> {
+        let reads = self.reads;
         match &mut self.values {
             _ if matches!(cell, Cell::Null) => self.put_null(),
             Values::Text(builder) => match cell {
                 Cell::Text(text) | Cell::Untyped(text) => builder.append_value(text),
                 _ => return Err(Reject::TYPE),
             },
-            Values::Int64(builder) => put_integer(builder, cell)?,
-            Values::Timestamp(builder) => builder.append_value(micros(cell)?),
+            Values::Int64(builder) => put_integer(builder, number(cell, reads))?,
+            Values::Timestamp(builder) => builder.append_value(micros(cell, reads)?),
             Values::Boolean(builder) => builder.append_value(boolean(cell)?),
-            Values::Int8(builder) => put_integer(builder, cell)?,
-            Values::Int16(builder) => put_integer(builder, cell)?,
-            Values::Int32(builder) => put_integer(builder, cell)?,
-            Values::Float32(builder) => builder.append_value(single(cell)?),
-            Values::Float64(builder) => builder.append_value(double(cell)?),
+            Values::Int8(builder) => put_integer(builder, number(cell, reads))?,
+            Values::Int16(builder) => put_integer(builder, number(cell, reads))?,
+            Values::Int32(builder) => put_integer(builder, number(cell, reads))?,
+            Values::Float32(builder) => builder.append_value(single(number(cell, reads))?),
+            Values::Float64(builder) => builder.append_value(double(number(cell, reads))?),
             Values::Decimal(builder, precision, scale) => {
                 builder.append_value(decimal(cell, *precision, *scale)?)
             }
@@ -284,6 +296,14 @@ impl List {
     }
 }
 
+/// A text of a number as the number, where the field is read so.
+fn number(cell: Cell<'_>, reads: FieldReads) -> Cell<'_> {
+    match cell {
+        Cell::Text(text) if reads.from_text => Cell::Untyped(text),
+        cell => cell,
+    }
+}
+
 fn put_integer<T: ArrowPrimitiveType>(
     builder: &mut PrimitiveBuilder<T>,
     cell: Cell<'_>,
@@ -334,7 +354,11 @@ fn boolean(cell: Cell<'_>) -> Result<bool, Reject> {
 fn single(cell: Cell<'_>) -> Result<f32, Reject> {
     match cell {
         Cell::Number(text) => number::single(text),
-        Cell::Untyped(text) => number::single(text.trim()),
+        Cell::Text(text) => unending(text).map(|value| value as f32),
+        Cell::Untyped(text) => match unending(text.trim()) {
+            Ok(value) => Ok(value as f32),
+            Err(_) => number::single(text.trim()),
+        },
         Cell::Int(value) => Ok(value as f32),
         Cell::Single(value) => Ok(value),
         Cell::Double(value) if value.is_finite() && !(value as f32).is_finite() => {
@@ -349,11 +373,22 @@ fn single(cell: Cell<'_>) -> Result<f32, Reject> {
 fn double(cell: Cell<'_>) -> Result<f64, Reject> {
     match cell {
         Cell::Number(text) => number::double(text),
-        Cell::Untyped(text) => number::double(text.trim()),
+        Cell::Text(text) => unending(text),
+        Cell::Untyped(text) => unending(text.trim()).or_else(|_| number::double(text.trim())),
         Cell::Int(value) => Ok(value as f64),
         Cell::Single(value) => Ok(f64::from(value)),
         Cell::Double(value) => Ok(value),
         Cell::Decimal(value, scale) => number::double(&decimal_text(value, scale)),
+        _ => Err(Reject::TYPE),
+    }
+}
+
+/// What JSON has no number for, as this program writes it.
+fn unending(text: &str) -> Result<f64, Reject> {
+    match text {
+        "NaN" => Ok(f64::NAN),
+        "Infinity" => Ok(f64::INFINITY),
+        "-Infinity" => Ok(f64::NEG_INFINITY),
         _ => Err(Reject::TYPE),
     }
 }
@@ -391,22 +426,51 @@ fn days(cell: Cell<'_>) -> Result<i32, Reject> {
         Cell::Text(text) => time::date(text.as_bytes()),
         Cell::Untyped(text) => time::date(text.trim().as_bytes()),
         Cell::Days(days) => time::in_days(days),
-        Cell::Micros(micros) => time::in_days(time::whole_days(micros).ok_or(Reject::FRACTION)?),
+        Cell::Micros(micros) | Cell::Naive(micros) => {
+            time::in_days(time::whole_days(micros).ok_or(Reject::FRACTION)?)
+        }
         Cell::Number(_) => Err(Reject::DATE),
         _ => Err(Reject::TYPE),
     }
 }
 
-fn micros(cell: Cell<'_>) -> Result<i64, Reject> {
+fn micros(cell: Cell<'_>, reads: FieldReads) -> Result<i64, Reject> {
     match cell {
-        Cell::Text(text) => time::timestamp(text.as_bytes()),
-        Cell::Untyped(text) => time::timestamp(text.trim().as_bytes()),
+        Cell::Text(text) => micros_of_text(text, reads),
+        Cell::Untyped(text) => micros_of_text(text.trim(), reads),
         Cell::Micros(micros) => time::in_range(micros),
-        Cell::Days(days) => time::in_range(time::midnight(
-            time::in_days(days).map_err(|_| Reject::YEARS)?,
-        )),
+        Cell::Naive(micros) => time::in_zone(micros, reads.zone),
+        Cell::Days(days) => {
+            let midnight = time::midnight(time::in_days(days).map_err(|_| Reject::YEARS)?);
+            time::in_zone(midnight, reads.zone)
+        }
         // Seconds, milliseconds or microseconds? A guess would be wrong by a factor of a thousand, silently.
-        Cell::Number(_) | Cell::Int(_) => Err(Reject::TIMESTAMP),
+        Cell::Number(_)
+        | Cell::Int(_)
+        | Cell::Single(_)
+        | Cell::Double(_)
+        | Cell::Decimal(_, _) => {
+            let unit = reads.epoch.ok_or(match cell {
+                Cell::Number(_) | Cell::Int(_) => Reject::EPOCH,
+                _ => Reject::TYPE,
+            })?;
+            time::since_epoch(decimal(cell, 38, unit.nano_digits())?)
+        }
         _ => Err(Reject::TYPE),
+    }
+}
+
+/// A text of a number is one where the field counts from 1970; no time is written as a number.
+fn micros_of_text(text: &str, reads: FieldReads) -> Result<i64, Reject> {
+    let time = time::timestamp(text.as_bytes(), reads.zone);
+    match reads.epoch {
+        Some(unit) if time == Err(Reject::TIMESTAMP) => {
+            match number::exact(text.as_bytes(), unit.nano_digits()) {
+                Ok(nanos) => time::since_epoch(nanos),
+                Err(reject) if reject == Reject::TYPE => time,
+                Err(reject) => Err(reject),
+            }
+        }
+        _ => time,
     }
 }

@@ -20,12 +20,18 @@ impl Reject {
     pub const PRECISION: Self = Self(", which has too many digits");
     /// It is no timestamp in text.
     pub const TIMESTAMP: Self = Self("; send RFC 3339, such as \"2014-03-10T08:00:00Z\"");
+    /// It is a number, and the field does not say what numbers count.
+    pub const EPOCH: Self = Self(
+        "; send RFC 3339, such as \"2014-03-10T08:00:00Z\", or say what numbers count by `epoch` in the field's settings",
+    );
+    /// It is a time that no clock of the field's zone shows.
+    pub const SKIPPED: Self = Self(", which clocks in the field's zone have passed over");
     /// It is a timestamp of a year that some part can't hold.
     pub const YEARS: Self = Self(", which is outside the years 1678 to 2261");
     /// It is no date in text.
     pub const DATE: Self = Self("; send a date such as \"2014-03-10\"");
-    /// Its year has not four digits.
-    pub const DATE_YEARS: Self = Self(", which is outside the years 1 to 9999");
+    /// It is a date of a year that a timestamp can't have.
+    pub const DATE_YEARS: Self = Self(", which is outside the years 1678 to 2261");
     /// It is text that stands for no bytes.
     pub const BASE64: Self = Self("; send base64");
 }

@@ -2,7 +2,9 @@
 //!
 //! Accepted timestamps: `YYYY-MM-DD`, then `T`, `t` or a space and `hh:mm:ss`, then optionally `.` and one to nine
 //! digits (cut, not rounded, to microseconds), then optionally `Z`, `z`, `±hh:mm`, `±hhmm` or `±hh`. Without a zone the
-//! text is UTC; a date alone is its midnight in UTC. Leap seconds (`:60`) have no place in epoch time and are refused.
+//! text is of the field's, UTC unless it has another; a date alone is its midnight there. Leap seconds (`:60`) have no place in epoch time and are refused.
+
+use crate::settings::Zone;
 
 use super::reason::Reject;
 
@@ -11,14 +13,33 @@ const DAY_MICROS: i64 = 86_400_000_000;
 pub const MIN_MICROS: i64 = days_from_civil(1678, 1, 1) * DAY_MICROS;
 /// 2261-12-31T23:59:59.999999Z, the last one.
 pub const MAX_MICROS: i64 = days_from_civil(2262, 1, 1) * DAY_MICROS - 1;
-/// 0001-01-01: dates have four digits a year, in every path.
-pub const MIN_DAYS: i32 = days_from_civil(1, 1, 1) as i32;
-/// 9999-12-31.
-pub const MAX_DAYS: i32 = days_from_civil(9999, 12, 31) as i32;
+/// 1678-01-01: a view may turn dates into timestamps.
+pub const MIN_DAYS: i32 = days_from_civil(1678, 1, 1) as i32;
+/// 2261-12-31.
+pub const MAX_DAYS: i32 = days_from_civil(2261, 12, 31) as i32;
 
-/// Microseconds since the epoch.
-pub fn timestamp(text: &[u8]) -> Result<i64, Reject> {
-    let micros = timestamp_micros(text).ok_or(Reject::TIMESTAMP)?;
+/// Microseconds since the epoch. A text without a zone is of `zone`, or UTC.
+pub fn timestamp(text: &[u8], zone: Option<Zone>) -> Result<i64, Reject> {
+    let (micros, offset) = clock_micros(text).ok_or(Reject::TIMESTAMP)?;
+    match offset {
+        Some(seconds) => in_range(micros - seconds * 1_000_000),
+        None => in_zone(micros, zone),
+    }
+}
+
+/// The instant at which clocks in `zone`, or in UTC, show a time; both in microseconds since the epoch.
+pub fn in_zone(micros: i64, zone: Option<Zone>) -> Result<i64, Reject> {
+    match zone {
+        Some(zone) => in_range(micros)
+            .and_then(|micros| zone.instant(micros).ok_or(Reject::SKIPPED))
+            .and_then(in_range),
+        None => in_range(micros),
+    }
+}
+
+/// Nanoseconds since the epoch as microseconds, cut towards the past as the digits of a text are.
+pub fn since_epoch(nanos: i128) -> Result<i64, Reject> {
+    let micros = i64::try_from(nanos.div_euclid(1_000)).map_err(|_| Reject::YEARS)?;
     in_range(micros)
 }
 
@@ -41,7 +62,7 @@ pub fn date(text: &[u8]) -> Result<i32, Reject> {
     in_days(civil(text).ok_or(Reject::DATE)?)
 }
 
-/// `days` unless its year doesn't have four digits.
+/// `days` unless it is outside the years that a timestamp may have.
 pub fn in_days(days: i64) -> Result<i32, Reject> {
     match i32::try_from(days) {
         Ok(days) if (MIN_DAYS..=MAX_DAYS).contains(&days) => Ok(days),
@@ -54,11 +75,12 @@ pub fn whole_days(micros: i64) -> Option<i64> {
     (micros.rem_euclid(DAY_MICROS) == 0).then(|| micros.div_euclid(DAY_MICROS))
 }
 
-fn timestamp_micros(text: &[u8]) -> Option<i64> {
+/// What a clock shows, as if it were one of UTC, and by how many seconds it is ahead of that, where the text says so.
+fn clock_micros(text: &[u8]) -> Option<(i64, Option<i64>)> {
     let (day, rest) = text.split_at_checked(10)?;
     let day_micros = civil(day)? * DAY_MICROS;
     if rest.is_empty() {
-        return Some(day_micros);
+        return Some((day_micros, None));
     }
     let (clock, rest) = rest.split_at_checked(9)?;
     let &[b'T' | b't' | b' ', h1, h0, b':', m1, m0, b':', s1, s0] = clock else {
@@ -69,8 +91,12 @@ fn timestamp_micros(text: &[u8]) -> Option<i64> {
         return None;
     }
     let (fraction, rest) = fraction_micros(rest)?;
-    let seconds = hour * 3600 + minute * 60 + second - offset_seconds(rest)?;
-    Some(day_micros + seconds * 1_000_000 + fraction)
+    let seconds = hour * 3600 + minute * 60 + second;
+    let offset = match rest {
+        [] => None,
+        zone => Some(offset_seconds(zone)?),
+    };
+    Some((day_micros + seconds * 1_000_000 + fraction, offset))
 }
 
 /// The microseconds of `.ddd…`, and what follows it.
@@ -95,7 +121,7 @@ fn fraction_micros(text: &[u8]) -> Option<(i64, &[u8])> {
 
 fn offset_seconds(text: &[u8]) -> Option<i64> {
     let (sign, hour, minute) = match *text {
-        [] | [b'Z' | b'z'] => return Some(0),
+        [b'Z' | b'z'] => return Some(0),
         [sign, h1, h0, b':', m1, m0] | [sign, h1, h0, m1, m0] => (sign, two(h1, h0)?, two(m1, m0)?),
         [sign, h1, h0] => (sign, two(h1, h0)?, 0),
         _ => return None,

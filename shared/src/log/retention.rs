@@ -18,8 +18,10 @@
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
+use datafusion::common::ScalarValue;
+
 use super::upkeep::{UpkeepTurn, is_below};
-use super::{FactsFile, Log, files_in, positions};
+use super::{FactsFile, Log, dead_letter_schema, files_in, positions};
 use crate::planted;
 use crate::table::{
     APPEND_ONLY, Action, AddFile, Commit, RemoveFile, SCHEMA_MAY_CHANGE, TableDefinition,
@@ -205,10 +207,18 @@ impl Log {
         })
     }
 
-    /// What would go if `low` were raised, of the facts and of the dead letters.
-    pub fn removable(&self, low: &Offsets) -> Result<(RemovedFacts, RemovedFacts)> {
+    /// What would go if `low` were raised, of the facts and of the dead letters: of these also what
+    /// came before a time in microseconds since 1970.
+    pub fn removable(
+        &self,
+        low: &Offsets,
+        before_us: Option<i64>,
+    ) -> Result<(RemovedFacts, RemovedFacts)> {
         let facts = self.table.with_state(|s| below(s, low))?;
-        let dead = self.dead.with_state(|s| below(s, low))?;
+        let head = self.head();
+        let dead = self
+            .dead
+            .with_state(|s| dead_to_go(s, low, &head, before_us))?;
         Ok((
             RemovedFacts::of(facts.iter()),
             RemovedFacts::of(dead.iter()),
@@ -290,20 +300,26 @@ impl Log {
         Ok(removed)
     }
 
-    /// Removes the dead letters below `low`, where there are files of them.
+    /// Removes the dead letters below `low`, and those that came before a time in microseconds since
+    /// 1970, where there are whole files of them.
     ///
     /// # Errors
     /// As [`Log::remove_below`].
-    pub async fn remove_dead_letters(&self, now_ms: i64) -> Result<RemovedFacts> {
-        let low = self.low();
+    pub async fn remove_dead_letters(
+        &self,
+        before_us: Option<i64>,
+        now_ms: i64,
+    ) -> Result<RemovedFacts> {
+        let (low, head) = (self.low(), self.head());
+        let to_go = |state: &TableState| dead_to_go(state, &low, &head, before_us);
         let turn = self.dead.with_state(UpkeepTurn::of);
         let mut removed = RemovedFacts::default();
-        if self.dead.with_state(|s| below(s, &low))?.is_empty() {
+        if self.dead.with_state(to_go)?.is_empty() {
             return Ok(removed);
         }
         let commit = self.dead.commit(now_ms, |state| {
             turn.check(&self.dead, state)?;
-            let files = below(state, &low)?;
+            let files = to_go(state)?;
             removed = RemovedFacts::of(files.iter());
             Ok(Commit {
                 removes: files.iter().map(|f| remove(f)).collect(),
@@ -371,9 +387,46 @@ fn below(state: &TableState, low: &Offsets) -> Result<Vec<Arc<AddFile>>> {
     Ok(found)
 }
 
+/// The files of dead letters that go: those below `low`, and those of which the newest came before a
+/// time, where nobody can replace them any more.
+fn dead_to_go(
+    state: &TableState,
+    low: &Offsets,
+    head: &Offsets,
+    before_us: Option<i64>,
+) -> Result<Vec<Arc<AddFile>>> {
+    let mut found = below(state, low)?;
+    if let Some(before_us) = before_us {
+        let mut old = below(state, head)?;
+        old.retain(|add| newest_dead_letter(add).is_some_and(|at| at < before_us));
+        let known = found.len();
+        for add in old {
+            if !found[..known].iter().any(|one| one.path == add.path) {
+                found.push(add);
+            }
+        }
+    }
+    Ok(found)
+}
+
+/// When the newest dead letter of a file came, in microseconds since 1970, by the file's statistics.
+pub fn newest_dead_letter(add: &AddFile) -> Option<i64> {
+    let schema = dead_letter_schema();
+    let index = schema.index_of("received_at").ok()?;
+    let statistics = add.statistics(&schema);
+    let newest = statistics.column_statistics.get(index)?;
+    match newest.max_value.get_value()? {
+        ScalarValue::TimestampMicrosecond(at, _) => *at,
+        _ => None,
+    }
+}
+
 fn remove(file: &AddFile) -> RemoveFile {
     RemoveFile {
         path: file.path.clone(),
         ..Default::default()
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -2,12 +2,13 @@
 
 use toml::de::DeValue;
 
+use super::FieldType;
 use super::choice::choose;
 use super::nearest::nearest;
 use super::reader::{Entry, Reader, Table};
 use super::table::{
     self, BROKERS, GROUP, HEADERS, KAFKA_TOPIC, KEY_FIELD, ON_GAP, PARTITIONS, PREFETCH,
-    PROPERTIES, SOURCE, START, Section, TIMESTAMP_FIELD,
+    PROPERTIES, SOURCE, START, Section, TIMESTAMP_FIELD, TOMBSTONES, TOPIC_ID,
 };
 use super::topics::FieldSettings;
 use super::value::{FieldName, Found, Mismatch, SettingValue, quoted};
@@ -35,8 +36,10 @@ pub struct KafkaSettings {
     pub brokers: String,
     /// Kafka's topic.
     pub topic: String,
-    /// The consumer group.
-    pub group: String,
+    /// The consumer group; `None` for one of the storage's own.
+    pub group: Option<String>,
+    /// The id of Kafka's topic that is read on, where it is another one than before.
+    pub topic_id: Option<String>,
     /// The partitions to read; `None` where the group assigns them.
     pub partitions: Option<Vec<i32>>,
     /// Where a partition of which nothing has landed is read from.
@@ -49,6 +52,10 @@ pub struct KafkaSettings {
     pub timestamp_field: Option<String>,
     /// Names of headers, and the fields that take them.
     pub headers: Vec<(String, String)>,
+    /// Those of the fields above that are binary: they take bytes as they come.
+    pub binary_fields: Vec<String>,
+    /// What becomes of messages without a value.
+    pub tombstones: Tombstones,
     /// Passed through to librdkafka.
     pub properties: Vec<(String, String)>,
     /// Bytes of messages that may wait in memory before they are admitted.
@@ -117,6 +124,31 @@ impl SettingValue for OnGap {
         match self {
             Self::Stop => quoted("stop"),
             Self::Record => quoted("record"),
+        }
+    }
+}
+
+/// What becomes of messages without a value, which compacted topics have for what was deleted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Tombstones {
+    /// They are dead letters.
+    DeadLetter,
+    /// They are passed over; their offsets stay unused.
+    Skip,
+}
+
+impl SettingValue for Tombstones {
+    const TYPE: &'static str = "\"dead_letter\" or \"skip\"";
+    const EXPECTED: &'static str = "`\"dead_letter\"` or `\"skip\"`";
+
+    fn read(found: &Found<'_>) -> Result<Self, Mismatch> {
+        choose(found, [Self::DeadLetter, Self::Skip])
+    }
+
+    fn write(&self) -> String {
+        match self {
+            Self::DeadLetter => quoted("dead_letter"),
+            Self::Skip => quoted("skip"),
         }
     }
 }
@@ -239,16 +271,21 @@ fn settings(
         }
     }
     let text = |(key, value, _): (String, String, Entry<'_>)| (key, value);
+    let is_binary = |field: &&FieldSettings| field.field_type == FieldType::Binary;
+    let binary_fields = fields.iter().filter(is_binary).map(|f| f.name.clone());
     Some(KafkaSettings {
         brokers: brokers?.0,
         topic: topic.map_or_else(|| name.to_owned(), |t| t.0),
-        group: group.map_or_else(|| format!("anabranch-{name}"), |g| g.0),
+        group: group.map(|g| g.0),
+        topic_id: reader.optional(table, &TOPIC_ID).map(|id| id.0),
         partitions: reader.optional(table, &PARTITIONS).map(|p| p.0),
         start: reader.value(table, &START),
         on_gap: reader.value(table, &ON_GAP),
         key_field,
         timestamp_field,
         headers: headers.into_iter().map(text).collect(),
+        binary_fields: binary_fields.collect(),
+        tombstones: reader.value(table, &TOMBSTONES),
         properties: properties.into_iter().map(text).collect(),
         prefetch_bytes: reader.value(table, &PREFETCH).0,
     })

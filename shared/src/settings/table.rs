@@ -5,10 +5,11 @@ use std::marker::PhantomData;
 use std::time::Duration;
 
 use super::choice::{Ack, DeadLetterShare, RegionName, ServerUrl, StorageUrl, UnknownFields};
-use super::kafka::{KafkaStart, OnGap, PartitionList, Word};
+use super::field_reads::EpochUnit;
+use super::kafka::{KafkaStart, OnGap, PartitionList, Tombstones, Word};
 use super::value::{
-    Address, Count, FieldName, ProjectPath, Schedule, SettingValue, Size, SizeOrOff, Threads,
-    ZoneName, minutes,
+    Address, Count, FieldName, PeriodOrOff, ProjectPath, Schedule, SettingValue, Size, SizeOrOff,
+    Threads, ZoneName, minutes,
 };
 
 /// A table of `anabranch.toml`.
@@ -19,6 +20,7 @@ pub(super) enum Section {
     Batch,
     Query,
     Topic,
+    Field,
     Kafka,
     Dedup,
     Retention,
@@ -26,12 +28,13 @@ pub(super) enum Section {
 }
 
 impl Section {
-    pub(super) const ALL: [Self; 9] = [
+    pub(super) const ALL: [Self; 10] = [
         Self::Storage,
         Self::Daemon,
         Self::Batch,
         Self::Query,
         Self::Topic,
+        Self::Field,
         Self::Kafka,
         Self::Dedup,
         Self::Retention,
@@ -45,7 +48,7 @@ impl Section {
             Self::Daemon => "daemon",
             Self::Batch => "batch",
             Self::Query => "query",
-            Self::Topic | Self::Kafka | Self::Dedup | Self::Retention => "topics",
+            Self::Topic | Self::Field | Self::Kafka | Self::Dedup | Self::Retention => "topics",
             Self::View => "views",
         }
     }
@@ -54,6 +57,7 @@ impl Section {
     pub(super) fn header(self) -> String {
         match self {
             Self::Topic | Self::View => format!("[{}.NAME]", self.key()),
+            Self::Field => "[topics.NAME.fields.FIELD]".to_owned(),
             Self::Kafka => "[topics.NAME.source.kafka]".to_owned(),
             Self::Dedup => format!("[{}.NAME.dedup]", self.key()),
             Self::Retention => format!("[{}.NAME.retention]", self.key()),
@@ -69,6 +73,9 @@ impl Section {
             Self::Batch => "The batch layer: refreshes, rebuilds, verifications.",
             Self::Query => "Answers to queries.",
             Self::Topic => "One table for each topic.",
+            Self::Field => {
+                "A field with more than its type, also written as `FIELD = { type = \"timestamp\", epoch = \"seconds\" }`."
+            }
             Self::Kafka => {
                 "Where a topic's facts come from Kafka: values are JSON objects, Confluent-framed or not."
             }
@@ -313,6 +320,15 @@ settings! {
     /// The fields and their SQL types, as `[topics.NAME.fields]`; nullable unless `not null`.
     FIELDS: OwnKeys = Topic."fields", OwnKeys { example: "{ ts = \"timestamp not null\" }" };
 
+    /// The field's SQL type, as it is written where the type is all there is to say.
+    FIELD_TYPE: Required<Word> = Field."type", required("\"timestamp not null\"");
+    /// What numbers, and texts of numbers, count from 1970 on, in a timestamp; unset, they are refused.
+    EPOCH: Optional<EpochUnit> = Field."epoch", optional("\"milliseconds\"");
+    /// The zone of times that name none, such as 2026-11-01 12:00:00, in a timestamp; of an hour that comes twice, its first.
+    FIELD_TIMEZONE: Defaulted<ZoneName> = Field."timezone", Defaulted(|| ZoneName("UTC".to_owned()));
+    /// Whether a text of a number is the number, in a field of numbers; decimals read it in any case.
+    FROM_TEXT: Defaulted<bool> = Field."from_text", Defaulted(|| false);
+
     /// Where facts come from besides HTTP and `ingest`: Kafka, whose settings are below.
     SOURCE: OptionalTable = Topic."source", OptionalTable { example: "{ kafka = { brokers = \"HOST:9092\" } }" };
 
@@ -320,7 +336,12 @@ settings! {
     BROKERS: Required<Word> = Kafka."brokers", required("\"127.0.0.1:9092\"");
     /// Kafka's topic; unset, it has the topic's own name.
     KAFKA_TOPIC: Optional<Word> = Kafka."topic", optional("\"pageviews\"");
-    /// Consumer group of the daemons that share the topic; unset, it is "anabranch-NAME".
+    /// The id that Kafka's topic has now, as the error shows it, where it may be read on
+    /// although it is another one than before: a copy of the same offsets.
+    TOPIC_ID: Optional<Word> = Kafka."topic_id", optional("\"4xTQr0FqTcOOKNCWpoQWxw\"");
+    /// Consumer group of the daemons that share the topic; unset, one of this storage's own:
+    /// "anabranch-NAME-" and the beginning of the id of the topic's log. Positions are the log's,
+    /// so another group reads nothing twice.
     GROUP: Optional<Word> = Kafka."group", optional("\"anabranch-pageviews\"");
     /// Partitions that this daemon reads; unset, the group assigns them.
     PARTITIONS: Optional<PartitionList> = Kafka."partitions", optional("\"0-3,7\"");
@@ -328,7 +349,10 @@ settings! {
     START: Defaulted<KafkaStart> = Kafka."start", Defaulted(|| KafkaStart::Earliest);
     /// Where Kafka has removed unread messages: "stop" the topic, or "record" the gap in the log and go on.
     ON_GAP: Defaulted<OnGap> = Kafka."on_gap", Defaulted(|| OnGap::Stop);
-    /// Field that takes a message's key.
+    /// Messages without a value, as compacted topics have them: "dead_letter", or "skip".
+    TOMBSTONES: Defaulted<Tombstones> = Kafka."tombstones", Defaulted(|| Tombstones::DeadLetter);
+    /// Field that takes a message's key: its text, without a schema registry's frame, or its bytes
+    /// where the field is `binary`.
     KEY_FIELD: Optional<FieldName> = Kafka."key_field", optional("\"visitor\"");
     /// Field that takes a message's time stamp.
     TIMESTAMP_FIELD: Optional<FieldName> = Kafka."timestamp_field", optional("\"ts\"");
@@ -350,6 +374,9 @@ settings! {
     DEAD_LETTER_SHARE: Defaulted<DeadLetterShare> = Topic."dead_letter_share", Defaulted(|| DeadLetterShare::Percent(50));
     /// With fewer dead letters than this in five minutes `/ready` does not turn red.
     DEAD_LETTER_COUNT: Defaulted<Count> = Topic."dead_letter_count", Defaulted(|| Count(100));
+
+    /// Dead letters are kept at least so long, or "off" for ever; upkeep removes them by the file.
+    DEAD_LETTERS_FOR: Defaulted<PeriodOrOff> = Topic."dead_letters_for", Defaulted(|| PeriodOrOff(Some(minutes(90 * 24 * 60))));
 
     /// The field that tells facts apart, of any type but real, double and lists; NULL is no duplicate.
     DEDUP_KEY: Required<FieldName> = Dedup."key", required("\"event_id\"");

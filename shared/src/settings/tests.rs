@@ -66,14 +66,20 @@ fn other_value(section: Section, key: &str) -> &'static str {
         (Section::Topic, "dead_letter_share") => "\"7%\"",
         (Section::Topic, "dead_letter_count") => "7",
         (Section::Topic, "source") => "{ kafka = { brokers = \"h:1\" } }",
+        (Section::Topic, "dead_letters_for") => "\"off\"",
+        (Section::Field, "type") => "\"date\"",
+        (Section::Field, "epoch") => "\"nanoseconds\"",
+        (Section::Field, "timezone") => "\"Europe/Berlin\"",
+        (Section::Field, "from_text") => "true",
         (Section::Kafka, "partitions") => "\"0-3\"",
         (Section::Kafka, "start") => "\"latest\"",
         (Section::Kafka, "on_gap") => "\"record\"",
+        (Section::Kafka, "tombstones") => "\"skip\"",
         (Section::Kafka, "key_field" | "timestamp_field") => "\"u\"",
         (Section::Kafka, "headers") => "{ h = \"u\" }",
         (Section::Kafka, "properties") => "{ \"security.protocol\" = \"SSL\" }",
         (Section::Kafka, "prefetch") => "\"7MiB\"",
-        (Section::Kafka, "brokers" | "topic" | "group") => "\"other\"",
+        (Section::Kafka, "brokers" | "topic" | "topic_id" | "group") => "\"other\"",
         (Section::Dedup, "key") => "\"u\"",
         (Section::Dedup, "window") => "\"7m\"",
         (Section::Dedup, "memory") => "7",
@@ -91,13 +97,16 @@ fn other_value(section: Section, key: &str) -> &'static str {
 fn is_off_unless_written(section: Section) -> bool {
     matches!(
         section,
-        Section::Kafka | Section::Dedup | Section::Retention
+        Section::Field | Section::Kafka | Section::Dedup | Section::Retention
     )
 }
 
 /// A project in which the settings `written` are the only ones beside those that are required.
 fn project_with(section: Section, written: &[(&str, &str)]) -> String {
+    let of_numbers = written.iter().any(|(key, _)| *key == "from_text");
+    let field_type = ["\"timestamp\"", "\"bigint\""][usize::from(of_numbers)];
     let required = [
+        (Section::Field, "type", field_type),
         (Section::Topic, "event_time", "\"ts\""),
         (
             Section::Topic,
@@ -114,6 +123,10 @@ fn project_with(section: Section, written: &[(&str, &str)]) -> String {
         if is_off_unless_written(each) && each != section {
             continue;
         }
+        if each == Section::Field {
+            // An inline table can't be added to.
+            text.push_str("[topics.a_topics.fields]\nts = \"timestamp not null\"\n");
+        }
         text.push_str(&each.header().replace("NAME", &format!("a_{}", each.key())));
         text.push('\n');
         let here = if each == section { written } else { &[] };
@@ -121,7 +134,8 @@ fn project_with(section: Section, written: &[(&str, &str)]) -> String {
             text.push_str(&format!("{key} = {value}\n"));
         }
         for (of, key, value) in required {
-            if of == each && !here.iter().any(|(written, _)| *written == key) {
+            let inline = key == "fields" && section == Section::Field;
+            if of == each && !inline && !here.iter().any(|(written, _)| *written == key) {
                 text.push_str(&format!("{key} = {value}\n"));
             }
         }

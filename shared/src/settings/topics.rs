@@ -3,13 +3,17 @@
 use super::FieldType;
 use super::choice::{Ack, DeadLetterShare, UnknownFields};
 use super::dedup::{self, DedupSettings};
+use super::field_reads::{self, FieldReads};
 use super::field_type::{Nullability, parse_declaration};
 use super::kafka::{self, KafkaSettings};
 use super::nearest::nearest;
 use super::reader::{Entry, Reader, Table};
 use super::retention::{self, RetentionSettings};
-use super::table::{ACK, DEAD_LETTER_COUNT, DEAD_LETTER_SHARE, EVENT_TIME, FIELDS, UNKNOWN_FIELDS};
-use super::value::{FieldName, Found};
+use super::table::{
+    ACK, DEAD_LETTER_COUNT, DEAD_LETTER_SHARE, DEAD_LETTERS_FOR, EVENT_TIME, FIELDS, UNKNOWN_FIELDS,
+};
+use super::value::{FieldName, Found, PeriodOrOff};
+use std::time::Duration;
 
 /// A topic as it is declared.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -32,6 +36,8 @@ pub struct TopicSettings {
     pub dead_letter_share: DeadLetterShare,
     /// How many dead letters there must be for that; at least 1.
     pub dead_letter_count: u64,
+    /// How long dead letters are kept at least; `None` for ever.
+    pub dead_letters_for: Option<Duration>,
     /// The fields in the order of their declaration; never empty, no two names alike in any case.
     pub fields: Vec<FieldSettings>,
 }
@@ -45,6 +51,8 @@ pub struct FieldSettings {
     pub field_type: FieldType,
     /// Whether every fact must have it; a record without it becomes a dead letter.
     pub not_null: bool,
+    /// How its values are read.
+    pub reads: FieldReads,
 }
 
 /// A field whose name is known, also where its type is wrong.
@@ -65,6 +73,7 @@ pub(super) fn read(
     let event_time = reader.required(table, &EVENT_TIME);
     let dead_letter_share = reader.value(table, &DEAD_LETTER_SHARE);
     let dead_letter_count = reader.value(table, &DEAD_LETTER_COUNT).0;
+    let PeriodOrOff(dead_letters_for) = reader.value(table, &DEAD_LETTERS_FOR);
     let declared = declared?;
     let FieldName(event_time) = event_time?;
     check_event_time(reader, table, &event_time, &declared);
@@ -78,6 +87,7 @@ pub(super) fn read(
         retention: retention::read(reader, table),
         dead_letter_share,
         dead_letter_count,
+        dead_letters_for,
         kafka: kafka::read(reader, name, table, &fields),
         fields,
     })
@@ -129,6 +139,9 @@ fn wrong_field_name(name: &str, before: &[Declared<'_>]) -> Option<String> {
 }
 
 fn field(reader: &mut Reader<'_>, path: &str, entry: &Entry<'_>) -> Option<FieldSettings> {
+    if entry.value.get_ref().is_table() {
+        return field_reads::read(reader, path, entry);
+    }
     let name = entry.key.escape_debug();
     let found = reader.found(entry.value)?;
     let Found::Text { text, shown } = &found else {
@@ -144,6 +157,7 @@ fn field(reader: &mut Reader<'_>, path: &str, entry: &Entry<'_>) -> Option<Field
             name: entry.key.to_owned(),
             field_type,
             not_null: nullability == Nullability::NotNull,
+            reads: FieldReads::default(),
         }),
         Err(error) => {
             // The reason quotes the text, which is not shown where a variable was put in.

@@ -223,6 +223,34 @@ impl SettingValue for SizeOrOff {
     }
 }
 
+/// A span of time that may be off.
+pub(super) struct PeriodOrOff(pub(super) Option<Duration>);
+
+impl SettingValue for PeriodOrOff {
+    const TYPE: &'static str = "duration or off";
+    const EXPECTED: &'static str =
+        "`\"off\"`, or a duration from 1ms to a year, such as `\"90d\"` or `\"12h\"`";
+
+    fn read(found: &Found<'_>) -> Result<Self, Mismatch> {
+        match found {
+            Found::Text { text, .. } if text.trim() == "off" => Ok(Self(None)),
+            _ => Duration::read(found).map(|period| Self(Some(period))),
+        }
+    }
+
+    fn write(&self) -> String {
+        const DAY: u64 = 24 * 60 * 60;
+        match self.0 {
+            None => quoted("off"),
+            // As people say it; otherwise days become months of thirty days and a half.
+            Some(period) if period.subsec_nanos() == 0 && period.as_secs().is_multiple_of(DAY) => {
+                quoted(&format!("{}d", period.as_secs() / DAY))
+            }
+            Some(period) => period.write(),
+        }
+    }
+}
+
 /// A whole number, at least 1.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Count(pub(super) u64);

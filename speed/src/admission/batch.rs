@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use anabranch_shared::convert::{Cell, Column, cell, put_list_text, text_builder, time};
-use anabranch_shared::settings::UnknownFields;
+use anabranch_shared::settings::{FieldReads, UnknownFields};
 use arrow::array::{
     Array, ArrayRef, ArrowPrimitiveType, AsArray, BooleanBufferBuilder, ListArray, PrimitiveArray,
     RecordBatch, new_null_array,
@@ -15,7 +15,6 @@ use arrow::compute::{cast, max, min};
 use arrow::datatypes::{
     DataType, Date32Type, Decimal128Type, FieldRef, TimeUnit, TimestampMicrosecondType,
 };
-use bytes::Bytes;
 
 use super::outcome::Rows;
 use super::reason::Fault;
@@ -26,7 +25,7 @@ use super::{Admission, AdmissionError, Admitted, MAX_DEAD_LETTERS, encode};
 pub(super) enum Source {
     /// A string is a string.
     Typed,
-    /// A string is the text of any type, and empty is NULL.
+    /// A string is the text of any type; an empty one is NULL where the type has none.
     Untyped,
 }
 
@@ -40,11 +39,16 @@ pub(super) fn admit(
 ) -> Result<Admitted, AdmissionError> {
     let build = |error| AdmissionError::Build { source: error };
     let mut faults = Faults::new();
+    let fields = admission.fields_of(batch.schema_ref());
     let mut arrays = Vec::with_capacity(admission.schema.fields().len());
-    for field in admission.fields() {
-        arrays.push(declared(batch, field, source, &mut faults).map_err(build)?);
+    for index in 0..admission.declared {
+        let columns: Vec<usize> = (0..fields.len())
+            .filter(|column| fields[*column] == Some(index))
+            .collect();
+        let array = declared(admission, batch, index, &columns, source, &mut faults);
+        arrays.push(array.map_err(build)?);
     }
-    let undeclared = undeclared(admission, batch, source, &mut faults).map_err(build)?;
+    let undeclared = undeclared(admission, batch, &fields, &mut faults).map_err(build)?;
     arrays.push(extra(admission, &undeclared, batch.num_rows()).map_err(build)?);
 
     if faults.len() > MAX_DEAD_LETTERS
@@ -56,12 +60,13 @@ pub(super) fn admit(
         });
     }
     // A batch of types that can't be shown still has its verdicts; its dead letters are then empty.
-    let raw = encode::rows(batch, faults.keys().map(|row| *row as u64).collect());
+    let dead: Vec<u64> = faults.keys().map(|row| *row as u64).collect();
+    let raw = encode::dead_rows(batch, &fields, &arrays, dead);
     let mut raw = raw.unwrap_or_default().into_iter();
     let mut rows = Rows::default();
     for row in 0..batch.num_rows() {
         match faults.remove(&row) {
-            Some(fault) => rows.dead(fault, Bytes::from(raw.next().unwrap_or_default()), None),
+            Some(fault) => rows.dead(fault, raw.next().unwrap_or_default(), None),
             None => rows.fact(undeclared.carried_by(row)),
         }
     }
@@ -70,32 +75,45 @@ pub(super) fn admit(
 
 type Built<T> = Result<T, arrow::error::ArrowError>;
 
+/// The values of a declared field, which `columns` of the batch are: one, unless it is missing or there twice.
 fn declared(
+    admission: &Admission,
     batch: &RecordBatch,
-    field: &FieldRef,
+    index: usize,
+    columns: &[usize],
     source: Source,
     faults: &mut Faults,
 ) -> Built<ArrayRef> {
     let rows = batch.num_rows();
-    let mut named = named(batch, field.name());
-    let Some(index) = named.next() else {
-        if !field.is_nullable() {
-            every_row(
-                rows,
-                faults,
-                &Fault::missing(field.name(), field.data_type()),
-            );
+    let field = &admission.fields()[index];
+    let reads = admission.reads[index];
+    let column = match columns {
+        [column] => *column,
+        [] => {
+            if !field.is_nullable() {
+                every_row(
+                    rows,
+                    faults,
+                    &Fault::missing(field.name(), field.data_type()),
+                );
+            }
+            return Ok(new_null_array(field.data_type(), rows));
         }
-        return Ok(new_null_array(field.data_type(), rows));
+        _ => {
+            every_row(rows, faults, &Fault::twice(field.name()));
+            return Ok(new_null_array(field.data_type(), rows));
+        }
     };
-    if named.next().is_some() {
-        every_row(rows, faults, &Fault::twice(field.name()));
-        return Ok(new_null_array(field.data_type(), rows));
-    }
-    let array = unpacked(batch.column(index))?;
-    let array = match lossless(&array, field.data_type())? {
-        Some(array) if source == Source::Typed => array,
-        _ => by_value(&array, field, source, faults)?,
+    let array = unpacked(batch.column(column))?;
+    // Were a naive time taken whole, it would be one of UTC.
+    let whole = source == Source::Typed && (reads.zone.is_none() || !is_naive(array.data_type()));
+    let whole = match whole {
+        true => lossless(&array, field.data_type())?,
+        false => None,
+    };
+    let array = match whole {
+        Some(array) => array,
+        None => by_value(&array, field, reads, source, faults)?,
     };
     if !field.is_nullable()
         && let Some(nulls) = array.nulls()
@@ -108,14 +126,17 @@ fn declared(
     Ok(array)
 }
 
-/// Indices of the columns of that name: one, unless the batch is malformed.
-fn named(batch: &RecordBatch, name: &str) -> impl Iterator<Item = usize> {
-    let fields = batch.schema_ref().fields();
-    fields
-        .iter()
-        .enumerate()
-        .filter(move |(_, field)| field.name() == name)
-        .map(|(index, _)| index)
+/// Whether values of a type are, or are made of, times without a zone.
+fn is_naive(data_type: &DataType) -> bool {
+    match data_type {
+        DataType::Timestamp(_, None) | DataType::Date32 | DataType::Date64 => true,
+        DataType::List(item)
+        | DataType::LargeList(item)
+        | DataType::ListView(item)
+        | DataType::LargeListView(item)
+        | DataType::FixedSizeList(item, _) => is_naive(item.data_type()),
+        _ => false,
+    }
 }
 
 fn every_row(rows: usize, faults: &mut Faults, fault: &Fault) {
@@ -205,17 +226,18 @@ where
 fn by_value(
     array: &ArrayRef,
     field: &FieldRef,
+    reads: FieldReads,
     source: Source,
     faults: &mut Faults,
 ) -> Built<ArrayRef> {
-    let Some(mut column) = Column::new(field.data_type(), array.len()) else {
+    let Some(mut column) = Column::new(field.data_type(), array.len(), reads) else {
         return cast(array, field.data_type());
     };
     for row in 0..array.len() {
         let put = match source {
             Source::Typed => column.put_array_value(array, row),
             Source::Untyped => match cell(array, row) {
-                Cell::Text("") => column.put(Cell::Null),
+                Cell::Text("") if !column.takes_empty_text() => column.put(Cell::Null),
                 Cell::Text(text) if column.is_list() => put_list_text(text, &mut column),
                 Cell::Text(text) => column.put(Cell::Untyped(text)),
                 other => column.put(other),
@@ -246,13 +268,11 @@ impl Undeclared {
 fn undeclared(
     admission: &Admission,
     batch: &RecordBatch,
-    source: Source,
+    fields: &[Option<usize>],
     faults: &mut Faults,
 ) -> Built<Undeclared> {
-    let fields = batch.schema_ref().fields().iter().enumerate();
-    let indices: Vec<usize> = fields
-        .filter(|(_, field)| admission.field_named(field.name()).is_none())
-        .map(|(index, _)| index)
+    let indices: Vec<usize> = (0..fields.len())
+        .filter(|column| fields[*column].is_none())
         .collect();
     let Some(first) = indices.first() else {
         return Ok(Undeclared {
@@ -271,10 +291,7 @@ fn undeclared(
             carried: None,
         });
     }
-    let mut columns = batch.project(&indices)?;
-    if source == Source::Untyped {
-        columns = without_empty(&columns)?;
-    }
+    let columns = batch.project(&indices)?;
     let rows = batch.num_rows();
     let none = || {
         let mut builder = BooleanBufferBuilder::new(rows);
@@ -294,24 +311,6 @@ fn undeclared(
         columns: Some(columns),
         carried: Some(carried),
     })
-}
-
-/// Empty text as NULL.
-fn without_empty(batch: &RecordBatch) -> Built<RecordBatch> {
-    let text = |array: &ArrayRef| -> ArrayRef {
-        let mut builder = text_builder(array.len());
-        for row in 0..array.len() {
-            match cell(array, row) {
-                Cell::Text(text) if !text.is_empty() => builder.append_value(text),
-                _ => builder.append_null(),
-            }
-        }
-        Arc::new(builder.finish())
-    };
-    let columns = batch.schema_ref().fields().iter().zip(batch.columns());
-    RecordBatch::try_from_iter_with_nullable(
-        columns.map(|(field, array)| (field.name().as_str(), text(array), true)),
-    )
 }
 
 fn extra(admission: &Admission, undeclared: &Undeclared, rows: usize) -> Built<ArrayRef> {

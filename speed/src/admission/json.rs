@@ -45,17 +45,49 @@ pub(crate) fn lines(bytes: &[u8]) -> impl Iterator<Item = Range<usize>> + '_ {
     })
 }
 
-/// Whether a line holds no record.
-pub(crate) fn is_blank(line: &[u8]) -> bool {
-    unmarked(line)
+/// Whether a line, or a message of any number of lines, holds no record: there is but white space of JSON in it.
+pub(crate) fn is_blank(text: &[u8]) -> bool {
+    unmarked(text)
         .iter()
-        .all(|b| matches!(b, b' ' | b'\t' | b'\r'))
+        .all(|b| matches!(b, b' ' | b'\t' | b'\r' | b'\n'))
 }
 
-/// A line without the byte order mark that some programs put before UTF-8. It is passed over on every line, because
-/// files that begin with one are put one after the other.
+/// Adds a record as one line: a line break is white space in JSON, except in a string, where it is an error that must
+/// stay one.
+pub(crate) fn push_line(lines: &mut Vec<u8>, value: &[u8]) {
+    if memchr::memchr2(b'\n', b'\r', value).is_none() {
+        lines.extend_from_slice(value);
+        return;
+    }
+    let (mut in_string, mut escaped) = (false, false);
+    for &byte in value {
+        let breaks = byte == b'\n' || byte == b'\r';
+        // Another control character, which no string may hold either, keeps the record one line.
+        let shown = match (breaks, in_string) {
+            (true, true) => b'\x0b',
+            (true, false) => b' ',
+            _ => byte,
+        };
+        lines.push(shown);
+        in_string = match byte {
+            b'"' if !escaped => !in_string,
+            _ => in_string,
+        };
+        escaped = in_string && byte == b'\\' && !escaped;
+    }
+}
+
+/// A line without the byte order mark that some programs put before UTF-8, and without the zeros that a log has where
+/// it was truncated while its writer went on. They are passed over on every line, because files that begin with them are
+/// put one after the other.
 fn unmarked(line: &[u8]) -> &[u8] {
+    let line = unpadded(line);
     line.strip_prefix(BYTE_ORDER_MARK).unwrap_or(line)
+}
+
+fn unpadded(line: &[u8]) -> &[u8] {
+    let zeros = line.iter().take_while(|byte| **byte == 0).count();
+    &line[zeros..]
 }
 
 pub(super) fn admit(admission: &Admission, bytes: &Bytes) -> Result<Admitted, AdmissionError> {
@@ -67,7 +99,7 @@ pub(super) fn admit(admission: &Admission, bytes: &Bytes) -> Result<Admitted, Ad
     let (mut counted, mut line_ends) = (0, 0);
     for range in lines(bytes) {
         let start = range.start;
-        let line = &bytes[range];
+        let line = unpadded(&bytes[range]);
         let verdict = if line.len() > admission.max_record_bytes {
             Err(Fault::oversized(
                 line.len() as u64,
@@ -298,6 +330,9 @@ fn syntax(error: JiterError) -> Fault {
 
 fn not_an_object(jiter: &mut Jiter<'_>, peek: Peek) -> Fault {
     match described(jiter, peek).and_then(|found| jiter.finish().map(|()| found)) {
+        Ok(found) if peek == Peek::Array => Fault::record(format!(
+            "expected a json object, found {found}; an array of records is taken where a file or a request begins with it"
+        )),
         Ok(found) => Fault::record(format!("expected a json object, found {found}")),
         Err(error) => syntax(error),
     }

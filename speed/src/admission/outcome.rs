@@ -3,8 +3,8 @@
 use std::sync::Arc;
 
 use arrow::array::{Array, ArrayRef, AsArray, BooleanArray, BooleanBufferBuilder, RecordBatch};
-use arrow::compute::FilterBuilder;
-use arrow::datatypes::DataType;
+use arrow::compute::{FilterBuilder, concat_batches};
+use arrow::datatypes::{DataType, SchemaRef};
 use arrow::error::ArrowError;
 use bytes::Bytes;
 
@@ -44,13 +44,7 @@ impl Rows {
     /// # Errors
     /// `TooManyDead` where the input is of another kind than it should be, most likely.
     pub(super) fn check_dead(&self) -> Result<(), AdmissionError> {
-        match self.dead.first() {
-            Some(first) if self.dead.len() > MAX_DEAD_LETTERS => Err(AdmissionError::TooManyDead {
-                record: first.record,
-                reason: first.reason.clone(),
-            }),
-            _ => Ok(()),
-        }
+        too_many(&self.dead)
     }
 
     /// Takes the holes out of `arrays`, which are the declared columns and `_extra`.
@@ -88,6 +82,16 @@ impl Rows {
             alive.set_bit(dead.record as usize, false);
         }
         keep(arrays, &BooleanArray::new(alive.finish(), None))
+    }
+}
+
+fn too_many(dead: &[DeadLetter]) -> Result<(), AdmissionError> {
+    match dead.first() {
+        Some(first) if dead.len() > MAX_DEAD_LETTERS => Err(AdmissionError::TooManyDead {
+            record: first.record,
+            reason: first.reason.clone(),
+        }),
+        _ => Ok(()),
     }
 }
 
@@ -134,6 +138,34 @@ pub(super) fn interleave(admitted: &mut Admitted, earlier: &[DeadLetter]) {
     );
     admitted.dead.extend_from_slice(earlier);
     admitted.dead.sort_by_key(|dead| dead.record);
+}
+
+/// What was admitted of consecutive parts of one input, as of the whole of it.
+pub(super) fn joined(schema: &SchemaRef, parts: Vec<Admitted>) -> Result<Admitted, AdmissionError> {
+    let build = |source| AdmissionError::Build { source };
+    let facts = concat_batches(schema, parts.iter().map(|part| &part.facts)).map_err(build)?;
+    let mut whole = Admitted {
+        facts,
+        records: Vec::new(),
+        dead: Vec::new(),
+        record_count: 0,
+        unknown_fields: 0,
+    };
+    for part in parts {
+        let before = whole.record_count;
+        let records = part.records.into_iter().map(|record| record + before);
+        whole.records.extend(records);
+        whole
+            .dead
+            .extend(part.dead.into_iter().map(|dead| DeadLetter {
+                record: dead.record + before,
+                ..dead
+            }));
+        whole.record_count += part.record_count;
+        whole.unknown_fields += part.unknown_fields;
+    }
+    too_many(&whole.dead)?;
+    Ok(whole)
 }
 
 fn shift<'a>(records: impl Iterator<Item = &'a mut u64>, earlier: &[DeadLetter]) {

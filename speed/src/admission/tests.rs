@@ -2,8 +2,10 @@
 #![expect(clippy::unwrap_used, reason = "tests")]
 
 mod batches;
+mod forms;
 mod lines;
 mod properties;
+mod raw;
 
 use std::sync::Arc;
 

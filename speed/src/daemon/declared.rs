@@ -78,10 +78,10 @@ impl Daemon {
         let _guard = self.taking.lock().await;
         let open = self.topics();
         let wanted = self.wanted_topics.read().clone();
-        for (name, settings) in wanted {
-            if !open.contains_key(&name) && entry.topics.contains_key(&name) {
-                let opened = self.open_topic(&name, &settings).await;
-                self.note_taken(&name, "is declared, and can't be opened", opened);
+        for (name, settings) in &wanted {
+            if !open.contains_key(name) && entry.topics.contains_key(name) {
+                let opened = self.open_topic(name, settings).await;
+                self.note_taken(name, "is declared, and can't be opened", opened);
             }
         }
         for (name, stream) in open.iter() {
@@ -89,7 +89,10 @@ impl Daemon {
                 continue;
             };
             if *stream.topic() != known.topic {
-                let taken = stream.take_fields(&known.topic).await;
+                let fields = wanted
+                    .get(name)
+                    .map_or(&[][..], |settings| &settings.fields);
+                let taken = stream.take_fields(&known.topic, fields).await;
                 self.note_taken(name, "has new fields, which can't be taken", taken);
             }
         }

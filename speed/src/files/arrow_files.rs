@@ -3,11 +3,17 @@
 use std::collections::VecDeque;
 use std::fs::File;
 use std::io::{self, BufReader, Read};
+use std::sync::Arc;
 
 use arrow::array::RecordBatch;
+use arrow::datatypes::{DataType, FieldRef, Fields, Schema, TimeUnit};
 use arrow::error::ArrowError;
 use arrow::ipc::reader::{FileReaderBuilder, StreamReader};
-use parquet::arrow::arrow_reader::{ParquetRecordBatchReader, ParquetRecordBatchReaderBuilder};
+use parquet::arrow::arrow_reader::{
+    ArrowReaderMetadata, ArrowReaderOptions, ParquetRecordBatchReader,
+    ParquetRecordBatchReaderBuilder,
+};
+use parquet::basic::Type as PhysicalType;
 use parquet::errors::ParquetError;
 
 use super::source::Stream;
@@ -31,8 +37,10 @@ enum State {
 impl ParquetReader {
     pub(super) fn open(file: File, position: Position) -> Result<Self, FileError> {
         let file_bytes = source_bytes(&file, &position)?;
-        let builder = ParquetRecordBatchReaderBuilder::try_new(file)
+        let metadata = ArrowReaderMetadata::load(&file, ArrowReaderOptions::default())
+            .and_then(with_int96_in_micros)
             .map_err(|source| parquet_error(&position, source))?;
+        let builder = ParquetRecordBatchReaderBuilder::new_with_metadata(file, metadata);
         let groups = builder.metadata().row_groups();
         let decoded: i64 = groups.iter().map(|group| group.total_byte_size()).sum();
         let rows: i64 = groups.iter().map(|group| group.num_rows()).sum();
@@ -46,6 +54,52 @@ impl ParquetReader {
             file_bytes,
         })
     }
+}
+
+/// INT96 as instants in microseconds. As nanoseconds, which is how they are read unless told otherwise, years outside
+/// 1677 to 2262 would wrap around into others, before anybody could refuse them.
+fn with_int96_in_micros(
+    metadata: ArrowReaderMetadata,
+) -> Result<ArrowReaderMetadata, ParquetError> {
+    let leaves = metadata.parquet_schema().columns();
+    let is_int96: Vec<bool> = leaves
+        .iter()
+        .map(|leaf| leaf.physical_type() == PhysicalType::INT96)
+        .collect();
+    if !is_int96.contains(&true) {
+        return Ok(metadata);
+    }
+    let schema = metadata.schema();
+    let mut leaves = is_int96.into_iter();
+    let fields: Vec<FieldRef> = schema
+        .fields()
+        .iter()
+        .map(|field| in_micros(field, &mut leaves))
+        .collect();
+    let schema = Schema::new_with_metadata(fields, schema.metadata().clone());
+    let options = ArrowReaderOptions::new().with_schema(Arc::new(schema));
+    ArrowReaderMetadata::try_new(metadata.metadata().clone(), options)
+}
+
+/// A field with its leaves that are INT96 in microseconds; `leaves` says of each leaf, in order, whether it is one.
+fn in_micros(field: &FieldRef, leaves: &mut impl Iterator<Item = bool>) -> FieldRef {
+    let data_type = match field.data_type() {
+        DataType::List(item) => DataType::List(in_micros(item, leaves)),
+        DataType::LargeList(item) => DataType::LargeList(in_micros(item, leaves)),
+        DataType::FixedSizeList(item, size) => {
+            DataType::FixedSizeList(in_micros(item, leaves), *size)
+        }
+        DataType::Map(entries, sorted) => DataType::Map(in_micros(entries, leaves), *sorted),
+        DataType::Struct(fields) => {
+            let fields = fields.iter().map(|field| in_micros(field, leaves));
+            DataType::Struct(Fields::from_iter(fields.collect::<Vec<_>>()))
+        }
+        leaf => match leaves.next() {
+            Some(true) => DataType::Timestamp(TimeUnit::Microsecond, Some("UTC".into())),
+            _ => leaf.clone(),
+        },
+    };
+    Arc::new(field.as_ref().clone().with_data_type(data_type))
 }
 
 /// The size of the source: of the stream that was spooled, or of the file itself.

@@ -1,4 +1,7 @@
 //! CSV with a header, as chunks of text columns. A row that doesn't fit the header costs itself only.
+//!
+//! A field between separators with nothing in it is NULL, one of two quotes is the empty text: so what is written by
+//! `--format csv` comes back as it was. Spaces around names in the header are not part of them.
 
 use std::collections::HashSet;
 use std::io::{self, Read};
@@ -31,8 +34,9 @@ impl CsvReader {
         stream: Stream,
         position: Position,
         max_record_bytes: usize,
+        separator: u8,
     ) -> Result<Self, FileError> {
-        let mut rows = Rows::new(stream, max_record_bytes);
+        let mut rows = Rows::new(stream, max_record_bytes, separator);
         let header = |problem: String| FileError::Header {
             file: position.file.clone(),
             problem,
@@ -50,10 +54,16 @@ impl CsvReader {
                     .fields()
                     .ok_or_else(|| header("is not valid utf-8".to_owned()))?;
                 for name in names {
+                    let name = name.trim();
                     if !seen.insert(name) {
                         return Err(header(format!("names `{name}` twice: rename one")));
                     }
                     fields.push(Field::new(name, DataType::Utf8View, true));
+                }
+                if let [only] = &fields[..]
+                    && let Some(problem) = other_separator(only.name(), separator)
+                {
+                    return Err(header(problem));
                 }
             }
         }
@@ -68,14 +78,22 @@ impl CsvReader {
     }
 
     /// The current row's values, or why it has none.
-    fn values(&self) -> Result<Vec<&str>, String> {
+    fn values(&self) -> Result<Vec<Option<&str>>, String> {
         let (found, expected) = (self.rows.field_count, self.schema.fields().len());
         if found != expected {
             return Err(format!("row has {found} fields, the header has {expected}"));
         }
-        self.rows
-            .fields()
-            .ok_or_else(|| "record is not valid utf-8".to_owned())
+        let fields = self.rows.fields();
+        let fields = fields.ok_or_else(|| "record is not valid utf-8".to_owned())?;
+        if !fields.contains(&"") {
+            return Ok(fields.into_iter().map(Some).collect());
+        }
+        let quoted = self.rows.quoted();
+        Ok(fields
+            .into_iter()
+            .zip(quoted)
+            .map(|(field, quoted)| (quoted || !field.is_empty()).then_some(field))
+            .collect())
     }
 
     fn batch(
@@ -114,7 +132,7 @@ impl ChunkReader for CsvReader {
                         columns
                             .iter_mut()
                             .zip(values)
-                            .for_each(|(column, value)| column.append_value(value));
+                            .for_each(|(column, value)| column.append_option(value));
                     }
                     Err(reason) => {
                         dead.push(DeadLetter {
@@ -162,10 +180,28 @@ enum RowOutcome {
     End,
 }
 
+/// What is wrong with a header of one name, where that holds another separator than `separator`.
+fn other_separator(name: &str, separator: u8) -> Option<String> {
+    let others = [
+        (b';', "a semicolon", "`;`"),
+        (b'\t', "a tab", "`tab`"),
+        (b'|', "a bar", "`|`"),
+        (b',', "a comma", "`,`"),
+    ];
+    let found = others
+        .iter()
+        .find(|(byte, _, _)| *byte != separator && name.as_bytes().contains(byte))?;
+    let (_, what, written) = found;
+    Some(format!(
+        "is one name with {what} in it: where that separates the fields, say so with `--separator` or, over HTTP, `?separator=`, as {written}"
+    ))
+}
+
 /// The rows of a stream, one at a time, in memory bounded by the longest row allowed.
 struct Rows {
     stream: Stream,
     core: csv_core::Reader,
+    separator: u8,
     max_record_bytes: usize,
     input: Vec<u8>,
     /// What of `input` is read but not parsed.
@@ -175,7 +211,7 @@ struct Rows {
     values: Vec<u8>,
     ends: Vec<usize>,
     field_count: usize,
-    /// The head of the current row as it stands in the file.
+    /// The current row as it stands in the file, or its head where it is longer than it may be.
     raw: Vec<u8>,
     /// The current row's length in the file, without its line end.
     size_bytes: u64,
@@ -186,10 +222,11 @@ struct Rows {
 }
 
 impl Rows {
-    fn new(stream: Stream, max_record_bytes: usize) -> Self {
+    fn new(stream: Stream, max_record_bytes: usize, separator: u8) -> Self {
         Self {
             stream,
-            core: csv_core::Reader::new(),
+            core: csv_core::ReaderBuilder::new().delimiter(separator).build(),
+            separator,
             max_record_bytes,
             input: vec![0; READ_BYTES],
             start: 0,
@@ -277,12 +314,34 @@ impl Rows {
         }
         self.reading_line += line_ends(taken);
         self.size_bytes += taken.len() as u64;
-        let room = (RAW_BYTES + 1).saturating_sub(self.raw.len());
+        let most = RAW_BYTES.max(self.max_record_bytes);
+        let room = most.saturating_add(1).saturating_sub(self.raw.len());
         self.raw.extend_from_slice(&taken[..taken.len().min(room)]);
     }
 
     fn raw(&self) -> Bytes {
         Bytes::copy_from_slice(&self.raw[..self.raw.len().min(RAW_BYTES)])
+    }
+
+    /// Whether each of the current row's values begins with a quote, which its reader does not tell.
+    fn quoted(&self) -> Vec<bool> {
+        let mut quoted = Vec::with_capacity(self.field_count);
+        let mut bytes = self.raw.iter().copied().peekable();
+        loop {
+            let is_quoted = bytes.next_if_eq(&b'"').is_some();
+            quoted.push(is_quoted);
+            if is_quoted {
+                // Two quotes are one in the value.
+                while let Some(byte) = bytes.next() {
+                    if byte == b'"' && bytes.next_if_eq(&b'"').is_none() {
+                        break;
+                    }
+                }
+            }
+            if !bytes.by_ref().any(|byte| byte == self.separator) {
+                return quoted;
+            }
+        }
     }
 
     /// The current row's values, unless one isn't UTF-8.

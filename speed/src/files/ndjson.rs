@@ -5,6 +5,7 @@ use std::io::{self, Read};
 use bytes::Bytes;
 use memchr::{memchr, memrchr};
 
+use super::array::Shape;
 use super::source::Stream;
 use super::{
     CHUNK_BYTES, CHUNK_RECORDS, Chunk, ChunkData, ChunkReader, FileError, Position, line_ends,
@@ -23,6 +24,7 @@ pub(super) struct NdjsonReader {
     ready: Bytes,
     /// The line of the file with which `ready`, or else `buffer`, begins, from 1.
     line: u64,
+    shape: Shape,
     end: End,
 }
 
@@ -33,7 +35,12 @@ enum End {
 }
 
 impl NdjsonReader {
-    pub(super) fn new(stream: Stream, position: Position, max_record_bytes: usize) -> Self {
+    pub(super) fn new(
+        stream: Stream,
+        position: Position,
+        max_record_bytes: usize,
+        shape: Shape,
+    ) -> Self {
         Self {
             stream,
             position,
@@ -41,6 +48,7 @@ impl NdjsonReader {
             buffer: Vec::new(),
             ready: Bytes::new(),
             line: 1,
+            shape,
             end: End::NotYet,
         }
     }
@@ -69,6 +77,15 @@ impl NdjsonReader {
         }
     }
 
+    /// Takes zeros off the beginning of a line that is not whole yet: a log that was copied and truncated while its
+    /// writer went on begins with as many as it held before, more than a line may be long.
+    fn drop_padding(&mut self) {
+        let zeros = self.buffer.iter().take_while(|byte| **byte == 0).count();
+        if zeros > 0 && memchr(b'\n', &self.buffer).is_none() {
+            self.buffer.drain(..zeros);
+        }
+    }
+
     /// Moves the whole lines that have been read to `ready`.
     fn take_lines(&mut self, len: usize) {
         let rest = self.buffer[len..].to_vec();
@@ -93,6 +110,10 @@ impl NdjsonReader {
         (records > 0).then(|| {
             let data = ChunkData::Ndjson(bytes);
             let chunk = self.position.chunk(data, Vec::new(), records as u64);
+            let first_line = match self.shape {
+                Shape::Lines => first_line,
+                Shape::Array => 0,
+            };
             Chunk {
                 first_line,
                 ..chunk
@@ -136,7 +157,8 @@ impl NdjsonReader {
         if blank {
             return Ok(None);
         }
-        let dead = oversized(0, line, &head, size_bytes, self.max_record_bytes);
+        let mut dead = oversized(0, line, &head, size_bytes, self.max_record_bytes);
+        dead.line = dead.line.filter(|_| self.shape == Shape::Lines);
         Ok(Some(self.position.chunk(
             ChunkData::Ndjson(Bytes::new()),
             vec![dead],
@@ -153,6 +175,7 @@ impl ChunkReader for NdjsonReader {
                 return Ok(Some(chunk));
             }
             self.fill(target);
+            self.drop_padding();
             let whole_lines = match memrchr(b'\n', &self.buffer) {
                 _ if matches!(self.end, End::Clean) => self.buffer.len(),
                 Some(newline) => newline + 1,

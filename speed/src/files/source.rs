@@ -7,18 +7,23 @@ use std::str::FromStr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use flate2::bufread::MultiGzDecoder;
+use bytes::Bytes;
 
+use super::array;
 use super::arrow_files::{IpcReader, ParquetReader};
 use super::csv::CsvReader;
+use super::gzip::Gunzip;
 use super::ndjson::NdjsonReader;
-use super::{Chunks, FileError, Options, Position};
+use super::{Chunks, FileError, Options, Position, Separator};
 use crate::admission::BYTE_ORDER_MARK;
 
 const GZIP_MAGIC: &[u8] = &[0x1f, 0x8b];
 const ZSTD_MAGIC: &[u8] = &[0x28, 0xb5, 0x2f, 0xfd];
 const IPC_FILE_MAGIC: &[u8] = b"ARROW1";
 const READ_BYTES: usize = 256 * 1024;
+
+/// The longest window of zstd, as a power of two: 2 GiB, which are taken where a file was packed with it.
+const LONGEST_WINDOW_LOG: u32 = 31;
 
 /// Where records come from.
 pub enum Source {
@@ -59,10 +64,12 @@ impl Source {
 /// A format of records.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Format {
-    /// A JSON object a line: `.ndjson`, `.jsonl`, `.json`.
+    /// A JSON object a line, or an array of objects: `.ndjson`, `.jsonl`, `.json`.
     Ndjson,
     /// Comma-separated values whose first row names the fields: `.csv`.
     Csv,
+    /// The same with tabs between them: `.tsv`.
+    Tsv,
     /// Apache Parquet: `.parquet`.
     Parquet,
     /// Arrow IPC, file or stream, told apart by content: `.arrow`, `.arrows`, `.ipc`, `.feather`.
@@ -77,10 +84,11 @@ impl FromStr for Format {
         match text.to_ascii_lowercase().as_str() {
             "ndjson" | "jsonl" | "json" => Ok(Self::Ndjson),
             "csv" => Ok(Self::Csv),
+            "tsv" => Ok(Self::Tsv),
             "parquet" => Ok(Self::Parquet),
             "arrow" | "arrows" | "ipc" | "feather" => Ok(Self::Arrow),
             _ => Err(format!(
-                "`{text}` is not a format: use `ndjson`, `csv`, `parquet` or `arrow`"
+                "`{text}` is not a format: use `ndjson`, `csv`, `tsv`, `parquet` or `arrow`"
             )),
         }
     }
@@ -183,15 +191,13 @@ pub(super) fn open(source: Source, options: &Options) -> Result<Chunks, FileErro
     Ok(Chunks::new(match format {
         Format::Ndjson => {
             let stream = without_mark(stream, &position)?;
-            Box::new(NdjsonReader::new(
-                stream,
-                position,
-                options.max_record_bytes,
-            ))
+            let (stream, shape) = array::opened(stream).map_err(|e| position.read_error(e))?;
+            let limit = options.max_record_bytes;
+            Box::new(NdjsonReader::new(stream, position, limit, shape))
         }
-        Format::Csv => {
-            let stream = without_mark(stream, &position)?;
-            Box::new(CsvReader::open(stream, position, options.max_record_bytes)?)
+        Format::Csv | Format::Tsv => {
+            let separator = separator(format, options.separator);
+            csv(stream, position, options.max_record_bytes, separator)?
         }
         Format::Parquet => Box::new(ParquetReader::open(spooled(stream, &position)?, position)?),
         Format::Arrow => {
@@ -206,6 +212,46 @@ pub(super) fn open(source: Source, options: &Options) -> Result<Chunks, FileErro
             }
         }
     }))
+}
+
+/// What stands between the fields of a kind of CSV.
+fn separator(format: Format, named: Option<Separator>) -> u8 {
+    match (named, format) {
+        (Some(separator), _) => separator.0,
+        (None, Format::Tsv) => b'\t',
+        (None, _) => b',',
+    }
+}
+
+fn csv(
+    stream: Stream,
+    position: Position,
+    max_record_bytes: usize,
+    separator: u8,
+) -> Result<Box<CsvReader>, FileError> {
+    let stream = without_mark(stream, &position)?;
+    CsvReader::open(stream, position, max_record_bytes, separator).map(Box::new)
+}
+
+pub(super) fn csv_of_body(
+    body: Bytes,
+    format: Format,
+    named: Option<Separator>,
+    max_record_bytes: usize,
+) -> Result<Chunks, FileError> {
+    let position = Position {
+        file: "the request".to_owned(),
+        record: 0,
+        counter: Counter::default(),
+    };
+    let stream: Stream = Box::new(Cursor::new(body));
+    let separator = separator(format, named);
+    Ok(Chunks::new(csv(
+        stream,
+        position,
+        max_record_bytes,
+        separator,
+    )?))
 }
 
 /// The stream's content. What the name says of its compression is believed, so that an empty `.gz` is the error that
@@ -230,15 +276,16 @@ fn decompressed(
     let whole = Cursor::new(head).chain(counted);
     Ok(match compression {
         Compression::Plain => Box::new(whole),
-        Compression::Gzip => Box::new(MultiGzDecoder::new(BufReader::with_capacity(
-            READ_BYTES, whole,
-        ))),
+        Compression::Gzip => Box::new(Gunzip::new(BufReader::with_capacity(READ_BYTES, whole))),
         Compression::Zstd => {
             let buffered = BufReader::with_capacity(READ_BYTES, whole);
-            Box::new(
-                zstd::stream::read::Decoder::with_buffer(buffered)
-                    .map_err(|e| position.read_error(e))?,
-            )
+            let mut decoder = zstd::stream::read::Decoder::with_buffer(buffered)
+                .map_err(|e| position.read_error(e))?;
+            // What a file was packed with by `zstd --long=31` is needed to unpack it.
+            decoder
+                .window_log_max(LONGEST_WINDOW_LOG)
+                .map_err(|e| position.read_error(e))?;
+            Box::new(decoder)
         }
     })
 }

@@ -12,6 +12,8 @@ use parquet::arrow::ArrowWriter;
 use parquet::file::properties::WriterProperties;
 use proptest::prelude::*;
 
+mod forms;
+
 use super::*;
 use crate::admission::Admission;
 use anabranch_shared::ErrorKind;
@@ -23,6 +25,7 @@ fn options(format: Option<Format>, max_record_bytes: usize) -> Options {
     Options {
         format,
         max_record_bytes,
+        separator: None,
     }
 }
 
@@ -424,7 +427,7 @@ fn memory_does_not_grow_with_a_line_too_long_to_hold() {
         record: 0,
         counter: source::Counter::default(),
     };
-    let mut reader = ndjson::NdjsonReader::new(stream, position, 1000);
+    let mut reader = ndjson::NdjsonReader::new(stream, position, 1000, array::Shape::Lines);
     let chunk = reader.next_chunk().unwrap().unwrap();
     assert!(
         chunk.dead[0]

@@ -237,9 +237,6 @@ mod tests {
         Ok((body, states))
     }
 
-    /// The view of the answer that version 0.1.0 has sent.
-    const SENT: &str = "SELECT count(*) AS c, sum(n) AS s, avg(n) AS a, array_agg(n ORDER BY ts) AS l, approx_distinct(n) AS d FROM facts";
-
     /// Facts of partition 1 with these offsets.
     fn facts(offsets: std::ops::Range<i64>) -> Result<RecordBatch> {
         let schema = topic().schema();

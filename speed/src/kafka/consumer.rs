@@ -7,8 +7,11 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use anabranch_shared::settings::{KafkaSettings, KafkaStart};
-use anabranch_shared::{Catalogue, Error, ErrorKind, Offset, OffsetRange, PartitionId, Result};
+use anabranch_shared::{
+    Catalogue, Error, ErrorKind, Offset, OffsetRange, Offsets, PartitionId, Result,
+};
 use parking_lot::Mutex;
+use rdkafka::config::RDKafkaLogLevel;
 use rdkafka::consumer::{BaseConsumer, CommitMode, Consumer, ConsumerContext, RebalanceProtocol};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::message::Message;
@@ -19,7 +22,7 @@ use rdkafka::{ClientConfig, ClientContext, TopicPartitionList};
 
 use super::messages::Messages;
 use super::start::{Held, StartDecision, decide};
-use super::{KafkaState, gap_text};
+use super::{KafkaState, gap_text, identity};
 use crate::payload::{FactPiece, Place};
 use crate::topic::TopicStream;
 
@@ -31,6 +34,8 @@ const MESSAGES: usize = 20_000;
 const MESSAGE_BYTES: usize = 8 << 20;
 /// How long Kafka may take to say what it holds.
 const ASK: Duration = Duration::from_secs(10);
+/// The same, where it is only to be shown.
+const ASK_SHORTLY: Duration = Duration::from_secs(1);
 /// How long to wait before something that failed is tried again.
 const RETRY: Duration = Duration::from_millis(500);
 /// How long a partition that another daemon gets is held until its facts have landed.
@@ -56,6 +61,8 @@ pub(super) struct Source {
     shared: Shared,
     committed: BTreeMap<i32, Offset>,
     committed_at: Instant,
+    /// The id of Kafka's topic that was found to be the one that was read before.
+    checked_id: Option<String>,
 }
 
 impl Source {
@@ -83,7 +90,7 @@ impl Source {
         let prefetch_kb = (settings.prefetch_bytes / 1024).clamp(1, 2_000_000);
         config
             .set("bootstrap.servers", &settings.brokers)
-            .set("group.id", &settings.group)
+            .set("group.id", &shared.group())
             .set("enable.auto.commit", "false")
             .set("enable.auto.offset.store", "false")
             // A position that Kafka does not have is decided on here, never passed over.
@@ -92,6 +99,15 @@ impl Source {
             .set("enable.partition.eof", "true")
             .set("statistics.interval.ms", "2000")
             .set("queued.max.messages.kbytes", prefetch_kb.to_string());
+        // What the topic's id is known from.
+        let debug = match config.get("debug") {
+            Some(asked) => format!("{asked},{}", identity::DEBUG),
+            None => identity::DEBUG.to_owned(),
+        };
+        config
+            .set("debug", debug)
+            .set_log_level(RDKafkaLogLevel::Debug);
+        shared.state.lock().group = shared.group();
         let of = |e: KafkaError| {
             let name = shared.stream.name();
             Error::Invalid(format!(
@@ -104,6 +120,7 @@ impl Source {
             shared,
             committed: BTreeMap::new(),
             committed_at: Instant::now(),
+            checked_id: None,
         })
     }
 
@@ -117,6 +134,9 @@ impl Source {
             }
             self.throttle();
             let gathered = self.gather();
+            if !gathered.is_empty() && !self.is_same_topic() {
+                continue;
+            }
             for (partition, messages) in gathered {
                 self.take(partition, messages);
             }
@@ -230,6 +250,40 @@ impl Source {
         }
     }
 
+    /// Whether Kafka's topic is the one that was read before. Where it was made anew nothing is read
+    /// any more. Tries again until the storage answers.
+    fn is_same_topic(&mut self) -> bool {
+        let shared = &self.shared;
+        let seen = shared.state.lock().topic_id.clone();
+        let Some(id) = seen.filter(|id| self.checked_id.as_ref() != Some(id)) else {
+            return true;
+        };
+        let (stream, settings) = (&shared.stream, &shared.settings);
+        let name = &stream.topic().name;
+        while !shared.stopping() {
+            // What has brought nothing can't be mistaken for another one.
+            let accepted = match stream.log().head() == Offsets::default() {
+                true => Some(id.as_str()),
+                false => settings.topic_id.as_deref(),
+            };
+            let noted = shared.catalogue.note_source_id(name, &id, accepted);
+            match shared.runtime.block_on(noted) {
+                Ok(None) => {
+                    self.checked_id = Some(id);
+                    return true;
+                }
+                Ok(Some(before)) => {
+                    let why = identity::made_anew(name, &settings.topic, &before, &id);
+                    shared.halt(&why);
+                    return false;
+                }
+                Err(e) => shared.trouble(e.to_string()),
+            }
+            std::thread::sleep(RETRY);
+        }
+        false
+    }
+
     /// Makes facts of a partition's messages.
     fn take(&self, partition: i32, mut messages: Messages) {
         let Some(start) = self.shared.position(partition) else {
@@ -249,7 +303,7 @@ impl Source {
             source: Some(&source),
         };
         let pushed = messages.admit(&stream.admission()).and_then(|admitted| {
-            let piece = |admitted| messages.piece(admitted, &place);
+            let piece = |admitted| messages.piece(admitted, &shared.settings, &place);
             stream.push_new(admitted, place.received_at_us, piece)
         });
         match pushed {
@@ -283,6 +337,7 @@ impl Source {
     /// Commits what has landed to Kafka, for monitoring.
     fn commit(&mut self) {
         self.committed_at = Instant::now();
+        self.shared.count_partitions(&self.consumer);
         let landed = self.shared.stream.with_delta(|d| d.upto.clone());
         let mut list = TopicPartitionList::new();
         for partition in self.shared.assigned() {
@@ -302,6 +357,33 @@ impl Source {
 }
 
 impl Shared {
+    /// The consumer group. One that is not named is of this storage alone, so that two storages of
+    /// one cluster don't divide a topic between them.
+    fn group(&self) -> String {
+        let topic = &self.stream.topic().name;
+        let own = || {
+            let id = self.stream.log().table().with_state(|s| s.id.clone());
+            let id: String = id.unwrap_or_default().chars().take(8).collect();
+            format!("anabranch-{topic}-{id}")
+        };
+        self.settings.group.clone().unwrap_or_else(own)
+    }
+
+    /// Asks how many partitions Kafka's topic has, where this daemon reads none of them; otherwise
+    /// the statistics say it.
+    fn count_partitions(&self, consumer: &BaseConsumer<Self>) {
+        if !self.assigned().is_empty() {
+            return;
+        }
+        let topic = &self.settings.topic;
+        let Ok(found) = consumer.fetch_metadata(Some(topic), ASK_SHORTLY) else {
+            return;
+        };
+        let found = found.topics().iter().find(|t| t.name() == topic);
+        let count = found.and_then(|t| i32::try_from(t.partitions().len()).ok());
+        self.state.lock().partition_count = count;
+    }
+
     fn stopping(&self) -> bool {
         self.stop.load(Ordering::Relaxed)
     }
@@ -489,6 +571,9 @@ impl ClientContext for Shared {
             return;
         };
         let mut state = self.state.lock();
+        // One more, -1, stands for none.
+        let count = topic.partitions.keys().filter(|p| **p >= 0).count();
+        state.partition_count = i32::try_from(count).ok();
         for (partition, known) in &mut state.partitions {
             let Some(found) = topic.partitions.get(partition) else {
                 continue;
@@ -506,7 +591,10 @@ impl ClientContext for Shared {
         }
     }
 
-    fn log(&self, level: rdkafka::config::RDKafkaLogLevel, facility: &str, text: &str) {
+    fn log(&self, level: RDKafkaLogLevel, facility: &str, text: &str) {
+        if let Some(id) = identity::logged(text, &self.settings.topic) {
+            self.state.lock().topic_id = Some(id.to_owned());
+        }
         tracing::debug!(?level, facility, text, "librdkafka");
     }
 

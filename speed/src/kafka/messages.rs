@@ -1,11 +1,17 @@
 //! Messages of one Kafka partition become facts and dead letters at their own offsets.
 
-use anabranch_shared::Result;
-use anabranch_shared::settings::KafkaSettings;
-use bytes::Bytes;
-use rdkafka::message::{BorrowedMessage, Headers, Message};
+use std::borrow::Cow;
 
-use crate::admission::{Admission, AdmissionError, Admitted, DeadLetter, RAW_BYTES, is_blank};
+use anabranch_shared::settings::{KafkaSettings, Tombstones};
+use anabranch_shared::{Error, Result};
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
+use bytes::Bytes;
+use rdkafka::message::{Headers, Message};
+
+use crate::admission::{
+    Admission, AdmissionError, Admitted, DeadLetter, RAW_BYTES, is_blank, push_line,
+};
 use crate::payload::{FactPiece, Place};
 
 /// Bytes before a value that a schema registry's serializer has framed: a zero and the number of a
@@ -13,6 +19,8 @@ use crate::payload::{FactPiece, Place};
 const FRAME: usize = 5;
 
 /// Messages of one partition, as they came.
+///
+/// Invariant: `lines` holds as many records as `records`, in the same order.
 #[derive(Debug, Default)]
 pub(super) struct Messages {
     /// A line for each that may be a fact.
@@ -37,8 +45,11 @@ impl Messages {
     }
 
     /// Adds a message.
-    pub(super) fn add(&mut self, message: &BorrowedMessage<'_>, settings: &KafkaSettings) {
+    pub(super) fn add(&mut self, message: &impl Message, settings: &KafkaSettings) {
         self.end = message.offset() + 1;
+        if message.payload().is_none() && settings.tombstones == Tombstones::Skip {
+            return;
+        }
         let value = message.payload().unwrap_or_default();
         let body = match unframed(value) {
             Ok(body) if !is_blank(body) => body,
@@ -65,7 +76,7 @@ impl Messages {
         self.records.push((message.offset(), raw));
     }
 
-    fn refuse(&mut self, message: &BorrowedMessage<'_>, value: &[u8], reason: String) {
+    fn refuse(&mut self, message: &impl Message, value: &[u8], reason: String) {
         let letter = DeadLetter {
             record: 0,
             line: None,
@@ -77,91 +88,134 @@ impl Messages {
     }
 
     /// The facts and dead letters of those that may be facts, which are numbered in their order.
+    ///
+    /// # Errors
+    /// `Internal` where admission has seen other records than these messages: all after the first
+    /// difference would go to the offsets of others.
     pub(super) fn admit(&mut self, admission: &Admission) -> Result<Admitted> {
-        let bad = |e: AdmissionError| anabranch_shared::Error::of_kind(e.kind(), e.to_string());
+        let bad = |e: AdmissionError| Error::of_kind(e.kind(), e.to_string());
         let lines = Bytes::from(std::mem::take(&mut self.lines));
-        admission.ndjson(&lines).map_err(bad)
+        let admitted = admission.ndjson(&lines).map_err(bad)?;
+        if admitted.record_count != self.records.len() as u64 {
+            return Err(Error::Internal(format!(
+                "{} messages before offset {} were admitted as {} records; none of them was taken",
+                self.records.len(),
+                self.end,
+                admitted.record_count
+            )));
+        }
+        Ok(admitted)
+    }
+
+    fn at(&self, record: u64) -> Result<&(i64, std::ops::Range<usize>)> {
+        let found = usize::try_from(record)
+            .ok()
+            .and_then(|r| self.records.get(r));
+        found.ok_or_else(|| Error::Internal(format!("record {record} is of no message")))
     }
 
     /// What was admitted of the messages, at their offsets. The offset of a fact that was left out
     /// of `admitted` since stays unused.
-    pub(super) fn piece(self, admitted: Admitted, place: &Place<'_>) -> Result<FactPiece> {
-        let at = |record: u64| {
-            usize::try_from(record)
-                .ok()
-                .and_then(|r| self.records.get(r))
-        };
-        let offsets = admitted.records.iter().filter_map(|r| Some(at(*r)?.0));
-        let mut dead = self.dead;
+    pub(super) fn piece(
+        self,
+        admitted: Admitted,
+        settings: &KafkaSettings,
+        place: &Place<'_>,
+    ) -> Result<FactPiece> {
+        let of = |record: &u64| self.at(*record).map(|(offset, _)| *offset);
+        let offsets: Vec<i64> = admitted.records.iter().map(of).collect::<Result<_>>()?;
+        let mut placed = Vec::with_capacity(admitted.dead.len());
         for mut letter in admitted.dead {
-            let Some((offset, raw)) = at(letter.record) else {
-                continue;
-            };
+            let (offset, raw) = self.at(letter.record)?;
             if !raw.is_empty() {
                 letter.raw = Bytes::copy_from_slice(&self.raw[raw.clone()]);
             }
             letter.line = None;
-            dead.push((*offset, letter));
+            explain_mapped(&mut letter, settings);
+            placed.push((*offset, letter));
         }
+        let mut dead = self.dead;
+        dead.extend(placed);
         dead.sort_by_key(|(offset, _)| *offset);
         let letters: Vec<(i64, &DeadLetter)> = dead.iter().map(|(o, d)| (*o, d)).collect();
-        FactPiece::placed(place, &admitted.facts, offsets.collect(), &letters)
+        FactPiece::placed(place, &admitted.facts, offsets, &letters)
     }
+}
+
+/// Says of a field that is there twice, and is mapped, where the other one comes from.
+fn explain_mapped(letter: &mut DeadLetter, settings: &KafkaSettings) {
+    let Some(field) = letter.field.as_deref().filter(|_| letter.is_twice()) else {
+        return;
+    };
+    let is = |mapped: &Option<String>| mapped.as_deref() == Some(field);
+    let what = if is(&settings.key_field) {
+        "`key_field`"
+    } else if is(&settings.timestamp_field) {
+        "`timestamp_field`"
+    } else if settings.headers.iter().any(|(_, to)| to == field) {
+        "`headers`"
+    } else {
+        return;
+    };
+    letter.reason += &format!(
+        ": in the value and by {what} of the topic's source; give {what} a field of its own, or leave it out"
+    );
+}
+
+/// What follows the frame of a schema registry, and the number of its schema; `None` where there is
+/// no frame.
+fn frame(bytes: &[u8]) -> Option<(u32, &[u8])> {
+    let (frame, body) = bytes.split_at_checked(FRAME)?;
+    let (zero, schema) = frame.split_first()?;
+    let schema = schema.try_into().map(u32::from_be_bytes).ok()?;
+    (*zero == 0).then_some((schema, body))
 }
 
 /// A value without a schema registry's frame.
 fn unframed(value: &[u8]) -> std::result::Result<&[u8], String> {
-    if value.first() != Some(&0) || value.len() < FRAME {
+    let Some((schema, body)) = frame(value) else {
         return Ok(value);
-    }
-    let (frame, body) = value.split_at(FRAME);
+    };
     let opens = body.iter().find(|b| !b.is_ascii_whitespace());
     if opens == Some(&b'{') {
         return Ok(body);
     }
-    let schema = u32::from_be_bytes([frame[1], frame[2], frame[3], frame[4]]);
     Err(format!(
         "the value is framed with schema {schema} of a schema registry and is not a JSON object; Avro and Protobuf are not supported"
     ))
 }
 
-/// Adds a value as one line: a line break is white space in JSON, except in a string, where it is
-/// an error that must stay one.
-fn push_line(lines: &mut Vec<u8>, value: &[u8]) {
-    if memchr::memchr2(b'\n', b'\r', value).is_none() {
-        lines.extend_from_slice(value);
-        return;
-    }
-    let (mut in_string, mut escaped) = (false, false);
-    for &byte in value {
-        let breaks = byte == b'\n' || byte == b'\r';
-        // Another control character, which no string may hold either, keeps the record one line.
-        let shown = match (breaks, in_string) {
-            (true, true) => b'\x0b',
-            (true, false) => b' ',
-            _ => byte,
-        };
-        lines.push(shown);
-        in_string = match byte {
-            b'"' if !escaped => !in_string,
-            _ => in_string,
-        };
-        escaped = in_string && byte == b'\\' && !escaped;
+/// A key as text: of one that a schema registry's serializer has framed the text of its JSON
+/// string, or another JSON value as it is written.
+fn key_text(key: &[u8]) -> std::result::Result<Cow<'_, str>, String> {
+    const BINARY: &str = "declare the field of `key_field` as `binary` to keep its bytes";
+    let Some((schema, body)) = frame(key) else {
+        let text = std::str::from_utf8(key).map(Cow::Borrowed);
+        return text.map_err(|_| format!("the message's key is not UTF-8; {BINARY}"));
+    };
+    match serde_json::from_slice(body) {
+        Ok(serde_json::Value::String(text)) => Ok(text.into()),
+        Ok(_) => Ok(String::from_utf8_lossy(body)),
+        Err(_) => Err(format!(
+            "the message's key is framed with schema {schema} of a schema registry and is not JSON; Avro and Protobuf are not supported; {BINARY}"
+        )),
     }
 }
 
 /// What of a message besides its value becomes fields: their names and JSON values.
 fn mapped_fields(
-    message: &BorrowedMessage<'_>,
+    message: &impl Message,
     settings: &KafkaSettings,
 ) -> std::result::Result<Vec<(String, String)>, String> {
     let mut fields = Vec::new();
-    let text = |what: &str, bytes: &[u8]| match std::str::from_utf8(bytes) {
-        Ok(text) => Ok(serde_json::Value::from(text).to_string()),
-        Err(_) => Err(format!("{what} is not UTF-8")),
-    };
+    let quoted = |text: &str| serde_json::Value::from(text).to_string();
+    let is_binary = |field: &String| settings.binary_fields.contains(field);
     if let (Some(field), Some(key)) = (&settings.key_field, message.key()) {
-        fields.push((field.clone(), text("the message's key", key)?));
+        let value = match is_binary(field) {
+            true => STANDARD.encode(key).into(),
+            false => key_text(key)?,
+        };
+        fields.push((field.clone(), quoted(&value)));
     }
     if let (Some(field), Some(ms)) = (&settings.timestamp_field, message.timestamp().to_millis()) {
         let at = chrono::DateTime::from_timestamp_millis(ms);
@@ -171,9 +225,17 @@ fn mapped_fields(
     for (header, field) in &settings.headers {
         let headers = message.headers();
         let found = headers.and_then(|h| h.iter().find(|one| one.key == header)?.value);
-        if let Some(value) = found {
-            fields.push((field.clone(), text(&format!("header `{header}`"), value)?));
-        }
+        let Some(value) = found else { continue };
+        let text = match (is_binary(field), std::str::from_utf8(value)) {
+            (true, _) => STANDARD.encode(value),
+            (false, Ok(text)) => text.to_owned(),
+            (false, Err(_)) => {
+                return Err(format!(
+                    "header `{header}` is not UTF-8; declare field `{field}` as `binary` to keep its bytes"
+                ));
+            }
+        };
+        fields.push((field.clone(), quoted(&text)));
     }
     Ok(fields)
 }
@@ -202,52 +264,4 @@ fn push_fields(lines: &mut Vec<u8>, from: usize, fields: &[(String, String)]) {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn line(value: &str) -> String {
-        let mut lines = Vec::new();
-        push_line(&mut lines, value.as_bytes());
-        String::from_utf8_lossy(&lines).into_owned()
-    }
-
-    #[test]
-    fn line_breaks_of_a_value_do_not_end_its_line() {
-        assert_eq!(
-            line("{\"a\":\n1,\r\n\"b\":\"x\"}"),
-            "{\"a\": 1,  \"b\":\"x\"}"
-        );
-        // A line break in a string is no JSON, and stays none.
-        assert_eq!(line("{\"a\":\"x\ny\"}"), "{\"a\":\"x\u{b}y\"}");
-        assert_eq!(line("{\"a\":\"\\\"\n\"}\n"), "{\"a\":\"\\\"\u{b}\"} ");
-        assert_eq!(line("{\"a\":\"\\\\\"\n}"), "{\"a\":\"\\\\\" }");
-    }
-
-    #[test]
-    fn fields_are_added_to_objects_alone() {
-        let with = |value: &str| {
-            let mut lines = b"before\n".to_vec();
-            let from = lines.len();
-            push_line(&mut lines, value.as_bytes());
-            let fields = [
-                ("k".to_owned(), "\"v\"".to_owned()),
-                ("t".into(), "1".into()),
-            ];
-            push_fields(&mut lines, from, &fields);
-            String::from_utf8_lossy(&lines[from..]).into_owned()
-        };
-        assert_eq!(with("{}"), "{\"k\":\"v\",\"t\":1}");
-        assert_eq!(with(" { } "), " {\"k\":\"v\",\"t\":1}");
-        assert_eq!(with("{\"a\":{}}"), "{\"a\":{},\"k\":\"v\",\"t\":1}");
-        assert_eq!(with("{\"a\":{"), "{\"a\":{");
-        assert_eq!(with("[1]"), "[1]");
-    }
-
-    #[test]
-    fn frames_are_taken_off_json_alone() {
-        assert_eq!(unframed(b"{}"), Ok(b"{}".as_slice()));
-        assert_eq!(unframed(b"\0\0\0\0\x07 {}"), Ok(b" {}".as_slice()));
-        assert!(unframed(b"\0\0\0\0\x07\x02abc").is_err_and(|e| e.contains("schema 7")));
-        assert_eq!(unframed(b""), Ok(b"".as_slice()));
-    }
-}
+mod tests;

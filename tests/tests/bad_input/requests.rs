@@ -63,7 +63,7 @@ async fn requests_without_records_and_of_odd_shapes() -> anyhow::Result<()> {
         "{ran:?}"
     );
     let line = daemon
-        .rows("SELECT line, encode(raw, 'hex') FROM dead_letters")
+        .rows("SELECT line, encode(raw_bytes, 'hex') FROM dead_letters")
         .await?;
     anyhow::ensure!(line == [["3".to_owned(), hex(b"nonsense")]], "{line:?}");
     std::fs::write(&file, "\n\n")?;
@@ -242,5 +242,94 @@ async fn requests_that_cannot_be_read_admit_nothing() -> anyhow::Result<()> {
         status == 200 && answer["offsets"] == serde_json::json!([0, 2_000]),
         "{status} {answer}"
     );
+    daemon.stop().await
+}
+
+/// Arrays over any number of lines, CSV with any separator, and all or nothing where a producer wants it.
+#[tokio::test(flavor = "multi_thread")]
+async fn requests_of_other_forms() -> anyhow::Result<()> {
+    let dir = places::folder()?;
+    write_project(dir.path())?;
+    let daemon = Daemon::start(dir.path()).await?;
+    let json = [("content-type", "application/json")];
+    let array = format!("[\n{},\n  {{\"id\":\n2}},\n{}\n]\n", good(1), good(3));
+    let (status, answer) = daemon.post("facts", &json, array.as_bytes()).await?;
+    anyhow::ensure!(
+        status == 200
+            && answer["facts"] == 2
+            && answer["dead"][0]["record"] == 1
+            && answer["dead"][0]["line"].is_null(),
+        "{answer}"
+    );
+    let (status, answer) = daemon.post("facts", &json, b"[{\"id\":1},").await?;
+    anyhow::ensure!(
+        status == 400
+            && answer["error"]
+                .as_str()
+                .is_some_and(|e| e.contains("does not end")),
+        "{answer}"
+    );
+    // Packed it is the same.
+    let packed = [
+        ("content-type", "application/json"),
+        ("content-encoding", "gzip"),
+    ];
+    let (status, answer) = daemon
+        .post("facts", &packed, &gzip(array.as_bytes())?)
+        .await?;
+    anyhow::ensure!(status == 200 && answer["facts"] == 2, "{answer}");
+
+    let csv = [("content-type", "text/csv; charset=utf-8")];
+    let body = b"id, ts,Word\n4,2026-01-01,\"\"\n5,2026-01-01,\nsix,2026-01-01,x\n";
+    let (status, answer) = daemon.post("facts", &csv, body).await?;
+    anyhow::ensure!(
+        status == 200
+            && answer["facts"] == 2
+            && answer["dead"][0]["line"] == 4
+            && answer["dead"][0]["field"] == "id",
+        "{answer}"
+    );
+    let body = b"id;ts;word\n7;2026-01-01;a,b\n";
+    let (status, answer) = daemon.post("facts?separator=;", &csv, body).await?;
+    anyhow::ensure!(status == 200 && answer["facts"] == 1, "{answer}");
+    let (status, answer) = daemon.post("facts", &csv, body).await?;
+    anyhow::ensure!(
+        status == 400
+            && answer["error"]
+                .as_str()
+                .is_some_and(|e| e.contains("?separator=")),
+        "{answer}"
+    );
+    let tsv = [("content-type", "text/tab-separated-values")];
+    let body = b"id\tts\tword\n8\t2026-01-01\ta;b\n";
+    let (status, answer) = daemon.post("facts", &tsv, body).await?;
+    anyhow::ensure!(status == 200 && answer["facts"] == 1, "{answer}");
+    let rows = daemon
+        .rows("SELECT id, word FROM facts WHERE id > 3 AND word IS NOT NULL ORDER BY id")
+        .await?;
+    anyhow::ensure!(rows == [["4", ""], ["7", "a,b"], ["8", "a;b"]], "{rows:?}");
+
+    // All or nothing.
+    let counts = "SELECT (SELECT count(*) FROM facts), (SELECT count(*) FROM dead_letters)";
+    let before = daemon.rows(counts).await?;
+    for (headers, body) in [
+        (&[][..], format!("{}\n{{}}\n", good(9)).into_bytes()),
+        (&json[..], array.clone().into_bytes()),
+        (&csv[..], b"id,ts\n9,2026-01-01\nx,y\n".to_vec()),
+    ] {
+        let (status, answer) = daemon.post("facts?strict=true", headers, &body).await?;
+        let error = answer["error"].as_str().unwrap_or_default();
+        anyhow::ensure!(
+            status == 400 && error.contains("record 1") && error.contains("nothing of the request"),
+            "{answer}"
+        );
+    }
+    anyhow::ensure!(daemon.rows(counts).await? == before);
+    let (status, answer) = daemon
+        .post("facts?strict=true", &[], good(9).as_bytes())
+        .await?;
+    anyhow::ensure!(status == 200 && answer["facts"] == 1, "{answer}");
+    let (status, answer) = daemon.post("facts?strict=perhaps", &[], b"").await?;
+    anyhow::ensure!(status == 400 && answer["kind"] == "invalid", "{answer}");
     daemon.stop().await
 }

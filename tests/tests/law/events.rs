@@ -360,7 +360,7 @@ impl World<'_> {
         let rule = RetentionRule {
             age_ms: by_age.then_some(hours * HOUR_MS),
             size_bytes: (!by_age).then(|| self.rng.random_range(1..20_000)),
-            keep_ms: 0,
+            ..Default::default()
         };
         let before = self.log.low();
         if self.rng.random_bool(0.2) {

@@ -5,9 +5,10 @@ use std::sync::Arc;
 
 use anabranch_shared::view::session_builder;
 use anabranch_shared::{Error, Result};
-use arrow::array::{Array, ArrayRef, AsArray, RecordBatch, StringViewArray};
+use anabranch_speed::admission::one_line;
+use arrow::array::{Array, ArrayRef, AsArray, RecordBatch};
 use arrow::compute::cast;
-use arrow::datatypes::{DataType, Field, Schema};
+use arrow::datatypes::{DataType, Schema};
 use bytes::Bytes;
 use datafusion::common::tree_node::{TreeNode, TreeNodeRecursion};
 use datafusion::datasource::MemTable;
@@ -49,7 +50,8 @@ impl<'a> Fix<'a> {
                 .column_by_name("raw_bytes")
                 .map(|raw| bytes_of(raw.as_ref()));
             let lines = raw.transpose()?.unwrap_or_default();
-            let as_is = |line: Option<Bytes>| line.map_or(Fixed::Nothing, Fixed::Json);
+            let as_is =
+                |raw: Option<Bytes>| raw.map_or(Fixed::Nothing, |raw| Fixed::Json(one_line(&raw)));
             return Ok(lines.into_iter().map(as_is).collect());
         };
         if let Some(rows) = fix_together(sql, &seen).await? {
@@ -74,26 +76,13 @@ impl<'a> Fix<'a> {
     }
 }
 
-/// The dead letters as the fix sees them: `raw` as text, and the bytes besides.
+/// The dead letters as the fix sees them: as they are queried, but for when they were retried.
 fn as_seen(letters: &RecordBatch) -> Result<RecordBatch> {
     let (mut fields, mut columns) = (Vec::new(), Vec::<ArrayRef>::new());
     for (field, column) in letters.schema().fields().iter().zip(letters.columns()) {
-        match field.name().as_str() {
-            "retried_at" => {}
-            "raw" => {
-                let bytes = bytes_of(column.as_ref())?;
-                let text = bytes
-                    .iter()
-                    .map(|b| b.as_ref().map(|b| String::from_utf8_lossy(b)));
-                fields.push(Field::new("raw", DataType::Utf8View, true));
-                columns.push(Arc::new(StringViewArray::from_iter(text)));
-                fields.push(Field::new("raw_bytes", column.data_type().clone(), true));
-                columns.push(column.clone());
-            }
-            _ => {
-                fields.push(field.as_ref().clone().with_nullable(true));
-                columns.push(column.clone());
-            }
+        if field.name() != "retried_at" {
+            fields.push(field.as_ref().clone().with_nullable(true));
+            columns.push(column.clone());
         }
     }
     Ok(RecordBatch::try_new(

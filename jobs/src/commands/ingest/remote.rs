@@ -7,7 +7,7 @@ use std::path::{Path as FsPath, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use anabranch_shared::{Error, Result};
+use anabranch_shared::{Error, Result, blocking};
 use futures::StreamExt;
 use indicatif::{ProgressBar, ProgressFinish, ProgressStyle};
 use object_store::aws::{AmazonS3Builder, AmazonS3ConfigKey};
@@ -47,6 +47,27 @@ impl Input {
             path: (file != "-").then(|| file.into()),
             _downloaded: None,
         }
+    }
+
+    /// The same as a file that can be read twice: standard input is copied to a temporary one.
+    pub(super) async fn spooled(self) -> Result<Self> {
+        if self.path.is_some() {
+            return Ok(self);
+        }
+        let copied = blocking(|| {
+            let dir = tempfile::tempdir().map_err(|e| Error::io(std::env::temp_dir(), e))?;
+            let path = dir.path().join("input");
+            let mut file = std::fs::File::create(&path).map_err(|e| Error::io(&path, e))?;
+            let mut input = std::io::stdin().lock();
+            std::io::copy(&mut input, &mut file).map_err(|e| Error::io(&path, e))?;
+            Ok((dir, path))
+        });
+        let (dir, path) = copied.await?;
+        Ok(Self {
+            name: "standard input".to_owned(),
+            path: Some(path),
+            _downloaded: Some(dir),
+        })
     }
 }
 

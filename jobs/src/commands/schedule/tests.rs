@@ -161,6 +161,8 @@ async fn project(dir: &std::path::Path, sql: &str) -> Context {
         id: None,
         again: false,
         allow_dead_letters: false,
+        separator: None,
+        strict: false,
     };
     crate::commands::ingest::ingest(&context, &args, false)
         .await

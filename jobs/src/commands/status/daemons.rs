@@ -186,6 +186,9 @@ impl DaemonStatus {
             own.stopped = own.stopped.take().or(state.stopped);
             own.trouble = own.trouble.take().or(state.trouble);
             own.paused |= state.paused;
+            own.group = state.group;
+            own.partition_count = own.partition_count.max(state.partition_count);
+            own.topic_id = own.topic_id.take().or(state.topic_id);
         }
         for (topic, count) in other.intake {
             self.intake.entry(topic).or_default().add(&count);
@@ -250,6 +253,18 @@ impl DaemonStatus {
             notes.insert(format!("{topic} dedup"), note);
         }
         for (topic, state) in &self.kafka {
+            let unread = state.unread();
+            if state.stopped.is_none() && !unread.is_empty() {
+                let unread: Vec<String> = unread.iter().map(i32::to_string).collect();
+                let note = format!(
+                    "topic `{topic}`: no daemon of this storage reads {} of Kafka's {} partitions: {}; others in the consumer group `{}` may have them, `partitions` may leave them out, or the group is about to give them",
+                    unread.len(),
+                    state.partition_count.unwrap_or(0),
+                    unread.join(", "),
+                    state.group
+                );
+                notes.insert(format!("{topic} unread"), note);
+            }
             let what = match (&state.stopped, &state.trouble) {
                 (Some(why), _) => format!("reading from Kafka has stopped: {why}"),
                 (None, Some(why)) => {

@@ -2,7 +2,7 @@
 //! knows only those.
 
 use anabranch_shared::planted;
-use arrow::array::{Array, ArrayRef, BooleanArray, UInt64Array};
+use arrow::array::{ArrayRef, BooleanArray, UInt64Array};
 use arrow::compute::kernels::zip::zip;
 use arrow::compute::take;
 use datafusion::common::{Result, ScalarValue};
@@ -147,6 +147,7 @@ impl Out {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use arrow::array::Array;
 
     /// However groups come to hold something, those that are taken out are at their places.
     #[test]

@@ -169,7 +169,7 @@ fn unknown_keys_and_tables_name_what_is_near_or_known() {
     assert_told(
         "[users]",
         "unknown table `[users]`; known tables: `[storage]`, `[daemon]`, `[batch]`, `[query]`, \
-         `[topics.NAME]`, `[topics.NAME.source.kafka]`, `[topics.NAME.dedup]`, `[topics.NAME.retention]`, `[views.NAME]`",
+         `[topics.NAME]`, `[topics.NAME.fields.FIELD]`, `[topics.NAME.source.kafka]`, `[topics.NAME.dedup]`, `[topics.NAME.retention]`, `[views.NAME]`",
         "users",
     );
     assert_told(
@@ -639,4 +639,99 @@ fn files_must_outlive_queries_and_builds() {
         "`compact_to` in `[storage]` is smaller than `compact_below`, so merged files would be merged again and again; make it larger",
         "\"1MB\"",
     );
+}
+
+#[test]
+fn how_a_field_is_read_is_checked_against_its_type() {
+    let field = |lines: &str| topic(&format!("[topics.t.fields]\n{TS}\n{lines}"));
+    for (lines, message, pointed) in [
+        (
+            "x = { type = \"timestamp\", epoch = \"millis\" }",
+            "`epoch` in `[topics.t.fields.x]` must be `\"seconds\"`, `\"milliseconds\"`, `\"microseconds\"` or `\"nanoseconds\"`, found the string `millis`",
+            "\"millis\"",
+        ),
+        (
+            "x = { type = \"bigint\", epoch = \"seconds\" }",
+            "`epoch` in `[topics.t.fields.x]` is for timestamps, and the field is none; leave it out",
+            "\"seconds\"",
+        ),
+        (
+            "x = { type = \"timestamp\", timezone = \"Europe/Berln\" }",
+            "`timezone` in `[topics.t.fields.x]` must be an IANA time zone such as `\"UTC\"` or `\"Europe/Berlin\"`, found the string `Europe/Berln`; did you mean `Europe/Berlin`?",
+            "\"Europe/Berln\"",
+        ),
+        (
+            "x = { type = \"varchar\", from_text = true }",
+            "`from_text` in `[topics.t.fields.x]` is for numbers, and the field is none; leave it out",
+            "true",
+        ),
+        (
+            "x = { type = \"bigint\", from_text = 1 }",
+            "`from_text` in `[topics.t.fields.x]` must be `true` or `false`, found the integer `1`",
+            "1",
+        ),
+        (
+            "x = { type = \"bigint\", unit = 1 }",
+            "unknown key `unit` in `[topics.t.fields.x]`; known keys: `type`, `epoch`, `timezone`, `from_text`",
+            "unit",
+        ),
+        (
+            "x = { epoch = \"seconds\" }",
+            "`[topics.t.fields.x]` lacks `type`; write for example `type = \"timestamp not null\"`",
+            "{ epoch = \"seconds\" }",
+        ),
+        (
+            "x = { type = \"timestmp\" }",
+            "field `x`: unknown type `timestmp`; did you mean `timestamp`?",
+            "\"timestmp\"",
+        ),
+    ] {
+        assert_told(&field(lines), message, pointed);
+    }
+    assert_told(
+        &topic(&format!("dead_letters_for = \"90\"\nfields = {{ {TS} }}\n")),
+        "`dead_letters_for` in `[topics.t]` must be `\"off\"`, or a duration from 1ms to a year, such as `\"90d\"` or `\"12h\"`, found the string `90`",
+        "\"90\"",
+    );
+    let kafka = |line: &str| {
+        topic(&format!(
+            "fields = {{ {TS} }}\n[topics.t.source.kafka]\nbrokers = \"h:1\"\n{line}\n"
+        ))
+    };
+    assert_told(
+        &kafka("tombstones = \"drop\""),
+        "`tombstones` in `[topics.t.source.kafka]` must be `\"dead_letter\"` or `\"skip\"`, found the string `drop`",
+        "\"drop\"",
+    );
+    assert_told(
+        &kafka("topic_id = \"\""),
+        "`topic_id` in `[topics.t.source.kafka]` must be a string that is not empty, found the string ``",
+        "\"\"",
+    );
+}
+
+#[test]
+fn fields_are_read_as_they_say() {
+    let text = topic(
+        "[topics.t.fields]\nts = { type = \"timestamp not null\", epoch = \"milliseconds\" }\nn = { type = \"bigint[]\", from_text = true }\n[topics.t.fields.at]\ntype = \"timestamp\"\ntimezone = \"Europe/Berlin\"\n",
+    );
+    let project = parse_in(folder().path(), &text).unwrap_or_else(|error| panic!("{error}"));
+    let fields = &project.topics[0].fields;
+    let reads: Vec<_> = fields
+        .iter()
+        .map(|f| {
+            (
+                f.reads.epoch,
+                f.reads.zone.map(Zone::name),
+                f.reads.from_text,
+            )
+        })
+        .collect();
+    let expected = [
+        (Some(EpochUnit::Milliseconds), None, false),
+        (None, None, true),
+        (None, Some("Europe/Berlin"), false),
+    ];
+    assert_eq!(reads, expected);
+    assert!(fields[0].not_null && !fields[1].not_null);
 }

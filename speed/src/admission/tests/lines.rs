@@ -166,8 +166,8 @@ fn each_type_refuses_the_rest_and_says_why() {
         ),
         (
             "f64",
-            "\"NaN\"",
-            "expected double, found string \"NaN\"".to_owned(),
+            "\"nan\"",
+            "expected double, found string \"nan\"".to_owned(),
         ),
         (
             "dec",
@@ -215,7 +215,9 @@ fn each_type_refuses_the_rest_and_says_why() {
         (
             "at",
             "1394438400000",
-            format!("expected timestamp, found number 1394438400000{rfc}"),
+            format!(
+                "expected timestamp, found number 1394438400000{rfc}, or say what numbers count by `epoch` in the field's settings"
+            ),
         ),
         (
             "at",
@@ -350,7 +352,10 @@ fn bad_lines_are_dead_letters_between_facts() {
     assert_eq!(reason(3), (None, "record is not valid utf-8"));
     assert_eq!(
         reason(5),
-        (None, "expected a json object, found array [1,2]")
+        (
+            None,
+            "expected a json object, found array [1,2]; an array of records is taken where a file or a request begins with it"
+        )
     );
     assert_eq!(
         reason(6),

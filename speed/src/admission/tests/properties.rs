@@ -146,7 +146,7 @@ proptest! {
         let leap_second = text.as_bytes()[17] == b'6';
         let expected = zoned.or_else(|_| naive()).ok().filter(|_| !leap_second).map(|time| time.timestamp_micros());
         let expected = expected.filter(|micros| (time::MIN_MICROS..=time::MAX_MICROS).contains(micros));
-        prop_assert_eq!(time::timestamp(text.as_bytes()).ok(), expected);
+        prop_assert_eq!(time::timestamp(text.as_bytes(), None).ok(), expected);
     }
 
     #[test]
