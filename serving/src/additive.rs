@@ -41,10 +41,6 @@ fn check_aggregate(aggregate: &Aggregate) -> Result<()> {
         let Some(split) = leaf.pin().view.aggregate() else {
             continue;
         };
-        // What the view itself aggregates is as its author wrote it; above that, its values are keys.
-        if leaf.pin().view.aggregates_again() {
-            continue;
-        }
         let Some(at) = at.checked_sub(leaf.key_count()) else {
             continue;
         };

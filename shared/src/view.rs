@@ -228,12 +228,6 @@ impl View {
         Ok(conflicts::resolve(plan)?)
     }
 
-    /// Whether the view aggregates its finished values once more.
-    pub fn aggregates_again(&self) -> bool {
-        let again = |node: &LogicalPlan| Ok(matches!(node, LogicalPlan::Aggregate(_)));
-        self.planned.upper.exists(again).unwrap_or(true)
-    }
-
     /// The plan of the whole view over raw facts: the right side of the law. `facts` has at least the
     /// columns of the view's topic.
     pub fn recompute_plan(&self, facts: Arc<dyn TableProvider>) -> Result<LogicalPlan> {

@@ -184,7 +184,7 @@ fn broken_by(bug: &str) -> anyhow::Result<Option<String>> {
 
 #[test]
 fn every_planted_bug_is_caught() -> anyhow::Result<()> {
-    let mut missed = Vec::new();
+    let mut missed: Vec<&str> = Vec::new();
     for (bug, what) in BUGS {
         match broken_by(bug)? {
             Some(printed) => {

@@ -121,6 +121,7 @@ async fn dead_addresses_cost_no_time() -> anyhow::Result<()> {
             reads: Default::default(),
             started_at_ms: 0,
             seen_at_ms: 0,
+            unreadable: None,
         };
         address.publish(&context.storage).await?;
     }
