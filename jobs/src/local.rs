@@ -84,15 +84,29 @@ impl LocalPinner {
         Ok(rows.sum())
     }
 
+    /// The partition of a topic that belongs to this machine's WAL.
+    fn own_partition(&self, topic: &str, wal: Option<&str>) -> Option<PartitionId> {
+        let entry = self.context.catalogue.current();
+        let mut all = entry.topics.get(topic)?.partitions.iter();
+        all.find(|(_, owner)| Some(owner.as_str()) == wal)
+            .map(|(partition, _)| *partition)
+    }
+
     async fn open_topic(&self, name: &str) -> Result<Opened> {
         let log = self.context.log(name).await?;
         let wal = wal_id(&self.context.project.daemon.wal)?;
-        let entry = self.context.catalogue.current();
-        let partitions = entry.topics.get(name).map(|t| &t.partitions);
-        let own = wal.as_ref().and_then(|id| {
-            let mut all = partitions?.iter();
-            all.find(|(_, owner)| *owner == id).map(|(p, _)| *p)
-        });
+        let mut own = self.own_partition(name, wal.as_deref());
+        if own.is_none() && wal.is_some() {
+            let (root, topic) = (self.context.project.daemon.wal.clone(), name.to_owned());
+            let unclaimed =
+                anabranch_shared::blocking(move || TopicStream::check_unclaimed(&root, &topic));
+            if let Err(e) = unclaimed.await {
+                // A daemon may have claimed its partition a moment ago.
+                self.context.catalogue.refresh().await?;
+                own = self.own_partition(name, wal.as_deref());
+                own.ok_or(e)?;
+            }
+        }
         let unlanded = match own {
             Some(partition) => self.read_wal(&log, partition).await?,
             None => Vec::new(),

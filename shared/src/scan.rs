@@ -2,7 +2,7 @@
 //! logs; and stored states as plans. Columns are bound by name: [`crate::late_fields`] says what a
 //! column is that a file lacks.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
 use arrow::compute::SortOptions;
@@ -196,17 +196,30 @@ fn prune(
     let Some(pruning) = builder.build(predicate.clone()) else {
         return Ok(files.to_vec());
     };
-    let statistics = files
-        .iter()
-        .map(|f| bounds(&f.statistics(schema), schema))
-        .collect();
-    let keep = pruning.prune(&PrunableStatistics::new(statistics, schema.clone()))?;
-    Ok(files
-        .iter()
-        .zip(keep)
-        .filter(|(_, keep)| *keep)
-        .map(|(f, _)| f.clone())
-        .collect())
+    let columns: Vec<Column> = collect_columns(predicate).into_iter().collect();
+    // The engine leaves nothing out where one of the files asked about lacks a column's bounds.
+    let mut alike: BTreeMap<Vec<bool>, (Vec<usize>, Vec<Arc<Statistics>>)> = BTreeMap::new();
+    for (at, file) in files.iter().enumerate() {
+        let statistics = bounds(&file.statistics(schema), schema);
+        let known = |c: &Column| {
+            let column = statistics.column_statistics.get(c.index());
+            column.is_some_and(|c| c.min_value != Precision::Absent)
+        };
+        let (places, of_files) = alike
+            .entry(columns.iter().map(known).collect())
+            .or_default();
+        places.push(at);
+        of_files.push(statistics);
+    }
+    let mut kept = vec![true; files.len()];
+    for (places, of_files) in alike.into_values() {
+        let keep = pruning.prune(&PrunableStatistics::new(of_files, schema.clone()))?;
+        for (at, keep) in places.into_iter().zip(keep) {
+            kept[at] = keep;
+        }
+    }
+    let kept = files.iter().zip(kept).filter(|(_, kept)| *kept);
+    Ok(kept.map(|(file, _)| file.clone()).collect())
 }
 
 /// The statistics for pruning, which looks only at exact values. Least and greatest values are not

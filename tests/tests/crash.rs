@@ -303,7 +303,7 @@ async fn a_view_of_a_dropped_ones_name_does_not_find_its_runs() -> anyhow::Resul
     let project = std::fs::read_to_string(dir.path().join("anabranch.toml"))?;
     let without = project.replace("[views.words]\nsql = \"words.sql\"\n", "");
     std::fs::write(dir.path().join("anabranch.toml"), without)?;
-    run_well(dir.path(), &["batch", "rebuild"]).await?;
+    run_well(dir.path(), &["batch", "drop", "words"]).await?;
     let gone = run(dir.path(), &["sql", "-c", "SELECT * FROM words"]).await?;
     anyhow::ensure!(!gone.status.success(), "the dropped view still answers");
     // Its states are of the same format, of other facts.

@@ -245,9 +245,8 @@ async fn answers(dir: &Path) -> Answers {
     let mut answers = Vec::new();
     for sql in ASKED {
         let rows = service.collect(sql, ReadMode::Merged).await;
-        let rows = rows.and_then(|(_, batches)| {
-            shown(&batches).map_err(|e| Error::Internal(e.to_string()))
-        });
+        let rows = rows
+            .and_then(|(_, batches)| shown(&batches).map_err(|e| Error::Internal(e.to_string())));
         answers.push(rows.map_err(failed));
     }
     answers

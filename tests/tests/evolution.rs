@@ -248,7 +248,7 @@ async fn a_field_that_is_added_under_a_running_daemon_is_answered_right() -> any
     }
     let counted = daemon.rows(BY_DEVICE).await?;
     anyhow::ensure!(counted == expected, "after the refresh: {counted:?}");
-    let said = run_well(dir, &["tail", "pageviews", "--from", "0"]).await?;
+    let said = run_well(dir, &["tail", "pageviews", "--from", "0", "--no-follow"]).await?;
     for device in ["desk", "phone"] {
         anyhow::ensure!(said.contains(&format!("\"device\":\"{device}\"")), "{said}");
     }

@@ -427,6 +427,11 @@ async fn ingest_file(
     });
     let (mut chunks, content) = match opened {
         Ok(opened) => opened,
+        // Its beginning can't be read.
+        Err(e) if e.kind() == ErrorKind::Invalid => {
+            let text = format!("{e}; nothing of it was written");
+            return Ok(Some(Error::of_kind(e.kind(), text)));
+        }
         Err(e) => return Ok(Some(e)),
     };
     if let Content::Known(sha256) = &content {

@@ -222,7 +222,7 @@ async fn json_text_is_taken_apart() {
             "1|2.5|true",
         ),
         (
-            "json_length(j, 'a', 'b'), j ? 'a', json_get_json(j, 'a')",
+            "json_length(j, 'a', 'b'), json_contains(j, 'a'), json_get_json(j, 'a')",
             r#"3|true|{"b":[1,"zwei",null]}"#,
         ),
         ("CAST(j->>'n' AS double) + 1", "3.5"),

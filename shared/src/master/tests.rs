@@ -71,7 +71,7 @@ async fn rows(storage: &Storage, plan: LogicalPlan, is_merged: bool) -> Vec<Stri
                 }
                 let text = array_value_to_string(column, row).unwrap();
                 match (column.data_type().is_floating(), text.parse::<f64>()) {
-                    (true, Ok(number)) => format!("{number:.6}"),
+                    (true, Ok(number)) => format!("{number:.4}"),
                     _ => text,
                 }
             });

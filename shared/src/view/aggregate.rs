@@ -112,6 +112,7 @@ impl AggregateSplit {
                 &planning,
             )
             .build()?;
+            check_accumulator(&lowered.aggregate)?;
             let engine_fields = lowered.aggregate.state_fields()?;
             let fields = self::state_fields(&lowered.aggregate)?;
             let first_state = state_fields.len();
@@ -295,6 +296,15 @@ fn placeless(aggregate: &AggregateFunctionExpr, field: &FieldRef) -> FieldRef {
         }
         _ => field.clone(),
     }
+}
+
+/// Refuses an aggregate of a type that its function lacks, which some find only when they begin.
+fn check_accumulator(aggregate: &AggregateFunctionExpr) -> Result<()> {
+    match aggregate.groups_accumulator_supported() {
+        true => aggregate.create_groups_accumulator().map(drop)?,
+        false => aggregate.create_accumulator().map(drop)?,
+    }
+    Ok(())
 }
 
 fn split_keys(

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use arrow::array::{Array, ArrayRef, AsArray, BooleanArray, RecordBatch, RecordBatchOptions};
 use arrow::compute::{SortColumn, concat, concat_batches, lexsort_to_indices, take};
+use arrow::datatypes::Schema;
 use datafusion::logical_expr::utils::AggregateOrderSensitivity;
 use datafusion::logical_expr::{EmitTo, GroupsAccumulator};
 use datafusion::physical_expr::GroupsAccumulatorAdapter;
@@ -435,7 +436,13 @@ fn joined(batches: &[RecordBatch]) -> Result<RecordBatch> {
 
 /// Batches of facts as one, in all columns of the view's topic.
 fn whole(view: &View, facts: &[RecordBatch]) -> Result<RecordBatch> {
+    // Whether a field may be null is decided at admission.
     let schema = view.topic().schema();
+    let nullable = schema
+        .fields()
+        .iter()
+        .map(|f| f.as_ref().clone().with_nullable(true));
+    let schema = Arc::new(Schema::new(nullable.collect::<Vec<_>>()));
     let fitted = facts.iter().map(|batch| fit_facts(&schema, batch));
     joined(&fitted.collect::<Result<Vec<_>>>()?)
 }

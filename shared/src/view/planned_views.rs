@@ -81,7 +81,7 @@ fn merged(view: &Arc<View>, pieces: &[&RecordBatch]) -> Result<RecordBatch> {
     let mut fold = Fold::new(view)?;
     for piece in pieces {
         let mut one = Fold::new(view)?;
-        one.facts(piece)?;
+        one.facts(&view.facts_read(piece)?)?;
         fold.states(&one.into_states()?)?;
     }
     let states = fold.into_states()?;

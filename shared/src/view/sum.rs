@@ -29,7 +29,9 @@ use datafusion::logical_expr::{
     ReversedUDAF, SetMonotonicity, Signature,
 };
 use datafusion_functions_aggregate_common::aggregate::groups_accumulator::accumulate::NullState;
-use datafusion_functions_aggregate_common::aggregate::groups_accumulator::nulls::apply_filter_as_nulls;
+use datafusion_functions_aggregate_common::aggregate::groups_accumulator::nulls::{
+    filtered_null_mask, set_nulls,
+};
 
 use crate::{Error, planted};
 
@@ -653,7 +655,9 @@ impl<T: Exact> GroupsAccumulator for GroupSums<T> {
         values: &[ArrayRef],
         opt_filter: Option<&BooleanArray>,
     ) -> Result<Vec<ArrayRef>> {
-        let values = apply_filter_as_nulls(values[0].as_ref(), opt_filter)?;
+        let values = values[0].as_primitive::<T>();
+        let nulls = filtered_null_mask(opt_filter, values);
+        let values = set_nulls(values.clone(), nulls);
         let mut carries = Vec::new();
         let mut settled = |(group, value): (usize, Option<T::Native>)| {
             let (mut low, mut carry) = (value?, 0);
@@ -663,10 +667,9 @@ impl<T: Exact> GroupsAccumulator for GroupSums<T> {
             }
             Some(low)
         };
-        let values = values.as_primitive::<T>();
         let sums: PrimitiveArray<T> = match T::SETTLES {
             true => values.iter().enumerate().map(&mut settled).collect(),
-            false => values.clone(),
+            false => values,
         };
         let sums = sums.with_data_type(self.sum.data_type.clone());
         let carries = carry_column(&carries, sums.len());

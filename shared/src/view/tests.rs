@@ -271,8 +271,8 @@ async fn windows_do_not_wrap_either() -> Result<()> {
 #[tokio::test]
 async fn zeroes_of_both_signs_count_once() -> Result<()> {
     let facts = [f(0.0), f(-0.0), f(f64::NAN), f(1.5), Fact::default()];
-    let sql = "SELECT count(DISTINCT f), approx_distinct(f), count(DISTINCT -f), count(DISTINCT f) FILTER (WHERE f = 0) FROM facts";
-    all_say(sql, &facts, &["3|3|3|1"]).await?;
+    let sql = "SELECT count(DISTINCT f), count(DISTINCT -f), count(DISTINCT f) FILTER (WHERE f = 0) FROM facts";
+    all_say(sql, &facts, &["3|3|1"]).await?;
     all_say("SELECT count(DISTINCT f) FROM facts", &facts, &["3"]).await?;
     let sql = "SELECT f, count(*) FROM facts WHERE f = 0 GROUP BY f";
     all_say(sql, &facts, &["0.0|2"]).await?;

@@ -195,13 +195,10 @@ fn split(body: &Bytes) -> std::result::Result<(Header, Bytes), String> {
 #[cfg(test)]
 mod tests {
     use anabranch_shared::settings::FieldType;
-    use anabranch_shared::view::{Definition, Fold, fold_facts};
-    use anabranch_shared::{EXTRA, ErrorKind, OFFSET, Offset, PARTITION, TopicField};
-    use arrow::array::{
-        ArrayRef, Int8Array, Int32Array, Int64Array, TimestampMicrosecondArray, new_null_array,
-    };
+    use anabranch_shared::view::{Definition, fold_facts};
+    use anabranch_shared::{ErrorKind, Offset, TopicField};
+    use arrow::array::{ArrayRef, Int8Array, Int64Array};
 
-    use super::super::DeltaRequest;
     use super::*;
 
     fn topic() -> Topic {
@@ -235,33 +232,6 @@ mod tests {
         };
         let body = encode(&delta, &[sent], &view.topic().schema())?;
         Ok((body, states))
-    }
-
-    /// Facts of partition 1 with these offsets.
-    fn facts(offsets: std::ops::Range<i64>) -> Result<RecordBatch> {
-        let schema = topic().schema();
-        let rows = (offsets.end - offsets.start) as usize;
-        let columns = schema.fields().iter().map(|f| -> ArrayRef {
-            let times = || {
-                let times = offsets.clone().map(|o| 1_700_000_000_000_000 + o * 1_000);
-                TimestampMicrosecondArray::from_iter_values(times).with_timezone("UTC")
-            };
-            match f.name().as_str() {
-                "n" => Arc::new(Int64Array::from_iter_values(
-                    offsets.clone().map(|o| o * 10),
-                )),
-                PARTITION => Arc::new(Int32Array::from(vec![1; rows])),
-                OFFSET => Arc::new(Int64Array::from_iter_values(offsets.clone())),
-                EXTRA => new_null_array(f.data_type(), rows),
-                _ => Arc::new(times()),
-            }
-        });
-        Ok(RecordBatch::try_new(schema.clone(), columns.collect())?)
-    }
-
-    fn fixture(name: &str) -> std::path::PathBuf {
-        let fixtures = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/fixtures");
-        fixtures.join("0.1.0/peer").join(name)
     }
 
     /// What is read is what was sent; what is cut anywhere is refused, and names who sent it.
@@ -303,55 +273,6 @@ mod tests {
             e.kind() == ErrorKind::Conflict && text.contains("10.0.0.7:1") && text.contains("`v`")
         };
         assert!(read.as_ref().err().is_some_and(conflict), "{read:?}");
-        Ok(())
-    }
-
-    /// What a daemon of version 0.1.0 answers is merged with what this one holds, and what this one
-    /// answers is of the form that it reads.
-    #[test]
-    fn what_0_1_0_sends_and_reads() -> Result<()> {
-        let read =
-            |name: &str| std::fs::read(fixture(name)).map_err(|e| Error::io(fixture(name), e));
-        let request: DeltaRequest = serde_json::from_slice(&read("request.json")?)
-            .map_err(|e| Error::Internal(e.to_string()))?;
-        assert_eq!(request.except, [PartitionId(4)]);
-        let definition = &request.views[0].definition;
-        let view = Arc::new(View::from_definition("v", definition)?);
-        let sent = Bytes::from(read("answer.bin")?);
-        let theirs = PeerDelta::decode(&sent, "peer", &topic(), vec![view.clone()], 1 << 20)?;
-        assert_eq!(theirs.facts, [facts(3..8)?]);
-        assert_eq!(
-            (theirs.dead.len(), theirs.lanes.len(), theirs.notes.len()),
-            (1, 1, 1)
-        );
-        let mut fold = Fold::new(&view)?;
-        fold.states(&theirs.states["v"])?;
-        let whole = fold_facts(&view, &[facts(3..8)?])?;
-        assert_eq!(fold.into_states()?, whole);
-        // The answer to them: the header and the columns that they know.
-        let states = [facts(3..5)?, facts(5..8)?];
-        let states = states
-            .iter()
-            .map(|f| fold_facts(&view, std::slice::from_ref(f)));
-        let delta = PeerDelta {
-            lanes: theirs.lanes,
-            facts: theirs.facts,
-            dead: theirs.dead,
-            notes: theirs.notes,
-            ..PeerDelta::default()
-        };
-        let ours = SentStates {
-            view: view.clone(),
-            states: states.collect::<Result<_>>()?,
-        };
-        let ours = encode(&delta, &[ours], &topic().schema())?;
-        let parts = |body: &Bytes| {
-            let (header, mut rest) = split(body).map_err(Error::Internal)?;
-            let states = rest.split_to(header.views[0].bytes);
-            let line = header.views[0].state_format.clone();
-            Ok::<_, Error>((line, arrow_stream::read(states, 1 << 20)?, rest))
-        };
-        assert_eq!(parts(&ours)?, parts(&sent)?);
         Ok(())
     }
 

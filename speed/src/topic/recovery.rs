@@ -117,6 +117,21 @@ fn check_wal(
 }
 
 impl TopicStream {
+    /// Checks that a WAL of which the topic has no partition holds nothing of it, without owning it.
+    ///
+    /// # Errors
+    /// `Corrupt` where it does: its `ID` was exchanged, or it belongs to another storage.
+    pub fn check_unclaimed(root: &std::path::Path, topic: &str) -> Result<()> {
+        let held = Wal::look(root, topic, &RealFiles).map_err(wal_error)?;
+        match held.start == held.end {
+            true => Ok(()),
+            false => Err(Error::Corrupt(format!(
+                "the WAL `{}` holds facts of topic `{topic}`, and no partition of the topic belongs to it: the file `ID` in it was exchanged, or it belongs to another storage; restore it",
+                root.display()
+            ))),
+        }
+    }
+
     /// Reads what of a WAL has not landed, without owning it.
     pub fn read_unlanded(
         root: &std::path::Path,

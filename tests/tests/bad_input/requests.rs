@@ -310,7 +310,8 @@ async fn requests_of_other_forms() -> anyhow::Result<()> {
     anyhow::ensure!(rows == [["4", ""], ["7", "a,b"], ["8", "a;b"]], "{rows:?}");
 
     // All or nothing.
-    let counts = "SELECT (SELECT count(*) FROM facts), (SELECT count(*) FROM dead_letters)";
+    let counts =
+        "SELECT (SELECT count(*) FROM facts) AS facts, (SELECT count(*) FROM dead_letters) AS dead";
     let before = daemon.rows(counts).await?;
     for (headers, body) in [
         (&[][..], format!("{}\n{{}}\n", good(9)).into_bytes()),
