@@ -13,7 +13,10 @@ pub fn damaged(path: impl Display, what: impl Display) -> Error {
 /// A file of the storage that others name is not there.
 pub fn lost(path: impl Display) -> Error {
     let path = path.to_string();
-    Error::Corrupt(format!("`{path}` is missing; {}", way_back(&path)))
+    Error::Corrupt(format!(
+        "`{path}` is missing; if a query took longer than `grace`, run it again, else {}",
+        way_back(&path)
+    ))
 }
 
 /// What makes a file of the storage whole again.

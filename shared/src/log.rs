@@ -270,7 +270,10 @@ impl Log {
     /// Refuses dead letters that lack what was committed before the facts; the facts were read
     /// first.
     fn check_dead_letters(&self) -> Result<()> {
-        let belongs = self.table.with_state(|s| s.txn(DEAD_LETTERS_APP));
+        let belongs = self
+            .table
+            .with_state(|s| s.txns.get(DEAD_LETTERS_APP).copied());
+        let belongs = belongs.unwrap_or(-1);
         let found = self.dead.with_state(|s| s.version);
         match found.map_or(-1, |v| i64::try_from(v.0).unwrap_or(i64::MAX)) < belongs {
             true if !planted("planted-damage-read") => {

@@ -125,6 +125,7 @@ impl Daemon {
     pub async fn landed(&self, topic: &str, offsets: i64) -> anyhow::Result<()> {
         let begun = Instant::now();
         loop {
+            self.context.catalogue.refresh().await?;
             let head = self.context.log(topic).await?.head();
             let landed = Offsets::default().distance_to(&head);
             if landed >= u64::try_from(offsets)? {

@@ -398,7 +398,9 @@ async fn any_other_change_is_refused_with_the_way_to_do_it() -> anyhow::Result<(
         ),
     ] {
         edit(dir, from, to)?;
-        for command in [&["status"][..], &["speed"], &["batch", "rebuild"]] {
+        let status = run_well(dir, &["status"]).await?;
+        anyhow::ensure!(status.contains(says), "{what}: {status}");
+        for command in [&["speed"][..], &["batch", "rebuild"]] {
             let ran = run(dir, command)?;
             anyhow::ensure!(
                 ran.code == Some(64)

@@ -39,8 +39,12 @@ fn ingest(dir: &Path, facts: &[(&str, i64)]) -> anyhow::Result<()> {
     let lines = facts.iter().enumerate().map(|(i, (word, n))| {
         format!("{{\"ts\":\"2026-01-01T00:00:{i:02}Z\",\"word\":\"{word}\",\"n\":{n}}}\n")
     });
-    std::fs::write(dir.join("facts.ndjson"), lines.collect::<String>())?;
-    let ran = run(dir, &["ingest", "facts", "facts.ndjson", "--again"])?;
+    let file = dir.join("facts.ndjson");
+    std::fs::write(&file, lines.collect::<String>())?;
+    let ran = run(
+        dir,
+        &["ingest", "facts", &file.display().to_string(), "--again"],
+    )?;
     anyhow::ensure!(ran.code == Some(0), "{ran:?}");
     Ok(())
 }

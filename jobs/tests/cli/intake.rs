@@ -141,7 +141,7 @@ fn dead_letters_are_shown_and_chosen_whatever_they_hold() -> Result<()> {
         "{rows}"
     );
     let fix = "SELECT concat('{\"ts\":\"2026-01-01T00:00:00Z\",\"n\":', _offset, '}') FROM dead_letters WHERE raw LIKE '%yesterday%'";
-    let filter = "raw LIKE '%yesterday%' AND octet_length(raw_bytes) > 3";
+    let filter = "raw LIKE '%yesterday%' AND length(encode(raw_bytes, 'hex')) > 6";
     let retry = [
         "dead-letters",
         "retry",

@@ -87,7 +87,12 @@ fn lost_states_are_found_also_by_a_sample() -> Result<()> {
     let log = project.path("data/views/words/g1/_delta_log");
     for entry in std::fs::read_dir(&log)? {
         let path = entry?.path();
-        let text = std::fs::read_to_string(&path)?;
+        let mut text = std::fs::read_to_string(&path)?;
+        // As an entry of a version that wrote no checksum.
+        if let Some((before, rest)) = text.split_once("\"anabranchCrc32c\":") {
+            let after = rest.trim_start_matches(|c: char| c.is_ascii_digit());
+            text = format!("{before}{}", after.strip_prefix(',').unwrap_or(after));
+        }
         let kept = text.lines().filter(|l| !l.starts_with("{\"add\""));
         std::fs::write(&path, kept.map(|l| format!("{l}\n")).collect::<String>())?;
     }

@@ -309,8 +309,8 @@ async fn other_aggregates_stand_beside() -> Result<()> {
             // Nothing minds here that a key is in several pieces.
             world
                 .same(
-                    &format!("SELECT {keys}combine({column}), sum(n), max(s), count(DISTINCT s) FROM w{group}"),
-                    &format!("SELECT {keys}{aggregate}, sum(1), max(s), count(DISTINCT s) FROM {GROUPED}{group}"),
+                    &format!("SELECT {keys}combine({column}), sum(n), max(s), count(DISTINCT s) AS of_s FROM w{group}"),
+                    &format!("SELECT {keys}{aggregate}, sum(1), max(s), count(DISTINCT s) AS of_s FROM {GROUPED}{group}"),
                 )
                 .await?;
         }
