@@ -361,12 +361,6 @@ async fn any_other_change_is_refused_with_the_way_to_do_it() -> anyhow::Result<(
             "field `id` changed from `bigint not null` to `int not null`",
         ),
         (
-            "dropping",
-            "small = \"int\"\n",
-            "",
-            "field `small` was removed or moved",
-        ),
-        (
             "not null",
             "small = \"int\"",
             "small = \"int not null\"",
