@@ -184,6 +184,9 @@ fn groups(
         .collect()
 }
 
+/// Files with bounds of the same columns: their places, and their statistics.
+type FilesOfBounds = (Vec<usize>, Vec<Arc<Statistics>>);
+
 fn prune(
     files: &[Arc<AddFile>],
     schema: &SchemaRef,
@@ -198,7 +201,7 @@ fn prune(
     };
     let columns: Vec<Column> = collect_columns(predicate).into_iter().collect();
     // The engine leaves nothing out where one of the files asked about lacks a column's bounds.
-    let mut alike: BTreeMap<Vec<bool>, (Vec<usize>, Vec<Arc<Statistics>>)> = BTreeMap::new();
+    let mut alike: BTreeMap<Vec<bool>, FilesOfBounds> = BTreeMap::new();
     for (at, file) in files.iter().enumerate() {
         let statistics = bounds(&file.statistics(schema), schema);
         let known = |c: &Column| {

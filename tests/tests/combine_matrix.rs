@@ -184,8 +184,8 @@ enum Filter {
     None,
     Key,
     Value,
-    FilterOnKey,
-    FilterOnValue,
+    InsideOnKey,
+    InsideOnValue,
     Having,
 }
 
@@ -217,8 +217,8 @@ const FILTERS: [Filter; 6] = [
     Filter::None,
     Filter::Key,
     Filter::Value,
-    Filter::FilterOnKey,
-    Filter::FilterOnValue,
+    Filter::InsideOnKey,
+    Filter::InsideOnValue,
     Filter::Having,
 ];
 
@@ -280,8 +280,8 @@ fn queries(combination: Combination) -> (String, String) {
     let [class, grouping, filter, beside, _] = combination;
     let (grouping, filter, beside) = (GROUPINGS[grouping], FILTERS[filter], BESIDES[beside]);
     let condition = match filter {
-        Filter::Key | Filter::FilterOnKey => Some("g >= 0"),
-        Filter::Value | Filter::FilterOnValue => Some("members >= 6"),
+        Filter::Key | Filter::InsideOnKey => Some("g >= 0"),
+        Filter::Value | Filter::InsideOnValue => Some("members >= 6"),
         Filter::None | Filter::Having => None,
     };
     let is_where = matches!(filter, Filter::Key | Filter::Value);

@@ -31,7 +31,7 @@ use rand::Rng;
 use world::World;
 
 /// Cases of the normal run.
-const CASES: u64 = 2_000;
+const CASES: u64 = 1_000;
 
 /// Of so many cases one has its storage in a bucket.
 const S3_EVERY: u64 = 40;

@@ -91,7 +91,10 @@ fn lost_states_are_found_also_by_a_sample() -> Result<()> {
         // As an entry of a version that wrote no checksum.
         if let Some((before, rest)) = text.split_once("\"anabranchCrc32c\":") {
             let after = rest.trim_start_matches(|c: char| c.is_ascii_digit());
-            text = format!("{before}{}", after.strip_prefix(',').unwrap_or(after));
+            text = match after.strip_prefix(',') {
+                Some(after) => format!("{before}{after}"),
+                None => format!("{}{after}", before.trim_end_matches(',')),
+            };
         }
         let kept = text.lines().filter(|l| !l.starts_with("{\"add\""));
         std::fs::write(&path, kept.map(|l| format!("{l}\n")).collect::<String>())?;

@@ -421,7 +421,7 @@ async fn it_goes_through_joins_that_meet_one_row() -> Result<()> {
             "SELECT k, count(DISTINCT v), count(*) FROM ev WHERE k IS NOT NULL GROUP BY k".to_owned(),
         ),
         (
-            format!("SELECT combine(u) FROM w LEFT SEMI JOIN post ON w.k = post.k"),
+            "SELECT combine(u) FROM w LEFT SEMI JOIN post ON w.k = post.k".to_owned(),
             "SELECT count(DISTINCT v) FROM ev WHERE k IN (SELECT k FROM post)".to_owned(),
         ),
     ];

@@ -177,7 +177,7 @@ impl Counting {
         Ok(())
     }
 
-    fn values<'a>(&self, keys: impl Iterator<Item = &'a Box<[u8]>>) -> Result<ArrayRef> {
+    fn values<'a>(&self, keys: impl Iterator<Item = &'a [u8]>) -> Result<ArrayRef> {
         let parser = self.rows.parser();
         let columns = self.rows.convert_rows(keys.map(|key| parser.parse(key)))?;
         match columns.into_iter().next() {
@@ -186,17 +186,17 @@ impl Counting {
         }
     }
 
-    fn one(&self, key: Option<&Box<[u8]>>) -> Result<ScalarValue> {
+    fn one(&self, key: Option<&[u8]>) -> Result<ScalarValue> {
         match key {
             Some(key) => ScalarValue::try_from_array(&self.values([key].into_iter())?, 0),
             None => ScalarValue::try_from(&self.data_type),
         }
     }
 
-    fn most_frequent(&self) -> Option<&Box<[u8]>> {
+    fn most_frequent(&self) -> Option<&[u8]> {
         let rising = self.counts.iter();
         let most = rising.reduce(|best, next| if next.1 > best.1 { next } else { best });
-        most.map(|(key, _)| key)
+        most.map(|(key, _)| key.as_ref())
     }
 
     #[expect(
@@ -204,7 +204,7 @@ impl Counting {
         clippy::cast_possible_truncation,
         reason = "a count of values that lie in memory"
     )]
-    fn at_share(&self) -> Option<&Box<[u8]>> {
+    fn at_share(&self) -> Option<&[u8]> {
         let all: i64 = self.counts.values().sum();
         let nth = ((self.share.abs() * all as f64).ceil() as i64).clamp(1, all.max(1));
         let nth = match self.share.is_sign_negative() {
@@ -216,7 +216,7 @@ impl Counting {
             passed += **count;
             passed >= nth
         });
-        found.map(|(key, _)| key)
+        found.map(|(key, _)| key.as_ref())
     }
 
     fn map(&self) -> Result<ScalarValue> {
@@ -226,7 +226,10 @@ impl Counting {
         let counts: Int64Array = self.counts.values().copied().collect();
         let entries = StructArray::try_new(
             entry_fields(&self.data_type),
-            vec![self.values(self.counts.keys())?, Arc::new(counts)],
+            vec![
+                self.values(self.counts.keys().map(AsRef::as_ref))?,
+                Arc::new(counts),
+            ],
             None,
         )?;
         let offsets = OffsetBuffer::from_lengths([entries.len()]);
@@ -258,7 +261,7 @@ impl Accumulator for Counting {
     }
 
     fn state(&mut self) -> Result<Vec<ScalarValue>> {
-        let values = self.values(self.counts.keys())?;
+        let values = self.values(self.counts.keys().map(AsRef::as_ref))?;
         let counts: Int64Array = self.counts.values().copied().collect();
         let list = |values: ArrayRef| -> Result<ScalarValue> {
             let item = Arc::new(Field::new_list_field(values.data_type().clone(), true));

@@ -94,7 +94,7 @@ impl CheckedReader {
         options: Option<&ArrowReaderOptions>,
     ) -> ParquetResult<ParquetMetaData> {
         let range = tail.start..self.size;
-        let bytes = self.fetch(&[range.clone()]).await?.pop();
+        let bytes = self.fetch(std::slice::from_ref(&range)).await?.pop();
         let bytes = bytes.filter(|b| b.len() as u64 == range.end.saturating_sub(range.start));
         let bytes = bytes
             .filter(|b| tail.holds(b))

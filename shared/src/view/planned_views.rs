@@ -30,16 +30,16 @@ fn topic() -> Topic {
     }
 }
 
+type Row = (i64, &'static str, i64, &'static str);
+
 /// Facts at offsets from `start` on: seconds, `k`, `v` and `s`.
-fn facts(start: i64, rows: &[(i64, &str, i64, &str)]) -> Result<RecordBatch> {
+fn facts(start: i64, rows: &[Row]) -> Result<RecordBatch> {
     let schema = topic().schema();
-    let texts = |of: &dyn Fn(&(i64, &str, i64, &str)) -> String| -> ArrayRef {
+    let texts = |of: &dyn Fn(&Row) -> String| -> ArrayRef {
         Arc::new(StringViewArray::from_iter_values(rows.iter().map(of)))
     };
-    let numbers = |of: &dyn Fn(&(i64, &str, i64, &str)) -> i64| {
-        Int64Array::from_iter_values(rows.iter().map(of))
-    };
-    let times = |of: &dyn Fn(&(i64, &str, i64, &str)) -> i64| -> ArrayRef {
+    let numbers = |of: &dyn Fn(&Row) -> i64| Int64Array::from_iter_values(rows.iter().map(of));
+    let times = |of: &dyn Fn(&Row) -> i64| -> ArrayRef {
         let times = TimestampMicrosecondArray::from_iter_values(rows.iter().map(of));
         Arc::new(times.with_timezone("UTC"))
     };

@@ -90,7 +90,7 @@ impl Source {
         let prefetch_kb = (settings.prefetch_bytes / 1024).clamp(1, 2_000_000);
         config
             .set("bootstrap.servers", &settings.brokers)
-            .set("group.id", &shared.group())
+            .set("group.id", shared.group())
             .set("enable.auto.commit", "false")
             .set("enable.auto.offset.store", "false")
             // A position that Kafka does not have is decided on here, never passed over.

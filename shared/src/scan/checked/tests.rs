@@ -36,7 +36,7 @@ async fn world(seed: i64) -> World {
     let names = (0..ROWS).map(|n| {
         format!(
             "{:x}{:x}",
-            mixed(n, 0x9e37_79b9_7f4a_7c1),
+            mixed(n, 0x09e3_779b_97f4_a7c1),
             mixed(n, 0x1656_67b1_9e37_79f9)
         )
     });

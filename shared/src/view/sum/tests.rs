@@ -42,7 +42,7 @@ fn check<T: Exact>(
             }
             let values = (0..5).map(|i| {
                 let seed = case * 1_009 + part * 101 + i;
-                (mixed(seed) % 5 != 0).then(|| value(seed))
+                (!mixed(seed).is_multiple_of(5)).then(|| value(seed))
             });
             let values: Vec<Option<T::Native>> = values.collect();
             for (id, value) in ids.iter().zip(&values) {

@@ -1,5 +1,7 @@
 //! What becomes of messages, each at its own offset.
 
+#![expect(clippy::unwrap_used, clippy::panic, reason = "tests")]
+
 use super::*;
 
 fn line(value: &str) -> String {

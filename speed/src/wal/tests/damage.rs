@@ -171,7 +171,7 @@ fn an_earlier_segment_has_no_torn_tail() {
             .damage(&segment(9), |bytes| bytes.truncate(at))
             .unwrap();
         let opened = open(&files, small());
-        if at >= HEADER && (at - HEADER) % 92 == 0 {
+        if at >= HEADER && (at - HEADER).is_multiple_of(92) {
             // Whole records are gone without a trace here; the next segment's start tells.
             assert_corrupt(opened, &segment(18), 0);
         } else {
