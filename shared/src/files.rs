@@ -517,7 +517,7 @@ pub fn parquet_footer(body: &Bytes) -> Result<(Vec<String>, u64)> {
 }
 
 /// Reads the columns of `wanted` from a Parquet file, bound by name. A column that the file lacks is a
-/// field that was declared since, see [`crate::late_fields`], or null.
+/// field that was declared since, see `late_fields`, or null.
 pub fn read_parquet(
     body: Bytes,
     wanted: &SchemaRef,

@@ -231,7 +231,7 @@ impl Log {
     }
 
     /// Takes a newer declaration of the topic. What was landed before is read as
-    /// [`crate::late_fields`] says, and what is landed from now on has its columns.
+    /// `late_fields` says, and what is landed from now on has its columns.
     ///
     /// # Errors
     /// `Invalid` where it does not go on from the one that is known.
