@@ -64,10 +64,6 @@ const BUGS: &[(&str, &str)] = &[
         "planted-other-format",
         "states of another format are merged",
     ),
-    (
-        "planted-carry-lost",
-        "a sum forgets how often it has left its type when states are merged",
-    ),
     ("planted-late-fact-dropped", "facts a day late are dropped"),
     (
         "planted-dead-letter-counted",
