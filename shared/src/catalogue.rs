@@ -129,15 +129,19 @@ fn encode(entry: &Entry) -> Result<Vec<u8>> {
 }
 
 fn decode(body: &[u8], number: u64, path: &Path) -> Result<Entry> {
-    let entry: Entry = serde_json::from_slice(body)
+    let mut entry: Entry = serde_json::from_slice(body)
         .map_err(|e| damaged(path, format!("not a catalogue entry: {e}")))?;
+    if planted("planted-damage-read") {
+        entry.number = number;
+        return Ok(entry);
+    }
     let text = std::str::from_utf8(body).unwrap_or_default();
     let checksum = text.rsplit_once(CHECKSUM);
     let right = checksum.is_none_or(|(covered, rest)| {
         let sum = rest.trim_end_matches(['\n', '}']).parse();
         sum == Ok(crc32c::crc32c(covered.as_bytes()))
     });
-    match entry.number == number && right || planted("planted-damage-read") {
+    match entry.number == number && right {
         true => Ok(entry),
         false => Err(damaged(path, "it is not the entry that was written there")),
     }

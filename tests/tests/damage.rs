@@ -322,7 +322,7 @@ impl Worlds {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn damage_is_never_read() -> anyhow::Result<()> {
-    let _planted = std::env::var("ANABRANCH_DAMAGE_PLANTED")
+    let planted = std::env::var("ANABRANCH_DAMAGE_PLANTED")
         .is_ok()
         .then(fail::FailScenario::setup);
     let worlds = Worlds::new().await?;
@@ -340,6 +340,9 @@ async fn damage_is_never_read() -> anyhow::Result<()> {
             }
         }
         println!("{}: {noticed} of {} noticed", kind.name, DAMAGES.len());
+        if planted.is_some() && !wrong.is_empty() {
+            break;
+        }
     }
     anyhow::ensure!(wrong.is_empty(), "{}", wrong.join("\n"));
     Ok(())
