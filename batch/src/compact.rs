@@ -312,7 +312,7 @@ async fn merge(
     }
     let schema = log.schema_of(which);
     let encoder = FileEncoder::new(Table::new_file_name(), &schema, 0)?;
-    let mut rows = RowsInOrder::new(encoder, schema);
+    let mut rows = RowsInOrder::new(encoder, schema, log.topic().late_reads());
     let largest = group.iter().map(|f| f.bytes).max().unwrap_or(0).max(1);
     let ahead = usize::try_from((options.to_bytes / largest).clamp(1, MOST_AHEAD)).unwrap_or(1);
     // One pass over its files for each partition: they hold each partition's facts in order, and

@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use anabranch_shared::view::{AggregateSplit, StateCodec, identity_states};
 use anabranch_shared::{
-    DeltaPart, Error, Result, Storage, ViewPin, count_files, decode_states, scan_files,
+    DeltaPart, Error, LateReads, Result, Storage, ViewPin, count_files, decode_states, scan_files,
     scan_spilled, split_parts,
 };
 use arrow::array::RecordBatch;
@@ -189,7 +189,7 @@ impl MergedLeaf {
             &store,
             &pin.root,
             &pin.files,
-            codec.storage_schema(),
+            (codec.storage_schema(), &LateReads::default()),
             &read,
             stored,
             partitions,

@@ -102,8 +102,8 @@ impl SqlService {
     /// # Errors
     /// `Invalid` where facts in memory have a column of another type.
     pub fn topic_provider(&self, pin: &TopicPin, view: &View) -> Result<Arc<dyn TableProvider>> {
-        let schema = view.topic().schema();
-        Ok(Arc::new(FilesTable::topic_as(pin, schema)?))
+        let (schema, reads) = (view.topic().schema(), view.late_reads().clone());
+        Ok(Arc::new(FilesTable::topic_as(pin, schema, reads)?))
     }
 
     /// Who pins.

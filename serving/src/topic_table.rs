@@ -5,8 +5,8 @@ use std::sync::Arc;
 
 use anabranch_shared::table::AddFile;
 use anabranch_shared::{
-    FactsFile, OFFSET, PARTITION, PlainPin, Ranges, Result, Storage, TopicPin, dead_letter_schema,
-    fit_facts, scan_files,
+    FactsFile, LateReads, OFFSET, PARTITION, PlainPin, Ranges, Result, Storage, TopicPin,
+    dead_letter_schema, fit_facts, scan_files,
 };
 use arrow::array::RecordBatch;
 use arrow::datatypes::SchemaRef;
@@ -28,6 +28,7 @@ use crate::nan_fence::NanFenceExec;
 #[derive(Debug)]
 pub(crate) struct FilesTable {
     schema: SchemaRef,
+    reads: LateReads,
     root: Path,
     whole: Vec<Arc<AddFile>>,
     /// Files of which only some ranges count.
@@ -37,22 +38,24 @@ pub(crate) struct FilesTable {
 
 impl FilesTable {
     pub(crate) fn topic(pin: &TopicPin) -> Result<Self> {
-        Self::topic_as(pin, pin.topic.schema())
+        Self::topic_as(pin, pin.topic.schema(), pin.topic.late_reads())
     }
 
     /// The topic with the fields of another declaration of it.
-    pub(crate) fn topic_as(pin: &TopicPin, schema: SchemaRef) -> Result<Self> {
-        Self::new(schema, pin.root.clone(), &pin.files, &pin.memory)
+    pub(crate) fn topic_as(pin: &TopicPin, schema: SchemaRef, reads: LateReads) -> Result<Self> {
+        Self::new(schema, reads, pin.root.clone(), &pin.files, &pin.memory)
     }
 
     pub(crate) fn dead_letters(pin: &TopicPin) -> Result<Self> {
         let (root, files) = (pin.dead_root.clone(), &pin.dead_files);
-        Self::new(dead_letter_schema(), root, files, &pin.dead_memory)
+        let schema = dead_letter_schema();
+        Self::new(schema, LateReads::default(), root, files, &pin.dead_memory)
     }
 
     pub(crate) fn plain(pin: &PlainPin) -> Self {
         Self {
             schema: pin.schema.clone(),
+            reads: LateReads::default(),
             root: pin.root.clone(),
             whole: pin.files.clone(),
             partial: Vec::new(),
@@ -62,15 +65,17 @@ impl FilesTable {
 
     fn new(
         schema: SchemaRef,
+        reads: LateReads,
         root: Path,
         files: &[FactsFile],
         memory: &[RecordBatch],
     ) -> Result<Self> {
-        let memory = fitted(&schema, memory)?;
+        let memory = fitted(&schema, &reads, memory)?;
         let (partial, whole): (Vec<&FactsFile>, Vec<&FactsFile>) =
             files.iter().partition(|f| f.partial);
         Ok(Self {
             schema,
+            reads,
             root,
             whole: whole.iter().map(|f| f.add.clone()).collect(),
             partial: partial
@@ -94,7 +99,7 @@ impl FilesTable {
             &store,
             &self.root,
             files,
-            &self.schema,
+            (&self.schema, &self.reads),
             projection,
             predicate,
             partitions,
@@ -177,7 +182,11 @@ fn in_ranges(ranges: &Ranges) -> Expr {
 }
 
 /// Batches in the columns of a schema. As a rule all are of one schema, which is compared once.
-fn fitted(schema: &SchemaRef, batches: &[RecordBatch]) -> Result<Vec<RecordBatch>> {
+fn fitted(
+    schema: &SchemaRef,
+    reads: &LateReads,
+    batches: &[RecordBatch],
+) -> Result<Vec<RecordBatch>> {
     let mut same: Option<SchemaRef> = None;
     let fit = |rows: &RecordBatch| {
         let is_same = same
@@ -187,7 +196,7 @@ fn fitted(schema: &SchemaRef, batches: &[RecordBatch]) -> Result<Vec<RecordBatch
             same = Some(rows.schema());
             return Ok(rows.clone());
         }
-        fit_facts(schema, rows)
+        fit_facts(schema, reads, rows)
     };
     batches.iter().map(fit).collect()
 }

@@ -320,11 +320,14 @@ impl Catalogue {
         self.change(&format!("declare topic {}", topic.name), |entry| {
             let mut next = entry.clone();
             match next.topics.get_mut(&topic.name) {
-                Some(known) if known.topic == *topic => return Ok(None),
                 Some(known) => {
                     topic.check_evolves_from(&known.topic)?;
                     topic.check_names_but(&known.topic.fields)?;
-                    known.topic = topic.clone();
+                    let topic = topic.with_reads_of(&known.topic);
+                    if known.topic == topic {
+                        return Ok(None);
+                    }
+                    known.topic = topic;
                 }
                 None => {
                     topic.check_names_but(&[])?;

@@ -1,8 +1,10 @@
 //! What can go wrong, grouped by what the operator does next.
 
+use std::collections::HashSet;
 use std::fmt;
 
 use arrow::error::ArrowError;
+use datafusion::common::SchemaError;
 use datafusion::error::DataFusionError;
 
 use crate::settings::SettingsError;
@@ -330,8 +332,32 @@ fn plain(e: &DataFusionError) -> String {
             "a Parquet file of the storage is damaged: {}; `anabranch check` names it, and what makes it whole again",
             e.strip_backtrace()
         ),
-        None => without_tracker(&e.strip_backtrace()).to_owned(),
+        None => {
+            unknown_field(e).unwrap_or_else(|| without_tracker(&e.strip_backtrace()).to_owned())
+        }
     }
+}
+
+/// What is said of a column that is not there, with the columns that are, each once: where a name may
+/// mean a column of the answer or of its relations the engine names those of both twice.
+fn unknown_field(e: &DataFusionError) -> Option<String> {
+    let DataFusionError::SchemaError(e, _) = e.find_root() else {
+        return None;
+    };
+    let SchemaError::FieldNotFound {
+        field,
+        valid_fields,
+    } = e.as_ref()
+    else {
+        return None;
+    };
+    let mut seen = HashSet::new();
+    let each = valid_fields.iter().filter(|f| seen.insert(*f));
+    let once = SchemaError::FieldNotFound {
+        field: field.clone(),
+        valid_fields: each.cloned().collect(),
+    };
+    Some(once.to_string())
 }
 
 /// The engine asks for reports to its own tracker; what fails here is ours to look into first.

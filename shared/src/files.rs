@@ -29,7 +29,7 @@ use self::sums::Tail;
 use crate::damage::{damaged, lost};
 use crate::late_fields::{fit_facts, is_declared};
 use crate::table::{AddFile, Table};
-use crate::topic::{EXTRA, OFFSET, PARTITION};
+use crate::topic::{EXTRA, LateReads, OFFSET, PARTITION};
 use crate::view::fit;
 use crate::{Error, OffsetRange, PartitionId, Result, planted};
 
@@ -521,6 +521,7 @@ pub fn parquet_footer(body: &Bytes) -> Result<(Vec<String>, u64)> {
 pub fn read_parquet(
     body: Bytes,
     wanted: &SchemaRef,
+    reads: &LateReads,
 ) -> Result<impl Iterator<Item = Result<RecordBatch>> + use<>> {
     let plain = ArrowReaderMetadata::load(&body, ArrowReaderOptions::new())?;
     let stored = plain.schema();
@@ -556,12 +557,12 @@ pub fn read_parquet(
         .with_projection(mask)
         .with_batch_size(READ_ROWS)
         .build()?;
-    let wanted = wanted.clone();
-    Ok(reader.map(move |batch| conform(&batch?, &wanted)))
+    let (wanted, reads) = (wanted.clone(), reads.clone());
+    Ok(reader.map(move |batch| conform(&batch?, &wanted, &reads)))
 }
 
 /// Rows of a file in the columns of a schema, in its types.
-fn conform(batch: &RecordBatch, wanted: &SchemaRef) -> Result<RecordBatch> {
+fn conform(batch: &RecordBatch, wanted: &SchemaRef, reads: &LateReads) -> Result<RecordBatch> {
     let (mut fields, mut columns) = (Vec::new(), Vec::new());
     for (field, column) in batch.schema().fields().iter().zip(batch.columns()) {
         let data_type = match wanted.field_with_name(field.name()) {
@@ -578,6 +579,7 @@ fn conform(batch: &RecordBatch, wanted: &SchemaRef) -> Result<RecordBatch> {
     let schema = Arc::new(Schema::new(fields));
     fit_facts(
         wanted,
+        reads,
         &RecordBatch::try_new_with_options(schema, columns, &rows)?,
     )
 }
@@ -646,7 +648,8 @@ mod tests {
                 .map(|c| c.dictionary_page_offset().is_some())
                 .collect();
             assert_eq!(dictionaries, [false, false, true], "batches of {size}");
-            let read = read_parquet(file.body, &batch.schema())?.collect::<Result<Vec<_>>>()?;
+            let read = read_parquet(file.body, &batch.schema(), &LateReads::default())?
+                .collect::<Result<Vec<_>>>()?;
             let read = arrow::compute::concat_batches(&batch.schema(), &read)?;
             assert_eq!(read, batch);
         }

@@ -233,9 +233,10 @@ impl Worker {
         fold: &mut Fold,
         emit: &dyn Fn(RecordBatch, Ranges) -> Result<()>,
     ) -> Result<()> {
+        let (schema, reads) = (self.view.fact_schema(), self.view.late_reads());
         let read = self
             .runtime
-            .block_on(self.log.read_file(file, self.view.fact_schema()));
+            .block_on(self.log.read_file(file, schema, reads));
         let batches = match read {
             Err(Error::Unavailable(why)) => return self.fold_replacement(file, why, fold, emit),
             read => read?,
@@ -285,7 +286,7 @@ impl Worker {
         let all = self.view.topic().schema();
         let again = self
             .runtime
-            .block_on(self.log.read_file(file, &all))
+            .block_on(self.log.read_file(file, &all, self.view.late_reads()))
             .and_then(|batches| {
                 let batches = batches.collect::<Result<Vec<_>>>()?;
                 fold_facts(&self.view, &batches).map(|_| ())

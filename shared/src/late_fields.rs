@@ -5,7 +5,8 @@
 //! Columns of facts are bound by name. In a declared field a fact has what is stored in the column of
 //! that name. Where what is stored (a file, a record of the WAL, a batch in memory, another daemon's
 //! answer) has no such column, the fact is older than the declaration, and the value is what its
-//! `_extra` holds under the name, by the conversion of admission. As `_extra` does not say where a
+//! `_extra` holds under the name, by the conversion of admission, with what the field's declaration
+//! said of `epoch`, `timezone` and `from_text`. As `_extra` does not say where a
 //! fact came from, a text that does not fit as a JSON string is taken as CSV's: `"5"` is a number.
 //! The value is NULL where `_extra` has none; where it does not fit, and where the name is there
 //! twice, it is NULL too, and counted.
@@ -32,7 +33,7 @@ use parking_lot::Mutex;
 
 use crate::convert::{Cell, Column, put_json, put_list_text};
 use crate::settings::FieldReads;
-use crate::topic::EXTRA;
+use crate::topic::{EXTRA, LateReads};
 use crate::{Error, Result, planted};
 
 pub(crate) use scan::LateFields;
@@ -52,12 +53,16 @@ pub(crate) fn is_declared(name: &str) -> bool {
 }
 
 /// Facts in the columns of a schema, bound by name, as they are read: a declared field that was not
-/// declared when they were stored is read from their `_extra`. Columns that the schema lacks are left
-/// out.
+/// declared when they were stored is read from their `_extra`, as `reads` says. Columns that the
+/// schema lacks are left out.
 ///
 /// # Errors
 /// `Invalid` where a column has another type than the schema says.
-pub fn fit_facts(schema: &SchemaRef, facts: &RecordBatch) -> Result<RecordBatch> {
+pub fn fit_facts(
+    schema: &SchemaRef,
+    reads: &LateReads,
+    facts: &RecordBatch,
+) -> Result<RecordBatch> {
     if facts.schema_ref() == schema {
         return Ok(facts.clone());
     }
@@ -65,7 +70,7 @@ pub fn fit_facts(schema: &SchemaRef, facts: &RecordBatch) -> Result<RecordBatch>
     let options = RecordBatchOptions::new().with_row_count(Some(rows));
     let is_late = |f: &&FieldRef| is_declared(f.name()) && facts.column_by_name(f.name()).is_none();
     let late: Vec<FieldRef> = schema.fields().iter().filter(is_late).cloned().collect();
-    let mut late = late_columns(&late, facts.column_by_name(EXTRA), rows)?.into_iter();
+    let mut late = late_columns(&late, reads, facts.column_by_name(EXTRA), rows)?.into_iter();
     let columns = schema.fields().iter().map(|field| {
         let read = match facts.column_by_name(field.name()) {
             Some(stored) => Some(stored.clone()),
@@ -85,6 +90,7 @@ pub fn fit_facts(schema: &SchemaRef, facts: &RecordBatch) -> Result<RecordBatch>
 /// The columns of fields that facts lack which have this `_extra`, if they have one.
 pub(crate) fn late_columns(
     fields: &[FieldRef],
+    reads: &LateReads,
     extra: Option<&ArrayRef>,
     rows: usize,
 ) -> Result<Vec<ArrayRef>> {
@@ -100,7 +106,7 @@ pub(crate) fn late_columns(
     let objects = Objects::of(extra.as_string_view());
     let late = fields
         .iter()
-        .map(|field| LateField::new(field, objects.found.len()));
+        .map(|field| LateField::new(field, reads.of(field.name()), objects.found.len()));
     let mut late = late.collect::<Result<Vec<_>>>()?;
     for (object, facts) in &objects.found {
         read_object(object, *facts, &mut late);
@@ -210,13 +216,12 @@ struct LateField {
 }
 
 impl LateField {
-    fn new(field: &FieldRef, rows: usize) -> Result<Self> {
+    fn new(field: &FieldRef, reads: FieldReads, rows: usize) -> Result<Self> {
         let name = field.name();
-        let column =
-            Column::new(field.data_type(), rows, FieldReads::default()).ok_or_else(|| {
-                let data_type = field.data_type();
-                Error::Internal(format!("field `{name}` has the type {data_type}"))
-            })?;
+        let column = Column::new(field.data_type(), rows, reads).ok_or_else(|| {
+            let data_type = field.data_type();
+            Error::Internal(format!("field `{name}` has the type {data_type}"))
+        })?;
         let key = serde_json::Value::from(name.as_str()).to_string();
         Ok(Self {
             field: field.clone(),

@@ -59,5 +59,5 @@ pub use storage::{
     Storage,
 };
 pub use topic::{
-    EXTRA, INGESTED_AT, OFFSET, PARTITION, Topic, TopicField, arrow_type, timestamp_type,
+    EXTRA, INGESTED_AT, LateReads, OFFSET, PARTITION, Topic, TopicField, arrow_type, timestamp_type,
 };

@@ -18,7 +18,7 @@ use crate::storage::Storage;
 use crate::table::{
     APPEND_ONLY, AddFile, Commit, RemoveFile, SCHEMA_MAY_CHANGE, Table, TableState, Txn,
 };
-use crate::topic::{OFFSET, PARTITION, place_fields, timestamp_type};
+use crate::topic::{LateReads, OFFSET, PARTITION, place_fields, timestamp_type};
 use crate::{Error, LogVersion, Offset, OffsetRange, Offsets, PartitionId, Result, Topic};
 
 mod retention;
@@ -396,13 +396,14 @@ impl Log {
             return Ok(Vec::new());
         }
         // Facts wait to land that were admitted before a field was declared.
-        let schema = self.schema();
+        let (topic, schema) = self.declared();
+        let reads = topic.late_reads();
         let mut file = FileEncoder::new(Table::new_file_name(), &schema, 0)?;
         let (facts, give_way) = (landing.facts.clone(), landing.give_way.clone());
         let encoded = blocking(move || {
             let mut begun = Instant::now();
             for batch in &facts {
-                file.write(&fit_facts(&schema, batch)?)?;
+                file.write(&fit_facts(&schema, &reads, batch)?)?;
                 if let Some(give_way) = &give_way {
                     begun = give_way.pause(begun);
                 }
@@ -591,17 +592,19 @@ impl Log {
         &self,
         file: &FactsFile,
         schema: &SchemaRef,
+        reads: &LateReads,
     ) -> Result<impl Iterator<Item = Result<RecordBatch>> + use<>> {
         let body = read_file(&self.table, &file.add).await?;
-        read_facts(body, schema, file)
+        read_facts(body, schema, reads, file)
     }
 
     /// Reads all wanted facts of some ranges into memory, in the topic's schema.
     pub async fn read_between(&self, from: &Offsets, to: &Offsets) -> Result<Vec<RecordBatch>> {
-        let schema = self.schema();
+        let (topic, schema) = self.declared();
+        let reads = topic.late_reads();
         let mut batches = Vec::new();
         for file in self.files_between(from, to)? {
-            for batch in self.read_file(&file, &schema).await? {
+            for batch in self.read_file(&file, &schema, &reads).await? {
                 batches.push(batch?);
             }
         }
@@ -691,6 +694,7 @@ fn files_in(state: &TableState, ranges: &[(PartitionId, OffsetRange)]) -> Result
 fn read_facts(
     body: bytes::Bytes,
     schema: &SchemaRef,
+    reads: &LateReads,
     file: &FactsFile,
 ) -> Result<impl Iterator<Item = Result<RecordBatch>> + use<>> {
     let mut fields: Vec<_> = schema.fields().iter().cloned().collect();
@@ -702,7 +706,7 @@ fn read_facts(
     let wanted = Arc::new(Schema::new(fields));
     let keep: Option<Vec<_>> = file.partial.then(|| file.wanted.clone());
     let front: Vec<usize> = (0..schema.fields().len()).collect();
-    Ok(read_parquet(body, &wanted)?.map(move |batch| {
+    Ok(read_parquet(body, &wanted, reads)?.map(move |batch| {
         let batch = batch?;
         match &keep {
             None => Ok(batch),

@@ -14,6 +14,7 @@ use crate::log::{blocking, check_start, position_txns, positions};
 use crate::planted;
 use crate::storage::Storage;
 use crate::table::{AddFile, Commit, RemoveFile, Table, TableState};
+use crate::topic::LateReads;
 use crate::view::{SortedStates, View, convert};
 use crate::{Error, Generation, LogVersion, OffsetRange, Offsets, PartitionId, Result};
 
@@ -343,7 +344,7 @@ impl Master {
         let view = self.view.clone();
         blocking(move || {
             let codec = view.codec();
-            read_parquet(body, codec.storage_schema())?
+            read_parquet(body, codec.storage_schema(), &LateReads::default())?
                 .map(|b| codec.decode(&b?))
                 .collect()
         })

@@ -33,6 +33,7 @@ use crate::late_fields::{LateFields, is_declared};
 use crate::spill::SpilledStates;
 use crate::storage::Storage;
 use crate::table::AddFile;
+use crate::topic::LateReads;
 use crate::view::{ByPlace, FitExpr, StateCodec};
 use crate::{Error, Result, planted};
 
@@ -44,19 +45,26 @@ const FOOTER_BYTES: usize = 64 << 10;
 
 /// Scans some files of the table at `root` of the engine's store: the columns of `projection`, leaving out what
 /// `predicate` can't match by the statistics of files, row groups and pages. Rows that don't match
-/// may still be among the others.
+/// may still be among the others. Fields that a file lacks are read from its `_extra` as `reads` says.
 pub fn scan_files(
     store: &Arc<dyn ObjectStore>,
     root: &Path,
     files: &[Arc<AddFile>],
-    schema: &SchemaRef,
+    (schema, reads): (&SchemaRef, &LateReads),
     projection: &[usize],
     predicate: Option<Arc<dyn PhysicalExpr>>,
     partitions: usize,
 ) -> Result<Arc<dyn ExecutionPlan>> {
     let locate = |file: &AddFile, size| PartitionedFile::new(format!("{root}/{}", file.path), size);
     let place = (Storage::engine_url()?, store, &locate as &Locate<'_>);
-    scan_at(place, files, schema, projection, predicate, partitions)
+    scan_at(
+        place,
+        files,
+        (schema, reads),
+        projection,
+        predicate,
+        partitions,
+    )
 }
 
 /// How a file is found, given its entry and its size.
@@ -91,13 +99,14 @@ pub fn scan_spilled(
     let store: Arc<dyn ObjectStore> = Arc::new(LocalFileSystem::new());
     let url = ObjectStoreUrl::local_filesystem();
     let place = (url, &store, &locate as &Locate<'_>);
-    scan_at(place, &adds, schema, projection, predicate, partitions)
+    let columns = (schema, &LateReads::default());
+    scan_at(place, &adds, columns, projection, predicate, partitions)
 }
 
 fn scan_at(
     (url, store, locate): (ObjectStoreUrl, &Arc<dyn ObjectStore>, &Locate<'_>),
     files: &[Arc<AddFile>],
-    schema: &SchemaRef,
+    (schema, reads): (&SchemaRef, &LateReads),
     projection: &[usize],
     predicate: Option<Arc<dyn PhysicalExpr>>,
     partitions: usize,
@@ -115,7 +124,7 @@ fn scan_at(
     }
     let config = FileScanConfigBuilder::new(url, Arc::new(source))
         .with_file_groups(groups(locate, &files, schema, partitions))
-        .with_expr_adapter(Some(Arc::new(LateFields)))
+        .with_expr_adapter(Some(Arc::new(LateFields(reads.clone()))))
         .with_projection_indices(Some(projection.to_vec()))
         .map_err(Error::from)?
         .build();

@@ -1,11 +1,12 @@
 //! Topics: a named stream of facts with one schema, and the columns that the log adds to it.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use arrow::datatypes::{DataType, Field, Schema, SchemaRef, TimeUnit};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
-use crate::settings::{FieldType, TopicSettings};
+use crate::settings::{FieldReads, FieldType, TopicSettings};
 use crate::{Error, Result};
 
 /// The column that keeps undeclared fields as JSON.
@@ -47,6 +48,22 @@ pub struct TopicField {
     pub field_type: FieldType,
     /// Whether a fact may leave it out.
     pub nullable: bool,
+    /// How its values are read out of the `_extra` of facts that are older than its declaration. It
+    /// stays as it was when the field was declared, so that a stored fact means one thing for ever.
+    #[serde(default, skip_serializing_if = "FieldReads::is_default")]
+    pub reads: FieldReads,
+}
+
+/// How the fields of a topic are read out of `_extra`, by their names: those of which something is
+/// set.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct LateReads(Arc<BTreeMap<String, FieldReads>>);
+
+impl LateReads {
+    /// How a field is read.
+    pub(crate) fn of(&self, field: &str) -> FieldReads {
+        self.0.get(field).copied().unwrap_or_default()
+    }
 }
 
 fn as_text<S: Serializer>(t: &FieldType, s: S) -> std::result::Result<S::Ok, S::Error> {
@@ -77,6 +94,7 @@ impl Topic {
             name: f.name.clone(),
             field_type: f.field_type.clone(),
             nullable: !f.not_null,
+            reads: f.reads,
         });
         Self {
             name: settings.name.clone(),
@@ -104,6 +122,23 @@ impl Topic {
         fields.extend(place_fields());
         fields.push(Field::new(INGESTED_AT, timestamp_type(), false));
         Arc::new(Schema::new(fields))
+    }
+
+    /// How fields are read out of the `_extra` of facts that are older than they are.
+    pub fn late_reads(&self) -> LateReads {
+        let set = self.fields.iter().filter(|f| !f.reads.is_default());
+        LateReads(Arc::new(set.map(|f| (f.name.clone(), f.reads)).collect()))
+    }
+
+    /// The topic, with the fields of `older` read out of `_extra` as they were there.
+    pub(crate) fn with_reads_of(&self, older: &Self) -> Self {
+        let mut topic = self.clone();
+        for field in &mut topic.fields {
+            if let Some(known) = older.fields.iter().find(|f| f.name == field.name) {
+                field.reads = known.reads;
+            }
+        }
+        topic
     }
 
     /// Whether the names of all fields but the `known` ones can be those of a Delta table's columns.
@@ -153,7 +188,7 @@ impl Topic {
             };
             kept += found + 1;
             let new = &self.fields[kept - 1];
-            if new != old {
+            if (&new.field_type, new.nullable) != (&old.field_type, old.nullable) {
                 let null = |n: bool| if n { "" } else { " not null" };
                 return refuse(format!(
                     "field `{}` changed from `{}{}` to `{}{}`",

@@ -21,6 +21,7 @@ use datafusion::logical_expr::{Expr, LogicalPlan, TableScanBuilder};
 use serde::{Deserialize, Serialize};
 
 use crate::late_fields::fit_facts;
+use crate::topic::LateReads;
 use crate::{Error, Result, Topic, planted};
 
 mod aggregate;
@@ -85,6 +86,7 @@ pub struct View {
     formats: Formats,
     /// The columns of a fact that the view reads.
     fact_schema: SchemaRef,
+    late_reads: LateReads,
     codec: StateCodec,
 }
 
@@ -126,6 +128,7 @@ impl View {
         let fact_schema = Arc::new(topic.schema().project(&planned.projection)?);
         Ok(Self {
             fact_schema,
+            late_reads: topic.late_reads(),
             name: name.to_owned(),
             definition,
             planned,
@@ -173,12 +176,17 @@ impl View {
         &self.fact_schema
     }
 
+    /// How fields are read out of the `_extra` of facts that are older than they are.
+    pub fn late_reads(&self) -> &LateReads {
+        &self.late_reads
+    }
+
     /// A batch of facts in the columns of [`View::fact_schema`].
     pub(crate) fn facts_read(&self, facts: &RecordBatch) -> Result<RecordBatch> {
         if planted("planted-column-by-position") {
             return by_position(facts, &self.fact_schema, &self.planned.projection);
         }
-        fit_facts(&self.fact_schema, facts)
+        fit_facts(&self.fact_schema, &self.late_reads, facts)
     }
 
     /// The aggregation, unless the view's states are rows.

@@ -305,7 +305,7 @@ impl Payload {
                 unknown.name()
             )));
         }
-        self.facts = fit_facts(schema, &self.facts)?;
+        self.facts = fit_facts(schema, &topic.late_reads(), &self.facts)?;
         Ok(())
     }
 
@@ -528,5 +528,6 @@ fn fitted(facts: &RecordBatch, place: &Place<'_>) -> Result<Vec<ArrayRef>> {
         return Ok(facts.columns().to_vec());
     }
     let schema = Arc::new(Schema::new(wanted.to_vec()));
-    Ok(fit_facts(&schema, facts)?.columns().to_vec())
+    let facts = fit_facts(&schema, &place.topic.late_reads(), facts)?;
+    Ok(facts.columns().to_vec())
 }

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use anabranch_shared::settings::FieldType;
+use anabranch_shared::settings::{EpochUnit, FieldReads, FieldType};
 use anabranch_shared::{Offset, PartitionId, Topic, TopicField};
 use arrow::array::{
     Array, ArrayRef, AsArray, BinaryViewArray, BooleanArray, Date32Array, Decimal128Array,
@@ -67,6 +67,7 @@ pub fn topic() -> anyhow::Result<Topic> {
             name: name.into(),
             field_type: kind.parse::<FieldType>()?,
             nullable,
+            reads: FieldReads::default(),
         })
     };
     let mut fields = vec![field("ts", "timestamp", false)?];
@@ -83,10 +84,15 @@ pub fn topic() -> anyhow::Result<Topic> {
 /// A topic with the fields of [`LATE`] besides, at the end or between the others.
 pub fn with_late_fields(rng: &mut SmallRng, mut topic: Topic) -> anyhow::Result<Topic> {
     for (name, kind) in LATE {
+        let epoch = (kind == "timestamp").then_some(EpochUnit::Microseconds);
         let field = TopicField {
             name: name.into(),
             field_type: kind.parse::<FieldType>()?,
             nullable: true,
+            reads: FieldReads {
+                epoch,
+                ..FieldReads::default()
+            },
         };
         let at = match rng.random_bool(0.5) {
             true => topic.fields.len(),
@@ -119,7 +125,11 @@ pub fn stored(facts: &RecordBatch, declared: &Topic) -> anyhow::Result<RecordBat
                     let micros = column.as_primitive::<TimestampMicrosecondType>().value(row);
                     let at = timestamp_us_to_datetime(micros);
                     let at = at.ok_or_else(|| anyhow::anyhow!("no time: {micros}"))?;
-                    format!("\"{at:?}Z\"")
+                    // As text, or as a number, which the field's `epoch` lets be a time.
+                    match micros % 2 {
+                        0 => format!("\"{at:?}Z\""),
+                        _ => micros.to_string(),
+                    }
                 }
                 _ => serde_json::Value::from(column.as_string_view().value(row)).to_string(),
             };

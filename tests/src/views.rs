@@ -24,12 +24,17 @@ const KEYS: [&str; 9] = [
 
 /// Aggregates, with the name under which coverage is counted. Sketches with an error of their own
 /// are not here: their answers may differ between one pass and a merge.
-const AGGREGATES: [(&str, &str); 42] = [
+const AGGREGATES: [(&str, &str); 47] = [
     ("count(*)", "count(*)"),
     ("count", "count(n)"),
     ("count list", "count(list)"),
     ("sum int", "sum(i)"),
     ("sum bigint", "sum(n)"),
+    // Its parts leave their type again and again.
+    (
+        "sum of large",
+        "sum(CASE WHEN i % 2 = 0 THEN 3000000000000000000 ELSE -3000000000000000000 END)",
+    ),
     ("sum decimal", "sum(d)"),
     ("sum double", "sum(f)"),
     ("avg int", "avg(i)"),
@@ -67,6 +72,13 @@ const AGGREGATES: [(&str, &str); 42] = [
     ("array_agg", "array_agg(i ORDER BY n DESC)"),
     ("string_agg", "string_agg(s, ',' ORDER BY ts)"),
     ("nth_value", "nth_value(i, 2 ORDER BY ts)"),
+    ("max_by", "max_by(s, n)"),
+    ("count_if", "count_if(b)"),
+    ("mode", "mode(s)"),
+    (
+        "percentile_disc",
+        "percentile_disc(0.5) WITHIN GROUP (ORDER BY n)",
+    ),
 ];
 
 /// Keys and aggregates over fields of [`crate::facts::LATE`], each with the field.

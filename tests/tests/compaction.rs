@@ -13,8 +13,9 @@ use anabranch_jobs::context::Context;
 use anabranch_shared::table::AddFile;
 use anabranch_shared::view::View;
 use anabranch_shared::{
-    Error, FoldOptions, FoldProgress, Landing, Log, LogTable, OFFSET, Offset, OffsetRange, Offsets,
-    PARTITION, PartitionId, Storage, dead_letter_schema, fold_log, keep_ranges, read_parquet,
+    Error, FoldOptions, FoldProgress, Landing, LateReads, Log, LogTable, OFFSET, Offset,
+    OffsetRange, Offsets, PARTITION, PartitionId, Storage, dead_letter_schema, fold_log,
+    keep_ranges, read_parquet,
 };
 use anabranch_tests::process::{Process, Setup, run_well, write_project};
 use anabranch_tests::{facts, places};
@@ -147,7 +148,7 @@ impl Landed {
             let mut found = Rows::new();
             for file in log.dead_letter_files_between(from, to)? {
                 let bytes = log.file_bytes(LogTable::DeadLetters, &file.add).await?;
-                for batch in read_parquet(bytes, &dead_letter_schema())? {
+                for batch in read_parquet(bytes, &dead_letter_schema(), &LateReads::default())? {
                     count(&mut found, &keep_ranges(&batch?, &file.wanted)?)?;
                 }
             }
@@ -172,7 +173,7 @@ async fn check_order(log: &Log, before: &BTreeMap<String, Arc<AddFile>>) -> anyh
     for add in files {
         let mut last = None;
         let bytes = log.file_bytes(which, &add).await?;
-        for batch in read_parquet(bytes, &log.schema_of(which))? {
+        for batch in read_parquet(bytes, &log.schema_of(which), &LateReads::default())? {
             let mut rows = Rows::new();
             let batch = batch?;
             for row in 0..batch.num_rows() {

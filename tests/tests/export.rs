@@ -11,8 +11,8 @@ use anabranch_jobs::builds::Build;
 use anabranch_jobs::context::Context;
 use anabranch_shared::view::{View, planning_session};
 use anabranch_shared::{
-    Export, ExportStanding, FoldProgress, Generation, Landing, Log, Master, MasterLeaf, Offset,
-    OffsetRange, Offsets, PartitionId, Storage, Topic, keep_ranges, read_parquet,
+    Export, ExportStanding, FoldProgress, Generation, Landing, LateReads, Log, Master, MasterLeaf,
+    Offset, OffsetRange, Offsets, PartitionId, Storage, Topic, keep_ranges, read_parquet,
 };
 use anabranch_tests::commands::{build, ensure_same, ingest_lines};
 use anabranch_tests::process::{Process, Setup, write_project};
@@ -123,7 +123,8 @@ impl Case {
             let body = self.storage.get(&path).await?;
             let body = body.ok_or_else(|| anyhow::anyhow!("`{path}` is not there"))?;
             let batches: Vec<RecordBatch> =
-                read_parquet(body, export.columns())?.collect::<Result<_, _>>()?;
+                read_parquet(body, export.columns(), &LateReads::default())?
+                    .collect::<Result<_, _>>()?;
             let rows: usize = batches.iter().map(RecordBatch::num_rows).sum();
             anyhow::ensure!(file.rows() == Some(rows as u64), "the file's count of rows");
             found.extend(batches);

@@ -2,7 +2,7 @@
 //! added, no column dropped.
 
 use anabranch_shared::{
-    EncodedFile, Error, FileBytes, FileEncoder, OFFSET, Offset, OffsetRange, PARTITION,
+    EncodedFile, Error, FileBytes, FileEncoder, LateReads, OFFSET, Offset, OffsetRange, PARTITION,
     PartitionId, Result, keep_ranges, parquet_footer, planted, read_parquet,
 };
 use arrow::array::{AsArray, RecordBatch};
@@ -13,6 +13,7 @@ use arrow::datatypes::{Int32Type, Int64Type, SchemaRef};
 pub(super) struct RowsInOrder {
     encoder: FileEncoder,
     schema: SchemaRef,
+    reads: LateReads,
     /// How many rows the files hold.
     expected: u64,
     /// The place of the last row.
@@ -20,10 +21,11 @@ pub(super) struct RowsInOrder {
 }
 
 impl RowsInOrder {
-    pub(super) fn new(encoder: FileEncoder, schema: SchemaRef) -> Self {
+    pub(super) fn new(encoder: FileEncoder, schema: SchemaRef, reads: LateReads) -> Self {
         Self {
             encoder,
             schema,
+            reads,
             expected: 0,
             last: None,
         }
@@ -50,13 +52,16 @@ impl RowsInOrder {
         let place = [PARTITION, OFFSET].map(|name| self.schema.index_of(name));
         let [partition, offset] = place;
         let place = self.schema.project(&[partition?, offset?])?;
-        let place = of_partition(read_parquet(bytes.clone(), &place.into())?, only);
+        let place = of_partition(
+            read_parquet(bytes.clone(), &place.into(), &self.reads)?,
+            only,
+        );
         let mut ordered = true;
         let mut last = None;
         for batch in place {
             ordered &= in_order(&batch?, &mut last)?;
         }
-        let rows = of_partition(read_parquet(bytes, &self.schema)?, only);
+        let rows = of_partition(read_parquet(bytes, &self.schema, &self.reads)?, only);
         if ordered {
             for batch in rows {
                 self.write(&batch?)?;

@@ -110,12 +110,14 @@ impl<'a> Runner<'a> {
                 }
                 Step::Failed(error) => {
                     let (message, kind) = (error.to_string(), error.kind());
-                    let place = match (&next.file, self.giver) {
-                        (Some(file), _) => format!("`{}` line {}: ", file.display(), next.line),
-                        (None, Giver::Script) => format!("line {}: ", next.line),
-                        (None, Giver::Person) => String::new(),
+                    let shown = match (&next.file, self.giver) {
+                        (Some(file), _) => {
+                            format!("`{}` {}", file.display(), placed(next.line, &message))
+                        }
+                        (None, Giver::Script) => placed(next.line, &message),
+                        (None, Giver::Person) => message.clone(),
                     };
-                    self.error(&format!("{place}{message}"))?;
+                    self.error(&shown)?;
                     return Ok(Ran::Failed {
                         statements,
                         line: next.line,
@@ -392,6 +394,19 @@ fn relation_text(relations: &[RelationInfo], name: &str) -> Result<String> {
         relation.kind,
         rows_table(&["column", "type", ""], rows)
     ))
+}
+
+/// An error of the statement that begins on a line of a script, with its place in the script: what it
+/// says of its own place counts from the statement on.
+fn placed(first: usize, message: &str) -> String {
+    let own = message
+        .strip_prefix("line ")
+        .and_then(|rest| rest.split_once(", column "))
+        .and_then(|(line, rest)| Some((line.parse::<usize>().ok()?, rest)));
+    match own {
+        Some((line, rest)) => format!("line {}, column {rest}", first + line.max(1) - 1),
+        None => format!("line {first}: {message}"),
+    }
 }
 
 /// A line that says that a query runs, on `err` of a terminal. It goes when dropped, so also where

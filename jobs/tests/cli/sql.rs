@@ -116,6 +116,15 @@ fn answers_have_four_formats_and_exit_codes() -> Result<()> {
         let said = project.fails(code, &["sql", "-c", sql])?;
         ensure!(said.contains("line 1"), "{said}");
     }
+    // The place of an error in a statement is told as that in the script.
+    let script = "SELECT 1;\n\nSELECT *\nFROM facts TABLESAMPLE (10);";
+    let said = project.fails(64, &["sql", "-c", script])?;
+    ensure!(
+        said.contains("error: line 4, column 6: TABLESAMPLE"),
+        "{said}"
+    );
+    let said = project.fails(64, &["sql", "-c", "SELECT ts FROM facts ORDER BY nosuch"])?;
+    ensure!(said.matches("facts.ts").count() == 1, "{said}");
     let absent = project.fails(66, &["sql", "-f", "nowhere.sql"])?;
     ensure!(absent.contains("nowhere.sql"), "{absent}");
     let refused = project.fails(64, &["--format", "csv", "status"])?;

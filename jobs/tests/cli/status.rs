@@ -62,6 +62,25 @@ fn status_tells_what_there_is_and_what_is_not_done() -> Result<()> {
     Ok(())
 }
 
+/// A producer whose clock is years ahead does not hide how new the facts of the others are.
+#[test]
+fn one_clock_ahead_does_not_fix_what_is_newest() -> Result<()> {
+    let project = Project::new(&[])?;
+    let ahead = project.path("ahead.ndjson");
+    let fact = "{\"id\":1,\"ts\":\"2199-01-01T00:00:00Z\",\"word\":\"w\",\"n\":1}\n";
+    std::fs::write(&ahead, fact)?;
+    let before = chrono::Utc::now();
+    project.ok(&["ingest", "facts", &ahead.display().to_string()])?;
+    let status = project.json(&["status"])?;
+    let newest = status["topics"][0]["newest_event_at"].as_str();
+    let newest: chrono::DateTime<chrono::Utc> = newest.context("no newest event")?.parse()?;
+    ensure!(
+        newest >= before - chrono::TimeDelta::seconds(1) && newest <= chrono::Utc::now(),
+        "{status}"
+    );
+    Ok(())
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn status_asks_the_daemon_for_what_it_holds() -> Result<()> {
     let words = "SELECT word, count(*) AS c FROM facts GROUP BY word";

@@ -129,6 +129,15 @@ async fn answers_have_the_form_that_is_asked_for() -> Result<()> {
         "{}",
         String::from_utf8_lossy(&found)
     );
+    // In a sub-query that names a row around it a count over nothing is 0 too.
+    let correlated = "SELECT a.w, (SELECT combine(facts) FROM words WHERE word = a.w) AS c FROM (VALUES ('w0'), ('x')) AS a(w) ORDER BY 1";
+    let found = ask("application/json", correlated).await?;
+    let expected = "[{\"w\":\"w0\",\"c\":1},{\"w\":\"x\",\"c\":0}]";
+    ensure!(
+        found == expected.as_bytes(),
+        "{}",
+        String::from_utf8_lossy(&found)
+    );
     Ok(())
 }
 

@@ -4,7 +4,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use anabranch_shared::settings::FieldType;
+use anabranch_shared::settings::{FieldReads, FieldType};
 use anabranch_shared::view::{View, fold_facts, planning_session};
 use anabranch_shared::{
     Error, Generation, OFFSET, Offsets, PARTITION, Pin, Pinner, ReadMode, Relation, Result,
@@ -50,6 +50,7 @@ fn topic(name: &str) -> Topic {
         name: name.into(),
         field_type,
         nullable: name != "ts",
+        reads: FieldReads::default(),
     };
     Topic {
         name: name.into(),

@@ -1,7 +1,7 @@
 #![expect(clippy::unwrap_used, reason = "tests")]
 
 use super::*;
-use crate::settings::FieldType;
+use crate::settings::{FieldReads, FieldType};
 use crate::{Topic, TopicField};
 
 fn offsets(list: &[(i32, i64)]) -> Offsets {
@@ -40,6 +40,7 @@ fn schema(sql: &str) -> Result<SchemaRef> {
         name: name.into(),
         field_type: kind.parse::<FieldType>().unwrap(),
         nullable: true,
+        reads: FieldReads::default(),
     };
     let topic = Topic {
         name: "facts".into(),

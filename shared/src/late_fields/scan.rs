@@ -16,18 +16,19 @@ use datafusion::physical_expr::expressions::Column;
 use datafusion::physical_expr_adapter::{PhysicalExprAdapter, PhysicalExprAdapterFactory};
 
 use super::{is_declared, late_columns};
-use crate::topic::EXTRA;
+use crate::topic::{EXTRA, LateReads};
 use crate::view::ByPlace;
 
 /// Adapts what a scan reads to each of its files: types as [`ByPlace`] does, and fields that were
 /// declared after the file was written as [`super`] says.
 #[derive(Debug)]
-pub(crate) struct LateFields;
+pub(crate) struct LateFields(pub(crate) LateReads);
 
 impl PhysicalExprAdapterFactory for LateFields {
     fn create(&self, table: SchemaRef, file: SchemaRef) -> Result<Arc<dyn PhysicalExprAdapter>> {
         Ok(Arc::new(ToFile {
             types: ByPlace.create(table.clone(), file.clone())?,
+            reads: self.0.clone(),
             table,
             file,
         }))
@@ -38,6 +39,7 @@ impl PhysicalExprAdapterFactory for LateFields {
 struct ToFile {
     table: SchemaRef,
     file: SchemaRef,
+    reads: LateReads,
     types: Arc<dyn PhysicalExprAdapter>,
 }
 
@@ -52,7 +54,12 @@ impl ToFile {
         let extra = self.table.index_of(EXTRA).ok()?;
         self.file.index_of(EXTRA).ok()?;
         let extra = Arc::new(Column::new(EXTRA, extra));
-        Some(LateFieldExpr { field, extra })
+        let reads = self.reads.clone();
+        Some(LateFieldExpr {
+            field,
+            reads,
+            extra,
+        })
     }
 }
 
@@ -73,12 +80,13 @@ impl PhysicalExprAdapter for ToFile {
 #[derive(Clone, Debug)]
 struct LateFieldExpr {
     field: FieldRef,
+    reads: LateReads,
     extra: Arc<dyn PhysicalExpr>,
 }
 
 impl PartialEq for LateFieldExpr {
     fn eq(&self, other: &Self) -> bool {
-        self.field == other.field && self.extra.eq(&other.extra)
+        self.field == other.field && self.reads == other.reads && self.extra.eq(&other.extra)
     }
 }
 
@@ -113,7 +121,12 @@ impl PhysicalExpr for LateFieldExpr {
     fn evaluate(&self, batch: &RecordBatch) -> Result<ColumnarValue> {
         let rows = batch.num_rows();
         let extra = self.extra.evaluate(batch)?.into_array(rows)?;
-        let read = late_columns(std::slice::from_ref(&self.field), Some(&extra), rows)?;
+        let read = late_columns(
+            std::slice::from_ref(&self.field),
+            &self.reads,
+            Some(&extra),
+            rows,
+        )?;
         match read.into_iter().next() {
             Some(column) => Ok(ColumnarValue::Array(column)),
             None => internal_err!("no column was read from `_extra`"),
@@ -131,6 +144,7 @@ impl PhysicalExpr for LateFieldExpr {
         match (children.pop(), children.is_empty()) {
             (Some(extra), true) => Ok(Arc::new(Self {
                 field: self.field.clone(),
+                reads: self.reads.clone(),
                 extra,
             })),
             _ => internal_err!("a field of `_extra` has one input"),

@@ -28,6 +28,7 @@ fn topic(fields: &[(&str, &str)]) -> Topic {
         name: (*name).to_owned(),
         field_type: field_type.parse().unwrap(),
         nullable: true,
+        reads: FieldReads::default(),
     };
     Topic {
         name: "facts".into(),
@@ -76,12 +77,56 @@ fn shown(facts: &RecordBatch, name: &str) -> Vec<String> {
         .collect()
 }
 
+/// Facts as facts of a topic.
+fn fit(topic: &Topic, facts: &RecordBatch) -> Result<RecordBatch> {
+    fit_facts(&topic.schema(), &topic.late_reads(), facts)
+}
+
 /// What fields of some types are in facts of before, by their `_extra`.
 fn read(field_type: &str, extra: &[&str]) -> Vec<String> {
     let fields = [("ts", "timestamp"), ("url", "varchar"), ("f", field_type)];
     let extra: Vec<_> = extra.iter().copied().map(Some).collect();
-    let read = fit_facts(&topic(&fields).schema(), &facts(0, &extra)).unwrap();
+    let read = fit(&topic(&fields), &facts(0, &extra)).unwrap();
     shown(&read, "f")
+}
+
+/// What a declaration says of its values holds for those of before it too, as it said it first.
+#[tokio::test]
+async fn a_late_field_is_read_as_its_declaration_says() {
+    let declared = |reads: FieldReads| {
+        let mut after = after();
+        for (name, field_type) in [("at", "timestamp"), ("count", "int")] {
+            after.fields.push(TopicField {
+                name: name.into(),
+                field_type: field_type.parse().unwrap(),
+                nullable: true,
+                reads,
+            });
+        }
+        after
+    };
+    let reads: FieldReads =
+        serde_json::from_str(r#"{"epoch":"seconds","timezone":"Europe/Berlin","from_text":true}"#)
+            .unwrap();
+    let dir = tempfile::tempdir().unwrap();
+    let storage = Storage::folder(dir.path()).unwrap();
+    let catalogue = crate::Catalogue::open(&storage).await.unwrap();
+    catalogue.declare_topic(&before()).await.unwrap();
+    catalogue.declare_topic(&declared(reads)).await.unwrap();
+    // A later change is of what is admitted from then on.
+    let changed = declared(FieldReads::default());
+    catalogue.declare_topic(&changed).await.unwrap();
+    let catalogue = crate::Catalogue::open(&storage).await.unwrap();
+    let topic = catalogue.current().topics["facts"].topic.clone();
+    assert_eq!(topic, declared(reads));
+    let extra = [
+        Some(r#"{"at":1700000000,"count":"7"}"#),
+        Some(r#"{"at":"2026-07-01 12:00:00","count":8}"#),
+    ];
+    let read = fit(&topic, &facts(0, &extra)).unwrap();
+    let times = ["2023-11-14T22:13:20Z", "2026-07-01T10:00:00Z"];
+    assert_eq!(shown(&read, "at"), times);
+    assert_eq!(shown(&read, "count"), ["7", "8"]);
 }
 
 #[test]
@@ -134,7 +179,7 @@ fn what_does_not_fit_is_null_and_counted() {
         Some(r#"{"other":1}"#),
         None,
     ];
-    let read = fit_facts(&topic(&fields).schema(), &facts(0, &extra)).unwrap();
+    let read = fit(&topic(&fields), &facts(0, &extra)).unwrap();
     assert_eq!(shown(&read, name), ["-", "-", "-", "7", "-", "-", "-"]);
     assert_eq!(misfits().get(name), Some(&4));
     // A list that fails midway takes one row all the same.
@@ -163,7 +208,7 @@ fn objects_that_come_again_are_each_fact_s() {
     let mut columns = old.columns().to_vec();
     columns[2] = extra;
     let old = RecordBatch::try_new(old.schema(), columns).unwrap();
-    let read = fit_facts(&topic(&fields).schema(), &old).unwrap();
+    let read = fit(&topic(&fields), &old).unwrap();
     let expected: Vec<_> = (0..300).map(|row| ["1", "-", "-"][row % 3]).collect();
     assert_eq!(shown(&read, name), expected);
     assert_eq!(misfits().get(name), Some(&100));
@@ -172,7 +217,7 @@ fn objects_that_come_again_are_each_fact_s() {
 #[test]
 fn columns_are_bound_by_name() {
     let old = facts(5, &[Some(r#"{"device":"phone","n":3}"#), None]);
-    let read = fit_facts(&after().schema(), &old).unwrap();
+    let read = fit(&after(), &old).unwrap();
     assert_eq!(*read.schema_ref(), after().schema());
     assert_eq!(shown(&read, "device"), ["phone", "-"]);
     assert_eq!(shown(&read, "n"), ["3", "-"]);
@@ -180,7 +225,7 @@ fn columns_are_bound_by_name() {
     assert_eq!(shown(&read, "_offset"), ["5", "6"]);
     assert_eq!(shown(&read, EXTRA), [r#"{"device":"phone","n":3}"#, "-"]);
     // What is stored in the column counts, whatever `_extra` holds.
-    let again = fit_facts(&before().schema(), &read).unwrap();
+    let again = fit(&before(), &read).unwrap();
     assert_eq!(again, old);
 }
 
@@ -244,7 +289,11 @@ async fn a_log_of_both_declarations_is_read_by_the_newer_one() {
     let device = Arc::new(after().schema().project(&[3]).unwrap());
     let mut found = Vec::new();
     for file in log.files_between(&from, &log.head()).unwrap() {
-        for batch in log.read_file(&file, &device).await.unwrap() {
+        for batch in log
+            .read_file(&file, &device, &LateReads::default())
+            .await
+            .unwrap()
+        {
             found.extend(shown(&batch.unwrap(), "device"));
         }
     }
@@ -269,7 +318,7 @@ async fn scanned(storage: &Storage, log: &Log, device: &str) -> (Vec<i64>, usize
         log.table().storage().store(),
         log.table().root(),
         &files,
-        &schema,
+        (&schema, &LateReads::default()),
         &columns,
         Some(is_it),
         1,
@@ -320,9 +369,7 @@ async fn a_view_folds_facts_of_both_declarations_alike() {
         facts(3, &[Some(r#"{"device":"phone"}"#)]),
     ];
     // Whoever holds them may know fewer fields, or more, than the view.
-    let new = old
-        .clone()
-        .map(|batch| fit_facts(&after().schema(), &batch).unwrap());
+    let new = old.clone().map(|batch| fit(&after(), &batch).unwrap());
     let sorted = |states: RecordBatch| {
         let mut rows: Vec<_> = (shown(&states, states.schema().field(0).name()).into_iter())
             .zip(shown(&states, states.schema().field(1).name()))
@@ -368,7 +415,7 @@ async fn a_view_of_before_goes_on() {
     let sql = "SELECT url, count(*) AS facts, first_value(url ORDER BY ts) AS first FROM facts GROUP BY url";
     let view = Arc::new(View::compile("v", sql, &before()).unwrap());
     let old = facts(0, &[Some(r#"{"device":"phone"}"#), None]);
-    let new = fit_facts(&after().schema(), &old).unwrap();
+    let new = fit(&after(), &old).unwrap();
     let states = |facts: RecordBatch| fold_facts(&view, &[facts]).unwrap();
     assert_eq!(states(new.clone()), states(old));
 

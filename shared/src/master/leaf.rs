@@ -22,6 +22,7 @@ use super::{Master, MasterPin};
 use crate::Result;
 use crate::scan::{decode_states, scan_files, scan_sorted_states};
 use crate::storage::Storage;
+use crate::topic::LateReads;
 use crate::view::{AggregateSplit, View, identity_states};
 
 /// A pinned master view's keys and finished columns.
@@ -58,7 +59,10 @@ impl MasterLeaf {
             true => scan_sorted_states(self.storage.store(), &self.root, &self.pin.files, codec)?,
             false => {
                 let (store, files) = (self.storage.store(), &self.pin.files);
-                scan_files(store, &self.root, files, schema, &all, None, 1)?
+                {
+                    let columns = (schema, &LateReads::default());
+                    scan_files(store, &self.root, files, columns, &all, None, 1)?
+                }
             }
         };
         let states = decode_states(stored, codec, &all)?;

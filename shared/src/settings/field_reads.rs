@@ -1,6 +1,8 @@
 //! How values of a field are read where their producer's form leaves more than one reading.
 
 use chrono::{DateTime, NaiveDateTime, TimeZone as _};
+use serde::de::Error as _;
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use super::FieldType;
 use super::choice::choose;
@@ -11,18 +13,30 @@ use super::topics::FieldSettings;
 use super::value::{Found, Mismatch, SettingValue, quoted};
 
 /// How values of a field are read.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
 pub struct FieldReads {
     /// What a number counts from 1970 on, in a timestamp; `None` where numbers are refused.
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub epoch: Option<EpochUnit>,
     /// The zone of times that name none; UTC where `None`.
+    #[serde(rename = "timezone", skip_serializing_if = "Option::is_none")]
     pub zone: Option<Zone>,
     /// Whether a text of a number is the number.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
     pub from_text: bool,
 }
 
+impl FieldReads {
+    /// Whether values are read as where nothing is set.
+    pub fn is_default(&self) -> bool {
+        *self == Self::default()
+    }
+}
+
 /// What a number of a timestamp counts.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
 pub enum EpochUnit {
     /// Seconds since 1970, perhaps with a fraction.
     Seconds,
@@ -76,6 +90,19 @@ impl SettingValue for EpochUnit {
 /// A time zone of the IANA database.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Zone(chrono_tz::Tz);
+
+impl Serialize for Zone {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(self.name())
+    }
+}
+
+impl<'de> Deserialize<'de> for Zone {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let name = String::deserialize(deserializer)?;
+        name.parse().map(Self).map_err(D::Error::custom)
+    }
+}
 
 impl Zone {
     /// The instant at which clocks in the zone show a time, both in microseconds since 1970. Of two

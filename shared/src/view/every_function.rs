@@ -9,7 +9,7 @@ use arrow::array::{
     StringViewArray, TimestampMicrosecondArray, new_null_array,
 };
 
-use crate::settings::FieldType;
+use crate::settings::{FieldReads, FieldType};
 use crate::topic::{INGESTED_AT, OFFSET, PARTITION};
 use crate::{Topic, TopicField};
 
@@ -52,12 +52,20 @@ pub(crate) const VIEWS: [(&str, &str); 4] = [
     ),
 ];
 
+/// Functions that version 0.1.0 did not have.
+pub(crate) const LATER: (&str, &str) = (
+    "counted",
+    "SELECT s, mode(i) AS a0, percentile_disc(0.5) WITHIN GROUP (ORDER BY n) AS a1, histogram(b) AS a2
+     FROM facts GROUP BY s",
+);
+
 /// The topic that they read.
 pub(crate) fn topic() -> Topic {
     let field = |name: &str, kind: &str| TopicField {
         name: name.into(),
         field_type: kind.parse::<FieldType>().expect("a type"),
         nullable: true,
+        reads: FieldReads::default(),
     };
     Topic {
         name: "facts".into(),

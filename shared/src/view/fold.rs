@@ -443,7 +443,9 @@ fn whole(view: &View, facts: &[RecordBatch]) -> Result<RecordBatch> {
         .iter()
         .map(|f| f.as_ref().clone().with_nullable(true));
     let schema = Arc::new(Schema::new(nullable.collect::<Vec<_>>()));
-    let fitted = facts.iter().map(|batch| fit_facts(&schema, batch));
+    let fitted = facts
+        .iter()
+        .map(|batch| fit_facts(&schema, view.late_reads(), batch));
     joined(&fitted.collect::<Result<Vec<_>>>()?)
 }
 
@@ -487,7 +489,7 @@ mod tests {
     use arrow::array::{Int32Array, Int64Array, new_null_array};
 
     use super::*;
-    use crate::settings::FieldType;
+    use crate::settings::{FieldReads, FieldType};
     use crate::{Topic, TopicField};
 
     fn topic() -> Topic {
@@ -495,6 +497,7 @@ mod tests {
             name: name.into(),
             field_type,
             nullable: true,
+            reads: FieldReads::default(),
         };
         Topic {
             name: "facts".into(),

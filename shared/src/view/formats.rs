@@ -31,7 +31,7 @@ use crate::table::storage_type;
 
 /// The functions of which the form of states is known, with the number of that form. DISTINCT
 /// makes another function of each.
-const FORMATS: [(&str, u32); 43] = [
+const FORMATS: [(&str, u32); 46] = [
     ("approx_distinct", 1),
     ("approx_median", 1),
     ("approx_percentile_cont", 1),
@@ -51,13 +51,16 @@ const FORMATS: [(&str, u32); 43] = [
     ("covar_pop", 1),
     ("covar_samp", 1),
     ("first_value", 1),
+    ("histogram", 1),
     ("last_value", 1),
     ("max", 1),
     ("median", 1),
     ("median distinct", 1),
     ("min", 1),
+    ("mode", 1),
     ("nth_value", 1),
     ("percentile_cont", 1),
+    ("percentile_disc", 1),
     ("regr_avgx", 1),
     ("regr_avgy", 1),
     ("regr_count", 1),

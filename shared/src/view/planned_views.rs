@@ -9,7 +9,7 @@ use datafusion::datasource::MemTable;
 use datafusion::prelude::DataFrame;
 
 use super::*;
-use crate::settings::FieldType;
+use crate::settings::{FieldReads, FieldType};
 use crate::topic::TopicField;
 
 fn topic() -> Topic {
@@ -17,6 +17,7 @@ fn topic() -> Topic {
         name: name.into(),
         field_type,
         nullable,
+        reads: FieldReads::default(),
     };
     Topic {
         name: "ev".into(),

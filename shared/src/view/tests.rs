@@ -9,7 +9,7 @@ use datafusion::logical_expr::LogicalPlan;
 use datafusion::prelude::DataFrame;
 
 use super::*;
-use crate::settings::FieldType;
+use crate::settings::{FieldReads, FieldType};
 use crate::topic::{OFFSET, PARTITION};
 use crate::{Error, TopicField};
 
@@ -56,6 +56,7 @@ pub(super) fn topic(more: &[&str]) -> Topic {
         name: name.into(),
         field_type: kind.parse::<FieldType>().unwrap_or(FieldType::Varchar),
         nullable: true,
+        reads: FieldReads::default(),
     };
     let mut fields = vec![
         field("ts", "timestamp"),

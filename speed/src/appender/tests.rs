@@ -1,6 +1,6 @@
 //! What the appender does when it can't go on.
 
-use anabranch_shared::settings::{FieldType, UnknownFields};
+use anabranch_shared::settings::{FieldReads, FieldType, UnknownFields};
 use anabranch_shared::{Log, Storage, Topic, TopicField, blocking};
 
 use super::*;
@@ -16,6 +16,7 @@ async fn records_that_cannot_be_placed_end_the_daemon() -> Result<()> {
         name: "ts".into(),
         field_type: FieldType::Timestamp,
         nullable: false,
+        reads: FieldReads::default(),
     };
     let topic = Topic {
         name: "facts".into(),

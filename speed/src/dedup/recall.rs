@@ -46,7 +46,7 @@ pub(crate) async fn read_keys(
     from_us: i64,
     mut each: impl FnMut(RecordBatch) -> Result<()>,
 ) -> Result<()> {
-    let schema = log.schema();
+    let (topic, schema) = log.declared();
     let (key, time) = (schema.index_of(key)?, schema.index_of(INGESTED_AT)?);
     let from = ScalarValue::Int64(Some(from_us)).cast_to(&timestamp_type())?;
     let recent = BinaryExpr::new(
@@ -56,7 +56,8 @@ pub(crate) async fn read_keys(
     );
     let (root, columns) = (log.table().root(), [key, time]);
     let (store, recent) = (log.table().storage().store(), Arc::new(recent));
-    let scan = scan_files(store, root, &files, &schema, &columns, Some(recent), 1)?;
+    let facts = (&schema, &topic.late_reads());
+    let scan = scan_files(store, root, &files, facts, &columns, Some(recent), 1)?;
     let runtime = Arc::new(RuntimeEnv::default());
     log.table().storage().register(&runtime)?;
     let task = Arc::new(TaskContext::default().with_runtime(runtime));

@@ -71,7 +71,8 @@ impl TopicStream {
         let served = request.views.iter().filter(same);
         let served: Vec<String> = served.map(|v| v.name.clone()).collect();
         let snapshot = self.snapshot(&served, now_ms).await?;
-        let schema = self.log().schema();
+        let (topic, schema) = self.log().declared();
+        let reads = topic.late_reads();
         blocking(move || {
             let taken = Taken::of(&snapshot, &request)?;
             let states = request.views.iter().map(|v| taken.states(&snapshot, v));
@@ -88,7 +89,7 @@ impl TopicStream {
                 notes,
                 ..PeerDelta::default()
             };
-            encode(&delta, &states, &schema)
+            encode(&delta, &states, (&schema, &reads))
         })
         .await
     }

@@ -12,7 +12,7 @@ use std::sync::Arc;
 
 use anabranch_shared::view::View;
 use anabranch_shared::{
-    Error, OffsetRange, PartitionId, Result, Topic, dead_letter_schema, fit_facts,
+    Error, LateReads, OffsetRange, PartitionId, Result, Topic, dead_letter_schema, fit_facts,
 };
 use arrow::array::RecordBatch;
 use arrow::datatypes::SchemaRef;
@@ -78,7 +78,7 @@ fn section(schema: &SchemaRef, batches: &[RecordBatch]) -> Result<Vec<u8>> {
 pub(super) fn encode(
     delta: &PeerDelta,
     states: &[SentStates],
-    facts_schema: &SchemaRef,
+    (facts_schema, reads): (&SchemaRef, &LateReads),
 ) -> Result<Bytes> {
     let mut sections = Vec::new();
     let mut views = Vec::new();
@@ -93,7 +93,10 @@ pub(super) fn encode(
         sections.push(bytes);
     }
     // Some are of before a field was declared.
-    let facts = delta.facts.iter().map(|f| fit_facts(facts_schema, f));
+    let facts = delta
+        .facts
+        .iter()
+        .map(|f| fit_facts(facts_schema, reads, f));
     let facts = section(facts_schema, &facts.collect::<Result<Vec<_>>>()?)?;
     let dead = section(&dead_letter_schema(), &delta.dead)?;
     let header = Header {
@@ -166,9 +169,14 @@ impl PeerDelta {
             return Err(damaged(format!("it lacks view `{}`", view.name())));
         }
         let facts = take(header.facts_bytes)?;
-        delta.facts.push(fit_facts(&topic.schema(), &facts)?);
+        delta
+            .facts
+            .push(fit_facts(&topic.schema(), &topic.late_reads(), &facts)?);
         let dead = take(header.dead_bytes)?;
-        delta.dead.push(fit_facts(&dead_letter_schema(), &dead)?);
+        let reads = LateReads::default();
+        delta
+            .dead
+            .push(fit_facts(&dead_letter_schema(), &reads, &dead)?);
         let held = |b: &RecordBatch| b.num_rows() > 0;
         delta.facts.retain(held);
         delta.dead.retain(held);
@@ -194,7 +202,7 @@ fn split(body: &Bytes) -> std::result::Result<(Header, Bytes), String> {
 
 #[cfg(test)]
 mod tests {
-    use anabranch_shared::settings::FieldType;
+    use anabranch_shared::settings::{FieldReads, FieldType};
     use anabranch_shared::view::{Definition, fold_facts};
     use anabranch_shared::{ErrorKind, Offset, TopicField};
     use arrow::array::{ArrayRef, Int8Array, Int64Array};
@@ -206,6 +214,7 @@ mod tests {
             name: name.into(),
             field_type,
             nullable,
+            reads: FieldReads::default(),
         };
         Topic {
             name: "facts".into(),
@@ -230,7 +239,11 @@ mod tests {
             view: view.clone(),
             states: vec![states.clone()],
         };
-        let body = encode(&delta, &[sent], &view.topic().schema())?;
+        let body = encode(
+            &delta,
+            &[sent],
+            (&view.topic().schema(), &LateReads::default()),
+        )?;
         Ok((body, states))
     }
 

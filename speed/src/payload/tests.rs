@@ -2,7 +2,7 @@
 
 use super::*;
 use anabranch_shared::TopicField;
-use anabranch_shared::settings::{FieldType, UnknownFields};
+use anabranch_shared::settings::{FieldReads, FieldType, UnknownFields};
 
 use crate::admission::Admission;
 
@@ -14,6 +14,7 @@ fn memory_shared_by_columns_is_counted_once() -> Result<()> {
         name: name.into(),
         field_type,
         nullable: name != "ts",
+        reads: FieldReads::default(),
     };
     let words = (0..12).map(|n| field(&format!("word_{n}"), FieldType::Varchar));
     let mut fields = vec![field("ts", FieldType::Timestamp)];
@@ -141,6 +142,7 @@ fn topic(fields: &[(&str, FieldType)]) -> Topic {
         name: (*name).into(),
         field_type: field_type.clone(),
         nullable: *name != "ts",
+        reads: FieldReads::default(),
     };
     Topic {
         name: "facts".into(),

@@ -27,6 +27,7 @@ pub(super) fn aggregate(picked: &Picked) -> (String, Option<String>) {
     match picked.name {
         // In 128 bits there.
         "sum bigint" => exact(format!("CAST(sum(n){filter} AS BIGINT)")),
+        "sum of large" => exact(format!("CAST({}{filter} AS BIGINT)", picked.sql)),
         "sum distinct bigint" => exact(format!("CAST(sum(DISTINCT n){filter} AS BIGINT)")),
         "sum double" => near("sum(f)", format!("sum(abs(f)){}", only("NOT isnan(f)"))),
         "avg double" => near("avg(f)", format!("avg(abs(f)){}", only("NOT isnan(f)"))),
@@ -46,6 +47,16 @@ pub(super) fn aggregate(picked: &Picked) -> (String, Option<String>) {
         "first_value" => exact(format!("first(s ORDER BY ts, {PLACE}){filter}")),
         "last_value" => exact(format!("last(i ORDER BY {PLACE}){filter}")),
         "nth_value" => exact(format!("(list(i ORDER BY ts, {PLACE}){filter})[2]")),
+        "max_by" => exact(format!(
+            "first(s ORDER BY n DESC, {PLACE}){}",
+            only("n IS NOT NULL")
+        )),
+        "count_if" => exact(format!("count(*){}", only("b"))),
+        // Of values that come as often the least; DuckDB's own takes any.
+        "mode" => exact(format!(
+            "list_sort(list_transform(map_entries(histogram(s){filter}), e -> {{'c': -CAST(e.value AS BIGINT), 'v': e.key}}))[1].v"
+        )),
+        "percentile_disc" => exact(format!("quantile_disc(n, 0.5){filter}")),
         "array_agg" => exact(format!(
             "array_agg(i ORDER BY n DESC NULLS FIRST, {PLACE}){filter}"
         )),

@@ -49,6 +49,7 @@ async fn old_dead_letters_go_by_the_file() -> Result<()> {
             name: "ts".into(),
             field_type: crate::settings::FieldType::Timestamp,
             nullable: false,
+            reads: crate::settings::FieldReads::default(),
         }],
     };
     let log = Log::open(&storage, &topic, 1).await?;

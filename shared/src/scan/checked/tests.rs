@@ -17,6 +17,7 @@ use crate::ErrorKind;
 use crate::files::{encode_parquet, read_file};
 use crate::scan::scan_files;
 use crate::table::Commit;
+use crate::topic::LateReads;
 
 const ROWS: i64 = 300_000;
 
@@ -84,7 +85,15 @@ impl World {
         });
         let (store, root) = (self.storage.store(), self.table.root());
         let files = [self.add.clone()];
-        let scan = scan_files(store, root, &files, &self.schema, columns, predicate, 1)?;
+        let scan = scan_files(
+            store,
+            root,
+            &files,
+            (&self.schema, &LateReads::default()),
+            columns,
+            predicate,
+            1,
+        )?;
         let runtime = Arc::new(RuntimeEnv::default());
         self.storage.register(&runtime)?;
         let task = Arc::new(TaskContext::default().with_runtime(runtime));

@@ -24,6 +24,7 @@ fn topic() -> Topic {
             name: "ts".into(),
             field_type: "timestamp".parse().unwrap(),
             nullable: true,
+            reads: crate::settings::FieldReads::default(),
         }],
     }
 }
@@ -121,10 +122,14 @@ impl Landed {
         for file in dead.map_err(text)? {
             let path = log.dead_letters().file_path(&file.add.path);
             let bytes = storage.get(&path).await.map_err(text)?;
-            crate::read_parquet(bytes.ok_or("a dead letter is gone")?, &dead_letter_schema())
-                .map_err(text)?
-                .try_for_each(|batch| batch.map(drop))
-                .map_err(text)?;
+            crate::read_parquet(
+                bytes.ok_or("a dead letter is gone")?,
+                &dead_letter_schema(),
+                &crate::LateReads::default(),
+            )
+            .map_err(text)?
+            .try_for_each(|batch| batch.map(drop))
+            .map_err(text)?;
         }
         Ok(log)
     }
