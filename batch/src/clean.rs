@@ -11,8 +11,10 @@
 //! | that a killed put had staged in a folder | `orphan_grace` after it was written |
 //! | of a table's log, below a checkpoint | `grace` after the checkpoint was written, ten minutes at least: readers may follow from before it |
 //!
-//! Ages are those of the storage, judged against the clock that the caller gives. Storage is listed
-//! before the tables are read, so whatever was committed by then is known to be needed.
+//! Ages are those of the storage, judged against its own clock. As a clock may be wrong, a file goes
+//! only where it has been seen as needless for the same time by a clock that nobody sets: a first run
+//! notes it, a later one removes it (`seen.rs`). Storage is listed before the tables are read, so
+//! whatever was committed by then is known to be needed.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -22,11 +24,13 @@ use anabranch_shared::{Catalogue, Entry, Error, Export, Generation, Master, Resu
 use object_store::ObjectMeta;
 use object_store::path::Path;
 
+use crate::seen::{Seen, UpkeepTime};
+
 /// Objects that are removed at once.
 const REMOVED_AT_ONCE: usize = 16;
 
 /// How clean-up runs.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub struct CleanOptions {
     /// How long replaced files stay, in milliseconds.
     pub grace_ms: i64,
@@ -34,8 +38,8 @@ pub struct CleanOptions {
     pub orphan_grace_ms: i64,
     /// Commits of a table between two checkpoints.
     pub checkpoint_every: u64,
-    /// The time, in milliseconds since 1970.
-    pub now_ms: i64,
+    /// When it runs.
+    pub time: UpkeepTime,
     /// Whether files are removed, or only found.
     pub action: CleanAction,
 }
@@ -146,15 +150,31 @@ pub async fn clean_storage(
     for view in views.iter().filter_map(Path::filename) {
         report.extend(&clean_view(storage, catalogue, view, options).await?);
     }
-    let before_ms = options.now_ms - options.orphan_grace_ms;
-    let staged = storage.staged_files(before_ms).await?;
+    clean_staged(storage, options, &mut report).await?;
+    Ok(report)
+}
+
+async fn clean_staged(
+    storage: &Storage,
+    options: &CleanOptions,
+    report: &mut CleanReport,
+) -> Result<()> {
+    let mut seen = Seen::read(storage, "staged", &options.time).await?;
+    let before_ms = options.time.now_ms - options.orphan_grace_ms;
+    let mut staged = storage.staged_files(before_ms).await?;
+    staged.retain(|file| {
+        let path = file.path.display().to_string();
+        seen.for_ms(&path, options.orphan_grace_ms)
+    });
     for file in &staged {
         report.count(CleanReason::Staged, file.size_bytes);
+        seen.forget(&file.path.display().to_string());
     }
     if options.action == CleanAction::Remove {
         storage.remove_staged(staged).await?;
+        seen.write(storage).await?;
     }
-    Ok(report)
+    Ok(())
 }
 
 /// Cleans what belongs to one view: its live master view, its export and its old generations.
@@ -173,8 +193,9 @@ pub async fn clean_view(
         .await?;
     // Read after the listing: a generation that was listed is known to the catalogue by now.
     let entries = catalogue
-        .entries_since(options.now_ms - options.grace_ms)
+        .entries_since(options.time.now_ms - options.grace_ms)
         .await?;
+    let mut seen = Seen::read(storage, &format!("views/{view}"), &options.time).await?;
     for path in &below {
         let number = path
             .filename()
@@ -199,7 +220,10 @@ pub async fn clean_view(
             GenerationStanding::Unfinished => options.orphan_grace_ms,
             GenerationStanding::Unknown => continue,
         };
-        report.extend(&remove_generation(storage, path, grace_ms, options).await?);
+        report.extend(&remove_generation(storage, path, grace_ms, &mut seen, options).await?);
+    }
+    if options.action == CleanAction::Remove {
+        seen.write(storage).await?;
     }
     report.extend(&clean_table(storage, &Export::root(view), options).await?);
     Ok(report)
@@ -256,20 +280,28 @@ async fn remove_generation(
     storage: &Storage,
     root: &Path,
     grace_ms: i64,
+    seen: &mut Seen,
     options: &CleanOptions,
 ) -> Result<CleanReport> {
     let mut report = CleanReport::default();
     let mut objects = storage.list_below(root).await?;
     let newest = objects.iter().map(modified_ms).max().unwrap_or(i64::MAX);
-    if newest > options.now_ms - grace_ms {
+    // Whoever writes there goes on with it, so that it is seen anew.
+    let what = format!("{root} as of {newest}");
+    let long = seen.for_ms(&what, grace_ms);
+    if newest > options.time.now_ms - grace_ms || !long {
         return Ok(report);
     }
+    seen.forget(&what);
     // The table's log goes last, so that what an interruption leaves is still a table.
     objects.sort_by_key(|o| o.location.as_ref().contains("/_delta_log/"));
     for object in &objects {
         report.count(CleanReason::Generation, object.size);
     }
     remove(storage, objects.into_iter().map(|o| o.location), options).await?;
+    if options.action == CleanAction::Remove {
+        Seen::forget_all(storage, root.as_ref()).await?;
+    }
     Ok(report)
 }
 
@@ -290,11 +322,22 @@ pub async fn clean_table(
     let (objects, _) = storage.list_level(root).await?;
     let table = Table::open(storage, root.clone()).await?;
     check_no_gap(storage, &table).await?;
+    let mut seen = Seen::read(storage, root.as_ref(), &options.time).await?;
     let unneeded: Vec<(CleanReason, ObjectMeta)> = table.with_state(|state| {
         let unneeded = objects.into_iter().filter_map(|object| {
             let name = object.location.filename().filter(|n| is_ours(n))?;
-            let reason = decide(state, name, modified_ms(&object), options)?;
-            Some((reason, object))
+            let needless = decide(state, name, modified_ms(&object))?;
+            let grace_ms = match needless.reason {
+                CleanReason::Orphan => options.orphan_grace_ms,
+                _ => options.grace_ms,
+            };
+            let long = seen.for_ms(name, grace_ms);
+            let old = needless.since_ms <= options.time.now_ms - grace_ms;
+            if !long || !old {
+                return None;
+            }
+            seen.forget(name);
+            Some((needless.reason, object))
         });
         unneeded.collect()
     });
@@ -303,7 +346,10 @@ pub async fn clean_table(
     }
     let paths = unneeded.into_iter().map(|(_, object)| object.location);
     remove(storage, paths, options).await?;
-    clean_entries(storage, &table, options, &mut report).await?;
+    clean_entries(storage, &table, options, &mut seen, &mut report).await?;
+    if options.action == CleanAction::Remove {
+        seen.write(storage).await?;
+    }
     let commits = |s: &TableState| {
         let since = s.checkpoint.map_or(0, |c| c.0 + 1);
         s.version.map_or(0, |v| v.0 + 1 - since)
@@ -320,6 +366,7 @@ async fn clean_entries(
     storage: &Storage,
     table: &Table,
     options: &CleanOptions,
+    seen: &mut Seen,
     report: &mut CleanReport,
 ) -> Result<()> {
     // Readers begin at the checkpoint that the hint names, which may not be the newest.
@@ -328,12 +375,15 @@ async fn clean_entries(
     };
     let log = Path::from(format!("{}/_delta_log", table.root()));
     let mut objects = storage.list_below(&log).await?;
-    let before_ms = options.now_ms - options.grace_ms.max(ENTRIES_STAY_MS);
-    let old = |o: &ObjectMeta| {
-        let version = checkpoint_version(o.location.filename()?)?;
-        (version <= hinted.0 && modified_ms(o) <= before_ms).then_some(version)
+    let grace_ms = options.grace_ms.max(ENTRIES_STAY_MS);
+    let before_ms = options.time.now_ms - grace_ms;
+    let mut old = |o: &ObjectMeta| {
+        let name = o.location.filename()?;
+        let version = checkpoint_version(name)?;
+        let long = seen.for_ms(name, grace_ms);
+        (version <= hinted.0 && modified_ms(o) <= before_ms && long).then_some(version)
     };
-    let Some(kept) = objects.iter().filter_map(old).max() else {
+    let Some(kept) = objects.iter().filter_map(&mut old).max() else {
         return Ok(());
     };
     let needless = |o: &ObjectMeta| {
@@ -407,24 +457,24 @@ fn checkpoint_version(name: &str) -> Option<u64> {
     name.strip_suffix(".checkpoint.parquet")?.parse().ok()
 }
 
-/// Whether and why a file of a table is not needed any more.
-fn decide(
-    state: &TableState,
-    name: &str,
-    modified_ms: i64,
-    options: &CleanOptions,
-) -> Option<CleanReason> {
+/// Why a file is not needed, and since when by what the storage says.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Needless {
+    reason: CleanReason,
+    /// In milliseconds since 1970.
+    since_ms: i64,
+}
+
+/// Whether a file of a table is not needed any more.
+fn decide(state: &TableState, name: &str, modified_ms: i64) -> Option<Needless> {
     if state.files.contains_key(name) {
         return None;
     }
-    match state.removed.get(name) {
-        Some(removed_ms) => {
-            (*removed_ms <= options.now_ms - options.grace_ms).then_some(CleanReason::Replaced)
-        }
-        None => {
-            (modified_ms <= options.now_ms - options.orphan_grace_ms).then_some(CleanReason::Orphan)
-        }
-    }
+    let (reason, since_ms) = match state.removed.get(name) {
+        Some(removed_ms) => (CleanReason::Replaced, *removed_ms),
+        None => (CleanReason::Orphan, modified_ms),
+    };
+    Some(Needless { reason, since_ms })
 }
 
 async fn remove(

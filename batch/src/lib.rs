@@ -6,6 +6,7 @@ mod compact;
 mod export;
 mod merge;
 mod retain;
+mod seen;
 
 pub use build::{BatchOptions, BatchOutcome, rebuild, refresh};
 pub use clean::{
@@ -16,3 +17,4 @@ pub use compact::{CompactOptions, CompactReport, compact, find_compaction};
 pub use export::{ExportOutcome, ExportWhen, export};
 pub use merge::merge_small_runs;
 pub use retain::{RetainReport, RetentionRule, find_retention, retain};
+pub use seen::UpkeepTime;

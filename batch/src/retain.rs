@@ -6,6 +6,9 @@
 //! another generation was cut over to since those that answer were looked at; from then on none can
 //! be cut over to that does not reach there, and no boundary ever decreases. Then the log gets it,
 //! in the commit that removes the files. Whoever dies between the two, the next one goes on.
+//!
+//! What is old by a wall clock may not be: it goes once upkeep has seen it for `seen_ms` by a clock that
+//! nobody sets (`seen.rs`).
 
 use std::collections::BTreeMap;
 
@@ -13,6 +16,8 @@ use anabranch_shared::{
     Catalogue, Generation, Log, Mark, Master, MasterPin, Offsets, RemovedFacts, Result, Storage,
     planted,
 };
+
+use crate::seen::{Seen, UpkeepTime};
 
 /// A mark is made after this part of the age or the size.
 const MARKS_PER_BOUND: u64 = 8;
@@ -29,6 +34,9 @@ pub struct RetentionRule {
     pub keep_ms: i64,
     /// Dead letters that came longer ago than this go, in milliseconds, whatever becomes of facts.
     pub dead_letters_ms: Option<i64>,
+    /// What is old enough by the storage's clock goes once it has been seen for this time by one that
+    /// nobody sets, in milliseconds, or for its age where that is shorter.
+    pub seen_ms: i64,
 }
 
 impl RetentionRule {
@@ -57,7 +65,33 @@ pub struct RetainReport {
     pub waits: Option<String>,
 }
 
-/// What would be removed of a topic's log at a time, in milliseconds since 1970.
+/// The part of the storage of which it is noted what was seen as old.
+fn part(log: &Log) -> String {
+    format!("topics/{}/retention", log.name())
+}
+
+/// The time before which dead letters go: one that has been seen as old enough for long enough.
+fn dead_before_us(seen: &mut Seen, rule: &RetentionRule, now_ms: i64) -> Option<i64> {
+    let before_us = rule.dead_before_us(now_ms)?;
+    let noted = seen.noted(DEAD_LETTERS).into_iter();
+    let noted = noted.filter_map(|before| before.parse::<i64>().ok());
+    // A later one is of a clock that was ahead.
+    let noted: Vec<i64> = noted.filter(|noted| *noted < before_us).collect();
+    let mut usable = None;
+    for noted in noted.into_iter().chain([before_us]) {
+        let what = format!("{DEAD_LETTERS}{noted}");
+        if seen.for_ms(&what, rule.seen_ms.min(rule.dead_letters_ms.unwrap_or(0))) {
+            usable = usable.max(Some(noted));
+            seen.forget(&what);
+        }
+    }
+    usable
+}
+
+/// How it is noted that dead letters before a time, in microseconds since 1970, were seen as old.
+const DEAD_LETTERS: &str = "dead letters before ";
+
+/// What would be removed of a topic's log at a time.
 ///
 /// # Errors
 /// `Corrupt` for a file that another writer added.
@@ -66,18 +100,20 @@ pub async fn find_retention(
     catalogue: &Catalogue,
     log: &Log,
     rule: &RetentionRule,
-    now_ms: i64,
+    time: &UpkeepTime,
 ) -> Result<RetainReport> {
     log.refresh().await?;
     let announced = announced(catalogue, log).await?;
-    let chosen = choose(storage, catalogue, log, rule, now_ms).await?;
+    let mut seen = Seen::read(storage, &part(log), time).await?;
+    let before_us = dead_before_us(&mut seen, rule, time.now_ms);
+    let chosen = choose(storage, catalogue, log, rule, time.now_ms, &mut seen).await?;
     let (low, waits) = match chosen {
         Chosen::Low { mark, .. } => (Some(mark.end), None),
         Chosen::Waits(why) => (announced, Some(why)),
         Chosen::Nothing => (announced, None),
     };
     let low_then = low.clone().unwrap_or_else(|| log.low());
-    let (facts, dead_letters) = log.removable(&low_then, rule.dead_before_us(now_ms))?;
+    let (facts, dead_letters) = log.removable(&low_then, before_us)?;
     Ok(RetainReport {
         facts,
         dead_letters,
@@ -96,40 +132,38 @@ pub async fn retain(
     catalogue: &Catalogue,
     log: &Log,
     rule: &RetentionRule,
-    now_ms: impl Fn() -> i64,
+    time: &UpkeepTime,
 ) -> Result<RetainReport> {
     log.refresh().await?;
+    let now_ms = time.now_ms;
     let mut report = RetainReport::default();
     if let Some(low) = announced(catalogue, log).await? {
-        remove(log, &low, &now_ms, &mut report).await?;
+        remove(log, &low, now_ms, &mut report).await?;
     }
-    if wants_mark(rule, log, now_ms())? {
-        log.mark(now_ms()).await?;
+    if wants_mark(rule, log, now_ms)? {
+        log.mark(now_ms).await?;
     }
-    match choose(storage, catalogue, log, rule, now_ms()).await? {
+    let mut seen = Seen::read(storage, &part(log), time).await?;
+    let before_us = dead_before_us(&mut seen, rule, now_ms);
+    match choose(storage, catalogue, log, rule, now_ms, &mut seen).await? {
         Chosen::Nothing => {}
         Chosen::Waits(why) => report.waits = Some(why),
-        Chosen::Low { mark, seen } => {
+        Chosen::Low { mark, live } => {
             let topic = log.name();
-            catalogue.raise_low(topic, &mark.end, &seen).await?;
-            remove(log, &mark.end, &now_ms, &mut report).await?;
+            catalogue.raise_low(topic, &mark.end, &live).await?;
+            remove(log, &mark.end, now_ms, &mut report).await?;
         }
     }
     // Also what a process left that died after it had removed the facts.
-    let before_us = rule.dead_before_us(now_ms());
-    let dead_letters = log.remove_dead_letters(before_us, now_ms()).await?;
+    let dead_letters = log.remove_dead_letters(before_us, now_ms).await?;
     add(&mut report.dead_letters, &dead_letters);
+    seen.write(storage).await?;
     Ok(report)
 }
 
-async fn remove(
-    log: &Log,
-    low: &Offsets,
-    now_ms: &impl Fn() -> i64,
-    report: &mut RetainReport,
-) -> Result<()> {
+async fn remove(log: &Log, low: &Offsets, now_ms: i64, report: &mut RetainReport) -> Result<()> {
     let mark = log.marks().into_iter().find(|m| m.end == *low);
-    let removed = log.remove_below(low, mark.map(|m| m.at_ms), now_ms());
+    let removed = log.remove_below(low, mark.map(|m| m.at_ms), now_ms);
     add(&mut report.facts, &removed.await?);
     report.low = Some(low.clone());
     Ok(())
@@ -176,7 +210,7 @@ enum Chosen {
     /// Up to a mark that is an edge of these generations.
     Low {
         mark: Mark,
-        seen: BTreeMap<String, Generation>,
+        live: BTreeMap<String, Generation>,
     },
 }
 
@@ -186,23 +220,33 @@ async fn choose(
     log: &Log,
     rule: &RetentionRule,
     now_ms: i64,
+    seen: &mut Seen,
 ) -> Result<Chosen> {
     let marks = log.marks();
     let wanted = wanted(&marks, rule, now_ms, |end| log.bytes_above(end))?;
-    if wanted == 0 {
+    let grace_ms = rule.seen_ms.min(rule.age_ms.unwrap_or(0).max(rule.keep_ms));
+    let mut old = Vec::new();
+    // All marks are noted from when they are made on.
+    for (nth, mark) in marks.iter().enumerate() {
+        let long = seen.for_ms(&format!("the mark at [{}]", mark.end), grace_ms);
+        if long && nth < wanted {
+            old.push(mark);
+        }
+    }
+    if old.is_empty() {
         return Ok(Chosen::Nothing);
     }
-    let seen = Catalogue::live_over(&catalogue.current(), log.name());
+    let live = Catalogue::live_over(&catalogue.current(), log.name());
     let mut masters: Vec<(&String, MasterPin)> = Vec::new();
-    for (view, generation) in &seen {
+    for (view, generation) in &live {
         masters.push((view, Master::look(storage, view, *generation).await?));
     }
     let mut waits = None;
-    for mark in marks[..wanted].iter().rev() {
+    for mark in old.into_iter().rev() {
         match keeps(&masters, &mark.end)? {
             None => {
-                let (mark, seen) = (mark.clone(), seen.clone());
-                return Ok(Chosen::Low { mark, seen });
+                let (mark, live) = (mark.clone(), live.clone());
+                return Ok(Chosen::Low { mark, live });
             }
             why => waits = why,
         }

@@ -18,7 +18,7 @@ use anabranch_jobs::commands::{
     DEAD_LETTERS, FOUND_WRONG, batch, check, daemon, dead_letters, demo, generate, ingest, init,
     jobs, maintain, schedule, status, stop_flag, stopped, tail, verify,
 };
-use anabranch_jobs::context::{Context, now_ms};
+use anabranch_jobs::context::Context;
 use anabranch_jobs::output::{
     Format, Style, for_people, human_bytes, human_count, human_duration, human_rate,
     quiet_broken_pipe, rows_table, write_batches,
@@ -397,10 +397,11 @@ async fn execute(cli: Cli) -> Result<u8> {
                         false => CleanAction::Remove,
                     };
                     let stop = stop_flag();
+                    let time = maintain::upkeep_time(&context, action).await?;
                     let kept =
                         maintain::keep_logs(&context, action, Patience::UntilExpiry, &stop).await;
                     let report = tokio::select! {
-                        report = maintain::maintain(&context, now_ms(), action) => report?,
+                        report = maintain::maintain(&context, time, action) => report?,
                         () = stopped(&stop) => return Err(Error::Conflict(
                             "stopped; what is not needed any more and still there is removed the next time".into(),
                         )),

@@ -28,6 +28,7 @@ use serde_json::{Map, Value, json};
 use self::sums::Tail;
 use crate::damage::{damaged, lost};
 use crate::late_fields::{fit_facts, is_declared};
+use crate::steady::uptime_ms;
 use crate::table::{AddFile, Table};
 use crate::topic::{EXTRA, LateReads, OFFSET, PARTITION};
 use crate::view::fit;
@@ -210,6 +211,7 @@ impl FileEncoder {
             path: self.name,
             size,
             stats: Some(stats),
+            made: Some(uptime_ms()),
             ..Default::default()
         };
         add.set_tag(TAIL_TAG, tail.encode());

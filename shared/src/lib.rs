@@ -22,6 +22,7 @@ mod scan;
 pub mod settings;
 mod spill;
 pub mod sql;
+mod steady;
 mod storage;
 pub mod table;
 mod topic;
@@ -54,6 +55,7 @@ pub use scan::{
     count_files, decode_states, scan_files, scan_sorted_states, scan_spilled, statistics_tell,
 };
 pub use spill::{DeltaPart, Spill, SpilledStates, split_parts};
+pub use steady::Stamp;
 pub use storage::{
     CreateOutcome, FolderFiles, FolderSync, RealFolderFiles, RequestKind, Requests, StagedFile,
     Storage,

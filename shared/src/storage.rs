@@ -51,6 +51,8 @@ pub struct Storage {
     clock: Monotonic,
     /// Whether nothing may be written.
     read_only: bool,
+    /// How long a file surely stays that no commit names, in milliseconds.
+    orphan_grace_ms: i64,
 }
 
 /// A bucket and the server that it lies on, for messages.
@@ -58,6 +60,13 @@ pub struct Storage {
 struct BucketName {
     name: String,
     server: String,
+}
+
+/// How long a file stays that no commit names where no settings say it: a day, in milliseconds.
+const ORPHAN_GRACE_MS: i64 = 24 * 60 * 60 * 1_000;
+
+fn orphan_grace_ms(settings: &StorageSettings) -> i64 {
+    i64::try_from(settings.orphan_grace.as_millis()).unwrap_or(i64::MAX)
 }
 
 /// Larger objects are sent to a bucket in parts of this size, so that a part and not the whole is
@@ -105,6 +114,7 @@ impl Storage {
             requests,
             clock: Monotonic::default(),
             read_only: false,
+            orphan_grace_ms: ORPHAN_GRACE_MS,
         })
     }
 
@@ -136,7 +146,10 @@ impl Storage {
                 "`endpoint`, `region` and `path_style` in `[storage]` are for `s3://BUCKET/PREFIX`, and `url` is `{url}`; take them out"
             )));
         }
-        Self::folder(&project.join(path))
+        Ok(Self {
+            orphan_grace_ms: orphan_grace_ms(settings),
+            ..Self::folder(&project.join(path))?
+        })
     }
 
     fn bucket(
@@ -161,6 +174,7 @@ impl Storage {
             requests,
             clock: Monotonic::default(),
             read_only: false,
+            orphan_grace_ms: orphan_grace_ms(settings),
         })
     }
 
@@ -248,6 +262,7 @@ impl Storage {
             requests: Arc::default(),
             clock: Monotonic::default(),
             read_only: true,
+            orphan_grace_ms: ORPHAN_GRACE_MS,
         }
     }
 
@@ -329,6 +344,34 @@ impl Storage {
             tracing::warn!(%path, error = %e, "parts of an object that was not written may stay in the bucket");
         }
         Ok(done.map(|_| ())?)
+    }
+
+    /// The time by the storage's own clock, in milliseconds since 1970, read from an object just
+    /// written; `None` for a folder, whose clock is the machine's.
+    pub async fn own_time_ms(&self) -> Result<Option<i64>> {
+        if self.bucket.is_none() {
+            return Ok(None);
+        }
+        let path = Path::from(format!("upkeep/clock-{}", uuid::Uuid::new_v4()));
+        self.put(&path, Bytes::new()).await?;
+        let found = self.store.head(&path).await;
+        self.delete(&path).await?;
+        Ok(Some(found?.last_modified.timestamp_millis()))
+    }
+
+    /// Whether there is an object.
+    pub(crate) async fn has(&self, path: &Path) -> Result<bool> {
+        match self.store.head(path).await {
+            Ok(_) => Ok(true),
+            Err(object_store::Error::NotFound { .. }) => Ok(false),
+            Err(e) => Err(e.into()),
+        }
+    }
+
+    /// The age from which on files may be taken for orphans soon, so that whoever commits them must
+    /// look whether they are there: half the time that orphans stay, in milliseconds.
+    pub(crate) fn old_ms(&self) -> i64 {
+        self.orphan_grace_ms / 2
     }
 
     /// Reads an object; `None` if there is none.

@@ -16,6 +16,7 @@ use parking_lot::RwLock;
 use uuid::Uuid;
 
 use crate::damage::damaged;
+use crate::steady::uptime_ms;
 use crate::storage::{CreateOutcome, Storage, join};
 use crate::{Error, LogVersion, Result, planted};
 
@@ -454,6 +455,7 @@ impl Table {
                 let state = self.state.read();
                 decide(&state)?.into_actions(&state, &id, now_ms)?
             };
+            self.check_old_files(&actions).await?;
             match self.put_entry(version, &id, &actions).await? {
                 PutOutcome::Ours if self.is_lost(version, &actions).await? => {}
                 PutOutcome::Ours => {
@@ -471,6 +473,25 @@ impl Table {
             "`{}`: lost {COMMIT_TRIES} versions in a row to other writers; try again",
             self.root
         )))
+    }
+
+    /// Checks that files are there which were made so long ago that clean-up may have taken them for
+    /// orphans, as after a landing that could not be committed for hours.
+    ///
+    /// # Errors
+    /// `Unavailable` where one is gone: it has to be made again.
+    async fn check_old_files(&self, actions: &[Action]) -> Result<()> {
+        let before = uptime_ms() - self.storage.old_ms();
+        for action in actions {
+            let Action::Add(add) = action else { continue };
+            let path = self.file_path(&add.path);
+            if add.made.is_some_and(|made| made <= before) && !self.storage.has(&path).await? {
+                return Err(Error::Unavailable(format!(
+                    "`{path}` was removed before it was committed, as a file that no commit had named for long; try again"
+                )));
+            }
+        }
+        Ok(())
     }
 
     /// Puts one entry and settles what became of it, also where the put was not answered.

@@ -98,6 +98,11 @@ fn rows() -> Vec<Row> {
             case!(disk::of_the_storage),
         ),
         row("clock set forward and back", 6, case!(clock::jumps)),
+        row(
+            "clock set forward and back under clean-up and retention, in the middle of a landing",
+            6,
+            case!(clock::jumps_under_upkeep),
+        ),
         row("Kafka broker stopped and started", 4, case!(kafka::stopped)),
         row(
             "Kafka broker killed -9 and started",

@@ -1,18 +1,23 @@
-//! Clean-up: what is needed stays, what is not goes when its grace is over, by the clock that is
-//! given. Files are as old as they are; the clock is put ahead.
+//! Clean-up: what is needed stays, what is not goes when its grace is over, by the clocks that are
+//! given: that of the storage and one that nobody sets. Files are as old as they are; the clocks are put
+//! ahead.
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
-use anabranch_batch::{BatchOptions, CleanAction, CleanReason, CleanReport, rebuild};
+use anabranch_batch::{
+    BatchOptions, CleanAction, CleanReason, CleanReport, RetentionRule, UpkeepTime, rebuild, retain,
+};
 use anabranch_jobs::builds::{Build, drop_view};
 use anabranch_jobs::commands::maintain::maintain;
 use anabranch_jobs::commands::query::local_service;
 use anabranch_jobs::commands::verify::verify_view;
 use anabranch_jobs::context::{Context, now_ms};
-use anabranch_shared::{Error, ErrorKind, Export, FoldProgress, Generation, Master, ReadMode};
+use anabranch_shared::{
+    Error, ErrorKind, Export, FoldProgress, Generation, Master, Offsets, ReadMode, Stamp,
+};
 use anabranch_tests::commands::{build, ingest_lines};
 use anabranch_tests::places;
 use anabranch_tests::process::{Process, Setup, write_project};
@@ -63,22 +68,32 @@ fn data_files(context: &Context, below: &str) -> anyhow::Result<BTreeSet<PathBuf
 /// Cleans up as of a time; what was found is what is gone, and nothing else is.
 async fn clean(context: &Context, now: i64) -> anyhow::Result<(CleanReport, BTreeSet<PathBuf>)> {
     let before = files(context)?;
-    let found = maintain(context, now, CleanAction::Find).await?;
+    let found = maintain(context, UpkeepTime::driven(now), CleanAction::Find).await?;
     anyhow::ensure!(
         files(context)?.is_superset(&before),
         "a dry run removed files"
     );
-    let removed = maintain(context, now, CleanAction::Remove).await?;
+    let removed = maintain(context, UpkeepTime::driven(now), CleanAction::Remove).await?;
     anyhow::ensure!(found == removed, "found {found:?}, removed {removed:?}");
     let after = files(context)?;
     let gone: BTreeSet<PathBuf> = before.difference(&after).cloned().collect();
     let counted = removed.total().files;
     anyhow::ensure!(gone.len() as u64 == counted, "{counted} counted, {gone:?}");
-    let mut again = maintain(context, now, CleanAction::Remove).await?;
+    let mut again = maintain(context, UpkeepTime::driven(now), CleanAction::Remove).await?;
     // A checkpoint that was just written is old by a clock that is ahead.
     again.reasons.remove(&CleanReason::Entry);
     anyhow::ensure!(again == CleanReport::default(), "twice: {again:?}");
     Ok((removed, gone))
+}
+
+/// Clean-up sees what is needless now, and checkpoints that it writes; nothing is old yet.
+async fn see(context: &Context, now: i64) -> anyhow::Result<()> {
+    for _ in 0..2 {
+        let time = UpkeepTime::driven(now);
+        let report = maintain(context, time, CleanAction::Remove).await?;
+        anyhow::ensure!(report == CleanReport::default(), "{report:?}");
+    }
+    Ok(())
 }
 
 fn of(report: &CleanReport, reason: CleanReason) -> u64 {
@@ -108,6 +123,7 @@ async fn replaced_files_go_after_the_grace() -> anyhow::Result<()> {
     assert_eq!((runs.len(), exports.len()), (3, 3));
     build(&context, Build::Rebuild).await?;
     let now = now_ms();
+    see(&context, now).await?;
     let (report, gone) = clean(&context, now + HOUR - 30_000).await?;
     anyhow::ensure!(gone.is_empty(), "before the grace: {report:?} {gone:?}");
 
@@ -129,6 +145,7 @@ async fn replaced_files_go_after_the_grace() -> anyhow::Result<()> {
     // The table goes on after the checkpoint.
     ingest_lines(&context, 300..350).await?;
     build(&context, Build::Rebuild).await?;
+    see(&context, now_ms()).await?;
     let (report, _) = clean(&context, now_ms() + 2 * DAY).await?;
     assert_eq!(of(&report, CleanReason::Replaced), 2, "{report:?}");
     assert_eq!(of(&report, CleanReason::Orphan), 0, "{report:?}");
@@ -159,6 +176,7 @@ async fn what_killed_processes_left_goes_later() -> anyhow::Result<()> {
     std::fs::write(&foreign, "not ours")?;
 
     let now = now_ms();
+    see(&context, now).await?;
     let (report, gone) = clean(&context, now + DAY - 30_000).await?;
     assert_eq!(of(&report, CleanReason::Orphan), 0, "{gone:?}");
     assert_eq!(of(&report, CleanReason::Staged), 0, "{gone:?}");
@@ -190,13 +208,16 @@ async fn a_build_in_flight_keeps_its_files() -> anyhow::Result<()> {
         stop: Arc::new(AtomicBool::new(false)),
         progress: Arc::new(FoldProgress::default()),
     };
-    // The clean-up runs when the clock of the commit is asked: after all files are written.
+    // The clean-up runs when the clock of the commit is asked: after all files are written. One has
+    // seen them before, as if for a day.
     let cleaned = std::sync::Mutex::new(None);
     let clock = || {
         let report = std::thread::scope(|scope| {
             let run = scope.spawn(|| {
                 let runtime = tokio::runtime::Runtime::new().ok()?;
-                let late = now_ms() + DAY - 30_000;
+                let now = now_ms();
+                runtime.block_on(see(&context, now)).ok()?;
+                let late = UpkeepTime::driven(now + DAY - 30_000);
                 runtime
                     .block_on(maintain(&context, late, CleanAction::Remove))
                     .ok()
@@ -232,6 +253,7 @@ async fn old_generations_go_after_the_grace() -> anyhow::Result<()> {
     Process::killed_at(dir.path(), &["batch", "rebuild"], "publish-before-commit").await?;
     build(&context, Build::Rebuild).await?;
     let now = now_ms();
+    see(&context, now).await?;
     let (_, gone) = clean(&context, now + HOUR - 30_000).await?;
     anyhow::ensure!(gone.is_empty(), "before the grace: {gone:?}");
     let (report, gone) = clean(&context, now + HOUR + 1_000).await?;
@@ -251,6 +273,7 @@ async fn old_generations_go_after_the_grace() -> anyhow::Result<()> {
     let view = context.compile(&context.project.views[0])?;
     Master::open(&context.storage, &view, beside, now_ms()).await?;
     let now = now_ms();
+    see(&context, now).await?;
     let (_, gone) = clean(&context, now + DAY - 30_000).await?;
     anyhow::ensure!(gone.is_empty(), "{gone:?}");
     let (_, gone) = clean(&context, now + DAY + 1_000).await?;
@@ -263,6 +286,7 @@ async fn old_generations_go_after_the_grace() -> anyhow::Result<()> {
     let context = Context::open(dir.path()).await?;
     drop_view(&context, "words").await?;
     let now = now_ms();
+    see(&context, now).await?;
     let (_, gone) = clean(&context, now + HOUR - 30_000).await?;
     anyhow::ensure!(gone.is_empty(), "{gone:?}");
     let (_, gone) = clean(&context, now + HOUR + 1_000).await?;
@@ -272,6 +296,49 @@ async fn old_generations_go_after_the_grace() -> anyhow::Result<()> {
     let export = anabranch_shared::table::Table::open(&context.storage, Export::root("words"));
     assert_eq!(export.await?.with_state(|s| s.files.len()), 1);
     Ok(())
+}
+
+/// A wall clock that is set ahead, or a file that says it is old, removes nothing that was not seen for
+/// as long by a clock that nobody sets.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_wall_clock_alone_removes_nothing() -> anyhow::Result<()> {
+    let (dir, context) = project().await?;
+    ingest_lines(&context, 0..100).await?;
+    build(&context, Build::Refresh).await?;
+    for point in ["publish-before-commit", "export-before-commit"] {
+        Process::killed_at(dir.path(), &["batch", "rebuild"], point).await?;
+    }
+    let data = |files: BTreeSet<PathBuf>| -> BTreeSet<PathBuf> {
+        let ours = |f: &PathBuf| !f.components().any(|c| c.as_os_str() == "upkeep");
+        files.into_iter().filter(ours).collect()
+    };
+    let before = data(files(&context)?);
+    let log = context.log("facts").await?;
+    let rule = RetentionRule {
+        age_ms: Some(30 * DAY),
+        dead_letters_ms: Some(DAY),
+        seen_ms: HOUR,
+        ..Default::default()
+    };
+    for days in [0, 3, 40, -30, 0, 400] {
+        let time = UpkeepTime {
+            now_ms: now_ms() + days * DAY,
+            stamp: Stamp::now(None),
+        };
+        let (storage, catalogue) = (&context.storage, &context.catalogue);
+        retain(storage, catalogue, &log, &rule, &time).await?;
+        let report = maintain(&context, time, CleanAction::Remove).await?;
+        anyhow::ensure!(report == CleanReport::default(), "{days} days: {report:?}");
+    }
+    let after = data(files(&context)?);
+    anyhow::ensure!(
+        after.is_superset(&before),
+        "{:?}",
+        before.difference(&after)
+    );
+    log.refresh().await?;
+    assert_eq!(log.low(), Offsets::default());
+    check_view(&context, 7).await
 }
 
 /// A table whose log has a gap: it is not known what is needed, so nothing goes.
@@ -285,7 +352,8 @@ async fn a_table_with_a_gap_is_left_alone() -> anyhow::Result<()> {
         .join("data/topics/facts/log/_delta_log/00000000000000000000.json");
     std::fs::remove_file(entry)?;
     let before = files(&context)?;
-    let cleaned = maintain(&context, now_ms() + 9 * DAY, CleanAction::Remove).await;
+    let late = UpkeepTime::driven(now_ms() + 9 * DAY);
+    let cleaned = maintain(&context, late, CleanAction::Remove).await;
     match cleaned {
         Err(e) if e.kind() == ErrorKind::Corrupt => {}
         other => anyhow::bail!("{other:?}"),
@@ -311,7 +379,7 @@ async fn entries_below_an_old_checkpoint_go() -> anyhow::Result<()> {
     // Opened before, and follows after.
     let follower = context.log("facts").await?;
     // Six landings and the creation are due a checkpoint.
-    maintain(&context, now_ms(), CleanAction::Remove).await?;
+    see(&context, now_ms()).await?;
     let log = dir.path().join("data/topics/facts/log/_delta_log");
     let entries = || -> anyhow::Result<Vec<String>> {
         let mut names = Vec::new();
@@ -390,8 +458,19 @@ async fn maintain_is_a_command() -> anyhow::Result<()> {
         );
         Ok(serde_json::from_slice(&out.stdout)?)
     };
+    let settings = dir.path().join("anabranch.toml");
+    let short = "[query]\ntimeout = \"500ms\"\n[storage]\ngrace = \"1s\"\norphan_grace = \"1s\"";
+    let text = std::fs::read_to_string(&settings)?.replace("[storage]", short);
+    std::fs::write(settings, text)?;
     let dry = run(&["--dry-run"])?;
     anyhow::ensure!(orphan.exists(), "a dry run removed it");
+    assert_eq!(dry["files"], 0);
+    // It is seen, and goes once it has been seen so for its grace.
+    let noted = run(&[])?;
+    assert_eq!(noted["files"], 0);
+    anyhow::ensure!(orphan.exists(), "it was removed at first sight");
+    std::thread::sleep(std::time::Duration::from_millis(1_100));
+    let dry = run(&["--dry-run"])?;
     assert_eq!(
         (&dry["removed"], &dry["files"], &dry["bytes"]),
         (&false.into(), &1.into(), &6.into())

@@ -5,7 +5,9 @@
 use std::path::Path;
 use std::sync::Arc;
 
-use anabranch_batch::{BatchOptions, CleanAction, RetentionRule, rebuild, refresh, retain};
+use anabranch_batch::{
+    BatchOptions, CleanAction, RetentionRule, UpkeepTime, rebuild, refresh, retain,
+};
 use anabranch_jobs::commands::maintain::maintain;
 use anabranch_jobs::context::{Context, now_ms};
 use anabranch_shared::table::{Commit, RemoveFile};
@@ -156,7 +158,10 @@ async fn facts_go_and_views_go_on_counting_them() -> anyhow::Result<()> {
             .count())
     };
     assert_eq!(parquet()?, 2);
-    maintain(&context, now_ms() + 2 * HOUR, CleanAction::Remove).await?;
+    for hours in [0, 2] {
+        let time = UpkeepTime::driven(now_ms() + hours * HOUR);
+        maintain(&context, time, CleanAction::Remove).await?;
+    }
     assert_eq!(parquet()?, 1);
     run_well(dir, &["batch", "rebuild"]).await?;
     check(dir, 150, 50, 1).await?;
@@ -330,7 +335,14 @@ impl World {
             ..Default::default()
         };
         let (storage, catalogue) = (&self.context.storage, &self.context.catalogue);
-        retain(storage, catalogue, &log, &rule, now_ms).await?;
+        retain(
+            storage,
+            catalogue,
+            &log,
+            &rule,
+            &UpkeepTime::driven(now_ms()),
+        )
+        .await?;
         Ok(log.low())
     }
 

@@ -6,32 +6,19 @@ use super::*;
 
 const HOUR: i64 = 3_600_000;
 
-fn options(now_ms: i64) -> CleanOptions {
-    CleanOptions {
-        grace_ms: HOUR,
-        orphan_grace_ms: 24 * HOUR,
-        checkpoint_every: 100,
-        now_ms,
-        action: CleanAction::Find,
-    }
-}
-
 #[test]
-fn a_file_goes_when_its_grace_is_over() {
+fn what_a_table_does_not_name_is_needless() {
     let mut state = TableState::default();
     state
         .files
         .insert("live".into(), Arc::new(AddFile::default()));
     state.removed.insert("gone".into(), 100 * HOUR);
-    let at = |name: &str, modified, now| decide(&state, name, modified, &options(now));
-    assert_eq!(at("live", 0, 1_000_000 * HOUR), None);
-    assert_eq!(at("gone", 0, 101 * HOUR - 1), None);
-    assert_eq!(at("gone", 0, 101 * HOUR), Some(CleanReason::Replaced));
-    assert_eq!(at("other", 100 * HOUR, 124 * HOUR - 1), None);
-    assert_eq!(
-        at("other", 100 * HOUR, 124 * HOUR),
-        Some(CleanReason::Orphan)
-    );
+    let needless = |reason, since_ms| Some(Needless { reason, since_ms });
+    assert_eq!(decide(&state, "live", 0), None);
+    let gone = decide(&state, "gone", 7);
+    assert_eq!(gone, needless(CleanReason::Replaced, 100 * HOUR));
+    let other = decide(&state, "other", 7);
+    assert_eq!(other, needless(CleanReason::Orphan, 7));
 }
 
 #[test]

@@ -8,7 +8,8 @@ use std::time::{Duration, Instant};
 
 use anabranch_batch::{
     CleanAction, CleanOptions, CleanReport, CompactOptions, CompactReport, RetainReport,
-    RetentionRule, clean_storage, clean_view, compact, find_compaction, find_retention, retain,
+    RetentionRule, UpkeepTime, clean_storage, clean_view, compact, find_compaction, find_retention,
+    retain,
 };
 use anabranch_shared::{Error, Lease, LeaseStanding, Log, Monotonic, Offsets, Result};
 
@@ -43,21 +44,33 @@ pub enum Patience {
 }
 
 /// How clean-up runs by a project's settings.
-pub fn clean_options(context: &Context, now_ms: i64, action: CleanAction) -> CleanOptions {
+pub fn clean_options(context: &Context, time: UpkeepTime, action: CleanAction) -> CleanOptions {
     let ms = |d: Duration| i64::try_from(d.as_millis()).unwrap_or(i64::MAX);
     let storage = &context.project.storage;
     CleanOptions {
         grace_ms: ms(storage.grace),
         orphan_grace_ms: ms(storage.orphan_grace),
         checkpoint_every: context.project.daemon.checkpoint_every,
-        now_ms,
+        time,
         action,
     }
 }
 
-/// Cleans the whole storage of a project as of a time, in milliseconds since 1970.
-pub async fn maintain(context: &Context, now_ms: i64, action: CleanAction) -> Result<CleanReport> {
-    let options = clean_options(context, now_ms, action);
+/// The time at which upkeep that does something runs.
+pub async fn upkeep_time(context: &Context, action: CleanAction) -> Result<UpkeepTime> {
+    match action {
+        CleanAction::Remove => UpkeepTime::of(&context.storage).await,
+        CleanAction::Find => Ok(UpkeepTime::to_look()),
+    }
+}
+
+/// Cleans the whole storage of a project as of a time.
+pub async fn maintain(
+    context: &Context,
+    time: UpkeepTime,
+    action: CleanAction,
+) -> Result<CleanReport> {
+    let options = clean_options(context, time, action);
     let jobs = history::open(&context.storage).await?;
     let others = [jobs.root().clone()];
     clean_storage(&context.storage, &context.catalogue, &others, &options).await
@@ -66,8 +79,12 @@ pub async fn maintain(context: &Context, now_ms: i64, action: CleanAction) -> Re
 /// Cleans what belongs to a view after one of its jobs. What goes wrong is only said: the job is
 /// done all the same, and the next one tries again.
 pub async fn after_job(context: &Context, view: &str) {
-    let options = clean_options(context, now_ms(), CleanAction::Remove);
-    match clean_view(&context.storage, &context.catalogue, view, &options).await {
+    let cleaned = async {
+        let action = CleanAction::Remove;
+        let options = clean_options(context, upkeep_time(context, action).await?, action);
+        clean_view(&context.storage, &context.catalogue, view, &options).await
+    };
+    match cleaned.await {
         Ok(report) => log(&report),
         Err(e) => tracing::warn!(%view, error = %e, "clean-up failed; it is tried again later"),
     }
@@ -120,6 +137,7 @@ fn retention_rule(context: &Context, topic: &str) -> RetentionRule {
         size_bytes: retention.and_then(|r| r.size_bytes),
         keep_ms: dedup.map_or(0, |d| ms(d.window)),
         dead_letters_ms: settings.and_then(|t| t.dead_letters_for).map(ms),
+        seen_ms: ms(context.project.storage.grace),
     }
 }
 
@@ -140,7 +158,8 @@ async fn find_upkeep(context: &Context, topic: &str, report: &mut UpkeepReport) 
     }
     let (storage, catalogue) = (&context.storage, &context.catalogue);
     let rule = retention_rule(context, topic);
-    let found = find_retention(storage, catalogue, &log, &rule, now_ms()).await?;
+    let time = UpkeepTime::to_look();
+    let found = find_retention(storage, catalogue, &log, &rule, &time).await?;
     report.note_retained(topic, found);
     Ok(())
 }
@@ -153,7 +172,8 @@ async fn keep_in_shape(
 ) -> Result<(RetainReport, CompactReport)> {
     let rule = retention_rule(context, log.name());
     let (storage, catalogue) = (&context.storage, &context.catalogue);
-    let retained = retain(storage, catalogue, log, &rule, now_ms).await?;
+    let time = UpkeepTime::of(storage).await?;
+    let retained = retain(storage, catalogue, log, &rule, &time).await?;
     let compacted = match options {
         Some(options) => compact(log, options, now_ms).await?,
         None => CompactReport::default(),
@@ -249,7 +269,11 @@ pub async fn run(context: Context) {
                 tracing::info!("{}", retention_text(topic, retained, CleanAction::Remove));
             }
         }
-        match maintain(&context, now_ms(), CleanAction::Remove).await {
+        let cleaned = async {
+            let action = CleanAction::Remove;
+            maintain(&context, upkeep_time(&context, action).await?, action).await
+        };
+        match cleaned.await {
             Ok(report) => log(&report),
             Err(e) => tracing::warn!(error = %e, "clean-up failed; it is tried again later"),
         }

@@ -60,6 +60,10 @@ pub struct AddFile {
     /// The statistics as the engine wanted them last.
     #[serde(skip)]
     pub(crate) statistics: LastStatistics,
+    /// When this process made the file, if it did: the machine's time since it booted, in
+    /// milliseconds.
+    #[serde(skip)]
+    pub(crate) made: Option<i64>,
 }
 
 /// Statistics in the order of some columns, kept for who asks for the same ones again.

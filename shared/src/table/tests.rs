@@ -528,3 +528,30 @@ async fn a_checkpoint_of_0_1_0_is_read() {
     assert_eq!(read.with_state(|s| s.checkpoint), Some(LogVersion(3)));
     assert_eq!(read.with_state(contents), whole.with_state(contents));
 }
+
+/// A file that was made long before its commit may have been taken for an orphan: it is looked for.
+#[tokio::test]
+async fn a_file_of_long_ago_is_committed_only_if_it_is_there() {
+    let dir = tempfile::tempdir().unwrap();
+    let storage = Storage::folder(dir.path()).unwrap();
+    let table = open(&storage).await;
+    let long_ago = uptime_ms() - storage.old_ms();
+    let with = |name: &str, made: i64| Commit {
+        adds: vec![AddFile {
+            path: name.into(),
+            made: Some(made),
+            ..Default::default()
+        }],
+        ..Default::default()
+    };
+    storage.put(&table.file_path("a"), "facts").await.unwrap();
+    for (name, made) in [("a", long_ago), ("b", uptime_ms())] {
+        let commit = table.commit(1, |_| Ok(with(name, made))).await;
+        commit.unwrap_or_else(|e| panic!("{name}: {e}"));
+    }
+    let gone = table.commit(1, |_| Ok(with("c", long_ago))).await;
+    let text = gone.expect_err("a file that is not there").to_string();
+    assert!(text.contains("t/c") && text.contains("try again"), "{text}");
+    table.refresh().await.unwrap();
+    assert_eq!(table.with_state(|s| s.files.len()), 2);
+}

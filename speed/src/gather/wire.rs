@@ -201,6 +201,8 @@ fn split(body: &Bytes) -> std::result::Result<(Header, Bytes), String> {
 }
 
 #[cfg(test)]
+mod former;
+#[cfg(test)]
 mod tests {
     use anabranch_shared::settings::{FieldReads, FieldType};
     use anabranch_shared::view::{Definition, fold_facts};

@@ -103,9 +103,13 @@ impl Wal {
     }
 
     fn remove(&mut self, path: &Path) -> Result<(), WalError> {
-        self.files
-            .remove(path)
-            .map_err(|source| WalError::io(path, "remove", source))?;
+        match self.files.remove(path) {
+            // Somebody has removed it by hand; all that it held has landed.
+            Err(source) if source.kind() == io::ErrorKind::NotFound => {
+                tracing::warn!(path = %path.display(), "a segment of the WAL was gone before it was removed");
+            }
+            removed => removed.map_err(|source| WalError::io(path, "remove", source))?,
+        }
         self.files
             .sync_dir(&self.dir, SyncPoint::Removal)
             .map_err(|source| self.poison(self.dir.clone(), "sync directory", source))

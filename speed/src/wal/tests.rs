@@ -257,6 +257,21 @@ fn a_cut_removes_whole_segments_only_and_holds_after_a_restart() {
     assert_eq!((found, wal.start(), wal.next()), (records(18, 1), 18, 21));
 }
 
+/// What somebody removed by hand does not keep the others for ever.
+#[test]
+fn a_segment_that_is_gone_does_not_keep_a_cut() {
+    let files = RecordingFiles::new();
+    let (mut wal, _) = open(&files, small()).unwrap();
+    for _ in 0..7 {
+        wal.append(&records(wal.next(), 1)).unwrap();
+    }
+    let folder = Path::new(ROOT).join(TOPIC);
+    let first = files.list(&folder).unwrap().into_iter().min().unwrap();
+    files.remove(&folder.join(first)).unwrap();
+    wal.cut(20).unwrap();
+    assert_eq!((wal.start(), wal.next()), (18, 21));
+}
+
 #[test]
 fn the_position_outlives_all_records() {
     let files = RecordingFiles::new();

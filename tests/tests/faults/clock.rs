@@ -1,18 +1,85 @@
 //! A clock that is set forward and back under a daemon and between its runs.
 
+use std::path::Path;
 use std::sync::atomic::{AtomicI64, Ordering};
+use std::time::{Duration, SystemTime};
 
-use anabranch_jobs::context::Context;
-use anabranch_shared::Error;
+use anabranch_batch::{CleanAction, RetentionRule, UpkeepTime, retain};
+use anabranch_jobs::commands::maintain::maintain;
+use anabranch_jobs::context::{Context, now_ms};
+use anabranch_shared::{Error, Stamp};
 use anabranch_tests::fates::{Fate, Fates, Place, Tally};
 use anabranch_tests::ledger::line;
 use anabranch_tests::places;
-use anabranch_tests::process::{Setup, run_well, write_project};
-use anabranch_tests::sender::PER_REQUEST;
+use anabranch_tests::process::{Process, Setup, run_well, write_project};
+use anabranch_tests::sender::{PER_REQUEST, Sender};
 
 use super::Time;
+use super::process::{LAND_EVERY, two};
 use super::settle::settle;
 use crate::clock::open;
+
+const DAY_MS: i64 = 86_400_000;
+
+/// A landing has put its file and not committed it when the clock jumps, for whoever cleans up and for
+/// the times of all files, and back again; then the landing goes on.
+pub(super) async fn jumps_under_upkeep(time: Time) -> anyhow::Result<Option<Tally>> {
+    let point = time.choose(&["land-before-commit", "land-after-commit"]);
+    let [here, there] = two()?;
+    let context = Context::open(here.path()).await?;
+    let mut sleeps = Process::start_to_stop(there.path(), &["speed"], point, 2)?;
+    let far = sleeps.ready(&context).await?;
+    let theirs = tokio::spawn(async move {
+        let mut sender = Sender::from(0);
+        for _ in 0..4 {
+            sender.send(&far, time.facts / 4).await?;
+            tokio::time::sleep(2 * LAND_EVERY).await;
+        }
+        anyhow::Ok(sender)
+    });
+    sleeps.stopped().await?;
+    let log = context.log("facts").await?;
+    let rule = RetentionRule {
+        age_ms: Some(DAY_MS),
+        seen_ms: 10 * 60_000,
+        ..Default::default()
+    };
+    for days in [0, 2, 40, -4_000, 2] {
+        let at = UpkeepTime {
+            now_ms: now_ms() + days * DAY_MS,
+            stamp: Stamp::now(None),
+        };
+        retain(&context.storage, &context.catalogue, &log, &rule, &at).await?;
+        maintain(&context, at, CleanAction::Remove).await?;
+        // The same for a command whose clock can't be set from here: all files are older.
+        make_older(&context.project.dir.join("data"), days)?;
+        run_well(here.path(), &["batch", "maintain"]).await?;
+    }
+    sleeps.go_on()?;
+    let theirs = theirs.await??;
+    sleeps.terminate().await?;
+    Ok(Some(
+        settle(point, &[here.path(), there.path()], theirs.fates()).await?,
+    ))
+}
+
+/// Sets the times of all files of a folder to so many days before now.
+fn make_older(dir: &Path, days: i64) -> anyhow::Result<()> {
+    let day = Duration::from_secs(86_400);
+    let age = day.checked_mul(u32::try_from(days).unwrap_or(0));
+    let at = SystemTime::now() - age.unwrap_or_default();
+    for entry in std::fs::read_dir(dir)? {
+        let path = entry?.path();
+        match path.is_dir() {
+            true => make_older(&path, days)?,
+            false => std::fs::File::options()
+                .write(true)
+                .open(path)?
+                .set_modified(at)?,
+        }
+    }
+    Ok(())
+}
 
 /// The time that these daemons are told; each time adds to it, so that two at once only jump more.
 static NOW_US: AtomicI64 = AtomicI64::new(0);

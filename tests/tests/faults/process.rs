@@ -16,7 +16,7 @@ use super::Time;
 use super::settle::settle;
 
 /// `land_every` of the projects.
-const LAND_EVERY: Duration = Duration::from_millis(100);
+pub(super) const LAND_EVERY: Duration = Duration::from_millis(100);
 
 /// Where a daemon is killed, and which pass it does not survive.
 const STEPS: [(&str, u64); 7] = [
@@ -112,7 +112,7 @@ pub(super) fn set(dir: &Path, from: &str, to: &str) -> anyhow::Result<()> {
 }
 
 /// Two projects on one storage.
-fn two() -> anyhow::Result<[tempfile::TempDir; 2]> {
+pub(super) fn two() -> anyhow::Result<[tempfile::TempDir; 2]> {
     let dirs = [places::folder()?, places::folder()?];
     let storage = format!("file://{}/data", dirs[0].path().display());
     let setup = Setup {

@@ -4,7 +4,7 @@
 use std::sync::Arc;
 
 use anabranch_batch::{
-    CompactOptions, RetentionRule, compact, merge_small_runs, rebuild, refresh, retain,
+    CompactOptions, RetentionRule, UpkeepTime, compact, merge_small_runs, rebuild, refresh, retain,
 };
 use anabranch_shared::settings::Ack;
 use anabranch_shared::view::{Definition, View};
@@ -354,7 +354,7 @@ impl World<'_> {
             Box::pin(self.refresh()).await?;
         }
         self.passed_ms += self.rng.random_range(0..3 * HOUR_MS);
-        let now = NOW + self.passed_ms;
+        let now = UpkeepTime::driven(NOW + self.passed_ms);
         let by_age = self.rng.random_bool(0.7);
         let hours = [0, 0, 1, 1, 2][self.rng.random_range(0..5)];
         let rule = RetentionRule {
@@ -368,14 +368,14 @@ impl World<'_> {
             let others = async {
                 let log = Log::open(&self.storage, &self.topic, NOW).await?;
                 let catalogue = Catalogue::open(&self.storage).await?;
-                retain(&self.storage, &catalogue, &log, &rule, || now).await
+                retain(&self.storage, &catalogue, &log, &rule, &now).await
             };
-            let own = retain(&self.storage, &self.catalogue, &self.log, &rule, || now);
+            let own = retain(&self.storage, &self.catalogue, &self.log, &rule, &now);
             let (own, others) = tokio::join!(own, others);
             unless_faulty(own)?;
             unless_faulty(others)?;
         } else {
-            let own = retain(&self.storage, &self.catalogue, &self.log, &rule, || now);
+            let own = retain(&self.storage, &self.catalogue, &self.log, &rule, &now);
             unless_faulty(own.await)?;
         }
         if self.log.low() != before {
