@@ -133,8 +133,8 @@ struct SmallFile {
 fn spans(add: &AddFile) -> Result<BTreeMap<PartitionId, OffsetRange>> {
     let mut spans: BTreeMap<PartitionId, OffsetRange> = BTreeMap::new();
     for (partition, range) in add.ranges()? {
-        let span = spans.entry(partition).or_insert(range);
-        *span = join(*span, range);
+        let span = spans.entry(*partition).or_insert(*range);
+        *span = join(*span, *range);
     }
     Ok(spans)
 }
@@ -154,7 +154,7 @@ fn groups(
     let mut all = Vec::with_capacity(files.len());
     for add in files {
         let (spans, bytes) = (spans(add)?, u64::try_from(add.size).unwrap_or(0));
-        let (add, place) = (add.clone(), between(&add.ranges()?, edges));
+        let (add, place) = (add.clone(), between(add.ranges()?, edges));
         let came = match which {
             LogTable::Facts => None,
             LogTable::DeadLetters => newest_dead_letter(&add),

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use anabranch_shared::table::AddFile;
 use anabranch_shared::view::Fold;
-use anabranch_shared::{Log, Master, Offsets, Ranges, Result, blocking};
+use anabranch_shared::{Log, Master, OffsetRange, Offsets, PartitionId, Ranges, Result, blocking};
 
 use crate::build::{BatchOptions, SMALL_ROWS, give_up, stopped};
 
@@ -37,7 +37,7 @@ pub async fn merge_small_runs(
     for file in pin.files {
         if file.size < SMALL_BYTES
             && file.rows().is_some_and(|rows| rows < SMALL_ROWS as u64)
-            && let Some(place) = between(&file.ranges()?, &edges)
+            && let Some(place) = between(file.ranges()?, &edges)
         {
             small.entry(place).or_default().push(file);
         }
@@ -53,7 +53,10 @@ pub async fn merge_small_runs(
 
 /// Between which edges ranges lie: for each edge whether they are above it; `None` where they cross
 /// one.
-pub(crate) fn between(ranges: &Ranges, edges: &[Offsets]) -> Option<Vec<bool>> {
+pub(crate) fn between(
+    ranges: &[(PartitionId, OffsetRange)],
+    edges: &[Offsets],
+) -> Option<Vec<bool>> {
     let side = |edge: &Offsets| match ranges.iter().all(|(p, r)| r.start >= edge.get(*p)) {
         true => Some(true),
         false => (ranges.iter().all(|(p, r)| r.end <= edge.get(*p))).then_some(false),

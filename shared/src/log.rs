@@ -669,7 +669,7 @@ fn files_in(state: &TableState, ranges: &[(PartitionId, OffsetRange)]) -> Result
     for add in state.files.values() {
         let held = add.ranges()?;
         let mut wanted = Vec::new();
-        for (p, r) in &held {
+        for (p, r) in held {
             for (q, want) in ranges.iter().filter(|(q, _)| q == p) {
                 let both = r.intersect(*want);
                 if !both.is_empty() {

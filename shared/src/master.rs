@@ -63,7 +63,7 @@ impl MasterPin {
     /// `Corrupt` for a file that another writer added.
     pub fn is_edge(&self, at: &Offsets) -> Result<bool> {
         for file in &self.files {
-            if side(&file.ranges()?, at) == Side::Across && !planted("planted-marks-crossed") {
+            if side(file.ranges()?, at) == Side::Across && !planted("planted-marks-crossed") {
                 return Ok(false);
             }
         }
@@ -77,7 +77,7 @@ impl MasterPin {
     pub fn files_from(files: &[Arc<AddFile>], low: &Offsets) -> Result<Vec<Arc<AddFile>>> {
         let mut kept = Vec::new();
         for file in files {
-            match side(&file.ranges()?, low) {
+            match side(file.ranges()?, low) {
                 Side::Above => kept.push(file.clone()),
                 Side::Below => {}
                 Side::Across => {
@@ -369,7 +369,7 @@ enum Side {
 }
 
 /// Where ranges lie as seen from a vector of offsets.
-fn side(ranges: &Ranges, at: &Offsets) -> Side {
+fn side(ranges: &[(PartitionId, OffsetRange)], at: &Offsets) -> Side {
     if ranges.iter().all(|(p, r)| r.start >= at.get(*p)) {
         Side::Above
     } else if ranges.iter().all(|(p, r)| r.end <= at.get(*p)) {
@@ -389,7 +389,7 @@ fn replaced(
     let mut removes = Vec::new();
     for add in state.files.values() {
         let ranges = add.ranges()?;
-        match side(&ranges, low) {
+        match side(ranges, low) {
             Side::Above => {}
             _ if planted("planted-rebuild-drops-removed") => {}
             Side::Below => continue,

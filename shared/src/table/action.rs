@@ -4,7 +4,7 @@
 //! are refused by [`Protocol::check`].
 
 use std::collections::{BTreeMap, HashMap};
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use arrow::datatypes::Fields;
 use datafusion::common::Statistics;
@@ -64,6 +64,9 @@ pub struct AddFile {
     /// milliseconds.
     #[serde(skip)]
     pub(crate) made: Option<i64>,
+    /// The ranges that its tag names, once they were asked for; every query asks for all of a log's.
+    #[serde(skip)]
+    pub(crate) ranges: OnceLock<Option<Vec<(PartitionId, OffsetRange)>>>,
 }
 
 /// Statistics in the order of some columns, kept for who asks for the same ones again.
@@ -84,6 +87,7 @@ impl AddFile {
 
     /// Sets a tag.
     pub fn set_tag(&mut self, name: &str, value: String) {
+        self.ranges = OnceLock::new();
         self.tags
             .get_or_insert_default()
             .insert(name.to_owned(), Some(value));
@@ -100,15 +104,14 @@ impl AddFile {
     ///
     /// # Errors
     /// `Corrupt` for a file without that note.
-    pub fn ranges(&self) -> Result<Vec<(PartitionId, OffsetRange)>> {
-        self.tag(RANGES_TAG)
-            .and_then(|tag| serde_json::from_str(tag).ok())
-            .ok_or_else(|| {
-                Error::Corrupt(format!(
-                    "file `{}` has no `{RANGES_TAG}` tag: another writer added or rewrote it",
-                    self.path
-                ))
-            })
+    pub fn ranges(&self) -> Result<&[(PartitionId, OffsetRange)]> {
+        let read = || serde_json::from_str(self.tag(RANGES_TAG)?).ok();
+        self.ranges.get_or_init(read).as_deref().ok_or_else(|| {
+            Error::Corrupt(format!(
+                "file `{}` has no `{RANGES_TAG}` tag: another writer added or rewrote it",
+                self.path
+            ))
+        })
     }
 
     /// How many rows the file holds, where its statistics say so.

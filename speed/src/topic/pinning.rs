@@ -63,6 +63,7 @@ impl TopicStream {
             ))
         };
         let (mut pinned, own) = self.settled(folded, read).await?;
+        self.add_files(&mut pinned.topic, &own.upto, parts)?;
         let peers = peers.map(|p| p.of(self.name())).unwrap_or_default();
         if mode == ReadMode::Batch || peers.is_empty() {
             return Ok(pinned);
@@ -75,6 +76,7 @@ impl TopicStream {
         // views have it.
         self.follow().await?;
         let (mut pinned, own) = self.settled(folded, read).await?;
+        self.add_files(&mut pinned.topic, &own.upto, parts)?;
         self.gather(&peers, &own, parts, &mut pinned).await?;
         Ok(pinned)
     }
@@ -182,19 +184,32 @@ impl TopicStream {
             pinned.insert(name.clone(), pin);
         }
         let recent: Vec<_> = delta.unlanded.between(0, target).collect();
-        let (low, files) = self.log.kept_files(&delta.upto)?;
-        let mut topic = TopicPin {
+        let topic = TopicPin {
             topic: Topic::clone(&self.topic()),
             head: head.clone(),
             root: self.log.table().root().clone(),
-            files,
+            files: Vec::new(),
             memory: recent.iter().map(|p| p.facts.clone()).collect(),
             dead_root: self.log.dead_letters().root().clone(),
-            dead_files: self.log.dead_letter_files_between(&low, &delta.upto)?,
-            low,
+            dead_files: Vec::new(),
+            low: Offsets::default(),
             dead_memory: recent.iter().filter_map(|p| p.dead.clone()).collect(),
         };
-        topic.leave_removed_out()?;
         Ok((topic, pinned))
+    }
+
+    /// Adds the files of what had landed at a pin's moment, as far as a query reads them. Of a log of
+    /// many files that takes long, so it is not done under the delta's lock; what lands, is merged or
+    /// is removed meanwhile changes which files those are, not the facts below `upto` that they hold.
+    fn add_files(&self, pin: &mut TopicPin, upto: &Offsets, parts: TopicParts) -> Result<()> {
+        if !parts.facts && !parts.dead_letters {
+            return Ok(());
+        }
+        let (low, files) = self.log.kept_files(upto)?;
+        if parts.dead_letters {
+            pin.dead_files = self.log.dead_letter_files_between(&low, upto)?;
+        }
+        (pin.low, pin.files) = (low, files);
+        pin.leave_removed_out()
     }
 }
