@@ -123,8 +123,8 @@ fn answers_have_four_formats_and_exit_codes() -> Result<()> {
         said.contains("error: line 4, column 6: TABLESAMPLE"),
         "{said}"
     );
-    let said = project.fails(64, &["sql", "-c", "SELECT ts FROM facts ORDER BY nosuch"])?;
-    ensure!(said.matches("facts.ts").count() == 1, "{said}");
+    let said = project.fails(64, &["sql", "-c", "SELECT view FROM jobs ORDER BY nosuch"])?;
+    ensure!(said.matches("jobs.view,").count() == 1, "{said}");
     let absent = project.fails(66, &["sql", "-f", "nowhere.sql"])?;
     ensure!(absent.contains("nowhere.sql"), "{absent}");
     let refused = project.fails(64, &["--format", "csv", "status"])?;

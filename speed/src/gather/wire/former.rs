@@ -45,7 +45,7 @@ fn stored(name: &str) -> Outcome<RecordBatch> {
 /// The types of the columns of states, as the line of their format names them.
 fn types(line: &str) -> Vec<String> {
     let words = line.split(' ').skip(3);
-    let keys = words.take_while(|word| !word.contains('→'));
+    let keys = words.take_while(|word| !word.contains('('));
     let mut found: Vec<String> = keys.map(str::to_owned).collect();
     for states in line.split("→[").skip(1) {
         let mut depth = 1_usize;
