@@ -12,10 +12,12 @@ use anabranch_speed::{Daemon, Wanted};
 use object_store::path::Path;
 use serde::{Deserialize, Serialize};
 use tokio::sync::OwnedMutexGuard;
+use tokio_util::sync::CancellationToken;
 
 use crate::builds::{Build, build_view};
 use crate::context::{Context, now_ms};
 use crate::output::human_bytes;
+use crate::tasks::flag_of;
 
 /// The object with what is asked for.
 const ASKED: &str = "asked/refresh.json";
@@ -194,23 +196,27 @@ pub async fn run(
     context: Context,
     daemon: Option<Arc<Daemon>>,
     running: Running,
-    stop: Arc<AtomicBool>,
+    stop: CancellationToken,
 ) {
+    let flag = flag_of(&stop);
     let mut runner = Runner {
         context,
         running,
         pauses: BTreeMap::new(),
     };
     let mut read_at: Option<Instant> = None;
-    while !stop.load(Ordering::Relaxed) {
+    while !stop.is_cancelled() {
         let own = daemon.as_ref().map(|d| d.wanted()).unwrap_or_default();
         let own = own.into_iter().map(|(view, wanted)| (view, wanted.bytes));
-        runner.run(own.collect(), &stop).await;
+        runner.run(own.collect(), &flag).await;
         if read_at.is_none_or(|at| at.elapsed() >= READ_EVERY) {
             read_at = Some(Instant::now());
-            runner.run_stored(&stop).await;
+            runner.run_stored(&flag).await;
         }
-        tokio::time::sleep(LOOK_EVERY / 2).await;
+        tokio::select! {
+            () = stop.cancelled() => {}
+            () = tokio::time::sleep(LOOK_EVERY / 2) => {}
+        }
     }
 }
 

@@ -13,6 +13,7 @@ use bytes::Bytes;
 use serde::Deserialize;
 
 use crate::commands::status::DaemonStatus;
+use crate::peers::IDLE;
 use crate::presence::{self, Address};
 use crate::shell::RelationInfo;
 use crate::verify::{Part, Verified};
@@ -108,6 +109,7 @@ impl Client {
             .no_proxy()
             .connect_timeout(HELLO)
             .tcp_keepalive(KEEP_ALIVE)
+            .pool_idle_timeout(IDLE)
             .build()
             .map_err(|e| Error::Internal(format!("HTTP client: {e}")))?;
         let asked = known.into_iter().map(|address| Self::reach(&http, address));

@@ -6,6 +6,9 @@ use std::time::Duration;
 
 use anabranch_shared::Error;
 use indicatif::{ProgressBar, ProgressFinish, ProgressStyle};
+use tokio_util::sync::CancellationToken;
+
+use crate::tasks::flag_of;
 
 pub mod batch;
 pub mod check;
@@ -27,6 +30,9 @@ pub mod verify;
 pub const FOUND_WRONG: u8 = 1;
 /// The exit code when there were dead letters.
 pub const DEAD_LETTERS: u8 = 2;
+
+/// The exit code of a process that was stopped before it had done its work.
+const STOPPED: i32 = 75;
 
 /// How often progress is shown.
 const SHOW_EVERY: Duration = Duration::from_millis(200);
@@ -55,16 +61,30 @@ pub(crate) fn no_view<'a>(name: &str, known: impl Iterator<Item = &'a String>) -
     ))
 }
 
-/// A flag that SIGINT and SIGTERM set.
-pub fn stop_flag() -> Arc<AtomicBool> {
-    let stop = Arc::new(AtomicBool::new(false));
-    let set = stop.clone();
+/// What SIGINT and SIGTERM cancel. A second one ends the process at once.
+pub fn stop_token() -> CancellationToken {
+    let stop = CancellationToken::new();
+    let told = stop.clone();
     let signal = daemon::stop_signal();
     tokio::spawn(async move {
         signal.await;
-        set.store(true, Ordering::Relaxed);
+        let again = daemon::stop_signal();
+        told.cancel();
+        again.await;
+        end_at_once();
     });
     stop
+}
+
+/// A flag that SIGINT and SIGTERM set, for what computes.
+pub fn stop_flag() -> Arc<AtomicBool> {
+    flag_of(&stop_token())
+}
+
+/// Ends the process where it was told to stop twice.
+pub(crate) fn end_at_once() -> ! {
+    tracing::warn!("told to stop a second time: the process ends at once");
+    std::process::exit(STOPPED)
 }
 
 /// Ends soon after a flag was set.

@@ -13,7 +13,7 @@ use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
 use crate::context::now_ms;
 
 /// The table's name, for queries and in the storage.
-const NAME: &str = "jobs";
+pub(crate) const NAME: &str = "jobs";
 
 /// A job that ended.
 #[derive(Clone, Debug, Default)]

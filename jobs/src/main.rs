@@ -16,7 +16,7 @@ use anabranch_jobs::commands::query::QuerySession;
 use anabranch_jobs::commands::verify::VerifyArgs;
 use anabranch_jobs::commands::{
     DEAD_LETTERS, FOUND_WRONG, batch, check, daemon, dead_letters, demo, generate, ingest, init,
-    jobs, maintain, schedule, status, stop_flag, stopped, tail, verify,
+    jobs, maintain, schedule, status, stop_flag, stop_token, stopped, tail, verify,
 };
 use anabranch_jobs::context::Context;
 use anabranch_jobs::output::{
@@ -25,9 +25,12 @@ use anabranch_jobs::output::{
 };
 use anabranch_jobs::shell::{ScriptOutcome, ShellOptions, run, run_script};
 use anabranch_jobs::verify::VerifyOptions;
-use anabranch_shared::{Error, ErrorKind, Result};
+use anabranch_shared::{Error, ErrorKind, Result, without_passwords};
 use clap::{Parser, Subcommand};
 use tracing_subscriber::EnvFilter;
+
+/// How long threads may take to end once a command has.
+const LEFT_BEHIND: Duration = Duration::from_secs(1);
 
 /// With glibc's allocator a daemon holds on to several times the memory that its deltas take.
 #[global_allocator]
@@ -237,7 +240,7 @@ fn main() -> ExitCode {
     };
     tracing_subscriber::fmt()
         .with_env_filter(filter)
-        .with_writer(std::io::stderr)
+        .with_writer(|| Redacted(std::io::stderr()))
         .with_ansi(std::io::stderr().is_terminal())
         .with_target(false)
         .init();
@@ -252,7 +255,10 @@ fn main() -> ExitCode {
         Ok(runtime) => runtime,
         Err(e) => return fail_with(&Error::Unavailable(format!("can't start threads: {e}"))),
     };
-    match runtime.block_on(execute(cli)) {
+    let ended = runtime.block_on(execute(cli));
+    // What is still in a call of the system, such as a write to a disk that hangs, is not waited for.
+    runtime.shutdown_timeout(LEFT_BEHIND);
+    match ended {
         Ok(code) => ExitCode::from(code),
         Err(e) => fail_with(&e),
     }
@@ -276,9 +282,25 @@ fn log_filter(wanted: Option<&str>) -> Result<EnvFilter> {
     EnvFilter::try_new(format!("{others},anabranch={wanted}")).map_err(|_| wrong())
 }
 
+/// Standard error for logs: URLs in them lose their passwords. Each event comes in one piece.
+struct Redacted(std::io::Stderr);
+
+impl Write for Redacted {
+    fn write(&mut self, event: &[u8]) -> std::io::Result<usize> {
+        let text = String::from_utf8_lossy(event);
+        self.0.write_all(without_passwords(&text).as_bytes())?;
+        Ok(event.len())
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        self.0.flush()
+    }
+}
+
 fn fail_with(e: &Error) -> ExitCode {
     let style = Style::detect_stderr();
-    let text = for_people(&format!("error: {e}"));
+    let text = format!("error: {e}");
+    let text = for_people(&without_passwords(&text));
     // With standard error gone too there is nobody left to tell.
     writeln!(std::io::stderr(), "{}", style.red(&text)).ok();
     ExitCode::from(e.kind().exit_code())
@@ -370,8 +392,8 @@ async fn execute(cli: Cli) -> Result<u8> {
         Command::Speed => daemon::run(&context, false).await.map(|()| 0),
         Command::Up => daemon::run(&context, true).await.map(|()| 0),
         Command::Schedule => {
-            schedule::run(context, None, stop_flag()).await;
-            Ok(0)
+            let stop = stop_token();
+            schedule::run(context, None, stop).await.map(|()| 0)
         }
         Command::Batch(command) => {
             let (build, views) = match command {

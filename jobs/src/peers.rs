@@ -23,6 +23,9 @@ pub const PEERS: &str = "/peers";
 const PING_AFTER: Duration = Duration::from_millis(500);
 const PING_AT_LEAST_EVERY: Duration = Duration::from_secs(8);
 
+/// A connection that is idle for so long is not used again: a daemon closes it some time later.
+pub(crate) const IDLE: Duration = Duration::from_secs(10);
+
 /// How long a sign of life is waited for.
 const PING_PATIENCE: Duration = Duration::from_secs(10);
 
@@ -64,7 +67,8 @@ impl PeerList {
     /// # Errors
     /// `Internal` where there can be no HTTP client.
     pub fn new(storage: &Storage, own: &str, timeout: Duration) -> Result<Self> {
-        let http = reqwest::Client::builder().no_proxy().build();
+        let http = reqwest::Client::builder().no_proxy();
+        let http = http.pool_idle_timeout(IDLE).build();
         let http = http.map_err(|e| Error::Internal(format!("HTTP client: {e}")))?;
         Ok(Self {
             shared: Arc::new(Shared {

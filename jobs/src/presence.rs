@@ -3,13 +3,16 @@
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
+use std::sync::Arc;
 use std::time::Duration;
 
 use anabranch_shared::{Catalogue, Error, Offset, PartitionId, Result, Storage};
 use anabranch_speed::Daemon;
 use anabranch_speed::wal::{RealFiles, WalError, found_wal_id};
 use object_store::path::Path;
+use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
+use tokio_util::sync::CancellationToken;
 
 use crate::context::{Context, now_ms};
 
@@ -115,19 +118,32 @@ impl Address {
     /// Makes the daemon known.
     pub async fn publish(&self, storage: &Storage) -> Result<()> {
         let body = serde_json::to_vec(self).map_err(|e| Error::Internal(e.to_string()))?;
-        storage.put(&self.path(), body).await
+        storage.put_for_owner(&self.path(), body).await
     }
 
-    /// Keeps saying that the daemon lives, until this is aborted.
-    pub async fn keep(mut self, context: Context, daemon: std::sync::Arc<Daemon>) {
+    /// Keeps saying that the daemon lives, until it is to stop; says in `trouble` why that was not
+    /// possible when it was last tried. A renewal that has begun is ended, because none may come
+    /// after the withdrawal.
+    pub(crate) async fn keep(
+        mut self,
+        context: Context,
+        daemon: Arc<Daemon>,
+        trouble: Arc<Mutex<Option<String>>>,
+        stop: CancellationToken,
+    ) {
         loop {
-            tokio::time::sleep(RENEW_EVERY).await;
+            tokio::select! {
+                () = stop.cancelled() => return,
+                () = tokio::time::sleep(RENEW_EVERY) => {}
+            }
             self.seen_at_ms = now_ms();
             self.partitions = owned_partitions(&context.catalogue, &self.wal);
             self.reads = read_partitions(&daemon);
-            if let Err(e) = self.publish(&context.storage).await {
+            let renewed = self.publish(&context.storage).await;
+            if let Err(e) = &renewed {
                 tracing::warn!(error = %e, "the daemon's address is not renewed; it is tried again");
             }
+            *trouble.lock() = renewed.err().map(|e| e.to_string());
         }
     }
 

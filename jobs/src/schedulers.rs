@@ -6,6 +6,7 @@ use std::time::Duration;
 use anabranch_shared::{Error, Result, Storage};
 use object_store::path::Path;
 use serde::{Deserialize, Serialize};
+use tokio_util::sync::CancellationToken;
 
 use crate::context::now_ms;
 use crate::presence::{RENEW_EVERY, host_name};
@@ -46,24 +47,27 @@ impl Scheduling {
         Path::from(format!("{SCHEDULERS}/{}.json", self.id))
     }
 
-    /// Keeps saying that it runs, until this is aborted.
-    pub(crate) async fn keep(mut self, storage: Storage) {
+    /// Keeps saying that it runs, until it is to stop, and then that it runs no more.
+    pub(crate) async fn keep(mut self, storage: Storage, stop: CancellationToken) {
         loop {
             self.seen_at_ms = now_ms();
             if let Err(e) = self.publish(&storage).await {
                 tracing::debug!(error = %e, "that a scheduler runs is not made known; it is tried again");
             }
-            tokio::time::sleep(RENEW_EVERY).await;
+            tokio::select! {
+                () = stop.cancelled() => return self.withdraw(&storage).await,
+                () = tokio::time::sleep(RENEW_EVERY) => {}
+            }
         }
     }
 
     async fn publish(&self, storage: &Storage) -> Result<()> {
         let body = serde_json::to_vec(self).map_err(|e| Error::Internal(e.to_string()))?;
-        storage.put(&self.path(), body).await
+        storage.put_for_owner(&self.path(), body).await
     }
 
     /// Says that it runs no more.
-    pub(crate) async fn withdraw(&self, storage: &Storage) {
+    async fn withdraw(&self, storage: &Storage) {
         if let Err(e) = storage.delete(&self.path()).await {
             tracing::debug!(error = %e, "that a scheduler has ended is not made known");
         }

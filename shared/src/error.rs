@@ -7,6 +7,7 @@ use arrow::error::ArrowError;
 use datafusion::common::SchemaError;
 use datafusion::error::DataFusionError;
 
+use crate::redact::without_passwords;
 use crate::settings::SettingsError;
 use crate::{Offset, OffsetRange, PartitionId};
 
@@ -160,7 +161,7 @@ pub enum Error {
     #[error("internal: {0}")]
     Internal(String),
     /// The object store failed.
-    #[error("storage: {0}")]
+    #[error("storage: {}", without_passwords(&.0.to_string()))]
     Store(#[from] object_store::Error),
     /// The query engine failed.
     #[error("{}", plain(.0))]
@@ -181,6 +182,11 @@ impl Error {
         match self {
             Self::NotFound(_) | Self::Settings(SettingsError::Missing { .. }) => {
                 ErrorKind::NotFound
+            }
+            Self::Settings(SettingsError::Unreadable { source, .. })
+                if says_shortage(&source.to_string()) =>
+            {
+                ErrorKind::Unavailable
             }
             Self::Settings(_)
             | Self::Invalid(_)
@@ -274,6 +280,9 @@ fn ours(e: &DataFusionError) -> Option<&Error> {
 
 /// Whether the engine could not read a Parquet file: all that it is given are stored ones.
 fn is_unreadable_file(e: &DataFusionError) -> bool {
+    if is_shortage(e) {
+        return false;
+    }
     match e.find_root() {
         DataFusionError::ParquetError(_) => true,
         DataFusionError::ArrowError(e, _) => matches!(**e, ArrowError::ParquetError(_)),
@@ -300,9 +309,31 @@ fn missing_file(e: &DataFusionError) -> Option<String> {
     Some(path.to_owned())
 }
 
+/// What the operating system says where descriptors, disk, quota or memory are used up. The engine
+/// and the readers of files pass it on as a text, so it is known by that.
+const SHORTAGES: [&str; 5] = [
+    "(os error 12)",
+    "(os error 23)",
+    "(os error 24)",
+    "(os error 28)",
+    "(os error 122)",
+];
+
+/// Whether something failed because the machine has no more of what it needs: it is tried again.
+fn is_shortage(e: &DataFusionError) -> bool {
+    says_shortage(&e.to_string())
+}
+
+fn says_shortage(text: &str) -> bool {
+    SHORTAGES.iter().any(|shortage| text.contains(shortage))
+}
+
 fn query_kind(e: &DataFusionError) -> ErrorKind {
     if let Some(e) = ours(e) {
         return e.kind();
+    }
+    if is_shortage(e) {
+        return ErrorKind::Unavailable;
     }
     if missing_file(e).is_some() {
         return ErrorKind::Unavailable;
@@ -366,4 +397,37 @@ fn without_tracker(text: &str) -> &str {
         .split_once("\nThis issue was likely caused by a bug in DataFusion")
         .unwrap_or((text, ""));
     text
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io;
+
+    use parquet::errors::ParquetError;
+
+    use super::*;
+
+    /// However the engine passes it on: it is no damage, and no fault of the statement.
+    #[test]
+    fn what_the_machine_lacks_is_unavailable() {
+        for code in [12, 23, 24, 28, 122] {
+            let lacks = || io::Error::from_raw_os_error(code);
+            let text = lacks().to_string();
+            for e in [
+                DataFusionError::Execution(format!("no temporary file: {text}")),
+                DataFusionError::ParquetError(Box::new(ParquetError::General(text.clone()))),
+                ArrowError::ExternalError(Box::new(lacks())).into(),
+                DataFusionError::External(Box::new(lacks())),
+            ] {
+                assert_eq!(Error::Query(e).kind(), ErrorKind::Unavailable, "{text}");
+            }
+            let unreadable = SettingsError::Unreadable {
+                path: "anabranch.toml".into(),
+                source: lacks(),
+            };
+            assert_eq!(Error::from(unreadable).kind(), ErrorKind::Unavailable);
+        }
+        let damaged = ParquetError::General("no footer".into());
+        assert_eq!(Error::from(damaged).kind(), ErrorKind::Corrupt);
+    }
 }

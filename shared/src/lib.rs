@@ -18,6 +18,7 @@ mod monotonic;
 mod pin;
 mod place;
 mod planted;
+mod redact;
 mod scan;
 pub mod settings;
 mod spill;
@@ -51,6 +52,7 @@ pub use monotonic::Monotonic;
 pub use pin::{Pin, Pinner, PlainPin, ReadMode, Relation, TopicPin, ViewPin};
 pub use place::{Generation, LogVersion, Offset, OffsetRange, Offsets, PartitionId};
 pub use planted::planted;
+pub use redact::without_passwords;
 pub use scan::{
     count_files, decode_states, scan_files, scan_sorted_states, scan_spilled, statistics_tell,
 };

@@ -56,6 +56,8 @@ pub struct Project {
     pub storage: StorageSettings,
     /// The speed layer and its landing.
     pub daemon: DaemonSettings,
+    /// What the daemon takes over HTTP.
+    pub http: HttpSettings,
     /// Refreshes, rebuilds and verifications.
     pub batch: BatchSettings,
     /// Answers to queries.
@@ -86,6 +88,8 @@ pub struct StorageSettings {
     pub compact_below_bytes: Option<u64>,
     /// About how many bytes a merged file of a log has; at least `compact_below_bytes`.
     pub compact_to_bytes: u64,
+    /// Rights of the files of a folder, as `chmod` takes them.
+    pub mode: u32,
 }
 
 /// `[daemon]`: the speed layer and its landing.
@@ -125,6 +129,25 @@ pub struct DaemonSettings {
     pub maintain_every: Duration,
     /// How long another daemon may take to begin its answer to what a query asks it.
     pub peer_timeout: Duration,
+    /// How long stopping may take.
+    pub shutdown_timeout: Duration,
+}
+
+/// `[http]`: what the daemon takes over HTTP, and from whom.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct HttpSettings {
+    /// More names under which the daemon is reached over loopback, in small letters.
+    pub hosts: Vec<String>,
+    /// The most connections; at least 1.
+    pub connections: usize,
+    /// The most connections from one address; at least 1.
+    pub connections_per_address: usize,
+    /// How long the headers of a request may take, and how long a connection may be idle.
+    pub header_timeout: Duration,
+    /// How long the body of a request may take, however small it is.
+    pub body_timeout: Duration,
+    /// Bytes of a body that have to come in a second after that; at least 1.
+    pub least_rate: u64,
 }
 
 /// `[batch]`: refreshes, rebuilds and verifications.
@@ -210,6 +233,7 @@ impl Project {
         reader.refuse_unknown_sections(root);
         let storage = reader.section(root, Section::Storage);
         let daemon = reader.section(root, Section::Daemon);
+        let http = reader.section(root, Section::Http);
         let batch = reader.section(root, Section::Batch);
         let query = reader.section(root, Section::Query);
         let topic_tables = reader.named(root, Section::Topic);
@@ -232,6 +256,7 @@ impl Project {
             dir: dir.to_path_buf(),
             storage: StorageSettings::read(reader, &storage, &query, timeout),
             daemon: DaemonSettings::read(reader, &daemon, dir),
+            http: HttpSettings::read(reader, &http),
             batch: BatchSettings {
                 memory_bytes: reader.value(&batch, &table::BATCH_MEMORY).0,
                 threads: reader.value(&batch, &table::BATCH_THREADS).0,
@@ -264,6 +289,7 @@ impl StorageSettings {
             orphan_grace: reader.value(storage, &table::ORPHAN_GRACE),
             compact_below_bytes: reader.value(storage, &table::COMPACT_BELOW).0,
             compact_to_bytes: reader.value(storage, &table::COMPACT_TO).0,
+            mode: reader.value(storage, &table::MODE).0,
         };
         let text = |duration| humantime::format_duration(duration).to_string();
         let (grace, orphan_grace) = (text(settings.grace), text(settings.orphan_grace));
@@ -313,6 +339,22 @@ impl DaemonSettings {
             checkpoint_every: reader.value(daemon, &table::CHECKPOINT_EVERY).0,
             maintain_every: reader.value(daemon, &table::MAINTAIN_EVERY),
             peer_timeout: reader.value(daemon, &table::PEER_TIMEOUT),
+            shutdown_timeout: reader.value(daemon, &table::SHUTDOWN_TIMEOUT),
+        }
+    }
+}
+
+impl HttpSettings {
+    fn read(reader: &mut Reader<'_>, http: &Table<'_>) -> Self {
+        let count = |count: u64| usize::try_from(count).unwrap_or(usize::MAX);
+        let hosts = reader.optional(http, &table::HOSTS);
+        Self {
+            hosts: hosts.map(|h| h.0).unwrap_or_default(),
+            connections: count(reader.value(http, &table::CONNECTIONS).0),
+            connections_per_address: count(reader.value(http, &table::CONNECTIONS_PER_ADDRESS).0),
+            header_timeout: reader.value(http, &table::HEADER_TIMEOUT),
+            body_timeout: reader.value(http, &table::BODY_TIMEOUT),
+            least_rate: reader.value(http, &table::LEAST_RATE).0,
         }
     }
 }

@@ -5,7 +5,9 @@
 //! is read, and left out by filters on keys, as those are. It lives as long as anybody holds its
 //! [`SpilledStates`]: a delta, or a query that has pinned them.
 
+use std::fs::{DirBuilder, OpenOptions};
 use std::io::Write;
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -20,6 +22,10 @@ use crate::{Error, Result};
 
 /// How the names of files of spilled states end.
 const EXTENSION: &str = "parquet";
+
+/// Rights of the files and of their folder: they are read by the process alone that writes them.
+const FILE_MODE: u32 = 0o600;
+const FOLDER_MODE: u32 = 0o700;
 
 /// Some of a delta's states.
 #[derive(Clone, Debug)]
@@ -193,8 +199,17 @@ impl Spill {
         self.take(bytes)?;
         let dir = &self.folder.dir;
         let path = dir.join(name);
-        let written = std::fs::create_dir_all(dir)
-            .and_then(|()| std::fs::File::create(&path)?.write_all(&encoded.body));
+        let written = (|| {
+            let mut folders = DirBuilder::new();
+            folders.recursive(true).mode(FOLDER_MODE).create(dir)?;
+            let mut options = OpenOptions::new();
+            options
+                .write(true)
+                .create(true)
+                .truncate(true)
+                .mode(FILE_MODE);
+            options.open(&path)?.write_all(&encoded.body)
+        })();
         if let Err(e) = written {
             self.folder.used.fetch_sub(bytes, Ordering::Relaxed);
             remove(&path);

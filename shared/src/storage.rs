@@ -30,7 +30,7 @@ use counting::{CountingStore, RangeReads};
 pub use counting::{RequestKind, Requests};
 use durable::DurableFiles;
 pub use durable::{FolderFiles, FolderSync, RealFolderFiles};
-use folder::DurableFolder;
+use folder::{DurableFolder, OwnersAlone};
 pub use upkeep::StagedFile;
 
 /// The URL under which the engine finds the store.
@@ -69,6 +69,9 @@ fn orphan_grace_ms(settings: &StorageSettings) -> i64 {
     i64::try_from(settings.orphan_grace.as_millis()).unwrap_or(i64::MAX)
 }
 
+/// Rights of the files of a folder, where its settings are not known.
+const DEFAULT_MODE: u32 = 0o640;
+
 /// Larger objects are sent to a bucket in parts of this size, so that a part and not the whole is
 /// what may time out and is repeated.
 const PART_BYTES: usize = 16 << 20;
@@ -97,7 +100,12 @@ impl Storage {
 
     /// A folder on a given layer of file operations.
     pub fn folder_with(path: &FsPath, files: Arc<dyn FolderFiles>) -> Result<Self> {
-        let files = Arc::new(DurableFiles::open(path, files).map_err(|e| Error::io(path, e))?);
+        Self::folder_of(path, files, DEFAULT_MODE)
+    }
+
+    fn folder_of(path: &FsPath, files: Arc<dyn FolderFiles>, mode: u32) -> Result<Self> {
+        let opened = DurableFiles::open(path, files, mode);
+        let files = Arc::new(opened.map_err(|e| Error::io(path, e))?);
         let path = files.root().to_path_buf();
         let requests = Arc::new(Requests::default());
         let store = Arc::new(DurableFolder::new(files.clone())?);
@@ -146,9 +154,10 @@ impl Storage {
                 "`endpoint`, `region` and `path_style` in `[storage]` are for `s3://BUCKET/PREFIX`, and `url` is `{url}`; take them out"
             )));
         }
+        let files = Arc::new(RealFolderFiles);
         Ok(Self {
             orphan_grace_ms: orphan_grace_ms(settings),
-            ..Self::folder(&project.join(path))?
+            ..Self::folder_of(&project.join(path), files, settings.mode)?
         })
     }
 
@@ -322,6 +331,15 @@ impl Storage {
             true => self.put_in_parts(path, body).await,
             false => Ok(self.store.put(path, body).await.map(|_| ())?),
         }
+    }
+
+    /// As [`Storage::put`], of an object that in a folder its owner alone may read.
+    pub async fn put_for_owner(&self, path: &Path, body: impl Into<PutPayload>) -> Result<()> {
+        self.check_writable(path)?;
+        let mut options = PutOptions::default();
+        options.extensions.insert(OwnersAlone);
+        self.store.put_opts(path, body.into(), options).await?;
+        Ok(())
     }
 
     async fn put_in_parts(&self, path: &Path, body: PutPayload) -> Result<()> {

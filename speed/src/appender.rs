@@ -9,7 +9,7 @@ pub(crate) use keys::other_body;
 use std::collections::HashMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anabranch_shared::{Error, Log, Offset, OffsetRange, PartitionId, Result};
 use bytes::Bytes;
@@ -121,6 +121,8 @@ pub(crate) struct Appender {
     pub known: Arc<Mutex<Requests>>,
     /// Where they are kept whose records are removed.
     pub key_log: KeyLog,
+    /// Why the last group was refused, if it was, and when.
+    pub refused: Arc<Mutex<Option<(Instant, String)>>>,
     /// The time, in microseconds since 1970.
     pub now_us: fn() -> i64,
 }
@@ -325,6 +327,7 @@ impl Appender {
                 return Err(AppendError::Refused(e));
             }
             fail::fail_point!("wal-after-fsync");
+            *self.refused.lock() = None;
         }
         let mut answers = Vec::with_capacity(group.waiting.len());
         let (topic, schema) = self.log.declared();
@@ -374,6 +377,7 @@ impl Appender {
     fn refuse(&mut self, group: Group, e: &WalError, mut dedup: Option<&mut Dedup>) {
         tracing::error!(topic = %self.log.name(), error = %e, "facts refused: the WAL can't be written");
         let text = refusal(e);
+        *self.refused.lock() = Some((Instant::now(), text.clone()));
         for (reply, _) in group.same_key {
             reply.send(Err(Error::Unavailable(text.clone()))).ok();
         }

@@ -1,6 +1,6 @@
 //! The streaming daemon: its topics, the loops that land and follow, and the pins that it chooses.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -25,7 +25,7 @@ use crate::failure::{Failure, Reason};
 use crate::gather::{Peers, TopicParts};
 use crate::intake::DeadLetterBound;
 use crate::kafka::KafkaSource;
-use crate::topic::TopicStream;
+use crate::topic::{TopicStream, Tried};
 use crate::wal::{RealFiles, WalLock, wal_id};
 use crate::wanted::{DeltaUse, Wanted, decide};
 
@@ -189,6 +189,10 @@ pub struct Daemon {
     waiting: parking_lot::Mutex<BTreeMap<String, Waiting>>,
     /// Set when the loops shall end.
     ending: watch::Sender<bool>,
+    /// Whether facts are taken. Read while a request is admitted and acknowledged.
+    open: tokio::sync::RwLock<bool>,
+    /// The same, for who does not wait.
+    is_open: AtomicBool,
     failure: Failure,
     threads: parking_lot::Mutex<Vec<std::thread::JoinHandle<()>>>,
     _lock: WalLock,
@@ -231,6 +235,8 @@ impl Daemon {
             wanted: parking_lot::Mutex::default(),
             waiting: parking_lot::Mutex::default(),
             ending: watch::Sender::new(false),
+            open: tokio::sync::RwLock::new(true),
+            is_open: AtomicBool::new(true),
             failure: Failure::default(),
             threads: parking_lot::Mutex::default(),
             _lock: lock,
@@ -485,23 +491,31 @@ impl Daemon {
     /// Runs the loops until [`Daemon::stop`], also those of topics that are opened meanwhile.
     pub async fn run(self: &Arc<Self>) {
         let mut tasks = JoinSet::new();
-        tasks.spawn(catalogue_loop(self.clone()));
+        let mut names = HashMap::new();
+        let following = tasks.spawn(catalogue_loop(self.clone()));
+        names.insert(following.id(), "follows the catalogue".to_owned());
         let mut running = BTreeSet::new();
         let mut opened = self.opened.subscribe();
         loop {
             opened.borrow_and_update();
             for (name, stream) in self.topics().iter() {
                 if running.insert(name.clone()) {
-                    tasks.spawn(land_loop(self.clone(), stream.clone()));
-                    tasks.spawn(follow_loop(self.clone(), stream.clone()));
+                    let landing = tasks.spawn(land_loop(self.clone(), stream.clone()));
+                    names.insert(landing.id(), format!("lands topic `{name}`"));
+                    let following = tasks.spawn(follow_loop(self.clone(), stream.clone()));
+                    names.insert(following.id(), format!("follows topic `{name}`"));
                 }
             }
             tokio::select! {
-                ended = tasks.join_next() => match ended {
-                    None => return,
-                    Some(Ok(())) => {}
-                    Some(Err(e)) => {
-                        let text = format!("a loop that lands or follows ended: {e}");
+                ended = tasks.join_next_with_id() => {
+                    let (id, why) = match ended {
+                        None => return,
+                        Some(Ok((id, ()))) => (id, "by itself".to_owned()),
+                        Some(Err(e)) => (e.id(), e.to_string()),
+                    };
+                    let name = names.remove(&id).unwrap_or_default();
+                    if !*self.ending.borrow() {
+                        let text = format!("the loop that {name} ended: {why}");
                         self.failure.report(Reason::Defect(text));
                     }
                 },
@@ -521,22 +535,81 @@ impl Daemon {
         self.failure.get()
     }
 
-    /// Ends the loops and lands what is acknowledged. Intake must have ended. After a failure
-    /// nothing is landed: that is left to the next start, which trusts nothing but the WAL.
-    pub async fn stop(&self) -> Result<()> {
-        self.ending.send_replace(true);
-        // A thread that waits for storage may be in the middle of something.
-        tokio::task::block_in_place(|| self.sources().values().for_each(|s| s.stop()));
+    /// An error where no facts are taken any more.
+    ///
+    /// # Errors
+    /// `Unavailable` once the daemon stops.
+    pub(crate) fn check_intake(&self) -> Result<()> {
+        match self.is_open.load(Ordering::Acquire) {
+            true => Ok(()),
+            false => Err(Error::Unavailable(
+                "the daemon is stopping and takes no more facts; send them to another one, or again in a moment"
+                    .into(),
+            )),
+        }
+    }
+
+    /// Enters the door for one request; whoever closes it waits for those that are inside.
+    ///
+    /// # Errors
+    /// As [`Daemon::check_intake`].
+    pub(crate) async fn enter(&self) -> Result<tokio::sync::RwLockReadGuard<'_, bool>> {
+        let open = self.open.read().await;
+        self.check_intake().map(|()| open)
+    }
+
+    /// Takes no more facts, and waits until those that are being admitted are acknowledged, until
+    /// a time at most. Landing goes on meanwhile, because some of them may wait for that.
+    pub async fn close_intake(&self, until: tokio::time::Instant) {
+        self.is_open.store(false, Ordering::Release);
+        if let Ok(mut open) = tokio::time::timeout_at(until, self.open.write()).await {
+            *open = false;
+        }
+    }
+
+    /// Ends the loops and lands what is acknowledged, each topic whatever becomes of the others.
+    /// Intake must have been closed. After a failure nothing is landed: that is left to the next
+    /// start, which trusts nothing but the WAL.
+    ///
+    /// # Errors
+    /// Those of the first topic that did not land; what it holds stays in the WAL.
+    pub async fn stop(self: &Arc<Self>) -> Result<()> {
+        self.close().await;
         if self.failure.get().is_some() {
             return Ok(());
         }
-        for stream in self.topics().values() {
-            while stream.has_unlanded() {
-                stream.land().await?;
+        let mut landings = JoinSet::new();
+        for stream in self.topics().values().cloned() {
+            landings.spawn(async move {
+                while stream.has_unlanded() {
+                    stream.land().await?;
+                }
+                Ok(())
+            });
+        }
+        let mut failed = None;
+        while let Some(ended) = landings.join_next().await {
+            let ended = ended.unwrap_or_else(|e| Err(Error::Internal(format!("a landing: {e}"))));
+            if let Err(e) = ended {
+                tracing::error!(error = %e, "a topic has not landed; its facts stay in the WAL");
+                failed.get_or_insert(e);
             }
+        }
+        if let Some(e) = failed {
+            return Err(e);
         }
         self.options.stop.store(true, Ordering::Relaxed);
         self.bounds.spill().clear()
+    }
+
+    /// Ends the loops and the reading of sources, and lands nothing.
+    pub async fn close(self: &Arc<Self>) {
+        self.is_open.store(false, Ordering::Release);
+        self.ending.send_replace(true);
+        // A thread that waits for storage may be in the middle of something.
+        let sources = self.sources();
+        let stopping = tokio::task::spawn_blocking(move || sources.values().for_each(|s| s.stop()));
+        stopping.await.ok();
     }
 
     /// The threads that append to WALs; they end when the daemon is dropped.
@@ -565,7 +638,7 @@ async fn land_loop(daemon: Arc<Daemon>, stream: Arc<TopicStream>) {
         // What piled up during a landing lands at once.
         loop {
             let landed = stream.land().await.map(|_| ());
-            stream.note_trouble("landing", &landed);
+            stream.note_trouble(Tried::Landing, &landed);
             if landed.is_err() || !stream.is_landing_due() {
                 break;
             }
@@ -576,7 +649,7 @@ async fn land_loop(daemon: Arc<Daemon>, stream: Arc<TopicStream>) {
 async fn follow_loop(daemon: Arc<Daemon>, stream: Arc<TopicStream>) {
     while daemon.goes_on(FOLLOW_EVERY).await {
         let followed = stream.follow().await;
-        stream.note_trouble("following the log", &followed);
+        stream.note_trouble(Tried::Following, &followed);
     }
 }
 

@@ -45,19 +45,21 @@ pub const IDEMPOTENCY_KEY: &str = "idempotency-key";
 /// Where a daemon is asked by others for what it holds. Its form may change with any version.
 pub const DELTA: &str = "/delta";
 
+/// Bytes that a question for it may have.
+const DELTA_BYTES: usize = 4 << 20;
+
 /// The content type of what it answers.
 pub const HELD: &str = "application/vnd.anabranch.delta";
 
 /// The routes of this layer.
 pub fn router(daemon: Arc<Daemon>) -> Router {
-    let limit = usize::try_from(daemon.options().max_request_bytes).unwrap_or(usize::MAX);
     let room = RequestRoom::new(daemon.options());
-    let bounded = axum::middleware::from_fn_with_state(room, within_room);
+    let bound = (room, daemon.options().max_request_bytes);
+    let bounded = axum::middleware::from_fn_with_state(bound, within_room);
     Router::new()
         .route("/topics/{topic}", post(write).layer(bounded))
         .route("/topics/{topic}/ingested/{id}", get(ingested))
-        .route(DELTA, post(delta))
-        .layer(DefaultBodyLimit::max(limit))
+        .route(DELTA, post(delta).layer(DefaultBodyLimit::max(DELTA_BYTES)))
         .with_state(daemon)
 }
 
@@ -94,6 +96,9 @@ async fn write(
     headers: HeaderMap,
     body: Body,
 ) -> Response {
+    if let Err(e) = daemon.check_intake() {
+        return refuse(&e);
+    }
     let limit = daemon.options().max_request_bytes;
     let body = match read_body(body, &taken, limit).await {
         Ok(body) => body,
@@ -103,6 +108,11 @@ async fn write(
         Ok(Query(query)) => query,
         Err(e) => return refuse(&Error::Invalid(format!("the request's address: {e}"))),
     };
+    // Whoever stops waits for those that have come so far.
+    let _open = match daemon.enter().await {
+        Ok(open) => open,
+        Err(e) => return refuse(&e),
+    };
     match accept(&daemon, &topic, query, &headers, body, taken).await {
         Ok(outcome) => acknowledge(&outcome),
         Err(e) => refuse(&e),
@@ -110,14 +120,10 @@ async fn write(
 }
 
 /// The answer to a request whose body could not be read to its end: nothing of it was admitted.
-fn unread(e: Unread, limit: u64) -> Response {
+pub(crate) fn unread(e: Unread, limit: u64) -> Response {
     let (status, text) = match e {
         Unread::NoRoom(e) => return refuse(&e),
         Unread::TooLarge => (StatusCode::PAYLOAD_TOO_LARGE, too_large(limit)),
-        Unread::Slow => (
-            StatusCode::REQUEST_TIMEOUT,
-            "the body did not come; send it again".to_owned(),
-        ),
         Unread::Broken(why) => (
             StatusCode::BAD_REQUEST,
             format!("the body could not be read; send it again: {why}"),

@@ -143,6 +143,13 @@ impl KafkaSource {
     }
 }
 
+impl Drop for KafkaSource {
+    fn drop(&mut self) {
+        // Its thread ends soon, and nobody is there to wait for it.
+        self.stop.store(true, Ordering::Relaxed);
+    }
+}
+
 /// What a gap is to its reader.
 fn gap_text(topic: &str, partition: PartitionId, gap: OffsetRange) -> String {
     format!(

@@ -35,6 +35,6 @@ pub use kafka::{KafkaSource, KafkaState, PartitionLag};
 pub use lately::Lately;
 pub use payload::{FactPiece, Payload};
 pub use requests::{KeptAnswer, KeptRequest, RequestKey};
-pub use topic::{IngestChunk, RefusedRecord, TopicStream, WriteOutcome};
+pub use topic::{IngestChunk, RefusedRecord, TopicStream, Tried, WriteOutcome};
 pub use unlanded::Unlanded;
 pub use wanted::{DeltaUse, Wanted};

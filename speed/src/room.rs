@@ -1,26 +1,26 @@
-//! The bound of what requests in flight take: bodies are taken in only while there is room, and
-//! looked through in turn.
+//! The bound of what requests in flight take: room is taken for what has come of a body, never for
+//! what it is said to have, and bodies are looked through in turn. How fast they have to come is
+//! the server's.
 
 use std::num::NonZero;
 use std::sync::{Arc, LazyLock};
 use std::time::Duration;
 
 use anabranch_shared::{Error, Result, blocking};
-use axum::body::{Body, Bytes};
+use axum::body::{Body, Bytes, HttpBody};
 use axum::extract::{Request, State};
 use axum::http::header;
 use axum::middleware::Next;
 use axum::response::Response;
-use bytes::BytesMut;
 use futures::StreamExt;
 use parking_lot::Mutex;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use crate::daemon::DaemonOptions;
-use crate::http::refuse;
+use crate::http::unread;
 
-/// How long nothing of a body may come: it takes room from others meanwhile.
-const IDLE: Duration = Duration::from_secs(30);
+/// Memory that is taken first for a body, in bytes.
+const FIRST_BYTES: usize = 16 << 10;
 
 /// Room is counted in units of so many bytes.
 const UNIT_BYTES: u64 = 1_024;
@@ -135,21 +135,22 @@ impl Taken {
     }
 }
 
-/// Answers 503 where there is no room for a request's body, before it is read.
+/// Answers 413 to a request that says itself that its body is too large; gives others a claim on
+/// the room, which is taken as their bodies come.
 pub(crate) async fn within_room(
-    State(room): State<RequestRoom>,
+    State((room, limit)): State<(RequestRoom, u64)>,
     mut request: Request,
     next: Next,
 ) -> Response {
     let length = request.headers().get(header::CONTENT_LENGTH);
-    let length = length.and_then(|v| v.to_str().ok()?.trim().parse().ok());
+    let length: Option<u64> = length.and_then(|v| v.to_str().ok()?.trim().parse().ok());
+    if length.is_some_and(|length| length > limit) {
+        return unread(Unread::TooLarge, limit);
+    }
     let taken = Taken {
         room,
         permit: Mutex::default(),
     };
-    if let Err(e) = taken.grow(length.unwrap_or(0)) {
-        return refuse(&e);
-    }
     request.extensions_mut().insert(Arc::new(taken));
     next.run(request).await
 }
@@ -159,8 +160,6 @@ pub(crate) async fn within_room(
 pub(crate) enum Unread {
     /// It has more bytes than a request may have.
     TooLarge,
-    /// Nothing of it came for too long.
-    Slow,
     /// The connection or its coding broke.
     Broken(String),
     /// There is no room for it.
@@ -173,21 +172,30 @@ pub(crate) async fn read_body(
     taken: &Taken,
     limit: u64,
 ) -> std::result::Result<Bytes, Unread> {
+    // What it is said to have bounds what is taken ahead, and takes nothing itself.
+    let stated = body.size_hint().exact().unwrap_or(limit).min(limit);
+    let stated = usize::try_from(stated).unwrap_or(usize::MAX);
     let mut chunks = body.into_data_stream();
-    let mut whole = BytesMut::new();
-    loop {
-        let next = tokio::time::timeout(IDLE, chunks.next()).await;
-        let Some(chunk) = next.map_err(|_| Unread::Slow)? else {
-            return Ok(whole.freeze());
-        };
+    let mut whole = Vec::new();
+    while let Some(chunk) = chunks.next().await {
         let chunk = chunk.map_err(|e| Unread::Broken(e.to_string()))?;
-        let bytes = (whole.len() + chunk.len()) as u64;
-        if bytes > limit {
+        let bytes = whole.len() + chunk.len();
+        if bytes as u64 > limit {
             return Err(Unread::TooLarge);
         }
-        taken.grow(bytes).map_err(Unread::NoRoom)?;
+        if bytes > whole.capacity() {
+            // A half more at a time, so that it holds little more than what came. While it grows,
+            // what it was and what it will be are both there.
+            let held = whole.capacity();
+            let ahead = (held + held / 2).max(FIRST_BYTES).min(stated);
+            let grown = bytes.max(ahead);
+            taken.grow((grown + held) as u64).map_err(Unread::NoRoom)?;
+            whole.reserve_exact(grown - whole.len());
+            taken.settle(grown as u64);
+        }
         whole.extend_from_slice(&chunk);
     }
+    Ok(whole.into())
 }
 
 #[cfg(test)]

@@ -1,8 +1,9 @@
 //! One topic of a daemon: admission, the WAL's appender, the landing loop, and the deltas of the
 //! topic's views.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use anabranch_shared::settings::{Ack, FieldSettings, UnknownFields};
 use anabranch_shared::{
@@ -38,6 +39,30 @@ mod relief;
 
 /// Requests that may wait for the appender.
 const WAITING_REQUESTS: usize = 1_024;
+
+/// What a topic tries again and again.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Tried {
+    /// To land its facts.
+    Landing,
+    /// To follow its log.
+    Following,
+}
+
+impl Tried {
+    fn name(self) -> &'static str {
+        match self {
+            Self::Landing => "landing",
+            Self::Following => "following the log",
+        }
+    }
+}
+
+/// For so long it is believed that the WAL takes nothing after it last took nothing.
+const REFUSED_FOR: Duration = Duration::from_secs(10);
+
+/// With less room on its disk it is believed for longer.
+const LEAST_FREE_BYTES: u64 = 4 << 20;
 
 /// A chunk of an ingested file.
 #[derive(Clone, Debug)]
@@ -130,7 +155,10 @@ pub struct TopicStream {
     known: Arc<Mutex<Requests>>,
     dead_letter_bound: DeadLetterBound,
     intake: Mutex<Intake>,
-    landing_trouble: Mutex<Option<String>>,
+    /// Why landing, or following the log, failed when it was last tried.
+    troubles: Mutex<BTreeMap<Tried, String>>,
+    /// Why the WAL took nothing when it was last to, and when that was.
+    refused: Arc<Mutex<Option<(Instant, String)>>>,
     /// Up to where answers with what other daemons hold have gone: no later one is to go less far
     /// without a look at the log.
     pub(crate) answered: Mutex<Offsets>,
@@ -197,6 +225,7 @@ impl TopicStream {
         // comes that could land and cut it.
         requests.try_send(WriteRequest::Cut(landed)).ok();
         let delta = Arc::new(Mutex::new(delta));
+        let refused = Arc::new(Mutex::default());
         let appender = Appender {
             log: log.clone(),
             partition,
@@ -207,6 +236,7 @@ impl TopicStream {
             dedup: dedup.clone(),
             known: known.clone(),
             key_log,
+            refused: refused.clone(),
             now_us: options.now_us,
         };
         let thread = std::thread::Builder::new()
@@ -238,7 +268,8 @@ impl TopicStream {
             known,
             dead_letter_bound: settings.dead_letter_bound,
             intake: Mutex::default(),
-            landing_trouble: Mutex::default(),
+            troubles: Mutex::default(),
+            refused,
             answered: Mutex::default(),
             asked_at_ms: std::sync::atomic::AtomicI64::new(i64::MIN),
         };
@@ -463,26 +494,47 @@ impl TopicStream {
         })
     }
 
-    /// Why facts do not land, where the last try failed; it is tried again.
+    /// Why facts do not land, or why the log can't be followed, where the last try failed; it is
+    /// tried again.
     pub fn landing_trouble(&self) -> Option<String> {
-        self.landing_trouble.lock().clone()
+        self.trouble(Tried::Landing)
+            .or_else(|| self.trouble(Tried::Following))
+    }
+
+    /// Why one of the two failed when it was last tried.
+    pub fn trouble(&self, tried: Tried) -> Option<String> {
+        self.troubles.lock().get(&tried).cloned()
+    }
+
+    /// Why the topic takes no facts, as far as is known: memory for them is full, or the WAL took
+    /// nothing a moment ago, or its disk still has no room.
+    pub fn intake_trouble(&self) -> Option<String> {
+        if let Err(e) = self.check_memory() {
+            return Some(e.to_string());
+        }
+        let (at, why) = self.refused.lock().clone()?;
+        let lasts = at.elapsed() < REFUSED_FOR || free_bytes(&self.options.wal) < LEAST_FREE_BYTES;
+        lasts.then_some(why)
     }
 
     /// Notes how a try to land or to follow the log ended. The same trouble is logged once.
-    pub(crate) fn note_trouble(&self, doing: &str, tried: &Result<()>) {
-        let trouble = tried.as_ref().err().map(|e| format!("{doing}: {e}"));
-        let mut last = self.landing_trouble.lock();
+    pub(crate) fn note_trouble(&self, doing: Tried, tried: &Result<()>) {
         let topic = self.name();
-        match (&trouble, last.as_ref()) {
-            (Some(now), Some(before)) if now == before => {}
-            (Some(now), _) => tracing::error!(%topic, error = %now, "trouble; it is tried again"),
-            (None, Some(before)) if before.starts_with(doing) => {
-                tracing::info!(%topic, "{doing}: it goes on");
+        let mut troubles = self.troubles.lock();
+        match tried {
+            Ok(()) => {
+                if troubles.remove(&doing).is_some() {
+                    tracing::info!(%topic, "{}: it goes on", doing.name());
+                }
             }
-            // What the other one of the two has seen stays.
-            (None, _) => return,
+            Err(e) => {
+                let now = format!("{}: {e}", doing.name());
+                if troubles.get(&doing) != Some(&now) {
+                    tracing::error!(%topic, error = %now, "trouble; it is tried again");
+                    troubles.insert(doing, now);
+                }
+            }
         }
-        *last = trouble;
     }
 
     /// Counts records that were acknowledged.
@@ -557,6 +609,12 @@ impl TopicStream {
             .get(name)
             .map(|v| v.master.generation())
     }
+}
+
+/// How much room a disk has, in bytes; much where that can't be said.
+fn free_bytes(dir: &std::path::Path) -> u64 {
+    let told = rustix::fs::statvfs(dir);
+    told.map_or(u64::MAX, |t| t.f_bavail.saturating_mul(t.f_frsize))
 }
 
 /// Admission to a topic.

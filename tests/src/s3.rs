@@ -185,6 +185,7 @@ pub fn bucket_settings(place: &str, endpoint: &str) -> StorageSettings {
         orphan_grace: std::time::Duration::from_secs(86_400),
         compact_below_bytes: None,
         compact_to_bytes: 1,
+        mode: 0o640,
     }
 }
 

@@ -12,6 +12,7 @@ mod crash;
 mod damage;
 mod dead_letters;
 mod dedup;
+mod door;
 mod evolution;
 mod export;
 mod faults;

@@ -1,7 +1,6 @@
 //! `anabranch speed` and `anabranch up`: the streaming daemon, alone or with the scheduler.
 
 use std::collections::BTreeMap;
-use std::future::IntoFuture;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -13,18 +12,28 @@ use anabranch_speed::{Daemon, DaemonOptions, DedupStatus, IntakeCount, TopicOpti
 use async_trait::async_trait;
 use axum::Json;
 use axum::Router;
-use axum::extract::{Path, State};
+use axum::extract::{Path, RawQuery, State};
 use axum::http::StatusCode;
+use axum::middleware::from_fn_with_state;
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
+use parking_lot::Mutex;
 use tokio::net::TcpListener;
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
 
+use self::ready::{AttentionKind, Node, Readiness};
 use crate::commands::status::DaemonStatus;
-use crate::commands::{maintain, schedule, verify};
+use crate::commands::{end_at_once, maintain, schedule, verify};
 use crate::context::{Context, now_us, threads};
+use crate::door::Door;
+use crate::door::guard::{Guard, guard};
 use crate::peers::{PEERS, PeerList};
 use crate::presence::Address;
+use crate::tasks::Tasks;
 use crate::verify::Part;
+
+mod ready;
 
 /// The daemon's pins, and the tables that belong to the project.
 #[derive(Debug)]
@@ -115,7 +124,11 @@ struct Health {
     storage: Storage,
     id: String,
     peers: Arc<PeerList>,
+    node: Arc<Node>,
 }
+
+/// The task that serves HTTP: without it a daemon is of no use.
+const HTTP: &str = "http";
 
 /// Pieces that a view's delta may have: each costs a query about a microsecond a state.
 const MOST_PIECES: usize = 24;
@@ -129,14 +142,13 @@ const LOOK_EVERY: std::time::Duration = std::time::Duration::from_millis(200);
 /// Of how many such looks one reads the project again.
 const READ_EVERY: u32 = 25;
 
-/// How long requests in flight may take to end once the daemon can't go on.
-const DRAIN: std::time::Duration = std::time::Duration::from_secs(5);
-
-/// Runs the daemon until SIGINT or SIGTERM: stops intake, drains, lands, stops answering.
+/// Runs the daemon until SIGINT or SIGTERM, and then stops it in order: takes no more facts, lands
+/// each topic, withdraws the address, ends the answers; all within `shutdown_timeout`. A second
+/// signal ends the process at once.
 ///
 /// # Errors
 /// Besides what opening and landing give: why the daemon could not go on, once a thread or a loop
-/// of it has ended by itself.
+/// of it has ended by itself; which tasks of it had ended before; that stopping took too long.
 pub async fn run(context: &Context, with_scheduler: bool) -> Result<()> {
     let begun = std::time::Instant::now();
     let mut signal = Box::pin(stop_signal());
@@ -147,29 +159,205 @@ pub async fn run(context: &Context, with_scheduler: bool) -> Result<()> {
             return Ok(());
         }
     };
-    let http = &context.project.daemon.http;
-    let listener = TcpListener::bind(http).await.map_err(|e| {
-        Error::Unavailable(format!(
-            "can't listen on `{http}` (`http` in `[daemon]`): {e}"
-        ))
-    })?;
-    let local = listener.local_addr().map_err(|e| Error::io(http, e))?;
-    let address = Address::new(context, local)?;
-    let peers = PeerList::new(
-        &context.storage,
-        daemon.wal(),
-        context.project.daemon.peer_timeout,
-    )?;
-    let peers = Arc::new(peers);
-    let sql = Arc::new(service(context, &daemon)?);
-    let health = Health {
-        context: context.clone(),
-        sql: sql.clone(),
-        daemon: daemon.clone(),
-        storage: context.storage.clone(),
-        id: address.id.clone(),
-        peers: peers.clone(),
+    let running = match Running::start(context, &daemon, with_scheduler).await {
+        Ok(running) => running,
+        Err(e) => {
+            daemon.close().await;
+            return Err(e);
+        }
     };
+    let recovered = daemon
+        .topics()
+        .values()
+        .map(|s| s.with_delta(|d| d.unlanded.facts()))
+        .sum::<usize>();
+    tracing::info!(http = %running.local, unlanded_facts = recovered, ready_ms = begun.elapsed().as_millis() as u64, "ready");
+    let http = running.http.clone();
+    tokio::select! {
+        () = signal => {}
+        e = daemon.failed() => tracing::error!(error = %e, "the daemon can't go on"),
+        () = http.missed(HTTP) => {}
+    }
+    let again = stop_signal();
+    // Beside what stops, so that nothing of that can keep it.
+    tokio::spawn(async {
+        again.await;
+        end_at_once()
+    });
+    running.stop(context, &daemon).await
+}
+
+/// A daemon that serves, and what belongs to it.
+///
+/// Its tasks stop in this order: `tasks` while facts land, `loops` after that, `http` last.
+struct Running {
+    local: std::net::SocketAddr,
+    address: Address,
+    peers: Arc<PeerList>,
+    node: Arc<Node>,
+    tasks: Arc<Tasks>,
+    /// Land and follow; the daemon itself ends them.
+    loops: Arc<Tasks>,
+    http: Arc<Tasks>,
+}
+
+impl Running {
+    /// Listens, makes the daemon known, and starts its tasks. Where that fails nothing is left of
+    /// it but the daemon, which is the caller's to close.
+    async fn start(context: &Context, daemon: &Arc<Daemon>, with_scheduler: bool) -> Result<Self> {
+        let http = &context.project.daemon.http;
+        let listener = TcpListener::bind(http).await.map_err(|e| {
+            Error::Unavailable(format!(
+                "can't listen on `{http}` (`http` in `[daemon]`): {e}"
+            ))
+        })?;
+        let local = listener.local_addr().map_err(|e| Error::io(http, e))?;
+        let address = Address::new(context, local)?;
+        let peers = PeerList::new(
+            &context.storage,
+            daemon.wal(),
+            context.project.daemon.peer_timeout,
+        )?;
+        let peers = Arc::new(peers);
+        let sql = Arc::new(service(context, daemon)?);
+        let (stop, closing) = (CancellationToken::new(), CancellationToken::new());
+        let tasks = Arc::new(Tasks::new(stop.clone()));
+        let loops = Arc::new(Tasks::new(CancellationToken::new()));
+        let serving = Arc::new(Tasks::new(closing.clone()));
+        let door = Door::new(&context.project.http);
+        let renewal = Arc::default();
+        let node = Arc::new(Node {
+            daemon: daemon.clone(),
+            tasks: [tasks.clone(), loops.clone(), serving.clone()],
+            renewal: Arc::clone(&renewal),
+            connections: door.connections().clone(),
+            peers: peers.clone(),
+            failed_jobs: Mutex::default(),
+            is_stopping: AtomicBool::new(false),
+        });
+        let health = Health {
+            context: context.clone(),
+            sql: sql.clone(),
+            daemon: daemon.clone(),
+            storage: context.storage.clone(),
+            id: address.id.clone(),
+            peers: peers.clone(),
+            node: node.clone(),
+        };
+        let app = router(health, daemon, sql).layer(from_fn_with_state(
+            Arc::new(Guard::new(&context.project)),
+            guard,
+        ));
+        address.publish(&context.storage).await?;
+        // Who is there is known before anything is acknowledged, and they know of this one.
+        if let Err(e) = peers.look(daemon).await {
+            if let Err(e) = address.withdraw(&context.storage).await {
+                tracing::warn!(error = %e, "the daemon's address stays in the storage");
+            }
+            return Err(e);
+        }
+        daemon.set_peers(peers.clone());
+        peers.announce().await;
+        serving.spawn(HTTP, async move {
+            door.serve(listener, app, closing).await;
+            Ok(())
+        });
+        loops.spawn("landing", {
+            let daemon = daemon.clone();
+            async move {
+                daemon.run().await;
+                Ok(())
+            }
+        });
+        tasks.spawn_endless("notes", refresh_notes(context.clone(), daemon.clone()));
+        tasks.spawn_endless("upkeep", maintain::run(context.clone(), stop.clone()));
+        tasks.spawn_endless("jobs", node.clone().watch_jobs(context.clone()));
+        tasks.spawn_endless("peers", peers.clone().keep(daemon.clone()));
+        tasks.spawn("presence", {
+            let kept = address.clone();
+            let kept = kept.keep(context.clone(), daemon.clone(), renewal, stop.clone());
+            async move {
+                kept.await;
+                Ok(())
+            }
+        });
+        match with_scheduler {
+            true => {
+                let own = Some(daemon.clone());
+                tasks.spawn("scheduler", schedule::run(context.clone(), own, stop));
+            }
+            false => {
+                let telling = crate::asked::tell(context.clone(), daemon.clone());
+                tasks.spawn_endless("asking for refreshes", telling);
+            }
+        }
+        Ok(Self {
+            local,
+            address,
+            peers,
+            node,
+            tasks,
+            loops,
+            http: serving,
+        })
+    }
+
+    /// Stops all in order.
+    async fn stop(self, context: &Context, daemon: &Arc<Daemon>) -> Result<()> {
+        let timeout = context.project.daemon.shutdown_timeout;
+        let begun = Instant::now();
+        let by = |share: f64| begun + timeout.mul_f64(share);
+        tracing::info!("stopping: no more intake, landing the rest");
+        self.node.is_stopping.store(true, Ordering::Relaxed);
+        self.loops.expect_end();
+        daemon.close_intake(by(0.3)).await;
+        let landing = tokio::time::timeout_at(by(0.7), daemon.stop());
+        let (late, landed) = tokio::join!(self.tasks.stop(by(0.7)), landing);
+        let late = [late, self.loops.stop(by(0.75)).await].concat();
+        let stopped = landed.unwrap_or_else(|_| {
+            Err(Error::Unavailable(format!(
+                "not all facts landed within `shutdown_timeout` ({}, in `[daemon]`); they stay in the WAL, and the next start lands them",
+                humantime::format_duration(timeout)
+            )))
+        });
+        let withdrawing = async {
+            let withdrawn = self.address.withdraw(&context.storage).await;
+            if withdrawn.is_ok() {
+                self.peers.announce().await;
+            }
+            withdrawn
+        };
+        let withdrawn = tokio::time::timeout_at(by(0.85), withdrawing).await;
+        let withdrawn = withdrawn.unwrap_or_else(|_| {
+            let text = "the daemon's address could not be withdrawn in time; others take it for silent until it starts again";
+            Err(Error::Unavailable(text.into()))
+        });
+        let cut_off = self.http.stop(by(1.0)).await;
+        if !cut_off.is_empty() {
+            tracing::warn!("answers that were not read in time were cut off");
+        }
+        if !late.is_empty() {
+            tracing::warn!(
+                tasks = late.join(", "),
+                "did not stop in time and were left off"
+            );
+        }
+        if let Some(failure) = daemon.failure() {
+            return Err(failure);
+        }
+        stopped?;
+        withdrawn?;
+        let groups = [&self.tasks, &self.loops, &self.http];
+        if let Some(e) = groups.into_iter().find_map(|tasks| tasks.failure()) {
+            return Err(e);
+        }
+        tracing::info!("stopped; everything acknowledged has landed");
+        Ok(())
+    }
+}
+
+/// What a daemon serves.
+fn router(health: Health, daemon: &Arc<Daemon>, sql: Arc<SqlService>) -> Router {
     let own = Router::new()
         .route("/health", get(healthy))
         .route("/ready", get(ready))
@@ -178,77 +366,8 @@ pub async fn run(context: &Context, with_scheduler: bool) -> Result<()> {
         .route("/verify/{view}", post(verify_own))
         .route(PEERS, post(look_for_peers))
         .with_state(health);
-    let app = own
-        .merge(anabranch_speed::router(daemon.clone()))
-        .merge(anabranch_serving::router(sql));
-    address.publish(&context.storage).await?;
-    // Who is there is known before anything is acknowledged, and they know of this one.
-    peers.look(&daemon).await?;
-    daemon.set_peers(peers.clone());
-    peers.announce().await;
-    let recovered = daemon
-        .topics()
-        .values()
-        .map(|s| s.with_delta(|d| d.unlanded.facts()))
-        .sum::<usize>();
-    tracing::info!(http = %local, unlanded_facts = recovered, ready_ms = begun.elapsed().as_millis() as u64, "ready");
-    let loops = tokio::spawn({
-        let daemon = daemon.clone();
-        async move { daemon.run().await }
-    });
-    let stop = Arc::new(AtomicBool::new(false));
-    let notes = tokio::spawn(refresh_notes(context.clone(), daemon.clone()));
-    let upkeep = tokio::spawn(maintain::run(context.clone()));
-    let present = tokio::spawn(address.clone().keep(context.clone(), daemon.clone()));
-    let looking = tokio::spawn(peers.clone().keep(daemon.clone()));
-    let scheduler = with_scheduler.then(|| {
-        let own = Some(daemon.clone());
-        tokio::spawn(schedule::run(context.clone(), own, stop.clone()))
-    });
-    let telling = (!with_scheduler)
-        .then(|| tokio::spawn(crate::asked::tell(context.clone(), daemon.clone())));
-    let stopping = {
-        let daemon = daemon.clone();
-        async move {
-            tokio::select! {
-                () = signal => {}
-                e = daemon.failed() => tracing::error!(error = %e, "the daemon can't go on"),
-            }
-        }
-    };
-    let served = tokio::select! {
-        served = axum::serve(listener, app).with_graceful_shutdown(stopping).into_future() => served,
-        () = async {
-            daemon.failed().await;
-            tokio::time::sleep(DRAIN).await;
-        } => Ok(()),
-    };
-    tracing::info!("stopping: no more intake, landing the rest");
-    stop.store(true, Ordering::Relaxed);
-    notes.abort();
-    upkeep.abort();
-    present.abort();
-    telling.inspect(tokio::task::JoinHandle::abort);
-    looking.abort();
-    // A renewal under way must not come after the withdrawal.
-    present.await.ok();
-    if let Some(scheduler) = scheduler {
-        scheduler.await.ok();
-    }
-    let stopped = daemon.stop().await;
-    loops.await.ok();
-    let withdrawn = address.withdraw(&context.storage).await;
-    if withdrawn.is_ok() {
-        peers.announce().await;
-    }
-    if let Some(failure) = daemon.failure() {
-        return Err(failure);
-    }
-    withdrawn?;
-    served.map_err(|e| Error::io(http, e))?;
-    stopped?;
-    tracing::info!("stopped; everything acknowledged has landed");
-    Ok(())
+    own.merge(anabranch_speed::router(daemon.clone()))
+        .merge(anabranch_serving::router(sql))
 }
 
 /// Keeps true what the daemon says of edited views, and which topics it is to open once they are
@@ -258,6 +377,7 @@ async fn refresh_notes(context: Context, daemon: Arc<Daemon>) {
     loop {
         tokio::time::sleep(LOOK_EVERY).await;
         looks += 1;
+        fail::fail_point!("task-of-notes");
         let moved = context.catalogue.current().number != daemon.noted();
         if !moved && !looks.is_multiple_of(READ_EVERY) {
             continue;
@@ -303,30 +423,40 @@ async fn healthy(State(health): State<Health>) -> impl IntoResponse {
     Json(serde_json::json!({ "status": "ok", "id": health.id, "pid": std::process::id() }))
 }
 
-/// The daemon is ready once it listens. A view that fails stops itself alone, so it is named and nothing more. A topic
-/// most of whose input became dead letters is red: something is wrong before it. So is one whose source has stopped.
-async fn ready(State(health): State<Health>) -> impl IntoResponse {
+/// Red is a node that can't take facts or can't answer at all; also a topic most of whose input
+/// became dead letters, because something is wrong before it, and one whose source has stopped.
+/// What only needs attention is named, and is red with `?strict`.
+async fn ready(State(health): State<Health>, RawQuery(query): RawQuery) -> impl IntoResponse {
     let failing = health.daemon.views_that_fail();
-    let (topics, sources) = (health.daemon.topics(), health.daemon.sources());
-    let mut red: BTreeMap<&String, String> = topics
-        .iter()
-        .filter_map(|(name, stream)| Some((name, stream.too_many_dead()?)))
-        .collect();
-    red.extend(
-        sources
-            .iter()
-            .filter_map(|(name, source)| Some((name, source.state().stopped?))),
-    );
-    let status = match red.is_empty() {
+    let Readiness { red, attention } = health.node.readiness();
+    let topics_red = topics_red(&health.daemon);
+    let is_strict =
+        query.is_some_and(|q| q.split('&').any(|p| p == "strict" || p == "strict=true"));
+    let is_ready = red.is_empty() && topics_red.is_empty() && (attention.is_empty() || !is_strict);
+    let status = match is_ready {
         true => StatusCode::OK,
         false => StatusCode::SERVICE_UNAVAILABLE,
     };
+    let attention: Vec<String> = attention.into_iter().map(|a| a.text).collect();
     let body = serde_json::json!({
-        "ready": red.is_empty(), "topics_red": red, "views_that_fail": failing,
+        "ready": is_ready, "red": red, "topics_red": topics_red, "attention": attention,
+        "views_that_fail": failing,
         "topics_untaken": health.daemon.untaken(),
         "notes": health.daemon.notes(),
     });
     (status, Json(body))
+}
+
+/// The topics with too many dead letters, and those whose source has stopped, and why.
+fn topics_red(daemon: &Daemon) -> BTreeMap<String, String> {
+    let (topics, sources) = (daemon.topics(), daemon.sources());
+    let dead = topics
+        .iter()
+        .filter_map(|(name, stream)| Some((name.clone(), stream.too_many_dead()?)));
+    let stopped = sources
+        .iter()
+        .filter_map(|(name, source)| Some((name.clone(), source.state().stopped?)));
+    dead.chain(stopped).collect()
 }
 
 /// Compares this daemon's answer of a view with a recompute, both under one of its pins.
@@ -359,7 +489,10 @@ async fn look_for_peers(State(health): State<Health>) -> StatusCode {
 
 /// What `anabranch status` asks for.
 async fn status(State(health): State<Health>) -> impl IntoResponse {
-    Json(DaemonStatus::of(&health.daemon))
+    Json(DaemonStatus {
+        ended_tasks: health.node.ended_tasks(),
+        ..DaemonStatus::of(&health.daemon)
+    })
 }
 
 /// Adds a metric of some kind, with the labels and values of its rows, to a text.
@@ -569,8 +702,60 @@ async fn metrics(State(health): State<Health>) -> String {
         "Landed offsets past the view's boundary",
         behind,
     );
+    text += &node_metrics(&health);
     text += &peer_metrics(&health.peers);
     text + &storage_metrics(health.storage.requests())
+}
+
+/// Whether the node is ready, what of it needs attention, and its connections.
+fn node_metrics(health: &Health) -> String {
+    let mut text = String::new();
+    let Readiness { red, attention } = health.node.readiness();
+    let is_ready = red.is_empty() && topics_red(&health.daemon).is_empty();
+    let mut add = |kind: &str, name: &str, help: &str, value: f64| {
+        metric(&mut text, kind, name, help, vec![(String::new(), value)]);
+    };
+    add(
+        "gauge",
+        "anabranch_ready",
+        "1 where the node takes facts and answers",
+        f64::from(u8::from(is_ready)),
+    );
+    let connections = &health.node.connections;
+    add(
+        "gauge",
+        "anabranch_connections",
+        "Connections that are held",
+        connections.held() as f64,
+    );
+    add(
+        "counter",
+        "anabranch_connections_refused_total",
+        "Connections beyond the bounds, over which state alone was answered or nothing",
+        connections.refused() as f64,
+    );
+    let ended = health.node.ended_tasks().into_keys();
+    let ended = ended.map(|name| (format!("task={name:?}"), 1.0)).collect();
+    metric(
+        &mut text,
+        "gauge",
+        "anabranch_task_ended",
+        "1 for a task of the process that ended before it was stopped",
+        ended,
+    );
+    for kind in AttentionKind::ALL {
+        let (name, help) = kind.metric();
+        let of_kind = attention.iter().filter(|a| a.kind == kind);
+        let rows = of_kind.map(|a| {
+            let labels = a
+                .labels
+                .iter()
+                .map(|(key, value)| format!("{key}={value:?}"));
+            (labels.collect::<Vec<_>>().join(","), 1.0)
+        });
+        metric(&mut text, "gauge", name, help, rows.collect());
+    }
+    text
 }
 
 /// What was asked of the other daemons.

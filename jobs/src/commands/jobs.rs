@@ -137,6 +137,61 @@ pub async fn states(context: &Context, now: DateTime<Utc>) -> Result<Vec<JobStat
     Ok(states)
 }
 
+/// A job that failed when it last ran, and that nothing has made up for since.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct FailedJob {
+    pub(crate) view: String,
+    pub(crate) job: &'static str,
+    /// Whether it is a verification that found a difference.
+    pub(crate) differs: bool,
+    /// For people: what failed, when and why.
+    pub(crate) text: String,
+}
+
+/// The jobs of the project's views that failed when they last ran, from the history.
+pub(crate) async fn last_failures(context: &Context) -> Result<Vec<FailedJob>> {
+    let views = &context.project.views;
+    let runs = last_runs(context).await?.into_iter();
+    let known = runs.filter(|((view, _), _)| views.iter().any(|v| v.name == *view));
+    let state = |((view, job), last): ((String, Job), LastRun)| JobState {
+        view,
+        job: job.name(),
+        schedule: None,
+        last: Some(last),
+        next_at: None,
+        due: false,
+    };
+    Ok(failed_jobs(&known.map(state).collect::<Vec<_>>()))
+}
+
+/// The jobs that failed when they last ran.
+pub(crate) fn failed_jobs(jobs: &[JobState]) -> Vec<FailedJob> {
+    let mut failed = Vec::new();
+    for job in jobs {
+        let Some(last) = job.last.as_ref().filter(|l| l.outcome == "failed") else {
+            continue;
+        };
+        // A build that went well since then has made up for it.
+        let builds = jobs
+            .iter()
+            .filter(|j| j.view == job.view && j.job != "verify");
+        let mut later = builds.filter_map(|j| j.last.as_ref());
+        let made_up = later.any(|l| l.outcome == "done" && l.started_at > last.started_at);
+        if job.job != "verify" && made_up {
+            continue;
+        }
+        let why = last.error.as_deref().unwrap_or("no reason is known");
+        let at = last.started_at.format("%Y-%m-%d %H:%M:%S UTC");
+        failed.push(FailedJob {
+            view: job.view.clone(),
+            job: job.job,
+            differs: job.job == "verify" && why.contains(" rows differ, of "),
+            text: format!("{} of view `{}` failed at {at}: {why}", job.job, job.view),
+        });
+    }
+    failed
+}
+
 fn schedule_text(view: &ViewSettings, job: Job) -> Option<String> {
     let cron = match job {
         Job::Refresh => {

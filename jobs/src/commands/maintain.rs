@@ -12,10 +12,12 @@ use anabranch_batch::{
     retain,
 };
 use anabranch_shared::{Error, Lease, LeaseStanding, Log, Monotonic, Offsets, Result};
+use tokio_util::sync::CancellationToken;
 
 use crate::context::{Context, now_ms};
 use crate::history;
 use crate::output::{human_bytes, human_count};
+use crate::tasks::flag_of;
 
 /// How long after its last sign of life a process that keeps a log in shape is taken for dead.
 const LEASE_EXPIRES: Duration = Duration::from_secs(10);
@@ -255,9 +257,9 @@ async fn acquire(lease: &mut Lease, patience: Patience, stop: &AtomicBool) -> Re
     }
 }
 
-/// Keeps the storage in shape from time to time until it is aborted.
-pub async fn run(context: Context) {
-    let stop = Arc::default();
+/// Keeps the storage in shape from time to time until it is to stop.
+pub async fn run(context: Context, stop: CancellationToken) {
+    let stop = flag_of(&stop);
     loop {
         tokio::time::sleep(context.project.daemon.maintain_every).await;
         if let Ok(report) = keep_logs(&context, CleanAction::Remove, Patience::None, &stop).await {

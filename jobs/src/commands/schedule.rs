@@ -13,6 +13,7 @@ use anabranch_speed::Daemon;
 use chrono::{DateTime, TimeDelta, Utc};
 use chrono_tz::Tz;
 use croner::Cron;
+use tokio_util::sync::CancellationToken;
 
 use crate::asked::{self, Running};
 use crate::builds::{Build, build_view};
@@ -20,6 +21,7 @@ use crate::commands::jobs::last_times;
 use crate::commands::verify;
 use crate::context::Context;
 use crate::schedulers::Scheduling;
+use crate::tasks::{Tasks, flag_of};
 use crate::verify::Part;
 
 /// How often the clock is looked at.
@@ -101,24 +103,42 @@ pub fn forget_future(
 
 /// Runs jobs until told to stop, and beside them the refreshes that daemons ask for: the one of
 /// this process, if it has one, and others.
-pub async fn run(context: Context, daemon: Option<Arc<Daemon>>, stop: Arc<AtomicBool>) {
+///
+/// # Errors
+/// `Internal` where one of its tasks ended before.
+pub async fn run(
+    context: Context,
+    daemon: Option<Arc<Daemon>>,
+    stop: CancellationToken,
+) -> Result<()> {
+    let stop = stop.child_token();
+    let tasks = Tasks::new(stop.clone());
     let running = Running::default();
-    let presence = Scheduling::new();
-    let present = tokio::spawn(presence.clone().keep(context.storage.clone()));
-    let storage = context.storage.clone();
+    let (storage, own) = (context.storage.clone(), stop.clone());
+    tasks.spawn("presence of the scheduler", async move {
+        Scheduling::new().keep(storage, own).await;
+        Ok(())
+    });
     let asked = asked::run(context.clone(), daemon, running.clone(), stop.clone());
-    let asked = tokio::spawn(asked);
-    let mut scheduler = Scheduler::new(context, Utc::now()).await;
-    scheduler.running = running;
-    while !stop.load(Ordering::Relaxed) {
-        scheduler.tick(Utc::now(), &stop).await;
-        tokio::time::sleep(TICK).await;
-    }
-    asked.await.ok();
-    present.abort();
-    // A renewal under way must not come after the withdrawal.
-    present.await.ok();
-    presence.withdraw(&storage).await;
+    tasks.spawn("refreshes that are asked for", async move {
+        asked.await;
+        Ok(())
+    });
+    tasks.spawn("schedule", async move {
+        let flag = flag_of(&stop);
+        let mut scheduler = Scheduler::new(context, Utc::now()).await;
+        scheduler.running = running;
+        while !stop.is_cancelled() {
+            scheduler.tick(Utc::now(), &flag).await;
+            tokio::select! {
+                () = stop.cancelled() => {}
+                () = tokio::time::sleep(TICK) => {}
+            }
+        }
+        Ok(())
+    });
+    tasks.join().await;
+    tasks.failure().map_or(Ok(()), Err)
 }
 
 /// How a job that a scheduler ran ended.

@@ -14,7 +14,7 @@ use datafusion::common::ScalarValue;
 use serde::Serialize;
 
 use crate::client::{Client, Daemons};
-use crate::commands::jobs::{JobState, scheduler_note, states};
+use crate::commands::jobs::{JobState, failed_jobs, scheduler_note, states};
 use crate::context::{Context, now_ms};
 use crate::local::LocalPinner;
 use crate::output::{Style, human_bytes, human_count, rows_table};
@@ -199,25 +199,8 @@ pub async fn status(context: &Context) -> Result<Status> {
     let mut jobs = states(context, Utc::now()).await?;
     let scheduler = scheduler_note(context).await?;
     notes.extend(scheduler.map(|note| ("scheduler".to_owned(), note)));
-    for job in &jobs {
-        if let Some(last) = job.last.as_ref().filter(|l| l.outcome == "failed") {
-            // A build that went well since then has made up for it.
-            let made_up = jobs
-                .iter()
-                .filter(|j| j.view == job.view && j.job != "verify");
-            let made_up = made_up.filter_map(|j| j.last.as_ref());
-            if job.job != "verify"
-                && made_up
-                    .into_iter()
-                    .any(|l| l.outcome == "done" && l.started_at > last.started_at)
-            {
-                continue;
-            }
-            let why = last.error.as_deref().unwrap_or("no reason is known");
-            let at = last.started_at.format("%Y-%m-%d %H:%M:%S UTC");
-            let note = format!("{} of view `{}` failed at {at}: {why}", job.job, job.view);
-            notes.insert(format!("{} {}", job.view, job.job), note);
-        }
+    for job in failed_jobs(&jobs) {
+        notes.insert(format!("{} {}", job.view, job.job), job.text);
     }
     let mut views = Vec::new();
     for name in context.catalogue.current().views.keys() {

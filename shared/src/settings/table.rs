@@ -8,8 +8,8 @@ use super::choice::{Ack, DeadLetterShare, RegionName, ServerUrl, StorageUrl, Unk
 use super::field_reads::EpochUnit;
 use super::kafka::{KafkaStart, OnGap, PartitionList, Tombstones, Word};
 use super::value::{
-    Address, Count, FieldName, PeriodOrOff, ProjectPath, Schedule, SettingValue, Size, SizeOrOff,
-    Threads, ZoneName, minutes,
+    Address, Count, FieldName, FileMode, HostList, PeriodOrOff, ProjectPath, Schedule,
+    SettingValue, Size, SizeOrOff, Threads, ZoneName, minutes,
 };
 
 /// A table of `anabranch.toml`.
@@ -17,6 +17,7 @@ use super::value::{
 pub(super) enum Section {
     Storage,
     Daemon,
+    Http,
     Batch,
     Query,
     Topic,
@@ -28,9 +29,10 @@ pub(super) enum Section {
 }
 
 impl Section {
-    pub(super) const ALL: [Self; 10] = [
+    pub(super) const ALL: [Self; 11] = [
         Self::Storage,
         Self::Daemon,
+        Self::Http,
         Self::Batch,
         Self::Query,
         Self::Topic,
@@ -46,6 +48,7 @@ impl Section {
         match self {
             Self::Storage => "storage",
             Self::Daemon => "daemon",
+            Self::Http => "http",
             Self::Batch => "batch",
             Self::Query => "query",
             Self::Topic | Self::Field | Self::Kafka | Self::Dedup | Self::Retention => "topics",
@@ -70,6 +73,7 @@ impl Section {
         match self {
             Self::Storage => "Where everything durable is.",
             Self::Daemon => "The speed layer: `anabranch up` and `anabranch speed`.",
+            Self::Http => "What the daemon takes over HTTP, and from whom.",
             Self::Batch => "The batch layer: refreshes, rebuilds, verifications.",
             Self::Query => "Answers to queries.",
             Self::Topic => "One table for each topic.",
@@ -263,6 +267,8 @@ settings! {
     COMPACT_BELOW: Defaulted<SizeOrOff> = Storage."compact_below", Defaulted(|| SizeOrOff(Some(32_000_000)));
     /// Merged files of a log have about this size, and take that much memory while they are made.
     COMPACT_TO: Defaulted<Size> = Storage."compact_to", Defaulted(|| Size::megabytes(128));
+    /// Rights of the files of a storage that is a folder; its folders may also be entered by who may read.
+    MODE: Defaulted<FileMode> = Storage."mode", Defaulted(|| FileMode(0o640));
 
     /// Address that HTTP is served on: ingestion, queries, state.
     HTTP: Defaulted<Address> = Daemon."http", Defaulted(|| Address("127.0.0.1:8787".to_owned()));
@@ -298,6 +304,21 @@ settings! {
     MAINTAIN_EVERY: Defaulted<Duration> = Daemon."maintain_every", Defaulted(|| minutes(10));
     /// A query waits so long for another daemon of the storage; then it answers without, and says so.
     PEER_TIMEOUT: Defaulted<Duration> = Daemon."peer_timeout", Defaulted(|| Duration::from_secs(2));
+    /// Stopping takes at most so long: facts land, answers end. What has not landed by then stays in the WAL.
+    SHUTDOWN_TIMEOUT: Defaulted<Duration> = Daemon."shutdown_timeout", Defaulted(|| Duration::from_secs(25));
+
+    /// Names, with commas between them, under which the daemon is reached over loopback, besides localhost, addresses and the machine's own name; pages of these may write.
+    HOSTS: Optional<HostList> = Http."hosts", optional("\"facts.example.org, console.example.org\"");
+    /// The most connections, and never more than half of the process's descriptors; beyond it only state is answered.
+    CONNECTIONS: Defaulted<Count> = Http."connections", Defaulted(|| Count(2_000));
+    /// The most connections from one address, and never more than three quarters of all.
+    CONNECTIONS_PER_ADDRESS: Defaulted<Count> = Http."connections_per_address", Defaulted(|| Count(500));
+    /// The headers of a request come within this time; a connection that is idle for so long is closed.
+    HEADER_TIMEOUT: Defaulted<Duration> = Http."header_timeout", Defaulted(|| Duration::from_secs(30));
+    /// A request's body may take this long, and more for what comes at `least_rate`; then it gets 408.
+    BODY_TIMEOUT: Defaulted<Duration> = Http."body_timeout", Defaulted(|| Duration::from_secs(30));
+    /// What of a body has to come in a second once `body_timeout` is over.
+    LEAST_RATE: Defaulted<Size> = Http."least_rate", Defaulted(|| Size(16_000));
 
     /// The most memory for a refresh, rebuild or verification.
     BATCH_MEMORY: Defaulted<Size> = Batch."memory", Defaulted(|| Size::megabytes(1_000));

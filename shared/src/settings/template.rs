@@ -42,6 +42,7 @@ pub fn template(name: &str) -> (String, Vec<(PathBuf, String)>) {
     for section in [
         Section::Storage,
         Section::Daemon,
+        Section::Http,
         Section::Batch,
         Section::Query,
     ] {

@@ -46,11 +46,17 @@ fn other_value(section: Section, key: &str) -> &'static str {
         (Section::Storage, "orphan_grace") => "\"7d\"",
         (Section::Storage, "compact_below") => "\"off\"",
         (Section::Storage, "compact_to") => "\"7GB\"",
+        (Section::Storage, "mode") => "\"0600\"",
+        (Section::Http, "hosts") => "\"a.example, B.example\"",
+        (Section::Http, "connections" | "connections_per_address") => "7",
+        (Section::Http, "header_timeout" | "body_timeout") => "\"7s\"",
+        (Section::Http, "least_rate") => "7",
         (Section::Daemon, "http") => "\"localhost:0\"",
         (Section::Daemon, "wal") => "\"/elsewhere\"",
         (
             Section::Daemon,
-            "land_every" | "maintain_every" | "idempotency_window" | "peer_timeout",
+            "land_every" | "maintain_every" | "idempotency_window" | "peer_timeout"
+            | "shutdown_timeout",
         ) => "\"7s\"",
         (Section::Daemon, "land_facts" | "checkpoint_every" | "idempotency_keys") => "7",
         (Section::Daemon, _) => "\"7MiB\"",
@@ -251,6 +257,7 @@ fn defaults_are_those_of_the_documentation() {
             orphan_grace: Duration::from_secs(86_400),
             compact_below_bytes: Some(32_000_000),
             compact_to_bytes: 128_000_000,
+            mode: 0o640,
         },
         daemon: DaemonSettings {
             http: "127.0.0.1:8787".to_owned(),
@@ -270,6 +277,15 @@ fn defaults_are_those_of_the_documentation() {
             checkpoint_every: 100,
             maintain_every: Duration::from_secs(600),
             peer_timeout: Duration::from_secs(2),
+            shutdown_timeout: Duration::from_secs(25),
+        },
+        http: HttpSettings {
+            hosts: vec![],
+            connections: 2_000,
+            connections_per_address: 500,
+            header_timeout: Duration::from_secs(30),
+            body_timeout: Duration::from_secs(30),
+            least_rate: 16_000,
         },
         batch: BatchSettings {
             memory_bytes: 1_000_000_000,

@@ -311,6 +311,56 @@ impl SettingValue for bool {
     }
 }
 
+/// Rights of files, as `chmod` takes them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct FileMode(pub(super) u32);
+
+impl SettingValue for FileMode {
+    const TYPE: &'static str = "file mode";
+    const EXPECTED: &'static str = "the rights of a file as `chmod` takes them, such as `\"0640\"`, that let its owner read and write, and nobody run it";
+
+    fn read(found: &Found<'_>) -> Result<Self, Mismatch> {
+        let mode = u32::from_str_radix(found.text()?.trim(), 8).map_err(|_| Mismatch::Plain)?;
+        match mode & 0o600 == 0o600 && mode & !0o666 == 0 {
+            true => Ok(Self(mode)),
+            false => Err(Mismatch::Plain),
+        }
+    }
+
+    fn write(&self) -> String {
+        quoted(&format!("{:04o}", self.0))
+    }
+}
+
+/// Names of hosts, in small letters.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct HostList(pub(super) Vec<String>);
+
+impl SettingValue for HostList {
+    const TYPE: &'static str = "names";
+    const EXPECTED: &'static str =
+        "names of hosts without ports, with commas between them, such as `\"facts.example.org\"`";
+
+    fn read(found: &Found<'_>) -> Result<Self, Mismatch> {
+        let names = found.text()?.split(',').map(str::trim);
+        let names: Vec<String> = names.map(str::to_ascii_lowercase).collect();
+        let is_name = |name: &String| {
+            !name.is_empty()
+                && name
+                    .bytes()
+                    .all(|b| b.is_ascii_alphanumeric() || b"-._".contains(&b))
+        };
+        match names.iter().all(is_name) {
+            true => Ok(Self(names)),
+            false => Err(Mismatch::Plain),
+        }
+    }
+
+    fn write(&self) -> String {
+        quoted(&self.0.join(", "))
+    }
+}
+
 /// Address to listen on, `HOST:PORT`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Address(pub(super) String);

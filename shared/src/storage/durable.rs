@@ -12,6 +12,7 @@ use std::collections::{BTreeSet, HashSet};
 use std::fmt;
 use std::fs::{self, File};
 use std::io::{self, Write};
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -55,10 +56,10 @@ impl FolderSync {
 pub trait FolderFiles: fmt::Debug + Send + Sync {
     /// Whether there is a folder.
     fn is_dir(&self, path: &Path) -> bool;
-    /// Creates one folder, whose parent exists; succeeds if it is already there.
-    fn create_dir(&self, path: &Path) -> io::Result<()>;
-    /// Writes a new file.
-    fn write(&self, path: &Path, parts: &[Bytes]) -> io::Result<()>;
+    /// Creates one folder with these rights, whose parent exists; succeeds if it is already there.
+    fn create_dir(&self, path: &Path, mode: u32) -> io::Result<()>;
+    /// Writes a new file with these rights.
+    fn write(&self, path: &Path, parts: &[Bytes], mode: u32) -> io::Result<()>;
     /// Makes a file's bytes durable.
     fn sync_file(&self, path: &Path, reason: FolderSync) -> io::Result<()>;
     /// Gives a file a second name; fails if that name exists.
@@ -80,15 +81,19 @@ impl FolderFiles for RealFolderFiles {
         path.is_dir()
     }
 
-    fn create_dir(&self, path: &Path) -> io::Result<()> {
-        match fs::create_dir(path) {
+    fn create_dir(&self, path: &Path, mode: u32) -> io::Result<()> {
+        match fs::DirBuilder::new().mode(mode).create(path) {
             Err(e) if e.kind() == io::ErrorKind::AlreadyExists && path.is_dir() => Ok(()),
-            outcome => outcome,
+            // The process's mask may have taken some of the rights.
+            outcome => outcome.and_then(|()| fs::set_permissions(path, rights(mode))),
         }
     }
 
-    fn write(&self, path: &Path, parts: &[Bytes]) -> io::Result<()> {
-        let mut file = File::options().write(true).create_new(true).open(path)?;
+    fn write(&self, path: &Path, parts: &[Bytes], mode: u32) -> io::Result<()> {
+        let mut options = File::options();
+        options.write(true).create_new(true).mode(mode);
+        let mut file = options.open(path)?;
+        file.set_permissions(rights(mode))?;
         parts.iter().try_for_each(|p| file.write_all(p))
     }
 
@@ -113,10 +118,21 @@ impl FolderFiles for RealFolderFiles {
     }
 }
 
+fn rights(mode: u32) -> fs::Permissions {
+    fs::Permissions::from_mode(mode)
+}
+
+/// Rights of a folder that holds files of these rights: who may read them may enter it.
+fn folder_mode(mode: u32) -> u32 {
+    mode | (mode & 0o444) >> 2
+}
+
 /// A folder whose puts and removals are durable when they return. Everything blocks.
 #[derive(Debug)]
 pub(super) struct DurableFiles {
     root: PathBuf,
+    /// Rights of the files that are made in it.
+    mode: u32,
     files: Arc<dyn FolderFiles>,
     /// Folders whose entries this process has synced.
     synced: Mutex<HashSet<PathBuf>>,
@@ -127,21 +143,27 @@ pub(super) struct DurableFiles {
 }
 
 impl DurableFiles {
-    /// A folder, created if it is absent.
-    pub(super) fn open(root: &Path, files: Arc<dyn FolderFiles>) -> io::Result<Self> {
+    /// A folder, created if it is absent, whose files get these rights.
+    pub(super) fn open(root: &Path, files: Arc<dyn FolderFiles>, mode: u32) -> io::Result<Self> {
         let exists = files.is_dir(root);
         if !exists {
-            create_below(files.as_ref(), root)?;
+            create_below(files.as_ref(), root, folder_mode(mode))?;
         }
         let root = root.canonicalize()?;
         let synced = (!exists).then(|| root.clone()).into_iter().collect();
         Ok(Self {
             root,
+            mode,
             files,
             synced: Mutex::new(synced),
             found: Mutex::default(),
             settling: Mutex::default(),
         })
+    }
+
+    /// Rights of the files that are made in it.
+    pub(super) fn mode(&self) -> u32 {
+        self.mode
     }
 
     /// Where the folder is.
@@ -173,15 +195,22 @@ impl DurableFiles {
         Ok(())
     }
 
-    /// Writes an object; with [`PutMode::Create`] fails if there is one of that name.
-    pub(super) fn put(&self, path: &Path, parts: &[Bytes], mode: &PutMode) -> io::Result<()> {
+    /// Writes an object, a file of these rights; with [`PutMode::Create`] fails if there is one of
+    /// that name.
+    pub(super) fn put(
+        &self,
+        path: &Path,
+        parts: &[Bytes],
+        mode: &PutMode,
+        rights: u32,
+    ) -> io::Result<()> {
         let dir = path.parent().unwrap_or(path);
         self.ensure_dir(dir)?;
         self.settle()?;
         let files = self.files.as_ref();
         let staged = staged(path);
         let placed = (|| {
-            files.write(&staged, parts)?;
+            files.write(&staged, parts, rights)?;
             files.sync_file(&staged, FolderSync::Object)?;
             match mode {
                 PutMode::Create => files.link(&staged, path),
@@ -231,7 +260,7 @@ impl DurableFiles {
             Some(parent) => parent,
             None => return Ok(()),
         };
-        files.create_dir(dir)?;
+        files.create_dir(dir, folder_mode(self.mode))?;
         match dir == self.root {
             true => sync_if_readable(files, parent)?,
             false => files.sync_dir(parent, FolderSync::Directory)?,
@@ -242,16 +271,16 @@ impl DurableFiles {
 }
 
 /// Creates a folder and what is missing above it, each durable before the next is made inside it.
-fn create_below(files: &dyn FolderFiles, path: &Path) -> io::Result<()> {
+fn create_below(files: &dyn FolderFiles, path: &Path, mode: u32) -> io::Result<()> {
     let Some(parent) = parent(path) else {
         return Ok(());
     };
     match files.is_dir(parent) {
-        false => create_below(files, parent)?,
+        false => create_below(files, parent, mode)?,
         // Who made that one may have died before making it durable.
         true => self::parent(parent).map_or(Ok(()), |above| sync_if_readable(files, above))?,
     }
-    files.create_dir(path)?;
+    files.create_dir(path, mode)?;
     files.sync_dir(parent, FolderSync::Directory)
 }
 

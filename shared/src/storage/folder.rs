@@ -26,6 +26,13 @@ use crate::{Error, Result};
 /// Removals that are synced together.
 const REMOVALS: usize = 256;
 
+/// Rights of what is nobody's but the owner's.
+const OWNERS_ALONE: u32 = 0o600;
+
+/// Says of a put that the object is for its owner alone, whatever the rights of others are.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct OwnersAlone;
+
 #[derive(Debug)]
 pub(super) struct DurableFolder {
     inner: Arc<LocalFileSystem>,
@@ -78,10 +85,11 @@ async fn put(
     path: PathBuf,
     parts: Vec<Bytes>,
     mode: PutMode,
+    rights: u32,
 ) -> object_store::Result<PutResult> {
     blocking(move || {
         files
-            .put(&path, &parts, &mode)
+            .put(&path, &parts, &mode, rights)
             .map_err(|e| failed(&path, e))?;
         Ok(PutResult {
             e_tag: None,
@@ -154,7 +162,11 @@ impl ObjectStore for DurableFolder {
         }
         let path = self.inner.path_to_filesystem(location)?;
         let parts = payload.into_iter().collect();
-        put(self.files.clone(), path, parts, opts.mode).await
+        let rights = match opts.extensions.get::<OwnersAlone>() {
+            Some(OwnersAlone) => OWNERS_ALONE,
+            None => self.files.mode(),
+        };
+        put(self.files.clone(), path, parts, opts.mode, rights).await
     }
 
     async fn put_multipart_opts(
@@ -248,7 +260,8 @@ impl MultipartUpload for Upload {
     async fn complete(&mut self) -> object_store::Result<PutResult> {
         let parts = std::mem::take(&mut self.parts);
         let (files, path) = (self.files.clone(), self.path.clone());
-        put(files, path, parts, PutMode::Overwrite).await
+        let rights = files.mode();
+        put(files, path, parts, PutMode::Overwrite, rights).await
     }
 
     async fn abort(&mut self) -> object_store::Result<()> {

@@ -176,6 +176,7 @@ mod tests {
             orphan_grace: Duration::from_secs(1),
             compact_below_bytes: None,
             compact_to_bytes: 1,
+            mode: 0o640,
         }
     }
 

@@ -241,20 +241,20 @@ impl FolderFiles for RecordingFiles {
         RealFolderFiles.is_dir(path)
     }
 
-    fn create_dir(&self, path: &Path) -> io::Result<()> {
+    fn create_dir(&self, path: &Path, mode: u32) -> io::Result<()> {
         let mut disk = self.disk.lock();
         let heard = disk.begin()?;
-        RealFolderFiles.create_dir(path)?;
+        RealFolderFiles.create_dir(path, mode)?;
         if path.starts_with(&self.base) && !disk.entries.contains_key(path) {
             disk.change(Change::Made(path.to_path_buf(), None));
         }
         heard.end()
     }
 
-    fn write(&self, path: &Path, parts: &[Bytes]) -> io::Result<()> {
+    fn write(&self, path: &Path, parts: &[Bytes], mode: u32) -> io::Result<()> {
         let mut disk = self.disk.lock();
         let heard = disk.begin()?;
-        RealFolderFiles.write(path, parts)?;
+        RealFolderFiles.write(path, parts, mode)?;
         let id = disk.files.len();
         disk.files.push(File {
             bytes: parts.concat(),

@@ -53,6 +53,7 @@ async fn records_that_cannot_be_placed_end_the_daemon() -> Result<()> {
         dedup: None,
         known: Arc::new(Mutex::new(known)),
         key_log,
+        refused: Arc::default(),
         now_us: || 0,
     };
     let mut answers = Vec::new();

@@ -3,6 +3,7 @@
 use std::fmt;
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, IoSlice, Seek, SeekFrom, Write};
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Component, Path, PathBuf};
 use std::time::Duration;
 
@@ -13,6 +14,10 @@ const FREED_BYTES: u64 = 4 << 20;
 
 /// How long others may sync between.
 const FREED_EVERY: Duration = Duration::from_millis(20);
+
+/// Rights of the files and folders that are made: facts that have not landed are their owner's.
+pub(super) const FILE_MODE: u32 = 0o600;
+const FOLDER_MODE: u32 = 0o700;
 
 /// Why a sync is done. Every sync names its reason, so that a test can take out one reason at a
 /// time and show what it would lose.
@@ -115,7 +120,7 @@ impl WalFiles for RealFiles {
     }
 
     fn create_dir(&self, path: &Path) -> io::Result<()> {
-        match fs::create_dir(path) {
+        match fs::DirBuilder::new().mode(FOLDER_MODE).create(path) {
             Err(error) if error.kind() == io::ErrorKind::AlreadyExists && path.is_dir() => Ok(()),
             outcome => outcome,
         }
@@ -132,7 +137,9 @@ impl WalFiles for RealFiles {
     }
 
     fn create(&self, path: &Path) -> io::Result<Box<dyn WalFile>> {
-        let file = OpenOptions::new().write(true).create_new(true).open(path)?;
+        let mut options = OpenOptions::new();
+        options.write(true).create_new(true).mode(FILE_MODE);
+        let file = options.open(path)?;
         Ok(Box::new(RealFile { file }))
     }
 

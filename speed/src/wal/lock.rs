@@ -1,9 +1,10 @@
 //! The lock that keeps a WAL's root to one process.
 
 use std::fs::{File, OpenOptions, TryLockError};
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
-use super::files::ensure_dir;
+use super::files::{FILE_MODE, ensure_dir};
 use super::{RealFiles, WalError};
 
 const LOCK_FILE: &str = "LOCK";
@@ -33,6 +34,7 @@ impl WalLock {
             .write(true)
             .create(true)
             .truncate(false)
+            .mode(FILE_MODE)
             .open(&path)
             .map_err(|source| WalError::io(&path, "open", source))?;
         match file.try_lock() {

@@ -3,6 +3,7 @@
 
 use anabranch_jobs::context::Context;
 use anabranch_shared::Offsets;
+use anabranch_tests::daemon::request;
 use anabranch_tests::disk::SmallDisk;
 use anabranch_tests::fates::Tally;
 use anabranch_tests::places;
@@ -47,6 +48,11 @@ pub(super) async fn of_the_wal(time: Time) -> anyhow::Result<Option<Tally>> {
             }
         }
         anyhow::ensure!(daemon.runs()?, "the daemon ended");
+        let (status, said) = request("GET", &client.address().http, "/ready", &[], b"").await?;
+        anyhow::ensure!(
+            status == 503 && said.contains("no space left on the disk"),
+            "{status} {said}"
+        );
         let there = found(&client).await?;
         let tally = sender.fates().compare(there);
         anyhow::ensure!(tally.is_exact(), "while full: {tally:?}");

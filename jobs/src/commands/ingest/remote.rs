@@ -7,7 +7,7 @@ use std::path::{Path as FsPath, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use anabranch_shared::{Error, Result, blocking};
+use anabranch_shared::{Error, Result, blocking, without_passwords};
 use futures::StreamExt;
 use indicatif::{ProgressBar, ProgressFinish, ProgressStyle};
 use object_store::aws::{AmazonS3Builder, AmazonS3ConfigKey};
@@ -83,7 +83,8 @@ pub(super) fn is_url(argument: &str) -> bool {
 /// `Invalid` for a URL of another kind, `NotFound` where nothing is there, `Unavailable` where the
 /// server does not answer or the connection breaks.
 pub(super) async fn open(text: &str, progress: bool) -> Result<Input> {
-    let url = Url::parse(text).map_err(|e| Error::Invalid(format!("`{text}` is no URL: {e}")))?;
+    let url = Url::parse(text)
+        .map_err(|e| Error::Invalid(format!("`{}` is no URL: {e}", shown_unread(text))))?;
     let name = shown(&url);
     check(&url, &name)?;
     if url.scheme() == "file" {
@@ -121,6 +122,14 @@ fn shown(url: &Url) -> String {
     url.to_string()
 }
 
+/// The same for what can't be read as a URL, where a password may hold any character.
+fn shown_unread(text: &str) -> String {
+    match (text.split_once("://"), text.rsplit_once('@')) {
+        (Some((scheme, _)), Some((_, behind))) => format!("{scheme}://…@{behind}"),
+        _ => text.to_owned(),
+    }
+}
+
 fn check(url: &Url, name: &str) -> Result<()> {
     let wrong = if !matches!(url.scheme(), "file" | "http" | "https" | "s3") {
         format!(
@@ -145,7 +154,9 @@ fn store(url: &Url, name: &str) -> Result<(Arc<dyn ObjectStore>, Path)> {
         retry_timeout: RETRY_FOR,
         ..Default::default()
     };
-    let invalid = |e: object_store::Error| Error::Invalid(format!("`{name}`: {e}"));
+    let invalid = |e: object_store::Error| {
+        Error::Invalid(format!("`{name}`: {}", without_passwords(&e.to_string())))
+    };
     let store: Arc<dyn ObjectStore> = match url.scheme() {
         "s3" => Arc::new(
             AmazonS3Builder::from_env()
@@ -181,9 +192,13 @@ fn failed(name: &str, e: object_store::Error) -> Error {
         }
         object_store::Error::PermissionDenied { .. }
         | object_store::Error::Unauthenticated { .. } => Error::Invalid(format!(
-            "`{name}`: access was refused; check the credentials in the environment: {e}"
+            "`{name}`: access was refused; check the credentials in the environment: {}",
+            without_passwords(&e.to_string())
         )),
-        e => Error::Unavailable(format!("`{name}` can't be downloaded: {e}")),
+        e => Error::Unavailable(format!(
+            "`{name}` can't be downloaded: {}",
+            without_passwords(&e.to_string())
+        )),
     }
 }
 

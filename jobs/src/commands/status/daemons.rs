@@ -68,6 +68,9 @@ pub struct DaemonStatus {
     /// was read that does not fit it.
     #[serde(default)]
     pub misfits: BTreeMap<String, u64>,
+    /// For each task of the daemon's process that ended before it was stopped the reason.
+    #[serde(default)]
+    pub ended_tasks: BTreeMap<String, String>,
 }
 
 /// What facts and deltas take of a daemon's bounds.
@@ -203,6 +206,7 @@ impl DaemonStatus {
         self.landing.extend(other.landing);
         self.wanted.extend(other.wanted);
         self.untaken.extend(other.untaken);
+        self.ended_tasks.extend(other.ended_tasks);
         for (field, values) in other.misfits {
             *self.misfits.entry(field).or_default() += values;
         }
@@ -217,6 +221,12 @@ impl DaemonStatus {
                 "topic `{topic}`: {why}; it is tried again, and nothing that was acknowledged is lost"
             );
             notes.insert(format!("{topic} does not land"), note);
+        }
+        for (task, why) in &self.ended_tasks {
+            let note = format!(
+                "the task `{task}` of a daemon has ended, and what it did is not done any more: {why}; restart that daemon"
+            );
+            notes.insert(format!("task {task}"), note);
         }
         for (topic, why) in &self.red {
             notes.insert(format!("{topic} is red"), format!("topic `{topic}`: {why}"));

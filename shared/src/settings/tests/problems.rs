@@ -168,7 +168,7 @@ fn unknown_keys_and_tables_name_what_is_near_or_known() {
     );
     assert_told(
         "[users]",
-        "unknown table `[users]`; known tables: `[storage]`, `[daemon]`, `[batch]`, `[query]`, \
+        "unknown table `[users]`; known tables: `[storage]`, `[daemon]`, `[http]`, `[batch]`, `[query]`, \
          `[topics.NAME]`, `[topics.NAME.fields.FIELD]`, `[topics.NAME.source.kafka]`, `[topics.NAME.dedup]`, `[topics.NAME.retention]`, `[views.NAME]`",
         "users",
     );
@@ -734,4 +734,31 @@ fn fields_are_read_as_they_say() {
     ];
     assert_eq!(reads, expected);
     assert!(fields[0].not_null && !fields[1].not_null);
+}
+
+#[test]
+fn hosts_and_rights_are_checked() {
+    let hosts = "`hosts` in `[http]` must be names of hosts without ports, with commas between them, such as `\"facts.example.org\"`, found the string";
+    for wrong in ["a.example:80", "", "a,,b", "http://a.example", "*"] {
+        let text = format!("[http]\nhosts = \"{wrong}\"\n");
+        assert_told(
+            &text,
+            &format!("{hosts} `{wrong}`"),
+            &format!("\"{wrong}\""),
+        );
+    }
+    for wrong in ["0755", "0440", "640x", "1640", "u=rw"] {
+        let text = format!("[storage]\nmode = \"{wrong}\"\n");
+        let told = told(&text);
+        assert!(
+            told.len() == 1
+                && told[0]
+                    .0
+                    .starts_with("`mode` in `[storage]` must be the rights"),
+            "{told:?}"
+        );
+    }
+    let project = parse("[http]\nhosts = \"A.example, b\"\n[storage]\nmode = \"660\"\n");
+    assert_eq!(project.http.hosts, ["a.example", "b"]);
+    assert_eq!(project.storage.mode, 0o660);
 }

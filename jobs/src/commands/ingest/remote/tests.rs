@@ -15,5 +15,7 @@ fn urls_that_name_no_one_file_are_refused() {
     assert!(refused("https://host/").contains("names no file"));
     let url = Url::parse("https://me:secret@host/f.csv").unwrap();
     assert_eq!(shown(&url), "https://host/f.csv");
+    let unread = shown_unread("http://me:sec/ret@host:port/f.csv");
+    assert_eq!(unread, "http://…@host:port/f.csv");
     assert!(is_url("s3://b/f") && !is_url("a/b://c") && !is_url("f.csv"));
 }
