@@ -4,12 +4,12 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use anabranch_serving::note_of;
+use anabranch_shared::ipc::{CheckedStream, IpcLimit};
 use anabranch_shared::{Error, ErrorKind, ReadMode, Result, Storage};
 use anabranch_speed::{INGEST_FROM, INGEST_ID, PAYLOAD};
 use arrow::array::RecordBatch;
 use arrow::datatypes::SchemaRef;
-use arrow::ipc::reader::StreamReader;
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 use serde::Deserialize;
 
 use crate::commands::status::DaemonStatus;
@@ -23,6 +23,15 @@ const HELLO: Duration = Duration::from_secs(2);
 
 /// How long a daemon may take for what it need not compute.
 const SMALL_ANSWER: Duration = Duration::from_secs(20);
+
+/// The most that is taken for an answer which need not be computed, in bytes.
+const SMALL_ANSWER_BYTES: u64 = 64 << 20;
+
+/// The most that is taken for the answer to a query, which is held in memory as a whole.
+const ANSWER: IpcLimit = IpcLimit {
+    bytes: 4 << 30,
+    name: "the most of one answer",
+};
 
 /// A silent connection is asked for a sign of life after so long: the machine may be gone.
 const KEEP_ALIVE: Duration = Duration::from_secs(15);
@@ -171,8 +180,8 @@ impl Client {
             .await;
         match sent {
             Ok(response) => {
-                let body = response.text().await.unwrap_or_default();
-                body.contains(&self.address.id)
+                let body = self.small_body(response).await.unwrap_or_default();
+                String::from_utf8_lossy(&body).contains(&self.address.id)
             }
             Err(_) => false,
         }
@@ -190,8 +199,28 @@ impl Client {
             return Ok(sent);
         }
         let status = sent.status();
-        let body = sent.text().await.map_err(|e| self.unreachable(e))?;
-        Err(refused(status, &body))
+        let body = self.body(sent, SMALL_ANSWER_BYTES).await?;
+        Err(refused(status, &String::from_utf8_lossy(&body)))
+    }
+
+    /// An answer's body, which takes memory as it comes, up to `most` bytes.
+    async fn body(&self, mut sent: reqwest::Response, most: u64) -> Result<Bytes> {
+        let mut body = BytesMut::new();
+        while let Some(part) = sent.chunk().await.map_err(|e| self.unreachable(e))? {
+            if (body.len() + part.len()) as u64 > most {
+                return Err(Error::Invalid(format!(
+                    "the answer of the daemon at {} has more than {most} bytes; ask for less, for example with LIMIT",
+                    self.reached
+                )));
+            }
+            body.extend_from_slice(&part);
+        }
+        Ok(body.freeze())
+    }
+
+    /// An answer's body, where it is small.
+    async fn small_body(&self, sent: reqwest::Response) -> Result<Bytes> {
+        self.body(sent, SMALL_ANSWER_BYTES).await
     }
 
     /// Asks the daemon.
@@ -216,13 +245,17 @@ impl Client {
             .map(text)
             .unwrap_or_default();
         let notes = headers.get_all("anabranch-note").iter().map(text).collect();
-        let body = response.bytes().await.map_err(|e| self.unreachable(e))?;
-        let reader = StreamReader::try_new(std::io::Cursor::new(body), None)?;
-        let schema = reader.schema();
-        let batches = reader.collect::<std::result::Result<Vec<_>, _>>()?;
+        let body = self.body(response, ANSWER.bytes).await?;
+        let read = CheckedStream::new(body, ANSWER).and_then(CheckedStream::read);
+        let read = read.map_err(|e| {
+            Error::Unavailable(format!(
+                "the answer of the daemon at {} can't be read: {e}",
+                self.reached
+            ))
+        })?;
         Ok(RemoteAnswer {
-            schema,
-            batches,
+            schema: read.schema,
+            batches: read.batches,
             freshness,
             notes,
         })
@@ -238,7 +271,7 @@ impl Client {
             .header("content-type", "application/json");
         let sent = request.body(body).send().await;
         let answer = self.checked(sent.map_err(|e| self.unreachable(e))?).await?;
-        let body = answer.bytes().await.map_err(|e| self.unreachable(e))?;
+        let body = self.small_body(answer).await?;
         serde_json::from_slice(&body).map_err(|e| Error::Internal(format!("daemon's answer: {e}")))
     }
 
@@ -247,7 +280,7 @@ impl Client {
         let sent = self.ask("/ready").send().await;
         // A daemon that is red answers 503, with the same in it.
         let response = sent.map_err(|e| self.unreachable(e))?;
-        let body = response.bytes().await.map_err(|e| self.unreachable(e))?;
+        let body = self.small_body(response).await?;
         let ready: Ready = serde_json::from_slice(&body)
             .map_err(|e| Error::Internal(format!("daemon's answer: {e}")))?;
         Ok(ready.views_that_fail)
@@ -257,7 +290,7 @@ impl Client {
     pub async fn relations(&self) -> Result<Vec<RelationInfo>> {
         let sent = self.ask("/relations").send().await;
         let response = self.checked(sent.map_err(|e| self.unreachable(e))?).await?;
-        let body = response.bytes().await.map_err(|e| self.unreachable(e))?;
+        let body = self.small_body(response).await?;
         let list: Vec<Listed> = serde_json::from_slice(&body)
             .map_err(|e| Error::Internal(format!("daemon's answer: {e}")))?;
         let info = |(name, kind, columns)| RelationInfo {
@@ -272,7 +305,7 @@ impl Client {
     pub async fn status(&self) -> Result<DaemonStatus> {
         let sent = self.ask("/status").send().await;
         let response = self.checked(sent.map_err(|e| self.unreachable(e))?).await?;
-        let body = response.bytes().await.map_err(|e| self.unreachable(e))?;
+        let body = self.small_body(response).await?;
         serde_json::from_slice(&body).map_err(|e| Error::Internal(format!("daemon's answer: {e}")))
     }
 
@@ -301,8 +334,7 @@ impl Client {
 
     async fn acknowledged(&self, request: reqwest::RequestBuilder) -> Result<Acknowledged> {
         let sent = request.send().await.map_err(|e| self.unreachable(e))?;
-        let answer = self.checked(sent).await?.bytes().await;
-        let body = answer.map_err(|e| self.unreachable(e))?;
+        let body = self.small_body(self.checked(sent).await?).await?;
         serde_json::from_slice(&body).map_err(|e| Error::Internal(format!("daemon's answer: {e}")))
     }
 
@@ -313,13 +345,9 @@ impl Client {
             .send()
             .await
             .map_err(|e| self.unreachable(e))?;
-        let body = self
-            .checked(sent)
-            .await?
-            .text()
-            .await
-            .map_err(|e| self.unreachable(e))?;
-        body.trim()
+        let body = self.small_body(self.checked(sent).await?).await?;
+        String::from_utf8_lossy(&body)
+            .trim()
             .parse()
             .map_err(|e| Error::Internal(format!("daemon's answer: {e}")))
     }

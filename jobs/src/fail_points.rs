@@ -1,4 +1,5 @@
-//! Fail points of the process: inert unless the environment names some, as crash tests do.
+//! Fail points of the process: inert unless the environment names some, as crash tests do. Builds for
+//! use have none: there the environment is not asked.
 //!
 //! `FAILPOINTS` is what the `fail` crate defines. `ANABRANCH_STOP_AT=POINT:N` stops the process, as
 //! SIGSTOP does, when a point is passed for the N-th time: whoever waits for that can kill it
@@ -17,14 +18,18 @@ pub const STOP_AT: &str = "ANABRANCH_STOP_AT";
 /// The signal may first reach another thread; this one must not go on before it is stopped too.
 const UNTIL_STOPPED: Duration = Duration::from_millis(200);
 
-/// Sets up what the environment asks for; it holds as long as the result lives.
+/// Sets up what the environment asks for; it holds as long as the result lives. `None` in a build
+/// without fail points.
 ///
 /// # Errors
 /// `Invalid` where [`STOP_AT`] is not a point and a number.
-pub fn setup() -> Result<FailScenario<'static>> {
+pub fn setup() -> Result<Option<FailScenario<'static>>> {
+    if !fail::has_failpoints() {
+        return Ok(None);
+    }
     let scenario = FailScenario::setup();
     let Ok(stop_at) = std::env::var(STOP_AT) else {
-        return Ok(scenario);
+        return Ok(Some(scenario));
     };
     let invalid = || {
         Error::Invalid(format!(
@@ -43,5 +48,5 @@ pub fn setup() -> Result<FailScenario<'static>> {
         }
     };
     fail::cfg_callback(point, stop).map_err(|_| invalid())?;
-    Ok(scenario)
+    Ok(Some(scenario))
 }

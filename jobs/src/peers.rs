@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
-use anabranch_shared::{Error, ErrorKind, Offset, PartitionId, Result, Storage};
+use anabranch_shared::{Backoff, Error, ErrorKind, Offset, PartitionId, Result, Storage};
 use anabranch_speed::{DELTA, Daemon, DeltaRequest, HELD, Peer, PeerReply, Peers};
 use async_trait::async_trait;
 use bytes::{Bytes, BytesMut};
@@ -25,6 +25,9 @@ const PING_AT_LEAST_EVERY: Duration = Duration::from_secs(8);
 
 /// A connection that is idle for so long is not used again: a daemon closes it some time later.
 pub(crate) const IDLE: Duration = Duration::from_secs(10);
+
+/// The most that is taken for an answer, in bytes: a daemon holds no more by default.
+const HELD_BYTES: usize = 2 << 30;
 
 /// How long a sign of life is waited for.
 const PING_PATIENCE: Duration = Duration::from_secs(10);
@@ -267,12 +270,13 @@ impl HttpPeer {
         Err(Failed::Silent)
     }
 
-    /// Reads an answer as long as it goes on.
+    /// Reads an answer as long as it goes on, up to [`HELD_BYTES`].
     async fn read(&self, mut response: reqwest::Response) -> Option<Bytes> {
         let mut body = BytesMut::new();
         loop {
             let chunk = tokio::time::timeout(self.shared.timeout, response.chunk()).await;
             match chunk.ok()?.ok()? {
+                Some(chunk) if body.len() + chunk.len() > HELD_BYTES => return None,
                 Some(chunk) => body.extend_from_slice(&chunk),
                 None => return Some(body.freeze()),
             }
@@ -294,10 +298,9 @@ impl HttpPeer {
         }
         let own = self.own.clone();
         tokio::spawn(async move {
-            let mut pause = PING_AFTER;
+            let mut backoff = Backoff::new(PING_AFTER, PING_AT_LEAST_EVERY);
             loop {
-                tokio::time::sleep(pause).await;
-                pause = (pause * 2).min(PING_AT_LEAST_EVERY);
+                tokio::time::sleep(backoff.failed(Instant::now())).await;
                 let Some(peer) = own.upgrade() else { return };
                 let (places, id) = (peer.places(), peer.address.id.clone());
                 let http = peer.shared.http.clone();

@@ -3,6 +3,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use futures::TryStreamExt;
 use object_store::ObjectStore;
@@ -13,7 +14,7 @@ use serde::{Deserialize, Serialize};
 use crate::damage::{damaged, lost};
 use crate::storage::{CreateOutcome, Storage};
 use crate::view::Definition;
-use crate::{Error, Generation, Offsets, PartitionId, Result, Topic, planted};
+use crate::{Backoff, Error, Generation, Offsets, PartitionId, Result, Topic, planted};
 
 /// The format of an entry; readers refuse a later one.
 const FORMAT: u32 = 2;
@@ -31,6 +32,9 @@ const SOURCE_OWNER: &str = "source";
 const PAST_SOURCE: i32 = 1 << 20;
 /// How often a change whose put was not answered, and is not there, is tried again.
 const UNANSWERED_TRIES: usize = 4;
+
+/// The pause before the first of them.
+const UNANSWERED_PAUSE: Duration = Duration::from_millis(10);
 
 /// One entry.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -272,6 +276,7 @@ impl Catalogue {
         let _guard = self.changing.lock().await;
         self.refresh().await?;
         let mut unanswered = 0;
+        let mut backoff = Backoff::new(UNANSWERED_PAUSE, UNANSWERED_PAUSE * 8);
         for _ in 0..CHANGE_TRIES {
             let current = self.current();
             let Some(mut next) = change(&current)? else {
@@ -302,7 +307,10 @@ impl Catalogue {
                 }
                 Ok(CreateOutcome::Created | CreateOutcome::Exists) => {}
                 // It may yet be there: then the change, asked again, finds itself done.
-                Err(_) if unanswered < UNANSWERED_TRIES => unanswered += 1,
+                Err(_) if unanswered < UNANSWERED_TRIES => {
+                    unanswered += 1;
+                    tokio::time::sleep(backoff.failed(Instant::now())).await;
+                }
                 Err(e) => return Err(e),
             }
         }

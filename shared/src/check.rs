@@ -14,6 +14,7 @@ use serde::Serialize;
 use crate::damage::{damaged, lost};
 use crate::files::read_file;
 use crate::log::blocking;
+use crate::parquet_bounds::check_footer;
 use crate::storage::Storage;
 use crate::table::{AddFile, Table};
 use crate::{Catalogue, Error, ErrorKind, Result};
@@ -251,6 +252,7 @@ async fn check_data_file(table: &Table, add: &AddFile) -> Result<()> {
 }
 
 fn decode(body: Bytes, path: &Path) -> Result<()> {
+    check_footer(&body).map_err(|e| damaged(path, e))?;
     let builder = ParquetRecordBatchReaderBuilder::try_new(body).map_err(|e| damaged(path, e))?;
     for batch in builder.build().map_err(|e| damaged(path, e))? {
         batch.map_err(|e| damaged(path, e))?;

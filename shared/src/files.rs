@@ -20,6 +20,7 @@ use parquet::arrow::arrow_reader::{
     ArrowReaderMetadata, ArrowReaderOptions, ParquetRecordBatchReaderBuilder,
 };
 use parquet::basic::{Compression, Encoding, ZstdLevel};
+use parquet::errors::ParquetError;
 use parquet::file::metadata::SortingColumn;
 use parquet::file::properties::{EnabledStatistics, WriterProperties};
 use parquet::schema::types::ColumnPath;
@@ -28,6 +29,7 @@ use serde_json::{Map, Value, json};
 use self::sums::Tail;
 use crate::damage::{damaged, lost};
 use crate::late_fields::{fit_facts, is_declared};
+use crate::parquet_bounds::check_footer;
 use crate::steady::uptime_ms;
 use crate::table::{AddFile, Table};
 use crate::topic::{EXTRA, LateReads, OFFSET, PARTITION};
@@ -394,6 +396,7 @@ impl AddFile {
         if !part(tail.start..body.len() as u64).is_some_and(|bytes| tail.holds(bytes)) {
             return Err(wrong_bytes(path));
         }
+        check_footer(body).map_err(|e| damaged(path, e))?;
         let metadata = ArrowReaderMetadata::load(body, ArrowReaderOptions::new())
             .map_err(|e| damaged(path, e))?;
         let pieces = sums::pieces(metadata.metadata()).ok_or_else(|| wrong_bytes(path))?;
@@ -510,9 +513,15 @@ fn parse_bound(value: &Value, field: &Field) -> Option<ScalarValue> {
     })
 }
 
+/// A Parquet file's footer, once it is known to state no more than it holds.
+fn bounded_metadata(body: &Bytes) -> Result<ArrowReaderMetadata> {
+    check_footer(body).map_err(|e| ParquetError::General(e.to_string()))?;
+    Ok(ArrowReaderMetadata::load(body, ArrowReaderOptions::new())?)
+}
+
 /// The names of a Parquet file's columns, and how many rows it has.
 pub fn parquet_footer(body: &Bytes) -> Result<(Vec<String>, u64)> {
-    let metadata = ArrowReaderMetadata::load(body, ArrowReaderOptions::new())?;
+    let metadata = bounded_metadata(body)?;
     let columns = metadata.schema().fields().iter().map(|f| f.name().clone());
     let rows = metadata.metadata().file_metadata().num_rows();
     Ok((columns.collect(), u64::try_from(rows).unwrap_or(0)))
@@ -525,7 +534,7 @@ pub fn read_parquet(
     wanted: &SchemaRef,
     reads: &LateReads,
 ) -> Result<impl Iterator<Item = Result<RecordBatch>> + use<>> {
-    let plain = ArrowReaderMetadata::load(&body, ArrowReaderOptions::new())?;
+    let plain = bounded_metadata(&body)?;
     let stored = plain.schema();
     let has = |name: &str| stored.field_with_name(name).is_ok();
     let is_late = |f: &Arc<Field>| is_declared(f.name()) && !has(f.name());

@@ -1,5 +1,6 @@
 //! The words every layer speaks: facts, the log, views and their states.
 
+mod backoff;
 mod catalogue;
 mod check;
 pub mod convert;
@@ -10,11 +11,13 @@ mod files;
 mod fold_log;
 pub mod functions;
 mod give_way;
+pub mod ipc;
 mod late_fields;
 mod lease;
 mod log;
 mod master;
 mod monotonic;
+pub mod parquet_bounds;
 mod pin;
 mod place;
 mod planted;
@@ -29,6 +32,7 @@ pub mod table;
 mod topic;
 pub mod view;
 
+pub use backoff::Backoff;
 pub use catalogue::{Catalogue, Entry, GenerationEntry, TopicEntry, ViewEntry};
 pub use check::{CheckProgress, CheckReport, Finding, FindingKind, check_storage};
 pub use damage::{damaged, lost};
@@ -43,9 +47,9 @@ pub use give_way::GiveWay;
 pub use late_fields::{fit_facts, misfits};
 pub use lease::{Lease, LeaseDecision, LeaseEntry, LeaseStanding, decide_lease};
 pub use log::{
-    DEAD_LETTER_RETRIES, FactsFile, Landing, Log, LogTable, Mark, RemovedFacts, UpkeepFiles,
-    UpkeepTurn, blocking, dead_letter_schema, dead_letters_queried, newest_dead_letter,
-    retry_schema,
+    DEAD_LETTER_RETRIES, FactsFile, Landing, Log, LogTable, Mark, PutFiles, RemovedFacts,
+    UpkeepFiles, UpkeepTurn, blocking, dead_letter_schema, dead_letters_queried,
+    newest_dead_letter, retry_schema,
 };
 pub use master::{Master, MasterLeaf, MasterPin, Ranges, Unit};
 pub use monotonic::Monotonic;

@@ -3,7 +3,8 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
-use std::time::Instant;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
 
 use arrow::array::{AsArray, RecordBatch};
 use arrow::datatypes::{DataType, Field, Int32Type, Schema, SchemaRef};
@@ -108,6 +109,60 @@ pub struct Landing {
     pub synced: Vec<(PartitionId, Offset)>,
     /// What its file gives way to, where it does not hurry.
     pub give_way: Option<GiveWay>,
+    /// What tries before this one of the very same landing have put.
+    pub put: Arc<PutFiles>,
+}
+
+/// How long what a landing has put is used again, and its name: no longer than far less than
+/// `orphan_grace`, after which it may be removed as nobody's.
+const USED_AGAIN_FOR: Duration = Duration::from_secs(300);
+
+/// What a landing that failed has put, so that the next try of it puts nothing anew.
+#[derive(Debug, Default)]
+pub struct PutFiles {
+    facts: parking_lot::Mutex<Option<PutFacts>>,
+    /// Whether its dead letters are committed.
+    dead_letters: AtomicBool,
+}
+
+/// The file of facts of a landing.
+#[derive(Clone, Debug)]
+struct PutFacts {
+    name: String,
+    schema: SchemaRef,
+    /// When it was named, by the storage's clock.
+    at: Duration,
+    /// The file, once it is known to be there.
+    add: Option<AddFile>,
+}
+
+impl PutFiles {
+    /// The file of facts of a schema, which may be there already: of a former try, or a new one.
+    fn facts(&self, schema: &SchemaRef, now: Duration) -> PutFacts {
+        let mut facts = self.facts.lock();
+        match facts.as_ref() {
+            Some(put) if put.schema == *schema && now.saturating_sub(put.at) < USED_AGAIN_FOR => {
+                put.clone()
+            }
+            _ => {
+                let (name, schema) = (Table::new_file_name(), schema.clone());
+                let (at, add) = (now, None);
+                let put = PutFacts {
+                    name,
+                    schema,
+                    at,
+                    add,
+                };
+                facts.insert(put).clone()
+            }
+        }
+    }
+
+    fn note_facts(&self, add: &AddFile) {
+        if let Some(put) = self.facts.lock().as_mut().filter(|p| p.name == add.path) {
+            put.add = Some(add.clone());
+        }
+    }
 }
 
 /// A file of facts, and which of its facts are wanted.
@@ -349,6 +404,9 @@ impl Log {
         let dead = self.dead.with_state(|s| s.version);
         let dead = dead.map_or(0, |v| i64::try_from(v.0).unwrap_or(0));
         fail::fail_point!("land-before-commit");
+        fail::fail_point!("land-not-answered", |_| Err(Error::Unavailable(
+            "the storage does not answer".into()
+        )));
         let version = self
             .table
             .commit(now_ms, |state| {
@@ -398,7 +456,14 @@ impl Log {
         // Facts wait to land that were admitted before a field was declared.
         let (topic, schema) = self.declared();
         let reads = topic.late_reads();
-        let mut file = FileEncoder::new(Table::new_file_name(), &schema, 0)?;
+        let storage = self.table.storage();
+        let put = landing.put.facts(&schema, storage.clock().now());
+        if let Some(add) = put.add
+            && storage.is_there(&self.table.file_path(&add.path)).await?
+        {
+            return Ok(vec![add]);
+        }
+        let mut file = FileEncoder::new(put.name, &schema, 0)?;
         let (facts, give_way) = (landing.facts.clone(), landing.give_way.clone());
         let encoded = blocking(move || {
             let mut begun = Instant::now();
@@ -414,7 +479,8 @@ impl Log {
         let mut add = encoded.add;
         add.set_ranges(&landing.ranges)?;
         let path = self.table.file_path(&add.path);
-        self.table.storage().put(&path, encoded.body).await?;
+        storage.put(&path, encoded.body).await?;
+        landing.put.note_facts(&add);
         Ok(vec![add])
     }
 
@@ -432,7 +498,10 @@ impl Log {
                 false => of_own.push(batch.clone()),
             }
         }
-        self.land_own_dead_letters(&own, of_own, now_ms).await?;
+        if !landing.put.dead_letters.load(Ordering::Relaxed) {
+            self.land_own_dead_letters(&own, of_own, now_ms).await?;
+            landing.put.dead_letters.store(true, Ordering::Relaxed);
+        }
         self.land_refetched_dead_letters(&refetched, of_refetched, now_ms)
             .await
     }

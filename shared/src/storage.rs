@@ -377,15 +377,6 @@ impl Storage {
         Ok(Some(found?.last_modified.timestamp_millis()))
     }
 
-    /// Whether there is an object.
-    pub(crate) async fn has(&self, path: &Path) -> Result<bool> {
-        match self.store.head(path).await {
-            Ok(_) => Ok(true),
-            Err(object_store::Error::NotFound { .. }) => Ok(false),
-            Err(e) => Err(e.into()),
-        }
-    }
-
     /// The age from which on files may be taken for orphans soon, so that whoever commits them must
     /// look whether they are there: half the time that orphans stay, in milliseconds.
     pub(crate) fn old_ms(&self) -> i64 {
@@ -397,6 +388,15 @@ impl Storage {
         match self.store.get(path).await {
             Ok(found) => Ok(Some(found.bytes().await?)),
             Err(object_store::Error::NotFound { .. }) => Ok(None),
+            Err(e) => Err(e.into()),
+        }
+    }
+
+    /// Whether there is an object.
+    pub async fn is_there(&self, path: &Path) -> Result<bool> {
+        match self.store.head(path).await {
+            Ok(_) => Ok(true),
+            Err(object_store::Error::NotFound { .. }) => Ok(false),
             Err(e) => Err(e.into()),
         }
     }

@@ -8,6 +8,7 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use arrow::datatypes::SchemaRef;
 use bytes::Bytes;
@@ -18,7 +19,7 @@ use uuid::Uuid;
 use crate::damage::damaged;
 use crate::steady::uptime_ms;
 use crate::storage::{CreateOutcome, Storage, join};
-use crate::{Error, LogVersion, Result, planted};
+use crate::{Backoff, Error, LogVersion, Result, planted};
 
 mod action;
 mod checkpoint;
@@ -49,6 +50,9 @@ const COMMIT_TRIES: usize = 1_000;
 
 /// How often a commit whose put was not answered is tried again.
 const UNANSWERED_TRIES: usize = 5;
+
+/// The pause before the first of them that follows another.
+const UNANSWERED_PAUSE: Duration = Duration::from_millis(10);
 
 /// Entries that are read at once by who is far behind.
 const READ_AHEAD: u64 = 16;
@@ -258,13 +262,16 @@ impl Table {
         ];
         let entry = table.entry_path(LogVersion(0));
         let body = action::encode(&actions, &entry)?;
+        let mut backoff = Backoff::new(UNANSWERED_PAUSE, UNANSWERED_PAUSE * 8);
         for attempt in 1.. {
             // Losing this race is fine: whoever wins writes the same schema.
             let created = table.storage.create(&entry, body.clone()).await;
             table.refresh().await?;
             match created {
                 Err(e) if !table.exists() && attempt >= UNANSWERED_TRIES => return Err(e),
-                Err(_) if !table.exists() => {}
+                Err(_) if !table.exists() => {
+                    tokio::time::sleep(backoff.failed(Instant::now())).await;
+                }
                 _ => break,
             }
         }
@@ -485,7 +492,7 @@ impl Table {
         for action in actions {
             let Action::Add(add) = action else { continue };
             let path = self.file_path(&add.path);
-            if add.made.is_some_and(|made| made <= before) && !self.storage.has(&path).await? {
+            if add.made.is_some_and(|made| made <= before) && !self.storage.is_there(&path).await? {
                 return Err(Error::Unavailable(format!(
                     "`{path}` was removed before it was committed, as a file that no commit had named for long; try again"
                 )));
@@ -504,7 +511,11 @@ impl Table {
         let path = self.entry_path(version);
         let body = action::encode(actions, &path)?;
         let mut failure = None;
+        let mut backoff = Backoff::new(UNANSWERED_PAUSE, UNANSWERED_PAUSE * 8);
         for attempt in 0..UNANSWERED_TRIES {
+            if failure.is_some() {
+                tokio::time::sleep(backoff.failed(Instant::now())).await;
+            }
             match self.storage.create(&path, body.clone()).await {
                 Ok(CreateOutcome::Created) => return Ok(PutOutcome::Ours),
                 Ok(CreateOutcome::Exists) => {}

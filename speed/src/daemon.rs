@@ -11,8 +11,8 @@ use anabranch_shared::settings::{
 };
 use anabranch_shared::view::View;
 use anabranch_shared::{
-    Catalogue, Error, ErrorKind, Generation, GiveWay, Master, Pin, Pinner, ReadMode, Relation,
-    Result, Storage,
+    Backoff, Catalogue, Error, ErrorKind, Generation, GiveWay, Master, Pin, Pinner, ReadMode,
+    Relation, Result, Storage,
 };
 use async_trait::async_trait;
 use parking_lot::RwLock;
@@ -20,12 +20,12 @@ use tokio::sync::watch;
 use tokio::task::JoinSet;
 
 use crate::bounds::Bounds;
-use crate::delta::ViewDelta;
+use crate::delta::{ViewDelta, of_view};
 use crate::failure::{Failure, Reason};
 use crate::gather::{Peers, TopicParts};
 use crate::intake::DeadLetterBound;
 use crate::kafka::KafkaSource;
-use crate::topic::{TopicStream, Tried};
+use crate::topic::{Doing, TopicStream};
 use crate::wal::{RealFiles, WalLock, wal_id};
 use crate::wanted::{DeltaUse, Wanted, decide};
 
@@ -37,15 +37,9 @@ const TICK: Duration = Duration::from_millis(100);
 /// How often logs, boundaries and the catalogue are followed.
 const FOLLOW_EVERY: Duration = Duration::from_millis(500);
 
-/// The longest pause between two attempts to serve a view for whose delta there is no room.
+/// The longest pause between two tries to serve a view for whose delta there is no room, or to read
+/// the catalogue.
 const LONGEST_WAIT: Duration = Duration::from_secs(30);
-
-/// A view for whose delta there was no room.
-#[derive(Clone, Copy, Debug)]
-struct Waiting {
-    since: Instant,
-    pause: Duration,
-}
 
 /// How a daemon runs.
 #[derive(Clone, Debug)]
@@ -186,7 +180,9 @@ pub struct Daemon {
     /// Views that are wanted to be refreshed.
     wanted: parking_lot::Mutex<BTreeMap<String, Wanted>>,
     /// Views for whose delta there was no room, and when they are tried again.
-    waiting: parking_lot::Mutex<BTreeMap<String, Waiting>>,
+    waiting: parking_lot::Mutex<BTreeMap<String, Backoff>>,
+    /// When the catalogue is read again, where that failed.
+    reading: parking_lot::Mutex<Backoff>,
     /// Set when the loops shall end.
     ending: watch::Sender<bool>,
     /// Whether facts are taken. Read while a request is admitted and acknowledged.
@@ -234,6 +230,7 @@ impl Daemon {
             bounds,
             wanted: parking_lot::Mutex::default(),
             waiting: parking_lot::Mutex::default(),
+            reading: parking_lot::Mutex::new(Backoff::new(FOLLOW_EVERY, LONGEST_WAIT)),
             ending: watch::Sender::new(false),
             open: tokio::sync::RwLock::new(true),
             is_open: AtomicBool::new(true),
@@ -300,9 +297,13 @@ impl Daemon {
     /// Takes the fields and the topics of the catalogue, and serves the live generation of each of its
     /// views.
     pub async fn follow_catalogue(&self) {
-        if let Err(e) = self.catalogue.refresh().await {
-            tracing::warn!(error = %e, "can't read the catalogue");
-            return;
+        match self.catalogue.refresh().await {
+            Ok(_) => self.reading.lock().succeeded(),
+            Err(e) => {
+                tracing::warn!(error = %e, "can't read the catalogue");
+                self.reading.lock().failed(Instant::now());
+                return;
+            }
         }
         let entry = self.catalogue.current();
         self.take_declared(&entry).await;
@@ -336,9 +337,7 @@ impl Daemon {
     /// Whether it is time to try to serve a view.
     fn is_due(&self, view: &str) -> bool {
         let waiting = self.waiting.lock();
-        waiting
-            .get(view)
-            .is_none_or(|w| w.since.elapsed() >= w.pause)
+        waiting.get(view).is_none_or(|w| w.is_due(Instant::now()))
     }
 
     /// Lets a view wait for whose delta there was no room: much is read to find that out.
@@ -346,10 +345,9 @@ impl Daemon {
         let mut waiting = self.waiting.lock();
         match served {
             Err(Error::NoRoom(_)) => {
-                let before = waiting.get(view).map(|w| w.pause);
-                let pause = before.map_or(FOLLOW_EVERY * 2, |p| (p * 2).min(LONGEST_WAIT));
-                let since = Instant::now();
-                waiting.insert(view.to_owned(), Waiting { since, pause });
+                let new = || Backoff::new(FOLLOW_EVERY * 2, LONGEST_WAIT);
+                let waits = waiting.entry(view.to_owned()).or_insert_with(new);
+                waits.failed(Instant::now());
             }
             _ => {
                 waiting.remove(view);
@@ -474,7 +472,8 @@ impl Daemon {
         live: &anabranch_shared::GenerationEntry,
         stream: &Arc<TopicStream>,
     ) -> Result<()> {
-        let view = Arc::new(View::from_definition(name, &live.definition)?);
+        let made = of_view(name, || View::from_definition(name, &live.definition));
+        let view = Arc::new(made?);
         if let Some(field) = stream.field_not_taken(&view) {
             // What answered before is none that answers any more.
             stream.forget(name);
@@ -631,14 +630,19 @@ async fn land_loop(daemon: Arc<Daemon>, stream: Arc<TopicStream>) {
     let mut waited = Duration::ZERO;
     while daemon.goes_on(TICK).await {
         waited += TICK;
-        if waited < daemon.options.land_every && !stream.is_landing_due() {
+        // What failed is tried again when its pause is over, whatever has come meanwhile.
+        let due = match stream.is_failing(Doing::Landing) {
+            true => stream.is_due(Doing::Landing),
+            false => waited >= daemon.options.land_every || stream.is_landing_due(),
+        };
+        if !due {
             continue;
         }
         waited = Duration::ZERO;
         // What piled up during a landing lands at once.
         loop {
             let landed = stream.land().await.map(|_| ());
-            stream.note_trouble(Tried::Landing, &landed);
+            stream.note_trouble(Doing::Landing, &landed);
             if landed.is_err() || !stream.is_landing_due() {
                 break;
             }
@@ -648,14 +652,19 @@ async fn land_loop(daemon: Arc<Daemon>, stream: Arc<TopicStream>) {
 
 async fn follow_loop(daemon: Arc<Daemon>, stream: Arc<TopicStream>) {
     while daemon.goes_on(FOLLOW_EVERY).await {
-        let followed = stream.follow().await;
-        stream.note_trouble(Tried::Following, &followed);
+        if stream.is_due(Doing::Following) {
+            let followed = stream.follow().await;
+            stream.note_trouble(Doing::Following, &followed);
+        }
     }
 }
 
 async fn catalogue_loop(daemon: Arc<Daemon>) {
     while daemon.goes_on(FOLLOW_EVERY).await {
-        daemon.follow_catalogue().await;
+        let due = daemon.reading.lock().is_due(Instant::now());
+        if due {
+            daemon.follow_catalogue().await;
+        }
     }
 }
 

@@ -2,9 +2,10 @@
 //! pieces there are and that they reach without a gap from each boundary to the head.
 
 use std::collections::BTreeMap;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 
-use anabranch_shared::view::{Fold, fold_facts};
+use anabranch_shared::view::{Fold, View, fold_facts};
 use anabranch_shared::{
     DeltaPart, Error, ErrorKind, Log, Master, MasterPin, Offset, Offsets, PartitionId, Ranges,
     Result, join_ranges, planted,
@@ -15,6 +16,7 @@ use arrow::datatypes::TimestampMicrosecondType;
 use datafusion::common::utils::memory::get_record_batch_memory_size;
 use parking_lot::Mutex;
 
+use crate::failure::panic_text;
 use crate::follow::{Following, follow_log};
 use crate::lately::Lately;
 use crate::payload::FactPiece;
@@ -280,11 +282,24 @@ impl TopicDelta {
     }
 }
 
+/// Does some work of one view. Where it panics that is an error of the view's own: what is done for
+/// others beside it goes on.
+pub(crate) fn of_view<T>(view: &str, work: impl FnOnce() -> Result<T>) -> Result<T> {
+    catch_unwind(AssertUnwindSafe(work)).unwrap_or_else(|panic| {
+        Err(Error::Internal(format!(
+            "view `{view}`: its computation panicked: {}",
+            panic_text(panic.as_ref())
+        )))
+    })
+}
+
 /// The states of pieces of facts.
-pub(crate) fn fold_pieces(
-    view: &Arc<anabranch_shared::view::View>,
-    pieces: &[Arc<FactPiece>],
-) -> Result<RecordBatch> {
+pub(crate) fn fold_pieces(view: &Arc<View>, pieces: &[Arc<FactPiece>]) -> Result<RecordBatch> {
+    of_view(view.name(), || fold(view, pieces))
+}
+
+fn fold(view: &Arc<View>, pieces: &[Arc<FactPiece>]) -> Result<RecordBatch> {
+    fail::fail_point!(&format!("fold-of-{}", view.name()));
     let mut facts: Vec<RecordBatch> = pieces.iter().map(|p| p.facts.clone()).collect();
     if planted("planted-late-fact-dropped") {
         for batch in &mut facts {
@@ -338,9 +353,15 @@ pub(crate) fn fold_unlanded(delta: &Mutex<TopicDelta>, view: &str, target: u64) 
         }
         found.folded = folded + pieces.len() as u64;
         if found.unlanded.len() > UNLANDED_STATES {
-            let mut fold = Fold::new(master.view())?;
-            found.unlanded.iter().try_for_each(|s| fold.states(s))?;
-            found.unlanded = vec![fold.into_states()?];
+            let merged = of_view(view, || {
+                let mut fold = Fold::new(master.view())?;
+                found.unlanded.iter().try_for_each(|s| fold.states(s))?;
+                fold.into_states()
+            });
+            match merged {
+                Ok(states) => found.unlanded = vec![states],
+                Err(e) => found.fail(&e),
+            }
         }
         return Ok(());
     }

@@ -18,9 +18,11 @@ mod tests;
 
 use std::collections::VecDeque;
 use std::io::{self, Read};
+use std::ops::Range;
 use std::str::FromStr;
 
 use anabranch_shared::ErrorKind;
+use anabranch_shared::ipc::plain_bytes;
 use arrow::array::RecordBatch;
 use arrow::error::ArrowError;
 use bytes::Bytes;
@@ -286,10 +288,8 @@ fn split(chunk: Chunk) -> Vec<Chunk> {
     let ChunkData::Batch(batch) = &chunk.data else {
         return vec![chunk];
     };
-    let row_bytes = batch.get_array_memory_size() / batch.num_rows().max(1) + 1;
-    let rows = (CHUNK_BYTES / row_bytes).clamp(1, CHUNK_RECORDS);
-    let slice = |start: usize| {
-        let batch = batch.slice(start, rows.min(batch.num_rows() - start));
+    let slice = |(start, rows): (usize, usize)| {
+        let batch = batch.slice(start, rows);
         Chunk {
             first_record: chunk.first_record + start as u64,
             first_line: chunk.first_line,
@@ -299,7 +299,26 @@ fn split(chunk: Chunk) -> Vec<Chunk> {
             bytes_read: chunk.bytes_read,
         }
     };
-    (0..batch.num_rows()).step_by(rows).map(slice).collect()
+    let mut parts = Vec::new();
+    parts_of(batch, 0..batch.num_rows(), &mut parts);
+    parts.into_iter().map(slice).collect()
+}
+
+/// The rows of a batch in parts that take no more than a chunk, or are one row. Dictionaries and run
+/// ends count as what they come to: a few bytes may stand for many rows.
+fn parts_of(batch: &RecordBatch, rows: Range<usize>, parts: &mut Vec<(usize, usize)>) {
+    let count = rows.len();
+    let fits = |rows: &Range<usize>| {
+        let part = batch.slice(rows.start, rows.len());
+        plain_bytes(&part, CHUNK_BYTES as u64).is_some()
+    };
+    if count <= 1 || (count <= CHUNK_RECORDS && fits(&rows)) {
+        parts.push((rows.start, count));
+        return;
+    }
+    let middle = rows.start + count / 2;
+    parts_of(batch, rows.start..middle, parts);
+    parts_of(batch, middle..rows.end, parts);
 }
 
 /// What of `chunk` lies at `record` or after.

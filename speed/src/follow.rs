@@ -12,7 +12,7 @@ use arrow::array::RecordBatch;
 use datafusion::common::utils::memory::get_record_batch_memory_size;
 use parking_lot::Mutex;
 
-use crate::delta::StatePiece;
+use crate::delta::{StatePiece, of_view};
 
 /// How the log is followed, and where the states go that are made of it. Clones share the room.
 #[derive(Clone, Debug)]
@@ -124,7 +124,8 @@ pub async fn follow_log(
         };
         fold_log_unplaced(log, master.view(), &start, &end, &following.fold, emit).await?;
         let parts = std::mem::take(&mut *made.lock());
-        let parts = following.merge(master.view(), parts)?;
+        let view = master.view();
+        let parts = of_view(view.name(), || following.merge(view, parts))?;
         pieces.push(StatePiece::new(vec![(partition, range)], parts));
     }
     Ok(pieces)

@@ -30,7 +30,7 @@ mod wire;
 
 use choice::{Choice, Holder, Lanes, choose, head_of};
 pub(crate) use held::Snapshot;
-pub(crate) use wire::PeerDelta;
+pub(crate) use wire::{PeerDelta, encode};
 
 /// How often the daemons are asked anew because two of them hold one partition.
 const TRIES: usize = 6;

@@ -12,6 +12,7 @@ use axum::extract::{DefaultBodyLimit, Extension, Path, Query, State};
 use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
+use datafusion::common::utils::memory::get_record_batch_memory_size;
 
 use crate::admission::{Admission, Admitted};
 use crate::arrow_stream;
@@ -30,6 +31,10 @@ pub const PAYLOAD: &str = "application/vnd.anabranch.payload";
 
 /// The content type of an Arrow IPC stream.
 const ARROW: &str = "application/vnd.apache.arrow.stream";
+
+/// Rows of text may come to so many times the most that a request has: a byte of a row may be a field
+/// whose name `_extra` repeats.
+const TEXT_TIMES: u64 = 16;
 
 /// So many bytes of a compressed body are taken apart at once.
 const INFLATED: usize = 1 << 20;
@@ -268,7 +273,7 @@ async fn accept(
     let admit = move |admission: &Admission| {
         let body = decompress(body, &encoding, limit, |bytes| taken.grow(bytes))?;
         taken.settle(body.len() as u64);
-        let admitted = admit(admission, body, &kind, separator, limit, &taken)?;
+        let admitted = admit_body(admission, body, &kind, separator, limit, &|n| taken.grow(n))?;
         match query.strict {
             true => strictly(admitted),
             false => Ok(admitted),
@@ -313,27 +318,35 @@ fn strictly(admitted: Admitted) -> Result<Admitted> {
     }
 }
 
-fn admit(
+/// Admits a body without its compression; what more is taken for it is asked for with `grow`.
+pub(crate) fn admit_body(
     admission: &Admission,
     body: Bytes,
     kind: &str,
     separator: Option<Separator>,
     limit: u64,
-    taken: &Taken,
+    grow: &dyn Fn(u64) -> Result<()>,
 ) -> Result<Admitted> {
     let failed = |e: crate::admission::AdmissionError| Error::Invalid(e.to_string());
     if kind.starts_with(ARROW) {
-        return admission
-            .batch(&arrow_stream::read(body, limit)?)
-            .map_err(failed);
+        let limit = arrow_stream::of_request(limit);
+        let batch = arrow_stream::read(body, limit, grow)?;
+        return admission.batch(&batch).map_err(failed);
     }
     let format = [("tab-separated-values", Format::Tsv), ("csv", Format::Csv)];
     if let Some((_, format)) = format.iter().find(|(name, _)| kind.contains(name)) {
         let refused = |e: files::FileError| Error::Invalid(e.to_string());
-        let mut parts = Vec::new();
+        let (mut parts, mut bytes) = (Vec::new(), 0_u64);
         for chunk in files::csv_of_body(body, *format, separator, admission).map_err(refused)? {
             let chunk = chunk.map_err(refused)?;
-            parts.push(admission.chunk(&chunk).map_err(failed)?);
+            let part = admission.chunk(&chunk).map_err(failed)?;
+            bytes = bytes.saturating_add(get_record_batch_memory_size(&part.facts) as u64);
+            if bytes > limit.saturating_mul(TEXT_TIMES) {
+                return Err(Error::Invalid(format!(
+                    "its rows come to more than {TEXT_TIMES} times {limit} bytes (`max_request_bytes` in `[daemon]`), and nothing of it was admitted; send it in parts"
+                )));
+            }
+            parts.push(part);
         }
         return admission.joined(parts).map_err(failed);
     }
@@ -351,7 +364,7 @@ fn admit(
             return admission.ndjson(&body).map_err(failed);
         }
         // Its lines are a copy of it.
-        taken.grow(2 * body.len() as u64)?;
+        grow(2 * body.len() as u64)?;
         let lines = files::lines_of_array(&body)
             .map_err(|e| Error::Invalid(format!("{e}; nothing of it was admitted")))?;
         let mut admitted = admission.ndjson(&lines).map_err(failed)?;
@@ -366,7 +379,7 @@ fn admit(
 
 /// The body without its compression; bounded, so that a small body can't become a huge one. What is
 /// taken for it is asked for with `grow` before it is taken: all of it, in bytes.
-fn decompress(
+pub(crate) fn decompress(
     body: Bytes,
     encoding: &str,
     limit: u64,
@@ -413,6 +426,39 @@ mod tests {
     use std::io::Write;
 
     use super::*;
+
+    /// A long name in the header of CSV, which each of many short rows would repeat.
+    #[test]
+    fn names_of_text_are_not_repeated_without_end() -> std::result::Result<(), String> {
+        let field = anabranch_shared::TopicField {
+            name: "ts".into(),
+            field_type: anabranch_shared::settings::FieldType::Timestamp,
+            nullable: false,
+        };
+        let topic = anabranch_shared::Topic {
+            name: "facts".into(),
+            event_time: "ts".into(),
+            fields: vec![field],
+        };
+        let keep = anabranch_shared::settings::UnknownFields::Keep;
+        let admission = Admission::new(&topic.field_schema(), "ts", keep, 1 << 20);
+        let admission = admission.map_err(|e| e.to_string())?;
+        let body = |name: usize, rows: usize| {
+            let row = "2026-01-01,x\n".repeat(rows);
+            Bytes::from(format!("ts,{}\n{row}", "n".repeat(name)))
+        };
+        let admitted = |body: Bytes| {
+            let none = |_| Ok(());
+            admit_body(&admission, body, "text/csv", None, 1 << 20, &none)
+        };
+        let plain = admitted(body(10, 1_000)).map_err(|e| e.to_string())?;
+        assert_eq!(plain.record_count, 1_000);
+        for (name, rows) in [(10_000, 10_000), (100_000, 50_000)] {
+            let refused = admitted(body(name, rows));
+            assert!(matches!(refused, Err(Error::Invalid(_))), "{name}");
+        }
+        Ok(())
+    }
 
     /// What is taken for a body is asked for before: the vector as it was, the one that it grows to,
     /// and the body that it comes from.

@@ -25,6 +25,7 @@ mod messages;
 mod start;
 
 use consumer::{Shared, Source};
+pub(crate) use messages::Messages;
 
 /// What is known of one partition.
 #[derive(Clone, Debug, Default, Deserialize, Serialize)]

@@ -13,6 +13,7 @@
 
 use std::sync::Arc;
 
+use anabranch_shared::ipc::{CheckedStream, IpcLimit, caught};
 use anabranch_shared::{
     Error, Offset, OffsetRange, PartitionId, Result, Topic, dead_letter_schema, fit_facts, planted,
     timestamp_type,
@@ -23,7 +24,7 @@ use arrow::array::{
 };
 use arrow::compute::cast;
 use arrow::datatypes::{DataType, Schema, SchemaRef};
-use arrow::ipc::reader::StreamReader;
+use arrow::error::ArrowError;
 use arrow::ipc::writer::StreamWriter;
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
@@ -38,6 +39,12 @@ use crate::requests::{KeptAnswer, KeptRequest, RequestKey};
 mod tests;
 
 const VERSION: u8 = 3;
+
+/// What a payload may take that was checked before it was written: as much as four groups of the WAL.
+pub(crate) const REPLAYED: IpcLimit = IpcLimit {
+    bytes: 4 * crate::wal::MAX_GROUP_BYTES,
+    name: "the most of one payload",
+};
 
 /// The oldest version that is read.
 const OLDEST_VERSION: u8 = 1;
@@ -85,7 +92,7 @@ fn damaged(what: &str) -> Error {
 
 impl Header {
     /// The header of a stored payload, and its facts as they are stored.
-    fn split(bytes: &Bytes) -> Result<(Self, &[u8])> {
+    fn split(bytes: &[u8]) -> Result<(Self, &[u8])> {
         let (version, rest) = bytes.split_first().ok_or_else(|| damaged("is empty"))?;
         if !(OLDEST_VERSION..=VERSION).contains(version) {
             return Err(Error::Conflict(format!(
@@ -233,12 +240,22 @@ impl Payload {
         Ok(out.into())
     }
 
-    /// From how it is stored.
-    pub fn decode(bytes: &Bytes) -> Result<Self> {
+    /// From how it is stored; `limit` is what it may take in memory.
+    ///
+    /// # Errors
+    /// `Corrupt` where it is damaged or too large, `Conflict` where it is of a later version.
+    pub fn decode(bytes: &[u8], limit: IpcLimit) -> Result<Self> {
         let (header, facts) = Header::split(bytes)?;
-        let mut reader = StreamReader::try_new(facts, None)?;
-        let facts = reader.next().ok_or_else(|| damaged("holds no batch"))??;
-        let facts = retyped(&facts, admitted_type)?;
+        let not_facts = |e: ArrowError| damaged(&e.to_string());
+        // Of its own, so that the facts don't keep a whole segment in memory, and are aligned.
+        let facts = Bytes::copy_from_slice(facts);
+        let read = CheckedStream::new(facts, limit).and_then(CheckedStream::read);
+        let mut batches = read.map_err(not_facts)?.batches.into_iter();
+        let facts = match (batches.next(), batches.next()) {
+            (Some(facts), None) => facts,
+            _ => return Err(damaged("holds no batch, or more than one")),
+        };
+        let facts = caught(|| retyped(&facts, admitted_type)).map_err(not_facts)?;
         let dead = header
             .dead
             .into_iter()
@@ -409,7 +426,10 @@ fn admitted_type(column: &ArrayRef) -> DataType {
 }
 
 /// Facts with their columns in other types.
-fn retyped(facts: &RecordBatch, wanted: impl Fn(&ArrayRef) -> DataType) -> Result<RecordBatch> {
+fn retyped(
+    facts: &RecordBatch,
+    wanted: impl Fn(&ArrayRef) -> DataType,
+) -> std::result::Result<RecordBatch, ArrowError> {
     let schema = facts.schema();
     let (mut fields, mut columns) = (Vec::new(), Vec::new());
     for (field, column) in schema.fields().iter().zip(facts.columns()) {
@@ -419,7 +439,7 @@ fn retyped(facts: &RecordBatch, wanted: impl Fn(&ArrayRef) -> DataType) -> Resul
     }
     let rows = RecordBatchOptions::new().with_row_count(Some(facts.num_rows()));
     let schema = Arc::new(Schema::new(fields));
-    Ok(RecordBatch::try_new_with_options(schema, columns, &rows)?)
+    RecordBatch::try_new_with_options(schema, columns, &rows)
 }
 
 /// Where a piece of facts is.

@@ -7,18 +7,21 @@ use std::time::{Duration, Instant};
 
 use anabranch_shared::settings::{Ack, FieldSettings, UnknownFields};
 use anabranch_shared::{
-    Error, FoldOptions, FoldProgress, Generation, GiveWay, Log, Master, Offset, OffsetRange,
-    Offsets, PartitionId, Result, Topic, planted,
+    Backoff, Error, FoldOptions, FoldProgress, Generation, GiveWay, Log, Master, Offset,
+    OffsetRange, Offsets, PartitionId, Result, Topic, planted,
 };
 use bytes::Bytes;
 use parking_lot::{Mutex, RwLock};
 use tokio::sync::{mpsc, oneshot, watch};
 
 use self::duplicates::open_dedup;
-use self::following::FollowPause;
+use self::landing::FailedLanding;
 use self::recovery::{OpenedWal, open_wal};
+pub use self::retries::Doing;
+use self::retries::Retries;
 use crate::admission::{Admission, Admitted};
 use crate::appender::{Appender, WriteRequest, Written, other_body};
+use crate::arrow_stream::of_request;
 use crate::bounds::Bounds;
 use crate::daemon::{DaemonOptions, TopicOptions};
 use crate::dedup::{Dedup, DedupStatus};
@@ -36,27 +39,14 @@ mod lanes;
 mod pinning;
 mod recovery;
 mod relief;
+mod retries;
+
+/// How long the log is not followed after there was no room for it, at first and at most.
+const FIRST_PAUSE: Duration = Duration::from_secs(1);
+const LONGEST_PAUSE: Duration = Duration::from_secs(30);
 
 /// Requests that may wait for the appender.
 const WAITING_REQUESTS: usize = 1_024;
-
-/// What a topic tries again and again.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Tried {
-    /// To land its facts.
-    Landing,
-    /// To follow its log.
-    Following,
-}
-
-impl Tried {
-    fn name(self) -> &'static str {
-        match self {
-            Self::Landing => "landing",
-            Self::Following => "following the log",
-        }
-    }
-}
 
 /// For so long it is believed that the WAL takes nothing after it last took nothing.
 const REFUSED_FOR: Duration = Duration::from_secs(10);
@@ -144,8 +134,8 @@ pub struct TopicStream {
     bounds: Arc<Bounds>,
     /// What landings give way to: answers of any topic.
     give_way: GiveWay,
-    /// Since when, and how long yet, the log is not followed because there is no room.
-    pause: Mutex<FollowPause>,
+    /// When the log is followed again, where there was no room for it.
+    pause: Mutex<Backoff>,
     failure: Failure,
     commits: std::sync::atomic::AtomicU64,
     /// The keys that the topic has seen, where duplicates are looked for.
@@ -155,10 +145,12 @@ pub struct TopicStream {
     known: Arc<Mutex<Requests>>,
     dead_letter_bound: DeadLetterBound,
     intake: Mutex<Intake>,
-    /// Why landing, or following the log, failed when it was last tried.
-    troubles: Mutex<BTreeMap<Tried, String>>,
     /// Why the WAL took nothing when it was last to, and when that was.
     refused: Arc<Mutex<Option<(Instant, String)>>>,
+
+    /// The last landing, where it failed.
+    failed_landing: Mutex<Option<FailedLanding>>,
+    retries: Mutex<Retries>,
     /// Up to where answers with what other daemons hold have gone: no later one is to go less far
     /// without a look at the log.
     pub(crate) answered: Mutex<Offsets>,
@@ -260,7 +252,7 @@ impl TopicStream {
             options: options.clone(),
             bounds: bounds.clone(),
             give_way: give_way.clone(),
-            pause: Mutex::default(),
+            pause: Mutex::new(Backoff::new(FIRST_PAUSE, LONGEST_PAUSE)),
             failure: failure.clone(),
             commits: std::sync::atomic::AtomicU64::new(0),
             dedup,
@@ -268,8 +260,10 @@ impl TopicStream {
             known,
             dead_letter_bound: settings.dead_letter_bound,
             intake: Mutex::default(),
-            troubles: Mutex::default(),
             refused,
+
+            failed_landing: Mutex::default(),
+            retries: Mutex::default(),
             answered: Mutex::default(),
             asked_at_ms: std::sync::atomic::AtomicI64::new(i64::MIN),
         };
@@ -417,7 +411,8 @@ impl TopicStream {
         let (worker, encoded) = (self.clone(), body.clone());
         let payload = in_turn(usize::MAX, move || {
             // What the WAL holds must be readable when it is replayed, so it is checked before.
-            let mut payload = Payload::decode(&encoded)
+            let limit = of_request(worker.options.max_request_bytes);
+            let mut payload = Payload::decode(&encoded, limit)
                 .map_err(|e| Error::Invalid(format!("the body is not a payload: {e}")))?;
             payload.take_fields_of(&worker.topic(), worker.admission().schema())?;
             payload.check(&worker.topic(), from)?;
@@ -494,18 +489,6 @@ impl TopicStream {
         })
     }
 
-    /// Why facts do not land, or why the log can't be followed, where the last try failed; it is
-    /// tried again.
-    pub fn landing_trouble(&self) -> Option<String> {
-        self.trouble(Tried::Landing)
-            .or_else(|| self.trouble(Tried::Following))
-    }
-
-    /// Why one of the two failed when it was last tried.
-    pub fn trouble(&self, tried: Tried) -> Option<String> {
-        self.troubles.lock().get(&tried).cloned()
-    }
-
     /// Why the topic takes no facts, as far as is known: memory for them is full, or the WAL took
     /// nothing a moment ago, or its disk still has no room.
     pub fn intake_trouble(&self) -> Option<String> {
@@ -517,24 +500,42 @@ impl TopicStream {
         lasts.then_some(why)
     }
 
+    /// Why facts do not land, or the log is not followed, where the last try failed; how often it has
+    /// failed, and when it is tried again.
+    pub fn landing_trouble(&self) -> Option<String> {
+        self.retries.lock().trouble(Instant::now())
+    }
+
+    /// The same of one of the two.
+    pub fn trouble(&self, doing: Doing) -> Option<String> {
+        self.retries.lock().trouble_of(doing, Instant::now())
+    }
+
+    /// How many tries in a row to land, or to follow the log, have failed.
+    pub fn failed_tries(&self) -> u32 {
+        let retries = self.retries.lock();
+        Doing::ALL
+            .map(|doing| retries.of(doing).backoff.tries())
+            .into_iter()
+            .max()
+            .unwrap_or(0)
+    }
+
+    /// Whether something that failed is due to be tried again.
+    pub(crate) fn is_due(&self, doing: Doing) -> bool {
+        self.retries.lock().of(doing).backoff.is_due(Instant::now())
+    }
+
+    /// Whether the last try of something failed.
+    pub(crate) fn is_failing(&self, doing: Doing) -> bool {
+        self.retries.lock().of(doing).backoff.is_failing()
+    }
+
     /// Notes how a try to land or to follow the log ended. The same trouble is logged once.
-    pub(crate) fn note_trouble(&self, doing: Tried, tried: &Result<()>) {
-        let topic = self.name();
-        let mut troubles = self.troubles.lock();
-        match tried {
-            Ok(()) => {
-                if troubles.remove(&doing).is_some() {
-                    tracing::info!(%topic, "{}: it goes on", doing.name());
-                }
-            }
-            Err(e) => {
-                let now = format!("{}: {e}", doing.name());
-                if troubles.get(&doing) != Some(&now) {
-                    tracing::error!(%topic, error = %now, "trouble; it is tried again");
-                    troubles.insert(doing, now);
-                }
-            }
-        }
+    pub(crate) fn note_trouble(&self, doing: Doing, tried: &Result<()>) {
+        self.retries
+            .lock()
+            .note(self.name(), doing, tried, Instant::now());
     }
 
     /// Counts records that were acknowledged.

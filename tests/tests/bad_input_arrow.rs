@@ -7,8 +7,8 @@ use anabranch_tests::daemon::{Daemon, run};
 use anabranch_tests::places;
 use arrow::array::{
     ArrayRef, DictionaryArray, Float64Array, Int32Array, Int64Array, NullArray, RecordBatch,
-    StringArray, TimestampMicrosecondArray, TimestampMillisecondArray, TimestampNanosecondArray,
-    TimestampSecondArray,
+    RunArray, StringArray, TimestampMicrosecondArray, TimestampMillisecondArray,
+    TimestampNanosecondArray, TimestampSecondArray,
 };
 use arrow::datatypes::Int32Type;
 use arrow::ipc::CompressionType;
@@ -368,6 +368,104 @@ async fn units_and_zones_are_the_same_instants() -> anyhow::Result<()> {
     anyhow::ensure!(found == [["2026-01-01T00:00:00Z"]], "{found:?}");
     let count = daemon.rows("SELECT count(*) FROM facts").await?;
     anyhow::ensure!(count == [[(sent + 1).to_string()]], "{count:?}");
+    daemon.stop().await
+}
+
+/// The peak of the daemon's resident memory, in bytes.
+fn peak_bytes(daemon: &Daemon) -> anyhow::Result<u64> {
+    let pid = daemon.client.address().pid;
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status"))?;
+    let line = status.lines().find(|l| l.starts_with("VmHWM:"));
+    let kib = line.and_then(|l| l.split_whitespace().nth(1));
+    let kib = kib.ok_or_else(|| anyhow::anyhow!("the system does not tell"))?;
+    Ok(kib.parse::<u64>()? * 1_024)
+}
+
+/// Bodies of up to a kilobyte that come to gigabytes, or state lengths of which nothing is there: each is refused, as
+/// facts and as what `anabranch ingest` sends, and takes no memory.
+#[tokio::test(flavor = "multi_thread")]
+async fn small_bodies_stay_small() -> anyhow::Result<()> {
+    let dir = places::folder()?;
+    write_project(dir.path())?;
+    // The bounds that a project starts with.
+    let settings = std::fs::read_to_string(dir.path().join("anabranch.toml"))?;
+    let settings = settings.replace("max_request_bytes = \"8MB\"\n", "");
+    std::fs::write(dir.path().join("anabranch.toml"), settings)?;
+    let mut daemon = Daemon::start(dir.path()).await?;
+    daemon
+        .post("facts", ARROW, &stream(&[facts(0, 100)?])?)
+        .await?;
+    let before = peak_bytes(&daemon)?;
+
+    let run = |rows: usize, array: ArrayRef| -> anyhow::Result<ArrayRef> {
+        let ends = Int32Array::from(vec![i32::try_from(rows)?]);
+        Ok(Arc::new(RunArray::<Int32Type>::try_new(&ends, &array)?))
+    };
+    let text = |bytes: usize| Arc::new(StringArray::from(vec!["x".repeat(bytes)])) as ArrayRef;
+    let of_rows = |rows: usize, word: ArrayRef| {
+        let one = Arc::new(Int64Array::from(vec![1])) as ArrayRef;
+        batch(vec![
+            ("ts", run(rows, times(1))?),
+            ("id", run(rows, one)?),
+            ("word", word),
+        ])
+    };
+    let keys = Int32Array::from(vec![0; 1_000_000]);
+    let shared = DictionaryArray::<Int32Type>::try_new(keys, text(1_000))?;
+    let bombs = [
+        of_rows(20_000_000, run(20_000_000, text(90))?)?,
+        of_rows(5_000_000, run(5_000_000, text(100))?)?,
+        of_rows(1_000_000, Arc::new(shared))?,
+    ];
+    let mut bodies = Vec::new();
+    for bomb in &bombs {
+        bodies.push((stream(std::slice::from_ref(bomb))?, ARROW));
+    }
+    anyhow::ensure!(bodies[0].0.len() < 2_000, "{} bytes", bodies[0].0.len());
+    // What the dictionary's keys are is most of its body: packed it is small.
+    bodies.push((packed(&bombs[2..], CompressionType::ZSTD)?, ARROW));
+    let payload: &[(&str, &str)] = &[("content-type", "application/vnd.anabranch.payload")];
+    let header = br#"{"received_at_us":0,"records":20000000}"#;
+    let of_payload = |facts: &[u8]| {
+        let length = u32::try_from(header.len())
+            .unwrap_or_default()
+            .to_le_bytes();
+        [&[3], length.as_slice(), header, facts].concat()
+    };
+    for bomb in &bombs {
+        bodies.push((of_payload(&stream(std::slice::from_ref(bomb))?), payload));
+    }
+    // The length of a message's body, wherever it stands, is made 2^62.
+    let whole = stream(&[facts(0, 1)?])?;
+    let mut long = Vec::new();
+    for at in (0..whole.len() - 8).step_by(8) {
+        let mut claim = whole.clone();
+        claim[at..at + 8].copy_from_slice(&(1_i64 << 62).to_le_bytes());
+        long.push((of_payload(&claim), payload));
+        long.push((claim, ARROW));
+    }
+    for (nth, (body, kind)) in bodies.iter().enumerate() {
+        let (status, answer) = daemon.post("facts", kind, body).await?;
+        anyhow::ensure!((400..500).contains(&status), "{nth}: {status} {answer}");
+        let said = answer["error"].as_str().unwrap_or_default();
+        anyhow::ensure!(said.contains("max_request_bytes"), "{nth}: {answer}");
+    }
+    let mut refused = 0;
+    for (body, kind) in &long {
+        let (status, answer) = daemon.post("facts", kind, body).await?;
+        // A torn value is still a value, and a torn name may be that of a field to come.
+        let answered = [200, 503].contains(&status) || (400..500).contains(&status);
+        anyhow::ensure!(answered, "{status} {answer}");
+        refused += usize::from(status != 200);
+    }
+    anyhow::ensure!(
+        refused * 3 > long.len(),
+        "{refused} of {} refused",
+        long.len()
+    );
+    let more = peak_bytes(&daemon)?.saturating_sub(before);
+    anyhow::ensure!(more < 200 << 20, "{} MB more", more >> 20);
+    anyhow::ensure!(daemon.runs()?, "the daemon ended");
     daemon.stop().await
 }
 

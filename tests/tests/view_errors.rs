@@ -8,6 +8,44 @@ use anabranch_shared::ReadMode;
 use anabranch_tests::daemon::{Daemon, run};
 use anabranch_tests::places;
 
+/// A view whose computation panics, as a defect of the engine may do, ends that view alone: what is landed with it
+/// lands, and the others answer.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_view_that_panics_stops_nothing_else() -> anyhow::Result<()> {
+    let dir = places::folder()?;
+    let views = "[views.good]\nsql = \"good.sql\"\n[views.bad]\nsql = \"bad.sql\"\n";
+    std::fs::write(
+        dir.path().join("anabranch.toml"),
+        format!("{PROJECT}{views}"),
+    )?;
+    for name in ["good", "bad"] {
+        let sql = "SELECT count(*) AS facts, sum(id) AS ids FROM facts";
+        std::fs::write(dir.path().join(format!("{name}.sql")), sql)?;
+    }
+    let panics = "fold-of-bad=panic(a planted panic)";
+    let mut daemon = Daemon::start_with(dir.path(), &["speed"], panics).await?;
+    let fact = |id| format!("{{\"ts\":\"2026-01-01T00:00:00Z\",\"id\":{id}}}");
+    for id in 1..=3 {
+        let (status, answer) = daemon.post("facts", &[], fact(id).as_bytes()).await?;
+        anyhow::ensure!(status == 200, "{answer}");
+        daemon.landed("facts", id).await?;
+    }
+    let found = daemon.rows("SELECT facts, ids FROM good").await?;
+    anyhow::ensure!(found == [["3", "6"]], "{found:?}");
+    let failing = daemon.client.views_that_fail().await?;
+    let why = failing.get("bad").map(String::as_str).unwrap_or_default();
+    anyhow::ensure!(
+        failing.len() == 1 && why.contains("a planted panic"),
+        "{failing:?}"
+    );
+    let refused = daemon.rows("SELECT facts FROM bad").await;
+    anyhow::ensure!(refused.is_err_and(|e| e.to_string().contains("a planted panic")));
+    let ran = run(dir.path(), &["status"])?;
+    anyhow::ensure!(ran.said.contains("a planted panic"), "{ran:?}");
+    anyhow::ensure!(daemon.runs()?, "the daemon ended");
+    daemon.stop().await
+}
+
 /// What the daemon follows by itself has followed after this.
 const WAIT: Duration = Duration::from_secs(30);
 

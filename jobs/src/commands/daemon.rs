@@ -537,6 +537,14 @@ async fn metrics(State(health): State<Health>) -> String {
         "1 where the last try to land facts or to follow the log failed; it is tried again",
         topics.iter().map(failing).collect(),
     );
+    let failed = |(n, s): (&String, &Arc<TopicStream>)| {
+        (format!("topic=\"{n}\""), f64::from(s.failed_tries()))
+    };
+    gauge(
+        "anabranch_landing_failed_tries",
+        "How many tries in a row to land facts or to follow the log have failed; each waits longer than the one before",
+        topics.iter().map(failed).collect(),
+    );
     let by_view = |read: &dyn Fn(&anabranch_speed::ViewDelta) -> f64| {
         let mut rows = Vec::new();
         for stream in topics.values() {

@@ -13,6 +13,7 @@ use serde::Deserialize;
 
 use super::{AddFile, TableState};
 use crate::damage::damaged;
+use crate::parquet_bounds::check_footer;
 use crate::storage::{Storage, join};
 use crate::{LogVersion, Result, planted};
 
@@ -139,6 +140,7 @@ fn decode(bytes: Bytes, version: LogVersion, path: &Path) -> Result<TableState> 
     if !is_whole(&bytes, path) && !planted("planted-damage-read") {
         return Err(damaged(path, "it is not what was written there"));
     }
+    check_footer(&bytes).map_err(|e| not_parquet(&e))?;
     let builder = ParquetRecordBatchReaderBuilder::try_new(bytes).map_err(|e| not_parquet(&e))?;
     for batch in builder.build().map_err(|e| not_parquet(&e))? {
         let batch = batch.map_err(|e| not_parquet(&e))?;

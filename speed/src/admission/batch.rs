@@ -15,10 +15,15 @@ use arrow::compute::{cast, max, min};
 use arrow::datatypes::{
     DataType, Date32Type, Decimal128Type, FieldRef, TimeUnit, TimestampMicrosecondType,
 };
+use arrow::error::ArrowError;
 
 use super::outcome::Rows;
 use super::reason::Fault;
 use super::{Admission, AdmissionError, Admitted, MAX_DEAD_LETTERS, encode};
+
+/// The most that `_extra` repeats names, in bytes: each row has those of its undeclared fields, and a
+/// sender may give a long name to values of one byte.
+const EXTRA_NAME_BYTES: usize = 256 << 20;
 
 /// How the strings of a batch are to be read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -318,6 +323,14 @@ fn extra(admission: &Admission, undeclared: &Undeclared, rows: usize) -> Built<A
         Some(columns) if admission.unknown == UnknownFields::Keep => columns,
         _ => return Ok(new_null_array(&DataType::Utf8View, rows)),
     };
+    let names = columns.schema_ref().fields().iter().zip(columns.columns());
+    let names = names.map(|(f, a)| f.name().len() * (a.len() - a.logical_null_count()));
+    let bytes = names.fold(0, usize::saturating_add);
+    if bytes > EXTRA_NAME_BYTES {
+        return Err(ArrowError::InvalidArgumentError(format!(
+            "`_extra` would repeat the names of undeclared fields up to {bytes} bytes; declare them, give them shorter names, or send fewer records at once"
+        )));
+    }
     let mut builder = text_builder(rows);
     for (row, object) in encode::lines(columns)?.into_iter().enumerate() {
         if undeclared.carried_by(row) {

@@ -13,7 +13,7 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::admission::DeadLetter;
-use crate::payload::Payload;
+use crate::payload::{Payload, REPLAYED};
 
 const MINUTE: i64 = 60_000_000;
 
@@ -90,7 +90,7 @@ fn a_record_that_is_removed_is_named_and_its_place_stays_unused() -> Result<()> 
     );
     let payload = Payload::new(admitted, 5, None, None);
     assert_eq!(payload.duplicates, [0, 3]);
-    let read = Payload::decode(&payload.encode()?)?;
+    let read = Payload::decode(&payload.encode()?, REPLAYED)?;
     assert_eq!(read.duplicates, [0, 3]);
     assert_eq!(
         (read.records, read.facts.num_rows(), read.dead.len()),

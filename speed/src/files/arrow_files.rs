@@ -1,24 +1,30 @@
 //! Typed rows from Parquet and from Arrow IPC.
 
-use std::collections::VecDeque;
 use std::fs::File;
-use std::io::{self, BufReader, Read};
+use std::io::BufReader;
 use std::sync::Arc;
 
+use anabranch_shared::ipc::{IpcFile, IpcLimit, IpcStream, caught};
+use anabranch_shared::parquet_bounds::{check_footer, check_pages};
 use arrow::array::RecordBatch;
 use arrow::datatypes::{DataType, FieldRef, Fields, Schema, TimeUnit};
 use arrow::error::ArrowError;
-use arrow::ipc::reader::{FileReaderBuilder, StreamReader};
 use parquet::arrow::arrow_reader::{
     ArrowReaderMetadata, ArrowReaderOptions, ParquetRecordBatchReader,
     ParquetRecordBatchReaderBuilder,
 };
 use parquet::basic::Type as PhysicalType;
 use parquet::errors::ParquetError;
+use parquet::file::metadata::RowGroupMetaData;
 
 use super::source::Stream;
 use super::{CHUNK_BYTES, CHUNK_RECORDS, Chunk, ChunkData, ChunkReader, FileError, Position};
-use crate::arrow_stream::{STREAM_END, caught};
+
+/// What one batch of a file may take, with its dictionaries.
+const BATCH: IpcLimit = IpcLimit {
+    bytes: 2 << 30,
+    name: "the most of one batch of a file",
+};
 
 /// Reads Parquet row by row number: rows before a skip's target are passed over without decoding their pages.
 pub(super) struct ParquetReader {
@@ -37,13 +43,21 @@ enum State {
 impl ParquetReader {
     pub(super) fn open(file: File, position: Position) -> Result<Self, FileError> {
         let file_bytes = source_bytes(&file, &position)?;
-        let metadata = ArrowReaderMetadata::load(&file, ArrowReaderOptions::default())
-            .and_then(with_int96_in_micros)
-            .map_err(|source| parquet_error(&position, source))?;
+        let load = || {
+            check_footer(&file).map_err(stated)?;
+            let metadata = ArrowReaderMetadata::load(&file, ArrowReaderOptions::default())?;
+            check_pages(&file, metadata.metadata()).map_err(stated)?;
+            with_int96_in_micros(metadata)
+        };
+        let metadata = whole(load).map_err(|source| parquet_error(&position, source))?;
         let builder = ParquetRecordBatchReaderBuilder::new_with_metadata(file, metadata);
         let groups = builder.metadata().row_groups();
-        let decoded: i64 = groups.iter().map(|group| group.total_byte_size()).sum();
-        let rows: i64 = groups.iter().map(|group| group.num_rows()).sum();
+        let sum = |of: fn(&RowGroupMetaData) -> i64| {
+            let numbers = groups.iter().map(|group| of(group).max(0));
+            numbers.fold(0, i64::saturating_add)
+        };
+        let decoded = sum(RowGroupMetaData::total_byte_size);
+        let rows = sum(RowGroupMetaData::num_rows);
         let total_rows = u64::try_from(rows).unwrap_or(0);
         let row_bytes = usize::try_from(decoded.max(0) / rows.max(1)).unwrap_or(0) + 1;
         let builder = builder.with_batch_size((CHUNK_BYTES / row_bytes).clamp(1, CHUNK_RECORDS));
@@ -54,6 +68,20 @@ impl ParquetReader {
             file_bytes,
         })
     }
+}
+
+/// What the check of lengths says.
+fn stated(e: std::io::Error) -> ParquetError {
+    match e.kind() {
+        std::io::ErrorKind::InvalidData => ParquetError::General(e.to_string()),
+        _ => ParquetError::External(Box::new(e)),
+    }
+}
+
+/// Runs something that reads Parquet; where it panics the file is at fault.
+fn whole<T>(read: impl FnOnce() -> Result<T, ParquetError>) -> Result<T, ParquetError> {
+    // Numbers of the footer are its reader's to believe.
+    caught(|| Ok(read())).unwrap_or_else(|e| Err(e.into()))
 }
 
 /// INT96 as instants in microseconds. As nanoseconds, which is how they are read unless told otherwise, years outside
@@ -129,15 +157,13 @@ impl ChunkReader for ParquetReader {
         loop {
             match std::mem::replace(&mut self.state, State::Ended) {
                 State::Opened(builder) => {
-                    let reader = builder
-                        .build()
+                    let reader = whole(|| builder.build())
                         .map_err(|source| parquet_error(&self.position, source))?;
                     self.state = State::Reading(reader);
                 }
                 State::Reading(mut reader) => {
-                    let batch = reader.next().transpose();
-                    let Some(batch) = batch.map_err(|e| parquet_error(&self.position, e.into()))?
-                    else {
+                    let batch = whole(|| Ok(reader.next().transpose()?));
+                    let Some(batch) = batch.map_err(|e| parquet_error(&self.position, e))? else {
                         return Ok(None);
                     };
                     self.state = State::Reading(reader);
@@ -176,63 +202,6 @@ impl ChunkReader for ParquetReader {
     }
 }
 
-/// Remembers the last bytes that were read of a stream.
-struct Tail {
-    inner: BufReader<Stream>,
-    last: VecDeque<u8>,
-}
-
-impl Tail {
-    fn new(stream: Stream) -> Self {
-        Self {
-            inner: BufReader::new(stream),
-            last: VecDeque::new(),
-        }
-    }
-}
-
-impl Read for Tail {
-    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        let read = self.inner.read(buffer)?;
-        self.last
-            .extend(&buffer[read.saturating_sub(STREAM_END.len())..read]);
-        let spare = self.last.len().saturating_sub(STREAM_END.len());
-        self.last.drain(..spare);
-        Ok(read)
-    }
-}
-
-/// The batches of a stream, and an error after the last one where the stream doesn't end there: one that was cut
-/// between two batches would otherwise pass for a shorter one, and what follows the end would be lost.
-struct WholeStream(Option<StreamReader<Tail>>);
-
-impl WholeStream {
-    fn check_end(read: &mut Tail) -> Result<(), ArrowError> {
-        if read.last != STREAM_END {
-            let what = "the stream ends without its end-of-stream marker: it is cut off";
-            return Err(ArrowError::IpcError(what.into()));
-        }
-        match read.inner.read(&mut [0])? {
-            0 => Ok(()),
-            _ => Err(ArrowError::IpcError(
-                "something follows the end-of-stream marker: write one stream a file".into(),
-            )),
-        }
-    }
-}
-
-impl Iterator for WholeStream {
-    type Item = Result<RecordBatch, ArrowError>;
-
-    fn next(&mut self) -> Option<Self::Item> {
-        if let Some(next) = self.0.as_mut()?.next() {
-            return Some(next);
-        }
-        let mut ended = self.0.take()?;
-        Self::check_end(ended.get_mut()).err().map(Err)
-    }
-}
-
 /// Reads the batches of an Arrow IPC file or stream.
 pub(super) struct IpcReader {
     batches: Box<dyn Iterator<Item = Result<RecordBatch, ArrowError>> + Send>,
@@ -241,20 +210,18 @@ pub(super) struct IpcReader {
 
 impl IpcReader {
     pub(super) fn open_stream(stream: Stream, position: Position) -> Result<Self, FileError> {
-        let reader =
-            StreamReader::try_new(Tail::new(stream), None).map_err(|e| position.arrow_error(e))?;
+        let reader = IpcStream::open(BufReader::new(stream), BATCH);
         Ok(Self {
-            batches: Box::new(WholeStream(Some(reader))),
+            batches: Box::new(reader.map_err(|e| position.arrow_error(e))?),
             position,
         })
     }
 
     pub(super) fn open_file(file: File, position: Position) -> Result<Self, FileError> {
         let bytes = source_bytes(&file, &position)?;
-        let reader = FileReaderBuilder::new()
-            .build(BufReader::new(file))
-            .map_err(|e| position.arrow_error(e))?;
-        let total = reader.num_batches().max(1) as u64;
+        let reader = IpcFile::open(BufReader::new(file), BATCH);
+        let reader = reader.map_err(|e| position.arrow_error(e))?;
+        let total = reader.len().max(1) as u64;
         let counter = position.counter.clone();
         // Batches are about equal in size, so their count measures progress well enough.
         let counted = reader.zip(1_u64..).map(move |(batch, nth)| {
@@ -271,7 +238,7 @@ impl IpcReader {
 impl ChunkReader for IpcReader {
     fn next_chunk(&mut self) -> Result<Option<Chunk>, FileError> {
         loop {
-            let batch = caught(|| self.batches.next().transpose());
+            let batch = self.batches.next().transpose();
             let Some(batch) = batch.map_err(|e| self.position.arrow_error(e))? else {
                 return Ok(None);
             };

@@ -307,11 +307,32 @@ fn head(reader: &mut impl Read, len: usize) -> io::Result<Vec<u8>> {
     Ok(head)
 }
 
+/// A file that was compressed once more comes to no more than so many times its size, from
+/// [`SPOOLED_BYTES`] on: what Parquet and Arrow hold is packed already, or is not worth it.
+const SPOOLED_TIMES: u64 = 100;
+const SPOOLED_BYTES: u64 = 1 << 30;
+
 /// Formats with their index at the end need a file to seek in: a nameless temporary one.
 fn spooled(mut stream: Stream, position: &Position) -> Result<File, FileError> {
     let copy = || {
         let mut file = tempfile::tempfile()?;
-        io::copy(&mut stream, &mut file)?;
+        let mut bytes = 0;
+        loop {
+            let part = io::copy(&mut stream.by_ref().take(SPOOLED_BYTES / 16), &mut file)?;
+            bytes += part;
+            if part == 0 {
+                break;
+            }
+            let most = position.counter.get().saturating_mul(SPOOLED_TIMES);
+            if bytes > most.max(SPOOLED_BYTES) {
+                return Err(io::Error::new(
+                    io::ErrorKind::InvalidData,
+                    format!(
+                        "it comes to more than {SPOOLED_TIMES} times its size; unpack it first"
+                    ),
+                ));
+            }
+        }
         file.flush()?;
         file.rewind()?;
         Ok(file)

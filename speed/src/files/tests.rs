@@ -4,8 +4,8 @@
 use std::io::{Cursor, Write};
 use std::sync::Arc;
 
-use arrow::array::{AsArray, Int64Array, StringArray};
-use arrow::datatypes::{DataType, Field, Int64Type, Schema, TimeUnit};
+use arrow::array::{ArrayRef, AsArray, DictionaryArray, Int32Array, Int64Array, StringArray};
+use arrow::datatypes::{DataType, Field, Int32Type, Int64Type, Schema, TimeUnit};
 use arrow::ipc::writer::{FileWriter, StreamWriter};
 use flate2::write::GzEncoder;
 use parquet::arrow::ArrowWriter;
@@ -72,6 +72,23 @@ fn read(chunks: Chunks) -> (Vec<Chunk>, Option<FileError>) {
         }
     }
     (read, error)
+}
+
+/// A few bytes of a dictionary stand for many rows: chunks are of what they come to.
+#[test]
+fn chunks_hold_what_dictionaries_come_to() {
+    let keys = Int32Array::from(vec![0; 20_000]);
+    let words = StringArray::from(vec!["x".repeat(100_000)]);
+    let words = DictionaryArray::<Int32Type>::try_new(keys, Arc::new(words)).unwrap();
+    let batch = RecordBatch::try_from_iter([("word", Arc::new(words) as ArrayRef)]).unwrap();
+    let mut writer = StreamWriter::try_new(Vec::new(), &batch.schema()).unwrap();
+    writer.write(&batch).unwrap();
+    let bytes = writer.into_inner().unwrap();
+    let (chunks, error) = read(open(stream("a.arrow", bytes), &options(None, NO_LIMIT)).unwrap());
+    assert!(error.is_none(), "{error:?}");
+    assert_eq!(chunks.iter().map(|c| c.record_count).sum::<u64>(), 20_000);
+    let largest = chunks.iter().map(|c| c.record_count as usize * 100_000);
+    assert!(largest.max().unwrap() <= CHUNK_BYTES);
 }
 
 /// Admits everything and gives each record's number with its `n` (or `None` for a dead letter).

@@ -10,6 +10,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use anabranch_shared::ipc::IpcLimit;
 use anabranch_shared::view::View;
 use anabranch_shared::{
     Error, LateReads, OffsetRange, PartitionId, Result, Topic, dead_letter_schema, fit_facts,
@@ -75,7 +76,7 @@ fn section(schema: &SchemaRef, batches: &[RecordBatch]) -> Result<Vec<u8>> {
 }
 
 /// The bytes of an answer.
-pub(super) fn encode(
+pub(crate) fn encode(
     delta: &PeerDelta,
     states: &[SentStates],
     (facts_schema, reads): (&SchemaRef, &LateReads),
@@ -119,7 +120,7 @@ pub(super) fn encode(
 }
 
 impl PeerDelta {
-    /// Reads the answer of the daemon `peer`; `limit` bounds its bytes.
+    /// Reads the answer of the daemon `peer`; `limit` bounds the bytes that it takes in memory.
     ///
     /// # Errors
     /// `Unavailable` for what is damaged or of another version; `Conflict` for states of another
@@ -137,11 +138,23 @@ impl PeerDelta {
             ))
         };
         let (header, mut rest) = split(body).map_err(&damaged)?;
+        let mut left = limit;
         let mut take = |bytes: usize| -> Result<RecordBatch> {
             if bytes > rest.len() {
                 return Err(damaged("it is cut".into()));
             }
-            arrow_stream::read(rest.split_to(bytes), limit).map_err(|e| damaged(e.to_string()))
+            let limit = IpcLimit {
+                bytes: left,
+                name: "`memory` in `[daemon]`",
+            };
+            let mut taken = 0;
+            let note = |bytes| {
+                taken = bytes;
+                Ok(())
+            };
+            let read = arrow_stream::read(rest.split_to(bytes), limit, note);
+            left = left.saturating_sub(taken);
+            read.map_err(|e| damaged(e.to_string()))
         };
         let mut delta = Self {
             lanes: header.lanes.into_iter().collect(),

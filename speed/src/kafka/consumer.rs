@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use anabranch_shared::settings::{KafkaSettings, KafkaStart};
 use anabranch_shared::{
-    Catalogue, Error, ErrorKind, Offset, OffsetRange, Offsets, PartitionId, Result,
+    Backoff, Catalogue, Error, ErrorKind, Offset, OffsetRange, Offsets, PartitionId, Result,
 };
 use parking_lot::Mutex;
 use rdkafka::config::RDKafkaLogLevel;
@@ -36,8 +36,9 @@ const MESSAGE_BYTES: usize = 8 << 20;
 const ASK: Duration = Duration::from_secs(10);
 /// The same, where it is only to be shown.
 const ASK_SHORTLY: Duration = Duration::from_secs(1);
-/// How long to wait before something that failed is tried again.
-const RETRY: Duration = Duration::from_millis(500);
+/// How long to wait before something that failed is tried again, at first and at most.
+const RETRY: Duration = Duration::from_millis(250);
+const LONGEST_RETRY: Duration = Duration::from_secs(10);
 /// How long a partition that another daemon gets is held until its facts have landed.
 const LAND_BEFORE_LEAVING: Duration = Duration::from_secs(10);
 /// How often positions are committed to Kafka, for monitoring.
@@ -151,6 +152,7 @@ impl Source {
 
     fn subscribe(&mut self) {
         let topic = self.shared.settings.topic.clone();
+        let mut backoff = Backoff::new(RETRY, LONGEST_RETRY);
         while !self.shared.stopping() {
             let begun = match &self.shared.settings.partitions {
                 None => self
@@ -170,7 +172,7 @@ impl Source {
                 Ok(()) => return,
                 Err(e) => self.shared.trouble(e),
             }
-            std::thread::sleep(RETRY);
+            self.shared.pause(&mut backoff);
         }
     }
 
@@ -260,6 +262,7 @@ impl Source {
         };
         let (stream, settings) = (&shared.stream, &shared.settings);
         let name = &stream.topic().name;
+        let mut backoff = Backoff::new(RETRY, LONGEST_RETRY);
         while !shared.stopping() {
             // What has brought nothing can't be mistaken for another one.
             let accepted = match stream.log().head() == Offsets::default() {
@@ -279,7 +282,7 @@ impl Source {
                 }
                 Err(e) => shared.trouble(e.to_string()),
             }
-            std::thread::sleep(RETRY);
+            shared.pause(&mut backoff);
         }
         false
     }
@@ -445,9 +448,18 @@ impl Shared {
         taken
     }
 
+    /// Waits for the next try of something that failed, no longer than until it is told to stop.
+    fn pause(&self, backoff: &mut Backoff) {
+        let until = Instant::now() + backoff.failed(Instant::now());
+        while !self.stopping() && Instant::now() < until {
+            std::thread::sleep(POLL);
+        }
+    }
+
     /// Makes the topic's lanes of partitions ours, and finds where to read them. Tries again until
     /// storage and Kafka answer.
     fn begin_at(&self, consumer: &BaseConsumer<Self>, partitions: &[i32]) -> Vec<(i32, i64)> {
+        let mut backoff = Backoff::new(RETRY, LONGEST_RETRY);
         while !self.stopping() {
             match self.try_begin_at(consumer, partitions) {
                 Ok(begun) => return begun,
@@ -457,7 +469,7 @@ impl Shared {
                     break;
                 }
             }
-            std::thread::sleep(RETRY);
+            self.pause(&mut backoff);
         }
         Vec::new()
     }

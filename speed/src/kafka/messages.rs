@@ -22,7 +22,7 @@ const FRAME: usize = 5;
 ///
 /// Invariant: `lines` holds as many records as `records`, in the same order.
 #[derive(Debug, Default)]
-pub(super) struct Messages {
+pub(crate) struct Messages {
     /// A line for each that may be a fact.
     lines: Vec<u8>,
     /// For each line the message's offset, and where its value is in `raw`.
@@ -32,20 +32,20 @@ pub(super) struct Messages {
     /// Those that can't be facts.
     dead: Vec<(i64, DeadLetter)>,
     /// One more than the last offset.
-    pub(super) end: i64,
+    pub(crate) end: i64,
 }
 
 impl Messages {
-    pub(super) fn bytes(&self) -> usize {
+    pub(crate) fn bytes(&self) -> usize {
         self.lines.len() + self.raw.len()
     }
 
-    pub(super) fn count(&self) -> usize {
+    pub(crate) fn count(&self) -> usize {
         self.records.len() + self.dead.len()
     }
 
     /// Adds a message.
-    pub(super) fn add(&mut self, message: &impl Message, settings: &KafkaSettings) {
+    pub(crate) fn add(&mut self, message: &impl Message, settings: &KafkaSettings) {
         self.end = message.offset() + 1;
         if message.payload().is_none() && settings.tombstones == Tombstones::Skip {
             return;
@@ -92,7 +92,7 @@ impl Messages {
     /// # Errors
     /// `Internal` where admission has seen other records than these messages: all after the first
     /// difference would go to the offsets of others.
-    pub(super) fn admit(&mut self, admission: &Admission) -> Result<Admitted> {
+    pub(crate) fn admit(&mut self, admission: &Admission) -> Result<Admitted> {
         let bad = |e: AdmissionError| Error::of_kind(e.kind(), e.to_string());
         let lines = Bytes::from(std::mem::take(&mut self.lines));
         let admitted = admission.ndjson(&lines).map_err(bad)?;
@@ -116,7 +116,7 @@ impl Messages {
 
     /// What was admitted of the messages, at their offsets. The offset of a fact that was left out
     /// of `admitted` since stays unused.
-    pub(super) fn piece(
+    pub(crate) fn piece(
         self,
         admitted: Admitted,
         settings: &KafkaSettings,

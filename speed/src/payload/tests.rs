@@ -3,6 +3,7 @@
 use super::*;
 use anabranch_shared::TopicField;
 use anabranch_shared::settings::{FieldReads, FieldType, UnknownFields};
+use arrow::ipc::reader::StreamReader;
 
 use crate::admission::Admission;
 
@@ -36,8 +37,12 @@ fn memory_shared_by_columns_is_counted_once() -> Result<()> {
         .ndjson(&line.repeat(1_000).into())
         .map_err(internal)?;
     let encoded = Payload::new(admitted, 0, None, None).encode()?;
-    let piece =
-        Payload::decode(&encoded)?.at(&topic, &topic.schema(), PartitionId(0), Offset(0))?;
+    let piece = Payload::decode(&encoded, REPLAYED)?.at(
+        &topic,
+        &topic.schema(),
+        PartitionId(0),
+        Offset(0),
+    )?;
     assert_eq!(piece.facts.num_rows(), 1_000);
     assert!(
         (encoded.len()..encoded.len() * 2).contains(&piece.bytes),
@@ -73,7 +78,7 @@ fn text_is_stored_without_views() -> Result<()> {
     let schema = StreamReader::try_new(ipc, None)?.schema();
     let types: Vec<_> = schema.fields().iter().map(|f| f.data_type()).collect();
     assert_eq!(types, [&DataType::Utf8, &DataType::Binary]);
-    assert_eq!(Payload::decode(&stored)?.facts, facts);
+    assert_eq!(Payload::decode(&stored, REPLAYED)?.facts, facts);
     Ok(())
 }
 
@@ -91,7 +96,7 @@ fn what_version_1_wrote_is_read() -> Result<()> {
     writer.finish()?;
     drop(writer);
     let stored = Bytes::from(stored);
-    let payload = Payload::decode(&stored)?;
+    let payload = Payload::decode(&stored, REPLAYED)?;
     assert_eq!((payload.records, payload.received_at_us), (3, 5));
     assert_eq!((&payload.facts, payload.dead.len()), (&facts, 1));
     assert_eq!((payload.duplicates.len(), payload.request), (0, None));
@@ -109,7 +114,7 @@ fn what_0_1_0_wrote_is_read() -> Result<()> {
         "/../tests/fixtures/0.1.0/wal/payload.bin"
     );
     let stored = Bytes::from(std::fs::read(path).map_err(|e| Error::io(path, e))?);
-    let payload = Payload::decode(&stored)?;
+    let payload = Payload::decode(&stored, REPLAYED)?;
     assert_eq!(payload.received_at_us, 1_700_000_000_000_000);
     assert_eq!(payload.ingest, Some(("file-id".into(), 12)));
     assert_eq!(payload.source.as_deref(), Some("a source"));
@@ -178,7 +183,7 @@ fn fields_that_were_declared_since_are_read_from_extra() -> Result<()> {
     let (old, _) = payload(&before)?;
     let (new, admission) = payload(&after)?;
     let place = |payload: &Payload| {
-        let stored = Payload::decode(&payload.encode()?)?;
+        let stored = Payload::decode(&payload.encode()?, REPLAYED)?;
         stored.at(&after, &after.schema(), PartitionId(0), Offset(0))
     };
     let (found, expected) = (place(&old)?.facts, place(&new)?.facts);

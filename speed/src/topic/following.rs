@@ -1,36 +1,13 @@
 //! How a topic's deltas follow what others do: landings, moved boundaries, cut-overs.
 
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use anabranch_shared::{Error, ErrorKind, Master, MasterPin, Offsets, Result, blocking, planted};
 
 use super::TopicStream;
 use crate::delta::{StatePiece, ViewDelta, above_boundary, check_no_gap, is_of_view, merge_pieces};
 use crate::follow::follow_log;
-
-/// How long the log is not followed after there was no room for it; doubled each time.
-const FIRST_PAUSE: Duration = Duration::from_secs(1);
-
-/// The longest such pause.
-const LONGEST_PAUSE: Duration = Duration::from_secs(30);
-
-/// Whether the log is followed, where there may be no room for it.
-#[derive(Debug, Default)]
-pub(super) struct FollowPause(Option<(Instant, Duration)>);
-
-impl FollowPause {
-    fn is_over(&self) -> bool {
-        self.0.is_none_or(|(since, pause)| since.elapsed() >= pause)
-    }
-
-    fn begin(&mut self) {
-        let pause = self
-            .0
-            .map_or(FIRST_PAUSE, |(_, p)| (p * 2).min(LONGEST_PAUSE));
-        self.0 = Some((Instant::now(), pause));
-    }
-}
 
 /// What was made for one view of what others have landed.
 struct Added {
@@ -58,10 +35,10 @@ impl TopicStream {
             match self.adopt(&name, &master).await {
                 Ok(false) => {}
                 // There may be room now.
-                Ok(true) => self.pause.lock().0 = None,
+                Ok(true) => self.pause.lock().succeeded(),
                 Err(e) => {
                     if e.kind() == ErrorKind::Unavailable {
-                        self.pause.lock().0 = None;
+                        self.pause.lock().succeeded();
                     }
                     if let Err(e) = self.give_up_or(&name, e) {
                         tracing::warn!(view = %name, error = %e, "can't follow the boundary yet");
@@ -79,18 +56,18 @@ impl TopicStream {
     /// Follows the log unless there was no room for it a moment ago. Answers stay as they are
     /// while there is none.
     async fn follow_where_room(&self) -> Result<()> {
-        if !self.pause.lock().is_over() {
+        if !self.pause.lock().is_due(Instant::now()) {
             return Ok(());
         }
         match self.follow_log().await {
             Err(Error::NoRoom(why)) => {
-                self.pause.lock().begin();
+                self.pause.lock().failed(Instant::now());
                 self.bounds.note_full(&why);
                 Ok(())
             }
             followed => {
                 followed?;
-                self.pause.lock().0 = None;
+                self.pause.lock().succeeded();
                 Ok(())
             }
         }
@@ -98,7 +75,7 @@ impl TopicStream {
 
     /// Whether the log is not followed because there is no room.
     pub(crate) fn is_paused(&self) -> bool {
-        self.pause.lock().0.is_some()
+        self.pause.lock().is_failing()
     }
 
     /// Adds the states of what others have landed, and of what an earlier attempt has landed

@@ -4,12 +4,19 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use anabranch_shared::settings::Ack;
-use anabranch_shared::{Error, Landing, Master, Ranges, Result, blocking, planted};
+use anabranch_shared::{Error, Landing, Master, PutFiles, Ranges, Result, blocking, planted};
 
 use super::TopicStream;
 use crate::appender::WriteRequest;
 use crate::delta::fold_pieces;
 use crate::payload::FactPiece;
+
+/// A landing that failed: what it is of, and what it has put so far.
+#[derive(Debug)]
+pub(super) struct FailedLanding {
+    pieces: Vec<Arc<FactPiece>>,
+    put: Arc<PutFiles>,
+}
 
 impl TopicStream {
     /// Whether facts wait to land.
@@ -30,8 +37,16 @@ impl TopicStream {
         self.options.land_bytes.min(self.options.memory_bytes / 4)
     }
 
-    /// What the next landing is of.
-    fn to_land(&self) -> Vec<Arc<FactPiece>> {
+    /// What the next landing is of: where the last one failed the same again, with what it has put.
+    fn to_land(&self) -> FailedLanding {
+        if let Some(failed) = self.failed_landing.lock().take() {
+            let delta = self.delta.lock();
+            let mut unlanded = delta.unlanded.iter();
+            let same = |p: &Arc<FactPiece>| unlanded.next().is_some_and(|q| Arc::ptr_eq(p, q));
+            if failed.pieces.iter().all(same) {
+                return failed;
+            }
+        }
         let mut facts = 0;
         let limit = self.options.land_facts.max(1);
         let fits = |p: &&Arc<FactPiece>| {
@@ -40,7 +55,10 @@ impl TopicStream {
             before == 0 || facts <= limit * 2
         };
         let delta = self.delta.lock();
-        delta.unlanded.iter().take_while(fits).cloned().collect()
+        FailedLanding {
+            pieces: delta.unlanded.iter().take_while(fits).cloned().collect(),
+            put: Arc::default(),
+        }
     }
 
     /// Lands what has been acknowledged, at most about `land_facts` at once. Returns how many
@@ -62,11 +80,12 @@ impl TopicStream {
     }
 
     async fn try_land(&self) -> Result<u64> {
-        let pieces = self.to_land();
+        let FailedLanding { pieces, put } = self.to_land();
         if pieces.is_empty() {
             return Ok(0);
         }
         let mut landing = Landing {
+            put: put.clone(),
             give_way: (!self.is_landing_due()).then(|| self.give_way.clone()),
             ..Default::default()
         };
@@ -95,6 +114,7 @@ impl TopicStream {
             self.cut_wal(&landing.ranges).await;
         }
         let views: Vec<(String, Arc<Master>)> = self.folding();
+        let names: Vec<String> = views.iter().map(|(name, _)| name.clone()).collect();
         let folded = pieces.clone();
         // Facts are folded while they are written: both take about as long.
         let folding = blocking(move || {
@@ -105,7 +125,16 @@ impl TopicStream {
             Ok(views.into_iter().map(fold).collect::<Vec<_>>())
         });
         let writing = self.log.land(&landing, self.options.now_ms());
-        let (_, states) = tokio::try_join!(writing, folding)?;
+        // Whatever becomes of the views, the commit is waited for: it is never dropped half-way.
+        let (written, states) = tokio::join!(writing, folding);
+        if let Err(e) = written {
+            *self.failed_landing.lock() = Some(FailedLanding { pieces, put });
+            return Err(e);
+        }
+        let states = states.unwrap_or_else(|e| {
+            let fails = |name| (name, Err(Error::Internal(e.to_string())));
+            names.into_iter().map(fails).collect()
+        });
         let now_ms = self.options.now_ms();
         let given_up = {
             let mut delta = self.delta.lock();

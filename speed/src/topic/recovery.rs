@@ -8,7 +8,7 @@ use bytes::Bytes;
 use super::TopicStream;
 use crate::appender::wal_error;
 use crate::daemon::DaemonOptions;
-use crate::payload::{FactPiece, Payload};
+use crate::payload::{FactPiece, Payload, REPLAYED};
 use crate::requests::KeptRequest;
 use crate::wal::{Claim, KeyLog, RealFiles, Wal, WalOptions, check_claim};
 
@@ -49,7 +49,7 @@ pub(super) async fn open_wal(
             if end <= landed.0 || failed.is_some() {
                 return;
             }
-            let decoded = Payload::decode(&record.payload)
+            let decoded = Payload::decode(&record.payload, REPLAYED)
                 .and_then(|p| p.at(&topic, &schema, partition, first));
             match decoded {
                 Ok(piece) => pieces.push(piece),
@@ -148,7 +148,8 @@ impl TopicStream {
             if end > landed.0 {
                 let first = Offset(i64::try_from(record.first).unwrap_or(i64::MAX));
                 let payload: Bytes = record.payload;
-                pieces.push(Payload::decode(&payload)?.at(topic, &schema, partition, first)?);
+                let payload = Payload::decode(&payload, REPLAYED)?;
+                pieces.push(payload.at(topic, &schema, partition, first)?);
             }
         }
         Ok(pieces)

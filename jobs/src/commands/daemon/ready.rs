@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use anabranch_shared::table::Table;
 use anabranch_shared::{LogVersion, Result};
-use anabranch_speed::{Daemon, KafkaSource, Tried};
+use anabranch_speed::{Daemon, Doing, KafkaSource};
 use parking_lot::Mutex;
 
 use crate::commands::jobs::{FailedJob, last_failures};
@@ -154,7 +154,7 @@ impl Node {
             red.insert(format!("task {name}"), why);
         }
         for (name, stream) in self.daemon.topics().iter() {
-            let landing = stream.trouble(Tried::Landing);
+            let landing = stream.trouble(Doing::Landing);
             let trouble = stream.intake_trouble().or(landing);
             red.extend(trouble.map(|why| (format!("topic {name}"), why)));
         }
@@ -208,7 +208,7 @@ impl Node {
             add(AttentionKind::TopicUntaken, vec![("topic", topic)], text);
         }
         for (topic, stream) in self.daemon.topics().iter() {
-            if let Some(why) = stream.trouble(Tried::Following) {
+            if let Some(why) = stream.trouble(Doing::Following) {
                 let text = format!("topic `{topic}`: {why}; it is tried again");
                 add(
                     AttentionKind::NotFollowing,

@@ -217,9 +217,7 @@ impl DaemonStatus {
     pub fn notes(&self) -> BTreeMap<String, String> {
         let mut notes = BTreeMap::new();
         for (topic, why) in &self.landing {
-            let note = format!(
-                "topic `{topic}`: {why}; it is tried again, and nothing that was acknowledged is lost"
-            );
+            let note = format!("topic `{topic}`: {why}; nothing that was acknowledged is lost");
             notes.insert(format!("{topic} does not land"), note);
         }
         for (task, why) in &self.ended_tasks {
