@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use anabranch_serving::note_of;
+use anabranch_serving::{QueryInfo, note_of};
 use anabranch_shared::ipc::{CheckedStream, IpcLimit};
 use anabranch_shared::{Error, ErrorKind, ReadMode, Result, Storage};
 use anabranch_speed::{INGEST_FROM, INGEST_ID, PAYLOAD};
@@ -93,6 +93,11 @@ struct Ready {
 }
 
 #[derive(Deserialize)]
+struct Queries {
+    queries: Vec<QueryInfo>,
+}
+
+#[derive(Deserialize)]
 struct Refusal {
     error: String,
     kind: String,
@@ -116,6 +121,7 @@ impl Client {
         known.sort_by_key(|a| (!a.is_here(), -a.seen_at_ms));
         let http = reqwest::Client::builder()
             .no_proxy()
+            .user_agent(user_agent())
             .connect_timeout(HELLO)
             .tcp_keepalive(KEEP_ALIVE)
             .pool_idle_timeout(IDLE)
@@ -261,6 +267,27 @@ impl Client {
         })
     }
 
+    /// The queries that run on the daemon and wait there.
+    pub async fn queries(&self) -> Result<Vec<QueryInfo>> {
+        let sent = self.ask("/queries").send().await;
+        let answer = self.checked(sent.map_err(|e| self.unreachable(e))?).await?;
+        let body = answer.bytes().await.map_err(|e| self.unreachable(e))?;
+        let read = serde_json::from_slice::<Queries>(&body);
+        let read = read.map_err(|e| Error::Internal(format!("daemon's answer: {e}")))?;
+        Ok(read.queries)
+    }
+
+    /// Stops a query of the daemon.
+    ///
+    /// # Errors
+    /// `NotFound` where it has none of that id.
+    pub async fn cancel(&self, id: &str) -> Result<()> {
+        let url = self.url(&format!("/queries/{}", in_path(id)));
+        let request = self.http.delete(url).timeout(SMALL_ANSWER);
+        let sent = request.send().await.map_err(|e| self.unreachable(e))?;
+        self.checked(sent).await.map(|_| ())
+    }
+
     /// Lets the daemon compare its own answer of a view with a recompute.
     pub async fn verify(&self, view: &str, part: Part) -> Result<Verified> {
         let body = serde_json::to_vec(&part).map_err(|e| Error::Internal(e.to_string()))?;
@@ -351,6 +378,12 @@ impl Client {
             .parse()
             .map_err(|e| Error::Internal(format!("daemon's answer: {e}")))
     }
+}
+
+/// By what daemons know this command, in their list of queries.
+fn user_agent() -> String {
+    let (version, pid) = (env!("CARGO_PKG_VERSION"), std::process::id());
+    format!("anabranch/{version} (process {pid})")
 }
 
 /// A text as one part of a URL's path.

@@ -20,6 +20,7 @@ pub mod ingest;
 pub mod init;
 pub mod jobs;
 pub mod maintain;
+pub mod queries;
 pub mod query;
 pub mod schedule;
 pub mod status;

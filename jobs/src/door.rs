@@ -15,6 +15,7 @@ use std::time::Duration;
 
 use anabranch_shared::settings::HttpSettings;
 use axum::Router;
+use axum::extract::ConnectInfo;
 use hyper::server::conn::http1;
 use hyper::service::{Service, service_fn};
 use hyper_util::rt::TokioTimer;
@@ -278,7 +279,7 @@ impl Door {
         service: &TowerToHyperService<Router>,
         closing: &CancellationToken,
     ) -> impl Future<Output = ()> + Send + 'static {
-        let local = stream.local_addr();
+        let (local, from) = (stream.local_addr(), stream.peer_addr().ok());
         let connection = Connection {
             is_loopback: local.is_ok_and(|a| a.ip().to_canonical().is_loopback()),
             standing: place.standing,
@@ -295,6 +296,9 @@ impl Door {
         let service = service_fn(move |mut request: hyper::Request<hyper::body::Incoming>| {
             asked.store(true, Ordering::Relaxed);
             request.extensions_mut().insert(connection);
+            if let Some(from) = from {
+                request.extensions_mut().insert(ConnectInfo(from));
+            }
             service.call(request)
         });
         let served = builder.serve_connection(Wire::new(stream), service);

@@ -16,7 +16,7 @@ use anabranch_jobs::commands::query::QuerySession;
 use anabranch_jobs::commands::verify::VerifyArgs;
 use anabranch_jobs::commands::{
     DEAD_LETTERS, FOUND_WRONG, batch, check, daemon, dead_letters, demo, generate, ingest, init,
-    jobs, maintain, schedule, status, stop_flag, stop_token, stopped, tail, verify,
+    jobs, maintain, queries, schedule, status, stop_flag, stop_token, stopped, tail, verify,
 };
 use anabranch_jobs::context::Context;
 use anabranch_jobs::output::{
@@ -49,7 +49,7 @@ struct Cli {
         env = "ANABRANCH_PROJECT"
     )]
     project: PathBuf,
-    /// How results are printed: table, csv (of rows: `sql`, `jobs`, `dead-letters list`), json or ndjson
+    /// How results are printed: table, csv (of rows: `sql`, `jobs`, `queries`, `dead-letters list`), json or ndjson
     #[arg(long, global = true, default_value = "table")]
     format: Format,
     #[command(subcommand)]
@@ -104,6 +104,12 @@ enum Command {
     Jobs {
         #[command(subcommand)]
         command: Option<JobsCommand>,
+    },
+    /// Shows the queries that run on the daemons and those that wait: who asked, since when, how much
+    /// memory each holds
+    Queries {
+        #[command(subcommand)]
+        command: Option<QueriesCommand>,
     },
     /// Prints a topic's facts in order as NDJSON, then those that come
     Tail {
@@ -166,6 +172,15 @@ enum JobsCommand {
 }
 
 #[derive(Debug, Subcommand)]
+enum QueriesCommand {
+    /// Stops a query: whoever asked gets an error
+    Cancel {
+        /// Its id, as `anabranch queries` shows it
+        id: String,
+    },
+}
+
+#[derive(Debug, Subcommand)]
 enum BatchCommand {
     /// From the whole log; an edited view is built beside the live one and cut over
     Rebuild {
@@ -204,6 +219,7 @@ impl Command {
             | Self::Status
             | Self::Check
             | Self::Jobs { .. }
+            | Self::Queries { .. }
             | Self::Tail { .. }
             | Self::Generate(_)
             | Self::Init { .. }
@@ -325,11 +341,12 @@ async fn execute(cli: Cli) -> Result<u8> {
             cli.command,
             Command::Sql { .. }
                 | Command::Jobs { .. }
+                | Command::Queries { command: None }
                 | Command::DeadLetters(DeadLettersCommand::List { .. })
         )
     {
         return Err(Error::Invalid(
-            "`--format csv` is for rows, of `sql`, `jobs` and `dead-letters list`; use `json` here"
+            "`--format csv` is for rows, of `sql`, `jobs`, `queries` and `dead-letters list`; use `json` here"
                 .into(),
         ));
     }
@@ -470,6 +487,23 @@ async fn execute(cli: Cli) -> Result<u8> {
         } => {
             let text = jobs::history_sql(&context, view.as_deref(), limit)?;
             sql(&context, Some(text), None, cli.format, style).await
+        }
+        Command::Queries { command: None } => {
+            let rows = queries::rows(&queries::list(&context).await?)?;
+            let (schema, mut out) = (rows.schema(), std::io::stdout());
+            let written = write_batches(&mut out, &schema, &[rows], cli.format, style);
+            quiet_broken_pipe(written).map_err(|e| Error::io("standard output", e))?;
+            Ok(0)
+        }
+        Command::Queries {
+            command: Some(QueriesCommand::Cancel { id }),
+        } => {
+            queries::cancel(&context, &id).await?;
+            match json {
+                true => print_json(&serde_json::json!({ "cancelled": id }))?,
+                false => print(&format!("cancelled query `{id}`\n"))?,
+            }
+            Ok(0)
         }
         Command::DeadLetters(DeadLettersCommand::List { topic, limit }) => {
             if let Some(topic) = &topic {

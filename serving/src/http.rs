@@ -1,19 +1,22 @@
-//! `POST /sql`: a statement in, an answer out, as an Arrow IPC stream, JSON or NDJSON.
+//! `POST /sql`: a statement in, an answer out, as an Arrow IPC stream, JSON or NDJSON. `GET /queries`:
+//! what runs; `DELETE /queries/ID` stops one.
 
+use std::net::SocketAddr;
 use std::sync::Arc;
 
 use anabranch_shared::{Error, ErrorKind, ReadMode, Result};
-use axum::Router;
 use axum::body::Bytes;
-use axum::extract::{Query, State};
+use axum::extract::{ConnectInfo, Path, Query, State};
 use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
-use axum::routing::{get, post};
+use axum::routing::{delete, get, post};
+use axum::{Extension, Json, Router};
 use futures::StreamExt;
 use percent_encoding::{AsciiSet, CONTROLS, percent_decode, utf8_percent_encode};
 
 use crate::encode::{ARROW, Encoder, JSON, NDJSON};
-use crate::session::{Answer, SqlService, read_setting, timed_out};
+use crate::session::{Answer, SqlService, read_setting};
+use crate::workers::compute;
 
 /// What is escaped in notes: header values are ASCII.
 const NOT_IN_A_HEADER: &AsciiSet = &CONTROLS.add(b'%');
@@ -37,17 +40,48 @@ pub fn router(service: Arc<SqlService>) -> Router {
     Router::new()
         .route("/sql", post(sql))
         .route("/relations", get(relations))
+        .route("/queries", get(queries))
+        .route("/queries/{id}", delete(cancel))
         .with_state(service)
 }
 
 async fn sql(
     State(service): State<Arc<SqlService>>,
     Query(request): Query<SqlRequest>,
+    peer: Option<Extension<ConnectInfo<SocketAddr>>>,
     headers: HeaderMap,
     body: Bytes,
 ) -> Response {
-    match answer(&service, &request, &headers, &body).await {
+    let who = who(
+        peer.map(|Extension(ConnectInfo(address))| address),
+        &headers,
+    );
+    match answer(&service, &request, &who, &headers, &body).await {
         Ok(response) => response,
+        Err(e) => error_response(&e),
+    }
+}
+
+/// Who asks: from where, and with which program.
+fn who(peer: Option<SocketAddr>, headers: &HeaderMap) -> String {
+    let agent = headers.get(header::USER_AGENT);
+    let agent = agent.and_then(|v| v.to_str().ok()).unwrap_or("HTTP");
+    let agent: String = agent.chars().take(100).collect();
+    match peer {
+        Some(peer) => format!("{agent} at {peer}"),
+        None => agent,
+    }
+}
+
+/// What runs and waits, the longest first.
+async fn queries(State(service): State<Arc<SqlService>>) -> Response {
+    Json(serde_json::json!({ "queries": service.queries() })).into_response()
+}
+
+/// Stops a query.
+async fn cancel(State(service): State<Arc<SqlService>>, Path(id): Path<String>) -> Response {
+    match service.cancel(&id) {
+        Ok(()) => Json(serde_json::json!({ "cancelled": id })).into_response(),
         Err(e) => error_response(&e),
     }
 }
@@ -79,12 +113,18 @@ pub fn error_response(e: &Error) -> Response {
     }
     let status = StatusCode::from_u16(kind.http_status()).unwrap_or(StatusCode::BAD_REQUEST);
     let body = serde_json::json!({ "error": e.to_string(), "kind": kind.to_string() });
-    (status, [(header::CONTENT_TYPE, JSON)], body.to_string()).into_response()
+    let mut response = (status, [(header::CONTENT_TYPE, JSON)], body.to_string()).into_response();
+    if status == StatusCode::SERVICE_UNAVAILABLE {
+        let headers = response.headers_mut();
+        headers.insert(header::RETRY_AFTER, HeaderValue::from_static("1"));
+    }
+    response
 }
 
 async fn answer(
     service: &SqlService,
     request: &SqlRequest,
+    who: &str,
     headers: &HeaderMap,
     body: &[u8],
 ) -> Result<Response> {
@@ -105,7 +145,7 @@ async fn answer(
             "a request has no session; give `?read=batch` with each statement instead".into(),
         ));
     }
-    let answer = service.query(sql, mode).await?;
+    let answer = service.query_by(who, sql, mode).await?;
     let accept = headers
         .get(header::ACCEPT)
         .and_then(|v| v.to_str().ok())
@@ -124,22 +164,25 @@ async fn respond(
     answer: Answer,
     content_type: &'static str,
 ) -> Result<Response> {
+    // The threads that write the answer may be busy when its reader goes.
+    let _reader = answer.waiter();
     let Answer {
         schema,
         mut stream,
         freshness,
         notes,
+        ..
     } = answer;
-    let encode = async {
-        let mut encoder = Encoder::new(&schema, content_type, service.memory_pool())?;
+    let pool = service.memory_pool().clone();
+    // Text of many rows takes long, too.
+    let body = compute(async move {
+        let mut encoder = Encoder::new(&schema, content_type, &pool)?;
         while let Some(batch) = stream.next().await {
             encoder.write(&batch?)?;
         }
         encoder.finish()
-    };
-    let body = tokio::time::timeout(service.timeout(), encode)
-        .await
-        .map_err(|_| timed_out(service.timeout()))??;
+    })
+    .await?;
     let mut response = ([(header::CONTENT_TYPE, content_type)], body).into_response();
     let mut note = |name: &'static str, value: &str| {
         let value = utf8_percent_encode(value, NOT_IN_A_HEADER).to_string();

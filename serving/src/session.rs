@@ -4,9 +4,10 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use anabranch_shared::functions::{self, FunctionBounds};
 use anabranch_shared::view::{KeySample, View, build_session, session_builder};
 use anabranch_shared::{
-    DEAD_LETTER_RETRIES, Error, OFFSET, PARTITION, Pin, Pinner, ReadMode, Result, Storage,
+    DEAD_LETTER_RETRIES, Error, OFFSET, PARTITION, Pin, Pinner, ReadMode, Result, Stop, Storage,
     TopicPin, ViewPin, dead_letter_schema, sql, timestamp_type,
 };
 use arrow::array::RecordBatch;
@@ -17,17 +18,26 @@ use datafusion::datasource::ViewTable;
 use datafusion::execution::context::SQLOptions;
 use datafusion::execution::memory_pool::{FairSpillPool, MemoryPool};
 use datafusion::execution::runtime_env::{RuntimeEnv, RuntimeEnvBuilder};
-use datafusion::execution::{SendableRecordBatchStream, SessionState};
+use datafusion::execution::{SendableRecordBatchStream, SessionState, TaskContext};
 use datafusion::functions_aggregate::expr_fn::max;
 use datafusion::logical_expr::{Expr, LogicalPlan, LogicalPlanBuilder, ident, lit};
+use datafusion::physical_plan::execute_stream;
+use datafusion::physical_plan::stream::RecordBatchStreamAdapter;
 use datafusion::prelude::{DataFrame, SessionConfig, SessionContext};
 use datafusion::sql::parser::Statement;
+use tokio::sync::OwnedSemaphorePermit;
 
 use crate::additive;
 use crate::blame::naming_views;
 use crate::combine::{Combine, plan_combines};
 use crate::leaf::MergedLeaf;
+use crate::limits::QueryLimits;
+use crate::planning;
+use crate::pool::QueryPool;
+use crate::running::{Queries, QueryInfo, Running, Waiter};
 use crate::statement;
+use crate::stoppable::{largest_constant, stoppable};
+use crate::temporary;
 use crate::text_lossy::text_lossy;
 use crate::topic_table::FilesTable;
 use crate::workers;
@@ -38,6 +48,15 @@ const DEAD_LETTERS: &str = "dead_letters";
 /// The setting that chooses between merged and batch answers.
 const READ_SETTING: &str = "anabranch.read";
 
+/// Who asks where nobody says.
+const THIS_PROCESS: &str = "this process";
+
+/// Bytes of a constant that a batch may hold, written out for each row.
+const CONSTANTS_AT_ONCE: usize = 64_000_000;
+
+/// Steps of a function for one row, in queries.
+const FUNCTION_WORK: u64 = 400_000_000;
+
 /// Bounds of queries.
 #[derive(Clone, Debug)]
 pub struct ServingOptions {
@@ -45,8 +64,10 @@ pub struct ServingOptions {
     pub memory_bytes: usize,
     /// Threads of one query.
     pub threads: usize,
-    /// How long one query may run.
+    /// How long one query may take, counted from when it comes.
     pub timeout: Duration,
+    /// What queries may take besides.
+    pub limits: QueryLimits,
 }
 
 /// An answer that is being computed.
@@ -59,6 +80,14 @@ pub struct Answer {
     pub freshness: String,
     /// What its reader should know.
     pub notes: Vec<String>,
+    query: Arc<Running>,
+}
+
+impl Answer {
+    /// Whoever waits for the answer without reading its rows itself. Dropping it stops the work.
+    pub(crate) fn waiter(&self) -> Waiter {
+        self.query.waiter()
+    }
 }
 
 impl std::fmt::Debug for Answer {
@@ -69,12 +98,13 @@ impl std::fmt::Debug for Answer {
     }
 }
 
-/// Answers SQL over pinned views, topics and tables.
-#[derive(Debug)]
+/// Answers SQL over pinned views, topics and tables. Clones are one service.
+#[derive(Clone, Debug)]
 pub struct SqlService {
     pinner: Arc<dyn Pinner>,
     runtime: Arc<RuntimeEnv>,
     options: ServingOptions,
+    queries: Arc<Queries>,
 }
 
 impl SqlService {
@@ -86,11 +116,13 @@ impl SqlService {
     ) -> Result<Self> {
         let runtime = RuntimeEnvBuilder::new()
             .with_memory_pool(Arc::new(FairSpillPool::new(options.memory_bytes)))
+            .with_disk_manager_builder(temporary::manager(&options.limits))
             .build_arc()?;
         storage.register(&runtime)?;
         Ok(Self {
             pinner,
             runtime,
+            queries: Queries::new(options.limits.clone()),
             options,
         })
     }
@@ -116,13 +148,48 @@ impl SqlService {
         &self.runtime.memory_pool
     }
 
-    /// How long one query may run.
-    pub fn timeout(&self) -> Duration {
-        self.options.timeout
+    /// The queries that run and wait, the longest first.
+    pub fn queries(&self) -> Vec<QueryInfo> {
+        self.queries.infos()
     }
 
-    /// A session's state, before tables are registered.
-    pub fn session_state(&self) -> Result<SessionState> {
+    /// Stops a query.
+    ///
+    /// # Errors
+    /// `NotFound` where none has the id.
+    pub fn cancel(&self, id: &str) -> Result<()> {
+        self.queries.cancel(id)
+    }
+
+    /// The right to verify a view for somebody else, and how long that may take.
+    ///
+    /// # Errors
+    /// `NoRoom` where as many verifications run as may.
+    pub fn verification(&self) -> Result<(OwnedSemaphorePermit, Duration)> {
+        let limit = self.options.limits.verify_timeout;
+        Ok((self.queries.verification()?, limit))
+    }
+
+    /// The state of a query's session, before tables are registered.
+    fn state_of(&self, query: &Running) -> Result<SessionState> {
+        let pool = QueryPool {
+            all: self.runtime.memory_pool.clone(),
+            held: query.memory.clone(),
+        };
+        let mut runtime = RuntimeEnv::clone(&self.runtime);
+        runtime.memory_pool = Arc::new(pool);
+        let bounds = FunctionBounds {
+            bytes: self.options.limits.function_bytes,
+            work: FUNCTION_WORK,
+            setting: "`max_function_bytes` in `[query]`",
+            stop: query.stop.clone(),
+        };
+        let mut state = self.state_within(Arc::new(runtime))?;
+        functions::bound(&mut state, &bounds)?;
+        Ok(planning::bounded(state, bounds))
+    }
+
+    fn state_within(&self, runtime: Arc<RuntimeEnv>) -> Result<SessionState> {
         let mut config = SessionConfig::new()
             .with_target_partitions(self.options.threads.max(1))
             .with_information_schema(true);
@@ -130,7 +197,7 @@ impl SqlService {
         config.options_mut().execution.parquet.pushdown_filters = false;
         let builder = session_builder()
             .with_config(config)
-            .with_runtime_env(self.runtime.clone());
+            .with_runtime_env(runtime);
         let mut state = build_session(builder)?;
         datafusion::execution::FunctionRegistry::register_udaf(
             &mut state,
@@ -139,20 +206,46 @@ impl SqlService {
         Ok(state)
     }
 
-    /// Answers one statement.
+    /// Answers one statement that this process asks.
     ///
     /// # Errors
-    /// `Invalid` for SQL that can't be answered, and for statements that would change something.
+    /// Those of [`SqlService::query_by`].
     pub async fn query(&self, text: &str, mode: ReadMode) -> Result<Answer> {
-        let state = self.session_state()?;
-        let statement = sql::parse(&state, text)?;
-        statement::check(&statement)?;
-        let names = relation_names(&state, &statement)?;
-        let pin = self.pinner.pin(&names, mode).await?;
-        match self.query_pinned(state, statement, &pin, mode).await {
+        self.query_by(THIS_PROCESS, text, mode).await
+    }
+
+    /// Answers one statement that somebody asks, in its turn. Its time counts from now on, and dropping
+    /// the future or the answer stops its work.
+    ///
+    /// # Errors
+    /// `Invalid` for SQL that can't be answered, and for statements that would change something;
+    /// `NoRoom` where the process has no room for one more query.
+    pub async fn query_by(&self, who: &str, text: &str, mode: ReadMode) -> Result<Answer> {
+        let query = self.queries.arrive(who, text, self.options.timeout)?;
+        let waiter = query.waiter();
+        query.turn().await?;
+        let (read, names) = self.read(&query, text).await?;
+        let stop = query.stop.clone();
+        let pin = stop.within(self.pinner.pin(&names, mode)).await?;
+        let answer = self.query_pinned((query, waiter), read, &pin, mode);
+        match answer.await {
             Err(e) => Err(self.explained(e).await),
             answer => answer,
         }
+    }
+
+    /// Reads a statement on the threads for queries, and says which relations it names.
+    async fn read(&self, query: &Arc<Running>, text: &str) -> Result<(Read, Vec<String>)> {
+        let (service, text, held) = (self.clone(), text.to_owned(), query.clone());
+        let bounds = self.options.limits.statement;
+        let reading = workers::compute(async move {
+            let state = service.state_of(&held)?;
+            let statement = sql::parse_within(&state, &text, bounds)?;
+            statement::check(&statement)?;
+            let names = relation_names(&state, &statement)?;
+            Ok((workers::Kept::new((state, statement)), names))
+        });
+        query.stop.within(reading).await
     }
 
     /// The error with what there is, where it is that something is not there.
@@ -195,40 +288,36 @@ impl SqlService {
             None => pin.view.answer_plan(leaf)?,
         };
         let schema = Arc::new(plan.schema().as_arrow().clone());
-        let state = self.session_state()?;
+        let state = self.state_within(self.runtime.clone())?;
         let rows = DataFrame::new(state.clone(), plan).execute_stream().await?;
-        let rows = naming_views(rows, state, vec![pin.clone()]);
+        let rows = naming_views(rows, state, vec![pin.clone()], Stop::never());
         Ok((schema, rows))
     }
 
     /// Answers one statement over a given pin.
     pub async fn query_on(&self, text: &str, pin: &Pin, mode: ReadMode) -> Result<Answer> {
-        let state = self.session_state()?;
-        let statement = sql::parse(&state, text)?;
-        statement::check(&statement)?;
-        self.query_pinned(state, statement, pin, mode).await
+        let limit = self.options.timeout;
+        let query = self.queries.arrive(THIS_PROCESS, text, limit)?;
+        let waiter = query.waiter();
+        query.turn().await?;
+        let (read, _) = self.read(&query, text).await?;
+        self.query_pinned((query, waiter), read, pin, mode).await
     }
 
     async fn query_pinned(
         &self,
-        state: SessionState,
-        statement: Statement,
+        (query, waiter): (Arc<Running>, Waiter),
+        read: Read,
         pin: &Pin,
         mode: ReadMode,
     ) -> Result<Answer> {
-        let context = SessionContext::new_with_state(state);
-        register(&context, pin)?;
-        let state = context.state();
-        let plan = state.statement_to_plan(statement).await?;
-        read_only().verify_plan(&plan)?;
-        additive::check(&plan, &answer_plans(pin)?)?;
-        let plan = context.state().optimize(&plan_combines(plan)?)?;
-        let schema = Arc::new(plan.schema().as_arrow().clone());
-        let rows = workers::rows(DataFrame::new(context.state(), plan)).await?;
-        let views = pin.views.values().cloned().collect();
-        let stream = naming_views(rows, self.session_state()?, views);
+        let (of_plan, stop) = (pin.clone(), query.stop.clone());
+        // Planning's state is large, and is moved as a whole otherwise.
+        let make = Box::pin(computed(read, of_plan, stop));
+        let stream = workers::rows(query.clone(), waiter, make).await?;
         Ok(Answer {
-            schema,
+            query,
+            schema: stream.schema(),
             stream,
             freshness: freshness(pin, mode),
             notes: pin.notes.clone(),
@@ -242,21 +331,52 @@ impl SqlService {
         mode: ReadMode,
     ) -> Result<(SchemaRef, Vec<RecordBatch>)> {
         let answer = self.query(sql, mode).await?;
-        let rows = datafusion::physical_plan::common::collect(answer.stream);
-        let rows = tokio::time::timeout(self.options.timeout, rows).await;
-        match rows {
-            Ok(rows) => Ok((answer.schema, rows?)),
-            Err(_) => Err(timed_out(self.options.timeout)),
-        }
+        let rows = datafusion::physical_plan::common::collect(answer.stream).await?;
+        Ok((answer.schema, rows))
     }
 }
 
-/// A query that ran too long.
-pub(crate) fn timed_out(limit: Duration) -> Error {
-    Error::Unavailable(format!(
-        "the query ran longer than {} s and was stopped; narrow it, or raise `timeout` in `[query]`",
-        limit.as_secs()
-    ))
+/// A statement that has been read, and its session.
+type Read = workers::Kept<(SessionState, Statement)>;
+
+/// Plans a statement over a pin and begins to compute it, on the threads for queries.
+async fn computed(read: Read, pin: Pin, stop: Stop) -> Result<SendableRecordBatchStream> {
+    let (state, statement) = read.take()?;
+    let context = SessionContext::new_with_state(state);
+    // Whoever names a view computes it anew, in the session without the query's tables.
+    let of_views = context.state();
+    register(&context, &pin)?;
+    let plan = context.state().statement_to_plan(statement).await?;
+    read_only().verify_plan(&plan)?;
+    additive::check(&plan, &answer_plans(&pin)?)?;
+    stop.check()?;
+    let state = context.state();
+    let plan = state.optimize(&plan_combines(plan)?)?;
+    stop.check()?;
+    let schema = Arc::new(plan.schema().as_arrow().clone());
+    let plan = state
+        .query_planner()
+        .create_physical_plan(&plan, &state)
+        .await?;
+    let constant = largest_constant(&plan)?;
+    let plan = stoppable(plan, &stop)?;
+    let rows = execute_stream(plan, task_of(&context, constant))?;
+    let rows = Box::pin(RecordBatchStreamAdapter::new(schema, rows));
+    let views = pin.views.into_values().collect();
+    Ok(naming_views(rows, of_views, views, stop))
+}
+
+/// What a plan is executed in: with fewer rows at once where it writes out a large constant for each.
+fn task_of(context: &SessionContext, constant_bytes: usize) -> Arc<TaskContext> {
+    let task = context.task_ctx();
+    let rows = task.session_config().batch_size();
+    let most = CONSTANTS_AT_ONCE / constant_bytes.max(1);
+    if most >= rows {
+        return task;
+    }
+    let config = task.session_config().clone().with_batch_size(most.max(1));
+    let task = TaskContext::from(&context.state());
+    Arc::new(task.with_session_config(config))
 }
 
 /// What of `SET anabranch.read = '…'` a statement is: the mode that it sets.

@@ -346,9 +346,15 @@ fn query_kind(e: &DataFusionError) -> ErrorKind {
         DataFusionError::ResourcesExhausted(_)
         | DataFusionError::IoError(_)
         | DataFusionError::ObjectStore(_) => ErrorKind::Unavailable,
+        DataFusionError::ArrowError(e, _) if matches!(**e, ArrowError::IoError(..)) => {
+            ErrorKind::Unavailable
+        }
         _ => ErrorKind::Invalid,
     }
 }
+
+/// What the engine says where temporary files have no room: its own setting, which nobody can set.
+const TEMPORARY_FULL: &str = "datafusion.runtime.max_temp_directory_size";
 
 /// The engine's error without the wrapping that means nothing to a reader.
 fn plain(e: &DataFusionError) -> String {
@@ -363,6 +369,9 @@ fn plain(e: &DataFusionError) -> String {
             "a Parquet file of the storage is damaged: {}; `anabranch check` names it, and what makes it whole again",
             e.strip_backtrace()
         ),
+        None if e.strip_backtrace().contains(TEMPORARY_FULL) => {
+            "temporary files take more disk than they may (`spill` in `[query]`); narrow the query, or raise it".to_owned()
+        }
         None => {
             unknown_field(e).unwrap_or_else(|| without_tracker(&e.strip_backtrace()).to_owned())
         }

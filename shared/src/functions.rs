@@ -23,6 +23,9 @@ use datafusion::logical_expr::AggregateUDF;
 
 use crate::Result;
 
+pub use bounded::{FunctionBounds, bound_expression};
+
+mod bounded;
 mod rewritten;
 mod time;
 mod value_counts;
@@ -38,8 +41,24 @@ pub fn register(registry: &mut dyn FunctionRegistry) -> Result<()> {
     registry.register_udaf(Arc::new(named(bool_and_udaf(), &["every"])))?;
     let texts = named(string_agg_udaf(), &["listagg", "group_concat"]);
     registry.register_udaf(Arc::new(texts))?;
+    bound(registry, &FunctionBounds::default())?;
     for udaf in rewritten::all().into_iter().chain(value_counts::all()) {
         registry.register_udaf(Arc::new(udaf))?;
+    }
+    Ok(())
+}
+
+/// Puts bounds on a session's functions that may take much, in place of those that they have.
+///
+/// # Errors
+/// Those of the registry.
+pub fn bound(registry: &mut dyn FunctionRegistry, bounds: &FunctionBounds) -> Result<()> {
+    for name in bounded::NAMES {
+        if let Ok(function) = registry.udf(name)
+            && let Some(bounded) = bounded::with_bounds(&function, bounds)
+        {
+            registry.register_udf(bounded)?;
+        }
     }
     Ok(())
 }

@@ -27,6 +27,7 @@ pub mod settings;
 mod spill;
 pub mod sql;
 mod steady;
+mod stop;
 mod storage;
 pub mod table;
 mod topic;
@@ -62,6 +63,7 @@ pub use scan::{
 };
 pub use spill::{DeltaPart, Spill, SpilledStates, split_parts};
 pub use steady::Stamp;
+pub use stop::{Stop, StopReason};
 pub use storage::{
     CreateOutcome, FolderFiles, FolderSync, RealFolderFiles, RequestKind, Requests, StagedFile,
     Storage,

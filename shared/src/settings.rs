@@ -168,6 +168,25 @@ pub struct QuerySettings {
     pub timeout: Duration,
     /// Threads of queries; 0 for all cores.
     pub threads: usize,
+    /// Queries that run at once; at least 1.
+    pub at_once: u64,
+    /// Queries that may wait for their turn; at least 1.
+    pub waiting: u64,
+    /// Bytes of resident memory from which on queries are refused and stopped; found from the other
+    /// settings where absent.
+    pub process_bytes: Option<u64>,
+    /// The most bytes of disk for temporary files; 0 for none.
+    pub spill_bytes: u64,
+    /// The longest statement, in bytes; at least 1.
+    pub max_statement_bytes: u64,
+    /// The most names, keywords and operators of a statement; at least 1.
+    pub max_terms: usize,
+    /// The most bytes that a call of a function may make; at least 1.
+    pub max_function_bytes: u64,
+    /// Verifications by the daemon that run at once; at least 1.
+    pub verifications: u64,
+    /// Such a verification that takes longer is stopped.
+    pub verify_timeout: Duration,
 }
 
 impl Project {
@@ -265,6 +284,15 @@ impl Project {
                 memory_bytes: reader.value(&query, &table::QUERY_MEMORY).0,
                 timeout,
                 threads: reader.value(&query, &table::QUERY_THREADS).0,
+                at_once: reader.value(&query, &table::AT_ONCE).0,
+                waiting: reader.value(&query, &table::WAITING).0,
+                process_bytes: reader.optional(&query, &table::PROCESS_MEMORY).map(|b| b.0),
+                spill_bytes: reader.value(&query, &table::QUERY_SPILL).0.unwrap_or(0),
+                max_statement_bytes: reader.value(&query, &table::MAX_STATEMENT_BYTES).0,
+                max_terms: reader.value(&query, &table::MAX_TERMS).0,
+                max_function_bytes: reader.value(&query, &table::MAX_FUNCTION_BYTES).0,
+                verifications: reader.value(&query, &table::VERIFICATIONS).0,
+                verify_timeout: reader.value(&query, &table::VERIFY_TIMEOUT),
             },
             topics,
             views,

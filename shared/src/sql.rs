@@ -3,23 +3,70 @@
 
 use std::ops::ControlFlow;
 
+use datafusion::common::config::Dialect;
 use datafusion::execution::SessionState;
 use datafusion::sql::parser::Statement;
 use datafusion::sql::sqlparser::ast::{
     Expr, Fetch, LimitClause, Query, Value, VisitMut, VisitorMut,
 };
+use datafusion::sql::sqlparser::dialect::dialect_from_str;
 
 use crate::{Error, Result};
 
-/// Reads one statement.
+mod bounds;
+
+pub use bounds::StatementBounds;
+
+/// Bytes of stack for what goes down as deep as a statement of the most terms.
+pub const STACK_BYTES: usize = 256 << 20;
+
+/// Reads one statement that is no larger than a view's may be.
 ///
 /// # Errors
-/// `Query` where it is no SQL; `Invalid` for a form that has no other.
+/// Those of [`parse_within`].
 pub fn parse(state: &SessionState, sql: &str) -> Result<Statement> {
+    parse_within(state, sql, StatementBounds::default())
+}
+
+/// Reads one statement, on a thread with a stack of [`STACK_BYTES`].
+///
+/// # Errors
+/// `Query` where it is no SQL; `Invalid` where it is too large, and for a form that has no other.
+pub fn parse_within(state: &SessionState, sql: &str, bounds: StatementBounds) -> Result<Statement> {
     let dialect = state.config_options().sql_parser.dialect;
+    check(&dialect, sql, bounds)?;
     let mut statement = state.sql_to_statement(sql, &dialect)?;
+    bounds.check_uses(&statement)?;
     rewrite(&mut statement)?;
     Ok(statement)
+}
+
+/// Looks at a statement's text before it is parsed.
+///
+/// # Errors
+/// Those of [`StatementBounds::check_text`].
+pub(crate) fn check(dialect: &Dialect, sql: &str, bounds: StatementBounds) -> Result<()> {
+    let Some(dialect) = dialect_from_str(dialect) else {
+        return Ok(());
+    };
+    bounds.check_text(dialect.as_ref(), sql)
+}
+
+/// Does work on a thread with a stack of [`STACK_BYTES`], and waits for it. A panic goes on here.
+///
+/// # Errors
+/// Those of the work; `Unavailable` where there is no thread.
+pub fn on_large_stack<T: Send>(work: impl FnOnce() -> Result<T> + Send) -> Result<T> {
+    std::thread::scope(|scope| {
+        let thread = std::thread::Builder::new()
+            .name("plan".to_owned())
+            .stack_size(STACK_BYTES)
+            .spawn_scoped(scope, work)
+            .map_err(|e| Error::Unavailable(format!("can't start a thread that plans: {e}")))?;
+        thread
+            .join()
+            .unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+    })
 }
 
 fn rewrite(statement: &mut Statement) -> Result<()> {
@@ -75,10 +122,91 @@ fn limit_of(fetch: Fetch) -> Expr {
 
 #[cfg(test)]
 mod tests {
-    #![expect(clippy::unwrap_used, reason = "tests")]
+    #![expect(clippy::unwrap_used, clippy::panic, reason = "tests")]
 
     use super::*;
     use crate::view::planning_session;
+
+    fn kind(sql: &str) -> Option<String> {
+        let read = on_large_stack(|| parse(&planning_session()?.state(), sql).map(|_| ()));
+        match read {
+            Ok(()) => None,
+            Err(Error::Invalid(reason)) => Some(reason),
+            Err(e) => panic!("{e}"),
+        }
+    }
+
+    fn chain(first: &str, more: &str, times: usize) -> String {
+        format!("{first}{}", more.repeat(times))
+    }
+
+    #[test]
+    fn what_goes_too_deep_is_refused_before_it_is_parsed() {
+        let ctes = |n: usize| {
+            let more: String = (1..n)
+                .map(|i| format!(", c{i} AS (SELECT * FROM c{})", i - 1))
+                .collect();
+            format!("WITH c0 AS (SELECT 1 AS n){more} SELECT * FROM c{}", n - 1)
+        };
+        let doubling: String = (1..20)
+            .map(|i| {
+                format!(
+                    ", c{i} AS (SELECT a.n FROM c{0} AS a JOIN c{0} AS b ON a.n = b.n)",
+                    i - 1
+                )
+            })
+            .collect();
+        let refused = [
+            (
+                chain("SELECT 1 WHERE 1 = 0", " OR 1 = 1 OR n = 0", 2_000),
+                "names",
+            ),
+            (chain("SELECT 1", " UNION ALL SELECT 1", 2_250), "names"),
+            (chain("SELECT 1", "::int", 5_000), "names"),
+            (chain("SELECT x", "[1]", 5_000), "deeper"),
+            (ctes(1_000), "names"),
+            (
+                format!("WITH c0 AS (SELECT 1 AS n){doubling} SELECT * FROM c19"),
+                "names",
+            ),
+            (
+                format!("SELECT CAST(NULL AS INT{})", "[]".repeat(5_000)),
+                "deeper",
+            ),
+            (
+                format!(
+                    "SELECT CAST(NULL AS {}INT{})",
+                    "ARRAY<".repeat(500),
+                    ">".repeat(500)
+                ),
+                "deeper",
+            ),
+            (
+                format!("SELECT {}1{}", "(".repeat(500), ")".repeat(500)),
+                "deeper",
+            ),
+            (
+                format!("SELECT '{}'", "x".repeat(1_000_000)),
+                "max_statement_bytes",
+            ),
+        ];
+        for (sql, wanted) in refused {
+            let reason = kind(&sql).unwrap_or_default();
+            assert!(reason.contains(wanted), "{}: {reason}", &sql[..40]);
+        }
+        let taken = [
+            chain("SELECT 1 WHERE 1 = 0", " OR n = 0", 1_600),
+            chain("SELECT 1", " UNION ALL SELECT 1", 1_600),
+            format!("SELECT 1 WHERE 1 IN (0{})", ", 1".repeat(100_000)),
+            ctes(60),
+            ctes(700),
+            format!("SELECT {}1{}", "(".repeat(40), ")".repeat(40)),
+            "SELECT a[1][2], b[1:2] FROM t WHERE x < array[1][1]".to_owned(),
+        ];
+        for sql in taken {
+            assert_eq!(kind(&sql), None, "{}", &sql[..40]);
+        }
+    }
 
     #[test]
     fn fetch_is_limit() {

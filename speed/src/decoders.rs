@@ -41,7 +41,11 @@ pub fn held(body: &Bytes, topic: &Topic, views: Vec<Arc<View>>, limit: u64) -> R
 /// # Errors
 /// `Internal`, which is a defect.
 pub fn held_nothing(topic: &Topic) -> Result<Bytes> {
-    crate::gather::encode(&PeerDelta::default(), &[], &topic.schema())
+    crate::gather::encode(
+        &PeerDelta::default(),
+        &[],
+        (&topic.schema(), &topic.late_reads()),
+    )
 }
 
 /// Admits the value of a Kafka message.

@@ -434,6 +434,7 @@ mod tests {
             name: "ts".into(),
             field_type: anabranch_shared::settings::FieldType::Timestamp,
             nullable: false,
+            reads: anabranch_shared::settings::FieldReads::default(),
         };
         let topic = anabranch_shared::Topic {
             name: "facts".into(),

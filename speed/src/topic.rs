@@ -1,7 +1,7 @@
 //! One topic of a daemon: admission, the WAL's appender, the landing loop, and the deltas of the
 //! topic's views.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 

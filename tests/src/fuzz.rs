@@ -137,6 +137,7 @@ impl Bench {
             name: name.into(),
             field_type,
             nullable,
+            reads: anabranch_shared::settings::FieldReads::default(),
         };
         let topic = Topic {
             name: "facts".into(),

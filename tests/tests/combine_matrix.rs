@@ -477,6 +477,7 @@ async fn bench() -> anyhow::Result<Bench> {
         memory_bytes: 1 << 30,
         threads: 2,
         timeout: Duration::from_secs(60),
+        limits: Default::default(),
     };
     Ok(Bench {
         service: SqlService::new(Arc::new(NoPins), &storage, options)?,

@@ -26,6 +26,7 @@ mod law;
 mod maintain;
 mod old_states;
 mod open_formats;
+mod queries;
 mod retention;
 mod retries;
 mod s3;

@@ -465,12 +465,8 @@ async fn verify_own(
     Path(view): Path<String>,
     Json(part): Json<Part>,
 ) -> Response {
-    let options = verify::options(&health.context, part, &Arc::default());
-    let compared = anabranch_serving::compute(async move {
-        let Health { context, sql, .. } = health;
-        verify::compare_pinned(&context, &sql, sql.pinner().as_ref(), &view, &options).await
-    });
-    match compared.await {
+    let Health { context, sql, .. } = health;
+    match verify::for_another(context, sql, view, part).await {
         Ok(verified) => Json(verified).into_response(),
         Err(e) => anabranch_serving::error_response(&e),
     }

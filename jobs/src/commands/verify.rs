@@ -209,6 +209,44 @@ pub(crate) async fn compare_pinned(
     Ok(verified)
 }
 
+/// Compares a view's answer for somebody who asks this daemon, of whom as many are served at once and
+/// for as long as `[query]` says. Dropping the future stops the work.
+///
+/// # Errors
+/// Those of the comparison; `NoRoom` where too many run, `Unavailable` where it takes too long.
+pub(crate) async fn for_another(
+    context: Context,
+    sql: Arc<SqlService>,
+    view: String,
+    part: Part,
+) -> Result<Verified> {
+    let (permit, limit) = sql.verification()?;
+    let stop = Arc::new(AtomicBool::new(false));
+    let _stopped = StopOnDrop(stop.clone());
+    let options = options(&context, part, &stop);
+    let compared = anabranch_serving::compute(async move {
+        // As many run as do, and not as are waited for.
+        let _permit = permit;
+        compare_pinned(&context, &sql, sql.pinner().as_ref(), &view, &options).await
+    });
+    let late = |_| {
+        Error::Unavailable(format!(
+            "the verification took longer than {} s and was stopped; verify a sample, or raise `verify_timeout` in `[query]`",
+            limit.as_secs()
+        ))
+    };
+    tokio::time::timeout(limit, compared).await.map_err(late)?
+}
+
+/// Sets a flag once nobody waits.
+struct StopOnDrop(Arc<AtomicBool>);
+
+impl Drop for StopOnDrop {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+}
+
 /// What of a topic's facts the log does not hold, below a `low` and in recorded gaps.
 fn uncompared(log: &Log, low: &Offsets) -> Vec<String> {
     let topic = log.name();

@@ -41,6 +41,7 @@ fn service(memory_bytes: usize, threads: usize) -> Result<SqlService> {
         memory_bytes,
         threads,
         timeout: Duration::from_secs(60),
+        limits: Default::default(),
     };
     SqlService::new(Arc::new(NoPins), &storage, options)
 }

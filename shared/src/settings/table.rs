@@ -9,7 +9,7 @@ use super::field_reads::EpochUnit;
 use super::kafka::{KafkaStart, OnGap, PartitionList, Tombstones, Word};
 use super::value::{
     Address, Count, FieldName, FileMode, HostList, PeriodOrOff, ProjectPath, Schedule,
-    SettingValue, Size, SizeOrOff, Threads, ZoneName, minutes,
+    SettingValue, Size, SizeOrOff, Terms, Threads, ZoneName, minutes,
 };
 
 /// A table of `anabranch.toml`.
@@ -327,10 +327,28 @@ settings! {
 
     /// The most memory for queries, all together.
     QUERY_MEMORY: Defaulted<Size> = Query."memory", Defaulted(|| Size::megabytes(2_000));
-    /// A query that takes longer is cancelled.
+    /// A query that takes longer is cancelled; the time counts from when it comes.
     TIMEOUT: Defaulted<Duration> = Query."timeout", Defaulted(|| minutes(5));
     /// Threads of queries; 0 for all cores.
     QUERY_THREADS: Defaulted<Threads> = Query."threads", Defaulted(|| Threads(0));
+    /// Queries that run at once.
+    AT_ONCE: Defaulted<Count> = Query."at_once", Defaulted(|| Count(16));
+    /// Queries that wait for their turn; further ones get 503.
+    WAITING: Defaulted<Count> = Query."waiting", Defaulted(|| Count(100));
+    /// Resident memory of the process from which on queries get 503 and the largest that runs is stopped; unset, twice `memory` and what `[daemon]` and `[batch]` may take, and 1 GB, but at most nine tenths of the machine's memory.
+    PROCESS_MEMORY: Optional<Size> = Query."process_memory", optional("\"12GB\"");
+    /// The most disk for temporary files of queries, beside the WAL, or "off".
+    QUERY_SPILL: Defaulted<SizeOrOff> = Query."spill", Defaulted(|| SizeOrOff(Some(10_000_000_000)));
+    /// The longest statement that is taken.
+    MAX_STATEMENT_BYTES: Defaulted<Size> = Query."max_statement_bytes", Defaulted(|| Size::megabytes(1));
+    /// The most names, keywords and operators of a statement; literals don't count, what is in a WITH counts as often as it is used.
+    MAX_TERMS: Defaulted<Terms> = Query."max_terms", Defaulted(|| Terms(5_000));
+    /// The most that one call of a function may make for a batch of rows, such as `repeat`, `range` or `||`.
+    MAX_FUNCTION_BYTES: Defaulted<Size> = Query."max_function_bytes", Defaulted(|| Size::megabytes(256));
+    /// Verifications by the daemon (`verify --daemon`) that run at once; further ones get 503.
+    VERIFICATIONS: Defaulted<Count> = Query."verifications", Defaulted(|| Count(2));
+    /// Such a verification that takes longer is stopped.
+    VERIFY_TIMEOUT: Defaulted<Duration> = Query."verify_timeout", Defaulted(|| minutes(60));
 
     /// The field that says when a fact happened: declared as `timestamp not null`.
     EVENT_TIME: Required<FieldName> = Topic."event_time", required("\"ts\"");

@@ -271,6 +271,29 @@ impl SettingValue for Count {
     }
 }
 
+/// How many terms a statement may have; the stack that they are planned on is made for the most.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Terms(pub(super) usize);
+
+const MOST_TERMS: usize = 50_000;
+
+impl SettingValue for Terms {
+    const TYPE: &'static str = "whole number";
+    const EXPECTED: &'static str = "a whole number from 1 to 50000";
+
+    fn read(found: &Found<'_>) -> Result<Self, Mismatch> {
+        usize::try_from(found.whole()?)
+            .ok()
+            .filter(|terms| (1..=MOST_TERMS).contains(terms))
+            .map(Self)
+            .ok_or(Mismatch::Plain)
+    }
+
+    fn write(&self) -> String {
+        self.0.to_string()
+    }
+}
+
 /// A number of threads; 0 stands for one a core.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Threads(pub(super) usize);

@@ -30,6 +30,7 @@ use super::{
 };
 use crate::topic::OFFSET;
 
+use crate::sql::StatementBounds;
 use crate::{Error, Result, Topic, sql};
 
 /// The name under which the leaf stands in the upper plan.
@@ -88,15 +89,20 @@ pub(super) struct Planned {
 /// `Query` where it is no SQL.
 pub fn relations_read(sql: &str) -> Result<Vec<String>> {
     let state = planning_session()?.state();
-    let dialect = state.config_options().sql_parser.dialect;
-    let statement = state.sql_to_statement(sql, &dialect)?;
+    let statement = sql::on_large_stack(|| sql::parse(&state, sql))?;
     let references = state.resolve_table_references(&statement)?;
     Ok(references.iter().map(|r| r.table().to_owned()).collect())
 }
 
 /// Plans and splits a view.
 pub(super) fn plan(view: &str, text: &str, topic: &Topic) -> Result<Planned> {
+    sql::on_large_stack(|| plan_here(view, text, topic))
+}
+
+fn plan_here(view: &str, text: &str, topic: &Topic) -> Result<Planned> {
     let context = planning_session()?;
+    let dialect = context.state().config_options().sql_parser.dialect;
+    sql::check(&dialect, text, StatementBounds::default()).map_err(|e| Error::view(view, e))?;
     ast::check(view, text, &topic.name, &context.state())?;
     plan_over(&context, view, text, topic).map_err(|e| match e {
         Error::Query(e) => {

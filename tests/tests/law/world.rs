@@ -217,6 +217,7 @@ impl<'a> World<'a> {
             memory_bytes: 1 << 30,
             threads: rng.random_range(1..4),
             timeout: Duration::from_secs(60),
+            limits: Default::default(),
         };
         let service = SqlService::new(Arc::new(NoPins), &storage, options)?;
         // Some daemons spill what they have at once, or what little a disk has room for.

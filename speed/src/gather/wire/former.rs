@@ -113,7 +113,11 @@ fn read(body: &Bytes, definition: &Definition) -> Outcome<RecordBatch> {
     let [sent] = header.views.as_slice() else {
         return Err("several views".into());
     };
-    let batch = arrow_stream::read(rest.split_to(sent.bytes), 1 << 30)?;
+    let limit = IpcLimit {
+        bytes: 1 << 30,
+        name: "a test",
+    };
+    let batch = arrow_stream::read(rest.split_to(sent.bytes), limit, |_| Ok(()))?;
     if sent.state_format != definition.state_format {
         return Err(format!("the format `{}`", sent.state_format).into());
     }

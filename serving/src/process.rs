@@ -1,0 +1,98 @@
+//! What the process takes of the machine, as the system tells: resident memory and descriptors. A
+//! thread looks at it while there are services, because memory may be short long before anything
+//! that a query does would look.
+
+use std::sync::{Arc, OnceLock, Weak};
+use std::time::Duration;
+
+use anabranch_shared::{Error, Result};
+use parking_lot::Mutex;
+
+use crate::running::Queries;
+
+/// How often the memory is looked at.
+const LOOK_EVERY: Duration = Duration::from_millis(100);
+
+/// Of a process's descriptors so many are for what is not queries.
+const FOR_OTHERS: (u64, u64) = (1, 4);
+
+/// The services that are looked after.
+static WATCHED: Mutex<Vec<Weak<Queries>>> = Mutex::new(Vec::new());
+
+/// Looks after a service's queries as long as it is there.
+pub(crate) fn watch(queries: &Arc<Queries>) {
+    if queries.limits().process_bytes.is_none() {
+        return;
+    }
+    WATCHED.lock().push(Arc::downgrade(queries));
+    static WATCH: OnceLock<()> = OnceLock::new();
+    WATCH.get_or_init(|| {
+        let thread = std::thread::Builder::new().name("query-watch".to_owned());
+        // Without it queries are refused still, and none is stopped.
+        if let Err(e) = thread.spawn(look_for_ever) {
+            tracing::error!(error = %e, "can't start the thread that watches the memory of queries");
+        }
+    });
+}
+
+/// Lives as long as the process, as the threads for queries do.
+fn look_for_ever() {
+    loop {
+        std::thread::sleep(LOOK_EVERY);
+        let watched: Vec<_> = {
+            let mut watched = WATCHED.lock();
+            watched.retain(|w| w.strong_count() > 0);
+            watched.iter().filter_map(Weak::upgrade).collect()
+        };
+        if let Some(resident) = resident_bytes().filter(|_| !watched.is_empty()) {
+            watched.iter().for_each(|queries| queries.look(resident));
+        }
+    }
+}
+
+/// Bytes of resident memory, where the system tells.
+pub(crate) fn resident_bytes() -> Option<u64> {
+    let status = std::fs::read_to_string("/proc/self/status").ok()?;
+    let line = status.lines().find(|l| l.starts_with("VmRSS:"))?;
+    let kib: u64 = line.split_whitespace().nth(1)?.parse().ok()?;
+    Some(kib * 1_024)
+}
+
+/// Whether there are descriptors for one more query.
+///
+/// # Errors
+/// `NoRoom` where there are not.
+pub(crate) fn spare_descriptors() -> Result<()> {
+    let (Some(open), Some(most)) = (open_descriptors(), most_descriptors()) else {
+        return Ok(());
+    };
+    let (part, of) = FOR_OTHERS;
+    match open >= most - most / of * part {
+        true => Err(Error::NoRoom(format!(
+            "{open} of the process's {most} descriptors are open, the rest is for facts; try again soon, or raise the limit (`ulimit -n`)"
+        ))),
+        false => Ok(()),
+    }
+}
+
+fn open_descriptors() -> Option<u64> {
+    Some(std::fs::read_dir("/proc/self/fd").ok()?.count() as u64)
+}
+
+fn most_descriptors() -> Option<u64> {
+    let limits = std::fs::read_to_string("/proc/self/limits").ok()?;
+    let line = limits.lines().find(|l| l.starts_with("Max open files"))?;
+    line.split_whitespace().nth(3)?.parse().ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_system_tells() {
+        assert!(resident_bytes().is_some_and(|bytes| bytes > 1_000_000));
+        assert!(open_descriptors() < most_descriptors());
+        assert!(spare_descriptors().is_ok());
+    }
+}

@@ -1,0 +1,439 @@
+//! One query can't take a daemon: statements that are too large, functions that grow, and queries that
+//! nobody waits for any more. What runs can be seen and stopped, and work that is stopped ends.
+
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use anabranch_jobs::context::Context;
+use anabranch_tests::daemon::run;
+use anabranch_tests::places;
+use anabranch_tests::process::{Process, Setup, until, write_project};
+use serde_json::Value;
+
+/// A project with settings of `[query]`.
+fn project(query: &str) -> anyhow::Result<tempfile::TempDir> {
+    let dir = places::folder()?;
+    let daemon = format!("[query]\nmemory = \"256MB\"\nthreads = 2\n{query}");
+    let setup = Setup {
+        daemon: &daemon,
+        ..Default::default()
+    };
+    write_project(dir.path(), setup)?;
+    Ok(dir)
+}
+
+/// A daemon, and what asks it.
+struct Asked {
+    process: Process,
+    http: String,
+    client: reqwest::Client,
+}
+
+impl Asked {
+    async fn start(dir: &Path) -> anyhow::Result<Self> {
+        let context = Context::open(dir).await?;
+        let mut process = Process::start(dir, &["speed"])?;
+        let http = process.ready(&context).await?.address().http.clone();
+        let client = reqwest::Client::builder().no_proxy().build()?;
+        Ok(Self {
+            process,
+            http,
+            client,
+        })
+    }
+
+    /// The status and the answer to a statement.
+    async fn ask(&self, sql: &str) -> anyhow::Result<(u16, String)> {
+        let url = format!("http://{}/sql", self.http);
+        let sent = self.client.post(url).body(sql.to_owned()).send().await?;
+        Ok((sent.status().as_u16(), sent.text().await?))
+    }
+
+    /// What runs and waits.
+    async fn queries(&self) -> anyhow::Result<Vec<Value>> {
+        let url = format!("http://{}/queries", self.http);
+        let text = self.client.get(url).send().await?.text().await?;
+        let list: Value = serde_json::from_str(&text)?;
+        Ok(list["queries"].as_array().cloned().unwrap_or_default())
+    }
+
+    /// Waits until so many queries are in a state.
+    async fn until(&self, state: &str, count: usize) -> anyhow::Result<()> {
+        until(&format!("{count} {state}"), async || {
+            let queries = self.queries().await?;
+            Ok(queries.iter().filter(|q| q["state"] == state).count() == count)
+        })
+        .await
+    }
+
+    /// Waits until no query runs, and looks that none goes on without being listed.
+    async fn is_idle(&self, what: &str) -> anyhow::Result<()> {
+        until(what, async || Ok(self.queries().await?.is_empty())).await?;
+        let before = self.cpu_seconds()?;
+        tokio::time::sleep(Duration::from_secs(2)).await;
+        let used = self.cpu_seconds()? - before;
+        anyhow::ensure!(used < 0.5, "{what}: {used} s of processor time in 2 s");
+        Ok(())
+    }
+
+    /// Processor time of the daemon so far.
+    fn cpu_seconds(&self) -> anyhow::Result<f64> {
+        let stat = std::fs::read_to_string(format!("/proc/{}/stat", self.process.id()))?;
+        let (_, rest) = stat
+            .rsplit_once(") ")
+            .ok_or_else(|| anyhow::anyhow!("{stat}"))?;
+        let ticks = rest.split(' ').skip(11).take(2);
+        let ticks: Vec<f64> = ticks.map(str::parse).collect::<Result<_, _>>()?;
+        Ok(ticks.iter().sum::<f64>() / 100.0)
+    }
+
+    fn peak_bytes(&self) -> anyhow::Result<u64> {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", self.process.id()))?;
+        let line = status.lines().find(|l| l.starts_with("VmHWM:"));
+        let kib = line.and_then(|l| l.split_whitespace().nth(1));
+        let kib = kib.ok_or_else(|| anyhow::anyhow!("the system does not tell"))?;
+        Ok(kib.parse::<u64>()? * 1_024)
+    }
+}
+
+/// Joins of which no row comes out.
+const NESTED_LOOP: &str = "select count(*) from generate_series(1, 200000) a join generate_series(1, 200000) b on a.value < b.value and a.value * 7 + b.value < 0";
+
+/// Statements that take very long: a kind of work each.
+fn endless() -> Vec<(&'static str, String)> {
+    let folded: Vec<String> = (0..300)
+        .map(|n| format!("levenshtein(repeat('a', {}), repeat('b', 1500))", 1_500 + n))
+        .collect();
+    vec![
+        ("a nested-loop join", NESTED_LOOP.to_owned()),
+        (
+            "a filtered hash join",
+            "select count(*) from generate_series(1, 300000) a join generate_series(1, 300000) b on a.value % 3 = b.value % 3 and a.value + b.value < 0".to_owned(),
+        ),
+        (
+            "a cross join",
+            "select sum(a.value * b.value % 7) from generate_series(1, 1000000) a cross join generate_series(1, 1000000) b".to_owned(),
+        ),
+        (
+            "generate_series",
+            "select sum(value % 7) from generate_series(1, 1000000000000)".to_owned(),
+        ),
+        (
+            "a sort",
+            "select value from generate_series(1, 1000000000) order by value * 7919 % 1000003 desc offset 999999990".to_owned(),
+        ),
+        (
+            "levenshtein",
+            "select sum(levenshtein(repeat('a', 1000 + value % 7), repeat('b', 1000))) from generate_series(1, 1000000)".to_owned(),
+        ),
+        (
+            "the folding of constants",
+            format!("select {}", folded.join(" + ")),
+        ),
+        (
+            "a recursion",
+            "with recursive t as (select 1 as n union all select n + 1 from t) select count(*) from t".to_owned(),
+        ),
+    ]
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn work_ends_when_nobody_waits_for_it() -> anyhow::Result<()> {
+    let dir = project("")?;
+    let asked = Asked::start(dir.path()).await?;
+    for (what, sql) in endless() {
+        let gone = tokio::time::timeout(Duration::from_secs(1), asked.ask(&sql)).await;
+        anyhow::ensure!(gone.is_err(), "{what}: {gone:?}");
+        asked.is_idle(what).await?;
+    }
+    let (status, answer) = asked.ask("select 1 as one").await?;
+    anyhow::ensure!(status == 200 && answer == r#"[{"one":1}]"#, "{answer}");
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn work_ends_at_the_limit() -> anyhow::Result<()> {
+    let dir = project("timeout = \"1s\"")?;
+    let asked = Asked::start(dir.path()).await?;
+    for (what, sql) in endless() {
+        let begun = Instant::now();
+        let (status, answer) = asked.ask(&sql).await?;
+        anyhow::ensure!(status == 503, "{what}: {status} {answer}");
+        anyhow::ensure!(answer.contains("`timeout`"), "{what}: {answer}");
+        let took = begun.elapsed();
+        anyhow::ensure!(took < Duration::from_secs(6), "{what}: {took:?}");
+        asked.is_idle(what).await?;
+    }
+    Ok(())
+}
+
+/// Ctrl-C in the shell, with a daemon and without.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_command_that_is_interrupted_leaves_nothing_running() -> anyhow::Result<()> {
+    use rustix::process::{Pid, Signal, kill_process};
+    let dir = project("")?;
+    let asked = Asked::start(dir.path()).await?;
+    let mut shell = Process::start(dir.path(), &["sql", "-c", NESTED_LOOP])?;
+    asked.until("running", 1).await?;
+    let pid = Pid::from_raw(i32::try_from(shell.id())?);
+    let pid = pid.ok_or_else(|| anyhow::anyhow!("no process"))?;
+    kill_process(pid, Signal::INT)?;
+    shell.ended().await?;
+    asked.is_idle("an interrupted command").await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn queries_are_listed_and_cancelled() -> anyhow::Result<()> {
+    let dir = project("")?;
+    let asked = Asked::start(dir.path()).await?;
+    let asking = asked.ask(NESTED_LOOP);
+    let cancelling = async {
+        asked.until("running", 1).await?;
+        let listed = run(dir.path(), &["--format", "json", "queries"])?;
+        anyhow::ensure!(listed.code == Some(0), "{listed:?}");
+        let listed: Value = serde_json::from_str(&listed.said)?;
+        let query = &listed[0];
+        anyhow::ensure!(query["statement"] == NESTED_LOOP, "{listed}");
+        anyhow::ensure!(query["state"] == "running", "{listed}");
+        let who = query["who"].as_str().unwrap_or_default();
+        anyhow::ensure!(who.contains("127.0.0.1"), "{listed}");
+        anyhow::ensure!(
+            query["since"].is_string() && query["memory_bytes"].is_number(),
+            "{listed}"
+        );
+        let id = query["id"].as_str().unwrap_or_default().to_owned();
+        let table = run(dir.path(), &["queries"])?;
+        anyhow::ensure!(table.said.contains(&id), "{table:?}");
+        let cancelled = run(dir.path(), &["--format", "json", "queries", "cancel", &id])?;
+        anyhow::ensure!(cancelled.code == Some(0), "{cancelled:?}");
+        anyhow::ensure!(cancelled.said.contains(&id), "{cancelled:?}");
+        Ok(())
+    };
+    let (answer, cancelled) = tokio::join!(asking, cancelling);
+    cancelled?;
+    let (status, text) = answer?;
+    anyhow::ensure!(
+        status == 409 && text.contains("cancelled"),
+        "{status} {text}"
+    );
+    asked.is_idle("a cancelled query").await?;
+    let unknown = run(dir.path(), &["queries", "cancel", "nothing"])?;
+    anyhow::ensure!(unknown.code == Some(66), "{unknown:?}");
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn as_many_queries_run_as_may_and_the_others_wait() -> anyhow::Result<()> {
+    let dir = project("at_once = 1\nwaiting = 1")?;
+    let asked = Asked::start(dir.path()).await?;
+    let first = tokio::time::timeout(Duration::from_secs(5), asked.ask(NESTED_LOOP));
+    let others = async {
+        asked.until("running", 1).await?;
+        let waiting = asked.ask("select 1 as one");
+        let refused = async {
+            asked.until("waiting", 1).await?;
+            let (status, text) = asked.ask("select 2").await?;
+            anyhow::ensure!(
+                status == 503 && text.contains("`waiting`"),
+                "{status} {text}"
+            );
+            Ok(())
+        };
+        let (waited, refused) = tokio::join!(waiting, refused);
+        refused?;
+        // Its turn comes when nobody waits for the first one any more.
+        let (status, text) = waited?;
+        anyhow::ensure!(status == 200 && text == r#"[{"one":1}]"#, "{status} {text}");
+        Ok::<_, anyhow::Error>(())
+    };
+    let (first, others) = tokio::join!(first, others);
+    others?;
+    anyhow::ensure!(first.is_err(), "the first one ends");
+    Ok(())
+}
+
+fn chain(first: &str, more: &str, times: usize) -> String {
+    format!("{first}{}", more.repeat(times))
+}
+
+fn chained(count: usize, next: impl Fn(usize) -> String) -> String {
+    let more: String = (1..count)
+        .map(|i| format!(", c{i} as ({})", next(i - 1)))
+        .collect();
+    format!(
+        "with c0 as (select 1 as n){more} select count(*) from c{}",
+        count - 1
+    )
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn statements_that_are_too_large_are_refused_and_large_ones_answered() -> anyhow::Result<()> {
+    let dir = project("")?;
+    let mut asked = Asked::start(dir.path()).await?;
+    let one = |n: usize| format!("select * from c{n}");
+    let two = |n: usize| format!("select a.n from c{n} a join c{n} b on a.n = b.n");
+    let from = "select count(*) from facts where id = -1";
+    let refused = [
+        chain(from, " or id = 0", 1_984),
+        chain(from, " and id = 0", 1_937),
+        chain("select 1", " union all select 1", 2_250),
+        chained(1_000, one),
+        chained(20, two),
+        format!(
+            "select arrow_cast(NULL, '{}Int64{}')",
+            "List(".repeat(938),
+            ")".repeat(938)
+        ),
+        format!("select cast(null as int{})", "[]".repeat(5_000)),
+        chain("select 'x'", " || 'x'", 20_000),
+        chain("select 1", ", id", 10_000) + " from facts",
+        format!("select 1{}", ", 1".repeat(10_000)),
+        format!("select '{}'", "x".repeat(1_100_000)),
+    ];
+    for sql in refused {
+        let begun = Instant::now();
+        let (status, text) = asked.ask(&sql).await?;
+        let shown = sql.get(..60).unwrap_or(&sql);
+        anyhow::ensure!(status == 400, "{shown}: {status} {text}");
+        let took = begun.elapsed();
+        anyhow::ensure!(took < Duration::from_secs(5), "{shown}: {took:?}");
+    }
+    let answered = [
+        chain(from, " or id = 0", 800),
+        chain(from, " and id = 0", 800),
+        chain("select 1", " union all select 1", 400),
+        chained(200, one),
+        chained(6, two),
+        chain("select 'x'", " || 'x'", 300),
+        format!("select 1 where 1 in (0{})", ", 1".repeat(50_000)),
+    ];
+    for sql in answered {
+        let (status, text) = asked.ask(&sql).await?;
+        let shown = sql.get(..60).unwrap_or(&sql);
+        anyhow::ensure!(status == 200, "{shown}: {status} {text}");
+    }
+    anyhow::ensure!(asked.process.runs()?);
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn functions_that_grow_take_no_memory() -> anyhow::Result<()> {
+    let dir = project("")?;
+    let mut asked = Asked::start(dir.path()).await?;
+    let calls = [
+        "length(repeat('x', 10000000000))",
+        "array_length(range(1, 1000000000))",
+        "length(lpad('x', 1000000000))",
+        "array_length(array_repeat(1, 1000000000))",
+        "length(repeat('x', 2147483647))",
+        "array_length(array_resize([1], 1000000000, 2))",
+        "length(replace(repeat('x', 100000), 'x', repeat('y', 100000)))",
+        "length(concat(repeat('x', 200000000), repeat('y', 200000000)))",
+        "length(repeat('x', 200000000) || repeat('y', 200000000))",
+        "levenshtein(repeat('a', 130000), repeat('b', 130000))",
+    ];
+    let from = "(select 1 as n union all select 2) as t";
+    // With a name for each step: the engine takes steps that give and take one name for one step.
+    let doubling = (0..15).fold(
+        "select repeat('x', n * 100000) as s0 from (select 1 as n union all select 2) as t"
+            .to_owned(),
+        |inner, i| format!("select s{i} || s{i} as s{} from ({inner})", i + 1),
+    );
+    let mut statements = vec![
+        format!("select sum(array_length(range(0, 1000000000 + n))) from {from}"),
+        format!("select sum(length(s15)) from ({doubling})"),
+    ];
+    for call in calls {
+        statements.push(format!("select {call}"));
+        statements.push(format!("select sum({call} + n) from {from}"));
+    }
+    for sql in statements {
+        let (status, text) = asked.ask(&sql).await?;
+        anyhow::ensure!(status == 400, "{sql}: {status} {text}");
+        anyhow::ensure!(text.contains("the bound is"), "{sql}: {text}");
+    }
+    // A constant is written out for each row, of fewer rows at once.
+    let (status, text) = asked
+        .ask("select sum(length(s)) as n from (select repeat('x', 1000000) as s, value from generate_series(1, 8192) where value > 0 order by value limit 8000)")
+        .await?;
+    anyhow::ensure!(status == 200 || status == 503, "{status} {text}");
+    anyhow::ensure!(asked.process.runs()?);
+    let peak = asked.peak_bytes()?;
+    anyhow::ensure!(peak < 2_000_000_000, "{peak}");
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn queries_are_refused_while_the_process_takes_too_much_memory() -> anyhow::Result<()> {
+    let dir = project("process_memory = \"1MB\"")?;
+    let asked = Asked::start(dir.path()).await?;
+    let (status, text) = asked.ask("select 1").await?;
+    anyhow::ensure!(
+        status == 503 && text.contains("`process_memory`"),
+        "{status} {text}"
+    );
+    Ok(())
+}
+
+/// The pool sees what these take: one of them is stopped, and the process goes on.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_largest_query_is_stopped_where_the_process_takes_too_much_memory() -> anyhow::Result<()>
+{
+    let dir = project("process_memory = \"600MB\"")?;
+    let text = std::fs::read_to_string(dir.path().join("anabranch.toml"))?;
+    let text = text.replace("memory = \"256MB\"", "memory = \"4GB\"");
+    std::fs::write(dir.path().join("anabranch.toml"), text)?;
+    let mut asked = Asked::start(dir.path()).await?;
+    let large = "select sum(array_length(a)) from (select array_agg(repeat('x', 1000 + value % 10)) as a from generate_series(1, 3000000) group by value % 2)";
+    let (status, text) = asked.ask(large).await?;
+    anyhow::ensure!(
+        status == 503 && text.contains("`process_memory`"),
+        "{status} {text}"
+    );
+    anyhow::ensure!(asked.process.runs()?);
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn temporary_files_are_in_the_projects_folder_and_bounded() -> anyhow::Result<()> {
+    let sort = "select count(*) from (select value from generate_series(1, 20000000) order by value * 7919 % 1000003 desc offset 1)";
+    let small = |spill: &str| -> anyhow::Result<tempfile::TempDir> {
+        let dir = project(&format!("spill = \"{spill}\""))?;
+        let text = std::fs::read_to_string(dir.path().join("anabranch.toml"))?;
+        let text = text.replace("memory = \"256MB\"", "memory = \"60MB\"");
+        std::fs::write(dir.path().join("anabranch.toml"), text)?;
+        Ok(dir)
+    };
+    let dir = small("2GB")?;
+    let mut asked = Asked::start(dir.path()).await?;
+    let folder = dir
+        .path()
+        .join(format!("wal/.queries/{}", asked.process.id()));
+    let (answer, seen) = tokio::join!(
+        asked.ask(sort),
+        until("temporary files", async || Ok(folder.exists()))
+    );
+    seen?;
+    let (status, text) = answer?;
+    anyhow::ensure!(status == 200, "{status} {text}");
+    asked.process.terminate().await?;
+    anyhow::ensure!(!folder.exists(), "files are left");
+    let dir = small("5MB")?;
+    let asked = Asked::start(dir.path()).await?;
+    let (status, text) = asked.ask(sort).await?;
+    anyhow::ensure!(status == 503 && text.contains("`spill`"), "{status} {text}");
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_verification_for_others_has_a_limit() -> anyhow::Result<()> {
+    let dir = project("verify_timeout = \"1ms\"")?;
+    let _asked = Asked::start(dir.path()).await?;
+    let verified = run(dir.path(), &["verify", "words", "--daemon"])?;
+    anyhow::ensure!(verified.code == Some(69), "{verified:?}");
+    anyhow::ensure!(
+        verified.complained.contains("`verify_timeout`"),
+        "{verified:?}"
+    );
+    Ok(())
+}
