@@ -12,15 +12,13 @@ use datafusion::logical_expr::LogicalPlan;
 use datafusion::logical_expr::expr_rewriter::NamePreserver;
 use datafusion::logical_expr::utils::merge_schema;
 use datafusion::optimizer::optimizer::ApplyOrder;
-use datafusion::optimizer::{AnalyzerRule, Optimizer, OptimizerConfig, OptimizerRule};
+use datafusion::optimizer::{AnalyzerRule, OptimizerConfig, OptimizerRule};
 
 /// A session whose planning keeps to bounds.
 pub(crate) fn bounded(state: SessionState, bounds: FunctionBounds) -> SessionState {
     let stop = bounds.stop.clone();
-    let mut builder = SessionStateBuilder::new_from_existing(state);
-    let rules = builder.optimizer_rules().take();
-    let rules = rules.filter(|rules| !rules.is_empty());
-    let rules = rules.unwrap_or_else(|| Optimizer::new().rules);
+    let rules = state.optimizers().to_vec();
+    let builder = SessionStateBuilder::new_from_existing(state);
     let looking = rules.into_iter().map(|rule| {
         let stop = stop.clone();
         Arc::new(LookingRule { rule, stop }) as Arc<dyn OptimizerRule + Send + Sync>

@@ -40,6 +40,7 @@ mod formats;
 mod inexact;
 mod order;
 mod plan;
+mod redefined;
 mod sample;
 mod spread;
 mod states;

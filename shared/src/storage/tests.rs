@@ -36,7 +36,9 @@ impl Bench {
             true => tempfile::tempdir_in(memory),
             false => tempfile::tempdir(),
         };
-        let runtime = tokio::runtime::Builder::new_current_thread().build();
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_time()
+            .build();
         Self {
             base: base.unwrap(),
             runtime: runtime.unwrap(),

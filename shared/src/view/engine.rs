@@ -7,6 +7,7 @@ use datafusion::execution::{SessionState, SessionStateBuilder};
 
 use super::arguments::AggregateArguments;
 use super::bit_xor::BitXor;
+use super::redefined;
 use super::spread::Spread;
 use super::sum::Sum;
 use crate::{Result, functions};
@@ -15,6 +16,7 @@ use crate::{Result, functions};
 /// place of those of its own that answer otherwise.
 pub fn session_builder() -> SessionStateBuilder {
     let mut builder = SessionStateBuilder::new_with_default_features()
+        .with_optimizer_rules(redefined::rules())
         .with_analyzer_rule(Arc::new(AggregateArguments));
     let ours = Spread::udafs().into_iter();
     let ours = ours.chain([Sum::udaf(), BitXor::udaf()]);

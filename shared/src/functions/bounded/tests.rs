@@ -96,7 +96,7 @@ async fn what_grows_too_far_is_refused_before_it_takes_memory() {
         ),
         (
             "regexp_like",
-            "regexp_like(repeat('a', n * 100000), '(a?){1000}a{1000}')",
+            "regexp_like(repeat('a', n * 1000000), '(a?){1000}a{1000}')",
         ),
     ];
     for (name, call) in calls {
@@ -112,7 +112,6 @@ async fn what_grows_too_far_is_refused_before_it_takes_memory() {
             assert!(e.to_string().contains(&wanted), "{call}: {e}");
         }
         let constant = call.replace('n', "1").replace("ra1ge", "range");
-        let constant = constant.replace("translate", "translate");
         if ["range", "repeat", "lpad", "rpad"].contains(&name) && !call.contains("INTERVAL") {
             let refused = ask(&session, &format!("SELECT {constant}")).await;
             let e = refused.unwrap_err().to_string();
