@@ -161,10 +161,10 @@ async fn clean_staged(
 ) -> Result<()> {
     let mut seen = Seen::read(storage, "staged", &options.time).await?;
     let before_ms = options.time.now_ms - options.orphan_grace_ms;
-    let mut staged = storage.staged_files(before_ms).await?;
+    let mut staged = storage.staged_files().await?;
     staged.retain(|file| {
         let path = file.path.display().to_string();
-        seen.for_ms(&path, options.orphan_grace_ms)
+        seen.for_ms(&path, options.orphan_grace_ms) && file.modified_ms <= before_ms
     });
     for file in &staged {
         report.count(CleanReason::Staged, file.size_bytes);
@@ -203,8 +203,12 @@ pub async fn clean_view(
         let Some(generation) = number.map(Generation) else {
             continue;
         };
-        let grace_ms = match standing(&entries, view, generation) {
+        let standing = match standing(&entries, view, generation) {
             GenerationStanding::Needed => {
+                if !answers(&entries, view, generation) {
+                    // It counts from when it was replaced on.
+                    seen.for_ms(path.as_ref(), options.grace_ms);
+                }
                 let root = Master::root(view, generation);
                 match clean_table(storage, &root, options).await {
                     Ok(cleaned) => report.extend(&cleaned),
@@ -216,11 +220,10 @@ pub async fn clean_view(
                 }
                 continue;
             }
-            GenerationStanding::Over => options.grace_ms,
-            GenerationStanding::Unfinished => options.orphan_grace_ms,
             GenerationStanding::Unknown => continue,
+            standing => standing,
         };
-        report.extend(&remove_generation(storage, path, grace_ms, &mut seen, options).await?);
+        report.extend(&remove_generation(storage, path, standing, &mut seen, options).await?);
     }
     if options.action == CleanAction::Remove {
         seen.write(storage).await?;
@@ -275,19 +278,23 @@ fn standing(entries: &[Arc<Entry>], view: &str, generation: Generation) -> Gener
     }
 }
 
-/// Removes all of a generation, unless somebody has written to it within `grace_ms`.
+/// Removes all of a generation that is over or unfinished, unless somebody has written to it within
+/// its grace.
 async fn remove_generation(
     storage: &Storage,
     root: &Path,
-    grace_ms: i64,
+    standing: GenerationStanding,
     seen: &mut Seen,
     options: &CleanOptions,
 ) -> Result<CleanReport> {
     let mut report = CleanReport::default();
     let mut objects = storage.list_below(root).await?;
     let newest = objects.iter().map(modified_ms).max().unwrap_or(i64::MAX);
-    // Whoever writes there goes on with it, so that it is seen anew.
-    let what = format!("{root} as of {newest}");
+    let (what, grace_ms) = match standing {
+        GenerationStanding::Over => (root.to_string(), options.grace_ms),
+        // Whoever writes there goes on with it, so that it is seen anew.
+        _ => (format!("{root} as of {newest}"), options.orphan_grace_ms),
+    };
     let long = seen.for_ms(&what, grace_ms);
     if newest > options.time.now_ms - grace_ms || !long {
         return Ok(report);

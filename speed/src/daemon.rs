@@ -578,7 +578,8 @@ impl Daemon {
             return Ok(());
         }
         let mut landings = JoinSet::new();
-        for stream in self.topics().values().cloned() {
+        for stream in self.topics().values() {
+            let stream = stream.clone();
             landings.spawn(async move {
                 while stream.has_unlanded() {
                     stream.land().await?;

@@ -21,6 +21,8 @@ pub struct StagedFile {
     pub path: PathBuf,
     /// Its size in bytes.
     pub size_bytes: u64,
+    /// When it was last written to, in milliseconds since 1970.
+    pub modified_ms: i64,
 }
 
 impl Storage {
@@ -41,15 +43,15 @@ impl Storage {
         Ok(found.try_collect().await?)
     }
 
-    /// In a folder, the files that writers which were killed had staged and that nobody has written
-    /// to since `before_ms`, milliseconds since 1970. Other storages have none.
-    pub async fn staged_files(&self, before_ms: i64) -> Result<Vec<StagedFile>> {
+    /// In a folder, the files that writers have staged: some are at it, others were killed. Other
+    /// storages have none.
+    pub async fn staged_files(&self) -> Result<Vec<StagedFile>> {
         let Some(folder) = self.folder.clone() else {
             return Ok(Vec::new());
         };
         blocking(move || {
             let mut found = Vec::new();
-            find_staged(&folder, before_ms, &mut found).map_err(|e| Error::io(&folder, e))?;
+            find_staged(&folder, &mut found).map_err(|e| Error::io(&folder, e))?;
             Ok(found)
         })
         .await
@@ -79,7 +81,7 @@ fn is_staged(name: &str) -> bool {
     })
 }
 
-fn find_staged(dir: &FsPath, before_ms: i64, found: &mut Vec<StagedFile>) -> io::Result<()> {
+fn find_staged(dir: &FsPath, found: &mut Vec<StagedFile>) -> io::Result<()> {
     let entries = match fs::read_dir(dir) {
         // Folders come and go while this looks.
         Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(()),
@@ -89,7 +91,7 @@ fn find_staged(dir: &FsPath, before_ms: i64, found: &mut Vec<StagedFile>) -> io:
         let entry = entry?;
         let is_dir = entry.file_type()?.is_dir();
         if is_dir {
-            find_staged(&entry.path(), before_ms, found)?;
+            find_staged(&entry.path(), found)?;
         } else if entry.file_name().to_str().is_some_and(is_staged) {
             let metadata = match entry.metadata() {
                 Err(e) if e.kind() == io::ErrorKind::NotFound => continue,
@@ -98,12 +100,11 @@ fn find_staged(dir: &FsPath, before_ms: i64, found: &mut Vec<StagedFile>) -> io:
             let modified = metadata.modified()?.duration_since(UNIX_EPOCH);
             // A time before 1970 is long ago.
             let modified_ms = modified.map_or(0, |d| d.as_millis());
-            if i64::try_from(modified_ms).is_ok_and(|ms| ms <= before_ms) {
-                found.push(StagedFile {
-                    path: entry.path(),
-                    size_bytes: metadata.len(),
-                });
-            }
+            found.push(StagedFile {
+                path: entry.path(),
+                size_bytes: metadata.len(),
+                modified_ms: i64::try_from(modified_ms).unwrap_or(i64::MAX),
+            });
         }
     }
     Ok(())

@@ -148,7 +148,7 @@ fn what_0_1_0_sends_is_read() -> Outcome {
             // They say what they said.
             let former = View::from_definition("v", &definition)?;
             let (_, again) = former.to_send(std::slice::from_ref(found))?;
-            assert_eq!(again, [states.clone()], "{name}");
+            assert_eq!(again, std::slice::from_ref(&states), "{name}");
         }
     }
     Ok(())
