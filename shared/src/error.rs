@@ -353,6 +353,9 @@ fn query_kind(e: &DataFusionError) -> ErrorKind {
     }
 }
 
+/// What a panic of Arrow says where a batch's text or lists are longer than 32 bits count.
+const TOO_WIDE: &str = "panicked with message \"offset overflow\"";
+
 /// What the engine says where temporary files have no room: its own setting, which nobody can set.
 const TEMPORARY_FULL: &str = "datafusion.runtime.max_temp_directory_size";
 
@@ -369,6 +372,9 @@ fn plain(e: &DataFusionError) -> String {
             "a Parquet file of the storage is damaged: {}; `anabranch check` names it, and what makes it whole again",
             e.strip_backtrace()
         ),
+        None if e.strip_backtrace().contains(TOO_WIDE) => {
+            "rows would have to stand in one batch whose text or lists come to more than 2 GB; select narrower ones".to_owned()
+        }
         None if e.strip_backtrace().contains(TEMPORARY_FULL) => {
             "temporary files take more disk than they may (`spill` in `[query]`); narrow the query, or raise it".to_owned()
         }

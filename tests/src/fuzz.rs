@@ -372,7 +372,8 @@ impl Bench {
             }
             Decoder::File(Format::Parquet) => {
                 let facts = self.facts()?;
-                let file = encode_parquet("f".into(), &facts.schema(), std::slice::from_ref(&facts), 0)?;
+                let file =
+                    encode_parquet("f".into(), &facts.schema(), std::slice::from_ref(&facts), 0)?;
                 let mut other = parquet::arrow::ArrowWriter::try_new(
                     Vec::new(),
                     facts.schema(),

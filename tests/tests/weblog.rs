@@ -23,6 +23,9 @@ use serde_json::Value;
 const PROJECT: &str = r#"
 [storage]
 url = "file://./data"
+[query]
+# Other tests run in this process, whose allocator keeps what they have freed.
+process_memory = "1TB"
 [daemon]
 http = "127.0.0.1:0"
 land_every = "200ms"

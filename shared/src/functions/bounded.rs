@@ -333,10 +333,15 @@ impl ScalarUDFImpl for BoundedFunction {
         args: Vec<Expr>,
         info: &SimplifyContext,
     ) -> EngineResult<ExprSimplifyResult> {
+        let original = args.clone();
         let simplified = match self.inner().simplify(args, info)? {
             ExprSimplifyResult::Simplified(expr) => expr,
             original => return Ok(original),
         };
+        // The operators of patterns have no bound.
+        if simplified.exists(|e| Ok(is_pattern_operator(e)))? {
+            return Ok(ExprSimplifyResult::Original(original));
+        }
         // Simpler forms of a function are often the function again.
         let again = simplified.transform_up(|e| bound_call(e, &self.bounds))?;
         Ok(ExprSimplifyResult::Simplified(again.data))
@@ -466,6 +471,17 @@ fn check_pattern(op: Operator, pattern: &Expr) -> EngineResult<()> {
         ))
         .into()),
         false => Ok(()),
+    }
+}
+
+fn is_pattern_operator(expr: &Expr) -> bool {
+    use Operator::{RegexIMatch, RegexMatch, RegexNotIMatch, RegexNotMatch};
+    match expr {
+        Expr::BinaryExpr(binary) => matches!(
+            binary.op,
+            RegexMatch | RegexIMatch | RegexNotMatch | RegexNotIMatch
+        ),
+        _ => false,
     }
 }
 
