@@ -102,7 +102,8 @@ impl TopicStream {
             },
         };
         self.add_followed(&head, added);
-        self.note_landed(&ranges).await;
+        self.tell_landed(&ranges);
+        self.cut_wal(&ranges).await;
         Ok(())
     }
 

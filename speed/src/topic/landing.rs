@@ -146,9 +146,11 @@ impl TopicStream {
             }
             given_up
         };
+        // Who waits is told whatever fails from here on: the facts are there.
+        self.tell_landed(&landing.ranges);
         self.remember(given_up).await?;
         fail::fail_point!("land-before-cut");
-        self.note_landed(&landing.ranges).await;
+        self.cut_wal(&landing.ranges).await;
         self.relieve().await;
         self.checkpoint_when_due().await;
         let offsets = landing.ranges.iter().map(|(_, r)| r.end.0 - r.start.0);
@@ -158,15 +160,14 @@ impl TopicStream {
         Ok(offsets)
     }
 
-    /// Tells who waits for facts to land, and cuts the WAL.
-    pub(super) async fn note_landed(&self, ranges: &Ranges) {
+    /// Tells who waits for facts to land.
+    pub(super) fn tell_landed(&self, ranges: &Ranges) {
         for (_, range) in ranges.iter().filter(|(p, _)| *p == self.partition) {
             self.landed.send_replace(range.end);
         }
-        self.cut_wal(ranges).await;
     }
 
-    async fn cut_wal(&self, ranges: &Ranges) {
+    pub(super) async fn cut_wal(&self, ranges: &Ranges) {
         for (_, range) in ranges.iter().filter(|(p, _)| *p == self.partition) {
             // Waits for room: a full WAL that is not cut now takes nothing that could land and cut it.
             self.requests.send(WriteRequest::Cut(range.end)).await.ok();

@@ -54,7 +54,7 @@ pub(super) fn aggregate(picked: &Picked) -> (String, Option<String>) {
         "count_if" => exact(format!("count(*){}", only("b"))),
         // Of values that come as often the least; DuckDB's own takes any.
         "mode" => exact(format!(
-            "list_sort(list_transform(map_entries(histogram(s){filter}), e -> {{'c': -CAST(e.value AS BIGINT), 'v': e.key}}))[1].v"
+            "list_sort(list_transform(map_entries(histogram(s){filter}), lambda e: {{'c': -CAST(e.value AS BIGINT), 'v': e.key}}))[1].v"
         )),
         "percentile_disc" => exact(format!("quantile_disc(n, 0.5){filter}")),
         "array_agg" => exact(format!(
