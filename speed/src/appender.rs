@@ -16,11 +16,11 @@ use bytes::Bytes;
 use parking_lot::Mutex;
 use tokio::sync::{mpsc, oneshot};
 
-use crate::dedup::Dedup;
 use crate::delta::TopicDelta;
 use crate::failure::{Failure, Reason, panic_text};
-use crate::payload::Payload;
-use crate::requests::{KeptRequest, Requests};
+use crate::intake::dedup::Dedup;
+use crate::intake::idempotency::{KeptRequest, Requests};
+use crate::intake::payload::Payload;
 use crate::wal::{FullCause, KeyLog, Record, Wal, WalError};
 
 /// A group is not made larger than this, so that an answer doesn't wait for ever.

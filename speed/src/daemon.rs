@@ -23,7 +23,7 @@ use crate::bounds::Bounds;
 use crate::delta::{ViewDelta, of_view};
 use crate::failure::{Failure, Reason};
 use crate::gather::{Peers, TopicParts};
-use crate::intake::DeadLetterBound;
+use crate::intake::counts::DeadLetterBound;
 use crate::kafka::KafkaSource;
 use crate::topic::{Doing, TopicStream};
 use crate::wal::{RealFiles, WalLock, wal_id};

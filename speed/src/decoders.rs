@@ -9,9 +9,9 @@ use anabranch_shared::{Result, Topic};
 use bytes::Bytes;
 use rdkafka::message::{OwnedMessage, Timestamp};
 
-use crate::admission::{Admission, Admitted};
 use crate::gather::PeerDelta;
 use crate::http::{admit_body, decompress};
+use crate::intake::admission::{Admission, Admitted};
 use crate::kafka::Messages;
 
 /// Admits the body of a request of at most `limit` bytes, by its content type and encoding.

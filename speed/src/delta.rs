@@ -18,8 +18,8 @@ use parking_lot::Mutex;
 
 use crate::failure::panic_text;
 use crate::follow::{Following, follow_log};
+use crate::intake::payload::FactPiece;
 use crate::lately::Lately;
-use crate::payload::FactPiece;
 use crate::unlanded::Unlanded;
 
 /// With more unlanded states than this they are merged.

@@ -30,7 +30,7 @@ use parquet::errors::ParquetError;
 use sha2::{Digest, Sha256};
 use thiserror::Error;
 
-use crate::admission::{Admission, DeadLetter, lines};
+use crate::intake::admission::{Admission, DeadLetter, lines};
 pub(crate) use array::{begins_array, lines_of_array};
 pub use hashed::{ContentDigest, Hashed};
 pub use source::{Compression, Format, Source};

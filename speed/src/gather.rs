@@ -21,7 +21,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::delta::fold_pieces;
 use crate::follow::follow_log;
-use crate::payload::FactPiece;
+use crate::intake::payload::FactPiece;
 use crate::topic::TopicStream;
 
 mod choice;

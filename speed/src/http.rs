@@ -14,12 +14,12 @@ use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use datafusion::common::utils::memory::get_record_batch_memory_size;
 
-use crate::admission::{Admission, Admitted};
-use crate::arrow_stream;
 use crate::daemon::Daemon;
 use crate::files::{self, Format, Separator};
 use crate::gather::DeltaRequest;
-use crate::requests::RequestKey;
+use crate::intake::admission::{Admission, Admitted};
+use crate::intake::arrow_stream;
+use crate::intake::idempotency::RequestKey;
 use crate::room::{RequestRoom, Taken, Unread, read_body, within_room};
 use crate::topic::{IngestChunk, WriteOutcome};
 
@@ -327,7 +327,7 @@ pub(crate) fn admit_body(
     limit: u64,
     grow: &dyn Fn(u64) -> Result<()>,
 ) -> Result<Admitted> {
-    let failed = |e: crate::admission::AdmissionError| Error::Invalid(e.to_string());
+    let failed = |e: crate::intake::admission::AdmissionError| Error::Invalid(e.to_string());
     if kind.starts_with(ARROW) {
         let limit = arrow_stream::of_request(limit);
         let batch = arrow_stream::read(body, limit, grow)?;

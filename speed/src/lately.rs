@@ -5,7 +5,7 @@
 use std::collections::VecDeque;
 use std::sync::Arc;
 
-use crate::payload::FactPiece;
+use crate::intake::payload::FactPiece;
 
 /// How long they are kept, in milliseconds: a few times as long as it takes to follow.
 const KEEP_MS: i64 = 2_000;

@@ -1,23 +1,18 @@
 //! Speed layer: admits facts, lands them in the log, keeps deltas.
 
-pub mod admission;
 mod appender;
-mod arrow_stream;
 mod bounds;
 mod daemon;
 pub mod decoders;
-mod dedup;
 mod delta;
 mod failure;
 pub mod files;
 mod follow;
 mod gather;
 mod http;
-mod intake;
+pub mod intake;
 mod kafka;
 mod lately;
-mod payload;
-mod requests;
 mod room;
 mod topic;
 mod unlanded;
@@ -26,16 +21,16 @@ mod wanted;
 
 pub use appender::{WriteRequest, Written};
 pub use daemon::{Daemon, DaemonOptions, TopicOptions};
-pub use dedup::{Dedup, DedupStatus};
 pub use delta::{StatePiece, TopicDelta, ViewDelta};
 pub use follow::{Following, follow_log};
 pub use gather::{DeltaRequest, Peer, PeerReply, Peers, WantedView};
 pub use http::{DELTA, HELD, IDEMPOTENCY_KEY, INGEST_FROM, INGEST_ID, PAYLOAD, router};
-pub use intake::{DeadLetterBound, IntakeCount};
+pub use intake::counts::{DeadLetterBound, IntakeCount};
+pub use intake::dedup::{Dedup, DedupStatus};
+pub use intake::idempotency::{KeptAnswer, KeptRequest, RequestKey};
+pub use intake::payload::{FactPiece, Payload};
 pub use kafka::{KafkaSource, KafkaState, PartitionLag};
 pub use lately::Lately;
-pub use payload::{FactPiece, Payload};
-pub use requests::{KeptAnswer, KeptRequest, RequestKey};
 pub use topic::{Doing, IngestChunk, RefusedRecord, TopicStream, WriteOutcome};
 pub use unlanded::Unlanded;
 pub use wanted::{DeltaUse, Wanted};

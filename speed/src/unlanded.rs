@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use anabranch_shared::{PartitionId, planted};
 
-use crate::payload::FactPiece;
+use crate::intake::payload::FactPiece;
 
 /// A queue of facts. Each piece has a number, one more than the piece before it; numbers are given
 /// anew where a piece is taken out of the middle, so they hold for one epoch of the delta.

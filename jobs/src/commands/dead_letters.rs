@@ -5,7 +5,7 @@ use std::str::FromStr;
 
 use anabranch_shared::{Error, Offset, PartitionId, Result};
 use anabranch_speed::Payload;
-use anabranch_speed::admission::{Admission, Admitted};
+use anabranch_speed::intake::admission::{Admission, Admitted};
 use arrow::array::{Array, AsArray, RecordBatch};
 use arrow::compute::cast;
 use arrow::datatypes::{DataType, Int32Type, Int64Type};

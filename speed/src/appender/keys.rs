@@ -5,8 +5,8 @@ use anabranch_shared::{Error, Offset, Result};
 use tokio::sync::oneshot;
 
 use super::{Appender, Group, Written, wal_error};
-use crate::payload::Payload;
-use crate::requests::{KeptAnswer, KeptRequest, RequestKey, Standing};
+use crate::intake::idempotency::{KeptAnswer, KeptRequest, RequestKey, Standing};
+use crate::intake::payload::Payload;
 
 /// The file of keys is written anew once so many bytes of it, and more than half, are of no use.
 const USELESS_BYTES: u64 = 4 << 20;

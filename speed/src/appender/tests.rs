@@ -4,8 +4,8 @@ use anabranch_shared::settings::{FieldReads, FieldType, UnknownFields};
 use anabranch_shared::{Log, Storage, Topic, TopicField, blocking};
 
 use super::*;
-use crate::admission::Admission;
-use crate::requests::RequestBounds;
+use crate::intake::admission::Admission;
+use crate::intake::idempotency::RequestBounds;
 use crate::wal::{RealFiles, WalOptions};
 
 /// What is durable and can't be made visible ends the daemon: later records would be acknowledged
@@ -23,7 +23,7 @@ async fn records_that_cannot_be_placed_end_the_daemon() -> Result<()> {
         event_time: "ts".into(),
         fields: vec![field],
     };
-    let internal = |e: crate::admission::AdmissionError| Error::Internal(e.to_string());
+    let internal = |e: crate::intake::admission::AdmissionError| Error::Internal(e.to_string());
     let admission = Admission::new(&topic.field_schema(), "ts", UnknownFields::Keep, 1 << 20)
         .map_err(internal)?;
     let dir = tempfile::tempdir().map_err(|e| Error::io("temporary folder", e))?;

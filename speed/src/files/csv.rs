@@ -16,7 +16,7 @@ use super::source::Stream;
 use super::{
     CHUNK_BYTES, CHUNK_RECORDS, Chunk, ChunkData, ChunkReader, FileError, Position, line_ends,
 };
-use crate::admission::{DeadLetter, RAW_BYTES, oversized};
+use crate::intake::admission::{DeadLetter, RAW_BYTES, oversized};
 
 const READ_BYTES: usize = 256 * 1024;
 

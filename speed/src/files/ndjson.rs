@@ -10,7 +10,7 @@ use super::source::Stream;
 use super::{
     CHUNK_BYTES, CHUNK_RECORDS, Chunk, ChunkData, ChunkReader, FileError, Position, line_ends,
 };
-use crate::admission::{RAW_BYTES, is_blank, lines, oversized};
+use crate::intake::admission::{RAW_BYTES, is_blank, lines, oversized};
 
 const SKIP_BYTES: usize = 256 * 1024;
 

@@ -15,7 +15,7 @@ use super::csv::CsvReader;
 use super::gzip::Gunzip;
 use super::ndjson::NdjsonReader;
 use super::{Chunks, FileError, Options, Position, Separator};
-use crate::admission::BYTE_ORDER_MARK;
+use crate::intake::admission::BYTE_ORDER_MARK;
 
 const GZIP_MAGIC: &[u8] = &[0x1f, 0x8b];
 const ZSTD_MAGIC: &[u8] = &[0x28, 0xb5, 0x2f, 0xfd];

@@ -15,7 +15,7 @@ use proptest::prelude::*;
 mod forms;
 
 use super::*;
-use crate::admission::Admission;
+use crate::intake::admission::Admission;
 use anabranch_shared::ErrorKind;
 use anabranch_shared::settings::UnknownFields;
 
@@ -427,7 +427,7 @@ fn a_line_too_long_to_hold_is_a_dead_letter_in_its_place() {
         dead[0].reason,
         format!("record of {long} bytes is longer than the topic's limit of 1000 bytes")
     );
-    assert_eq!(dead[0].raw, vec![b'x'; crate::admission::RAW_BYTES]);
+    assert_eq!(dead[0].raw, vec![b'x'; crate::intake::admission::RAW_BYTES]);
     let reason = format!(
         "record of {} bytes is longer than the topic's limit of 1000 bytes",
         CHUNK_BYTES * 2
@@ -558,7 +558,7 @@ fn csv_rows_that_do_not_fit_are_dead_letters() {
         dead[3].1,
         "record of 100002 bytes is longer than the topic's limit of 50000 bytes"
     );
-    assert_eq!(dead[3].2.len(), crate::admission::RAW_BYTES);
+    assert_eq!(dead[3].2.len(), crate::intake::admission::RAW_BYTES);
     assert_eq!(
         dead[4].1,
         "record of 100005 bytes is longer than the topic's limit of 50000 bytes"

@@ -15,7 +15,7 @@ use bytes::Bytes;
 use super::wire::{SentStates, encode};
 use super::{DeltaRequest, PeerDelta, WantedView, past};
 use crate::daemon::Daemon;
-use crate::payload::FactPiece;
+use crate::intake::payload::FactPiece;
 use crate::topic::TopicStream;
 
 /// What a topic's daemon holds, at one moment.

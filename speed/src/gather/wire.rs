@@ -22,7 +22,7 @@ use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
 use super::Lanes;
-use crate::arrow_stream;
+use crate::intake::arrow_stream;
 
 const MAGIC: &[u8; 8] = b"ABDELTA\x01";
 

@@ -23,7 +23,7 @@ use rdkafka::{ClientConfig, ClientContext, TopicPartitionList};
 use super::messages::Messages;
 use super::start::{Held, StartDecision, decide};
 use super::{KafkaState, gap_text, identity};
-use crate::payload::{FactPiece, Place};
+use crate::intake::payload::{FactPiece, Place};
 use crate::topic::TopicStream;
 
 /// How long one call waits for a message.

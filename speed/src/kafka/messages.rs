@@ -9,10 +9,10 @@ use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
 use rdkafka::message::{Headers, Message};
 
-use crate::admission::{
+use crate::intake::admission::{
     Admission, AdmissionError, Admitted, DeadLetter, RAW_BYTES, is_blank, push_line,
 };
-use crate::payload::{FactPiece, Place};
+use crate::intake::payload::{FactPiece, Place};
 
 /// Bytes before a value that a schema registry's serializer has framed: a zero and the number of a
 /// schema (<https://docs.confluent.io/platform/current/schema-registry/fundamentals/serdes-develop/index.html#wire-format>).

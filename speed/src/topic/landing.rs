@@ -9,7 +9,7 @@ use anabranch_shared::{Error, Landing, Master, PutFiles, Ranges, Result, blockin
 use super::TopicStream;
 use crate::appender::WriteRequest;
 use crate::delta::fold_pieces;
-use crate::payload::FactPiece;
+use crate::intake::payload::FactPiece;
 
 /// A landing that failed: what it is of, and what it has put so far.
 #[derive(Debug)]

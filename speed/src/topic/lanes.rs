@@ -4,7 +4,7 @@
 use anabranch_shared::{Offset, PartitionId, Result};
 
 use super::TopicStream;
-use crate::payload::FactPiece;
+use crate::intake::payload::FactPiece;
 
 impl TopicStream {
     /// Begins to fill partitions. Returns where each goes on: nothing below is to be pushed.

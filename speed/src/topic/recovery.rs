@@ -8,8 +8,8 @@ use bytes::Bytes;
 use super::TopicStream;
 use crate::appender::wal_error;
 use crate::daemon::DaemonOptions;
-use crate::payload::{FactPiece, Payload, REPLAYED};
-use crate::requests::KeptRequest;
+use crate::intake::idempotency::KeptRequest;
+use crate::intake::payload::{FactPiece, Payload, REPLAYED};
 use crate::wal::{Claim, KeyLog, RealFiles, Wal, WalOptions, check_claim};
 
 /// A topic's WAL, and what was found in it.
@@ -74,7 +74,7 @@ pub(super) async fn open_wal(
         })
         .map_err(wal_error)?;
         for payload in kept {
-            requests.extend(crate::requests::decode(&payload)?);
+            requests.extend(crate::intake::idempotency::decode(&payload)?);
         }
         Ok(OpenedWal {
             wal,

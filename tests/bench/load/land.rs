@@ -7,7 +7,7 @@ use anabranch_jobs::context::{Context, now_ms, now_us};
 use anabranch_shared::settings::UnknownFields;
 use anabranch_shared::{Landing, Offset, OffsetRange};
 use anabranch_speed::Payload;
-use anabranch_speed::admission::Admission;
+use anabranch_speed::intake::admission::Admission;
 use anyhow::{Result, ensure};
 use serde_json::json;
 

@@ -147,7 +147,7 @@ impl World<'_> {
             id: c.id.clone(),
             from: c.from,
         });
-        let admit = move |a: &anabranch_speed::admission::Admission| {
+        let admit = move |a: &anabranch_speed::intake::admission::Admission| {
             a.batch(&records).map_err(|e| Error::Invalid(e.to_string()))
         };
         let write = stream.write(admit, None, ingest, facts::NOW_US);

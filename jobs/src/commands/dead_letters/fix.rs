@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use anabranch_shared::view::session_builder;
 use anabranch_shared::{Error, Result};
-use anabranch_speed::admission::one_line;
+use anabranch_speed::intake::admission::one_line;
 use arrow::array::{Array, ArrayRef, AsArray, RecordBatch};
 use arrow::compute::cast;
 use arrow::datatypes::{DataType, Schema};

@@ -7,7 +7,7 @@ use parquet::file::writer::SerializedFileWriter;
 use parquet::schema::parser::parse_message_type;
 
 use super::*;
-use crate::admission::Admitted;
+use crate::intake::admission::Admitted;
 
 fn admission() -> Admission {
     let timestamp = DataType::Timestamp(TimeUnit::Microsecond, Some("UTC".into()));

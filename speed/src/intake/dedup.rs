@@ -17,7 +17,7 @@ use arrow::array::{Array, ArrayRef, AsArray, BooleanArray, RecordBatch};
 use arrow::datatypes::{DataType, TimestampMicrosecondType};
 use arrow::row::{RowConverter, SortField};
 
-use crate::admission::{Admitted, keep_rows};
+use crate::intake::admission::{Admitted, keep_rows};
 
 mod recall;
 

@@ -1,7 +1,7 @@
 //! Lines of JSON.
 
 use super::*;
-use crate::admission::{AdmissionError, ErrorKind, MAX_DEAD_LETTERS, RAW_BYTES};
+use crate::intake::admission::{AdmissionError, ErrorKind, MAX_DEAD_LETTERS, RAW_BYTES};
 
 const FACT: &str = r#"{"ts":"2014-03-10T08:00:00Z","i64":1}"#;
 

@@ -5,7 +5,7 @@ use anabranch_shared::TopicField;
 use anabranch_shared::settings::{FieldReads, FieldType, UnknownFields};
 use arrow::ipc::reader::StreamReader;
 
-use crate::admission::Admission;
+use crate::intake::admission::Admission;
 
 /// What a request takes in memory bounds the intake, so an Arrow body is not to be counted
 /// once for each of its columns.
@@ -25,7 +25,7 @@ fn memory_shared_by_columns_is_counted_once() -> Result<()> {
         event_time: "ts".into(),
         fields,
     };
-    let internal = |e: crate::admission::AdmissionError| Error::Internal(e.to_string());
+    let internal = |e: crate::intake::admission::AdmissionError| Error::Internal(e.to_string());
     let admission = Admission::new(&topic.field_schema(), "ts", UnknownFields::Keep, 1 << 20)
         .map_err(internal)?;
     let line = (0..12).map(|n| format!("\"word_{n}\":\"a word of more than twelve bytes\","));
@@ -169,7 +169,7 @@ fn fields_that_were_declared_since_are_read_from_extra() -> Result<()> {
         ("url", text),
     ]);
     let payload = |topic: &Topic| {
-        let internal = |e: crate::admission::AdmissionError| Error::Internal(e.to_string());
+        let internal = |e: crate::intake::admission::AdmissionError| Error::Internal(e.to_string());
         let schema = topic.field_schema();
         let admission =
             Admission::new(&schema, "ts", UnknownFields::Keep, 1 << 20).map_err(internal)?;

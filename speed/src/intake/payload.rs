@@ -32,8 +32,8 @@ use bytes::Bytes;
 use datafusion::common::utils::memory::get_record_batch_memory_size;
 use serde::{Deserialize, Serialize};
 
-use crate::admission::{Admitted, DeadLetter, keep_rows};
-use crate::requests::{KeptAnswer, KeptRequest, RequestKey};
+use crate::intake::admission::{Admitted, DeadLetter, keep_rows};
+use crate::intake::idempotency::{KeptAnswer, KeptRequest, RequestKey};
 
 #[cfg(test)]
 mod tests;

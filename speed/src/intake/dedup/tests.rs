@@ -12,8 +12,8 @@ use bytes::Bytes;
 use proptest::prelude::*;
 
 use super::*;
-use crate::admission::DeadLetter;
-use crate::payload::{Payload, REPLAYED};
+use crate::intake::admission::DeadLetter;
+use crate::intake::payload::{Payload, REPLAYED};
 
 const MINUTE: i64 = 60_000_000;
 
