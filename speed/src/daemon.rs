@@ -206,9 +206,10 @@ impl Daemon {
         topics: &BTreeMap<String, TopicOptions>,
         options: DaemonOptions,
     ) -> Result<Arc<Self>> {
-        let lock = WalLock::acquire(&options.wal).map_err(crate::appender::wal_error)?;
+        let lock = WalLock::acquire(&options.wal).map_err(crate::topic::appender::wal_error)?;
         let fresh = || uuid::Uuid::new_v4().to_string();
-        let id = wal_id(&options.wal, &RealFiles, fresh).map_err(crate::appender::wal_error)?;
+        let id =
+            wal_id(&options.wal, &RealFiles, fresh).map_err(crate::topic::appender::wal_error)?;
         let bounds = Arc::new(Bounds::open(&options)?);
         let daemon = Arc::new(Self {
             storage: storage.clone(),

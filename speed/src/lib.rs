@@ -1,6 +1,5 @@
 //! Speed layer: admits facts, lands them in the log, keeps deltas.
 
-mod appender;
 mod bounds;
 mod daemon;
 pub mod decoders;
@@ -19,7 +18,6 @@ mod unlanded;
 pub mod wal;
 mod wanted;
 
-pub use appender::{WriteRequest, Written};
 pub use daemon::{Daemon, DaemonOptions, TopicOptions};
 pub use delta::{StatePiece, TopicDelta, ViewDelta};
 pub use follow::{Following, follow_log};
@@ -31,6 +29,7 @@ pub use intake::idempotency::{KeptAnswer, KeptRequest, RequestKey};
 pub use intake::payload::{FactPiece, Payload};
 pub use kafka::{KafkaSource, KafkaState, PartitionLag};
 pub use lately::Lately;
+pub use topic::appender::{WriteRequest, Written};
 pub use topic::{Doing, IngestChunk, RefusedRecord, TopicStream, WriteOutcome};
 pub use unlanded::Unlanded;
 pub use wanted::{DeltaUse, Wanted};

@@ -19,7 +19,6 @@ use self::landing::FailedLanding;
 use self::recovery::{OpenedWal, open_wal};
 pub use self::retries::Doing;
 use self::retries::Retries;
-use crate::appender::{Appender, WriteRequest, Written, other_body};
 use crate::bounds::Bounds;
 use crate::daemon::{DaemonOptions, TopicOptions};
 use crate::delta::TopicDelta;
@@ -31,7 +30,9 @@ use crate::intake::dedup::{Dedup, DedupStatus};
 use crate::intake::idempotency::{RequestBounds, RequestKey, Requests, Standing};
 use crate::intake::payload::{FactPiece, Payload};
 use crate::room::in_turn;
+use crate::topic::appender::{Appender, WriteRequest, Written, other_body};
 
+pub(crate) mod appender;
 mod duplicates;
 mod following;
 mod landing;

@@ -39,7 +39,7 @@ impl Daemon {
         let (root, topic) = (self.options.wal.clone(), name.to_owned());
         blocking(move || {
             let checked = check_claim(&root, &topic, claim, Arc::new(RealFiles));
-            checked.map_err(crate::appender::wal_error)
+            checked.map_err(crate::topic::appender::wal_error)
         })
         .await?;
         let has_source = settings.kafka.is_some();

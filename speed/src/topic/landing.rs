@@ -7,9 +7,9 @@ use anabranch_shared::settings::Ack;
 use anabranch_shared::{Error, Landing, Master, PutFiles, Ranges, Result, blocking, planted};
 
 use super::TopicStream;
-use crate::appender::WriteRequest;
 use crate::delta::fold_pieces;
 use crate::intake::payload::FactPiece;
+use crate::topic::appender::WriteRequest;
 
 /// A landing that failed: what it is of, and what it has put so far.
 #[derive(Debug)]

@@ -6,10 +6,10 @@ use anabranch_shared::{Error, Log, Offset, PartitionId, Result, Topic, blocking}
 use bytes::Bytes;
 
 use super::TopicStream;
-use crate::appender::wal_error;
 use crate::daemon::DaemonOptions;
 use crate::intake::idempotency::KeptRequest;
 use crate::intake::payload::{FactPiece, Payload, REPLAYED};
+use crate::topic::appender::wal_error;
 use crate::wal::{Claim, KeyLog, RealFiles, Wal, WalOptions, check_claim};
 
 /// A topic's WAL, and what was found in it.
