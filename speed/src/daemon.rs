@@ -19,7 +19,8 @@ use parking_lot::RwLock;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 
-use crate::bounds::Bounds;
+use crate::delta::bounds::Bounds;
+use crate::delta::pressure::{DeltaUse, Wanted, decide};
 use crate::delta::{ViewDelta, of_view};
 use crate::failure::{Failure, Reason};
 use crate::gather::{Peers, TopicParts};
@@ -27,7 +28,6 @@ use crate::intake::counts::DeadLetterBound;
 use crate::kafka::KafkaSource;
 use crate::topic::{Doing, TopicStream};
 use crate::wal::{RealFiles, WalLock, wal_id};
-use crate::wanted::{DeltaUse, Wanted, decide};
 
 mod declared;
 

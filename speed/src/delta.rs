@@ -1,6 +1,12 @@
 //! Deltas: the states of what the master views have not absorbed, as immutable pieces. Owns which
 //! pieces there are and that they reach without a gap from each boundary to the head.
 
+pub(crate) mod bounds;
+pub(crate) mod fold_landed;
+pub(crate) mod pressure;
+pub(crate) mod recently_landed;
+pub(crate) mod unlanded;
+
 use std::collections::BTreeMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
@@ -16,11 +22,11 @@ use arrow::datatypes::TimestampMicrosecondType;
 use datafusion::common::utils::memory::get_record_batch_memory_size;
 use parking_lot::Mutex;
 
+use crate::delta::fold_landed::{Following, follow_log};
+use crate::delta::recently_landed::Lately;
+use crate::delta::unlanded::Unlanded;
 use crate::failure::panic_text;
-use crate::follow::{Following, follow_log};
 use crate::intake::payload::FactPiece;
-use crate::lately::Lately;
-use crate::unlanded::Unlanded;
 
 /// With more unlanded states than this they are merged.
 const UNLANDED_STATES: usize = 8;

@@ -19,8 +19,8 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
+use crate::delta::fold_landed::follow_log;
 use crate::delta::fold_pieces;
-use crate::follow::follow_log;
 use crate::intake::payload::FactPiece;
 use crate::topic::TopicStream;
 

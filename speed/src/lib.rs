@@ -1,26 +1,24 @@
 //! Speed layer: admits facts, lands them in the log, keeps deltas.
 
-mod bounds;
 mod daemon;
 pub mod decoders;
 mod delta;
 mod failure;
 pub mod files;
-mod follow;
 mod gather;
 mod http;
 pub mod intake;
 mod kafka;
-mod lately;
 mod room;
 mod topic;
-mod unlanded;
 pub mod wal;
-mod wanted;
 
 pub use daemon::{Daemon, DaemonOptions, TopicOptions};
+pub use delta::fold_landed::{Following, follow_log};
+pub use delta::pressure::{DeltaUse, Wanted};
+pub use delta::recently_landed::Lately;
+pub use delta::unlanded::Unlanded;
 pub use delta::{StatePiece, TopicDelta, ViewDelta};
-pub use follow::{Following, follow_log};
 pub use gather::{DeltaRequest, Peer, PeerReply, Peers, WantedView};
 pub use http::{DELTA, HELD, IDEMPOTENCY_KEY, INGEST_FROM, INGEST_ID, PAYLOAD, router};
 pub use intake::counts::{DeadLetterBound, IntakeCount};
@@ -28,8 +26,5 @@ pub use intake::dedup::{Dedup, DedupStatus};
 pub use intake::idempotency::{KeptAnswer, KeptRequest, RequestKey};
 pub use intake::payload::{FactPiece, Payload};
 pub use kafka::{KafkaSource, KafkaState, PartitionLag};
-pub use lately::Lately;
 pub use topic::appender::{WriteRequest, Written};
 pub use topic::{Doing, IngestChunk, RefusedRecord, TopicStream, WriteOutcome};
-pub use unlanded::Unlanded;
-pub use wanted::{DeltaUse, Wanted};

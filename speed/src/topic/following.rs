@@ -6,8 +6,8 @@ use std::time::Instant;
 use anabranch_shared::{Error, ErrorKind, Master, MasterPin, Offsets, Result, blocking, planted};
 
 use super::TopicStream;
+use crate::delta::fold_landed::follow_log;
 use crate::delta::{StatePiece, ViewDelta, above_boundary, check_no_gap, is_of_view, merge_pieces};
-use crate::follow::follow_log;
 
 /// What was made for one view of what others have landed.
 struct Added {

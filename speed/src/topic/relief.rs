@@ -7,7 +7,7 @@ use anabranch_shared::{DeltaPart, Error, Master, Result, blocking, planted};
 
 use super::TopicStream;
 use crate::delta::StatePiece;
-use crate::follow::Following;
+use crate::delta::fold_landed::Following;
 
 /// Pieces in memory that a view may have where memory is short.
 const SHORT_OF_MEMORY_PIECES: usize = 3;
