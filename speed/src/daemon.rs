@@ -23,9 +23,9 @@ use crate::delta::bounds::Bounds;
 use crate::delta::pressure::{DeltaUse, Wanted, decide};
 use crate::delta::{ViewDelta, of_view};
 use crate::failure::{Failure, Reason};
-use crate::gather::{Peers, TopicParts};
 use crate::intake::counts::DeadLetterBound;
 use crate::kafka::KafkaSource;
+use crate::peers::{Peers, TopicParts};
 use crate::topic::{Doing, TopicStream};
 use crate::wal::{RealFiles, WalLock, wal_id};
 

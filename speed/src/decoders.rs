@@ -9,10 +9,10 @@ use anabranch_shared::{Result, Topic};
 use bytes::Bytes;
 use rdkafka::message::{OwnedMessage, Timestamp};
 
-use crate::gather::PeerDelta;
 use crate::http::{admit_body, decompress};
 use crate::intake::admission::{Admission, Admitted};
 use crate::kafka::Messages;
+use crate::peers::PeerDelta;
 
 /// Admits the body of a request of at most `limit` bytes, by its content type and encoding.
 ///
@@ -41,7 +41,7 @@ pub fn held(body: &Bytes, topic: &Topic, views: Vec<Arc<View>>, limit: u64) -> R
 /// # Errors
 /// `Internal`, which is a defect.
 pub fn held_nothing(topic: &Topic) -> Result<Bytes> {
-    crate::gather::encode(
+    crate::peers::encode(
         &PeerDelta::default(),
         &[],
         (&topic.schema(), &topic.late_reads()),

@@ -16,10 +16,10 @@ use datafusion::common::utils::memory::get_record_batch_memory_size;
 
 use crate::daemon::Daemon;
 use crate::files::{self, Format, Separator};
-use crate::gather::DeltaRequest;
 use crate::intake::admission::{Admission, Admitted};
 use crate::intake::arrow_stream;
 use crate::intake::idempotency::RequestKey;
+use crate::peers::DeltaRequest;
 use crate::room::{RequestRoom, Taken, Unread, read_body, within_room};
 use crate::topic::{IngestChunk, WriteOutcome};
 

@@ -13,7 +13,7 @@ use anabranch_shared::{
 
 use super::TopicStream;
 use crate::delta::{TopicDelta, check_no_gap, fold_unlanded};
-use crate::gather::{Own, Peers, Pinned, Snapshot, TopicParts};
+use crate::peers::{Own, Peers, Pinned, Snapshot, TopicParts};
 
 /// Landed facts are kept for other daemons as long as one has asked in this time, in milliseconds.
 const ASKED_MS: i64 = 60_000;

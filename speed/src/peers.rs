@@ -24,12 +24,12 @@ use crate::delta::fold_pieces;
 use crate::intake::payload::FactPiece;
 use crate::topic::TopicStream;
 
+mod answer;
 mod choice;
-mod held;
 mod wire;
 
+pub(crate) use answer::Snapshot;
 use choice::{Choice, Holder, Lanes, choose, head_of};
-pub(crate) use held::Snapshot;
 pub(crate) use wire::{PeerDelta, encode};
 
 /// How often the daemons are asked anew because two of them hold one partition.
