@@ -11,8 +11,8 @@ use rdkafka::message::{OwnedMessage, Timestamp};
 
 use crate::http::{admit_body, decompress};
 use crate::intake::admission::{Admission, Admitted};
-use crate::kafka::Messages;
 use crate::peers::PeerDelta;
+use crate::sources::kafka::Messages;
 
 /// Admits the body of a request of at most `limit` bytes, by its content type and encoding.
 ///

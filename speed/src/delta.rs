@@ -3,12 +3,12 @@
 
 pub(crate) mod bounds;
 pub(crate) mod fold_landed;
+mod piece;
 pub(crate) mod pressure;
 pub(crate) mod recently_landed;
 pub(crate) mod unlanded;
 
 use std::collections::BTreeMap;
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 
 use anabranch_shared::view::{Fold, View, fold_facts};
@@ -23,53 +23,14 @@ use datafusion::common::utils::memory::get_record_batch_memory_size;
 use parking_lot::Mutex;
 
 use crate::delta::fold_landed::{Following, follow_log};
+pub use crate::delta::piece::StatePiece;
+pub(crate) use crate::delta::piece::of_view;
 use crate::delta::recently_landed::Lately;
 use crate::delta::unlanded::Unlanded;
-use crate::failure::panic_text;
 use crate::intake::payload::FactPiece;
 
 /// With more unlanded states than this they are merged.
 const UNLANDED_STATES: usize = 8;
-
-/// States of some ranges of landed offsets.
-#[derive(Clone, Debug)]
-pub struct StatePiece {
-    /// The ranges.
-    pub ranges: Ranges,
-    /// The states.
-    pub parts: Vec<DeltaPart>,
-    /// How many states.
-    pub rows: u64,
-    /// Bytes of memory.
-    pub bytes: usize,
-    /// Bytes of disk.
-    pub spilled_bytes: u64,
-}
-
-impl StatePiece {
-    pub(crate) fn new(ranges: Ranges, parts: Vec<DeltaPart>) -> Arc<Self> {
-        Arc::new(Self {
-            ranges,
-            rows: parts.iter().map(DeltaPart::rows).sum(),
-            bytes: parts.iter().map(DeltaPart::memory_bytes).sum(),
-            spilled_bytes: parts.iter().map(DeltaPart::spilled_bytes).sum(),
-            parts,
-        })
-    }
-
-    /// Whether all of it is in memory.
-    fn is_in_memory(&self) -> bool {
-        self.spilled_bytes == 0
-    }
-
-    fn is_below(&self, boundary: &Offsets) -> bool {
-        self.ranges.iter().all(|(p, r)| r.end <= boundary.get(*p))
-    }
-
-    fn is_above(&self, boundary: &Offsets) -> bool {
-        self.ranges.iter().all(|(p, r)| r.start >= boundary.get(*p))
-    }
-}
 
 /// The delta of one view.
 ///
@@ -286,17 +247,6 @@ impl TopicDelta {
         let views = self.views.values().map(ViewDelta::size_bytes);
         self.unlanded.bytes() + self.lately.bytes() + views.sum::<usize>()
     }
-}
-
-/// Does some work of one view. Where it panics that is an error of the view's own: what is done for
-/// others beside it goes on.
-pub(crate) fn of_view<T>(view: &str, work: impl FnOnce() -> Result<T>) -> Result<T> {
-    catch_unwind(AssertUnwindSafe(work)).unwrap_or_else(|panic| {
-        Err(Error::Internal(format!(
-            "view `{view}`: its computation panicked: {}",
-            panic_text(panic.as_ref())
-        )))
-    })
 }
 
 /// The states of pieces of facts.

@@ -1,6 +1,9 @@
 //! `POST /topics/{topic}`: records in, an acknowledgement out. `POST /delta`, for other daemons
 //! alone: what this one holds that has not landed.
 
+mod refusal;
+mod request_memory;
+
 use std::io::Read;
 use std::sync::Arc;
 
@@ -15,12 +18,13 @@ use axum::routing::{get, post};
 use datafusion::common::utils::memory::get_record_batch_memory_size;
 
 use crate::daemon::Daemon;
-use crate::files::{self, Format, Separator};
+use crate::http::refusal::{refuse, too_large, unread};
+use crate::http::request_memory::{RequestRoom, Taken, read_body, within_room};
 use crate::intake::admission::{Admission, Admitted};
 use crate::intake::arrow_stream;
 use crate::intake::idempotency::RequestKey;
 use crate::peers::DeltaRequest;
-use crate::room::{RequestRoom, Taken, Unread, read_body, within_room};
+use crate::sources::files::{self, Format, Separator};
 use crate::topic::{IngestChunk, WriteOutcome};
 
 /// Dead letters that an answer names one by one; the others are counted.
@@ -124,27 +128,6 @@ async fn write(
     }
 }
 
-/// The answer to a request whose body could not be read to its end: nothing of it was admitted.
-pub(crate) fn unread(e: Unread, limit: u64) -> Response {
-    let (status, text) = match e {
-        Unread::NoRoom(e) => return refuse(&e),
-        Unread::TooLarge => (StatusCode::PAYLOAD_TOO_LARGE, too_large(limit)),
-        Unread::Broken(why) => (
-            StatusCode::BAD_REQUEST,
-            format!("the body could not be read; send it again: {why}"),
-        ),
-    };
-    let body = serde_json::json!({ "error": text, "kind": ErrorKind::Invalid.to_string() });
-    let json = [(header::CONTENT_TYPE, "application/json")];
-    (status, json, body.to_string()).into_response()
-}
-
-fn too_large(limit: u64) -> String {
-    format!(
-        "the body is larger than {limit} bytes (`max_request_bytes` in `[daemon]`), and nothing of it was admitted; send it in parts"
-    )
-}
-
 /// How many records of an ingested file are acknowledged.
 async fn ingested(
     State(daemon): State<Arc<Daemon>>,
@@ -181,19 +164,6 @@ fn acknowledge(outcome: &WriteOutcome) -> Response {
         body.to_string(),
     )
         .into_response()
-}
-
-pub(crate) fn refuse(e: &Error) -> Response {
-    let kind = e.kind();
-    let status = StatusCode::from_u16(kind.http_status()).unwrap_or(StatusCode::BAD_REQUEST);
-    let body = serde_json::json!({ "error": e.to_string(), "kind": kind.to_string() });
-    let json = (header::CONTENT_TYPE, "application/json");
-    match status {
-        StatusCode::SERVICE_UNAVAILABLE => {
-            (status, [json, (header::RETRY_AFTER, "1")], body.to_string()).into_response()
-        }
-        _ => (status, [json], body.to_string()).into_response(),
-    }
 }
 
 fn text<'a>(headers: &'a HeaderMap, name: &str) -> Option<&'a str> {

@@ -6,3 +6,4 @@ pub(crate) mod counts;
 pub(crate) mod dedup;
 pub(crate) mod idempotency;
 pub(crate) mod payload;
+pub(crate) mod turns;

@@ -11,24 +11,24 @@ use std::sync::Arc;
 
 use anabranch_shared::view::Definition;
 use anabranch_shared::{
-    Error, Master, Offset, OffsetRange, Offsets, PartitionId, Result, TopicPin, ViewPin, blocking,
-    planted,
+    Error, Log, Master, Offset, OffsetRange, Offsets, PartitionId, Result, TopicPin, ViewPin,
+    blocking, planted,
 };
 use arrow::array::RecordBatch;
 use async_trait::async_trait;
 use bytes::Bytes;
+use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
 
-use crate::delta::fold_landed::follow_log;
+use crate::delta::fold_landed::{Following, follow_log};
 use crate::delta::fold_pieces;
 use crate::intake::payload::FactPiece;
-use crate::topic::TopicStream;
 
 mod answer;
 mod choice;
 mod wire;
 
-pub(crate) use answer::Snapshot;
+pub(crate) use answer::{Snapshot, answer, is_same};
 use choice::{Choice, Holder, Lanes, choose, head_of};
 pub(crate) use wire::{PeerDelta, encode};
 
@@ -152,7 +152,23 @@ impl Asked {
     }
 }
 
-impl TopicStream {
+/// What gathers a topic's facts from other daemons: something that follows the topic's log.
+pub(crate) struct Gathering<'a> {
+    /// The log.
+    pub(crate) log: &'a Arc<Log>,
+    /// The most bytes that an answer of another daemon may take in memory.
+    pub(crate) memory_bytes: u64,
+    /// How the log is followed, anew for each view.
+    pub(crate) following: &'a (dyn Fn() -> Following + Sync),
+    /// How far the answers reached that were given so far.
+    pub(crate) answered: &'a Mutex<Offsets>,
+}
+
+impl Gathering<'_> {
+    fn name(&self) -> &str {
+        self.log.name()
+    }
+
     /// Adds to a pin what other daemons hold.
     pub(crate) async fn gather(
         &self,
@@ -186,7 +202,7 @@ impl TopicStream {
             if !looked && (left || self.is_less_than_answered(&own.upto, &choices)) {
                 // What somebody held that holds it no more may have landed.
                 self.look_at_log().await?;
-                landed = self.log().head();
+                landed = self.log.head();
                 looked = true;
                 continue;
             }
@@ -224,9 +240,9 @@ impl TopicStream {
             PeerReply::Silent => return Ok(Asked::Silent),
             PeerReply::Left => return Ok(Asked::Left),
         };
-        let (name, limit) = (peer.name(), self.memory_bytes());
+        let (name, limit) = (peer.name(), self.memory_bytes);
         let views = own.views.values().map(|(m, _)| m.view().clone()).collect();
-        let topic = self.topic();
+        let topic = self.log.topic();
         let held = blocking(move || PeerDelta::decode(&body, &name, &topic, views, limit)).await?;
         if request.except.is_empty() {
             peer.fills(&request.topic, held.lanes.keys().copied().collect());
@@ -256,8 +272,8 @@ impl TopicStream {
 
     /// Reads what others have landed, without making it part of the deltas.
     async fn look_at_log(&self) -> Result<()> {
-        if self.log().refresh().await? {
-            self.log().table().storage().settle().await?;
+        if self.log.refresh().await? {
+            self.log.table().storage().settle().await?;
         }
         Ok(())
     }
@@ -359,24 +375,24 @@ impl TopicStream {
         }
         self.look_at_log().await?;
         for (name, (master, _)) in &own.views {
-            let following = self.following();
-            let pieces = follow_log(self.log(), master, &own.upto, &landed, &following).await?;
+            let following = (self.following)();
+            let pieces = follow_log(self.log, master, &own.upto, &landed, &following).await?;
             if let Some(view) = pinned.views.get_mut(name) {
                 view.delta
                     .extend(pieces.iter().flat_map(|p| p.parts.clone()));
             }
         }
         if parts.facts || parts.dead_letters {
-            if !self.log().head().covers(&landed) {
+            if !self.log.head().covers(&landed) {
                 return Err(Error::Unavailable(format!(
                     "topic `{}`: another daemon has landed up to [{landed}], the log ends at [{}]; try again",
                     self.name(),
-                    self.log().head()
+                    self.log.head()
                 )));
             }
-            let (low, files) = self.log().kept_files(&landed)?;
+            let (low, files) = self.log.kept_files(&landed)?;
             pinned.topic.files = files;
-            pinned.topic.dead_files = self.log().dead_letter_files_between(&low, &landed)?;
+            pinned.topic.dead_files = self.log.dead_letter_files_between(&low, &landed)?;
             pinned.topic.low = low;
         }
         Ok(landed)

@@ -19,7 +19,6 @@ use self::landing::FailedLanding;
 use self::recovery::{OpenedWal, open_wal};
 pub use self::retries::Doing;
 use self::retries::Retries;
-use crate::daemon::{DaemonOptions, TopicOptions};
 use crate::delta::TopicDelta;
 use crate::delta::bounds::Bounds;
 use crate::failure::Failure;
@@ -29,7 +28,8 @@ use crate::intake::counts::{DeadLetterBound, Intake, IntakeCount};
 use crate::intake::dedup::{Dedup, DedupStatus};
 use crate::intake::idempotency::{RequestBounds, RequestKey, Requests, Standing};
 use crate::intake::payload::{FactPiece, Payload};
-use crate::room::in_turn;
+use crate::intake::turns::in_turn;
+use crate::options::{DaemonOptions, TopicOptions};
 use crate::topic::appender::{Appender, WriteRequest, Written, other_body};
 
 pub(crate) mod appender;
@@ -154,7 +154,7 @@ pub struct TopicStream {
     retries: Mutex<Retries>,
     /// Up to where answers with what other daemons hold have gone: no later one is to go less far
     /// without a look at the log.
-    pub(crate) answered: Mutex<Offsets>,
+    answered: Mutex<Offsets>,
     /// When another daemon last asked what this one holds, in milliseconds since 1970.
     asked_at_ms: std::sync::atomic::AtomicI64,
 }
@@ -585,10 +585,6 @@ impl TopicStream {
     }
 
     /// Bytes that facts and deltas may take in memory.
-    pub(crate) fn memory_bytes(&self) -> u64 {
-        self.options.memory_bytes
-    }
-
     fn fold_options(&self) -> FoldOptions {
         FoldOptions {
             threads: self.options.threads,

@@ -14,8 +14,8 @@ use anabranch_shared::{
     Catalogue, Landing, Log, Offset, OffsetRange, PartitionId, Storage, Topic, TopicField,
     encode_parquet, settings::FieldType,
 };
-use anabranch_speed::files::{Format, Options, Source, open};
 use anabranch_speed::intake::admission::Admission;
+use anabranch_speed::sources::files::{Format, Options, Source, open};
 use anabranch_speed::wal::{RealFiles, Record, Wal, WalOptions, wal_id};
 use anabranch_speed::{Payload, decoders};
 use arrow::array::RecordBatch;

@@ -9,8 +9,10 @@ use anabranch_shared::settings::TopicSettings;
 use anabranch_shared::{
     Error, ErrorKind, Landing, Log, Offset, OffsetRange, PartitionId, Result, blocking,
 };
-use anabranch_speed::files::{self, Chunks, ContentDigest, Hashed, Options, Separator, Source};
 use anabranch_speed::intake::admission::Admission;
+use anabranch_speed::sources::files::{
+    self, Chunks, ContentDigest, Hashed, Options, Separator, Source,
+};
 use anabranch_speed::wal::WalLock;
 use anabranch_speed::{Dedup, FactPiece, Payload};
 use futures::{StreamExt, TryStreamExt};

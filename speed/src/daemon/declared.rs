@@ -8,7 +8,7 @@ use anabranch_shared::view::View;
 use anabranch_shared::{Entry, Error, Log, Result, blocking};
 
 use super::{Daemon, TopicOptions};
-use crate::kafka::KafkaSource;
+use crate::sources::kafka::KafkaSource;
 use crate::topic::TopicStream;
 use crate::wal::{Claim, RealFiles, check_claim};
 

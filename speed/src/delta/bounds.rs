@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use anabranch_shared::{Result, Spill};
 use parking_lot::Mutex;
 
-use crate::daemon::DaemonOptions;
+use crate::options::DaemonOptions;
 
 /// The folder of spilled states below that of the WALs: no topic can have its name.
 const SPILL_DIR: &str = ".spill";

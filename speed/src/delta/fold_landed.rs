@@ -12,7 +12,7 @@ use arrow::array::RecordBatch;
 use datafusion::common::utils::memory::get_record_batch_memory_size;
 use parking_lot::Mutex;
 
-use crate::delta::{StatePiece, of_view};
+use crate::delta::piece::{StatePiece, of_view};
 
 /// How the log is followed, and where the states go that are made of it. Clones share the room.
 #[derive(Clone, Debug)]

@@ -14,6 +14,7 @@
 //! - Of several faults in one record the first that was met is the reason.
 
 mod batch;
+mod chunk;
 mod encode;
 mod json;
 mod outcome;
@@ -33,7 +34,7 @@ use arrow::error::ArrowError;
 use bytes::Bytes;
 use thiserror::Error;
 
-use crate::files::{Chunk, ChunkData};
+pub use chunk::{Chunk, ChunkData};
 pub(crate) use json::{BYTE_ORDER_MARK, is_blank, lines, oversized, push_line};
 pub(crate) use outcome::keep_rows;
 

@@ -6,17 +6,14 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use anabranch_shared::view::{Definition, View, fold_facts};
-use anabranch_shared::{
-    Error, Master, Offset, OffsetRange, Offsets, PartitionId, Result, blocking,
-};
+use anabranch_shared::{Master, Offset, OffsetRange, Offsets, PartitionId, Result, Topic};
 use arrow::array::RecordBatch;
+use arrow::datatypes::SchemaRef;
 use bytes::Bytes;
 
 use super::wire::{SentStates, encode};
 use super::{DeltaRequest, PeerDelta, WantedView, past};
-use crate::daemon::Daemon;
 use crate::intake::payload::FactPiece;
-use crate::topic::TopicStream;
 
 /// What a topic's daemon holds, at one moment.
 pub(crate) struct Snapshot {
@@ -40,59 +37,36 @@ fn makes_the_same(a: &Definition, b: &Definition) -> bool {
         && a.topic.name == b.topic.name
 }
 
-impl Daemon {
-    /// What this daemon holds of a topic that has not landed, for another daemon's query.
-    ///
-    /// # Errors
-    /// `NotFound` for a topic that it has not; `Invalid` where a view's SQL fails on a fact.
-    pub async fn delta(&self, request: DeltaRequest) -> Result<Bytes> {
-        let topic = &request.topic;
-        let stream = self.topics().get(topic).cloned();
-        let stream = stream.ok_or_else(|| Error::NotFound(format!("no topic `{topic}`")))?;
-        let stopped = self.sources().get(topic).and_then(|s| s.state().stopped);
-        let note = |why| format!("newer facts are missing: {why}");
-        stream
-            .held(request, stopped.map(note).into_iter().collect())
-            .await
-    }
+/// Whether a view's states are those that are wanted.
+pub(crate) fn is_same(view: &View, wanted: &WantedView) -> bool {
+    makes_the_same(view.definition(), &wanted.definition)
 }
 
-impl TopicStream {
-    async fn held(self: &Arc<Self>, request: DeltaRequest, notes: Vec<String>) -> Result<Bytes> {
-        let now_ms = self.now_us() / 1_000;
-        let same = |wanted: &&WantedView| {
-            self.with_delta(|d| {
-                d.views.get(&wanted.name).is_some_and(|v| {
-                    let own = v.master.view().definition();
-                    v.failed.is_none() && makes_the_same(own, &wanted.definition)
-                })
-            })
-        };
-        let served = request.views.iter().filter(same);
-        let served: Vec<String> = served.map(|v| v.name.clone()).collect();
-        let snapshot = self.snapshot(&served, now_ms).await?;
-        let (topic, schema) = self.log().declared();
-        let reads = topic.late_reads();
-        blocking(move || {
-            let taken = Taken::of(&snapshot, &request)?;
-            let states = request.views.iter().map(|v| taken.states(&snapshot, v));
-            let states = states.collect::<Result<Vec<_>>>()?;
-            let chosen = taken.landed.into_iter().chain(taken.unlanded);
-            let (facts, dead): (Vec<_>, Vec<_>) = chosen.unzip();
-            let delta = PeerDelta {
-                lanes: taken.lanes,
-                facts: if request.facts { facts } else { Vec::new() },
-                dead: match request.dead_letters {
-                    true => dead.into_iter().flatten().collect(),
-                    false => Vec::new(),
-                },
-                notes,
-                ..PeerDelta::default()
-            };
-            encode(&delta, &states, (&schema, &reads))
-        })
-        .await
-    }
+/// What is given of a snapshot to a daemon that asks, encoded. Heavy: for threads that may block.
+pub(crate) fn answer(
+    snapshot: &Snapshot,
+    request: &DeltaRequest,
+    notes: Vec<String>,
+    declared: (&Topic, &SchemaRef),
+) -> Result<Bytes> {
+    let (topic, schema) = declared;
+    let taken = Taken::of(snapshot, request)?;
+    let states = request.views.iter().map(|v| taken.states(snapshot, v));
+    let states = states.collect::<Result<Vec<_>>>()?;
+    let chosen = taken.landed.into_iter().chain(taken.unlanded);
+    let (facts, dead): (Vec<_>, Vec<_>) = chosen.unzip();
+    let delta = PeerDelta {
+        lanes: taken.lanes,
+        facts: if request.facts { facts } else { Vec::new() },
+        dead: if request.dead_letters {
+            dead.into_iter().flatten().collect()
+        } else {
+            Vec::new()
+        },
+        notes,
+        ..PeerDelta::default()
+    };
+    encode(&delta, &states, (schema, &topic.late_reads()))
 }
 
 /// Facts, with the dead letters among them.

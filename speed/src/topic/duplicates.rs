@@ -6,11 +6,11 @@ use anabranch_shared::{Log, Offsets, Result, blocking};
 use parking_lot::{Mutex, MutexGuard};
 
 use super::TopicStream;
-use crate::daemon::{DaemonOptions, TopicOptions};
 use crate::intake::admission::Admitted;
 use crate::intake::counts::IntakeCount;
 use crate::intake::dedup::{Dedup, read_keys};
 use crate::intake::payload::FactPiece;
+use crate::options::{DaemonOptions, TopicOptions};
 
 /// The keys of the facts in the log and of those that have not landed; none where the topic does
 /// not look for duplicates.

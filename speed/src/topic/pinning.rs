@@ -10,10 +10,13 @@ use anabranch_shared::{
     Error, Offset, Offsets, PartitionId, ReadMode, Result, Topic, TopicPin, ViewPin, blocking,
     planted,
 };
+use bytes::Bytes;
 
 use super::TopicStream;
 use crate::delta::{TopicDelta, check_no_gap, fold_unlanded};
-use crate::peers::{Own, Peers, Pinned, Snapshot, TopicParts};
+use crate::peers::{
+    DeltaRequest, Gathering, Own, Peer, Peers, Pinned, Snapshot, TopicParts, answer, is_same,
+};
 
 /// Landed facts are kept for other daemons as long as one has asked in this time, in milliseconds.
 const ASKED_MS: i64 = 60_000;
@@ -81,12 +84,43 @@ impl TopicStream {
         Ok(pinned)
     }
 
-    /// What another daemon may ask for, with the states of some views.
-    pub(crate) async fn snapshot(
+    /// Adds to a pin what other daemons hold.
+    async fn gather(
+        &self,
+        peers: &[Arc<dyn Peer>],
+        own: &Own,
+        parts: TopicParts,
+        pinned: &mut Pinned,
+    ) -> Result<()> {
+        let gathering = Gathering {
+            log: &self.log,
+            memory_bytes: self.options.memory_bytes,
+            following: &|| self.following(),
+            answered: &self.answered,
+        };
+        gathering.gather(peers, own, parts, pinned).await
+    }
+
+    /// What is held that has not landed, for another daemon's query. `notes` go with it.
+    pub(crate) async fn answer_peer(
         self: &Arc<Self>,
-        views: &[String],
-        now_ms: i64,
-    ) -> Result<Snapshot> {
+        request: DeltaRequest,
+        notes: Vec<String>,
+    ) -> Result<Bytes> {
+        let served = request.views.iter().filter(|wanted| {
+            self.with_delta(|d| {
+                let view = d.views.get(&wanted.name);
+                view.is_some_and(|v| v.failed.is_none() && is_same(v.master.view(), wanted))
+            })
+        });
+        let served: Vec<String> = served.map(|v| v.name.clone()).collect();
+        let snapshot = self.snapshot(&served, self.options.now_ms()).await?;
+        let (topic, schema) = self.log.declared();
+        blocking(move || answer(&snapshot, &request, notes, (&topic, &schema))).await
+    }
+
+    /// What another daemon may ask for, with the states of some views.
+    async fn snapshot(self: &Arc<Self>, views: &[String], now_ms: i64) -> Result<Snapshot> {
         self.asked_at_ms.store(now_ms, Ordering::Relaxed);
         let read = |delta: &TopicDelta, at: &Moment| {
             let states = |name: &String| {

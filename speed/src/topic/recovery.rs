@@ -6,9 +6,9 @@ use anabranch_shared::{Error, Log, Offset, PartitionId, Result, Topic, blocking}
 use bytes::Bytes;
 
 use super::TopicStream;
-use crate::daemon::DaemonOptions;
 use crate::intake::idempotency::KeptRequest;
 use crate::intake::payload::{FactPiece, Payload, REPLAYED};
+use crate::options::DaemonOptions;
 use crate::topic::appender::wal_error;
 use crate::wal::{Claim, KeyLog, RealFiles, Wal, WalOptions, check_claim};
 

@@ -4,8 +4,6 @@ use std::fs::File;
 use std::io::{self, BufReader, Cursor, Read, Seek, Write};
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 
 use bytes::Bytes;
 
@@ -14,6 +12,7 @@ use super::arrow_files::{IpcReader, ParquetReader};
 use super::csv::CsvReader;
 use super::gzip::Gunzip;
 use super::ndjson::NdjsonReader;
+use super::stream::{Counted, Counter, Stream};
 use super::{Chunks, FileError, Options, Position, Separator};
 use crate::intake::admission::BYTE_ORDER_MARK;
 
@@ -120,36 +119,6 @@ pub(super) fn by_name(name: &str) -> (Option<Format>, Option<Compression>) {
     };
     (extension(&stem).and_then(|e| e.parse().ok()), compression)
 }
-
-/// Bytes read from a source so far.
-#[derive(Debug, Clone, Default)]
-pub(super) struct Counter(Arc<AtomicU64>);
-
-impl Counter {
-    pub(super) fn get(&self) -> u64 {
-        self.0.load(Ordering::Relaxed)
-    }
-
-    pub(super) fn set(&self, bytes: u64) {
-        self.0.store(bytes, Ordering::Relaxed);
-    }
-}
-
-struct Counted<R> {
-    inner: R,
-    counter: Counter,
-}
-
-impl<R: Read> Read for Counted<R> {
-    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        let read = self.inner.read(buffer)?;
-        self.counter.0.fetch_add(read as u64, Ordering::Relaxed);
-        Ok(read)
-    }
-}
-
-/// A decompressed stream.
-pub(super) type Stream = Box<dyn Read + Send>;
 
 pub(super) fn open(source: Source, options: &Options) -> Result<Chunks, FileError> {
     let file = source.name();

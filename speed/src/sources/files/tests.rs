@@ -442,7 +442,7 @@ fn memory_does_not_grow_with_a_line_too_long_to_hold() {
     let position = Position {
         file: "-".to_owned(),
         record: 0,
-        counter: source::Counter::default(),
+        counter: stream::Counter::default(),
     };
     let mut reader = ndjson::NdjsonReader::new(stream, position, 1000, array::Shape::Lines);
     let chunk = reader.next_chunk().unwrap().unwrap();

@@ -12,7 +12,7 @@ use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
 use bytes::Bytes;
 use csv_core::ReadRecordResult;
 
-use super::source::Stream;
+use super::stream::Stream;
 use super::{
     CHUNK_BYTES, CHUNK_RECORDS, Chunk, ChunkData, ChunkReader, FileError, Position, line_ends,
 };

@@ -13,6 +13,7 @@ mod gzip;
 mod hashed;
 mod ndjson;
 mod source;
+mod stream;
 #[cfg(test)]
 mod tests;
 
@@ -30,7 +31,7 @@ use parquet::errors::ParquetError;
 use sha2::{Digest, Sha256};
 use thiserror::Error;
 
-use crate::intake::admission::{Admission, DeadLetter, lines};
+use crate::intake::admission::{Admission, Chunk, ChunkData, DeadLetter, lines};
 pub(crate) use array::{begins_array, lines_of_array};
 pub use hashed::{ContentDigest, Hashed};
 pub use source::{Compression, Format, Source};
@@ -39,36 +40,6 @@ pub use source::{Compression, Format, Source};
 pub(crate) const CHUNK_BYTES: usize = 8 * 1024 * 1024;
 /// A chunk holds at most this many records.
 pub(crate) const CHUNK_RECORDS: usize = 65_536;
-
-/// A run of consecutive records.
-#[derive(Debug, Clone)]
-pub struct Chunk {
-    /// The number of its first record in the file, from 0.
-    pub first_record: u64,
-    /// How many records it holds, those in `dead` included.
-    pub record_count: u64,
-    /// Of lines of JSON, the line of the file with which `data` begins, from 1; 0 of the records of an array, which may
-    /// be on any line.
-    pub first_line: u64,
-    /// Its records, except those in `dead`.
-    pub data: ChunkData,
-    /// Records that the reader gave up on, ascending; indices count from `first_record`.
-    pub dead: Vec<DeadLetter>,
-    /// Bytes of the source read up to the end of this chunk, before decompression: progress against the file's size.
-    /// For Parquet the share of the file that its rows make up.
-    pub bytes_read: u64,
-}
-
-/// A chunk's records, by the way in which admission reads them.
-#[derive(Debug, Clone)]
-pub enum ChunkData {
-    /// Lines of JSON.
-    Ndjson(Bytes),
-    /// Typed rows.
-    Batch(RecordBatch),
-    /// Rows of strings that stand for values of any type, and the line of the file on which each begins.
-    Text(RecordBatch, Vec<u64>),
-}
 
 /// How to read a file.
 #[derive(Debug, Clone)]
@@ -370,7 +341,7 @@ fn line_ends(bytes: &[u8]) -> u64 {
 struct Position {
     file: String,
     record: u64,
-    counter: source::Counter,
+    counter: stream::Counter,
 }
 
 impl Position {

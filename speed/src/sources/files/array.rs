@@ -5,7 +5,7 @@ use std::io::{self, Cursor, Read};
 
 use bytes::Bytes;
 
-use super::source::Stream;
+use super::stream::Stream;
 use crate::intake::admission::BYTE_ORDER_MARK;
 
 const READ_BYTES: usize = 256 * 1024;

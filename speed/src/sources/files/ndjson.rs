@@ -6,7 +6,7 @@ use bytes::Bytes;
 use memchr::{memchr, memrchr};
 
 use super::array::Shape;
-use super::source::Stream;
+use super::stream::Stream;
 use super::{
     CHUNK_BYTES, CHUNK_RECORDS, Chunk, ChunkData, ChunkReader, FileError, Position, line_ends,
 };

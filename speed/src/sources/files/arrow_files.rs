@@ -17,7 +17,7 @@ use parquet::basic::Type as PhysicalType;
 use parquet::errors::ParquetError;
 use parquet::file::metadata::RowGroupMetaData;
 
-use super::source::Stream;
+use super::stream::Stream;
 use super::{CHUNK_BYTES, CHUNK_RECORDS, Chunk, ChunkData, ChunkReader, FileError, Position};
 
 /// What one batch of a file may take, with its dictionaries.

@@ -1,12 +1,9 @@
 //! The bound of what requests in flight take: room is taken for what has come of a body, never for
-//! what it is said to have, and bodies are looked through in turn. How fast they have to come is
-//! the server's.
+//! what it is said to have. How fast they have to come is the server's.
 
-use std::num::NonZero;
-use std::sync::{Arc, LazyLock};
-use std::time::Duration;
+use std::sync::Arc;
 
-use anabranch_shared::{Error, Result, blocking};
+use anabranch_shared::{Error, Result};
 use axum::body::{Body, Bytes, HttpBody};
 use axum::extract::{Request, State};
 use axum::http::header;
@@ -16,47 +13,14 @@ use futures::StreamExt;
 use parking_lot::Mutex;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
-use crate::daemon::DaemonOptions;
-use crate::http::unread;
+use crate::http::refusal::{Unread, unread};
+use crate::options::DaemonOptions;
 
 /// Memory that is taken first for a body, in bytes.
 const FIRST_BYTES: usize = 16 << 10;
 
 /// Room is counted in units of so many bytes.
 const UNIT_BYTES: u64 = 1_024;
-
-/// As many requests are admitted at once as there are processors.
-static TURNS: LazyLock<Semaphore> = LazyLock::new(|| {
-    let processors = std::thread::available_parallelism().map_or(1, NonZero::get);
-    Semaphore::new(processors)
-});
-
-/// How long a request waits for its turn: it does not stand behind a few that take long.
-const LONGEST_WAIT: Duration = Duration::from_millis(25);
-
-/// A request of no more bytes is admitted by the thread that has read it: that takes less time than
-/// to hand it to another one and back.
-const SMALL_BYTES: usize = 64 << 10;
-
-/// Does the work of admitting a request of so many bytes: at once where they are few, otherwise in
-/// turn. Were all of them worked on at once, all would be ready at the same time, and processors
-/// idle while the WAL's disk works, and the other way round.
-pub(crate) async fn in_turn<T: Send + 'static>(
-    bytes: usize,
-    work: impl FnOnce() -> Result<T> + Send + 'static,
-) -> Result<T> {
-    if bytes <= SMALL_BYTES {
-        return work();
-    }
-    // Held until the work is done, also where nobody waits for it any more.
-    let turn = tokio::time::timeout(LONGEST_WAIT, TURNS.acquire()).await;
-    blocking(move || {
-        let done = work();
-        drop(turn);
-        done
-    })
-    .await
-}
 
 /// Room for the bodies of requests.
 #[derive(Clone, Debug)]
@@ -153,17 +117,6 @@ pub(crate) async fn within_room(
     };
     request.extensions_mut().insert(Arc::new(taken));
     next.run(request).await
-}
-
-/// Why a body could not be read.
-#[derive(Debug)]
-pub(crate) enum Unread {
-    /// It has more bytes than a request may have.
-    TooLarge,
-    /// The connection or its coding broke.
-    Broken(String),
-    /// There is no room for it.
-    NoRoom(Error),
 }
 
 /// Reads a body of at most `limit` bytes.
