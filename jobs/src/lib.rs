@@ -1,22 +1,14 @@
 //! The `anabranch` command: projects, schedules, and the layers wired together.
 
-pub mod asked;
-pub mod builds;
-pub mod client;
+pub mod clock;
 pub mod commands;
-pub mod compare;
-pub mod context;
-mod door;
 pub mod fail_points;
 pub mod generate;
-pub mod history;
-pub mod local;
+pub mod node;
 pub mod output;
-pub mod peers;
-pub mod presence;
-pub mod retries;
-pub mod schedulers;
-pub mod served;
+pub mod project;
+pub mod reader;
 pub mod shell;
+pub mod signal;
 pub mod tasks;
-pub mod verify;
+pub mod work;

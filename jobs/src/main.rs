@@ -7,24 +7,24 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use anabranch_batch::{CleanAction, CleanReport};
-use anabranch_jobs::builds::{Build, BuildReport, drop_view};
-use anabranch_jobs::client::Client;
 use anabranch_jobs::commands::generate::GenerateArgs;
 use anabranch_jobs::commands::ingest::IngestArgs;
-use anabranch_jobs::commands::maintain::{Patience, UpkeepReport};
-use anabranch_jobs::commands::query::QuerySession;
 use anabranch_jobs::commands::verify::VerifyArgs;
 use anabranch_jobs::commands::{
     DEAD_LETTERS, FOUND_WRONG, batch, check, daemon, dead_letters, demo, generate, ingest, init,
     jobs, maintain, queries, schedule, status, stop_flag, stop_token, stopped, tail, verify,
 };
-use anabranch_jobs::context::Context;
 use anabranch_jobs::output::{
     Format, Style, for_people, human_bytes, human_count, human_duration, human_rate,
     quiet_broken_pipe, rows_table, write_batches,
 };
+use anabranch_jobs::project::context::Context;
+use anabranch_jobs::reader::client::Client;
+use anabranch_jobs::reader::session::QuerySession;
 use anabranch_jobs::shell::{ScriptOutcome, ShellOptions, run, run_script};
-use anabranch_jobs::verify::VerifyOptions;
+use anabranch_jobs::work::build::{Build, BuildReport, drop_view};
+use anabranch_jobs::work::upkeep::{Patience, UpkeepReport};
+use anabranch_jobs::work::verify::VerifyOptions;
 use anabranch_shared::{Error, ErrorKind, Result, without_passwords};
 use clap::{Parser, Subcommand};
 use tracing_subscriber::EnvFilter;

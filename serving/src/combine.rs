@@ -24,12 +24,11 @@ use datafusion::logical_expr::{
 };
 use datafusion::physical_expr::aggregate::AggregateFunctionExpr;
 
-use self::merge_states::{Gives, merge_states};
 use self::path::{Origin, state_columns, trace, with_states};
 use crate::leaf::{MergedLeaf, RowsOfKey, States};
+use crate::merge_states::{Gives, merge_states};
 
 mod at_most_one;
-pub(crate) mod merge_states;
 mod path;
 #[cfg(test)]
 mod tests;

@@ -31,8 +31,8 @@ use datafusion::physical_plan::filter::FilterExec;
 use datafusion::physical_plan::projection::ProjectionExec;
 use datafusion::physical_plan::union::UnionExec;
 
-use crate::combine::merge_states::keep_state;
 use crate::layer::LayerExec;
+use crate::merge_states::keep_state;
 
 /// In how many rows the leaf may give what it has of a key.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -8,6 +8,7 @@ mod http;
 mod layer;
 mod leaf;
 mod limits;
+mod merge_states;
 mod nan_fence;
 mod planning;
 mod pool;

@@ -8,23 +8,24 @@ use std::time::Duration;
 use anabranch_shared::{Error, Result};
 use parking_lot::Mutex;
 
-use crate::running::Queries;
-
 /// How often the memory is looked at.
 const LOOK_EVERY: Duration = Duration::from_millis(100);
 
 /// Of a process's descriptors so many are for what is not queries.
 const FOR_OTHERS: (u64, u64) = (1, 4);
 
-/// The services that are looked after.
-static WATCHED: Mutex<Vec<Weak<Queries>>> = Mutex::new(Vec::new());
+/// What takes memory, and is told how much of it the process has.
+pub(crate) trait Watched: Send + Sync {
+    /// The process has so many bytes resident.
+    fn look(&self, resident: u64);
+}
 
-/// Looks after a service's queries as long as it is there.
-pub(crate) fn watch(queries: &Arc<Queries>) {
-    if queries.limits().process_bytes.is_none() {
-        return;
-    }
-    WATCHED.lock().push(Arc::downgrade(queries));
+/// What is looked after.
+static WATCHED: Mutex<Vec<Weak<dyn Watched>>> = Mutex::new(Vec::new());
+
+/// Looks after something as long as it is there.
+pub(crate) fn watch(watched: Weak<dyn Watched>) {
+    WATCHED.lock().push(watched);
     static WATCH: OnceLock<()> = OnceLock::new();
     WATCH.get_or_init(|| {
         let thread = std::thread::Builder::new().name("query-watch".to_owned());

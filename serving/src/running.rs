@@ -97,7 +97,10 @@ impl Queries {
             list: Mutex::default(),
             stopped_at: Mutex::default(),
         });
-        process::watch(&queries);
+        if queries.limits.process_bytes.is_some() {
+            let watched: Weak<Self> = Arc::downgrade(&queries);
+            process::watch(watched);
+        }
         queries
     }
 
@@ -184,8 +187,24 @@ impl Queries {
         Ok(())
     }
 
+    /// The right to verify a view for somebody else.
+    ///
+    /// # Errors
+    /// `NoRoom` where as many run as may.
+    pub(crate) fn verification(&self) -> Result<OwnedSemaphorePermit> {
+        let permit = self.verifications.clone().try_acquire_owned();
+        permit.map_err(|_| {
+            Error::NoRoom(format!(
+                "{} verifications run, which are the most (`verifications` in `[query]`); try again later",
+                self.limits.verifications
+            ))
+        })
+    }
+}
+
+impl process::Watched for Queries {
     /// Stops the largest query where the process takes too much memory.
-    pub(crate) fn look(&self, resident_bytes: u64) {
+    fn look(&self, resident_bytes: u64) {
         let Some(bound) = self.limits.process_bytes else {
             return;
         };
@@ -208,20 +227,6 @@ impl Queries {
             largest.stop.stop(StopReason::Memory);
             *stopped_at = Some(Instant::now());
         }
-    }
-
-    /// The right to verify a view for somebody else.
-    ///
-    /// # Errors
-    /// `NoRoom` where as many run as may.
-    pub(crate) fn verification(&self) -> Result<OwnedSemaphorePermit> {
-        let permit = self.verifications.clone().try_acquire_owned();
-        permit.map_err(|_| {
-            Error::NoRoom(format!(
-                "{} verifications run, which are the most (`verifications` in `[query]`); try again later",
-                self.limits.verifications
-            ))
-        })
     }
 }
 

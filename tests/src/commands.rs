@@ -4,10 +4,10 @@
 use std::ops::Range;
 use std::path::Path;
 
-use anabranch_jobs::builds::{Build, BuildReport, build_view};
 use anabranch_jobs::commands::ingest::{IngestArgs, IngestReport, ingest};
-use anabranch_jobs::compare::{Tolerance, compare};
-use anabranch_jobs::context::Context;
+use anabranch_jobs::project::context::Context;
+use anabranch_jobs::work::build::{Build, BuildReport, build_view};
+use anabranch_jobs::work::compare::{Tolerance, compare};
 use arrow::array::RecordBatch;
 use arrow::datatypes::SchemaRef;
 

@@ -3,8 +3,8 @@
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use anabranch_jobs::client::Client;
-use anabranch_jobs::context::Context;
+use anabranch_jobs::project::context::Context;
+use anabranch_jobs::reader::client::Client;
 use anabranch_shared::{Offsets, ReadMode};
 use arrow::array::RecordBatch;
 use arrow::util::display::{ArrayFormatter, FormatOptions};

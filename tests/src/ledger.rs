@@ -3,9 +3,10 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use anabranch_jobs::client::Client;
-use anabranch_jobs::commands::verify::verify_view;
-use anabranch_jobs::context::{Context, now_ms};
+use anabranch_jobs::clock::now_ms;
+use anabranch_jobs::project::context::Context;
+use anabranch_jobs::reader::client::Client;
+use anabranch_jobs::work::verify_view::verify_view;
 use anabranch_shared::view::View;
 use anabranch_shared::{Master, Offsets, ReadMode};
 use arrow::array::AsArray;

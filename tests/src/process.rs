@@ -6,9 +6,9 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Output, Stdio};
 use std::time::{Duration, Instant};
 
-use anabranch_jobs::client::Client;
-use anabranch_jobs::context::Context;
 use anabranch_jobs::fail_points::STOP_AT;
+use anabranch_jobs::project::context::Context;
+use anabranch_jobs::reader::client::Client;
 use rustix::process::{Pid, Signal, WaitId, WaitIdOptions, kill_process, waitid};
 use tokio::sync::mpsc;
 

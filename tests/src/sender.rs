@@ -1,6 +1,6 @@
 //! Numbered facts over HTTP, many a request, with a book of what became of each.
 
-use anabranch_jobs::client::Client;
+use anabranch_jobs::reader::client::Client;
 use anabranch_shared::{Error, ReadMode};
 use arrow::array::AsArray;
 use arrow::compute::cast;

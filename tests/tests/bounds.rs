@@ -5,8 +5,8 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use anabranch_jobs::client::Client;
-use anabranch_jobs::context::Context;
+use anabranch_jobs::project::context::Context;
+use anabranch_jobs::reader::client::Client;
 use anabranch_shared::{
     INGESTED_AT, Landing, OFFSET, Offset, OffsetRange, PARTITION, PartitionId, ReadMode,
     timestamp_type,
@@ -465,8 +465,7 @@ async fn land_beside(context: &Context, ids: std::ops::Range<i64>) -> anyhow::Re
         facts: vec![facts],
         ..Default::default()
     };
-    log.land(&landing, anabranch_jobs::context::now_ms())
-        .await?;
+    log.land(&landing, anabranch_jobs::clock::now_ms()).await?;
     Ok(())
 }
 

@@ -7,8 +7,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
 use std::time::Duration;
 
-use anabranch_jobs::commands::query::local_service;
-use anabranch_jobs::context::Context;
+use anabranch_jobs::project::context::Context;
+use anabranch_jobs::reader::local_service::local_service;
 use anabranch_shared::{Error, ReadMode};
 use anabranch_speed::{Daemon, DaemonOptions, TopicOptions};
 use anabranch_tests::daemon::shown;

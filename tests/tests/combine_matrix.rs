@@ -12,7 +12,7 @@ use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
 use anabranch_batch::{BatchOptions, rebuild, refresh};
-use anabranch_jobs::compare::{Tolerance, compare};
+use anabranch_jobs::work::compare::{Tolerance, compare};
 use anabranch_serving::{ServingOptions, SqlService};
 use anabranch_shared::view::View;
 use anabranch_shared::{

@@ -7,9 +7,9 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
 
 use anabranch_batch::{CleanAction, CompactOptions, CompactReport, compact, find_compaction};
-use anabranch_jobs::commands::maintain::{Patience, keep_logs};
-use anabranch_jobs::commands::verify::verify_view;
-use anabranch_jobs::context::Context;
+use anabranch_jobs::project::context::Context;
+use anabranch_jobs::work::upkeep::{Patience, keep_logs};
+use anabranch_jobs::work::verify_view::verify_view;
 use anabranch_shared::table::AddFile;
 use anabranch_shared::view::View;
 use anabranch_shared::{

@@ -5,7 +5,7 @@
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use anabranch_jobs::context::Context;
+use anabranch_jobs::project::context::Context;
 use anabranch_shared::{Offsets, ReadMode};
 use anabranch_tests::ledger::{Ledger, REQUEST, boundary, check_law};
 use anabranch_tests::places;

@@ -4,8 +4,8 @@
 
 use std::path::{Path, PathBuf};
 
-use anabranch_jobs::commands::query::local_service;
-use anabranch_jobs::context::Context;
+use anabranch_jobs::project::context::Context;
+use anabranch_jobs::reader::local_service::local_service;
 use anabranch_shared::table::Table;
 use anabranch_shared::{Error, ErrorKind, ReadMode};
 use anabranch_tests::daemon::{Daemon, run, shown};

@@ -6,7 +6,7 @@ use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use anabranch_jobs::context::Context;
+use anabranch_jobs::project::context::Context;
 use anabranch_shared::ErrorKind;
 use anabranch_tests::daemon::Daemon;
 use anabranch_tests::ledger::{check_law, rows};

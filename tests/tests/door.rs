@@ -5,7 +5,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use anabranch_jobs::context::Context;
+use anabranch_jobs::project::context::Context;
 use anabranch_tests::daemon::{Daemon, request};
 use anabranch_tests::ledger::line;
 use anabranch_tests::places;
@@ -603,7 +603,7 @@ async fn a_daemon_that_cannot_start_leaves_nothing() -> anyhow::Result<()> {
         "SELECT word, count(*) AS n FROM leftover GROUP BY word",
     )?;
     let context = Context::open(dir.path()).await?;
-    let started = anabranch_jobs::commands::daemon::run(&context, true).await;
+    let started = anabranch_jobs::node::run::run(&context, true).await;
     anyhow::ensure!(started.is_err_and(|e| e.to_string().contains("can't listen on")));
     until("its threads have ended", async || {
         for task in std::fs::read_dir("/proc/self/task")? {
@@ -615,9 +615,9 @@ async fn a_daemon_that_cannot_start_leaves_nothing() -> anyhow::Result<()> {
         Ok(true)
     })
     .await?;
-    let daemon = anabranch_jobs::commands::daemon::open(&context).await?;
+    let daemon = anabranch_jobs::node::run::open(&context).await?;
     daemon.close().await;
-    let known = anabranch_jobs::client::Client::look(&context.storage).await?;
+    let known = anabranch_jobs::reader::client::Client::look(&context.storage).await?;
     anyhow::ensure!(known.alive.is_empty() && known.silent.is_empty());
     Ok(())
 }

@@ -7,8 +7,8 @@ use std::sync::atomic::AtomicBool;
 use anabranch_batch::{
     BatchOptions, ExportOutcome, ExportWhen, export, merge_small_runs, rebuild, refresh,
 };
-use anabranch_jobs::builds::Build;
-use anabranch_jobs::context::Context;
+use anabranch_jobs::project::context::Context;
+use anabranch_jobs::work::build::Build;
 use anabranch_shared::view::{View, planning_session};
 use anabranch_shared::{
     Export, ExportStanding, FoldProgress, Generation, Landing, LateReads, Log, Master, MasterLeaf,

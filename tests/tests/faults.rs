@@ -18,7 +18,7 @@ use std::future::Future;
 use std::io::Write;
 use std::pin::Pin;
 
-use anabranch_jobs::context::Context;
+use anabranch_jobs::project::context::Context;
 use anabranch_tests::fates::Tally;
 use anabranch_tests::places;
 use anabranch_tests::process::{Process, Setup, write_project};

@@ -8,8 +8,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use anabranch_jobs::client::{Client, RemoteAnswer};
-use anabranch_jobs::context::Context;
+use anabranch_jobs::project::context::Context;
+use anabranch_jobs::reader::client::{Client, RemoteAnswer};
 use anabranch_shared::{Offsets, ReadMode};
 use anabranch_tests::daemon::shown;
 use anabranch_tests::ledger::{Ledger, REQUEST, check_law, line};

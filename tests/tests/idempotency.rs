@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use std::path::Path;
 use std::time::Duration;
 
-use anabranch_jobs::context::Context;
+use anabranch_jobs::project::context::Context;
 use anabranch_tests::daemon::{Daemon, request};
 use anabranch_tests::ledger::{check_law, count, line};
 use anabranch_tests::places;

@@ -5,7 +5,7 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 
-use anabranch_jobs::context::Context;
+use anabranch_jobs::project::context::Context;
 use anabranch_shared::PartitionId;
 use anabranch_tests::daemon::{Daemon, run};
 use anabranch_tests::fates::{Fates, Place};
@@ -513,7 +513,7 @@ async fn facts_of_a_lane_that_was_given_up_are_new_when_they_are_read_again() ->
     }
     let context = Context::open(dir.path()).await?;
     // Its loops do not run, so nothing lands before it is stopped.
-    let daemon = anabranch_jobs::commands::daemon::open(&context).await?;
+    let daemon = anabranch_jobs::node::run::open(&context).await?;
     let (topics, sources) = (daemon.topics(), daemon.sources());
     let (stream, source) = (&topics["facts"], &sources["facts"]);
     let read = |messages: i64| {

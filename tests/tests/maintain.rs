@@ -10,11 +10,12 @@ use std::sync::atomic::AtomicBool;
 use anabranch_batch::{
     BatchOptions, CleanAction, CleanReason, CleanReport, RetentionRule, UpkeepTime, rebuild, retain,
 };
-use anabranch_jobs::builds::{Build, drop_view};
-use anabranch_jobs::commands::maintain::maintain;
-use anabranch_jobs::commands::query::local_service;
-use anabranch_jobs::commands::verify::verify_view;
-use anabranch_jobs::context::{Context, now_ms};
+use anabranch_jobs::clock::now_ms;
+use anabranch_jobs::project::context::Context;
+use anabranch_jobs::reader::local_service::local_service;
+use anabranch_jobs::work::build::{Build, drop_view};
+use anabranch_jobs::work::upkeep::maintain;
+use anabranch_jobs::work::verify_view::verify_view;
 use anabranch_shared::{
     Error, ErrorKind, Export, FoldProgress, Generation, Master, Offsets, ReadMode, Stamp,
 };

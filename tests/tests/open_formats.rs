@@ -6,10 +6,10 @@ use std::ffi::OsString;
 use std::path::Path;
 use std::process::Command;
 
-use anabranch_jobs::builds::Build;
-use anabranch_jobs::commands::query::local_service;
-use anabranch_jobs::context::Context;
 use anabranch_jobs::generate::{Generator, GeneratorOptions};
+use anabranch_jobs::project::context::Context;
+use anabranch_jobs::reader::local_service::local_service;
+use anabranch_jobs::work::build::Build;
 use anabranch_shared::ReadMode;
 use anabranch_tests::commands::{build, ingest_file};
 use anabranch_tests::places;

@@ -4,7 +4,7 @@
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use anabranch_jobs::context::Context;
+use anabranch_jobs::project::context::Context;
 use anabranch_tests::daemon::run;
 use anabranch_tests::places;
 use anabranch_tests::process::{Process, Setup, until, write_project};

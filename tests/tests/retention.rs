@@ -8,8 +8,9 @@ use std::sync::Arc;
 use anabranch_batch::{
     BatchOptions, CleanAction, RetentionRule, UpkeepTime, rebuild, refresh, retain,
 };
-use anabranch_jobs::commands::maintain::maintain;
-use anabranch_jobs::context::{Context, now_ms};
+use anabranch_jobs::clock::now_ms;
+use anabranch_jobs::project::context::Context;
+use anabranch_jobs::work::upkeep::maintain;
 use anabranch_shared::table::{Commit, RemoveFile};
 use anabranch_shared::view::View;
 use anabranch_shared::{

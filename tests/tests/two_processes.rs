@@ -4,7 +4,7 @@
 use std::path::Path;
 use std::process::Output;
 
-use anabranch_jobs::context::Context;
+use anabranch_jobs::project::context::Context;
 use anabranch_shared::Offsets;
 use anabranch_tests::ledger::{Ledger, boundary, check_law, count, line};
 use anabranch_tests::places;

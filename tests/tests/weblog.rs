@@ -7,9 +7,10 @@ use std::sync::atomic::AtomicBool;
 use std::time::{Duration, Instant};
 
 use anabranch_batch::{BatchOptions, refresh};
-use anabranch_jobs::builds::{Build, build_view};
-use anabranch_jobs::commands::query::local_service;
-use anabranch_jobs::context::{Context, now_ms};
+use anabranch_jobs::clock::now_ms;
+use anabranch_jobs::project::context::Context;
+use anabranch_jobs::reader::local_service::local_service;
+use anabranch_jobs::work::build::{Build, build_view};
 use anabranch_serving::SqlService;
 use anabranch_shared::view::View;
 use anabranch_shared::{Error, FoldProgress, Master, Offset, Offsets, PartitionId, ReadMode};

@@ -6,10 +6,10 @@ use std::sync::atomic::Ordering;
 use anabranch_shared::settings::ViewSettings;
 use anabranch_shared::{Error, FoldProgress, Result};
 
-use crate::builds::{Build, BuildReport, build_view};
 use crate::commands::{LINE_EVERY, SHOW_EVERY, no_view, progress_bar, stop_flag};
-use crate::context::Context;
-use crate::served;
+use crate::project::context::Context;
+use crate::work::build::{Build, BuildReport, build_view};
+use crate::work::served;
 
 /// What became of the views.
 #[derive(Debug)]

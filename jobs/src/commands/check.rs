@@ -15,7 +15,7 @@ use anabranch_speed::wal::{KeyLog, RealFiles, Wal, WalError, WalExtent};
 
 use super::{LINE_EVERY, SHOW_EVERY, progress_bar};
 use crate::output::{human_bytes, human_count, rows_table};
-use crate::presence::wal_id;
+use crate::reader::presence::wal_id;
 
 /// How often a WAL is looked at again that does not fit the log: a daemon may land meanwhile.
 const WAL_TRIES: usize = 5;

@@ -12,11 +12,12 @@ use arrow::datatypes::{DataType, Int32Type, Int64Type};
 use bytes::Bytes;
 
 use self::fix::{Fix, Fixed};
+use crate::clock::now_us;
 use crate::commands::ingest::Target;
-use crate::commands::query::QuerySession;
-use crate::context::{Context, now_us};
 use crate::output::for_people;
-use crate::retries::{self, Retry, RetryOutcome};
+use crate::project::context::Context;
+use crate::project::dead_letter_retries::{self, Retry, RetryOutcome};
+use crate::reader::session::QuerySession;
 
 mod fix;
 
@@ -391,5 +392,5 @@ async fn write(
         });
     }
     fail::fail_point!("retry-before-note");
-    retries::record(&context.storage, &noted).await
+    dead_letter_retries::record(&context.storage, &noted).await
 }

@@ -11,13 +11,13 @@ use bytes::Bytes;
 use chrono::Utc;
 use tokio::process::{Child, Command};
 
-use crate::builds::Build;
-use crate::client::Client;
 use crate::commands::batch::build;
-use crate::commands::verify::verify_view;
-use crate::context::Context;
 use crate::generate::{FIELDS, Generator, GeneratorOptions};
 use crate::output::{Format, Style, human_count, human_duration, human_rate, write_batches};
+use crate::project::context::Context;
+use crate::reader::client::Client;
+use crate::work::build::Build;
+use crate::work::verify_view::verify_view;
 
 /// The time that the facts are of, up to now.
 const SPAN: Duration = Duration::from_secs(8 * 3_600);

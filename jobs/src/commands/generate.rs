@@ -9,8 +9,8 @@ use anabranch_shared::{Error, Result};
 use chrono::{DateTime, Utc};
 use serde::Serialize;
 
-use crate::client::Client;
 use crate::generate::{Generator, GeneratorOptions};
+use crate::reader::client::Client;
 
 /// Facts of one request or one write.
 const CHUNK: usize = 1_000;

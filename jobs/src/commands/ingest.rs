@@ -19,8 +19,9 @@ use futures::{StreamExt, TryStreamExt};
 use indicatif::{ProgressBar, ProgressStyle};
 
 use self::remote::Input;
-use crate::client::{Acknowledged, Client};
-use crate::context::{Context, now_ms, now_us};
+use crate::clock::{now_ms, now_us};
+use crate::project::context::Context;
+use crate::reader::client::{Acknowledged, Client};
 
 mod named;
 mod remote;

@@ -9,8 +9,8 @@ use arrow::array::{
 };
 use arrow::compute::cast;
 
-use crate::client::Client;
-use crate::context::Context;
+use crate::project::context::Context;
+use crate::reader::client::Client;
 
 /// A query and the daemon that it runs on.
 #[derive(Clone, Debug)]

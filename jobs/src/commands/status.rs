@@ -13,16 +13,15 @@ use chrono::{DateTime, Utc};
 use datafusion::common::ScalarValue;
 use serde::Serialize;
 
-use crate::client::{Client, Daemons};
+use crate::clock::now_ms;
 use crate::commands::jobs::{JobState, failed_jobs, scheduler_note, states};
-use crate::context::{Context, now_ms};
-use crate::local::LocalPinner;
 use crate::output::{Style, human_bytes, human_count, rows_table};
-use crate::presence::Address;
+use crate::project::context::Context;
+use crate::reader::client::{Client, Daemons};
+use crate::reader::presence::Address;
+use crate::reader::storage_pinner::LocalPinner;
 
-mod daemons;
-
-pub use daemons::{BoundsStatus, DaemonStatus, DeltaStatus};
+pub use crate::reader::daemon_status::{BoundsStatus, DaemonStatus, DeltaStatus};
 
 /// A topic.
 #[derive(Debug, Serialize)]

@@ -9,9 +9,9 @@ use arrow::datatypes::{Int32Type, Int64Type};
 use chrono::{DateTime, Utc};
 use std::collections::BTreeMap;
 
-use crate::context::Context;
 use crate::output::{Format, Style, write_batches};
-use crate::shell::Session;
+use crate::project::context::Context;
+use crate::reader::answers::Session;
 
 /// How often new facts are looked for.
 const POLL: Duration = Duration::from_millis(500);

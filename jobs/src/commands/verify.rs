@@ -7,15 +7,16 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use anabranch_serving::SqlService;
 use anabranch_shared::{Error, Log, Offsets, Pinner, ReadMode, Result};
 
-use crate::client::Client;
-use crate::commands::query::local_service;
+use crate::clock::now_us;
 use crate::commands::{LINE_EVERY, SHOW_EVERY, no_view, progress_bar};
-use crate::compare::Comparison;
-use crate::context::{Context, now_us, threads};
-use crate::history::{self, JobRecord, peak_memory_bytes};
-use crate::local::LocalPinner;
 use crate::output::human_count;
-use crate::verify::{
+use crate::project::context::{Context, threads};
+use crate::project::job_history::{self, JobRecord, peak_memory_bytes};
+use crate::reader::client::Client;
+use crate::reader::local_service::local_service;
+use crate::reader::storage_pinner::LocalPinner;
+use crate::work::compare::Comparison;
+use crate::work::verify::{
     Part, Verified, VerifyOptions, VerifyProgress, Whose, unless_stopped, verify_pin,
 };
 
@@ -106,161 +107,6 @@ impl VerifyArgs {
     }
 }
 
-/// Options from the project's settings.
-pub fn options(context: &Context, part: Part, stop: &Arc<AtomicBool>) -> VerifyOptions {
-    VerifyOptions {
-        part,
-        whose: Whose::default(),
-        memory_bytes: context.project.batch.memory_bytes,
-        threads: threads(context.project.batch.threads),
-        stop: stop.clone(),
-        progress: Arc::default(),
-    }
-}
-
-/// Verifies one whole view at one pinned head, and notes it in the history.
-pub async fn verify_view(context: &Context, name: &str, trigger: &str) -> Result<Comparison> {
-    let options = options(context, Part::Whole, &Arc::default());
-    let verified = verify_view_with(context, name, trigger, &options).await?;
-    Ok(verified.comparison)
-}
-
-/// Verifies one view at one pinned head, and notes it in the history.
-pub async fn verify_view_with(
-    context: &Context,
-    name: &str,
-    trigger: &str,
-    options: &VerifyOptions,
-) -> Result<Verified> {
-    let started_at = now_us();
-    let verified = compare_view(context, name, options).await;
-    let facts = options.progress.facts_total.load(Ordering::Relaxed);
-    let mut record = JobRecord {
-        view: name.to_owned(),
-        job: "verify",
-        trigger: trigger.to_owned(),
-        started_at,
-        ended_at: now_us(),
-        outcome: "done",
-        facts: i64::try_from(facts).unwrap_or(i64::MAX),
-        peak_memory_bytes: peak_memory_bytes(),
-        ..Default::default()
-    };
-    match &verified {
-        Ok(v) if v.comparison.is_equal() => {}
-        Ok(v) => {
-            record.outcome = "failed";
-            let (differ, rows) = (v.comparison.differences, v.comparison.rows);
-            record.error = Some(format!("{differ} rows differ, of {rows} compared"));
-        }
-        Err(e) => {
-            record.outcome = match options.stop.load(Ordering::Relaxed) {
-                true => "stopped",
-                false => "failed",
-            };
-            record.error = Some(e.to_string());
-        }
-    }
-    if let Err(e) = history::record(&context.storage, &record).await {
-        tracing::warn!(error = %e, "could not write the history of jobs");
-    }
-    verified
-}
-
-async fn compare_view(context: &Context, name: &str, options: &VerifyOptions) -> Result<Verified> {
-    if options.whose == Whose::Daemon {
-        let client = Client::find(&context.storage).await?.ok_or_else(|| {
-            Error::Unavailable("no daemon runs; compare without `--daemon`".into())
-        })?;
-        let asked = client.verify(name, options.part);
-        return unless_stopped(&options.stop, asked).await?;
-    }
-    let service = local_service(context)?;
-    let pinner = LocalPinner::new(context.clone()).stopped_by(&options.stop);
-    compare_pinned(context, &service, &pinner, name, options).await
-}
-
-/// Compares the answer over a pin that is chosen for it.
-pub(crate) async fn compare_pinned(
-    context: &Context,
-    service: &SqlService,
-    pinner: &dyn Pinner,
-    name: &str,
-    options: &VerifyOptions,
-) -> Result<Verified> {
-    context.catalogue.refresh().await?;
-    let entry = context.catalogue.current();
-    let live = entry
-        .views
-        .get(name)
-        .and_then(|v| v.live.as_ref())
-        .ok_or_else(|| {
-            let answering = entry.views.iter().filter(|(_, view)| view.live.is_some());
-            no_view(name, answering.map(|(name, _)| name))
-        })?;
-    let topic = live.definition.topic.name.clone();
-    let names = [name.to_owned(), topic.clone()];
-    let pin = unless_stopped(&options.stop, pinner.pin(&names, ReadMode::Merged)).await??;
-    fail::fail_point!("verify-after-pin");
-    let mut verified = verify_pin(service, &context.storage, &pin, name, &topic, options).await?;
-    let low = pin.topics.get(&topic).map(|t| t.low.clone());
-    let removed = uncompared(&*context.log(&topic).await?, &low.unwrap_or_default());
-    verified.uncompared.extend(removed);
-    Ok(verified)
-}
-
-/// Compares a view's answer for somebody who asks this daemon, of whom as many are served at once and
-/// for as long as `[query]` says. Dropping the future stops the work.
-///
-/// # Errors
-/// Those of the comparison; `NoRoom` where too many run, `Unavailable` where it takes too long.
-pub(crate) async fn for_another(
-    context: Context,
-    sql: Arc<SqlService>,
-    view: String,
-    part: Part,
-) -> Result<Verified> {
-    let (permit, limit) = sql.verification()?;
-    let stop = Arc::new(AtomicBool::new(false));
-    let _stopped = StopOnDrop(stop.clone());
-    let options = options(&context, part, &stop);
-    let compared = anabranch_serving::compute(async move {
-        // As many run as do, and not as are waited for.
-        let _permit = permit;
-        compare_pinned(&context, &sql, sql.pinner().as_ref(), &view, &options).await
-    });
-    let late = |_| {
-        Error::Unavailable(format!(
-            "the verification took longer than {} s and was stopped; verify a sample, or raise `verify_timeout` in `[query]`",
-            limit.as_secs()
-        ))
-    };
-    tokio::time::timeout(limit, compared).await.map_err(late)?
-}
-
-/// Sets a flag once nobody waits.
-struct StopOnDrop(Arc<AtomicBool>);
-
-impl Drop for StopOnDrop {
-    fn drop(&mut self) {
-        self.0.store(true, Ordering::Relaxed);
-    }
-}
-
-/// What of a topic's facts the log does not hold, below a `low` and in recorded gaps.
-fn uncompared(log: &Log, low: &Offsets) -> Vec<String> {
-    let topic = log.name();
-    let removed = Offsets::default().ranges_to(low).into_iter();
-    let removed = removed.map(|(p, r)| {
-        format!("not compared: facts {r} of partition {p}, which retention of topic `{topic}` has removed")
-    });
-    let gaps = log.gaps().into_iter();
-    let gaps = gaps.filter(|(p, r)| r.end > low.get(*p)).map(|(p, r)| {
-        format!("not compared: facts {r} of partition {p}, which the source of topic `{topic}` had removed before they were read")
-    });
-    removed.chain(gaps).collect()
-}
-
 /// Verifies one view and writes nothing, showing how far it is: a bar on a terminal, lines
 /// elsewhere.
 pub async fn verify_shown(
@@ -321,15 +167,6 @@ pub fn json(view: &str, verified: &Verified) -> serde_json::Value {
 /// That a view could not be compared, for programs.
 pub fn failed_json(view: &str, e: &Error) -> serde_json::Value {
     serde_json::json!({ "view": view, "error": e.to_string(), "kind": e.kind().to_string() })
-}
-
-/// An error that names its view.
-pub fn named(view: &str, e: Error) -> Error {
-    let text = e.to_string();
-    match text.contains(&format!("`{view}`")) {
-        true => e,
-        false => Error::of_kind(e.kind(), format!("view `{view}`: {text}")),
-    }
 }
 
 async fn show(view: String, progress: Arc<VerifyProgress>, terminal: bool) {

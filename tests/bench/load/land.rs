@@ -3,7 +3,8 @@
 
 use std::path::PathBuf;
 
-use anabranch_jobs::context::{Context, now_ms, now_us};
+use anabranch_jobs::clock::{now_ms, now_us};
+use anabranch_jobs::project::context::Context;
 use anabranch_shared::settings::UnknownFields;
 use anabranch_shared::{Landing, Offset, OffsetRange};
 use anabranch_speed::Payload;

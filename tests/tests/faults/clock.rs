@@ -5,8 +5,9 @@ use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::{Duration, SystemTime};
 
 use anabranch_batch::{CleanAction, RetentionRule, UpkeepTime, retain};
-use anabranch_jobs::commands::maintain::maintain;
-use anabranch_jobs::context::{Context, now_ms};
+use anabranch_jobs::clock::now_ms;
+use anabranch_jobs::project::context::Context;
+use anabranch_jobs::work::upkeep::maintain;
 use anabranch_shared::{Error, Stamp};
 use anabranch_tests::fates::{Fate, Fates, Place, Tally};
 use anabranch_tests::ledger::line;

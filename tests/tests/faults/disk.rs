@@ -1,7 +1,7 @@
 //! Disks that are full: what can't be kept is refused, the daemon stays up and answers, and goes on
 //! once there is room.
 
-use anabranch_jobs::context::Context;
+use anabranch_jobs::project::context::Context;
 use anabranch_shared::Offsets;
 use anabranch_tests::daemon::request;
 use anabranch_tests::disk::SmallDisk;

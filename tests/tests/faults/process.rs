@@ -3,7 +3,7 @@
 use std::path::Path;
 use std::time::Duration;
 
-use anabranch_jobs::context::Context;
+use anabranch_jobs::project::context::Context;
 use anabranch_shared::Offsets;
 use anabranch_tests::fates::Tally;
 use anabranch_tests::places;

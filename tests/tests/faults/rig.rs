@@ -5,7 +5,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 
-use anabranch_jobs::context::Context;
+use anabranch_jobs::project::context::Context;
 use anabranch_shared::Offsets;
 use anabranch_tests::fates::Fates;
 use anabranch_tests::kafka::{Broker, Cluster, Mock, Producer, Sending, Shape};

@@ -3,7 +3,7 @@
 
 use std::path::Path;
 
-use anabranch_jobs::context::Context;
+use anabranch_jobs::project::context::Context;
 use anabranch_tests::ledger::{Ledger, boundary, check_law, line};
 use anabranch_tests::process::{EDITED, Process, Setup, VIEW, run_well, until};
 

@@ -3,7 +3,7 @@
 
 use std::time::{Duration, Instant};
 
-use anabranch_jobs::presence::Address;
+use anabranch_jobs::reader::presence::Address;
 use anabranch_shared::ReadMode;
 use anabranch_tests::ledger::{Ledger, check_law};
 use anabranch_tests::process::{Process, Setup, VIEW, pause_process, run, run_well, until};

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::time::Instant;
 
-use anabranch_jobs::client::Client;
+use anabranch_jobs::reader::client::Client;
 use anabranch_shared::{Offsets, RequestKind};
 use anabranch_tests::ledger::{Ledger, rows};
 use anabranch_tests::places;

@@ -8,8 +8,8 @@ use object_store::path::Path;
 use serde::{Deserialize, Serialize};
 use tokio_util::sync::CancellationToken;
 
-use crate::context::now_ms;
-use crate::presence::{RENEW_EVERY, host_name};
+use crate::clock::now_ms;
+use crate::reader::presence::{RENEW_EVERY, host_name};
 
 /// The folder of the schedulers in the storage.
 const SCHEDULERS: &str = "schedulers";

@@ -14,7 +14,8 @@ use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
 use tokio_util::sync::CancellationToken;
 
-use crate::context::{Context, now_ms};
+use crate::clock::now_ms;
+use crate::project::context::Context;
 
 /// The folder of the daemons' addresses in the storage.
 const DAEMONS: &str = "daemons";

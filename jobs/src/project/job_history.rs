@@ -10,7 +10,7 @@ use arrow::array::{
 };
 use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
 
-use crate::context::now_ms;
+use crate::clock::now_ms;
 
 /// The table's name, for queries and in the storage.
 pub(crate) const NAME: &str = "jobs";

@@ -26,7 +26,7 @@ use hyper::body::{Body as HttpBody, Frame, SizeHint};
 use tokio::time::{Instant, Sleep};
 
 use super::{Connection, Standing};
-use crate::presence::host_name;
+use crate::reader::presence::host_name;
 
 /// What is answered over connections beyond the bounds.
 const STATE: [&str; 4] = ["/health", "/ready", "/status", "/metrics"];

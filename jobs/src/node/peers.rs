@@ -13,8 +13,8 @@ use async_trait::async_trait;
 use bytes::{Bytes, BytesMut};
 use parking_lot::{Mutex, RwLock};
 
-use crate::client::refused;
-use crate::presence::{self, Address, RENEW_EVERY};
+use crate::reader::client::{IDLE, refused};
+use crate::reader::presence::{self, Address, RENEW_EVERY};
 
 /// Where a daemon is told that there is another one.
 pub const PEERS: &str = "/peers";
@@ -22,9 +22,6 @@ pub const PEERS: &str = "/peers";
 /// How soon a daemon that is silent is asked for a sign of life, and how seldom after a while.
 const PING_AFTER: Duration = Duration::from_millis(500);
 const PING_AT_LEAST_EVERY: Duration = Duration::from_secs(8);
-
-/// A connection that is idle for so long is not used again: a daemon closes it some time later.
-pub(crate) const IDLE: Duration = Duration::from_secs(10);
 
 /// The most that is taken for an answer, in bytes: a daemon holds no more by default.
 const HELD_BYTES: usize = 2 << 30;

@@ -14,10 +14,11 @@ use serde::{Deserialize, Serialize};
 use tokio::sync::OwnedMutexGuard;
 use tokio_util::sync::CancellationToken;
 
-use crate::builds::{Build, build_view};
-use crate::context::{Context, now_ms};
-use crate::output::human_bytes;
+use crate::clock::now_ms;
+use crate::project::context::Context;
+use crate::reader::daemon_status::why_asked;
 use crate::tasks::flag_of;
+use crate::work::build::{Build, build_view};
 
 /// The object with what is asked for.
 const ASKED: &str = "asked/refresh.json";
@@ -51,14 +52,6 @@ pub struct Asked {
 
 /// The refreshes that are asked for, by view.
 type AskedViews = BTreeMap<String, Asked>;
-
-/// For people: why a refresh of a view is asked for.
-pub fn why(bytes: u64) -> String {
-    match bytes {
-        0 => "asked for by the daemon: no room for the delta".to_owned(),
-        bytes => format!("asked for by the daemon: delta of {}", human_bytes(bytes)),
-    }
-}
 
 /// The jobs that run, so that two of one view never do.
 #[derive(Clone, Debug, Default)]
@@ -137,7 +130,7 @@ pub async fn tell(context: Context, daemon: Arc<Daemon>) {
             continue;
         }
         for (view, asked) in added.iter().filter(|(view, _)| !told.contains_key(*view)) {
-            let why = why(asked.bytes);
+            let why = why_asked(asked.bytes);
             tracing::warn!(%view, "a refresh is {why}; run `anabranch batch refresh {view}`");
         }
         let changed = change(&context.storage, |views| {
@@ -286,7 +279,7 @@ impl Runner {
             // It was dropped from the project: nobody keeps its delta for long.
             return Ok(());
         };
-        let (why, progress) = (why(bytes), Arc::new(FoldProgress::default()));
+        let (why, progress) = (why_asked(bytes), Arc::new(FoldProgress::default()));
         tracing::info!(%view, "a refresh is {why}");
         let report = build_view(context, settings, Build::Refresh, &why, stop, &progress).await?;
         tracing::info!(%view, "{} facts, boundary [{}]", report.outcome.facts, report.outcome.boundary);

@@ -23,17 +23,17 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use self::ready::{AttentionKind, Node, Readiness};
-use crate::commands::status::DaemonStatus;
-use crate::commands::{end_at_once, maintain, schedule, verify};
-use crate::context::{Context, now_us, threads};
-use crate::door::Door;
-use crate::door::guard::{Guard, guard};
-use crate::peers::{PEERS, PeerList};
-use crate::presence::Address;
+use crate::clock::now_us;
+use crate::node::door::Door;
+use crate::node::door::guard::{Guard, guard};
+use crate::node::peers::{PEERS, PeerList};
+use crate::project::context::{Context, threads};
+use crate::reader::daemon_status::DaemonStatus;
+use crate::reader::presence::Address;
+use crate::signal::{end_at_once, stop_signal};
 use crate::tasks::Tasks;
-use crate::verify::Part;
-
-mod ready;
+use crate::work::verify::Part;
+use crate::work::{schedule, upkeep, verify_view};
 
 /// The daemon's pins, and the tables that belong to the project.
 #[derive(Debug)]
@@ -270,7 +270,7 @@ impl Running {
             }
         });
         tasks.spawn_endless("notes", refresh_notes(context.clone(), daemon.clone()));
-        tasks.spawn_endless("upkeep", maintain::run(context.clone(), stop.clone()));
+        tasks.spawn_endless("upkeep", upkeep::run(context.clone(), stop.clone()));
         tasks.spawn_endless("jobs", node.clone().watch_jobs(context.clone()));
         tasks.spawn_endless("peers", peers.clone().keep(daemon.clone()));
         tasks.spawn("presence", {
@@ -287,7 +287,7 @@ impl Running {
                 tasks.spawn("scheduler", schedule::run(context.clone(), own, stop));
             }
             false => {
-                let telling = crate::asked::tell(context.clone(), daemon.clone());
+                let telling = crate::work::refresh_requests::tell(context.clone(), daemon.clone());
                 tasks.spawn_endless("asking for refreshes", telling);
             }
         }
@@ -397,28 +397,6 @@ async fn refresh_notes(context: Context, daemon: Arc<Daemon>) {
     }
 }
 
-/// Ends with SIGINT or SIGTERM, of which the first is noticed from this call on, and not only once
-/// the future is polled.
-pub fn stop_signal() -> impl Future<Output = ()> {
-    use tokio::signal::unix::{Signal, SignalKind, signal};
-    async fn next(signal: Option<Signal>) {
-        match signal {
-            Some(mut signal) => {
-                signal.recv().await;
-            }
-            None => std::future::pending().await,
-        }
-    }
-    let interrupt = signal(SignalKind::interrupt()).ok();
-    let terminate = signal(SignalKind::terminate()).ok();
-    async move {
-        tokio::select! {
-            () = next(interrupt) => {}
-            () = next(terminate) => {}
-        }
-    }
-}
-
 async fn healthy(State(health): State<Health>) -> impl IntoResponse {
     Json(serde_json::json!({ "status": "ok", "id": health.id, "pid": std::process::id() }))
 }
@@ -466,7 +444,7 @@ async fn verify_own(
     Json(part): Json<Part>,
 ) -> Response {
     let Health { context, sql, .. } = health;
-    match verify::for_another(context, sql, view, part).await {
+    match verify_view::for_another(context, sql, view, part).await {
         Ok(verified) => Json(verified).into_response(),
         Err(e) => anabranch_serving::error_response(&e),
     }
@@ -602,7 +580,7 @@ async fn metrics(State(health): State<Health>) -> String {
         "The first offset of a partition of this daemon that is not visible to queries",
         topics.iter().flat_map(lanes).collect(),
     );
-    let now = crate::context::now_ms();
+    let now = crate::clock::now_ms();
     let (mut offsets, mut seconds) = (Vec::new(), Vec::new());
     let (mut stopped, mut paused) = (Vec::new(), Vec::new());
     for (topic, source) in health.daemon.sources().iter() {

@@ -12,11 +12,12 @@ use arrow::datatypes::SchemaRef;
 use bytes::{Bytes, BytesMut};
 use serde::Deserialize;
 
-use crate::commands::status::DaemonStatus;
-use crate::peers::IDLE;
-use crate::presence::{self, Address};
-use crate::shell::RelationInfo;
-use crate::verify::{Part, Verified};
+use crate::reader::answers::RelationInfo;
+use crate::reader::daemon_status::DaemonStatus;
+use crate::reader::presence::{self, Address};
+
+/// A connection that is idle for so long is not used again: a daemon closes it some time later.
+pub(crate) const IDLE: Duration = Duration::from_secs(10);
 
 /// How long a daemon may take to say that it is there.
 const HELLO: Duration = Duration::from_secs(2);
@@ -288,8 +289,12 @@ impl Client {
         self.checked(sent).await.map(|_| ())
     }
 
-    /// Lets the daemon compare its own answer of a view with a recompute.
-    pub async fn verify(&self, view: &str, part: Part) -> Result<Verified> {
+    /// Lets the daemon compare its own answer of a view, or a part of it, with a recompute.
+    pub async fn verify<P: Serialize, V: DeserializeOwned>(
+        &self,
+        view: &str,
+        part: P,
+    ) -> Result<V> {
         let body = serde_json::to_vec(&part).map_err(|e| Error::Internal(e.to_string()))?;
         let url = self.url(&format!("/verify/{}", in_path(view)));
         let request = self

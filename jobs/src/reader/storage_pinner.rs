@@ -13,8 +13,9 @@ use anabranch_shared::{
 use anabranch_speed::{FactPiece, Following, TopicStream, follow_log};
 use async_trait::async_trait;
 
-use crate::context::{Context, now_ms, threads};
-use crate::presence::{Address, wal_id};
+use crate::clock::now_ms;
+use crate::project::context::{Context, threads};
+use crate::reader::presence::{Address, wal_id};
 
 /// How often a WAL is read anew because its daemon has landed meanwhile.
 const WAL_TRIES: usize = 20;

@@ -14,18 +14,8 @@ use anabranch_shared::{
     Result, Storage, Topic, dead_letters_queried,
 };
 
-use crate::history;
-use crate::retries::{self, RetriesTable};
-
-/// The time, in microseconds since 1970.
-pub fn now_us() -> i64 {
-    chrono::Utc::now().timestamp_micros()
-}
-
-/// The time, in milliseconds since 1970.
-pub fn now_ms() -> i64 {
-    now_us() / 1_000
-}
+use crate::project::dead_letter_retries::{self, RetriesTable};
+use crate::project::job_history;
 
 /// An opened project.
 #[derive(Clone, Debug)]
@@ -399,12 +389,16 @@ impl Context {
             kind: "table",
             schema: dead_letters_queried(),
         };
-        [history::relation(), dead_letters, retries::relation()]
+        [
+            job_history::relation(),
+            dead_letters,
+            dead_letter_retries::relation(),
+        ]
     }
 
     /// Pins those of them that a query names.
     pub async fn pin(&self, names: &[String], pin: &mut Pin) -> Result<()> {
-        history::pin(&self.storage, names, pin).await?;
+        job_history::pin(&self.storage, names, pin).await?;
         self.retries.pin(&self.storage, names, pin).await
     }
 
@@ -509,4 +503,13 @@ pub fn threads(setting: usize) -> usize {
         0 => std::thread::available_parallelism().map_or(1, usize::from),
         n => n,
     }
+}
+
+/// A view was named that is not among the known ones.
+pub(crate) fn no_view<'a>(name: &str, known: impl Iterator<Item = &'a String>) -> Error {
+    let known: Vec<&str> = known.map(String::as_str).collect();
+    Error::NotFound(format!(
+        "no view `{name}`; the views are: {}",
+        known.join(", ")
+    ))
 }

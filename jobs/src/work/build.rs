@@ -14,10 +14,11 @@ use anabranch_shared::{
     Error, FoldProgress, GenerationEntry, Log, Master, Offsets, Result, ViewEntry,
 };
 
-use crate::commands::{maintain, no_view};
-use crate::context::{Context, ViewStanding, now_ms, now_us, threads};
-use crate::history::{self, JobRecord, peak_memory_bytes};
-use crate::served::Served;
+use crate::clock::{now_ms, now_us};
+use crate::project::context::{Context, ViewStanding, no_view, threads};
+use crate::project::job_history::{self, JobRecord, peak_memory_bytes};
+use crate::reader::daemon_status::Served;
+use crate::work::upkeep;
 
 /// How often a view is refreshed so that its export need not go back.
 const EXPORT_TRIES: usize = 5;
@@ -109,12 +110,12 @@ pub async fn build_view(
         record.error = Some(format!("the view was built, its export failed: {e}"));
         tracing::warn!(view = %settings.name, "the view was built, its export failed; the next job makes it up");
     }
-    if let Err(e) = history::record(&context.storage, &record).await {
+    if let Err(e) = job_history::record(&context.storage, &record).await {
         tracing::warn!(error = %e, "could not write the history of jobs");
     }
     let built = built?;
     exported?;
-    maintain::after_job(context, &settings.name).await;
+    upkeep::after_job(context, &settings.name).await;
     let took_us = ended_at - started_at;
     Ok(BuildReport {
         view: settings.name.clone(),

@@ -8,42 +8,16 @@ use std::time::{Duration, Instant};
 use anabranch_shared::{Generation, Master, MasterPin, Result};
 use serde::{Deserialize, Serialize};
 
-use crate::builds::BuildReport;
-use crate::client::Client;
-use crate::commands::status::DaemonStatus;
-use crate::context::Context;
+use crate::project::context::Context;
+use crate::reader::client::Client;
+use crate::reader::daemon_status::DaemonStatus;
+use crate::work::build::BuildReport;
 
 /// How often the daemons are asked.
 const ASK_EVERY: Duration = Duration::from_millis(100);
 
 /// How long they are waited for.
 const PATIENCE: Duration = Duration::from_secs(30);
-
-/// What answers of a view are made from.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Served {
-    /// The generation.
-    pub generation: u64,
-    /// For each partition the first offset that is not absorbed.
-    pub boundary: String,
-    /// What tells the files of the master view from others.
-    pub files: u64,
-}
-
-impl Served {
-    /// What a pin of a generation is made from.
-    pub fn of(generation: Generation, pin: &MasterPin) -> Self {
-        let mut paths: Vec<&str> = pin.files.iter().map(|f| f.path.as_str()).collect();
-        paths.sort_unstable();
-        let mut hash = DefaultHasher::new();
-        paths.hash(&mut hash);
-        Self {
-            generation: generation.0,
-            boundary: pin.boundary.to_string(),
-            files: hash.finish(),
-        }
-    }
-}
 
 /// Waits until every daemon that runs serves what was built of some views, and says so where one
 /// does not within a bound.

@@ -1,4 +1,4 @@
-//! `anabranch sql`: asks a daemon, or answers by itself where none can be reached.
+//! A session of queries: asks a daemon, or answers by itself where none can be reached.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -8,11 +8,11 @@ use anabranch_shared::{Error, ErrorKind, ReadMode, Result};
 use async_trait::async_trait;
 use parking_lot::Mutex;
 
-use crate::client::Client;
-use crate::context::Context;
-use crate::local::LocalPinner;
-use crate::presence::Address;
-use crate::shell::{Answer, RelationInfo, Session};
+use crate::project::context::Context;
+use crate::reader::answers::{Answer, RelationInfo, Session};
+use crate::reader::client::Client;
+use crate::reader::presence::Address;
+use crate::reader::storage_pinner::LocalPinner;
 
 /// A daemon ends a query by its own bound; it may take so long to say that.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -32,17 +32,6 @@ pub struct QuerySession {
     context: Context,
     answerer: Mutex<Arc<Answerer>>,
     mode: Mutex<ReadMode>,
-}
-
-/// A service that answers in this process.
-pub fn local_service(context: &Context) -> Result<SqlService> {
-    local_service_without(context, Vec::new())
-}
-
-/// As [`local_service`]; answers name the daemons that could not be asked.
-fn local_service_without(context: &Context, silent: Vec<Address>) -> Result<SqlService> {
-    let pinner = Arc::new(LocalPinner::new(context.clone()).missing(silent));
-    SqlService::new(pinner, &context.storage, context.serving_options())
 }
 
 /// Whoever can answer now.

@@ -7,7 +7,6 @@ use anabranch_speed::{DedupStatus, IntakeCount, KafkaState};
 use serde::{Deserialize, Serialize};
 
 use crate::output::human_bytes;
-use crate::served::Served;
 
 /// A view's delta in the daemon.
 #[derive(Clone, Debug, Deserialize, Serialize)]
@@ -230,7 +229,7 @@ impl DaemonStatus {
             notes.insert(format!("{topic} is red"), format!("topic `{topic}`: {why}"));
         }
         for (view, bytes) in &self.wanted {
-            let why = crate::asked::why(*bytes);
+            let why = why_asked(*bytes);
             let note = format!(
                 "view `{view}`: a refresh is {why}; a running scheduler begins it, otherwise run `anabranch batch refresh {view}`"
             );
@@ -286,5 +285,39 @@ impl DaemonStatus {
             notes.insert(format!("{topic} kafka"), what);
         }
         notes
+    }
+}
+
+/// What answers of a view are made from.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Served {
+    /// The generation.
+    pub generation: u64,
+    /// For each partition the first offset that is not absorbed.
+    pub boundary: String,
+    /// What tells the files of the master view from others.
+    pub files: u64,
+}
+
+impl Served {
+    /// What a pin of a generation is made from.
+    pub fn of(generation: Generation, pin: &MasterPin) -> Self {
+        let mut paths: Vec<&str> = pin.files.iter().map(|f| f.path.as_str()).collect();
+        paths.sort_unstable();
+        let mut hash = DefaultHasher::new();
+        paths.hash(&mut hash);
+        Self {
+            generation: generation.0,
+            boundary: pin.boundary.to_string(),
+            files: hash.finish(),
+        }
+    }
+}
+
+/// For people: why a refresh of a view is asked for.
+pub fn why_asked(bytes: u64) -> String {
+    match bytes {
+        0 => "asked for by the daemon: no room for the delta".to_owned(),
+        bytes => format!("asked for by the daemon: delta of {}", human_bytes(bytes)),
     }
 }

@@ -15,91 +15,18 @@ use chrono_tz::Tz;
 use croner::Cron;
 use tokio_util::sync::CancellationToken;
 
-use crate::asked::{self, Running};
-use crate::builds::{Build, build_view};
-use crate::commands::jobs::last_times;
-use crate::commands::verify;
-use crate::context::Context;
-use crate::schedulers::Scheduling;
+use crate::project::context::Context;
 use crate::tasks::{Tasks, flag_of};
-use crate::verify::Part;
+use crate::work::build::{Build, build_view};
+use crate::work::job_states::last_times;
+use crate::work::refresh_requests::{self, Running};
+use crate::work::schedule_times::{Job, due, forget_future};
+use crate::work::schedulers::Scheduling;
+use crate::work::verify::Part;
+use crate::work::verify_view;
 
 /// How often the clock is looked at.
 const TICK: Duration = Duration::from_millis(500);
-
-/// What a schedule does to a view.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Job {
-    /// A rebuild comes before a refresh that is due at the same time: it makes it short.
-    Rebuild,
-    /// Absorbs new facts.
-    Refresh,
-    /// Checks the law.
-    Verify,
-}
-
-impl Job {
-    /// All jobs.
-    pub const ALL: [Self; 3] = [Self::Rebuild, Self::Refresh, Self::Verify];
-
-    /// The job's name.
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::Rebuild => "rebuild",
-            Self::Refresh => "refresh",
-            Self::Verify => "verify",
-        }
-    }
-}
-
-/// The first time after `last` at which a job of a view is due; `None` if it has no schedule.
-pub fn next_time(view: &ViewSettings, job: Job, last: DateTime<Utc>) -> Option<DateTime<Utc>> {
-    let cron = match job {
-        Job::Refresh => {
-            return last.checked_add_signed(TimeDelta::from_std(view.refresh_every?).ok()?);
-        }
-        Job::Rebuild => view.rebuild_cron.as_ref()?,
-        Job::Verify => view.verify_cron.as_ref()?,
-    };
-    let zone = Tz::from_str(&view.timezone).ok()?;
-    let next = Cron::from_str(cron)
-        .ok()?
-        .find_next_occurrence(&last.with_timezone(&zone), false);
-    next.ok().map(|at| at.with_timezone(&Utc))
-}
-
-/// The jobs that are due at `now`, in order. Times that were missed make one run.
-pub fn due(
-    views: &[ViewSettings],
-    last: &BTreeMap<(String, Job), DateTime<Utc>>,
-    begun: DateTime<Utc>,
-    now: DateTime<Utc>,
-) -> Vec<(usize, Job)> {
-    let mut due = Vec::new();
-    for (index, view) in views.iter().enumerate() {
-        for job in Job::ALL {
-            let last = last.get(&(view.name.clone(), job)).copied();
-            // An interval that nothing began would begin anew with each start of the scheduler.
-            let never = last.is_none() && job == Job::Refresh && view.refresh_every.is_some();
-            let next = next_time(view, job, last.unwrap_or(begun));
-            if never || next.is_some_and(|at| at <= now) {
-                due.push((index, job));
-            }
-        }
-    }
-    due
-}
-
-/// Brings times that lie after `now` back to it: the clock was set back. Otherwise a job would wait until the clock has
-/// come to where it was; so it runs at its next time from `now` on.
-pub fn forget_future(
-    last: &mut BTreeMap<(String, Job), DateTime<Utc>>,
-    begun: &mut DateTime<Utc>,
-    now: DateTime<Utc>,
-) {
-    *begun = now.min(*begun);
-    last.values_mut().for_each(|at| *at = now.min(*at));
-}
 
 /// Runs jobs until told to stop, and beside them the refreshes that daemons ask for: the one of
 /// this process, if it has one, and others.
@@ -119,7 +46,7 @@ pub async fn run(
         Scheduling::new().keep(storage, own).await;
         Ok(())
     });
-    let asked = asked::run(context.clone(), daemon, running.clone(), stop.clone());
+    let asked = refresh_requests::run(context.clone(), daemon, running.clone(), stop.clone());
     tasks.spawn("refreshes that are asked for", async move {
         asked.await;
         Ok(())
@@ -258,9 +185,9 @@ async fn run_job(
         Job::Rebuild => Build::Rebuild,
         Job::Refresh => Build::Refresh,
         Job::Verify => {
-            let options = verify::options(context, Part::Whole, stop);
+            let options = verify_view::options(context, Part::Whole, stop);
             let verified =
-                verify::verify_view_with(context, &view.name, "schedule", &options).await?;
+                verify_view::verify_view_with(context, &view.name, "schedule", &options).await?;
             let compared = verified.comparison;
             let summary = format!(
                 "{} rows compared, {} differ",

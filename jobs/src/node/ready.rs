@@ -13,13 +13,13 @@ use anabranch_shared::{LogVersion, Result};
 use anabranch_speed::{Daemon, Doing, KafkaSource};
 use parking_lot::Mutex;
 
-use crate::commands::jobs::{FailedJob, last_failures};
-use crate::context::Context;
-use crate::door::Connections;
-use crate::history;
-use crate::peers::PeerList;
-use crate::presence::Address;
+use crate::node::door::Connections;
+use crate::node::peers::PeerList;
+use crate::project::context::Context;
+use crate::project::job_history;
+use crate::reader::presence::Address;
 use crate::tasks::Tasks;
+use crate::work::job_states::{FailedJob, last_failures};
 
 /// How often it is looked whether jobs have ended.
 const LOOK_AT_JOBS: Duration = Duration::from_secs(5);
@@ -251,7 +251,7 @@ impl WatchedJobs {
                 table
             }
             None => {
-                let opened = Table::open(&context.storage, history::NAME).await?;
+                let opened = Table::open(&context.storage, job_history::NAME).await?;
                 self.table.insert(opened)
             }
         };

@@ -14,7 +14,7 @@ use arrow::array::{
     ArrayRef, Int32Array, Int64Array, RecordBatch, StringViewArray, TimestampMicrosecondArray,
 };
 
-use crate::context::now_ms;
+use crate::clock::now_ms;
 
 /// What came of a dead letter that was retried.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -23,7 +23,7 @@ use futures::StreamExt;
 use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
 
-use crate::compare::{Comparer, Comparison, Side, Tolerance};
+use crate::work::compare::{Comparer, Comparison, Side, Tolerance};
 
 /// How often a stop is looked for.
 const LOOK_EVERY: Duration = Duration::from_millis(100);

@@ -1,0 +1,5 @@
+//! A user's project: its folder, its settings, and what its storage knows of it.
+
+pub mod context;
+pub mod dead_letter_retries;
+pub mod job_history;

@@ -1,0 +1,9 @@
+//! What answers questions about a project: a daemon that runs, or this process from the storage.
+
+pub mod answers;
+pub mod client;
+pub mod daemon_status;
+pub mod local_service;
+pub mod presence;
+pub mod session;
+pub mod storage_pinner;
