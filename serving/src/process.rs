@@ -2,7 +2,7 @@
 //! thread looks at it while there are services, because memory may be short long before anything
 //! that a query does would look.
 
-use std::sync::{Arc, OnceLock, Weak};
+use std::sync::{OnceLock, Weak};
 use std::time::Duration;
 
 use anabranch_shared::{Error, Result};

@@ -104,10 +104,6 @@ impl Queries {
         queries
     }
 
-    pub(crate) fn limits(&self) -> &QueryLimits {
-        &self.limits
-    }
-
     /// Takes in a query, whose time counts from now on.
     ///
     /// # Errors
@@ -291,6 +287,7 @@ mod tests {
     #![expect(clippy::unwrap_used, reason = "tests")]
 
     use super::*;
+    use crate::process::Watched;
 
     const LIMIT: Duration = Duration::from_millis(50);
 

@@ -5,10 +5,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anabranch_shared::functions::{self, FunctionBounds};
+use anabranch_shared::layout;
 use anabranch_shared::view::{KeySample, View, build_session, session_builder};
 use anabranch_shared::{
-    DEAD_LETTER_RETRIES, Error, OFFSET, PARTITION, Pin, Pinner, ReadMode, Result, Stop, Storage,
-    TopicPin, ViewPin, dead_letter_schema, sql, timestamp_type,
+    Error, OFFSET, PARTITION, Pin, Pinner, ReadMode, Result, Stop, Storage, TopicPin, ViewPin,
+    dead_letter_schema, sql, timestamp_type,
 };
 use arrow::array::RecordBatch;
 use arrow::datatypes::SchemaRef;
@@ -453,7 +454,7 @@ fn with_retries(dead: LogicalPlan, pin: &Pin) -> Result<LogicalPlan> {
             _ => columns.push(column.alias(name)),
         }
     }
-    let Some(retries) = pin.plain.get(DEAD_LETTER_RETRIES) else {
+    let Some(retries) = pin.plain.get(layout::DEAD_LETTER_RETRIES) else {
         let never = ScalarValue::Null.cast_to(&timestamp_type())?;
         columns.push(lit(never).alias("retried_at"));
         return Ok(dead.project(columns)?.build()?);
@@ -461,7 +462,7 @@ fn with_retries(dead: LogicalPlan, pin: &Pin) -> Result<LogicalPlan> {
     let place = ["topic", PARTITION, OFFSET];
     let table: Arc<dyn TableProvider> = Arc::new(FilesTable::plain(retries));
     let source = datafusion::datasource::provider_as_source(table);
-    let retries = LogicalPlanBuilder::scan(DEAD_LETTER_RETRIES, source, None)?
+    let retries = LogicalPlanBuilder::scan(layout::DEAD_LETTER_RETRIES, source, None)?
         .aggregate(
             place.map(ident),
             [max(ident("retried_at")).alias("retried_at")],
