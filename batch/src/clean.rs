@@ -20,7 +20,9 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use anabranch_shared::table::{ENTRIES_STAY_MS, Table, TableState};
-use anabranch_shared::{Catalogue, Entry, Error, Export, Generation, Master, Result, Storage};
+use anabranch_shared::{
+    Catalogue, Entry, Error, Export, Generation, Master, Result, Storage, layout,
+};
 use object_store::ObjectMeta;
 use object_store::path::Path;
 
@@ -139,14 +141,13 @@ pub async fn clean_storage(
     catalogue.refresh().await?;
     let mut tables = others.to_vec();
     for topic in catalogue.current().topics.keys() {
-        for kind in ["log", "dead_letters"] {
-            tables.push(Path::from(format!("topics/{topic}/{kind}")));
-        }
+        let own = [layout::log(topic), layout::dead_letters(topic)];
+        tables.extend(own.map(Path::from));
     }
     for table in tables {
         report.extend(&clean_table(storage, &table, options).await?);
     }
-    let (_, views) = storage.list_level(&Path::from("views")).await?;
+    let (_, views) = storage.list_level(&Path::from(layout::VIEWS)).await?;
     for view in views.iter().filter_map(Path::filename) {
         report.extend(&clean_view(storage, catalogue, view, options).await?);
     }
@@ -188,14 +189,12 @@ pub async fn clean_view(
     options: &CleanOptions,
 ) -> Result<CleanReport> {
     let mut report = CleanReport::default();
-    let (_, below) = storage
-        .list_level(&Path::from(format!("views/{view}")))
-        .await?;
+    let (_, below) = storage.list_level(&Path::from(layout::view(view))).await?;
     // Read after the listing: a generation that was listed is known to the catalogue by now.
     let entries = catalogue
         .entries_since(options.time.now_ms - options.grace_ms)
         .await?;
-    let mut seen = Seen::read(storage, &format!("views/{view}"), &options.time).await?;
+    let mut seen = Seen::read(storage, &layout::view(view), &options.time).await?;
     for path in &below {
         let number = path
             .filename()

@@ -14,7 +14,7 @@ use std::collections::BTreeMap;
 
 use anabranch_shared::{
     Catalogue, Generation, Log, Mark, Master, MasterPin, Offsets, RemovedFacts, Result, Storage,
-    planted,
+    layout, planted,
 };
 
 use crate::seen::{Seen, UpkeepTime};
@@ -67,7 +67,7 @@ pub struct RetainReport {
 
 /// The part of the storage of which it is noted what was seen as old.
 fn part(log: &Log) -> String {
-    format!("topics/{}/retention", log.name())
+    layout::retention(log.name())
 }
 
 /// The time before which dead letters go: one that has been seen as old enough for long enough.

@@ -7,7 +7,7 @@
 
 use std::collections::BTreeMap;
 
-use anabranch_shared::{Result, Stamp, Storage};
+use anabranch_shared::{Result, Stamp, Storage, layout};
 use object_store::path::Path;
 
 /// The time at which upkeep runs.
@@ -64,7 +64,7 @@ const MACHINES: usize = 8;
 impl Seen {
     /// What earlier runs have seen of a part.
     pub(crate) async fn read(storage: &Storage, part: &str, time: &UpkeepTime) -> Result<Self> {
-        let path = Path::from(format!("upkeep/seen/{part}.json"));
+        let path = layout::seen(part);
         let note = storage.get(&path).await?;
         let before = note.and_then(|note| serde_json::from_slice(&note).ok());
         Ok(Self {
@@ -104,9 +104,7 @@ impl Seen {
 
     /// Removes the note of a part, which is no more.
     pub(crate) async fn forget_all(storage: &Storage, part: &str) -> Result<()> {
-        storage
-            .delete(&Path::from(format!("upkeep/seen/{part}.json")))
-            .await
+        storage.delete(&layout::seen(part)).await
     }
 
     /// Notes what this run has seen, for later ones.

@@ -11,9 +11,10 @@ use anabranch_jobs::commands::generate::GenerateArgs;
 use anabranch_jobs::commands::ingest::IngestArgs;
 use anabranch_jobs::commands::verify::VerifyArgs;
 use anabranch_jobs::commands::{
-    DEAD_LETTERS, FOUND_WRONG, batch, check, daemon, dead_letters, demo, generate, ingest, init,
-    jobs, maintain, queries, schedule, status, stop_flag, stop_token, stopped, tail, verify,
+    DEAD_LETTERS, FOUND_WRONG, batch, check, dead_letters, demo, generate, ingest, init, jobs,
+    maintain, queries, status, tail, verify,
 };
+use anabranch_jobs::node::run as daemon;
 use anabranch_jobs::output::{
     Format, Style, for_people, human_bytes, human_count, human_duration, human_rate,
     quiet_broken_pipe, rows_table, write_batches,
@@ -22,9 +23,11 @@ use anabranch_jobs::project::context::Context;
 use anabranch_jobs::reader::client::Client;
 use anabranch_jobs::reader::session::QuerySession;
 use anabranch_jobs::shell::{ScriptOutcome, ShellOptions, run, run_script};
+use anabranch_jobs::signal::{stop_flag, stop_token, stopped};
 use anabranch_jobs::work::build::{Build, BuildReport, drop_view};
-use anabranch_jobs::work::upkeep::{Patience, UpkeepReport};
+use anabranch_jobs::work::upkeep::{self, Patience, UpkeepReport};
 use anabranch_jobs::work::verify::VerifyOptions;
+use anabranch_jobs::work::{job_states, schedule, verify_view};
 use anabranch_shared::{Error, ErrorKind, Result, without_passwords};
 use clap::{Parser, Subcommand};
 use tracing_subscriber::EnvFilter;
@@ -436,11 +439,11 @@ async fn execute(cli: Cli) -> Result<u8> {
                         false => CleanAction::Remove,
                     };
                     let stop = stop_flag();
-                    let time = maintain::upkeep_time(&context, action).await?;
+                    let time = upkeep::upkeep_time(&context, action).await?;
                     let kept =
-                        maintain::keep_logs(&context, action, Patience::UntilExpiry, &stop).await;
+                        upkeep::keep_logs(&context, action, Patience::UntilExpiry, &stop).await;
                     let report = tokio::select! {
-                        report = maintain::maintain(&context, time, action) => report?,
+                        report = upkeep::maintain(&context, time, action) => report?,
                         () = stopped(&stop) => return Err(Error::Conflict(
                             "stopped; what is not needed any more and still there is removed the next time".into(),
                         )),
@@ -467,8 +470,8 @@ async fn execute(cli: Cli) -> Result<u8> {
             Ok(0)
         }
         Command::Jobs { command: None } => {
-            let states = jobs::states(&context, chrono::Utc::now()).await?;
-            if let Some(note) = jobs::scheduler_note(&context).await? {
+            let states = job_states::states(&context, chrono::Utc::now()).await?;
+            if let Some(note) = job_states::scheduler_note(&context).await? {
                 tracing::warn!("{note}");
             }
             let (rows, mut out) = (jobs::rows(&states)?, std::io::stdout());
@@ -693,7 +696,7 @@ async fn verify_all(context: &Context, args: &VerifyArgs, format: Format) -> Res
     for view in &views {
         let options = VerifyOptions {
             whose: args.whose(),
-            ..verify::options(context, part, &stop)
+            ..verify_view::options(context, part, &stop)
         };
         let verified = match verify::verify_shown(context, view, &options, terminal).await {
             Ok(verified) => verified,
@@ -704,7 +707,7 @@ async fn verify_all(context: &Context, args: &VerifyArgs, format: Format) -> Res
                     Format::Ndjson => print_json(&verify::failed_json(view, &e))?,
                     _ => all.push(verify::failed_json(view, &e)),
                 }
-                failed.push(verify::named(view, e));
+                failed.push(verify_view::named(view, e));
                 if stop.load(Ordering::Relaxed) {
                     break;
                 }

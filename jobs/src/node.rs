@@ -1,6 +1,6 @@
 //! A running daemon with all that belongs to it: its doors, its peers, its metrics and its tasks.
 
 mod door;
-mod peers;
+pub mod peers;
 mod ready;
 pub mod run;

@@ -12,6 +12,7 @@ use parking_lot::RwLock;
 use serde::{Deserialize, Serialize};
 
 use crate::damage::{damaged, lost};
+use crate::layout;
 use crate::storage::{CreateOutcome, Storage};
 use crate::view::Definition;
 use crate::{Backoff, Error, Generation, Offsets, PartitionId, Result, Topic, planted};
@@ -107,11 +108,10 @@ pub struct Catalogue {
 }
 
 fn path(number: u64) -> Path {
-    Path::from(format!("catalogue/{number:020}.json"))
+    layout::entry(number)
 }
 
 /// Where it is noted which entry was the newest.
-const NEWEST: &str = "catalogue/_newest";
 
 /// What the checksum of an entry follows, which is of all that stands before.
 const CHECKSUM: &str = ",\n  \"crc32c\": ";
@@ -154,9 +154,9 @@ fn decode(body: &[u8], number: u64, path: &Path) -> Result<Entry> {
 impl Catalogue {
     /// Opens the catalogue; a storage without one has an empty one.
     pub async fn open(storage: &Storage) -> Result<Self> {
-        let prefix = Path::from("catalogue");
+        let prefix = Path::from(layout::CATALOGUE);
         // Before the listing: what was noted then must be in it.
-        let noted = storage.get(&Path::from(NEWEST)).await?;
+        let noted = storage.get(&Path::from(layout::NEWEST_ENTRY)).await?;
         let noted = noted.and_then(|note| read_note(&note)).unwrap_or_default();
         let names = storage.store().list(Some(&prefix));
         let newest = names
@@ -190,7 +190,11 @@ impl Catalogue {
     /// note, or none, does no harm.
     async fn note_newest(&self, number: u64) {
         let note = format!("{number} {:08x}", crc32c::crc32c(&number.to_le_bytes()));
-        if let Err(error) = self.storage.put(&Path::from(NEWEST), note).await {
+        if let Err(error) = self
+            .storage
+            .put(&Path::from(layout::NEWEST_ENTRY), note)
+            .await
+        {
             tracing::warn!(%error, "could not note the newest entry of the catalogue");
         }
     }
@@ -231,7 +235,7 @@ impl Catalogue {
             let Some(entry) = self.read(next).await? else {
                 return Ok(moved);
             };
-            self.storage.note_found(&Path::from("catalogue"));
+            self.storage.note_found(&Path::from(layout::CATALOGUE));
             let mut current = self.current.write();
             if entry.number > current.number {
                 *current = Arc::new(entry);
@@ -244,7 +248,7 @@ impl Catalogue {
     pub async fn entries_since(&self, at_ms: i64) -> Result<Vec<Arc<Entry>>> {
         let mut numbers: Vec<(u64, i64)> = self
             .storage
-            .list_below(&Path::from("catalogue"))
+            .list_below(&Path::from(layout::CATALOGUE))
             .await?
             .iter()
             .filter_map(|meta| {

@@ -11,11 +11,11 @@ use object_store::path::Path;
 use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
 use serde::Serialize;
 
+use crate::blocking::blocking;
 use crate::damage::{damaged, lost};
-use crate::files::read_file;
-use crate::log::blocking;
 use crate::parquet_bounds::check_footer;
 use crate::storage::Storage;
+use crate::table::parquet::read_file;
 use crate::table::{AddFile, Table};
 use crate::{Catalogue, Error, ErrorKind, Result};
 

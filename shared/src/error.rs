@@ -8,7 +8,9 @@ use datafusion::common::SchemaError;
 use datafusion::error::DataFusionError;
 
 use crate::redact::without_passwords;
-use crate::settings::SettingsError;
+pub(crate) mod settings;
+
+use self::settings::SettingsError;
 use crate::{Offset, OffsetRange, PartitionId};
 
 /// Shorthand for results of this project.

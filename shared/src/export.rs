@@ -21,8 +21,9 @@ use arrow::compute::{CastOptions, can_cast_types, cast_with_options};
 use arrow::datatypes::{DataType, Field, Fields, Schema, SchemaRef, TimeUnit};
 use object_store::path::Path;
 
-use crate::files::EncodedFile;
+use crate::layout;
 use crate::storage::Storage;
+use crate::table::parquet::EncodedFile;
 use crate::table::{
     AddFile, Commit, RemoveFile, SCHEMA_MAY_CHANGE, Table, TableDefinition, TableState, Txn,
     plain_type,
@@ -116,7 +117,7 @@ impl ExportPin {
 impl Export {
     /// Where the export of a view lies.
     pub fn root(view: &str) -> Path {
-        Path::from(format!("views/{view}/export"))
+        layout::export(view)
     }
 
     /// The columns of a view's export: the view's own, in types that Delta has. Times of day become

@@ -13,6 +13,7 @@ use std::time::Duration;
 use object_store::path::Path;
 use serde::{Deserialize, Serialize};
 
+use crate::layout;
 use crate::monotonic::Monotonic;
 use crate::storage::{CreateOutcome, Storage};
 use crate::{Error, Result};
@@ -118,7 +119,7 @@ impl Lease {
     }
 
     fn path(&self, number: u64) -> Path {
-        Path::from(format!("leases/{}/{number:020}.json", self.name))
+        layout::lease_entry(&self.name, number)
     }
 
     fn number(&self) -> u64 {
@@ -142,7 +143,7 @@ impl Lease {
     }
 
     async fn numbers(&self) -> Result<Vec<u64>> {
-        let folder = Path::from(format!("leases/{}", self.name));
+        let folder = Path::from(layout::lease(&self.name));
         let found = self.storage.list_below(&folder).await?;
         let number = |name: &str| name.strip_suffix(".json")?.parse().ok();
         let mut numbers: Vec<u64> = found

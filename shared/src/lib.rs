@@ -1,18 +1,20 @@
 //! The words every layer speaks: facts, the log, views and their states.
 
 mod backoff;
+mod blocking;
 mod catalogue;
 mod check;
 pub mod convert;
 mod damage;
 mod error;
 mod export;
-mod files;
+mod fit;
 mod fold_log;
 pub mod functions;
 mod give_way;
 pub mod ipc;
 mod late_fields;
+pub mod layout;
 mod lease;
 mod log;
 mod master;
@@ -34,23 +36,19 @@ mod topic;
 pub mod view;
 
 pub use backoff::Backoff;
+pub use blocking::blocking;
 pub use catalogue::{Catalogue, Entry, GenerationEntry, TopicEntry, ViewEntry};
 pub use check::{CheckProgress, CheckReport, Finding, FindingKind, check_storage};
 pub use damage::{damaged, lost};
 pub use error::{Error, ErrorKind, Result};
 pub use export::{Export, ExportPin, ExportStanding};
-pub use files::{
-    EncodedFile, FileBytes, FileEncoder, encode_parquet, keep_ranges, parquet_footer, read_file,
-    read_parquet,
-};
 pub use fold_log::{FoldOptions, FoldProgress, fold_log, fold_log_unplaced, join_ranges};
 pub use give_way::GiveWay;
 pub use late_fields::{fit_facts, misfits};
 pub use lease::{Lease, LeaseDecision, LeaseEntry, LeaseStanding, decide_lease};
 pub use log::{
-    DEAD_LETTER_RETRIES, FactsFile, Landing, Log, LogTable, Mark, PutFiles, RemovedFacts,
-    UpkeepFiles, UpkeepTurn, blocking, dead_letter_schema, dead_letters_queried,
-    newest_dead_letter, retry_schema,
+    FactsFile, Landing, Log, LogTable, Mark, PutFiles, RemovedFacts, UpkeepFiles, UpkeepTurn,
+    dead_letter_schema, dead_letters_queried, newest_dead_letter, retry_schema,
 };
 pub use master::{Master, MasterLeaf, MasterPin, Ranges, Unit};
 pub use monotonic::Monotonic;
@@ -67,6 +65,10 @@ pub use stop::{Stop, StopReason};
 pub use storage::{
     CreateOutcome, FolderFiles, FolderSync, RealFolderFiles, RequestKind, Requests, StagedFile,
     Storage,
+};
+pub use table::parquet::{
+    EncodedFile, FileBytes, FileEncoder, encode_parquet, keep_ranges, parquet_footer, read_file,
+    read_parquet,
 };
 pub use topic::{
     EXTRA, INGESTED_AT, LateReads, OFFSET, PARTITION, Topic, TopicField, arrow_type, timestamp_type,

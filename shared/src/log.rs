@@ -7,29 +7,31 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use arrow::array::{AsArray, RecordBatch};
-use arrow::datatypes::{DataType, Field, Int32Type, Schema, SchemaRef};
-use object_store::path::Path;
+use arrow::datatypes::{Field, Int32Type, Schema, SchemaRef};
 
+use crate::blocking::blocking;
 use crate::damage::lost;
-use crate::files::{FileEncoder, encode_parquet, keep_ranges, read_file, read_parquet};
 use crate::give_way::GiveWay;
 use crate::late_fields::fit_facts;
+use crate::layout;
 use crate::planted;
 use crate::storage::Storage;
+use crate::table::parquet::{FileEncoder, encode_parquet, keep_ranges, read_file, read_parquet};
 use crate::table::{
     APPEND_ONLY, AddFile, Commit, RemoveFile, SCHEMA_MAY_CHANGE, Table, TableState, Txn,
+    check_start, partition_app, position_txns, positions,
 };
-use crate::topic::{LateReads, OFFSET, PARTITION, place_fields, timestamp_type};
+use crate::topic::{LateReads, PARTITION, place_fields};
 use crate::{Error, LogVersion, Offset, OffsetRange, Offsets, PartitionId, Result, Topic};
 
+mod dead_letters;
 mod retention;
 mod upkeep;
 
+pub use dead_letters::{dead_letter_schema, dead_letters_queried, retry_schema};
 pub use retention::{Mark, RemovedFacts, newest_dead_letter};
 pub use upkeep::{LogTable, UpkeepFiles, UpkeepTurn};
 
-/// The position of a partition, by its name in `txn` actions.
-const PARTITION_APP: &str = "partition/";
 /// The end of a gap, by its partition and start in `txn` actions.
 const GAP_APP: &str = "gap/";
 /// The position of an ingested file, by its name in `txn` actions.
@@ -42,49 +44,6 @@ const DEAD_LETTERS_APP: &str = "dead_letters";
 
 /// How often dead letters are written again because others have added some meanwhile.
 const DEAD_LETTER_TRIES: usize = 20;
-
-fn partition_app(partition: PartitionId) -> String {
-    format!("{PARTITION_APP}{partition}")
-}
-
-/// The vector of a table's partitions' positions.
-pub(crate) fn positions(state: &TableState) -> Offsets {
-    let position = |(app, &version): (&String, &i64)| {
-        let partition = app.strip_prefix(PARTITION_APP)?.parse().ok()?;
-        Some((PartitionId(partition), Offset(version)))
-    };
-    state.txns.iter().filter_map(position).collect()
-}
-
-/// Positions as `txn` actions.
-pub(crate) fn position_txns(ranges: &[(PartitionId, OffsetRange)]) -> Vec<Txn> {
-    ranges
-        .iter()
-        .map(|(p, r)| Txn::new(partition_app(*p), r.end.0))
-        .collect()
-}
-
-/// Refuses a commit whose ranges don't start where the table's positions are.
-pub(crate) fn check_start(
-    table: &Path,
-    state: &TableState,
-    ranges: &[(PartitionId, OffsetRange)],
-) -> Result<()> {
-    for (partition, range) in ranges {
-        let app = partition_app(*partition);
-        let found = state.txn(&app);
-        if found != range.start.0 && !planted("planted-fence-ignored") {
-            let (table, start) = (table.to_string(), range.start.0);
-            return Err(Error::Fenced {
-                table,
-                app,
-                start,
-                found,
-            });
-        }
-    }
-    Ok(())
-}
 
 /// What one landing brings.
 #[derive(Debug, Default)]
@@ -176,54 +135,6 @@ pub struct FactsFile {
     pub partial: bool,
 }
 
-/// The schema of dead letters at rest.
-pub fn dead_letter_schema() -> SchemaRef {
-    Arc::new(Schema::new(vec![
-        Field::new("topic", DataType::Utf8View, false),
-        Field::new(PARTITION, DataType::Int32, false),
-        Field::new(OFFSET, DataType::Int64, false),
-        Field::new("received_at", timestamp_type(), false),
-        Field::new("source", DataType::Utf8View, true),
-        Field::new("line", DataType::Int64, true),
-        Field::new("reason", DataType::Utf8View, false),
-        Field::new("field", DataType::Utf8View, true),
-        Field::new("raw", DataType::BinaryView, false),
-    ]))
-}
-
-/// The columns of `dead_letters` as they are queried: the bytes as text too, and when each was last
-/// retried.
-pub fn dead_letters_queried() -> SchemaRef {
-    let mut fields = Vec::new();
-    for field in dead_letter_schema().fields() {
-        match field.name().as_str() {
-            "raw" => {
-                fields.push(Field::new("raw", DataType::Utf8View, true));
-                fields.push(Field::new("raw_bytes", DataType::BinaryView, false));
-            }
-            _ => fields.push(field.as_ref().clone()),
-        }
-    }
-    fields.push(Field::new("retried_at", timestamp_type(), true));
-    Arc::new(Schema::new(fields))
-}
-
-/// The table of dead letters that were retried, by its name in the storage and in queries.
-pub const DEAD_LETTER_RETRIES: &str = "dead_letter_retries";
-
-/// The schema of retries of dead letters at rest.
-pub fn retry_schema() -> SchemaRef {
-    Arc::new(Schema::new(vec![
-        Field::new("topic", DataType::Utf8View, false),
-        Field::new(PARTITION, DataType::Int32, false),
-        Field::new(OFFSET, DataType::Int64, false),
-        Field::new("retried_at", timestamp_type(), false),
-        Field::new("outcome", DataType::Utf8View, false),
-        Field::new("_new_partition", DataType::Int32, true),
-        Field::new("_new_offset", DataType::Int64, true),
-    ]))
-}
-
 /// The log of a topic, with its dead letters.
 #[derive(Debug)]
 pub struct Log {
@@ -246,11 +157,11 @@ impl Log {
             // By new nullable fields; a daemon of the old schema goes on beside them.
             (SCHEMA_MAY_CHANGE.to_owned(), "true".to_owned()),
         ]);
-        let root = format!("topics/{}/log", topic.name);
+        let root = layout::log(&topic.name);
         let table = Table::open_or_create(storage, root, &schema, append_only, now_ms).await?;
         let table = table.allow_removals(retention::removes_below_low);
         table.widen(&schema, now_ms).await?;
-        let root = format!("topics/{}/dead_letters", topic.name);
+        let root = layout::dead_letters(&topic.name);
         let schema_of_dead = dead_letter_schema();
         let dead =
             Table::open_or_create(storage, root, &schema_of_dead, HashMap::new(), now_ms).await?;
@@ -346,7 +257,7 @@ impl Log {
         topic: &str,
         partition: PartitionId,
     ) -> Result<(Offset, Offset)> {
-        let table = Table::open(storage, format!("topics/{topic}/log")).await?;
+        let table = Table::open(storage, layout::log(topic)).await?;
         let of = |app: String| table.with_state(|s| Offset(s.txn(&app)));
         let synced = of(format!("{SYNCED_APP}{partition}"));
         Ok((of(partition_app(partition)), synced))
@@ -721,16 +632,6 @@ fn stale_files(
         }
     }
     Ok(stale)
-}
-
-/// Runs something that computes for long outside the threads that serve I/O.
-pub async fn blocking<T: Send + 'static>(
-    work: impl FnOnce() -> Result<T> + Send + 'static,
-) -> Result<T> {
-    match tokio::task::spawn_blocking(work).await {
-        Ok(result) => result,
-        Err(e) => Err(Error::Internal(format!("a worker thread ended: {e}"))),
-    }
 }
 
 fn files_in(state: &TableState, ranges: &[(PartitionId, OffsetRange)]) -> Result<Vec<FactsFile>> {

@@ -9,11 +9,13 @@ use arrow::array::RecordBatch;
 use arrow::datatypes::SchemaRef;
 use object_store::path::Path;
 
-use crate::files::{FileEncoder, read_file, read_parquet};
-use crate::log::{blocking, check_start, position_txns, positions};
+use crate::blocking::blocking;
+use crate::layout;
 use crate::planted;
 use crate::storage::Storage;
+use crate::table::parquet::{FileEncoder, read_file, read_parquet};
 use crate::table::{AddFile, Commit, RemoveFile, Table, TableState};
+use crate::table::{check_start, position_txns, positions};
 use crate::topic::LateReads;
 use crate::view::{SortedStates, View, convert};
 use crate::{Error, Generation, LogVersion, OffsetRange, Offsets, PartitionId, Result};
@@ -105,7 +107,7 @@ pub struct Master {
 impl Master {
     /// Where the table of a generation lies.
     pub fn root(view: &str, generation: Generation) -> Path {
-        Path::from(format!("views/{view}/g{generation}"))
+        layout::generation(view, generation)
     }
 
     /// Opens the master view of a generation, created where it does not exist.

@@ -9,10 +9,10 @@ use arrow::datatypes::SchemaRef;
 use async_trait::async_trait;
 use object_store::path::Path;
 
-use crate::files::keep_ranges;
 use crate::log::FactsFile;
 use crate::spill::DeltaPart;
 use crate::table::AddFile;
+use crate::table::parquet::keep_ranges;
 use crate::view::View;
 use crate::{Generation, Offset, OffsetRange, Offsets, Result, Topic};
 

@@ -29,12 +29,13 @@ use object_store::path::Path;
 use object_store::{ObjectMeta, ObjectStore};
 
 use self::checked::CheckedFiles;
+use crate::fit::{ByPlace, FitExpr};
 use crate::late_fields::{LateFields, is_declared};
 use crate::spill::SpilledStates;
 use crate::storage::Storage;
 use crate::table::AddFile;
 use crate::topic::LateReads;
-use crate::view::{ByPlace, FitExpr, StateCodec};
+use crate::view::StateCodec;
 use crate::{Error, Result, planted};
 
 mod checked;

@@ -5,7 +5,6 @@
 mod choice;
 mod dedup;
 mod environment;
-mod error;
 mod field_reads;
 mod field_type;
 mod kafka;
@@ -24,13 +23,13 @@ use std::time::Duration;
 use toml::de::DeTable;
 
 use self::choice::resolve;
-use self::error::SourceText;
 use self::reader::{Reader, Table};
 use self::table::Section;
+use crate::error::settings::SourceText;
+use crate::layout;
 
 pub use self::choice::{Ack, DeadLetterShare, UnknownFields};
 pub use self::dedup::DedupSettings;
-pub use self::error::{Problem, SettingsError};
 pub use self::field_reads::{EpochUnit, FieldReads, Zone};
 pub use self::field_type::{FieldType, FieldTypeError};
 pub use self::kafka::{KafkaSettings, KafkaStart, OnGap, Tombstones};
@@ -39,13 +38,14 @@ pub use self::table::reference;
 pub use self::template::template;
 pub use self::topics::{FieldSettings, TopicSettings};
 pub use self::views::ViewSettings;
+pub use crate::error::settings::{Problem, SettingsError};
 
 /// Name of the settings file in a project's folder.
 pub const FILE_NAME: &str = "anabranch.toml";
 
 const LONGEST_NAME: usize = 63;
 /// Tables of Anabranch's own that queries see beside topics and views.
-const RESERVED_NAMES: [&str; 3] = ["dead_letters", crate::DEAD_LETTER_RETRIES, "jobs"];
+const RESERVED_NAMES: [&str; 3] = ["dead_letters", layout::DEAD_LETTER_RETRIES, layout::JOBS];
 
 /// A user's project with every setting filled in.
 #[derive(Debug, Clone, PartialEq, Eq)]

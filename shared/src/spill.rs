@@ -15,8 +15,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use arrow::array::RecordBatch;
 use datafusion::common::utils::memory::get_record_batch_memory_size;
 
-use crate::files::FileEncoder;
 use crate::table::AddFile;
+use crate::table::parquet::FileEncoder;
 use crate::view::{SortedStates, View};
 use crate::{Error, Result};
 

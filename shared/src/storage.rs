@@ -12,6 +12,7 @@ use futures::{StreamExt, TryStreamExt};
 use object_store::path::Path;
 use object_store::{ObjectStore, ObjectStoreExt, PutMode, PutOptions, PutPayload};
 
+use crate::layout;
 use crate::settings::StorageSettings;
 use crate::{Error, Monotonic, Result};
 
@@ -370,7 +371,7 @@ impl Storage {
         if self.bucket.is_none() {
             return Ok(None);
         }
-        let path = Path::from(format!("upkeep/clock-{}", uuid::Uuid::new_v4()));
+        let path = layout::clock(&uuid::Uuid::new_v4().to_string());
         self.put(&path, Bytes::new()).await?;
         let found = self.store.head(&path).await;
         self.delete(&path).await?;

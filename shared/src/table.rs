@@ -24,12 +24,15 @@ use crate::{Backoff, Error, LogVersion, Result, planted};
 mod action;
 mod checkpoint;
 mod head;
+pub(crate) mod parquet;
+mod positions;
 mod schema;
 
 pub use action::{Action, AddFile, CommitInfo, RemoveFile, Txn};
 use action::{Metadata, Protocol};
 pub use head::ENTRIES_STAY_MS;
 use head::HeadSeen;
+pub(crate) use positions::{check_start, partition_app, position_txns, positions};
 pub(crate) use schema::plain_type;
 pub use schema::{delta_schema, storage_type};
 

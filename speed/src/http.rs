@@ -7,7 +7,7 @@ mod request_memory;
 use std::io::Read;
 use std::sync::Arc;
 
-use anabranch_shared::{Error, ErrorKind, Result, blocking};
+use anabranch_shared::{Error, Result, blocking};
 use axum::Router;
 use axum::body::{Body, Bytes};
 use axum::extract::rejection::QueryRejection;

@@ -23,6 +23,8 @@ mod idempotency;
 mod kafka;
 mod kafka_source;
 mod law;
+mod layout;
+
 mod maintain;
 mod old_states;
 mod open_formats;

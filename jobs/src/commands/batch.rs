@@ -6,8 +6,9 @@ use std::sync::atomic::Ordering;
 use anabranch_shared::settings::ViewSettings;
 use anabranch_shared::{Error, FoldProgress, Result};
 
-use crate::commands::{LINE_EVERY, SHOW_EVERY, no_view, progress_bar, stop_flag};
-use crate::project::context::Context;
+use crate::commands::{LINE_EVERY, SHOW_EVERY, progress_bar};
+use crate::project::context::{Context, no_view};
+use crate::signal::stop_flag;
 use crate::work::build::{Build, BuildReport, build_view};
 use crate::work::served;
 

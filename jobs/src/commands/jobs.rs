@@ -1,20 +1,16 @@
 //! `anabranch jobs`: how each job last ended and when it is next due; `jobs history`: what ran.
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use anabranch_shared::settings::ViewSettings;
-use anabranch_shared::{Error, ReadMode, Result, timestamp_type};
+use anabranch_shared::{Error, Result, timestamp_type};
 use arrow::array::{
-    ArrayRef, AsArray, BooleanArray, Float64Array, RecordBatch, StringViewArray,
-    TimestampMicrosecondArray,
+    ArrayRef, BooleanArray, Float64Array, RecordBatch, StringViewArray, TimestampMicrosecondArray,
 };
 use arrow::compute::cast;
-use arrow::datatypes::{DataType, Int64Type};
 use chrono::{DateTime, Utc};
-use serde::Serialize;
 
 use crate::project::context::Context;
+use crate::work::job_states::JobState;
 
 /// The jobs as rows.
 pub fn rows(states: &[JobState]) -> Result<RecordBatch> {

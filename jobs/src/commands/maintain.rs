@@ -1,9 +1,9 @@
 //! `anabranch batch maintain`: what upkeep came to, for people and for programs.
 
-use anabranch_batch::{CleanAction, RetainReport};
+use anabranch_batch::{CleanAction, CompactReport, RetainReport};
 
 use crate::output::{human_bytes, human_count};
-use crate::work::upkeep::UpkeepReport;
+use crate::work::upkeep::{UpkeepReport, retention_text};
 
 /// What keeping the logs in shape came to, for people; empty where there was nothing to do.
 pub fn text(report: &UpkeepReport, action: CleanAction) -> String {
@@ -31,27 +31,6 @@ pub fn text(report: &UpkeepReport, action: CleanAction) -> String {
         text += &format!("topic `{topic}`: another process keeps its log in shape at the moment\n");
     }
     text
-}
-
-fn retention_text(topic: &str, retained: &RetainReport, action: CleanAction) -> String {
-    let what = match action {
-        CleanAction::Remove => "removed",
-        CleanAction::Find => "would be removed",
-    };
-    let mut parts = Vec::new();
-    if let Some(low) = &retained.low {
-        let (facts, bytes) = (retained.facts.rows, retained.facts.bytes);
-        let (facts, bytes) = (human_count(facts), human_bytes(bytes));
-        parts.push(format!("{facts} facts below [{low}] {what}, {bytes}"));
-    }
-    if retained.dead_letters.rows > 0 {
-        let dead = human_count(retained.dead_letters.rows);
-        parts.push(format!("{dead} dead letters {what}"));
-    }
-    if let Some(why) = &retained.waits {
-        parts.push(format!("facts stay past their time: {why}"));
-    }
-    format!("topic `{topic}`: {}", parts.join("; "))
 }
 
 /// What retention came to, for programs.

@@ -14,12 +14,12 @@ use datafusion::common::ScalarValue;
 use serde::Serialize;
 
 use crate::clock::now_ms;
-use crate::commands::jobs::{JobState, failed_jobs, scheduler_note, states};
 use crate::output::{Style, human_bytes, human_count, rows_table};
 use crate::project::context::Context;
 use crate::reader::client::{Client, Daemons};
 use crate::reader::presence::Address;
 use crate::reader::storage_pinner::LocalPinner;
+use crate::work::job_states::{JobState, failed_jobs, scheduler_note, states};
 
 pub use crate::reader::daemon_status::{BoundsStatus, DaemonStatus, DeltaStatus};
 

@@ -2,23 +2,15 @@
 
 use std::str::FromStr;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::Ordering;
 
-use anabranch_serving::SqlService;
-use anabranch_shared::{Error, Log, Offsets, Pinner, ReadMode, Result};
+use anabranch_shared::{Error, Result};
 
-use crate::clock::now_us;
-use crate::commands::{LINE_EVERY, SHOW_EVERY, no_view, progress_bar};
+use crate::commands::{LINE_EVERY, SHOW_EVERY, progress_bar};
 use crate::output::human_count;
-use crate::project::context::{Context, threads};
-use crate::project::job_history::{self, JobRecord, peak_memory_bytes};
-use crate::reader::client::Client;
-use crate::reader::local_service::local_service;
-use crate::reader::storage_pinner::LocalPinner;
-use crate::work::compare::Comparison;
-use crate::work::verify::{
-    Part, Verified, VerifyOptions, VerifyProgress, Whose, unless_stopped, verify_pin,
-};
+use crate::project::context::{Context, no_view};
+use crate::work::verify::{Part, Verified, VerifyOptions, VerifyProgress, Whose};
+use crate::work::verify_view::compare_view;
 
 /// How many keys are compared.
 #[derive(Clone, Copy, Debug, PartialEq)]

@@ -9,14 +9,13 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use anabranch_shared::table::Table;
-use anabranch_shared::{LogVersion, Result};
+use anabranch_shared::{LogVersion, Result, layout};
 use anabranch_speed::{Daemon, Doing, KafkaSource};
 use parking_lot::Mutex;
 
 use crate::node::door::Connections;
 use crate::node::peers::PeerList;
 use crate::project::context::Context;
-use crate::project::job_history;
 use crate::reader::presence::Address;
 use crate::tasks::Tasks;
 use crate::work::job_states::{FailedJob, last_failures};
@@ -251,7 +250,7 @@ impl WatchedJobs {
                 table
             }
             None => {
-                let opened = Table::open(&context.storage, job_history::NAME).await?;
+                let opened = Table::open(&context.storage, layout::JOBS).await?;
                 self.table.insert(opened)
             }
         };

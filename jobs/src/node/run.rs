@@ -22,11 +22,11 @@ use tokio::net::TcpListener;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use self::ready::{AttentionKind, Node, Readiness};
 use crate::clock::now_us;
 use crate::node::door::Door;
 use crate::node::door::guard::{Guard, guard};
 use crate::node::peers::{PEERS, PeerList};
+use crate::node::ready::{AttentionKind, Node, Readiness};
 use crate::project::context::{Context, threads};
 use crate::reader::daemon_status::DaemonStatus;
 use crate::reader::presence::Address;

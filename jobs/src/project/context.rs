@@ -14,6 +14,7 @@ use anabranch_shared::{
     Result, Storage, Topic, dead_letters_queried,
 };
 
+use crate::clock::now_ms;
 use crate::project::dead_letter_retries::{self, RetriesTable};
 use crate::project::job_history;
 

@@ -5,10 +5,11 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
+use anabranch_shared::layout;
 use anabranch_shared::table::{Commit, Table};
 use anabranch_shared::{
-    DEAD_LETTER_RETRIES, Offset, PartitionId, Pin, PlainPin, Relation, Result, Storage,
-    encode_parquet, retry_schema, timestamp_type,
+    Offset, PartitionId, Pin, PlainPin, Relation, Result, Storage, encode_parquet, retry_schema,
+    timestamp_type,
 };
 use arrow::array::{
     ArrayRef, Int32Array, Int64Array, RecordBatch, StringViewArray, TimestampMicrosecondArray,
@@ -55,7 +56,7 @@ pub struct Retry {
 /// The retries as a relation that can be queried.
 pub fn relation() -> Relation {
     Relation {
-        name: DEAD_LETTER_RETRIES.into(),
+        name: layout::DEAD_LETTER_RETRIES.into(),
         kind: "table",
         schema: retry_schema(),
     }
@@ -71,13 +72,13 @@ pub struct RetriesTable {
 impl RetriesTable {
     /// The table, opened when it is first asked for.
     pub async fn open(&self, storage: &Storage) -> Result<&Table> {
-        let open = || Table::open(storage, DEAD_LETTER_RETRIES);
+        let open = || Table::open(storage, layout::DEAD_LETTER_RETRIES);
         self.opened.get_or_try_init(open).await
     }
 
     /// Pins the retries where `names` asks for them, or for dead letters, which show them.
     pub async fn pin(&self, storage: &Storage, names: &[String], pin: &mut Pin) -> Result<()> {
-        let shows = |name: &String| name == DEAD_LETTER_RETRIES || name == "dead_letters";
+        let shows = |name: &String| name == layout::DEAD_LETTER_RETRIES || name == "dead_letters";
         if !names.iter().any(shows) {
             return Ok(());
         }
@@ -85,7 +86,7 @@ impl RetriesTable {
         known.refresh().await?;
         // Somebody may have removed the table by hand, so one that is there is opened anew.
         let anew = match known.exists() {
-            true => Some(Table::open(storage, DEAD_LETTER_RETRIES).await?),
+            true => Some(Table::open(storage, layout::DEAD_LETTER_RETRIES).await?),
             false => None,
         };
         let table = anew.as_ref().unwrap_or(known);
@@ -94,7 +95,8 @@ impl RetriesTable {
             root: table.root().clone(),
             files: table.with_state(|s| s.files.values().cloned().collect()),
         };
-        pin.plain.insert(DEAD_LETTER_RETRIES.into(), retries);
+        pin.plain
+            .insert(layout::DEAD_LETTER_RETRIES.into(), retries);
         Ok(())
     }
 }
@@ -105,7 +107,7 @@ pub async fn record(storage: &Storage, retries: &[Retry]) -> Result<()> {
         return Ok(());
     }
     let schema = retry_schema();
-    let (name, properties) = (DEAD_LETTER_RETRIES, HashMap::new());
+    let (name, properties) = (layout::DEAD_LETTER_RETRIES, HashMap::new());
     let table = Table::open_or_create(storage, name, &schema, properties, now_ms()).await?;
     let new = || retries.iter().map(|r| r.new_place);
     let times = retries.iter().map(|r| r.retried_at);

@@ -4,7 +4,9 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use anabranch_shared::table::{Commit, Table};
-use anabranch_shared::{Pin, PlainPin, Relation, Result, Storage, encode_parquet, timestamp_type};
+use anabranch_shared::{
+    Pin, PlainPin, Relation, Result, Storage, encode_parquet, layout, timestamp_type,
+};
 use arrow::array::{
     ArrayRef, Float64Array, Int64Array, RecordBatch, StringViewArray, TimestampMicrosecondArray,
 };
@@ -13,7 +15,6 @@ use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
 use crate::clock::now_ms;
 
 /// The table's name, for queries and in the storage.
-pub(crate) const NAME: &str = "jobs";
 
 /// A job that ended.
 #[derive(Clone, Debug, Default)]
@@ -61,7 +62,7 @@ pub fn schema() -> SchemaRef {
 /// The history as a relation that can be queried.
 pub fn relation() -> Relation {
     Relation {
-        name: NAME.into(),
+        name: layout::JOBS.into(),
         kind: "table",
         schema: schema(),
     }
@@ -69,23 +70,23 @@ pub fn relation() -> Relation {
 
 /// Pins the history where `names` asks for it.
 pub async fn pin(storage: &Storage, names: &[String], pin: &mut Pin) -> Result<()> {
-    if !names.iter().any(|n| n == NAME) {
+    if !names.iter().any(|n| n == layout::JOBS) {
         return Ok(());
     }
     // Not created where no job has ended yet: who only reads may not be able to write.
-    let table = Table::open(storage, NAME).await?;
+    let table = Table::open(storage, layout::JOBS).await?;
     let jobs = PlainPin {
         schema: schema(),
         root: table.root().clone(),
         files: table.with_state(|s| s.files.values().cloned().collect()),
     };
-    pin.plain.insert(NAME.into(), jobs);
+    pin.plain.insert(layout::JOBS.into(), jobs);
     Ok(())
 }
 
 /// Opens the table, created where it does not exist.
 pub(crate) async fn open(storage: &Storage) -> Result<Table> {
-    Table::open_or_create(storage, NAME, &schema(), HashMap::new(), now_ms()).await
+    Table::open_or_create(storage, layout::JOBS, &schema(), HashMap::new(), now_ms()).await
 }
 
 /// Adds a job that ended.

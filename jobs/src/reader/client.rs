@@ -10,7 +10,8 @@ use anabranch_speed::{INGEST_FROM, INGEST_ID, PAYLOAD};
 use arrow::array::RecordBatch;
 use arrow::datatypes::SchemaRef;
 use bytes::{Bytes, BytesMut};
-use serde::Deserialize;
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
 
 use crate::reader::answers::RelationInfo;
 use crate::reader::daemon_status::DaemonStatus;

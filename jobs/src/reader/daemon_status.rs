@@ -1,8 +1,9 @@
 //! What daemons know and the storage does not, and what several of them know together.
 
 use std::collections::BTreeMap;
+use std::hash::{DefaultHasher, Hash, Hasher};
 
-use anabranch_shared::{DeltaPart, Offsets};
+use anabranch_shared::{DeltaPart, Generation, MasterPin, Offsets};
 use anabranch_speed::{DedupStatus, IntakeCount, KafkaState};
 use serde::{Deserialize, Serialize};
 

@@ -6,7 +6,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use anabranch_shared::{Catalogue, Error, Offset, PartitionId, Result, Storage};
+use anabranch_shared::{Catalogue, Error, Offset, PartitionId, Result, Storage, layout};
 use anabranch_speed::Daemon;
 use anabranch_speed::wal::{RealFiles, WalError, found_wal_id};
 use object_store::path::Path;
@@ -18,7 +18,6 @@ use crate::clock::now_ms;
 use crate::project::context::Context;
 
 /// The folder of the daemons' addresses in the storage.
-const DAEMONS: &str = "daemons";
 
 /// How often a daemon renews its address.
 pub(crate) const RENEW_EVERY: Duration = Duration::from_secs(10);
@@ -113,7 +112,7 @@ impl Address {
             true => &self.id,
             false => &self.wal,
         };
-        Path::from(format!("{DAEMONS}/{name}.json"))
+        Path::from(format!("{}/{name}.json", layout::DAEMONS))
     }
 
     /// Makes the daemon known.
@@ -201,7 +200,7 @@ impl Address {
 
 /// The daemons that made themselves known and did not withdraw; some may be gone.
 pub async fn known(storage: &Storage) -> Result<Vec<Address>> {
-    let found = storage.list_below(&Path::from(DAEMONS)).await?;
+    let found = storage.list_below(&Path::from(layout::DAEMONS)).await?;
     let read = found.iter().map(|object| storage.get(&object.location));
     let bodies = futures::future::try_join_all(read).await?;
     let mut known = Vec::with_capacity(found.len());

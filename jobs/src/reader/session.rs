@@ -11,8 +11,7 @@ use parking_lot::Mutex;
 use crate::project::context::Context;
 use crate::reader::answers::{Answer, RelationInfo, Session};
 use crate::reader::client::Client;
-use crate::reader::presence::Address;
-use crate::reader::storage_pinner::LocalPinner;
+use crate::reader::local_service::local_service_without;
 
 /// A daemon ends a query by its own bound; it may take so long to say that.
 const PATIENCE: Duration = Duration::from_secs(10);

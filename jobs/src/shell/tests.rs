@@ -5,7 +5,9 @@ use anabranch_shared::{Error, ErrorKind};
 use std::sync::Mutex;
 
 use arrow::array::Int64Array;
+use arrow::array::RecordBatch;
 use arrow::datatypes::{DataType, Field, Schema};
+use async_trait::async_trait;
 use rand::rngs::SmallRng;
 use rand::seq::IndexedRandom;
 use rand::{Rng, SeedableRng};

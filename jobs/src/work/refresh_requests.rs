@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use anabranch_shared::{Error, FoldProgress, Result, Storage};
+use anabranch_shared::{Error, FoldProgress, Result, Storage, layout};
 use anabranch_speed::{Daemon, Wanted};
 use object_store::path::Path;
 use serde::{Deserialize, Serialize};
@@ -21,7 +21,6 @@ use crate::tasks::flag_of;
 use crate::work::build::{Build, build_view};
 
 /// The object with what is asked for.
-const ASKED: &str = "asked/refresh.json";
 
 /// How often a daemon looks at its deltas, and a schedule at the daemon of its process.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
@@ -77,7 +76,7 @@ impl Running {
 }
 
 async fn read(storage: &Storage) -> Result<AskedViews> {
-    let body = storage.get(&Path::from(ASKED)).await?;
+    let body = storage.get(&Path::from(layout::ASKED)).await?;
     // What another version has written is none of ours.
     let read = body.and_then(|body| serde_json::from_slice(&body).ok());
     Ok(read.unwrap_or_default())
@@ -92,7 +91,7 @@ async fn change(storage: &Storage, change: impl FnOnce(&mut AskedViews)) -> Resu
     if after == before {
         return Ok(());
     }
-    let path = Path::from(ASKED);
+    let path = Path::from(layout::ASKED);
     if after.is_empty() {
         return storage.delete(&path).await;
     }

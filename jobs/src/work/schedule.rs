@@ -2,7 +2,6 @@
 //! this file's loop only looks at the clock.
 
 use std::collections::BTreeMap;
-use std::str::FromStr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -10,9 +9,7 @@ use std::time::Duration;
 use anabranch_shared::settings::{Project, ViewSettings};
 use anabranch_shared::{Error, FoldProgress, Result};
 use anabranch_speed::Daemon;
-use chrono::{DateTime, TimeDelta, Utc};
-use chrono_tz::Tz;
-use croner::Cron;
+use chrono::{DateTime, Utc};
 use tokio_util::sync::CancellationToken;
 
 use crate::project::context::Context;

@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use anabranch_shared::{Error, Result, Storage};
+use anabranch_shared::{Error, Result, Storage, layout};
 use object_store::path::Path;
 use serde::{Deserialize, Serialize};
 use tokio_util::sync::CancellationToken;
@@ -12,7 +12,6 @@ use crate::clock::now_ms;
 use crate::reader::presence::{RENEW_EVERY, host_name};
 
 /// The folder of the schedulers in the storage.
-const SCHEDULERS: &str = "schedulers";
 
 /// A scheduler that has not renewed for so long has ended without a word.
 const GONE_AFTER: Duration = Duration::from_secs(60);
@@ -44,7 +43,7 @@ impl Scheduling {
     }
 
     fn path(&self) -> Path {
-        Path::from(format!("{SCHEDULERS}/{}.json", self.id))
+        Path::from(format!("{}/{}.json", layout::SCHEDULERS, self.id))
     }
 
     /// Keeps saying that it runs, until it is to stop, and then that it runs no more.
@@ -76,7 +75,7 @@ impl Scheduling {
 
 /// The schedulers that run, as far as is known.
 pub(crate) async fn running(storage: &Storage) -> Result<Vec<Scheduling>> {
-    let found = storage.list_below(&Path::from(SCHEDULERS)).await?;
+    let found = storage.list_below(&Path::from(layout::SCHEDULERS)).await?;
     let read = found.iter().map(|object| storage.get(&object.location));
     let bodies = futures::future::try_join_all(read).await?;
     // What another version has written runs no job of this one.

@@ -1,16 +1,14 @@
 //! What a daemon serves of a view, and the wait until it serves what was built: a command that says
 //! "cut over" is followed by answers of the new definition.
 
-use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use anabranch_shared::{Generation, Master, MasterPin, Result};
-use serde::{Deserialize, Serialize};
+use anabranch_shared::{Generation, Master, Result};
 
 use crate::project::context::Context;
 use crate::reader::client::Client;
-use crate::reader::daemon_status::DaemonStatus;
+use crate::reader::daemon_status::{DaemonStatus, Served};
 use crate::work::build::BuildReport;
 
 /// How often the daemons are asked.

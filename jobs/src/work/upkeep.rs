@@ -283,6 +283,28 @@ pub async fn run(context: Context, stop: CancellationToken) {
     }
 }
 
+/// What retention came to in one topic, for people.
+pub fn retention_text(topic: &str, retained: &RetainReport, action: CleanAction) -> String {
+    let what = match action {
+        CleanAction::Remove => "removed",
+        CleanAction::Find => "would be removed",
+    };
+    let mut parts = Vec::new();
+    if let Some(low) = &retained.low {
+        let (facts, bytes) = (retained.facts.rows, retained.facts.bytes);
+        let (facts, bytes) = (human_count(facts), human_bytes(bytes));
+        parts.push(format!("{facts} facts below [{low}] {what}, {bytes}"));
+    }
+    if retained.dead_letters.rows > 0 {
+        let dead = human_count(retained.dead_letters.rows);
+        parts.push(format!("{dead} dead letters {what}"));
+    }
+    if let Some(why) = &retained.waits {
+        parts.push(format!("facts stay past their time: {why}"));
+    }
+    format!("topic `{topic}`: {}", parts.join("; "))
+}
+
 fn log(report: &CleanReport) {
     let total = report.total();
     if total.files > 0 {

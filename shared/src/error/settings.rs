@@ -94,14 +94,14 @@ fn visible(c: char) -> char {
 
 /// A settings file as it was read, for turning byte ranges into lines and columns.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct SourceText<'a> {
-    pub(super) text: &'a str,
-    pub(super) path: &'a Path,
+pub(crate) struct SourceText<'a> {
+    pub(crate) text: &'a str,
+    pub(crate) path: &'a Path,
 }
 
 impl SourceText<'_> {
     /// The problem `message` at the bytes `span` of the text.
-    pub(super) fn problem(&self, span: &Range<usize>, message: String) -> Problem {
+    pub(crate) fn problem(&self, span: &Range<usize>, message: String) -> Problem {
         let start = self.text.floor_char_boundary(span.start);
         let end = self.text.floor_char_boundary(span.end).max(start);
         let (before, rest) = self.text.split_at(start);

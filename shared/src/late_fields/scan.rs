@@ -16,8 +16,8 @@ use datafusion::physical_expr::expressions::Column;
 use datafusion::physical_expr_adapter::{PhysicalExprAdapter, PhysicalExprAdapterFactory};
 
 use super::{is_declared, late_columns};
+use crate::fit::ByPlace;
 use crate::topic::{EXTRA, LateReads};
-use crate::view::ByPlace;
 
 /// Adapts what a scan reads to each of its files: types as [`ByPlace`] does, and fields that were
 /// declared after the file was written as [`super`] says.

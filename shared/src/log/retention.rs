@@ -21,8 +21,9 @@ use std::sync::Arc;
 use datafusion::common::ScalarValue;
 
 use super::upkeep::{UpkeepTurn, is_below};
-use super::{FactsFile, Log, dead_letter_schema, files_in, positions};
+use super::{FactsFile, Log, dead_letter_schema, files_in};
 use crate::planted;
+use crate::table::positions;
 use crate::table::{
     APPEND_ONLY, Action, AddFile, Commit, RemoveFile, SCHEMA_MAY_CHANGE, TableDefinition,
     TableState, Txn,

@@ -9,8 +9,8 @@ use std::sync::Arc;
 use arrow::datatypes::SchemaRef;
 
 use super::{Log, dead_letter_schema};
-use crate::files::{EncodedFile, read_file};
 use crate::planted;
+use crate::table::parquet::{EncodedFile, read_file};
 use crate::table::{AddFile, Commit, RemoveFile, Table, TableState, Txn};
 use crate::{Error, LogVersion, Offsets, Result};
 

@@ -21,9 +21,9 @@ use parquet::errors::{ParquetError, Result as ParquetResult};
 use parquet::file::metadata::{ParquetMetaData, ParquetMetaDataReader};
 
 use crate::damage::{damaged, lost};
-use crate::files::sums::{Piece, Tail, pieces};
-use crate::files::{wrong_bytes, wrong_size};
 use crate::storage::Storage;
+use crate::table::parquet::sums::{Piece, Tail, pieces};
+use crate::table::parquet::{wrong_bytes, wrong_size};
 use crate::table::{AddFile, Table};
 use crate::{Error, planted};
 

@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
 use super::{BucketName, CreateOutcome, Storage};
+use crate::layout;
 use crate::{Error, Result};
 
 /// Rounds of the race, each for a fresh name. A server that checks and then writes, without a lock,
@@ -18,7 +19,6 @@ const ROUNDS: usize = 6;
 const RACERS: usize = 8;
 
 /// The folder of the probe.
-const PROBE: &str = "_probe";
 
 /// What is remembered of a server that was found to keep the promise.
 #[derive(Serialize, Deserialize)]
@@ -70,7 +70,7 @@ impl Storage {
     /// One round: how many of several puts-if-absent of one name say that they succeeded. None may,
     /// where the answer to the one that did was lost.
     async fn race(&self) -> Result<usize> {
-        let path = Path::from(format!("{PROBE}/{}", uuid::Uuid::new_v4()));
+        let path = Path::from(format!("{}/{}", layout::PROBE, uuid::Uuid::new_v4()));
         let puts = (0..RACERS).map(|i| self.create(&path, format!("{i}")));
         let outcomes = join_all(puts).await;
         let body = self.get(&path).await;
@@ -89,7 +89,7 @@ impl Storage {
 
 fn verdict_path(server: &str) -> Path {
     let key = hex::encode(Sha256::digest(server));
-    Path::from(format!("{PROBE}/server-{}.json", &key[..16]))
+    Path::from(format!("{}/server-{}.json", layout::PROBE, &key[..16]))
 }
 
 /// Says of a first request's failure what to do about it.

@@ -11,7 +11,7 @@ use object_store::ObjectMeta;
 use object_store::path::Path;
 
 use super::Storage;
-use crate::log::blocking;
+use crate::blocking::blocking;
 use crate::{Error, Result};
 
 /// A file that a killed writer left in a folder, under a name that no reader sees.

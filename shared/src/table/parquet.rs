@@ -28,12 +28,12 @@ use serde_json::{Map, Value, json};
 
 use self::sums::Tail;
 use crate::damage::{damaged, lost};
+use crate::fit::fit;
 use crate::late_fields::{fit_facts, is_declared};
 use crate::parquet_bounds::check_footer;
 use crate::steady::uptime_ms;
 use crate::table::{AddFile, Table};
 use crate::topic::{EXTRA, LateReads, OFFSET, PARTITION};
-use crate::view::fit;
 use crate::{Error, OffsetRange, PartitionId, Result, planted};
 
 pub(crate) mod sums;

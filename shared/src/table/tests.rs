@@ -468,7 +468,7 @@ async fn a_checkpoint_of_other_types_is_damage() {
     go_on_without(&storage, &dir, 9).await;
     let path = entry(&dir, 9).with_extension("checkpoint.parquet");
     let whole = bytes::Bytes::from(std::fs::read(&path).unwrap());
-    let reader = parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder::try_new(whole);
+    let reader = ::parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder::try_new(whole);
     let rows: Vec<_> = reader
         .unwrap()
         .build()
@@ -497,7 +497,7 @@ async fn a_checkpoint_of_other_types_is_damage() {
         );
         let batch = batch.unwrap();
         let mut writer =
-            parquet::arrow::ArrowWriter::try_new(&mut body, batch.schema(), None).unwrap();
+            ::parquet::arrow::ArrowWriter::try_new(&mut body, batch.schema(), None).unwrap();
         writer.write(&batch).unwrap();
         writer.close().unwrap();
         std::fs::write(&path, &body).unwrap();

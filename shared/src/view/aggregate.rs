@@ -16,8 +16,8 @@ use datafusion::physical_plan::ExecutionPlan;
 use datafusion::physical_plan::aggregates::{AggregateExec, AggregateMode, PhysicalGroupBy};
 use datafusion::physical_plan::projection::ProjectionExec;
 
-use super::fit::FitExpr;
 use crate::Result;
+use crate::fit::FitExpr;
 
 /// The synthetic key of an aggregation without GROUP BY, so that every aggregation has one and all
 /// states merge alike. (DataFusion's ungrouped `approx_distinct` merges dense states only.)

@@ -17,7 +17,7 @@ use datafusion::physical_plan::aggregates::order::GroupOrdering;
 use super::View;
 use super::aggregate::{AggregateSplit, Column};
 use super::compact::compact;
-use super::fit::fit;
+use crate::fit::fit;
 use crate::late_fields::fit_facts;
 use crate::topic::{OFFSET, PARTITION};
 use crate::{Error, ErrorKind, Offset, OffsetRange, PartitionId, Result};

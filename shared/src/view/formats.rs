@@ -22,11 +22,11 @@ use arrow::array::{Array, ArrayRef, RecordBatch, RecordBatchOptions, new_null_ar
 use arrow::datatypes::{DataType, Field, FieldRef, Schema, SchemaRef};
 
 use super::aggregate::Column;
-use super::fit::{fit, same_shape};
 use super::plan::Planned;
 use super::states::convert;
 use super::{AggregateSplit, Definition, View};
 use crate::Result;
+use crate::fit::{fit, same_shape};
 use crate::table::storage_type;
 
 /// The functions of which the form of states is known, with the number of that form. DISTINCT

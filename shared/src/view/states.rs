@@ -7,7 +7,7 @@ use arrow::compute::take_record_batch;
 use arrow::datatypes::{Field, Schema, SchemaRef};
 use arrow::row::{RowConverter, Rows, SortField};
 
-use super::fit::{fit, with_one_zero};
+use crate::fit::{fit, with_one_zero};
 use crate::table::storage_type;
 use crate::{Error, Result};
 

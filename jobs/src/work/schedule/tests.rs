@@ -1,7 +1,10 @@
 //! When jobs are due, whom they wait for, and what becomes of those that fail.
 #![expect(clippy::unwrap_used, reason = "tests")]
 
+use chrono::TimeDelta;
+
 use super::*;
+use crate::work::schedule_times::next_time;
 
 fn view(cron: Option<&str>, every: Option<u64>, zone: &str) -> ViewSettings {
     ViewSettings {

@@ -14,9 +14,9 @@ use futures::TryStreamExt;
 
 use super::*;
 use crate::ErrorKind;
-use crate::files::{encode_parquet, read_file};
 use crate::scan::scan_files;
 use crate::table::Commit;
+use crate::table::parquet::{encode_parquet, read_file};
 use crate::topic::LateReads;
 
 const ROWS: i64 = 300_000;
