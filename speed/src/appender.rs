@@ -11,14 +11,14 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use anabranch_shared::{Error, Log, Offset, OffsetRange, PartitionId, Result};
+use anabranch_shared::{Error, Log, Offset, OffsetRange, PartitionId, Result, panic_text};
 use bytes::Bytes;
 use parking_lot::Mutex;
 use tokio::sync::{mpsc, oneshot};
 
 use crate::dedup::Dedup;
 use crate::delta::TopicDelta;
-use crate::failure::{Failure, Reason, panic_text};
+use crate::failure::{Failure, Reason};
 use crate::payload::Payload;
 use crate::requests::{KeptRequest, Requests};
 use crate::wal::{FullCause, KeyLog, Record, Wal, WalError};

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use anabranch_shared::view::{Fold, View, fold_facts};
 use anabranch_shared::{
     DeltaPart, Error, ErrorKind, Log, Master, MasterPin, Offset, Offsets, PartitionId, Ranges,
-    Result, join_ranges, planted,
+    Result, join_ranges, panic_text, planted,
 };
 use arrow::array::{AsArray, BooleanArray, RecordBatch};
 use arrow::compute::filter_record_batch;
@@ -16,7 +16,6 @@ use arrow::datatypes::TimestampMicrosecondType;
 use datafusion::common::utils::memory::get_record_batch_memory_size;
 use parking_lot::Mutex;
 
-use crate::failure::panic_text;
 use crate::follow::{Following, follow_log};
 use crate::lately::Lately;
 use crate::payload::FactPiece;
