@@ -398,6 +398,7 @@ impl Context {
             name: "dead_letters".into(),
             kind: "table",
             schema: dead_letters_queried(),
+            sql: None,
         };
         [history::relation(), dead_letters, retries::relation()]
     }

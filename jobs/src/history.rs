@@ -64,6 +64,7 @@ pub fn relation() -> Relation {
         name: NAME.into(),
         kind: "table",
         schema: schema(),
+        sql: None,
     }
 }
 

@@ -256,6 +256,7 @@ impl Pinner for LocalPinner {
                 name: name.clone(),
                 kind: "topic",
                 schema,
+                sql: None,
             });
         }
         for (name, view) in &entry.views {
@@ -273,6 +274,7 @@ impl Pinner for LocalPinner {
                     name: name.clone(),
                     kind: "view",
                     schema,
+                    sql: Some(live.definition.sql.clone()),
                 });
             }
         }

@@ -58,6 +58,7 @@ pub fn relation() -> Relation {
         name: DEAD_LETTER_RETRIES.into(),
         kind: "table",
         schema: retry_schema(),
+        sql: None,
     }
 }
 
