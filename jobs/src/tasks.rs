@@ -1,19 +1,27 @@
 //! The tasks of a node: each has a name and an owner, is told to stop, and is missed where it ends
 //! before. Owns which of them ended so, and why; what a node does then is its own.
 
-use std::any::Any;
 use std::collections::BTreeMap;
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use anabranch_shared::{Error, Result};
+use anabranch_shared::{Error, Result, panic_text};
 use futures::FutureExt;
 use parking_lot::Mutex;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
+
+/// When a task may end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Ends {
+    /// Not before it is told to.
+    WhenTold,
+    /// Once it has done its work.
+    WhenDone,
+}
 
 /// The tasks of a node. What still runs of them when this is dropped is aborted.
 #[derive(Debug)]
@@ -40,10 +48,36 @@ impl Tasks {
         name: &'static str,
         task: impl Future<Output = Result<()>> + Send + 'static,
     ) {
+        self.watch(name, Ends::WhenTold, task);
+    }
+
+    /// Starts a task that ends once its work is done, and is left off once it is to stop. It is missed
+    /// only where it panics.
+    pub fn spawn_passing(
+        &self,
+        name: &'static str,
+        task: impl Future<Output = ()> + Send + 'static,
+    ) {
+        let stop = self.stop.clone();
+        self.watch(name, Ends::WhenDone, async move {
+            tokio::select! {
+                () = stop.cancelled() => {}
+                () = task => {}
+            }
+            Ok(())
+        });
+    }
+
+    fn watch(
+        &self,
+        name: &'static str,
+        ends: Ends,
+        task: impl Future<Output = Result<()>> + Send + 'static,
+    ) {
         let (stop, noted) = (self.stop.clone(), self.ended.clone());
         let watched = async move {
             let why = match AssertUnwindSafe(task).catch_unwind().await {
-                Ok(Ok(())) if stop.is_cancelled() => return,
+                Ok(Ok(())) if ends == Ends::WhenDone || stop.is_cancelled() => return,
                 Ok(Ok(())) => "it ended by itself".to_owned(),
                 Ok(Err(e)) => e.to_string(),
                 Err(panic) => format!("it panicked: {}", panic_text(panic.as_ref())),
@@ -51,7 +85,10 @@ impl Tasks {
             tracing::error!(task = name, error = %why, "a task of this process has ended");
             noted.send_modify(|ended| drop(ended.insert(name, why)));
         };
-        self.running.lock().push((name, tokio::spawn(watched)));
+        let mut running = self.running.lock();
+        // Of those that end by themselves many may have been started.
+        running.retain(|(_, task)| !task.is_finished());
+        running.push((name, tokio::spawn(watched)));
     }
 
     /// Starts a task that runs for ever, and is left off once it is to stop.
@@ -151,13 +188,6 @@ pub fn flag_of(stop: &CancellationToken) -> Arc<AtomicBool> {
     flag
 }
 
-/// What a panic said.
-pub(crate) fn panic_text(panic: &(dyn Any + Send)) -> &str {
-    let text = panic.downcast_ref::<String>().map(String::as_str);
-    text.or_else(|| panic.downcast_ref::<&str>().copied())
-        .unwrap_or("no message")
-}
-
 #[cfg(test)]
 mod tests {
     #![expect(clippy::panic, reason = "a task that panics")]
@@ -194,6 +224,28 @@ mod tests {
             ),
             "{failure}"
         );
+    }
+
+    #[tokio::test]
+    async fn one_whose_work_is_done_is_not_missed() {
+        let tasks = Tasks::new(CancellationToken::new());
+        for _ in 0..3 {
+            let (done, mut ended) = tokio::sync::oneshot::channel::<()>();
+            tasks.spawn_passing("short", async move { drop(done) });
+            assert!((&mut ended).await.is_err());
+            tokio::task::yield_now().await;
+        }
+        assert!(tasks.running.lock().len() < 3);
+        let (held, mut gone) = tokio::sync::oneshot::channel::<()>();
+        tasks.spawn_passing("long", async move {
+            let _held = held;
+            std::future::pending().await
+        });
+        assert!(tasks.stop(soon()).await.is_empty() && (&mut gone).await.is_err());
+        assert!(tasks.failure().is_none());
+        let tasks = Tasks::new(CancellationToken::new());
+        tasks.spawn_passing("panics", async { panic!("a defect") });
+        tasks.missed("panics").await;
     }
 
     #[tokio::test]

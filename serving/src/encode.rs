@@ -1,11 +1,13 @@
 //! Answers as bytes: Arrow IPC stream, JSON array or NDJSON, written batch by batch. Owns how much
-//! memory an answer takes until it is sent.
+//! memory an answer takes until it is sent, and that an Arrow answer holds its rows and nothing else:
+//! the engine's text is views into buffers of whatever it was read from.
 
 use std::sync::Arc;
 
 use anabranch_shared::{Error, Result};
-use arrow::array::RecordBatch;
-use arrow::datatypes::SchemaRef;
+use arrow::array::{Array, ArrayRef, AsArray, RecordBatch, RecordBatchOptions, UInt32Array};
+use arrow::compute::{cast, take};
+use arrow::datatypes::{DataType, Field, FieldRef, Fields, Schema, SchemaRef};
 use arrow::ipc::writer::StreamWriter;
 use arrow::json::writer::{JsonArray, LineDelimited, Writer, WriterBuilder};
 use datafusion::execution::memory_pool::{MemoryConsumer, MemoryPool, MemoryReservation};
@@ -17,8 +19,138 @@ pub(crate) const NDJSON: &str = "application/x-ndjson";
 /// The content type of a JSON array.
 pub(crate) const JSON: &str = "application/json";
 
+/// The parameter of [`ARROW`] with which views are asked for.
+const VIEWS: &str = "views=true";
+
+/// Bytes of text of one column that a batch of an answer holds at most: offsets have 31 bits.
+const MOST_TEXT: u64 = 1 << 30;
+
+/// How text and bytes stand in an Arrow answer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Texts {
+    /// As Utf8 and Binary, which every reader knows.
+    Plain,
+    /// As the engine has them.
+    Views,
+}
+
+impl Texts {
+    /// What a reader says that it takes: `…arrow.stream; views=true`.
+    pub(crate) fn accepted(accept: &str) -> Self {
+        let accept = accept.replace([' ', '"'], "");
+        match accept.split([',', ';']).any(|part| part == VIEWS) {
+            true => Self::Views,
+            false => Self::Plain,
+        }
+    }
+}
+
+/// An Arrow answer, and what its columns are.
+struct ArrowAnswer {
+    writer: StreamWriter<Vec<u8>>,
+    schema: SchemaRef,
+    texts: Texts,
+}
+
+impl ArrowAnswer {
+    fn new(schema: &SchemaRef, texts: Texts) -> Result<Self> {
+        let schema = match texts {
+            Texts::Plain => {
+                let fields: Fields = schema.fields().iter().map(plain_field).collect();
+                Arc::new(Schema::new_with_metadata(fields, schema.metadata().clone()))
+            }
+            Texts::Views => schema.clone(),
+        };
+        let writer = StreamWriter::try_new(Vec::new(), &schema)?;
+        Ok(Self {
+            writer,
+            schema,
+            texts,
+        })
+    }
+
+    fn write(&mut self, batch: &RecordBatch) -> Result<()> {
+        let rows = batch.num_rows();
+        let text = batch.columns().iter().map(text_bytes).max();
+        if rows > 1 && text.is_some_and(|bytes| bytes > MOST_TEXT) {
+            let half = rows / 2;
+            self.write(&batch.slice(0, half))?;
+            return self.write(&batch.slice(half, rows - half));
+        }
+        let columns = batch.columns().iter().zip(self.schema.fields());
+        let columns = columns.map(|(column, field)| match self.texts {
+            Texts::Plain => as_plain(column, field.data_type()),
+            Texts::Views => compacted(column),
+        });
+        let columns = columns.collect::<Result<Vec<_>>>()?;
+        let options = RecordBatchOptions::new().with_row_count(Some(rows));
+        let own = RecordBatch::try_new_with_options(self.schema.clone(), columns, &options)?;
+        Ok(self.writer.write(&own)?)
+    }
+}
+
+/// A field whose text and bytes every reader knows.
+fn plain_field(field: &FieldRef) -> FieldRef {
+    let plain = plain_type(field.data_type());
+    Arc::new(Field::clone(field).with_data_type(plain))
+}
+
+fn plain_type(data_type: &DataType) -> DataType {
+    match data_type {
+        DataType::Utf8View => DataType::Utf8,
+        DataType::BinaryView => DataType::Binary,
+        DataType::List(item) => DataType::List(plain_field(item)),
+        DataType::LargeList(item) => DataType::LargeList(plain_field(item)),
+        DataType::FixedSizeList(item, n) => DataType::FixedSizeList(plain_field(item), *n),
+        DataType::Map(entries, sorted) => DataType::Map(plain_field(entries), *sorted),
+        DataType::Struct(fields) => DataType::Struct(fields.iter().map(plain_field).collect()),
+        other => other.clone(),
+    }
+}
+
+/// The bytes of text that a column has in views, beyond what its rows are where it is nested.
+fn text_bytes(column: &ArrayRef) -> u64 {
+    // The length of a value is in the low bits of its view.
+    let lengths = |views: &[u128]| views.iter().map(|view| u64::from(*view as u32)).sum();
+    match column.data_type() {
+        DataType::Utf8View => lengths(column.as_string_view().views()),
+        DataType::BinaryView => lengths(column.as_binary_view().views()),
+        data_type if plain_type(data_type) == *data_type => 0,
+        _ => column.get_array_memory_size() as u64,
+    }
+}
+
+/// A nested column with no more than its own rows.
+fn own_rows(column: &ArrayRef) -> Result<ArrayRef> {
+    let rows = u32::try_from(column.len()).map_err(|e| Error::Internal(e.to_string()))?;
+    Ok(take(column, &UInt32Array::from_iter_values(0..rows), None)?)
+}
+
+fn as_plain(column: &ArrayRef, plain: &DataType) -> Result<ArrayRef> {
+    match column.data_type() {
+        same if same == plain => Ok(column.clone()),
+        DataType::Utf8View | DataType::BinaryView => Ok(cast(column, plain)?),
+        _ => Ok(cast(&own_rows(column)?, plain)?),
+    }
+}
+
+/// A column whose views are into buffers of their own.
+fn compacted(column: &ArrayRef) -> Result<ArrayRef> {
+    match column.data_type() {
+        DataType::Utf8View => Ok(Arc::new(column.as_string_view().gc())),
+        DataType::BinaryView => Ok(Arc::new(column.as_binary_view().gc())),
+        data_type => {
+            let plain = plain_type(data_type);
+            match plain == *data_type {
+                true => Ok(column.clone()),
+                false => Ok(cast(&as_plain(column, &plain)?, data_type)?),
+            }
+        }
+    }
+}
+
 enum Format {
-    Arrow(Box<StreamWriter<Vec<u8>>>),
+    Arrow(Box<ArrowAnswer>),
     Lines(Writer<Vec<u8>, LineDelimited>),
     Array(Writer<Vec<u8>, JsonArray>),
 }
@@ -33,11 +165,12 @@ impl Encoder {
     pub(crate) fn new(
         schema: &SchemaRef,
         content_type: &str,
+        texts: Texts,
         pool: &Arc<dyn MemoryPool>,
     ) -> Result<Self> {
         let json = || WriterBuilder::new().with_explicit_nulls(true);
         let format = match content_type {
-            ARROW => Format::Arrow(Box::new(StreamWriter::try_new(Vec::new(), schema)?)),
+            ARROW => Format::Arrow(Box::new(ArrowAnswer::new(schema, texts)?)),
             NDJSON => Format::Lines(json().build(Vec::new())),
             _ => Format::Array(json().build(Vec::new())),
         };
@@ -51,9 +184,9 @@ impl Encoder {
     /// `Unavailable` where the answer is larger than the memory for queries.
     pub(crate) fn write(&mut self, batch: &RecordBatch) -> Result<()> {
         let bytes = match &mut self.format {
-            Format::Arrow(writer) => {
-                writer.write(batch)?;
-                writer.get_ref().capacity()
+            Format::Arrow(answer) => {
+                answer.write(batch)?;
+                answer.writer.get_ref().capacity()
             }
             Format::Lines(writer) => {
                 writer.write(batch)?;
@@ -75,7 +208,7 @@ impl Encoder {
     /// The whole answer.
     pub(crate) fn finish(self) -> Result<Vec<u8>> {
         Ok(match self.format {
-            Format::Arrow(writer) => writer.into_inner()?,
+            Format::Arrow(answer) => answer.writer.into_inner()?,
             Format::Lines(mut writer) => {
                 writer.finish()?;
                 writer.into_inner()
@@ -88,5 +221,92 @@ impl Encoder {
                 }
             }
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use arrow::array::{ListArray, MapArray, StringViewArray, StructArray};
+    use arrow::buffer::OffsetBuffer;
+    use arrow::ipc::reader::StreamReader;
+    use arrow::util::pretty::pretty_format_batches;
+    use datafusion::execution::memory_pool::UnboundedMemoryPool;
+
+    use super::*;
+
+    const ROWS: usize = 8_192;
+
+    /// Text of 100 bytes a row: plain, and in lists, structs and maps.
+    fn whole() -> Result<RecordBatch> {
+        let texts = |kind: &str| -> ArrayRef {
+            let all = (0..ROWS).map(|row| Some(format!("{kind} {row:0>100}")));
+            Arc::new(all.collect::<StringViewArray>())
+        };
+        let offsets = OffsetBuffer::from_repeated_length(1, ROWS);
+        let field = |name: &str, nullable| Field::new(name, DataType::Utf8View, nullable);
+        let item = Arc::new(field("item", true));
+        let list = ListArray::try_new(item, offsets.clone(), texts("list"), None)?;
+        let fields = Fields::from(vec![field("key", false), field("value", true)]);
+        let columns = vec![texts("key"), texts("value")];
+        let entries = StructArray::try_new(fields, columns, None)?;
+        let entry = Field::new("entries", entries.data_type().clone(), false);
+        let map = MapArray::try_new(Arc::new(entry), offsets, entries.clone(), None, false)?;
+        Ok(RecordBatch::try_from_iter([
+            ("text", texts("text")),
+            ("bytes", cast(&texts("bytes"), &DataType::BinaryView)?),
+            ("list", Arc::new(list) as ArrayRef),
+            ("pair", Arc::new(entries) as ArrayRef),
+            ("map", Arc::new(map) as ArrayRef),
+        ])?)
+    }
+
+    fn sent(rows: &RecordBatch, texts: Texts) -> Result<Vec<u8>> {
+        let pool: Arc<dyn MemoryPool> = Arc::new(UnboundedMemoryPool::default());
+        let mut encoder = Encoder::new(rows.schema_ref(), ARROW, texts, &pool)?;
+        encoder.write(rows)?;
+        encoder.finish()
+    }
+
+    #[test]
+    fn arrow_answers_hold_their_rows_alone() -> Result<()> {
+        let whole = whole()?;
+        let few = whole.slice(4_000, 2);
+        let has_views = |schema: &Schema| format!("{schema:?}").contains("View");
+        for texts in [Texts::Plain, Texts::Views] {
+            let bytes = sent(&few, texts)?;
+            assert!(bytes.len() < 8_000, "{texts:?}: {} bytes", bytes.len());
+            let read = StreamReader::try_new(bytes.as_slice(), None)?;
+            assert_eq!(has_views(&read.schema()), texts == Texts::Views);
+            let read = read.collect::<std::result::Result<Vec<_>, _>>()?;
+            let shown = |rows: &[RecordBatch]| pretty_format_batches(rows).map(|t| t.to_string());
+            assert_eq!(shown(&read)?, shown(std::slice::from_ref(&few))?);
+        }
+        // What is sent of a whole batch is read back as it was.
+        let bytes = sent(&whole, Texts::Views)?;
+        let mut read = StreamReader::try_new(bytes.as_slice(), None)?;
+        assert_eq!(read.next().transpose()?, Some(whole));
+        Ok(())
+    }
+
+    #[test]
+    fn views_are_sent_to_who_asks_for_them() {
+        for (accept, texts) in [
+            (ARROW, Texts::Plain),
+            (
+                "application/vnd.apache.arrow.stream; views=true",
+                Texts::Views,
+            ),
+            (
+                "application/vnd.apache.arrow.stream;views=true, */*",
+                Texts::Views,
+            ),
+            (
+                "application/vnd.apache.arrow.stream;views=false",
+                Texts::Plain,
+            ),
+            ("application/json", Texts::Plain),
+        ] {
+            assert_eq!(Texts::accepted(accept), texts, "{accept}");
+        }
     }
 }

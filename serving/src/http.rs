@@ -14,7 +14,7 @@ use axum::{Extension, Json, Router};
 use futures::StreamExt;
 use percent_encoding::{AsciiSet, CONTROLS, percent_decode, utf8_percent_encode};
 
-use crate::encode::{ARROW, Encoder, JSON, NDJSON};
+use crate::encode::{ARROW, Encoder, JSON, NDJSON, Texts};
 use crate::session::{Answer, SqlService, read_setting};
 use crate::workers::compute;
 
@@ -154,7 +154,7 @@ async fn answer(
         .into_iter()
         .find(|t| accept.contains(t))
         .unwrap_or(JSON);
-    respond(service, answer, content_type).await
+    respond(service, answer, content_type, Texts::accepted(accept)).await
 }
 
 /// The whole answer is computed before the first byte is sent, so that a failure is an error and
@@ -163,6 +163,7 @@ async fn respond(
     service: &SqlService,
     answer: Answer,
     content_type: &'static str,
+    texts: Texts,
 ) -> Result<Response> {
     // The threads that write the answer may be busy when its reader goes.
     let _reader = answer.waiter();
@@ -176,7 +177,7 @@ async fn respond(
     let pool = service.memory_pool().clone();
     // Text of many rows takes long, too.
     let body = compute(async move {
-        let mut encoder = Encoder::new(&schema, content_type, &pool)?;
+        let mut encoder = Encoder::new(&schema, content_type, texts, &pool)?;
         while let Some(batch) = stream.next().await {
             encoder.write(&batch?)?;
         }

@@ -5,6 +5,7 @@ mod blame;
 mod combine;
 mod encode;
 mod http;
+mod information;
 mod layer;
 mod leaf;
 mod limits;

@@ -8,8 +8,8 @@ use anabranch_shared::functions::{self, FunctionBounds};
 use anabranch_shared::layout;
 use anabranch_shared::view::{KeySample, View, build_session, session_builder};
 use anabranch_shared::{
-    Error, OFFSET, PARTITION, Pin, Pinner, ReadMode, Result, Stop, Storage, TopicPin, ViewPin,
-    dead_letter_schema, sql, timestamp_type,
+    Error, OFFSET, PARTITION, Pin, Pinner, ReadMode, Relation, Result, Stop, Storage, TopicPin,
+    ViewPin, dead_letter_schema, sql, timestamp_type,
 };
 use arrow::array::RecordBatch;
 use arrow::datatypes::SchemaRef;
@@ -31,6 +31,7 @@ use tokio::sync::OwnedSemaphorePermit;
 use crate::additive;
 use crate::blame::naming_views;
 use crate::combine::{Combine, plan_combines};
+use crate::information;
 use crate::leaf::MergedLeaf;
 use crate::limits::QueryLimits;
 use crate::planning;
@@ -191,9 +192,7 @@ impl SqlService {
     }
 
     fn state_within(&self, runtime: Arc<RuntimeEnv>) -> Result<SessionState> {
-        let mut config = SessionConfig::new()
-            .with_target_partitions(self.options.threads.max(1))
-            .with_information_schema(true);
+        let mut config = SessionConfig::new().with_target_partitions(self.options.threads.max(1));
         config.options_mut().execution.time_zone = Some("+00:00".to_owned());
         config.options_mut().execution.parquet.pushdown_filters = false;
         let builder = session_builder()
@@ -227,8 +226,9 @@ impl SqlService {
         query.turn().await?;
         let (read, names) = self.read(&query, text).await?;
         let stop = query.stop.clone();
-        let pin = stop.within(self.pinner.pin(&names, mode)).await?;
-        let answer = self.query_pinned((query, waiter), read, &pin, mode);
+        let known = self.known(&query, &names).await?;
+        let pin = stop.within(self.pinner.pin(&names.relations, mode)).await?;
+        let answer = self.query_pinned((query, waiter), (read, known), &pin, mode);
         match answer.await {
             Err(e) => Err(self.explained(e).await),
             answer => answer,
@@ -236,17 +236,26 @@ impl SqlService {
     }
 
     /// Reads a statement on the threads for queries, and says which relations it names.
-    async fn read(&self, query: &Arc<Running>, text: &str) -> Result<(Read, Vec<String>)> {
+    async fn read(&self, query: &Arc<Running>, text: &str) -> Result<(Read, Names)> {
         let (service, text, held) = (self.clone(), text.to_owned(), query.clone());
         let bounds = self.options.limits.statement;
         let reading = workers::compute(async move {
             let state = service.state_of(&held)?;
             let statement = sql::parse_within(&state, &text, bounds)?;
             statement::check(&statement)?;
+            let statement = statement::written_out(&state, statement)?;
             let names = relation_names(&state, &statement)?;
             Ok((workers::Kept::new((state, statement)), names))
         });
         query.stop.within(reading).await
+    }
+
+    /// Everything that can be queried, where a statement asks for that.
+    async fn known(&self, query: &Running, names: &Names) -> Result<Known> {
+        match names.of_information {
+            true => Ok(Some(query.stop.within(self.pinner.relations()).await?)),
+            false => Ok(None),
+        }
     }
 
     /// The error with what there is, where it is that something is not there.
@@ -301,14 +310,16 @@ impl SqlService {
         let query = self.queries.arrive(THIS_PROCESS, text, limit)?;
         let waiter = query.waiter();
         query.turn().await?;
-        let (read, _) = self.read(&query, text).await?;
-        self.query_pinned((query, waiter), read, pin, mode).await
+        let (read, names) = self.read(&query, text).await?;
+        let known = self.known(&query, &names).await?;
+        self.query_pinned((query, waiter), (read, known), pin, mode)
+            .await
     }
 
     async fn query_pinned(
         &self,
         (query, waiter): (Arc<Running>, Waiter),
-        read: Read,
+        read: (Read, Known),
         pin: &Pin,
         mode: ReadMode,
     ) -> Result<Answer> {
@@ -340,13 +351,30 @@ impl SqlService {
 /// A statement that has been read, and its session.
 type Read = workers::Kept<(SessionState, Statement)>;
 
+/// Everything that can be queried, where the statement asks for that.
+type Known = Option<Vec<Relation>>;
+
+/// What a statement names.
+struct Names {
+    relations: Vec<String>,
+    /// Whether it asks which relations there are.
+    of_information: bool,
+}
+
 /// Plans a statement over a pin and begins to compute it, on the threads for queries.
-async fn computed(read: Read, pin: Pin, stop: Stop) -> Result<SendableRecordBatchStream> {
+async fn computed(
+    (read, known): (Read, Known),
+    pin: Pin,
+    stop: Stop,
+) -> Result<SendableRecordBatchStream> {
     let (state, statement) = read.take()?;
     let context = SessionContext::new_with_state(state);
     // Whoever names a view computes it anew, in the session without the query's tables.
     let of_views = context.state();
     register(&context, &pin)?;
+    if let Some(relations) = known {
+        information::register(&context, &relations)?;
+    }
     let plan = context.state().statement_to_plan(statement).await?;
     read_only().verify_plan(&plan)?;
     additive::check(&plan, &answer_plans(&pin)?)?;
@@ -408,9 +436,15 @@ fn read_only() -> SQLOptions {
         .with_allow_statements(false)
 }
 
-fn relation_names(state: &SessionState, statement: &Statement) -> Result<Vec<String>> {
+fn relation_names(state: &SessionState, statement: &Statement) -> Result<Names> {
     let references = state.resolve_table_references(statement)?;
-    Ok(references.iter().map(|r| r.table().to_owned()).collect())
+    let (of_information, relations): (Vec<_>, Vec<_>) = references
+        .iter()
+        .partition(|reference| information::is_of_information(reference));
+    Ok(Names {
+        relations: relations.iter().map(|r| r.table().to_owned()).collect(),
+        of_information: !of_information.is_empty(),
+    })
 }
 
 fn register(context: &SessionContext, pin: &Pin) -> Result<()> {

@@ -19,6 +19,7 @@ mod lease;
 mod log;
 mod master;
 mod monotonic;
+mod panics;
 pub mod parquet_bounds;
 mod pin;
 mod place;
@@ -52,6 +53,7 @@ pub use log::{
 };
 pub use master::{Master, MasterLeaf, MasterPin, Ranges, Unit};
 pub use monotonic::Monotonic;
+pub use panics::panic_text;
 pub use pin::{Pin, Pinner, PlainPin, ReadMode, Relation, TopicPin, ViewPin};
 pub use place::{Generation, LogVersion, Offset, OffsetRange, Offsets, PartitionId};
 pub use planted::planted;

@@ -118,6 +118,8 @@ pub struct Relation {
     pub kind: &'static str,
     /// Its columns.
     pub schema: SchemaRef,
+    /// The SQL of a view.
+    pub sql: Option<String>,
 }
 
 /// Chooses pins.

@@ -136,7 +136,8 @@ pub struct DaemonSettings {
 /// `[http]`: what the daemon takes over HTTP, and from whom.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct HttpSettings {
-    /// More names under which the daemon is reached over loopback, in small letters.
+    /// More names under which the daemon is reached, in small letters; where there are any, no others
+    /// are taken.
     pub hosts: Vec<String>,
     /// The most connections; at least 1.
     pub connections: usize,

@@ -99,13 +99,11 @@ impl View {
         // A defect of the planner, ours or the engine's, is the trouble of one view.
         let planned = std::panic::catch_unwind(|| Self::plan(name, sql, topic));
         planned.unwrap_or_else(|panic| {
-            let text = panic.downcast_ref::<String>().map(String::as_str);
-            let text = text.or_else(|| panic.downcast_ref::<&str>().copied());
             Err(Error::view(
                 name,
                 format!(
                     "planning it ended in a defect of this software (`{}`); write it in another way, and report this",
-                    text.unwrap_or("no reason is known")
+                    crate::panic_text(panic.as_ref())
                 ),
             ))
         })

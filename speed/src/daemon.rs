@@ -589,14 +589,16 @@ impl Pinner for Daemon {
                 name: name.clone(),
                 kind: "topic",
                 schema,
+                sql: None,
             });
             stream.with_delta(|delta| {
                 for (name, view) in &delta.views {
-                    let schema = view.master.view().schema();
+                    let view = view.master.view();
                     relations.push(Relation {
                         name: name.clone(),
                         kind: "view",
-                        schema,
+                        schema: view.schema(),
+                        sql: Some(view.definition().sql.clone()),
                     });
                 }
             });

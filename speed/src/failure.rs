@@ -1,7 +1,6 @@
 //! What ends a daemon that can't go on: a thread or a loop of it that ended by itself. Owns the
 //! first such reason and wakes those that wait; what is then done is the caller's.
 
-use std::any::Any;
 use std::sync::Arc;
 
 use anabranch_shared::Error;
@@ -65,13 +64,6 @@ impl Reason {
             Self::Defect(text) => Error::Internal(format!("{text}; {advice}")),
         }
     }
-}
-
-/// What a panic said.
-pub(crate) fn panic_text(panic: &(dyn Any + Send)) -> &str {
-    let text = panic.downcast_ref::<String>().map(String::as_str);
-    text.or_else(|| panic.downcast_ref::<&str>().copied())
-        .unwrap_or("no message")
 }
 
 #[cfg(test)]

@@ -40,6 +40,10 @@ const ARROW: &str = "application/vnd.apache.arrow.stream";
 /// whose name `_extra` repeats.
 const TEXT_TIMES: u64 = 16;
 
+/// Facts that take more than so many times the bytes of their records are asked for before they are
+/// made: the room for the records is enough for others.
+const RECORD_TIMES: u64 = 4;
+
 /// So many bytes of a compressed body are taken apart at once.
 const INFLATED: usize = 1 << 20;
 
@@ -311,11 +315,7 @@ pub(crate) fn admit_body(
             let chunk = chunk.map_err(refused)?;
             let part = admission.chunk(&chunk).map_err(failed)?;
             bytes = bytes.saturating_add(get_record_batch_memory_size(&part.facts) as u64);
-            if bytes > limit.saturating_mul(TEXT_TIMES) {
-                return Err(Error::Invalid(format!(
-                    "its rows come to more than {TEXT_TIMES} times {limit} bytes (`max_request_bytes` in `[daemon]`), and nothing of it was admitted; send it in parts"
-                )));
-            }
+            check_rows(bytes, limit)?;
             parts.push(part);
         }
         return admission.joined(parts).map_err(failed);
@@ -331,12 +331,14 @@ pub(crate) fn admit_body(
     .any(|k| kind.contains(k))
     {
         if !files::begins_array(&body) {
+            room_for_rows(admission, &body, limit, grow)?;
             return admission.ndjson(&body).map_err(failed);
         }
         // Its lines are a copy of it.
         grow(2 * body.len() as u64)?;
         let lines = files::lines_of_array(&body)
             .map_err(|e| Error::Invalid(format!("{e}; nothing of it was admitted")))?;
+        room_for_rows(admission, &lines, limit, grow)?;
         let mut admitted = admission.ndjson(&lines).map_err(failed)?;
         // The lines that they are counted by are not the sender's.
         admitted.dead.iter_mut().for_each(|dead| dead.line = None);
@@ -345,6 +347,38 @@ pub(crate) fn admit_body(
     Err(Error::Invalid(format!(
         "content type `{kind}`: send `application/x-ndjson`, `application/json`, `text/csv` or `application/vnd.apache.arrow.stream`"
     )))
+}
+
+/// Refuses rows that come to many times what a request may have.
+fn check_rows(bytes: u64, limit: u64) -> Result<()> {
+    match bytes > limit.saturating_mul(TEXT_TIMES) {
+        true => Err(Error::Invalid(format!(
+            "its rows come to more than {TEXT_TIMES} times {limit} bytes (`max_request_bytes` in `[daemon]`), and nothing of it was admitted; send it in parts"
+        ))),
+        false => Ok(()),
+    }
+}
+
+/// Makes room for the facts of lines of JSON, before they are made: a short record takes as much
+/// memory as all declared fields do.
+fn room_for_rows(
+    admission: &Admission,
+    lines: &[u8],
+    limit: u64,
+    grow: &dyn Fn(u64) -> Result<()>,
+) -> Result<()> {
+    let size = |rows: usize| (rows as u64).saturating_mul(admission.row_bytes());
+    let plain = RECORD_TIMES.saturating_mul(lines.len() as u64);
+    // Ends of lines are counted fast, and mostly that is all there is to do.
+    if size(memchr::memchr_iter(b'\n', lines).count() + 1) <= plain {
+        return Ok(());
+    }
+    let bytes = size(crate::intake::admission::lines(lines).count());
+    check_rows(bytes, limit)?;
+    match bytes <= plain {
+        true => Ok(()),
+        false => grow(bytes.saturating_add(lines.len() as u64)),
+    }
 }
 
 /// The body without its compression; bounded, so that a small body can't become a huge one. What is
@@ -427,6 +461,79 @@ mod tests {
         for (name, rows) in [(10_000, 10_000), (100_000, 50_000)] {
             let refused = admitted(body(name, rows));
             assert!(matches!(refused, Err(Error::Invalid(_))), "{name}");
+        }
+        Ok(())
+    }
+
+    /// Records that name next to nothing of what is declared, and one that names a great deal of what is
+    /// not.
+    #[test]
+    fn rows_of_json_are_counted_by_what_is_declared() -> std::result::Result<(), String> {
+        use anabranch_shared::settings::{FieldReads, FieldType, UnknownFields};
+        let field = |name: String, field_type, nullable| anabranch_shared::TopicField {
+            name,
+            field_type,
+            nullable,
+            reads: FieldReads::default(),
+        };
+        let texts = (0..500).map(|n| field(format!("f{n}"), FieldType::Varchar, true));
+        let time = field("ts".to_owned(), FieldType::Timestamp, false);
+        let topic = anabranch_shared::Topic {
+            name: "facts".into(),
+            event_time: "ts".into(),
+            fields: std::iter::once(time).chain(texts).collect(),
+        };
+        let most = 2 << 20;
+        let admission = |unknown| {
+            let admission = Admission::new(&topic.field_schema(), "ts", unknown, most);
+            admission.map_err(|e| e.to_string())
+        };
+        let keep = admission(UnknownFields::Keep)?;
+        assert_eq!(keep.row_bytes(), 8 + 501 * 16);
+        let record = "{\"ts\":\"2026-01-01\"}\n";
+        let admit = |body: String, grow: &dyn Fn(u64) -> Result<()>| {
+            admit_body(&keep, body.into(), "application/json", None, 1 << 20, grow)
+        };
+        let asked = std::sync::Mutex::new(Vec::new());
+        let note = |bytes| {
+            asked.lock().map(|mut asked| asked.push(bytes)).ok();
+            Ok(())
+        };
+        let few = admit(record.repeat(100), &note).map_err(|e| e.to_string())?;
+        assert_eq!(few.facts.num_rows(), 100);
+        let bytes = 100 * (keep.row_bytes() + record.len() as u64);
+        assert_eq!(asked.lock().ok().as_deref(), Some(&vec![bytes]));
+        // Where there is no room, nothing is made.
+        let full = |_| Err(Error::NoRoom("full".into()));
+        assert!(matches!(
+            admit(record.repeat(100), &full),
+            Err(Error::NoRoom(_))
+        ));
+        let array = format!("[{}]", vec![record.trim(); 40_000].join(","));
+        for body in [record.repeat(40_000), array] {
+            let refused = admit(body, &|_| Ok(())).err().map(|e| e.to_string());
+            let refused = refused.unwrap_or_default();
+            assert!(refused.contains("`max_request_bytes`"), "{refused}");
+        }
+        // Blank lines are no records.
+        let blank = format!("{}{record}", "\n".repeat(900_000));
+        let blank = admit(blank, &|_| Ok(())).map_err(|e| e.to_string())?;
+        assert_eq!(blank.facts.num_rows(), 1);
+        // A row of 100,000 keys is a fact, if it is not too long; it is refused by its first unknown one.
+        let keys: String = (0..100_000).map(|n| format!(",\"k{n}\":1")).collect();
+        let wide = Bytes::from(format!("{{\"ts\":\"2026-01-01\"{keys},\"f1\":\"last\"}}\n"));
+        let kept = keep.ndjson(&wide).map_err(|e| e.to_string())?;
+        let extra = kept.facts.column_by_name(anabranch_shared::EXTRA);
+        let extra = extra.map_or(0, |extra| extra.get_array_memory_size());
+        assert!(kept.dead.is_empty() && extra > 1_000_000 && extra < 4 * wide.len());
+        let strict = admission(UnknownFields::Reject)?;
+        let short = Admission::new(&topic.field_schema(), "ts", UnknownFields::Keep, 1 << 20);
+        let short = short.map_err(|e| e.to_string())?;
+        for (admission, why) in [(strict, "\"k0\""), (short, "1048576 bytes")] {
+            let refused = admission.ndjson(&wide).map_err(|e| e.to_string())?;
+            let reason = refused.dead.first();
+            let reason = reason.map_or(String::new(), |d| format!("{:?} {}", d.field, d.reason));
+            assert!(reason.contains(why) && reason.len() < 300, "{reason}");
         }
         Ok(())
     }

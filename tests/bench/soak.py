@@ -9,9 +9,13 @@ jobs killed with SIGKILL at random; then the law, and the producer's own book ag
     $python tests/bench/soak.py --minutes 3 --source http --rate 5000
     $python tests/bench/soak.py --storage s3                     # Kafka → the tests' S3 server, which it starts
     $python tests/bench/soak.py --storage s3://bucket/soak --storage-dir DIR   # a server that runs already
+    $python tests/bench/soak.py --source http --clients 64 --bombs --damage --descriptors 512   # all of it at once
 
 Every two seconds it measures the daemon's memory, files, the time from produced to visible by SQL, and what is
 acknowledged and not yet visible. `--out DIR` gets `samples.csv`, `soak.svg` and `summary.json`.
+
+With `--clients` readers check every answer, with `--bombs` requests try to take the daemon, with `--damage` its files
+are damaged while it runs, and `--descriptors` and `--process-memory` bound it.
 
 Exit codes: 0 all equal and flat; 1 facts differ, a job failed, or a measure grew; 2 the soak could not be run.
 """
@@ -27,6 +31,7 @@ import tempfile
 import time
 
 import soak_parts
+import soak_trouble
 import soak_watch
 from figures import _target, _whole
 from project import Tools, run
@@ -54,6 +59,13 @@ def parser():
     out.add_argument("--refresh-every", type=float, default=10, help="seconds (default 10)")
     out.add_argument("--maintain-every", type=float, default=20, help="seconds (default 20)")
     out.add_argument("--kill-every", type=float, default=30, help="seconds between kills, on average; 0 for none (default 30)")
+    out.add_argument("--clients", type=_whole, default=0, help="readers that check whether answers are consistent (default 0)")
+    out.add_argument("--client-pause", type=float, default=4, help="seconds between the questions of each, on average (default 4)")
+    out.add_argument("--bombs", action="store_true", help="send requests that once took a daemon: large, deep, expanding, endless, many")
+    out.add_argument("--damage", action="store_true", help="flip a byte of a data file for a moment, again and again")
+    out.add_argument("--damage-every", type=float, default=15, help="seconds (default 15)")
+    out.add_argument("--descriptors", type=_whole, help="the most descriptors of the daemon (default: as many as it may have)")
+    out.add_argument("--process-memory", help="`process_memory` of the daemon, which its resident memory keeps to")
     out.add_argument("--land-every", default="1s", help="the daemon's `land_every` (default 1s)")
     out.add_argument("--grace", default="20s", help="how long replaced files stay (default 20s)")
     out.add_argument("--seed", type=int, default=1, help="of the kills (default 1)")
@@ -70,10 +82,11 @@ class Soak:
         self.chosen = random.Random(options.seed)
         self.project = os.path.join(folder, "project")
         self.broker = self.producer = self.bucket = None
+        self.clients = self.bombs = self.damage = None
         self.samples, self.events, self.recoveries = [], [], []
         port = soak_parts.free_port()
         os.makedirs(self.project)
-        self.daemon = soak_parts.Daemon(tools, self.project, port)
+        self.daemon = soak_parts.Daemon(tools, self.project, port, options.descriptors)
         self.jobs = soak_parts.Jobs(tools, self.project)
         source = ""
         if options.source == "kafka":
@@ -86,8 +99,9 @@ class Soak:
             self.bucket = soak_parts.Bucket(program, os.path.join(folder, "buckets"))
             storage, of_storage, self.files = self.bucket.URL, self.bucket.settings, self.bucket.files
         settings = soak_parts.SETTINGS.format(
-            storage=storage, of_storage=of_storage, grace=options.grace, port=port, land_every=options.land_every, source=source
-        )
+            storage=storage, of_storage=of_storage, grace=options.grace, port=port, land_every=options.land_every, source=source,
+            query=f'process_memory = "{options.process_memory}"' if options.process_memory else "",
+        )  # fmt: skip
         texts = {"anabranch.toml": settings, "minutes.sql": soak_parts.VIEW_SQL, "totals.sql": soak_parts.TOTALS_SQL}
         for name, text in texts.items():
             with open(os.path.join(self.project, name), "w", encoding="utf-8") as stream:
@@ -101,8 +115,11 @@ class Soak:
         at = self.broker.bootstrap if self.broker else self.daemon.url
         self.producer = soak_parts.Producer(self.tools, self.options.source, at, self.options.rate)
         self.begun = time.monotonic()
+        self._trouble()
         length = self.options.minutes * 60
         due = {"sample": 0, "refresh": self.options.refresh_every, "maintain": self.options.maintain_every}
+        if self.damage:
+            due["damage"] = self.options.damage_every
         due |= {"rebuild": length * 0.4, "kill": self._next_kill(0)}
         told = 0
         while (now := self._now()) < length:
@@ -115,6 +132,16 @@ class Soak:
                 last = self.samples[-1]
                 say(f"{now:5.0f} s: {json.dumps(last)}")
             time.sleep(0.05)
+
+    def _trouble(self):
+        options = self.options
+        if options.clients:
+            self.clients = soak_trouble.Clients(self.daemon, self.producer, options.clients, options.client_pause, options.seed)
+        if options.bombs:
+            self.bombs = soak_trouble.Bombs(self.daemon, options.seed)
+        if options.damage:
+            self.damage = soak_trouble.Damage(self.daemon, self.files, random.Random(options.seed))
+            self.jobs.was_damaged = self.damage.overlaps
 
     def _now(self):
         return time.monotonic() - self.begun
@@ -129,6 +156,11 @@ class Soak:
         if what == "sample":
             self.samples.append(self._sample())
             return now + SAMPLE_SECONDS
+        if what == "damage":
+            self._damage()
+            # As long as there are kills.
+            again = self._now() + self.options.damage_every
+            return again if again < length * 0.95 else float("inf")
         if what == "kill":
             self._kill()
             # The last minutes show that it becomes flat again.
@@ -160,6 +192,18 @@ class Soak:
             time.sleep(0.02)
         self.recoveries.append(time.monotonic() - killed)
 
+    def _damage(self):
+        # What is acknowledged over HTTP is visible.
+        least = self.producer.latest["acknowledged"] if self.options.source == "http" else 0
+        self.events.append((self._now(), "damage"))
+        if self.clients:
+            self.clients.damaged.set()
+        try:
+            self.damage.strike(least)
+        finally:
+            if self.clients:
+                self.clients.damaged.clear()
+
     def _visible(self):
         rows = self.daemon.sql(f"SELECT facts FROM {TOTALS}")
         return None if rows is None else rows[0]["facts"] or 0
@@ -175,6 +219,7 @@ class Soak:
             "seconds": round(self._now(), 2), "memory_bytes": self.daemon.memory_bytes(), "log_files": log,
             "all_files": everything, "freshness_seconds": freshness and round(freshness, 3), "visible": visible,
             "acknowledged": acknowledged, "lag_facts": None if visible is None else max(0, acknowledged - visible),
+            "descriptors": self.daemon.open_descriptors(),
         }  # fmt: skip
 
     def _count_files(self):
@@ -189,9 +234,20 @@ class Soak:
 
     def settle(self):
         """Ends the stream; what is wrong, and what the book says."""
+        for trouble in (self.clients, self.bombs):
+            if trouble:
+                trouble.stop()
         book = self.producer.stop()
         self.jobs.await_all()
         wrong = list(self.jobs.failures)
+        for trouble in (self.clients, self.bombs, self.damage):
+            if trouble:
+                wrong += trouble.wrong
+                if not trouble.counts:
+                    wrong.append(f"{type(trouble).__name__.lower()}: nothing was done")
+        most = max([s["descriptors"] for s in self.samples if s["descriptors"]] + [0])
+        if self.options.descriptors and most >= self.options.descriptors:
+            wrong.append(f"{most} of {self.options.descriptors} descriptors were open")
         expected = book["all"]["count"]
         begun = time.monotonic()
         while (self._visible() or 0) < expected and time.monotonic() - begun < soak_parts.PATIENCE_SECONDS:
@@ -239,6 +295,9 @@ class Soak:
 
     def end(self):
         """Ends what still runs."""
+        for trouble in (self.clients, self.bombs):
+            if trouble:
+                trouble.stopping.set()
         self.jobs.kill_all()
         if self.producer and self.producer.process.poll() is None:
             self.producer.process.kill()
@@ -259,6 +318,14 @@ def summary(soak, wrong, book):
         "unknown": sum(end - first for first, end in book["unknown"]), "wrong": wrong, "flat": verdicts,
         "jobs": soak.jobs.done, "conflicts": soak.jobs.conflicts, "kills": {kind: kills.count(kind) for kind in sorted(set(kills))},
     }  # fmt: skip
+    for name in ("clients", "bombs", "damage"):
+        trouble = getattr(soak, name)
+        if trouble:
+            out[name] = trouble.counts
+    if soak.damage:
+        out["jobs_that_met_damage"] = soak.jobs.damaged
+    memory = [s["memory_bytes"] for s in soak.samples if s["memory_bytes"]]
+    out["most"] = {"memory_bytes": max(memory, default=None), "descriptors": max([s["descriptors"] or 0 for s in soak.samples], default=None)}
     if fresh:
         out["freshness_seconds"] = {"median": statistics.median(fresh), "p99": percentile(fresh, 0.99)}
     if soak.recoveries:
@@ -268,6 +335,9 @@ def summary(soak, wrong, book):
 
 def tell(report):
     print(f"{report['facts']:,} facts acknowledged; jobs {report['jobs']}, {report['conflicts']} conflicts; kills {report['kills']}")
+    for name in ("clients", "bombs", "damage", "jobs_that_met_damage", "most"):
+        if name in report:
+            print(f"{name}: {report[name]}")
     for name in ("freshness_seconds", "recovery_seconds"):
         print(f"{name}: {report.get(name)}")
     for verdict in report["flat"]:

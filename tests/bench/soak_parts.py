@@ -4,6 +4,7 @@ import contextlib
 import json
 import os
 import random
+import resource
 import signal
 import socket
 import subprocess
@@ -36,6 +37,7 @@ grace = "{grace}"
 [query]
 # Below the grace: files must not be removed under a query.
 timeout = "10s"
+{query}
 [daemon]
 http = "127.0.0.1:{port}"
 land_every = "{land_every}"
@@ -69,8 +71,9 @@ start = "earliest"
 
 PATIENCE_SECONDS = 300
 
-# The program's exit code for "another process was faster; run the command again".
+# The program's exit codes for "another process was faster; run the command again", and for damaged data.
 CONFLICT = 75
+CORRUPT = 65
 
 
 def free_port():
@@ -86,8 +89,8 @@ def free_port():
 class Daemon:
     """The daemon of a project, over its lives."""
 
-    def __init__(self, tools, folder, port):
-        self.tools, self.folder = tools, folder
+    def __init__(self, tools, folder, port, descriptors=None):
+        self.tools, self.folder, self.descriptors = tools, folder, descriptors
         self.url = f"http://127.0.0.1:{port}"
         self.process = None
         self.log = os.path.join(folder, "daemon.log")
@@ -97,8 +100,16 @@ class Daemon:
             self.process = subprocess.Popen(
                 [self.tools.anabranch, "--project", self.folder, "speed"],
                 stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=stream,
-                env={**os.environ, "ANABRANCH_LOG": "warn"},
+                env={**os.environ, "ANABRANCH_LOG": "warn"}, preexec_fn=self._bound if self.descriptors else None,
             )  # fmt: skip
+
+    def _bound(self):
+        resource.setrlimit(resource.RLIMIT_NOFILE, (self.descriptors, self.descriptors))
+
+    def open_descriptors(self):
+        with contextlib.suppress(OSError):
+            return len(os.listdir(f"/proc/{self.process.pid}/fd"))
+        return None
 
     def said(self):
         with open(self.log, encoding="utf-8", errors="replace") as stream:
@@ -220,6 +231,7 @@ class Producer(Spoken):
 
     def __init__(self, tools, to, at, rate):
         super().__init__(tools, "steady", "--to", to, "--at", at, "--topic", TOPIC, "--rate", rate)
+        self.to = to
         self.latest = {"sent": 0, "acknowledged": 0, "trouble": None}
         self.lost = None
         self._reading = threading.Thread(target=self._read, daemon=True)
@@ -252,14 +264,17 @@ class Jobs:
 
     def __init__(self, tools, folder):
         self.tools, self.folder = tools, folder
-        self.running = {}
+        self.running, self.began = {}, {}
         self.done, self.conflicts, self.killed, self.failures = {}, 0, 0, []
+        # Where files are damaged meanwhile: whether some were in a time.
+        self.was_damaged, self.damaged = lambda began, ended: False, 0
 
     def start(self, kind, *arguments):
         """Begins a job unless its last one still runs; whether it did."""
         self.reap()
         if kind in self.running:
             return False
+        self.began[kind] = time.monotonic()
         with open(os.path.join(self.folder, f"{kind}.log"), "w", encoding="utf-8") as stream:
             self.running[kind] = subprocess.Popen(
                 [self.tools.anabranch, "--project", self.folder, "batch", kind, *arguments],
@@ -277,6 +292,8 @@ class Jobs:
                 self.done[kind] = self.done.get(kind, 0) + 1
             elif code == CONFLICT:
                 self.conflicts += 1
+            elif code == CORRUPT and self.was_damaged(self.began[kind], time.monotonic()):
+                self.damaged += 1
             else:
                 with open(os.path.join(self.folder, f"{kind}.log"), encoding="utf-8") as stream:
                     self.failures.append(f"{kind} ended with {code}: {stream.read()[-800:]}")

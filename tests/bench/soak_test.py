@@ -8,12 +8,15 @@ import csv
 import json
 import os
 import random
+import shutil
 import subprocess
 import sys
 import tempfile
 import unittest
+import unittest.mock
 import xml.dom.minidom
 
+import soak_trouble
 import soak_watch
 from soak import Soak, parser
 
@@ -75,6 +78,72 @@ class Book(unittest.TestCase):
     def test_a_lost_or_doubled_fact_is_told(self):
         self.assertEqual(len(self.compare([], 2, 2, 4)), 3)
         self.assertEqual(len(self.compare([], 3, 3, 9)), 1)
+
+
+class Troubles(unittest.TestCase):
+    """What is wrong of the answers that a soak's readers, bombs and damage see."""
+
+    @staticmethod
+    def row(facts, ids, by_minute, ids_by_minute):
+        return 200, json.dumps([{"facts": facts, "ids": ids, "by_minute": by_minute, "ids_by_minute": ids_by_minute}])
+
+    def clients(self):
+        class Producer:
+            name, to, latest = "steady", "http", {"acknowledged": 0}
+
+        return soak_trouble.Clients(None, Producer, 0, 1, 1)
+
+    def test_answers_go_forward_and_agree(self):
+        clients = self.clients()
+        self.assertEqual(clients.judge(self.row(5, 9, 5, "9"), True, 3, False), 5)
+        self.assertEqual(clients.judge(None, True, 5, False), 5)
+        self.assertEqual(clients.judge((503, "full"), True, 5, False), 5)
+        self.assertEqual(clients.judge((500, "damaged"), True, 5, True), 5)
+        self.assertEqual(clients.wrong, [])
+        for answer in [self.row(4, 9, 4, 9), self.row(6, 9, 5, 9), self.row(6, 9, 6, 8), (500, "damaged")]:
+            before = len(clients.wrong)
+            clients.judge(answer, True, 5, False)
+            self.assertEqual(len(clients.wrong), before + 1, answer)
+
+    def test_bombs_are_refused(self):
+        bombs = soak_trouble.Bombs.__new__(soak_trouble.Bombs)
+        soak_trouble.Trouble.__init__(bombs, None, 1)
+        for answer in [None, (400, "deep"), (503, "full")]:
+            bombs.judge("it", answer, (400, *soak_trouble.AWAY))
+        self.assertEqual(bombs.wrong, [])
+        bombs.judge("it", (200, "[]"), (400,))
+        self.assertEqual((len(bombs.wrong), bombs.counts), (1, {"it": 4}))
+
+    def test_damage_is_put_back_and_never_answered(self):
+        with tempfile.TemporaryDirectory() as folder:
+            for name in ("topics", "views"):
+                os.makedirs(os.path.join(folder, name, "it"))
+            path = os.path.join(folder, "views", "it", "part.parquet")
+            other = os.path.join(folder, "topics", "it", "part.parquet")
+            shutil.copy(__file__, other)
+            with open(path, "wb") as stream:
+                stream.write(b"facts")
+            damage = soak_trouble.Damage(None, folder, random.Random(1))
+            seen = []
+
+            def ask(*_):
+                with open(path, "rb") as stream:
+                    seen.append(stream.read())
+                return 500, json.dumps({"kind": "corrupt"})
+
+            with unittest.mock.patch.object(soak_trouble, "ask", ask):
+                while not seen or seen[-1] == b"facts":
+                    damage.strike(0)
+            with open(path, "rb") as stream:
+                self.assertEqual(stream.read(), b"facts")
+            with open(__file__, "rb") as own, open(other, "rb") as stream:
+                self.assertEqual(stream.read(), own.read())
+            self.assertEqual(damage.wrong, [])
+            self.assertTrue(damage.overlaps(0, float("inf")) and not damage.overlaps(0, 0))
+            for answer in [(500, json.dumps({"kind": "invalid"})), self.row(5, 9, 4, 9), self.row(4, 9, 4, 9)]:
+                before = len(damage.wrong)
+                damage.judge(path, answer, 5)
+                self.assertEqual(len(damage.wrong), before + 1, answer)
 
 
 class Soaking(unittest.TestCase):

@@ -5,7 +5,7 @@ import dataclasses
 import statistics
 
 # Of a sample. What could not be measured, because the daemon was away, is None.
-FIELDS = ["seconds", "memory_bytes", "log_files", "all_files", "freshness_seconds", "visible", "acknowledged", "lag_facts"]
+FIELDS = ["seconds", "memory_bytes", "log_files", "all_files", "freshness_seconds", "visible", "acknowledged", "lag_facts", "descriptors"]
 
 
 @dataclasses.dataclass(frozen=True)

@@ -179,6 +179,30 @@ impl Process {
         Self::spawn(command)
     }
 
+    /// As [`Process::start`], with no more than so many descriptors.
+    pub fn start_with_descriptors(
+        dir: &Path,
+        arguments: &[&str],
+        descriptors: u64,
+    ) -> anyhow::Result<Self> {
+        let own = command(dir, arguments)?;
+        let mut limited = Command::new("sh");
+        let script = format!("ulimit -n {descriptors} && exec \"$@\"");
+        limited.args(["-c", &script, "sh"]);
+        limited.arg(own.get_program()).args(own.get_args());
+        for (name, value) in own.get_envs() {
+            match value {
+                Some(value) => limited.env(name, value),
+                None => limited.env_remove(name),
+            };
+        }
+        limited
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped());
+        Self::spawn(limited)
+    }
+
     /// Runs a command of the program up to a fail point, and kills it there with SIGKILL.
     pub async fn killed_at(dir: &Path, arguments: &[&str], point: &str) -> anyhow::Result<()> {
         let mut process = Self::start_to_stop(dir, arguments, point, 1)?;

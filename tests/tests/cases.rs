@@ -1,7 +1,8 @@
 //! The list of cases, `tests/cases.md`: every number has a row, and every test that a row names is
-//! in the code.
+//! in the code. So it is with the table of bounds, `jobs/docs/bounds.md`: every setting that bounds
+//! something has a row with its default.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
 /// How many cases of each kind were found.
@@ -53,10 +54,9 @@ fn sources(below: &Path, found: &mut Vec<PathBuf>) -> anyhow::Result<()> {
     Ok(())
 }
 
-#[test]
-fn every_case_has_a_row_and_every_test_named_is_there() -> anyhow::Result<()> {
+/// The text of all of them.
+fn code() -> anyhow::Result<String> {
     let here = Path::new(env!("CARGO_MANIFEST_DIR"));
-    let rows = rows(&std::fs::read_to_string(here.join("cases.md"))?)?;
     let mut code = String::new();
     let mut files = Vec::new();
     for folder in ["shared", "batch", "speed", "serving", "jobs", "tests"] {
@@ -65,6 +65,96 @@ fn every_case_has_a_row_and_every_test_named_is_there() -> anyhow::Result<()> {
     for file in files {
         code += &std::fs::read_to_string(file)?;
     }
+    Ok(code)
+}
+
+/// Whether a test is in the code.
+fn is_there(code: &str, test: &str) -> bool {
+    let name = test.rsplit("::").next().unwrap_or(test);
+    code.contains(&format!("fn {name}("))
+}
+
+/// Settings of these sections that bound nothing.
+const NO_BOUNDS: [&str; 10] = [
+    "[daemon] http",
+    "[daemon] advertise",
+    "[daemon] wal",
+    "[daemon] land_every",
+    "[daemon] land_facts",
+    "[daemon] land_bytes",
+    "[daemon] checkpoint_every",
+    "[daemon] maintain_every",
+    "[batch] threads",
+    "[query] threads",
+];
+
+/// Every setting, as `[section] key`, with its default.
+fn settings() -> anyhow::Result<BTreeMap<String, String>> {
+    let (mut all, mut section) = (BTreeMap::new(), String::new());
+    for line in anabranch_shared::settings::reference().lines() {
+        if line.starts_with('[') {
+            section = line.split("  ").next().unwrap_or_default().to_owned();
+        } else if line.starts_with("  ") && !section.is_empty() {
+            let cells: Vec<&str> = line.split("  ").map(str::trim).collect();
+            let cells: Vec<&str> = cells.into_iter().filter(|cell| !cell.is_empty()).collect();
+            let [key, _kind, default, ..] = cells.as_slice() else {
+                anyhow::bail!("a setting of three cells and more: {line}");
+            };
+            all.insert(format!("{section} {key}"), (*default).to_owned());
+        } else if !line.is_empty() {
+            section.clear();
+        }
+    }
+    Ok(all)
+}
+
+#[test]
+fn every_bound_has_its_setting_and_its_test() -> anyhow::Result<()> {
+    let here = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let text = std::fs::read_to_string(here.join("../jobs/docs/bounds.md"))?;
+    let (code, settings) = (code()?, settings()?);
+    let mut told = BTreeSet::new();
+    for line in text.lines().filter(|line| line.starts_with("| ")) {
+        let cells: Vec<&str> = line.trim_matches('|').split(" | ").map(str::trim).collect();
+        let [bound, setting, default, _then, held] = cells.as_slice() else {
+            anyhow::bail!("a row of five cells: {line}");
+        };
+        if *bound == "bound" {
+            continue;
+        }
+        let tests: Vec<&str> = tests_named(held).collect();
+        anyhow::ensure!(!tests.is_empty(), "no test holds `{bound}`");
+        for test in tests {
+            anyhow::ensure!(is_there(&code, test), "`{bound}`: no test `{test}`");
+        }
+        let setting = setting.trim_matches('`');
+        if setting.starts_with('[') {
+            let known = settings.get(setting);
+            let known = known.ok_or_else(|| anyhow::anyhow!("no setting `{setting}`"))?;
+            anyhow::ensure!(
+                known == default.trim_matches('`'),
+                "`{setting}` is {known} by default, not {default}"
+            );
+            told.insert(setting);
+        }
+    }
+    let sections = ["[daemon] ", "[http] ", "[batch] ", "[query] "];
+    for setting in settings.keys() {
+        let is_bound = sections.iter().any(|section| setting.starts_with(section))
+            && !NO_BOUNDS.contains(&setting.as_str());
+        anyhow::ensure!(
+            !is_bound || told.contains(setting.as_str()),
+            "`{setting}` has no row"
+        );
+    }
+    Ok(())
+}
+
+#[test]
+fn every_case_has_a_row_and_every_test_named_is_there() -> anyhow::Result<()> {
+    let here = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let rows = rows(&std::fs::read_to_string(here.join("cases.md"))?)?;
+    let code = code()?;
     for (kind, many) in KINDS {
         for number in 1..=many {
             let case = format!("{kind}{number}");
@@ -74,11 +164,7 @@ fn every_case_has_a_row_and_every_test_named_is_there() -> anyhow::Result<()> {
             let open = held.starts_with("open") || held.starts_with("refused: ");
             anyhow::ensure!(open || !named.is_empty(), "`{case}`: {held}");
             for test in named {
-                let name = test.rsplit("::").next().unwrap_or(test);
-                anyhow::ensure!(
-                    code.contains(&format!("fn {name}(")),
-                    "`{case}`: no test `{test}`"
-                );
+                anyhow::ensure!(is_there(&code, test), "`{case}`: no test `{test}`");
             }
         }
     }

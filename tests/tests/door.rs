@@ -417,6 +417,114 @@ async fn ready_is_red_without_storage_or_descriptors() -> anyhow::Result<()> {
     process.terminate().await
 }
 
+/// Whoever opens connections without end takes no descriptor that facts need to be kept and to land, and
+/// the state of the daemon is answered.
+#[tokio::test(flavor = "multi_thread")]
+async fn connections_leave_descriptors_for_facts_and_state() -> anyhow::Result<()> {
+    const DESCRIPTORS: u64 = 160;
+    let dir = project(Setup::default(), "")?;
+    let context = Context::open(dir.path()).await?;
+    let mut process = Process::start_with_descriptors(dir.path(), &["speed"], DESCRIPTORS)?;
+    let client = process.ready(&context).await?;
+    let address = client.address().http.clone();
+    // A producer that was there before.
+    let mut producer = TcpStream::connect(&address).await?;
+    let body = lines(100);
+    let sent = format!(
+        "POST /topics/facts HTTP/1.1\r\nhost: {address}\r\ncontent-length: {}\r\n\r\n{body}",
+        body.len()
+    );
+    let mut post = async || {
+        producer.write_all(sent.as_bytes()).await?;
+        let mut answer = vec![0; 4_096];
+        let n = tokio::time::timeout(PATIENCE, producer.read(&mut answer)).await??;
+        let answer = String::from_utf8_lossy(&answer[..n]).into_owned();
+        anyhow::ensure!(answer.starts_with("HTTP/1.1 200"), "{answer}");
+        anyhow::Ok(())
+    };
+    post().await?;
+    let mut flood = Vec::new();
+    for round in 0..5 {
+        for _ in 0..2 * DESCRIPTORS / 5 {
+            flood.push(TcpStream::connect(&address).await?);
+        }
+        post().await?;
+        let open = std::fs::read_dir(format!("/proc/{}/fd", process.id()))?.count() as u64;
+        anyhow::ensure!(open < DESCRIPTORS, "round {round}: {open} are open");
+    }
+    until("health is answered", async || {
+        let answered = request("GET", &address, "/health", &[], b"").await;
+        Ok(answered.is_ok_and(|(status, _)| status == 200))
+    })
+    .await?;
+    until("the facts land", async || {
+        context.catalogue.refresh().await?;
+        let head = context.log("facts").await?.head();
+        Ok(anabranch_shared::Offsets::default().distance_to(&head) == 600)
+    })
+    .await?;
+    drop(flood);
+    process.terminate().await
+}
+
+/// A query for which there is no descriptor is refused for a while, and not as if it were wrong or
+/// the data damaged; with as many as before it is answered.
+#[tokio::test(flavor = "multi_thread")]
+async fn too_many_open_files_is_unavailable() -> anyhow::Result<()> {
+    let dir = project(Setup::default(), "")?;
+    let context = Context::open(dir.path()).await?;
+    let mut process = Process::start(dir.path(), &["speed"])?;
+    let client = process.ready(&context).await?;
+    client.write_ndjson("facts", lines(10).into()).await?;
+    until("they land", async || {
+        context.catalogue.refresh().await?;
+        let head = context.log("facts").await?.head();
+        Ok(anabranch_shared::Offsets::default().distance_to(&head) == 10)
+    })
+    .await?;
+    let address = client.address().http.clone();
+    // Opened before, as a pool of connections has them.
+    let mut asking = TcpStream::connect(&address).await?;
+    let sql = "SELECT sum(id) AS n FROM facts";
+    let sent = format!(
+        "POST /sql HTTP/1.1\r\nhost: {address}\r\ncontent-length: {}\r\n\r\n{sql}",
+        sql.len()
+    );
+    let mut ask = async || {
+        asking.write_all(sent.as_bytes()).await?;
+        let mut answer = vec![0; 4_096];
+        let n = tokio::time::timeout(PATIENCE, asking.read(&mut answer)).await??;
+        anyhow::Ok(String::from_utf8_lossy(&answer[..n]).into_owned())
+    };
+    let right = "[{\"n\":45}]";
+    let answer = ask().await?;
+    anyhow::ensure!(answer.ends_with(right), "{answer}");
+    let pid = Pid::from_raw(i32::try_from(process.id())?);
+    let open = std::fs::read_dir(format!("/proc/{}/fd", process.id()))?.count() as u64;
+    let limited = |more: u64| Rlimit {
+        current: Some(open + more),
+        maximum: getrlimit(Resource::Nofile).maximum,
+    };
+    // Enough to see that there are too few.
+    let before = prlimit(pid, Resource::Nofile, limited(3))?;
+    let (status, why) = error(&ask().await?)?;
+    anyhow::ensure!(
+        status == 503 && why.contains("descriptors are open"),
+        "{status} {why}"
+    );
+    // None at all: what can't be opened is not there for now.
+    prlimit(pid, Resource::Nofile, limited(0))?;
+    let answer = ask().await?;
+    if !answer.ends_with(right) {
+        let (status, why) = error(&answer)?;
+        anyhow::ensure!(status == 503, "{status} {why}");
+    }
+    prlimit(pid, Resource::Nofile, before)?;
+    let answer = ask().await?;
+    anyhow::ensure!(answer.ends_with(right), "{answer}");
+    process.terminate().await
+}
+
 /// What only needs attention leaves a node green, unless that is asked for.
 #[tokio::test(flavor = "multi_thread")]
 async fn what_needs_attention_is_red_where_that_is_asked_for() -> anyhow::Result<()> {

@@ -5,7 +5,7 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use anabranch_jobs::project::context::Context;
-use anabranch_tests::daemon::run;
+use anabranch_tests::daemon::{Daemon, request, run};
 use anabranch_tests::places;
 use anabranch_tests::process::{Process, Setup, until, write_project};
 use serde_json::Value;
@@ -78,13 +78,7 @@ impl Asked {
 
     /// Processor time of the daemon so far.
     fn cpu_seconds(&self) -> anyhow::Result<f64> {
-        let stat = std::fs::read_to_string(format!("/proc/{}/stat", self.process.id()))?;
-        let (_, rest) = stat
-            .rsplit_once(") ")
-            .ok_or_else(|| anyhow::anyhow!("{stat}"))?;
-        let ticks = rest.split(' ').skip(11).take(2);
-        let ticks: Vec<f64> = ticks.map(str::parse).collect::<Result<_, _>>()?;
-        Ok(ticks.iter().sum::<f64>() / 100.0)
+        cpu_seconds(self.process.id())
     }
 
     fn peak_bytes(&self) -> anyhow::Result<u64> {
@@ -180,6 +174,129 @@ async fn a_command_that_is_interrupted_leaves_nothing_running() -> anyhow::Resul
     kill_process(pid, Signal::INT)?;
     shell.ended().await?;
     asked.is_idle("an interrupted command").await
+}
+
+/// Processor time of a process so far.
+fn cpu_seconds(pid: u32) -> anyhow::Result<f64> {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat"))?;
+    let (_, rest) = stat
+        .rsplit_once(") ")
+        .ok_or_else(|| anyhow::anyhow!("{stat}"))?;
+    let ticks = rest.split(' ').skip(11).take(2);
+    let ticks: Vec<f64> = ticks.map(str::parse).collect::<Result<_, _>>()?;
+    Ok(ticks.iter().sum::<f64>() / 100.0)
+}
+
+/// The process that runs on a project, if there is one.
+fn process_on(dir: &Path) -> anyhow::Result<Option<u32>> {
+    let wanted = dir.display().to_string();
+    for entry in std::fs::read_dir("/proc")? {
+        let path = entry?.path();
+        let name = path.file_name().and_then(|n| n.to_str());
+        let Some(pid) = name.and_then(|n| n.parse::<u32>().ok()) else {
+            continue;
+        };
+        // Others end meanwhile.
+        let line = std::fs::read(path.join("cmdline")).unwrap_or_default();
+        let line = String::from_utf8_lossy(&line).into_owned();
+        let words: Vec<&str> = line.split('\0').collect();
+        if words.first().is_some_and(|w| w.ends_with("/anabranch")) && words.contains(&&*wanted) {
+            return Ok(Some(pid));
+        }
+    }
+    Ok(None)
+}
+
+/// Without a daemon the work is the command's own. A command ends with Ctrl-C; the shell stops the
+/// query and asks for the next.
+#[tokio::test(flavor = "multi_thread")]
+async fn ctrl_c_stops_the_work_without_a_daemon() -> anyhow::Result<()> {
+    use rustix::process::{Pid, Signal, kill_process};
+    let dir = project("")?;
+    let works = async |pid: u32| {
+        let begun = cpu_seconds(pid)?;
+        until("it works", async || Ok(cpu_seconds(pid)? > begun + 0.5)).await
+    };
+    let mut command = Process::start(dir.path(), &["sql", "-c", NESTED_LOOP])?;
+    works(command.id()).await?;
+    let pid = Pid::from_raw(i32::try_from(command.id())?);
+    let begun = Instant::now();
+    kill_process(
+        pid.ok_or_else(|| anyhow::anyhow!("no process"))?,
+        Signal::INT,
+    )?;
+    command.ended().await?;
+    anyhow::ensure!(begun.elapsed() < Duration::from_secs(5));
+    // A terminal is what `script` gives it.
+    let line = format!(
+        "'{}' --project '{}' sql",
+        anabranch_tests::process::binary()?.display(),
+        dir.path().display()
+    );
+    let shell = std::process::Command::new("script")
+        .args(["-q", "-e", "-c", &line, "/dev/null"])
+        .stdin(std::process::Stdio::piped())
+        .stdout(std::process::Stdio::piped())
+        .stderr(std::process::Stdio::null())
+        .spawn();
+    let Ok(mut shell) = shell else {
+        anabranch_tests::skip::skipped("`script` is not here, which gives a terminal");
+        return Ok(());
+    };
+    let mut typed = shell
+        .stdin
+        .take()
+        .ok_or_else(|| anyhow::anyhow!("no input"))?;
+    let said = shell
+        .stdout
+        .take()
+        .ok_or_else(|| anyhow::anyhow!("no output"))?;
+    let (send, mut heard) = tokio::sync::mpsc::unbounded_channel();
+    std::thread::spawn(move || {
+        use std::io::Read as _;
+        let bytes = said.bytes().map_while(Result::ok);
+        bytes.map(|byte| send.send(byte)).all(|sent| sent.is_ok())
+    });
+    let mut text = Vec::new();
+    let mut hears = async |part: &str| {
+        let listening = async {
+            while !String::from_utf8_lossy(&text).contains(part) {
+                let byte = heard.recv().await;
+                text.push(byte.ok_or_else(|| anyhow::anyhow!("the shell ended"))?);
+            }
+            text.clear();
+            anyhow::Ok(())
+        };
+        tokio::time::timeout(Duration::from_secs(60), listening).await?
+    };
+    let outcome = async {
+        use std::io::Write as _;
+        hears("> ").await?;
+        writeln!(typed, "{NESTED_LOOP};")?;
+        let pid = process_on(dir.path())?.ok_or_else(|| anyhow::anyhow!("no shell runs"))?;
+        works(pid).await?;
+        typed.write_all(b"\x03")?;
+        hears("stopped").await?;
+        // It is flat once what was begun has looked whether to go on.
+        let mut used = f64::MAX;
+        let begun = Instant::now();
+        while used > 0.2 && begun.elapsed() < Duration::from_secs(10) {
+            let before = cpu_seconds(pid)?;
+            tokio::time::sleep(Duration::from_secs(1)).await;
+            used = cpu_seconds(pid)? - before;
+        }
+        anyhow::ensure!(used <= 0.2, "{used} s of processor time in a second");
+        writeln!(typed, "select 40 + 2 as answer;")?;
+        hears("42").await?;
+        writeln!(typed, "\\q")?;
+        anyhow::Ok(())
+    }
+    .await;
+    if outcome.is_err() {
+        shell.kill()?;
+    }
+    shell.wait()?;
+    outcome
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -440,4 +557,158 @@ async fn a_verification_for_others_has_a_limit() -> anyhow::Result<()> {
         "{verified:?}"
     );
     Ok(())
+}
+
+/// Many ask for a verification at once: as many run as may, and the others are told so at once.
+#[tokio::test(flavor = "multi_thread")]
+async fn verifications_for_others_are_bounded_in_number() -> anyhow::Result<()> {
+    let dir = project("verifications = 1")?;
+    let points = "verify-after-pin=sleep(1500)";
+    let daemon = Daemon::start_with(dir.path(), &["speed"], points).await?;
+    let http = daemon.client.address().http.clone();
+    let body = serde_json::to_vec(&anabranch_jobs::work::verify::Part::Whole)?;
+    let verify = async || {
+        let headers = [("content-type", "application/json")];
+        request("POST", &http, "/verify/words", &headers, &body).await
+    };
+    let asked = futures::future::join_all((0..20).map(|_| verify())).await;
+    let (mut done, mut refused) = (0, 0);
+    for answer in asked {
+        let (status, text) = answer?;
+        match status {
+            200 => done += 1,
+            503 => {
+                let error: Value = serde_json::from_str(&text)?;
+                let why = error["error"].as_str().unwrap_or_default();
+                anyhow::ensure!(why.contains("`verifications` in `[query]`"), "{text}");
+                anyhow::ensure!(error["kind"] == "unavailable", "{text}");
+                refused += 1;
+            }
+            _ => anyhow::bail!("{status} {text}"),
+        }
+    }
+    anyhow::ensure!(done >= 1 && refused >= 10, "{done} done, {refused} refused");
+    // It goes on when there is room again.
+    let (status, text) = verify().await?;
+    anyhow::ensure!(status == 200, "{status} {text}");
+    daemon.stop().await
+}
+
+/// Programs ask what there is before they query it: all of it, whatever else the statement reads.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_there_is_can_be_asked_in_sql() -> anyhow::Result<()> {
+    let dir = project("")?;
+    let csv = |sql: &str| {
+        let ran = run(dir.path(), &["--format", "csv", "sql", "-c", sql])?;
+        anyhow::ensure!(ran.code == Some(0), "{sql}: {ran:?}");
+        anyhow::Ok(ran.said)
+    };
+    let check = || {
+        let tables = "table_name,table_type\ndead_letter_retries,BASE TABLE\ndead_letters,BASE TABLE\nfacts,BASE TABLE\njobs,BASE TABLE\nwords,VIEW\n";
+        for sql in [
+            "SHOW TABLES",
+            "select table_name, table_type from information_schema.tables where table_schema = 'public' order by 1",
+        ] {
+            anyhow::ensure!(csv(sql)? == tables, "{sql}: {}", csv(sql)?);
+        }
+        let some = csv("show tables like 'f%'")?;
+        anyhow::ensure!(
+            some == "table_name,table_type\nfacts,BASE TABLE\n",
+            "{some}"
+        );
+        let columns = csv(
+            "select column_name, ordinal_position, is_nullable, data_type from information_schema.columns where table_name = 'facts' and column_name not like '\\_%' order by 2",
+        )?;
+        let declared = "column_name,ordinal_position,is_nullable,data_type\nts,1,NO,timestamp\nid,2,NO,bigint\nword,3,YES,varchar\n";
+        anyhow::ensure!(columns == declared, "{columns}");
+        // Beside a relation that the statement reads itself.
+        let both = csv(
+            "select (select count(*) from words) as n, count(distinct table_name) as tables from information_schema.columns",
+        )?;
+        anyhow::ensure!(both == "n,tables\n0,5\n", "{both}");
+        let views = csv("select table_name, view_definition from information_schema.views")?;
+        let sql = anabranch_tests::process::VIEW;
+        anyhow::ensure!(
+            views == format!("table_name,view_definition\nwords,\"{sql}\"\n"),
+            "{views}"
+        );
+        let functions = csv(
+            "select distinct routine_name from information_schema.routines where routine_name in ('sum', 'combine', 'listagg', 'every', 'max_by', 'count_if', 'time_bucket', 'json_get_str', 'generate_series', 'mode') order by 1",
+        )?;
+        anyhow::ensure!(functions.lines().count() == 11, "{functions}");
+        let shown = csv("show columns from words")?;
+        let names = ["word,", "facts,", "ids,", "different,"];
+        let has_all = names
+            .iter()
+            .all(|name| shown.contains(&format!("words,{name}")));
+        anyhow::ensure!(has_all && shown.lines().count() == 5, "{shown}");
+        for sql in [
+            "describe words",
+            "describe jobs",
+            "show all",
+            "show functions",
+        ] {
+            anyhow::ensure!(csv(sql)?.lines().count() > 4, "{sql}");
+        }
+        anyhow::Ok(())
+    };
+    check()?;
+    let asked = Asked::start(dir.path()).await?;
+    check()?;
+    let (status, text) = asked.ask("SHOW TABLES").await?;
+    anyhow::ensure!(
+        status == 200 && text.contains(r#"{"table_name":"words","table_type":"VIEW"}"#),
+        "{status} {text}"
+    );
+    for sql in [
+        "show full tables",
+        "show tables from public",
+        "select * from information_schema.nothing",
+    ] {
+        let (status, text) = asked.ask(sql).await?;
+        anyhow::ensure!(status == 400, "{sql}: {status} {text}");
+    }
+    Ok(())
+}
+
+/// An Arrow answer takes what its rows take, and as every reader knows it.
+#[tokio::test(flavor = "multi_thread")]
+async fn arrow_answers_are_as_large_as_their_rows() -> anyhow::Result<()> {
+    let dir = project("")?;
+    let daemon = Daemon::start(dir.path()).await?;
+    let word = "w".repeat(100);
+    let body: String = (0..20_000)
+        .map(|id| {
+            format!("{{\"ts\":\"2026-03-01T00:00:00Z\",\"id\":{id},\"word\":\"{word}{id}\"}}\n")
+        })
+        .collect();
+    daemon.post("facts", &[], body.as_bytes()).await?;
+    let http = daemon.client.address().http.clone();
+    let asked = reqwest::Client::builder().no_proxy().build()?;
+    for (sql, rows) in [
+        ("select id, word from facts limit 2", 2),
+        (
+            "select word, facts from words order by word desc limit 10",
+            10,
+        ),
+    ] {
+        for accept in ["", "; views=true"] {
+            let accept = format!("application/vnd.apache.arrow.stream{accept}");
+            let sent = asked.post(format!("http://{http}/sql")).body(sql);
+            let answer = sent.header("accept", &accept).send().await?;
+            let bytes = answer.bytes().await?;
+            anyhow::ensure!(bytes.len() < 8_000, "{sql}, {accept}: {}", bytes.len());
+            let read = arrow::ipc::reader::StreamReader::try_new(&bytes[..], None)?;
+            let text = read.schema().field_with_name("word")?.data_type().clone();
+            let expected = match accept.contains("views") {
+                true => arrow::datatypes::DataType::Utf8View,
+                false => arrow::datatypes::DataType::Utf8,
+            };
+            anyhow::ensure!(text == expected, "{text}");
+            let read: Vec<_> = read.collect::<Result<_, _>>()?;
+            let count: usize = read.iter().map(|batch| batch.num_rows()).sum();
+            anyhow::ensure!(count == rows, "{count}");
+        }
+    }
+    daemon.stop().await
 }

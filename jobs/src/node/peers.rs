@@ -15,6 +15,7 @@ use parking_lot::{Mutex, RwLock};
 
 use crate::reader::client::{IDLE, refused};
 use crate::reader::presence::{self, Address, RENEW_EVERY};
+use crate::tasks::Tasks;
 
 /// Where a daemon is told that there is another one.
 pub const PEERS: &str = "/peers";
@@ -47,6 +48,8 @@ struct Shared {
     http: reqwest::Client,
     timeout: Duration,
     counts: PeerCounts,
+    /// Those of the node that asks.
+    tasks: Arc<Tasks>,
 }
 
 /// The other daemons of a storage.
@@ -62,11 +65,11 @@ pub struct PeerList {
 
 impl PeerList {
     /// The daemons besides the one of the WAL `own`; `timeout` is how long one may take to begin
-    /// its answer.
+    /// its answer. Signs of life are waited for in `tasks`.
     ///
     /// # Errors
     /// `Internal` where there can be no HTTP client.
-    pub fn new(storage: &Storage, own: &str, timeout: Duration) -> Result<Self> {
+    pub fn new(storage: &Storage, own: &str, timeout: Duration, tasks: Arc<Tasks>) -> Result<Self> {
         let http = reqwest::Client::builder().no_proxy();
         let http = http.pool_idle_timeout(IDLE).build();
         let http = http.map_err(|e| Error::Internal(format!("HTTP client: {e}")))?;
@@ -76,6 +79,7 @@ impl PeerList {
                 http,
                 timeout,
                 counts: PeerCounts::default(),
+                tasks,
             }),
             own: own.to_owned(),
             peers: RwLock::default(),
@@ -294,7 +298,7 @@ impl HttpPeer {
             return;
         }
         let own = self.own.clone();
-        tokio::spawn(async move {
+        self.shared.tasks.spawn_passing("sign of life", async move {
             let mut backoff = Backoff::new(PING_AFTER, PING_AT_LEAST_EVERY);
             loop {
                 tokio::time::sleep(backoff.failed(Instant::now())).await;

@@ -213,15 +213,16 @@ impl Running {
         })?;
         let local = listener.local_addr().map_err(|e| Error::io(http, e))?;
         let address = Address::new(context, local)?;
+        let (stop, closing) = (CancellationToken::new(), CancellationToken::new());
+        let tasks = Arc::new(Tasks::new(stop.clone()));
         let peers = PeerList::new(
             &context.storage,
             daemon.wal(),
             context.project.daemon.peer_timeout,
+            tasks.clone(),
         )?;
         let peers = Arc::new(peers);
         let sql = Arc::new(service(context, daemon)?);
-        let (stop, closing) = (CancellationToken::new(), CancellationToken::new());
-        let tasks = Arc::new(Tasks::new(stop.clone()));
         let loops = Arc::new(Tasks::new(CancellationToken::new()));
         let serving = Arc::new(Tasks::new(closing.clone()));
         let door = Door::new(&context.project.http);

@@ -389,6 +389,7 @@ impl Context {
             name: "dead_letters".into(),
             kind: "table",
             schema: dead_letters_queried(),
+            sql: None,
         };
         [
             job_history::relation(),

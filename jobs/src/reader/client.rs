@@ -240,7 +240,7 @@ impl Client {
         let sent = self
             .http
             .post(self.url(&format!("/sql?read={read}")))
-            .header("accept", "application/vnd.apache.arrow.stream")
+            .header("accept", "application/vnd.apache.arrow.stream; views=true")
             .body(sql.to_owned())
             .send()
             .await

@@ -257,6 +257,7 @@ impl Pinner for LocalPinner {
                 name: name.clone(),
                 kind: "topic",
                 schema,
+                sql: None,
             });
         }
         for (name, view) in &entry.views {
@@ -274,6 +275,7 @@ impl Pinner for LocalPinner {
                     name: name.clone(),
                     kind: "view",
                     schema,
+                    sql: Some(live.definition.sql.clone()),
                 });
             }
         }

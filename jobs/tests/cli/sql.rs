@@ -212,7 +212,7 @@ async fn statements_that_write_or_read_files_are_refused() -> Result<()> {
             "`anabranch.read`",
         ),
         ("SET anabranch.read = 'batch'".into(), 400, "?read=batch"),
-        ("SHOW TABLES".into(), 400, "GET /relations"),
+        ("SHOW FULL TABLES".into(), 400, "information_schema.tables"),
         (
             "SELECT * FROM '/etc/passwd'".into(),
             404,

@@ -307,7 +307,7 @@ settings! {
     /// Stopping takes at most so long: facts land, answers end. What has not landed by then stays in the WAL.
     SHUTDOWN_TIMEOUT: Defaulted<Duration> = Daemon."shutdown_timeout", Defaulted(|| Duration::from_secs(25));
 
-    /// Names, with commas between them, under which the daemon is reached over loopback, besides localhost, addresses and the machine's own name; pages of these may write.
+    /// Names, with commas between them, under which the daemon is reached, besides localhost, addresses and the machine's own name; pages of these may write. Unset, other machines may use any name, and pages only the latter; set, any other name is refused.
     HOSTS: Optional<HostList> = Http."hosts", optional("\"facts.example.org, console.example.org\"");
     /// The most connections, and never more than half of the process's descriptors; beyond it only state is answered.
     CONNECTIONS: Defaulted<Count> = Http."connections", Defaulted(|| Count(2_000));
@@ -365,7 +365,7 @@ settings! {
     EPOCH: Optional<EpochUnit> = Field."epoch", optional("\"milliseconds\"");
     /// The zone of times that name none, such as 2026-11-01 12:00:00, in a timestamp; of an hour that comes twice, its first.
     FIELD_TIMEZONE: Defaulted<ZoneName> = Field."timezone", Defaulted(|| ZoneName("UTC".to_owned()));
-    /// Whether a text of a number is the number, in a field of numbers; decimals read it in any case.
+    /// Whether a text of a number is the number, in a field of numbers; decimals read it in any case, and real and double "NaN", "Infinity" and "-Infinity".
     FROM_TEXT: Defaulted<bool> = Field."from_text", Defaulted(|| false);
 
     /// Where facts come from besides HTTP and `ingest`: Kafka, whose settings are below.

@@ -3,9 +3,7 @@
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 
-use anabranch_shared::{DeltaPart, Error, Offsets, Ranges, Result};
-
-use crate::failure::panic_text;
+use anabranch_shared::{DeltaPart, Error, Offsets, Ranges, Result, panic_text};
 
 /// States of some ranges of landed offsets.
 #[derive(Clone, Debug)]

@@ -319,6 +319,17 @@ impl Admission {
         outcome::joined(&self.schema, parts)
     }
 
+    /// Bytes of memory that a fact takes at least, whatever of its fields a record has.
+    pub fn row_bytes(&self) -> u64 {
+        let of = |field: &FieldRef| match field.data_type() {
+            DataType::Boolean => 1,
+            DataType::List(_) => size_of::<i32>(),
+            // Text and bytes are views.
+            other => other.primitive_width().unwrap_or(size_of::<u128>()),
+        };
+        self.schema.fields().iter().map(of).sum::<usize>() as u64
+    }
+
     /// Lines longer than this are dead letters.
     pub fn max_record_bytes(&self) -> usize {
         self.max_record_bytes

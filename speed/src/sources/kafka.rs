@@ -12,11 +12,11 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use anabranch_shared::settings::KafkaSettings;
-use anabranch_shared::{Catalogue, Error, OffsetRange, PartitionId, Result};
+use anabranch_shared::{Catalogue, Error, OffsetRange, PartitionId, Result, panic_text};
 use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
 
-use crate::failure::{Failure, Reason, panic_text};
+use crate::failure::{Failure, Reason};
 use crate::topic::TopicStream;
 
 mod consumer;

@@ -11,13 +11,13 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use anabranch_shared::{Error, Log, Offset, OffsetRange, PartitionId, Result};
+use anabranch_shared::{Error, Log, Offset, OffsetRange, PartitionId, Result, panic_text};
 use bytes::Bytes;
 use parking_lot::Mutex;
 use tokio::sync::{mpsc, oneshot};
 
 use crate::delta::TopicDelta;
-use crate::failure::{Failure, Reason, panic_text};
+use crate::failure::{Failure, Reason};
 use crate::intake::dedup::Dedup;
 use crate::intake::idempotency::{KeptRequest, Requests};
 use crate::intake::payload::Payload;

@@ -1,9 +1,11 @@
 //! Who may ask what over HTTP, how long a body may take, and how a refusal reads.
 //!
 //! A browser sends requests of any page to any address, and lets a page read the answers of the
-//! host that it came from, whose name may be made to mean this machine. So over loopback the name
-//! in `Host` is one of this machine's, and nothing is changed by a request that a page of another
-//! origin can send without asking first.
+//! host that it came from, whose name may be made to mean this machine. So the name in `Host` is one
+//! of this machine's over loopback, for whatever a page sends with an `Origin`, and for everybody once
+//! a project names its hosts; and nothing is changed by a request that a page of another origin can
+//! send without asking first. Who is no browser and not on this machine may otherwise use any name:
+//! a server is reached by names that it does not know.
 
 use std::collections::BTreeSet;
 use std::io;
@@ -120,11 +122,10 @@ impl Guard {
         {
             return Some(Refusal::Busy(why));
         }
-        if connection.is_loopback {
-            let strange = request.hosts().into_iter().find(|h| !self.is_own(h));
-            if let Some(host) = strange {
-                return Some(Refusal::Host(host));
-            }
+        let is_bound = connection.is_loopback || !self.named.is_empty() || request.has_origin();
+        let strange = request.hosts().into_iter().find(|h| !self.is_own(h));
+        if let Some(host) = strange.filter(|_| is_bound) {
+            return Some(Refusal::Host(host));
         }
         let origin = request.strange_origin(self)?;
         let refused = !is_safe(request.method) && request.is_simple();
@@ -166,6 +167,11 @@ impl Asked<'_> {
         let headers = self.headers.get_all(header::HOST).iter().map(Self::text);
         let all = headers.chain(self.authority.map(str::to_owned));
         all.map(|host| name_of(&host)).collect()
+    }
+
+    /// Whether a page sends this, and its browser says so.
+    fn has_origin(&self) -> bool {
+        self.headers.contains_key(header::ORIGIN)
     }
 
     /// The origin of the page that sends this, where it is another one than that of the daemon.
@@ -232,7 +238,7 @@ impl Refusal {
                 StatusCode::FORBIDDEN,
                 ErrorKind::Invalid,
                 &format!(
-                    "the daemon is asked as `{host}`, which is not known to be this machine; where it is, name it in `hosts` in `[http]` and restart"
+                    "the daemon is asked as `{host}`, which is not known to be this machine; where it is, name it in `hosts` in `[http]` (with its other names, which alone are taken then) and restart"
                 ),
             ),
             Self::Origin(origin) => error(
@@ -441,10 +447,27 @@ mod tests {
         method: Method,
         headers: &[(&'static str, &str)],
     ) -> Option<Refusal> {
+        refused_by(
+            &["facts.example.org"],
+            is_loopback,
+            standing,
+            method,
+            headers,
+        )
+    }
+
+    /// As [`refused`], where `[http] hosts` names these.
+    fn refused_by(
+        hosts: &[&str],
+        is_loopback: bool,
+        standing: Standing,
+        method: Method,
+        headers: &[(&'static str, &str)],
+    ) -> Option<Refusal> {
         let names = |names: &[&str]| names.iter().map(|n| (*n).to_owned()).collect();
         let guard = Guard {
-            names: names(&["box", "facts.example.org"]),
-            named: names(&["facts.example.org"]),
+            names: names(&[&["box"], hosts].concat()),
+            named: names(hosts),
             pace: Pace {
                 timeout: Duration::from_secs(1),
                 least_rate: 1,
@@ -489,12 +512,48 @@ mod tests {
         for host in ["evil.example", "evil.example:1", "box.evil.example", ""] {
             let refusal = post(true, &[("host", host)]);
             assert!(matches!(refusal, Some(Refusal::Host(_))), "{host}");
-            assert_eq!(post(false, &[("host", host)]), None, "{host}");
         }
         let two = [("host", "localhost"), ("host", "evil.example")];
         assert!(matches!(post(true, &two), Some(Refusal::Host(_))));
         // Who sends none is no browser.
         assert_eq!(post(true, &[]), None);
+    }
+
+    #[test]
+    fn off_loopback_the_host_is_this_machine_for_pages_and_where_hosts_are_named() {
+        let away = |hosts: &[&str], method: Method, headers: &[(&'static str, &str)]| {
+            refused_by(hosts, false, Standing::Served, method, headers)
+        };
+        let is_host = |refusal| matches!(refusal, Some(Refusal::Host(_)));
+        let named = ["facts.example.org"];
+        for host in ["10.0.0.7:1", "box:1", "facts.example.org:1"] {
+            assert_eq!(
+                away(&named, Method::POST, &[("host", host)]),
+                None,
+                "{host}"
+            );
+        }
+        let other = [("host", "facts.internal:1")];
+        // A server whose names nobody has written down is asked by any.
+        assert_eq!(away(&[], Method::POST, &other), None);
+        assert_eq!(away(&[], Method::GET, &other), None);
+        // Where they are written down, by those alone.
+        for method in [Method::GET, Method::POST] {
+            assert!(is_host(away(&named, method, &other)));
+        }
+        // A page whose name was made to mean this machine is of the same origin as its host.
+        let rebound = [
+            ("host", "evil.example:1"),
+            ("origin", "http://evil.example:1"),
+            ("content-type", "application/json"),
+        ];
+        assert!(is_host(away(&[], Method::POST, &rebound)));
+        assert!(is_host(away(&[], Method::GET, &rebound)));
+        let own = [("host", "10.0.0.7:1"), ("origin", "http://10.0.0.7:1")];
+        assert_eq!(away(&[], Method::POST, &own), None);
+        let foreign = [("host", "10.0.0.7:1"), ("origin", "http://evil.example")];
+        let refusal = away(&[], Method::POST, &foreign);
+        assert!(matches!(refusal, Some(Refusal::Origin(_))));
     }
 
     #[test]

@@ -18,7 +18,7 @@ use super::outcome::Rows;
 use super::reason::Fault;
 use super::{Admission, AdmissionError, Admitted, DeadLetter, RAW_BYTES};
 
-/// More rows than this are not allocated for on the word of one short line.
+/// More rows than this are not allocated for before they are read: lines may be blank.
 const MAX_ROWS_GUESS: usize = 65_536;
 
 pub(crate) const BYTE_ORDER_MARK: &[u8] = b"\xef\xbb\xbf";
@@ -166,8 +166,10 @@ struct Reader<'a> {
 
 impl<'a> Reader<'a> {
     fn new(admission: &'a Admission, bytes: &[u8]) -> Self {
-        let first = memchr(b'\n', bytes).map_or(bytes.len(), |newline| newline + 1);
-        let guess = (bytes.len() / first.max(1) + 1).min(MAX_ROWS_GUESS);
+        let guess = (memchr_iter(b'\n', bytes).count() + 1).min(MAX_ROWS_GUESS);
+        // Nor for more than several times the bytes that came: records may name little of what is declared.
+        let row_bytes = usize::try_from(admission.row_bytes()).unwrap_or(usize::MAX);
+        let guess = guess.min(bytes.len().saturating_mul(4) / row_bytes.max(1) + 1);
         Self {
             admission,
             columns: admission.columns(guess),

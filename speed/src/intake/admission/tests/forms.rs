@@ -158,6 +158,21 @@ fn texts_are_numbers_where_the_field_says_so() {
             "{value}"
         );
     }
+    // What JSON has no number for is a text in any case, and no other text is.
+    let plain = self::admission(UnknownFields::Keep);
+    for (field, value, expected) in [
+        ("f64", "\"NaN\"", Some("NaN")),
+        ("f64", "\"Infinity\"", Some("inf")),
+        ("f64", "\"-Infinity\"", Some("-inf")),
+        ("f32", "\"-Infinity\"", Some("-inf")),
+        ("f64", "\"1e3\"", None),
+        ("f64", "\"inf\"", None),
+        ("f64", "\"nan\"", None),
+        ("i64", "\"NaN\"", None),
+    ] {
+        let found = read(&plain, field, value);
+        assert_eq!(found.ok().as_deref(), expected, "{field} {value}");
+    }
     for (field, value, reason) in [
         ("i64", "\"1.5\"", "digits that would be lost"),
         ("i64", "\"\"", "found string \"\""),
