@@ -1,15 +1,21 @@
 //! `anabranch batch rebuild`, `batch refresh` and `batch drop`.
 
+use clap::Subcommand;
+use std::io::IsTerminal;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::time::Duration;
 
 use anabranch_shared::settings::ViewSettings;
 use anabranch_shared::{Error, FoldProgress, Result};
 
+use crate::commands::maintain;
+use crate::commands::printing::Printing;
 use crate::commands::{LINE_EVERY, SHOW_EVERY, progress_bar};
+use crate::output::{Format, human_bytes, human_count, human_duration, human_rate, rows_table};
 use crate::project::context::{Context, no_view};
 use crate::signal::stop_flag;
-use crate::work::build::{Build, BuildReport, build_view};
+use crate::work::build::{Build, BuildReport, build_view, drop_view};
 use crate::work::served;
 
 /// What became of the views.
@@ -99,4 +105,106 @@ async fn show(view: String, progress: Arc<FoldProgress>, shown: bool) {
             tracing::info!(%view, facts, of = total, "building");
         }
     }
+}
+
+/// Prints what was built.
+fn print_builds(reports: &[BuildReport], printing: Printing) -> Result<()> {
+    if !printing.is_for_people() {
+        let rows: Vec<_> = reports
+            .iter()
+            .map(|r| {
+                serde_json::json!({
+                    "view": r.view, "facts": r.outcome.facts, "states": r.outcome.states,
+                    "bytes": r.outcome.bytes, "boundary": r.outcome.boundary,
+                    "seconds": r.took_us as f64 / 1e6, "cut_over": r.cut_over,
+                })
+            })
+            .collect();
+        return match printing.format {
+            Format::Ndjson => rows.iter().try_for_each(|row| printing.json(row)),
+            _ => printing.json(&rows),
+        };
+    }
+    let rows = reports.iter().map(|r| {
+        let took = Duration::from_micros(u64::try_from(r.took_us).unwrap_or(0));
+        vec![
+            r.view.clone(),
+            human_count(r.outcome.facts),
+            human_count(r.outcome.states),
+            human_bytes(r.outcome.bytes),
+            human_duration(took),
+            human_rate(r.outcome.facts, took),
+            format!("[{}]", r.outcome.boundary),
+            if r.cut_over {
+                "cut over".into()
+            } else {
+                String::new()
+            },
+        ]
+    });
+    let headers = [
+        "view", "facts", "states", "written", "took", "rate", "boundary", "",
+    ];
+    printing.text(&rows_table(&headers, rows.collect()))
+}
+
+/// What is done to master views and logs.
+#[derive(Debug, Subcommand)]
+pub enum BatchCommand {
+    /// From the whole log; an edited view is built beside the live one and cut over
+    Rebuild {
+        /// The views; all unless named
+        views: Vec<String>,
+        /// Builds a new or edited view also where retention has removed facts that it would need:
+        /// then it starts where they end
+        #[arg(long, requires = "views")]
+        from_low: bool,
+    },
+    /// Forgets a view that the project does not hold any more: it stops answering, and its files go
+    Drop {
+        /// The view
+        view: String,
+    },
+    /// Absorbs the facts since the boundary
+    Refresh {
+        /// The views; all unless named
+        views: Vec<String>,
+    },
+    /// Removes the facts that a topic's `retention` lets go, merges small files of the logs, and removes files that
+    /// nothing needs any more once their grace is over
+    Maintain {
+        /// Only counts them
+        #[arg(long)]
+        dry_run: bool,
+    },
+}
+
+/// Does it, and says what came of it.
+pub(crate) async fn run(
+    command: BatchCommand,
+    context: &Context,
+    printing: Printing,
+) -> Result<u8> {
+    let (kind, views) = match command {
+        BatchCommand::Rebuild {
+            views,
+            from_low: true,
+        } => (Build::RebuildFromLow, views),
+        BatchCommand::Rebuild { views, .. } => (Build::Rebuild, views),
+        BatchCommand::Refresh { views } => (Build::Refresh, views),
+        BatchCommand::Drop { view } => {
+            drop_view(context, &view).await?;
+            let dropped = serde_json::json!({ "dropped": view });
+            printing.either(|| format!("dropped view `{view}`\n"), &dropped)?;
+            return Ok(0);
+        }
+        BatchCommand::Maintain { dry_run } => {
+            return maintain::run(dry_run, context, printing).await;
+        }
+    };
+    let built = build(context, kind, &views, std::io::stderr().is_terminal()).await?;
+    if built.failed.is_none() || !built.reports.is_empty() {
+        print_builds(&built.reports, printing)?;
+    }
+    built.failed.map_or(Ok(0), Err)
 }

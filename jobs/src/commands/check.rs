@@ -2,18 +2,20 @@
 //! or orphaned. Writes nothing, and needs no daemon; one may run.
 
 use std::collections::BTreeSet;
+use std::io::IsTerminal;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use anabranch_shared::settings::Project;
 use anabranch_shared::{
-    Catalogue, CheckProgress, CheckReport, Error, Finding, FindingKind, Log, PartitionId, Result,
-    Storage, blocking, check_storage,
+    Catalogue, CheckProgress, CheckReport, Error, ErrorKind, Finding, FindingKind, Log,
+    PartitionId, Result, Storage, blocking, check_storage,
 };
 use anabranch_speed::wal::{KeyLog, RealFiles, Wal, WalError, WalExtent};
 
 use super::{LINE_EVERY, SHOW_EVERY, progress_bar};
+use crate::commands::printing::Printing;
 use crate::output::{human_bytes, human_count, rows_table};
 use crate::reader::presence::wal_id;
 
@@ -211,6 +213,17 @@ pub fn text(report: &CheckReport) -> String {
 pub fn json(report: &CheckReport) -> serde_json::Value {
     serde_json::json!({
         "files": report.files, "bytes": report.bytes, "findings": report.findings,
+    })
+}
+
+/// Checks, and says what was found.
+pub(crate) async fn run(project: &Path, printing: Printing) -> Result<u8> {
+    let report = check(project, std::io::stderr().is_terminal()).await?;
+    printing.either(|| text(&report), &json(&report))?;
+    Ok(if report.is_damaged() {
+        ErrorKind::Corrupt.exit_code()
+    } else {
+        0
     })
 }
 

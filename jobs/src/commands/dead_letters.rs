@@ -14,6 +14,8 @@ use bytes::Bytes;
 use self::fix::{Fix, Fixed};
 use crate::clock::now_us;
 use crate::commands::ingest::Target;
+use crate::commands::printing::Printing;
+use crate::commands::{DEAD_LETTERS, sql};
 use crate::output::for_people;
 use crate::project::context::Context;
 use crate::project::dead_letter_retries::{self, Retry, RetryOutcome};
@@ -393,4 +395,56 @@ async fn write(
     }
     fail::fail_point!("retry-before-note");
     dead_letter_retries::record(&context.storage, &noted).await
+}
+
+/// What is done with dead letters.
+#[derive(Debug, clap::Subcommand)]
+pub enum DeadLettersCommand {
+    /// Lists dead letters, the newest first
+    List {
+        /// Only of this topic
+        #[arg(long)]
+        topic: Option<String>,
+        /// At most so many
+        #[arg(long, default_value_t = 50)]
+        limit: u64,
+    },
+    /// Shows all of one dead letter: its fields, what came of a retry, and its bytes as they came
+    Show {
+        /// The topic
+        topic: String,
+        /// Its place
+        #[arg(value_name = "PARTITION:OFFSET")]
+        place: Place,
+    },
+    /// Retries dead letters: those that become facts now are written as new ones, once however often
+    /// they are retried. Exit code 2 where some still can't become facts
+    Retry(RetryArgs),
+}
+
+/// Shows them, or retries some.
+pub(crate) async fn run(
+    command: DeadLettersCommand,
+    context: &Context,
+    printing: Printing,
+) -> Result<u8> {
+    match command {
+        DeadLettersCommand::List { topic, limit } => {
+            if let Some(topic) = &topic {
+                context.topic_settings(topic)?;
+            }
+            let text = list_sql(topic.as_deref(), limit);
+            sql::one(context, text, printing).await
+        }
+        DeadLettersCommand::Show { topic, place } => {
+            let shown = show(context, &topic, place).await?;
+            printing.either(|| shown.text(), &shown.json())?;
+            Ok(0)
+        }
+        DeadLettersCommand::Retry(args) => {
+            let report = retry(context, &args).await?;
+            printing.either(|| report.text(args.dry_run), &report)?;
+            Ok(if report.failed > 0 { DEAD_LETTERS } else { 0 })
+        }
+    }
 }

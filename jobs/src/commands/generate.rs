@@ -1,7 +1,7 @@
 //! `anabranch generate`: deterministic web-analytics facts, to a file, to standard output or into
 //! the daemon.
 
-use std::io::Write;
+use std::io::{BufWriter, Write};
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
@@ -9,7 +9,11 @@ use anabranch_shared::{Error, Result};
 use chrono::{DateTime, Utc};
 use serde::Serialize;
 
+use crate::commands::DEAD_LETTERS;
+use crate::commands::printing::Printing;
 use crate::generate::{Generator, GeneratorOptions};
+use crate::output::{human_count, human_rate};
+use crate::project::context::Context;
 use crate::reader::client::Client;
 
 /// Facts of one request or one write.
@@ -125,4 +129,39 @@ pub async fn generate(
         file.flush().map_err(failed)?;
     }
     Ok(report)
+}
+
+/// Writes facts to standard output or a file.
+pub(crate) async fn run(args: &GenerateArgs) -> Result<u8> {
+    let mut out = BufWriter::new(std::io::stdout());
+    generate(args, None, &mut out).await?;
+    Ok(0)
+}
+
+/// Sends facts to the running daemon, and says what came of them.
+pub(crate) async fn run_into_daemon(
+    args: &GenerateArgs,
+    context: &Context,
+    printing: Printing,
+) -> Result<u8> {
+    let client = Client::find(&context.storage).await?.ok_or_else(|| {
+        Error::Unavailable("no daemon runs; start one with `anabranch up`".into())
+    })?;
+    let begun = Instant::now();
+    let report = generate(args, Some(&client), &mut std::io::stdout()).await?;
+    let text = || {
+        format!(
+            "{} facts acknowledged by the daemon, {} dead letters, {} duplicates: {}\n",
+            human_count(report.facts),
+            human_count(report.dead_letters),
+            human_count(report.duplicates),
+            human_rate(report.records, begun.elapsed())
+        )
+    };
+    printing.either(text, &report)?;
+    Ok(if report.dead_letters > 0 {
+        DEAD_LETTERS
+    } else {
+        0
+    })
 }

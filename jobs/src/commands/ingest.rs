@@ -2,8 +2,10 @@
 //! log, in a partition of this command's own.
 
 use std::collections::BTreeMap;
+use std::io::IsTerminal;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use anabranch_shared::settings::TopicSettings;
 use anabranch_shared::{
@@ -20,6 +22,9 @@ use indicatif::{ProgressBar, ProgressStyle};
 
 use self::remote::Input;
 use crate::clock::{now_ms, now_us};
+use crate::commands::DEAD_LETTERS;
+use crate::commands::printing::Printing;
+use crate::output::{human_count, human_duration, human_rate};
 use crate::project::context::Context;
 use crate::reader::client::{Acknowledged, Client};
 
@@ -724,4 +729,54 @@ fn slot_id(dir: &Path) -> Result<String> {
             Ok(id)
         }
     }
+}
+
+/// What came of it, in a line.
+fn text(report: &IngestReport, took: Duration) -> String {
+    let offsets: Vec<String> = report
+        .offsets
+        .iter()
+        .map(|(p, (a, b))| format!("partition {p} [{a}, {b})"))
+        .collect();
+    let mut line = format!(
+        "{} facts, {} dead letters, {}",
+        human_count(report.facts),
+        human_count(report.dead_letters),
+        if offsets.is_empty() {
+            "no offsets".to_owned()
+        } else {
+            offsets.join(", ")
+        },
+    );
+    if report.duplicates > 0 {
+        line += &format!(", {} duplicates left out", human_count(report.duplicates));
+    }
+    if report.unknown_fields > 0 {
+        let count = human_count(report.unknown_fields);
+        line += &format!(", {count} with undeclared fields");
+    }
+    if report.repeated > 0 {
+        line += &format!(
+            "; {} of {} files were ingested before and added nothing (`--again` ingests them once more)",
+            report.repeated, report.files
+        );
+    }
+    format!(
+        "{line}; {} ({})\n",
+        human_duration(took),
+        human_rate(report.facts, took)
+    )
+}
+
+/// Ingests, and says what came of it.
+pub(crate) async fn run(args: &IngestArgs, context: &Context, printing: Printing) -> Result<u8> {
+    let terminal = std::io::stderr().is_terminal();
+    let begun = Instant::now();
+    let report = ingest(context, args, terminal).await?;
+    printing.either(|| text(&report, begun.elapsed()), &report)?;
+    if let Some(e) = report.unread_files() {
+        return Err(e);
+    }
+    let fails = report.dead_letters > 0 && !args.allow_dead_letters;
+    Ok(if fails { DEAD_LETTERS } else { 0 })
 }

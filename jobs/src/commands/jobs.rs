@@ -1,5 +1,6 @@
 //! `anabranch jobs`: how each job last ended and when it is next due; `jobs history`: what ran.
 
+use clap::Subcommand;
 use std::sync::Arc;
 
 use anabranch_shared::{Error, Result, timestamp_type};
@@ -9,7 +10,10 @@ use arrow::array::{
 use arrow::compute::cast;
 use chrono::{DateTime, Utc};
 
+use crate::commands::printing::Printing;
+use crate::commands::sql;
 use crate::project::context::Context;
+use crate::work::job_states;
 use crate::work::job_states::JobState;
 
 /// The jobs as rows.
@@ -68,4 +72,36 @@ pub fn history_sql(context: &Context, view: Option<&str>, limit: u64) -> Result<
     Ok(format!(
         "SELECT view, job, trigger, started_at, round((CAST(ended_at AS BIGINT) - CAST(started_at AS BIGINT)) / 1000000.0, 3) AS seconds, outcome, facts, CAST(round(facts_per_second) AS BIGINT) AS facts_per_second, bytes, peak_memory_bytes, error FROM jobs{filter} ORDER BY started_at DESC LIMIT {limit}"
     ))
+}
+
+/// What is asked of the history.
+#[derive(Debug, Subcommand)]
+pub enum JobsCommand {
+    /// Shows the jobs that ran, the newest first: when, why, what they read and wrote, how they ended
+    History {
+        /// Only of this view
+        #[arg(long)]
+        view: Option<String>,
+        /// At most so many
+        #[arg(long, default_value_t = 50)]
+        limit: u64,
+    },
+}
+
+/// Shows the jobs, or what ran.
+pub(crate) async fn run(
+    command: Option<JobsCommand>,
+    context: &Context,
+    printing: Printing,
+) -> Result<u8> {
+    if let Some(JobsCommand::History { view, limit }) = command {
+        let text = history_sql(context, view.as_deref(), limit)?;
+        return sql::one(context, text, printing).await;
+    }
+    let states = job_states::states(context, Utc::now()).await?;
+    if let Some(note) = job_states::scheduler_note(context).await? {
+        tracing::warn!("{note}");
+    }
+    printing.rows(&rows(&states)?)?;
+    Ok(0)
 }

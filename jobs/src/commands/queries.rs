@@ -1,5 +1,6 @@
 //! `anabranch queries`: what runs on the daemons, and `queries cancel`: stops one.
 
+use clap::Subcommand;
 use std::sync::Arc;
 
 use anabranch_serving::QueryInfo;
@@ -9,6 +10,7 @@ use arrow::array::{
 };
 use arrow::compute::cast;
 
+use crate::commands::printing::Printing;
 use crate::project::context::Context;
 use crate::reader::client::Client;
 
@@ -95,4 +97,31 @@ pub fn rows(queries: &[OfDaemon]) -> Result<RecordBatch> {
         ("statement", text(&|q| &q.query.statement)),
     ];
     Ok(RecordBatch::try_from_iter(columns)?)
+}
+
+/// What is done to queries.
+#[derive(Debug, Subcommand)]
+pub enum QueriesCommand {
+    /// Stops a query: whoever asked gets an error
+    Cancel {
+        /// Its id, as `anabranch queries` shows it
+        id: String,
+    },
+}
+
+/// Shows the queries, or stops one.
+pub(crate) async fn run(
+    command: Option<QueriesCommand>,
+    context: &Context,
+    printing: Printing,
+) -> Result<u8> {
+    match command {
+        None => printing.rows(&rows(&list(context).await?)?)?,
+        Some(QueriesCommand::Cancel { id }) => {
+            cancel(context, &id).await?;
+            let cancelled = serde_json::json!({ "cancelled": id });
+            printing.either(|| format!("cancelled query `{id}`\n"), &cancelled)?;
+        }
+    }
+    Ok(0)
 }

@@ -14,6 +14,7 @@ use datafusion::common::ScalarValue;
 use serde::Serialize;
 
 use crate::clock::now_ms;
+use crate::commands::printing::Printing;
 use crate::output::{Style, human_bytes, human_count, rows_table};
 use crate::project::context::Context;
 use crate::reader::client::{Client, Daemons};
@@ -541,4 +542,11 @@ fn jobs_text(jobs: &[JobState]) -> String {
         format!("{} {outcome}", j.job)
     };
     jobs.iter().map(one).collect::<Vec<_>>().join(", ")
+}
+
+/// Shows it.
+pub(crate) async fn run(context: &Context, printing: Printing) -> Result<u8> {
+    let status = status(context).await?;
+    printing.either(|| text(&status, printing.style), &status)?;
+    Ok(0)
 }

@@ -9,9 +9,10 @@ use arrow::datatypes::{Int32Type, Int64Type};
 use chrono::{DateTime, Utc};
 use std::collections::BTreeMap;
 
-use crate::output::{Format, Style, write_batches};
+use crate::output::{Format, Style, for_people, write_batches};
 use crate::project::context::Context;
 use crate::reader::answers::Session;
+use crate::reader::session::QuerySession;
 
 /// How often new facts are looked for.
 const POLL: Duration = Duration::from_millis(500);
@@ -128,4 +129,28 @@ pub async fn tail(
         }
         tokio::time::sleep(POLL).await;
     }
+}
+
+/// What is printed of a topic.
+#[derive(Debug, clap::Args)]
+pub struct TailArgs {
+    /// The topic
+    topic: String,
+    /// An offset, or a time of admission (RFC 3339)
+    #[arg(long, default_value = "0")]
+    from: From,
+    /// Ends with the last fact instead of waiting for more
+    #[arg(long)]
+    no_follow: bool,
+}
+
+/// Prints facts until told to stop.
+pub(crate) async fn run(args: TailArgs, context: &Context) -> Result<u8> {
+    if let Some(note) = removed_note(context, &args.topic, &args.from).await? {
+        writeln!(std::io::stderr(), "{}", for_people(&note)).ok();
+    }
+    let session = QuerySession::open(context).await?;
+    let mut out = std::io::stdout();
+    tail(&session, &args.topic, &args.from, !args.no_follow, &mut out).await?;
+    Ok(0)
 }

@@ -1,15 +1,21 @@
 //! `anabranch verify`: the law on live data.
 
+use std::io::IsTerminal;
 use std::str::FromStr;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use anabranch_shared::{Error, Result};
 
+use crate::commands::printing::Printing;
+use crate::commands::{FOUND_WRONG, batch};
 use crate::commands::{LINE_EVERY, SHOW_EVERY, progress_bar};
+use crate::output::Format;
 use crate::output::human_count;
 use crate::project::context::{Context, no_view};
+use crate::signal::stop_flag;
 use crate::work::verify::{Part, Verified, VerifyOptions, VerifyProgress, Whose};
+use crate::work::verify_view;
 use crate::work::verify_view::compare_view;
 
 /// How many keys are compared.
@@ -180,6 +186,59 @@ async fn show(view: String, progress: Arc<VerifyProgress>, terminal: bool) {
         if !terminal && looks.is_multiple_of(LINE_EVERY) {
             tracing::info!(%view, facts, of = total, recomputed, merged, "verifying");
         }
+    }
+}
+
+/// Verifies the views that are meant, one after the other; each is told beside the others.
+pub(crate) async fn run(args: &VerifyArgs, context: &Context, printing: Printing) -> Result<u8> {
+    let format = printing.format;
+    let (views, part) = args.chosen(context)?;
+    let stop = stop_flag();
+    let terminal = std::io::stderr().is_terminal();
+    let mut all = Vec::new();
+    let mut code = 0;
+    let mut failed = Vec::new();
+    for view in &views {
+        let options = VerifyOptions {
+            whose: args.whose(),
+            ..verify_view::options(context, part, &stop)
+        };
+        let verified = match verify_shown(context, view, &options, terminal).await {
+            Ok(verified) => verified,
+            // It is told beside the others, never instead of them.
+            Err(e) => {
+                match format {
+                    Format::Table => printing.text(&format!("{view}: not compared: {e}\n"))?,
+                    Format::Ndjson => printing.json(&failed_json(view, &e))?,
+                    _ => all.push(failed_json(view, &e)),
+                }
+                failed.push(verify_view::named(view, e));
+                if stop.load(Ordering::Relaxed) {
+                    break;
+                }
+                continue;
+            }
+        };
+        if !verified.comparison.is_equal() {
+            code = FOUND_WRONG;
+        }
+        match format {
+            Format::Table => printing.text(&text(view, &verified))?,
+            Format::Ndjson => printing.json(&json(view, &verified))?,
+            _ => all.push(json(view, &verified)),
+        }
+    }
+    if format == Format::Json {
+        printing.json(&all)?;
+    }
+    match batch::all_of(failed) {
+        // A difference is worse than what was not looked at.
+        Some(e) if code == 0 => Err(e),
+        Some(e) => {
+            tracing::error!("{e}");
+            Ok(code)
+        }
+        None => Ok(code),
     }
 }
 
