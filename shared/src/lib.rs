@@ -11,6 +11,7 @@ mod files;
 mod fold_log;
 pub mod functions;
 mod give_way;
+mod held_lock;
 pub mod ipc;
 mod late_fields;
 mod lease;
@@ -45,6 +46,7 @@ pub use files::{
 };
 pub use fold_log::{FoldOptions, FoldProgress, fold_log, fold_log_unplaced, join_ranges};
 pub use give_way::GiveWay;
+pub use held_lock::{HeldGuard, HeldMutex, Hold, HoldTimes, LONGEST_OVER_S, LockHolds};
 pub use late_fields::{fit_facts, misfits};
 pub use lease::{Lease, LeaseDecision, LeaseEntry, LeaseStanding, decide_lease};
 pub use log::{

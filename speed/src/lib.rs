@@ -27,7 +27,7 @@ mod wanted;
 pub use appender::{WriteRequest, Written};
 pub use daemon::{Daemon, DaemonOptions, TopicOptions};
 pub use dedup::{Dedup, DedupStatus};
-pub use delta::{StatePiece, TopicDelta, ViewDelta};
+pub use delta::{Folded, Landed, Run, StatePiece, TopicDelta, ViewDelta};
 pub use follow::{Following, follow_log};
 pub use gather::{DeltaRequest, Peer, PeerReply, Peers, WantedView};
 pub use http::{DELTA, HELD, IDEMPOTENCY_KEY, INGEST_FROM, INGEST_ID, PAYLOAD, router};

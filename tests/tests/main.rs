@@ -23,6 +23,7 @@ mod idempotency;
 mod kafka;
 mod kafka_source;
 mod law;
+mod locks;
 mod maintain;
 mod old_states;
 mod open_formats;
