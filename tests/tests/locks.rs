@@ -15,10 +15,14 @@ use std::time::Duration;
 use anabranch_jobs::builds::Build;
 use anabranch_jobs::client::Client;
 use anabranch_jobs::context::{Context, now_ms};
+use anabranch_serving::SqlService;
 use anabranch_shared::table::{Commit, Table, Txn};
-use anabranch_shared::{Log, Offset, OffsetRange, PartitionId, ReadMode, blocking, encode_parquet};
-use anabranch_tests::commands::ingest_lines;
-use anabranch_tests::daemon::request;
+use anabranch_shared::{
+    Error, Log, Offset, OffsetRange, PartitionId, ReadMode, Storage, blocking, encode_parquet,
+};
+use anabranch_speed::{Daemon, TopicStream};
+use anabranch_tests::commands::{build, ingest_lines};
+use anabranch_tests::daemon::{request, shown};
 use anabranch_tests::places;
 use anabranch_tests::process::{Process, Setup, binary, write_project};
 use arrow::array::{ArrayRef, Int64Array, RecordBatch, StringArray, new_null_array};
@@ -381,8 +385,9 @@ impl Here {
     }
 
     fn runs(&self) -> (usize, u64) {
-        let count =
-            |d: &anabranch_speed::TopicDelta| d.views.values().map(|v| v.unlanded.count()).sum();
+        let count = |d: &anabranch_speed::TopicDelta| {
+            d.views.values().map(|v| v.unlanded.count()).sum::<usize>()
+        };
         (
             self.stream.with_delta(count),
             self.stream.with_delta(|d| d.numbering),

@@ -94,7 +94,7 @@ impl TopicStream {
         let asks = mode == ReadMode::Merged && !peers.is_empty();
         let takes_facts = parts.facts || parts.dead_letters || asks;
         let read = |delta: &TopicDelta, at: &Moment| {
-            let (topic, pinned) = self.pinned(delta, views, at, mode)?;
+            let pinned = pinned(delta, views, at, mode)?;
             let unlanded = delta.unlanded.between(0, at.target);
             let own = Own {
                 upto: delta.upto.clone(),
@@ -111,18 +111,10 @@ impl TopicStream {
                     })
                     .collect(),
             };
-            let notes = Vec::new();
-            Ok((
-                Pinned {
-                    topic,
-                    views: pinned,
-                    notes,
-                },
-                own,
-            ))
+            Ok((at.head.clone(), pinned, own))
         };
-        let (mut pinned, own) = self.settled(folded, read).await?;
-        self.add_facts(&mut pinned.topic, &own, parts)?;
+        let (head, views, own) = self.settled(folded, read).await?;
+        let mut pinned = self.with_facts(head, views, &own, parts)?;
         if !asks {
             return Ok(pinned);
         }
@@ -133,8 +125,8 @@ impl TopicStream {
         // Retention has removed what was to be read up to where a peer's facts begin: the master
         // views have it.
         self.follow().await?;
-        let (mut pinned, own) = self.settled(folded, read).await?;
-        self.add_facts(&mut pinned.topic, &own, parts)?;
+        let (head, views, own) = self.settled(folded, read).await?;
+        let mut pinned = self.with_facts(head, views, &own, parts)?;
         self.gather(&peers, &own, parts, &mut pinned).await?;
         Ok(pinned)
     }
@@ -273,51 +265,20 @@ impl TopicStream {
         merged.await
     }
 
-    fn pinned(
+    /// Adds to what was pinned of views the facts of that moment, as far as a query reads them. Of a
+    /// log of many files and of many requests that takes long, so it is not done under the delta's
+    /// lock; what lands, is merged or is removed meanwhile changes which files those are, not the
+    /// facts below `upto` that they hold.
+    fn with_facts(
         &self,
-        delta: &TopicDelta,
-        views: &[String],
-        at: &Moment,
-        mode: ReadMode,
-    ) -> Result<(TopicPin, BTreeMap<String, ViewPin>)> {
-        let mut pinned = BTreeMap::new();
-        for name in views {
-            let Some(view) = delta.views.get(name) else {
-                continue;
-            };
-            if let Some(failed) = &view.failed
-                && mode == ReadMode::Merged
-            {
-                return Err(match view.superseded {
-                    true => Error::Unavailable(failed.clone()),
-                    false => Error::Invalid(failed.clone()),
-                });
-            }
-            check_no_gap(name, view, &delta.upto)?;
-            let folded = view.unlanded.whole(delta.unlanded.start());
-            if mode == ReadMode::Merged && folded != Some(at.target) {
-                return Err(Error::Internal(format!(
-                    "view `{name}`: facts up to number {folded:?} of {} are in its states",
-                    at.target
-                )));
-            }
-            let mut pin = ViewPin {
-                view: view.master.view().clone(),
-                generation: view.master.generation(),
-                boundary: view.pin.boundary.clone(),
-                head: at.head.clone(),
-                root: view.master.table().root().clone(),
-                files: view.pin.files.clone(),
-                delta: view.states(),
-            };
-            if planted("planted-piece-dropped-before-its-query") {
-                pin.delta.pop();
-            }
-            pinned.insert(name.clone(), pin);
-        }
-        let topic = TopicPin {
+        head: Offsets,
+        views: BTreeMap<String, ViewPin>,
+        own: &Own,
+        parts: TopicParts,
+    ) -> Result<Pinned> {
+        let mut topic = TopicPin {
             topic: Topic::clone(&self.topic()),
-            head: at.head.clone(),
+            head,
             root: self.log.table().root().clone(),
             files: Vec::new(),
             memory: Vec::new(),
@@ -326,27 +287,68 @@ impl TopicStream {
             low: Offsets::default(),
             dead_memory: Vec::new(),
         };
-        Ok((topic, pinned))
+        if parts.facts || parts.dead_letters {
+            topic.memory = own.unlanded.iter().map(|p| p.facts.clone()).collect();
+            let dead = own.unlanded.iter().filter_map(|p| p.dead.clone());
+            topic.dead_memory = dead.collect();
+            let (low, files) = self.log.kept_files(&own.upto)?;
+            if parts.dead_letters {
+                topic.dead_files = self.log.dead_letter_files_between(&low, &own.upto)?;
+            }
+            (topic.low, topic.files) = (low, files);
+            topic.leave_removed_out()?;
+        }
+        Ok(Pinned {
+            topic,
+            views,
+            notes: Vec::new(),
+        })
     }
+}
 
-    /// Adds the facts of a pin's moment, as far as a query reads them. Of a log of many files and of
-    /// many requests that takes long, so it is not done under the delta's lock; what lands, is merged
-    /// or is removed meanwhile changes which files those are, not the facts below `upto` that they
-    /// hold.
-    fn add_facts(&self, pin: &mut TopicPin, own: &Own, parts: TopicParts) -> Result<()> {
-        if !parts.facts && !parts.dead_letters {
-            return Ok(());
+/// What a query sees of some views at a moment.
+fn pinned(
+    delta: &TopicDelta,
+    views: &[String],
+    at: &Moment,
+    mode: ReadMode,
+) -> Result<BTreeMap<String, ViewPin>> {
+    let mut pinned = BTreeMap::new();
+    for name in views {
+        let Some(view) = delta.views.get(name) else {
+            continue;
+        };
+        if let Some(failed) = &view.failed
+            && mode == ReadMode::Merged
+        {
+            return Err(match view.superseded {
+                true => Error::Unavailable(failed.clone()),
+                false => Error::Invalid(failed.clone()),
+            });
         }
-        pin.memory = own.unlanded.iter().map(|p| p.facts.clone()).collect();
-        let dead = own.unlanded.iter().filter_map(|p| p.dead.clone());
-        pin.dead_memory = dead.collect();
-        let (low, files) = self.log.kept_files(&own.upto)?;
-        if parts.dead_letters {
-            pin.dead_files = self.log.dead_letter_files_between(&low, &own.upto)?;
+        check_no_gap(name, view, &delta.upto)?;
+        let folded = view.unlanded.whole(delta.unlanded.start());
+        if mode == ReadMode::Merged && folded != Some(at.target) {
+            return Err(Error::Internal(format!(
+                "view `{name}`: facts up to number {folded:?} of {} are in its states",
+                at.target
+            )));
         }
-        (pin.low, pin.files) = (low, files);
-        pin.leave_removed_out()
+        let mut pin = ViewPin {
+            view: view.master.view().clone(),
+            generation: view.master.generation(),
+            boundary: view.pin.boundary.clone(),
+            head: at.head.clone(),
+            root: view.master.table().root().clone(),
+            files: view.pin.files.clone(),
+            delta: view.states(),
+        };
+        if planted("planted-piece-dropped-before-its-query") {
+            pin.delta.pop();
+        }
+        pinned.insert(name.clone(), pin);
     }
+    Ok(pinned)
 }
 
 /// Which of some views have not folded all unlanded facts, and whether those are more than a few.
