@@ -12,6 +12,7 @@ mod fit;
 mod fold_log;
 pub mod functions;
 mod give_way;
+mod held_lock;
 pub mod ipc;
 mod late_fields;
 pub mod layout;
@@ -45,6 +46,7 @@ pub use error::{Error, ErrorKind, Result};
 pub use export::{Export, ExportPin, ExportStanding};
 pub use fold_log::{FoldOptions, FoldProgress, fold_log, fold_log_unplaced, join_ranges};
 pub use give_way::GiveWay;
+pub use held_lock::{HeldGuard, HeldMutex, Hold, HoldTimes, LONGEST_OVER_S, LockHolds};
 pub use late_fields::{fit_facts, misfits};
 pub use lease::{Lease, LeaseDecision, LeaseEntry, LeaseStanding, decide_lease};
 pub use log::{

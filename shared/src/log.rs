@@ -161,6 +161,7 @@ impl Log {
         let table = Table::open_or_create(storage, root, &schema, append_only, now_ms).await?;
         let table = table.allow_removals(retention::removes_below_low);
         table.widen(&schema, now_ms).await?;
+        let needed = table.with_state(dead_letters_of);
         let root = layout::dead_letters(&topic.name);
         let schema_of_dead = dead_letter_schema();
         let dead =
@@ -172,7 +173,7 @@ impl Log {
             dead,
             followed: parking_lot::Mutex::default(),
         };
-        log.check_dead_letters()?;
+        log.check_dead_letters(needed)?;
         Ok(log)
     }
 
@@ -223,23 +224,20 @@ impl Log {
     /// Reads what others have landed. Returns whether there was something.
     pub async fn refresh(&self) -> Result<bool> {
         self.table.refresh().await?;
-        let version = self.table.with_state(|s| s.version);
+        let belong = |s: &TableState| (s.version, dead_letters_of(s));
+        let (version, dead) = self.table.with_state(belong);
         let moved = *self.followed.lock() != version;
         if moved {
             self.dead.refresh().await?;
-            self.check_dead_letters()?;
+            self.check_dead_letters(dead)?;
             *self.followed.lock() = version;
         }
         Ok(moved)
     }
 
-    /// Refuses dead letters that lack what was committed before the facts; the facts were read
-    /// first.
-    fn check_dead_letters(&self) -> Result<()> {
-        let belongs = self
-            .table
-            .with_state(|s| s.txns.get(DEAD_LETTERS_APP).copied());
-        let belongs = belongs.unwrap_or(-1);
+    /// Refuses dead letters that lack what was committed before the facts: `belongs` is the version
+    /// that facts need which were read before the dead letters were.
+    fn check_dead_letters(&self, belongs: i64) -> Result<()> {
         let found = self.dead.with_state(|s| s.version);
         match found.map_or(-1, |v| i64::try_from(v.0).unwrap_or(i64::MAX)) < belongs {
             true if !planted("planted-damage-read") => {
@@ -600,6 +598,11 @@ fn partition_of(batch: &RecordBatch) -> Result<PartitionId> {
     first
         .map(PartitionId)
         .ok_or_else(|| Error::Internal("dead letters without a partition".into()))
+}
+
+/// The version of the dead letters that the facts of a state need; -1 where they need none.
+fn dead_letters_of(state: &TableState) -> i64 {
+    state.txns.get(DEAD_LETTERS_APP).copied().unwrap_or(-1)
 }
 
 fn check_ingested(state: &TableState, landing: &Landing) -> Result<()> {

@@ -19,7 +19,7 @@ use uuid::Uuid;
 use crate::damage::damaged;
 use crate::steady::uptime_ms;
 use crate::storage::{CreateOutcome, Storage, join};
-use crate::{Backoff, Error, LogVersion, Result, planted};
+use crate::{Backoff, Error, LockHolds, LogVersion, Result, planted};
 
 mod action;
 mod checkpoint;
@@ -57,6 +57,9 @@ const UNANSWERED_TRIES: usize = 5;
 /// The pause before the first of them that follows another.
 const UNANSWERED_PAUSE: Duration = Duration::from_millis(10);
 
+/// A commit of more actions is applied to a copy of the state, for which nobody waits.
+const APPLIED_IN_PLACE: usize = 256;
+
 /// Entries that are read at once by who is far behind.
 const READ_AHEAD: u64 = 16;
 
@@ -88,6 +91,11 @@ impl TableState {
     /// The position of a name, 0 if it was never set.
     pub fn txn(&self, app: &str) -> i64 {
         self.txns.get(app).copied().unwrap_or(0)
+    }
+
+    /// The version of the next entry.
+    fn next_version(&self) -> LogVersion {
+        self.version.map_or(LogVersion(0), LogVersion::next)
     }
 
     /// The names of the table's columns.
@@ -205,13 +213,23 @@ enum PutOutcome {
 }
 
 /// A Delta table in the storage.
+///
+/// Locks, in the order in which they are taken: `writing`, `following`, `state`. Who reads takes
+/// the last alone, for as long as it takes to count one reader more: what it reads stays as it is
+/// while newer states take its place. Who refreshes takes the last two, so nobody but other
+/// committers waits for the put of a commit.
 #[derive(Debug)]
 pub struct Table {
     storage: Storage,
     root: Path,
-    state: RwLock<TableState>,
-    /// Held while a refresh or a commit of this process changes the state.
+    /// The newest known state.
+    state: RwLock<Arc<TableState>>,
+    holds: Arc<LockHolds>,
+    /// Held by who commits, from the first look at the state until it is known what became of the
+    /// commit.
     writing: tokio::sync::Mutex<()>,
+    /// Held by who changes the state, while entries are read and applied.
+    following: tokio::sync::Mutex<()>,
     /// When it was last sure that no entry comes after the newest known one.
     head_seen: HeadSeen,
     /// Which removals of facts by another writer are expected; those of an append-only table else
@@ -232,13 +250,15 @@ impl Table {
             storage: storage.clone(),
             root: root.into(),
             state: RwLock::default(),
+            holds: LockHolds::new("table"),
             writing: tokio::sync::Mutex::default(),
+            following: tokio::sync::Mutex::default(),
             head_seen: HeadSeen::new(storage.clock()),
             removals: None,
         };
         // A hint that is lost or old does no harm: who finds no entry lists what there is.
         if let Some(state) = checkpoint::read_hinted(storage, &table.root).await? {
-            *table.state.write() = state;
+            table.replace(state);
             storage.note_found(&table.log_path());
         }
         table.refresh().await?;
@@ -316,7 +336,7 @@ impl Table {
 
     /// Whether the table has a first commit.
     pub fn exists(&self) -> bool {
-        self.state.read().version.is_some()
+        self.with_state(|s| s.version.is_some())
     }
 
     /// Where the table lies in the storage.
@@ -329,9 +349,33 @@ impl Table {
         &self.storage
     }
 
-    /// Reads something off the newest known state.
+    /// Reads something off the newest known state. Nobody waits for who reads.
     pub fn with_state<T>(&self, read: impl FnOnce(&TableState) -> T) -> T {
-        read(&self.state.read())
+        read(&self.state())
+    }
+
+    /// The newest known state.
+    fn state(&self) -> Arc<TableState> {
+        let state = self.state.read();
+        let _hold = self.holds.begin();
+        state.clone()
+    }
+
+    /// Puts another state in the place of the known one. `following` must be held.
+    fn replace(&self, state: TableState) {
+        let mut state = Arc::new(state);
+        {
+            let mut known = self.state.write();
+            let _hold = self.holds.begin();
+            std::mem::swap(&mut *known, &mut state);
+        }
+        // To free a state of many files takes long.
+        drop(state);
+    }
+
+    /// How long the lock of the newest known state was held.
+    pub fn holds(&self) -> &Arc<LockHolds> {
+        &self.holds
     }
 
     /// The path of a new data file.
@@ -370,13 +414,6 @@ impl Table {
         }
     }
 
-    fn next_version(&self) -> LogVersion {
-        self.state
-            .read()
-            .version
-            .map_or(LogVersion(0), LogVersion::next)
-    }
-
     /// Checks the bytes of a file of a table's log, at its path.
     ///
     /// # Errors
@@ -389,16 +426,24 @@ impl Table {
         checkpoint::check_file(bytes, path)
     }
 
-    /// Reads the commits that are new. Returns whether there were any.
+    /// Reads the commits that are new. Returns whether there were any. Does not wait for a commit
+    /// of this process that is being put.
     pub async fn refresh(&self) -> Result<bool> {
-        let _guard = self.writing.lock().await;
+        // Who has slept may find an entry of this process that nobody else will read; the commit
+        // that has put it takes it back.
+        let _commit = match self.head_seen.is_recent(&self.head_seen.now()) {
+            true => None,
+            false => Some(self.writing.lock().await),
+        };
+        let _guard = self.following.lock().await;
         self.follow().await
     }
 
+    /// `following` must be held.
     async fn follow(&self) -> Result<bool> {
         let (mut read, mut at_once) = (0, 1);
         'follow: loop {
-            let next = self.next_version();
+            let next = self.with_state(TableState::next_version);
             let looked = self.head_seen.now();
             let versions = (0..at_once).map(|n| LogVersion(next.0 + n));
             let entries = versions.map(|version| async move {
@@ -429,20 +474,36 @@ impl Table {
         Ok(read > 0)
     }
 
-    /// Applies an entry to the state before it.
+    /// Applies an entry to the state before it, unless that was done already. `following` must be
+    /// held.
     fn apply(&self, version: LogVersion, actions: Vec<Action>) -> Result<()> {
-        let mut state = self.state.write();
+        let known = self.state();
+        if known.version.is_some_and(|known| known >= version) {
+            return Ok(());
+        }
         let says = |action: &Action| matches!(action, Action::MetaData(_));
-        if state.version.is_none() && !actions.iter().any(says) {
+        if known.version.is_none() && !actions.iter().any(says) {
             let what = "it does not say what the table is";
             return Err(damaged(self.entry_path(version), what));
         }
-        if let Some(what) = state.does_not_follow(&actions)
+        if let Some(what) = known.does_not_follow(&actions)
             && !planted("planted-damage-read")
         {
             return Err(damaged(self.entry_path(version), what));
         }
-        state.apply(version, actions)
+        drop(known);
+        if actions.len() <= APPLIED_IN_PLACE {
+            let mut state = self.state.write();
+            let _hold = self.holds.begin();
+            if let Some(state) = Arc::get_mut(&mut state) {
+                return state.apply(version, actions);
+            }
+        }
+        // Somebody reads the state, and goes on reading it as it is.
+        let mut state = TableState::clone(&self.state());
+        state.apply(version, actions)?;
+        self.replace(state);
+        Ok(())
     }
 
     /// Commits what `decide` makes of the newest state; asked again after every commit that won
@@ -456,18 +517,25 @@ impl Table {
         now_ms: i64,
         mut decide: impl FnMut(&TableState) -> Result<Commit>,
     ) -> Result<LogVersion> {
-        let _guard = self.writing.lock().await;
-        self.follow().await?;
+        let _commit = self.writing.lock().await;
+        {
+            let _guard = self.following.lock().await;
+            self.follow().await?;
+        }
         for _ in 0..COMMIT_TRIES {
-            let version = self.next_version();
+            // What is found of the head while the commit is put says nothing of when it was decided.
+            let seen = self.head_seen.last();
             let id = Uuid::new_v4().to_string();
-            let actions = {
-                let state = self.state.read();
-                decide(&state)?.into_actions(&state, &id, now_ms)?
+            let (version, actions) = {
+                let state = self.state();
+                let actions = decide(&state)?.into_actions(&state, &id, now_ms)?;
+                (state.next_version(), actions)
             };
             self.check_old_files(&actions).await?;
-            match self.put_entry(version, &id, &actions).await? {
-                PutOutcome::Ours if self.is_lost(version, &actions).await? => {}
+            let put = self.put_entry(version, &id, &actions).await?;
+            let _guard = self.following.lock().await;
+            match put {
+                PutOutcome::Ours if self.is_lost(version, &actions, &seen).await? => {}
                 PutOutcome::Ours => {
                     self.apply(version, actions)?;
                     return Ok(version);
@@ -513,6 +581,7 @@ impl Table {
     ) -> Result<PutOutcome> {
         let path = self.entry_path(version);
         let body = action::encode(actions, &path)?;
+        fail::fail_point!(&format!("put-entry-of-{}", self.root));
         let mut failure = None;
         let mut backoff = Backoff::new(UNANSWERED_PAUSE, UNANSWERED_PAUSE * 8);
         for attempt in 0..UNANSWERED_TRIES {
@@ -550,7 +619,7 @@ impl Table {
 
     /// Writes a checkpoint at the newest known version, so that opening the table stays cheap.
     pub async fn write_checkpoint(&self) -> Result<()> {
-        let state = self.state.read().clone();
+        let state = self.state();
         match state.version {
             Some(_) => checkpoint::write(&self.storage, &self.root, state).await,
             None => Ok(()),
@@ -599,7 +668,11 @@ impl Commit {
 impl Table {
     /// A winner's commit that this version does not understand stops the writer.
     fn check_winner(&self, actions: &[Action], version: LogVersion) -> Result<()> {
-        let state = self.state.read();
+        let state = self.state();
+        if state.version.is_some_and(|known| known >= version) {
+            // It was read meanwhile, as those are that come before a commit.
+            return Ok(());
+        }
         // The first commit creates the table: that is what a writer that lost it wanted.
         let is_set = |name| state.configuration.get(name).is_some_and(|v| v == "true");
         let removes = actions

@@ -8,20 +8,20 @@ pub(crate) mod pressure;
 pub(crate) mod recently_landed;
 pub(crate) mod unlanded;
 
-use std::collections::BTreeMap;
+use std::any::Any;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use anabranch_shared::view::{Fold, View, fold_facts};
 use anabranch_shared::{
-    DeltaPart, Error, ErrorKind, Log, Master, MasterPin, Offset, Offsets, PartitionId, Ranges,
-    Result, join_ranges, planted,
+    DeltaPart, Error, ErrorKind, HeldMutex, Log, Master, MasterPin, Offset, Offsets, PartitionId,
+    Ranges, Result, join_ranges, planted,
 };
 use arrow::array::{AsArray, BooleanArray, RecordBatch};
 use arrow::compute::filter_record_batch;
 use arrow::datatypes::TimestampMicrosecondType;
-use datafusion::common::utils::memory::get_record_batch_memory_size;
-use parking_lot::Mutex;
 
+pub use self::folded::{Folded, Run};
 use crate::delta::fold_landed::{Following, follow_log};
 pub use crate::delta::piece::StatePiece;
 pub(crate) use crate::delta::piece::of_view;
@@ -29,14 +29,22 @@ use crate::delta::recently_landed::Lately;
 use crate::delta::unlanded::Unlanded;
 use crate::intake::payload::FactPiece;
 
-/// With more unlanded states than this they are merged.
-const UNLANDED_STATES: usize = 8;
+mod folded;
+
+/// What was taken out of a delta. To free it takes long where it is large, so it is dropped once the
+/// delta's lock is not held any more.
+pub(crate) type Removed = Vec<Arc<dyn Any + Send + Sync>>;
+
+/// Adds what was taken out to the rest of it.
+fn put_aside<T: Any + Send + Sync>(removed: &mut Removed, taken: Vec<Arc<T>>) {
+    removed.extend(taken.into_iter().map(|t| t as Arc<dyn Any + Send + Sync>));
+}
 
 /// The delta of one view.
 ///
 /// Invariant: `pieces` hold every offset of `[pin.boundary, upto)` of the topic once and none
-/// other; `unlanded` holds the topic's unlanded facts up to number `folded` once. Both are empty
-/// once the view has failed.
+/// other; `unlanded` holds some of the topic's unlanded facts once and none other, and knows which
+/// by their numbers. Both are empty once the view has failed.
 #[derive(Clone, Debug)]
 pub struct ViewDelta {
     /// The master view.
@@ -46,9 +54,7 @@ pub struct ViewDelta {
     /// States of landed offsets.
     pub pieces: Vec<Arc<StatePiece>>,
     /// States of facts that have not landed.
-    pub unlanded: Vec<RecordBatch>,
-    /// The number in the queue of unlanded facts up to which they are in `unlanded`.
-    pub folded: u64,
+    pub unlanded: Folded,
     /// Why the view can't answer: its SQL failed on a fact.
     pub failed: Option<String>,
     /// Whether that is because retention has removed what its generation needs, which is none that
@@ -60,18 +66,22 @@ impl ViewDelta {
     /// The view's states from its boundary on.
     pub fn states(&self) -> Vec<DeltaPart> {
         let landed = self.pieces.iter().flat_map(|p| p.parts.iter().cloned());
-        let unlanded = self.unlanded.iter().cloned().map(DeltaPart::from);
+        let unlanded = self.unlanded.states().cloned().map(DeltaPart::from);
         landed.chain(unlanded).collect()
     }
 
-    /// Stops answering, because the view's SQL failed on a fact. What is kept of the delta is of no use any more.
-    pub(crate) fn fail(&mut self, e: &Error) {
+    /// Stops answering, because the view's SQL failed on a fact. What is kept of the delta is of no
+    /// use any more, and is returned.
+    #[must_use = "it is dropped once the delta's lock is not held"]
+    pub(crate) fn fail(&mut self, e: &Error) -> Removed {
         if self.failed.is_none() {
             tracing::error!(view = %self.master.view().name(), error = %e, "the view does not answer any more");
             self.failed = Some(e.to_string());
         }
-        self.pieces.clear();
-        self.unlanded.clear();
+        let mut removed = Removed::new();
+        put_aside(&mut removed, std::mem::take(&mut self.pieces));
+        put_aside(&mut removed, self.unlanded.take());
+        removed
     }
 
     /// Bytes of memory of landed states: those that may be spilled.
@@ -92,9 +102,7 @@ impl ViewDelta {
 
     /// Bytes of memory.
     pub fn size_bytes(&self) -> usize {
-        let landed = self.landed_bytes();
-        let unlanded = self.unlanded.iter().map(get_record_batch_memory_size);
-        landed + unlanded.sum::<usize>()
+        self.landed_bytes() + self.unlanded.bytes()
     }
 }
 
@@ -102,6 +110,11 @@ impl ViewDelta {
 ///
 /// Invariant: the pieces of `unlanded` that are of one partition follow each other without a gap
 /// from `upto` to `lanes`.
+///
+/// Its lock is the last one that anybody takes who holds others, as [`crate::TopicStream`] lists
+/// them; nothing is folded, merged, read, written or freed under it. What takes time is done on
+/// what was cloned under the lock, and becomes part of the delta only where that has stayed what it
+/// was: facts by their numbers and `numbering`, pieces and runs by their addresses.
 #[derive(Debug, Default)]
 pub struct TopicDelta {
     /// Facts that are visible and not yet in the log.
@@ -114,9 +127,22 @@ pub struct TopicDelta {
     pub views: BTreeMap<String, ViewDelta>,
     /// Facts that have landed a moment ago, and when, for daemons that have not followed yet.
     pub lately: Lately,
-    /// Counts changes of `upto`, of which views there are, and of `unlanded` other than additions
-    /// to its end, so that work begun before one is not used after it.
-    pub epoch: u64,
+    /// Counts how often the pieces of `unlanded` got other numbers, so that what was folded by their
+    /// former ones is not used.
+    pub numbering: u64,
+    /// The number at which the facts end that are landing, so that what is folded of them is kept
+    /// apart from what is folded of the others, and outlives them.
+    pub landing_end: u64,
+}
+
+/// What became of the unlanded facts when they landed.
+#[derive(Debug)]
+pub struct Landed {
+    /// Those that this daemon did not hold any more, because it gave up their partition while they
+    /// landed.
+    pub given_up: Vec<Arc<FactPiece>>,
+    /// What is not needed any more; dropped once the delta's lock is not held.
+    pub(crate) removed: Removed,
 }
 
 /// What became of the unlanded facts when the log was followed.
@@ -127,6 +153,8 @@ pub struct Followed {
     /// The pieces of facts that are not unlanded any more: they have landed, or their source has
     /// to give them again.
     pub removed: Vec<Arc<FactPiece>>,
+    /// What is not needed any more; dropped once the delta's lock is not held.
+    pub(crate) unneeded: Removed,
 }
 
 impl TopicDelta {
@@ -151,31 +179,52 @@ impl TopicDelta {
     }
 
     /// Removes the pieces of facts that have landed, which are of `ranges`, and adds their states.
-    /// Returns those that this daemon did not hold any more, because it gave up their partition
-    /// while they landed.
-    pub fn landed(
+    pub(crate) fn landed(
         &mut self,
         pieces: &[Arc<FactPiece>],
         ranges: &Ranges,
-        states: Vec<(String, Result<RecordBatch>)>,
-    ) -> Vec<Arc<FactPiece>> {
-        let absent = self.unlanded.remove_landed(pieces);
+        states: Vec<(String, Result<Arc<StatePiece>>)>,
+    ) -> Landed {
+        let given_up = self.unlanded.remove_landed(pieces);
         ranges.iter().for_each(|(p, r)| self.upto.raise(*p, r.end));
-        self.begin_epoch();
-        self.add_states(ranges, states);
-        absent
+        let (start, mut removed) = (self.unlanded.start(), Removed::new());
+        if !planted("planted-states-of-landed-kept") {
+            for view in self.views.values_mut() {
+                put_aside(&mut removed, view.unlanded.remove_below(start));
+            }
+        }
+        for (name, states) in states {
+            let Some(view) = self.views.get_mut(&name) else {
+                continue;
+            };
+            match states {
+                _ if view.failed.is_some() => {}
+                Ok(piece) => view.pieces.push(piece),
+                Err(e) => removed.extend(view.fail(&e)),
+            }
+        }
+        Landed { given_up, removed }
     }
 
     /// Notes that landed facts up to `head` are in the pieces, whoever landed them. Facts of this
     /// daemon that are among them have landed; a lane that holds more than they, from another
     /// point on, goes back to where they end.
     pub fn followed(&mut self, head: &Offsets) -> Followed {
-        let of = |(p, next): (&PartitionId, &Offset)| {
-            let end = head.get(*p);
-            let gone_on = end > self.upto.get(*p);
-            (gone_on && (*next < end || self.splits_piece(*p, end))).then_some(*p)
-        };
-        let back: Vec<PartitionId> = self.lanes.iter().filter_map(of).collect();
+        let gone_on = |p: &PartitionId| head.get(*p) > self.upto.get(*p);
+        let gone_on = self.lanes.iter().filter(|(p, _)| gone_on(p));
+        let (mut back, mut within) = (BTreeSet::new(), BTreeSet::new());
+        for (p, next) in gone_on {
+            match *next < head.get(*p) {
+                true => back.insert(*p),
+                false => within.insert(*p),
+            };
+        }
+        if !within.is_empty() {
+            let split = |p: &&Arc<FactPiece>| {
+                within.contains(&p.partition) && p.splits_at(head.get(p.partition))
+            };
+            back.extend(self.unlanded.iter().filter(split).map(|p| p.partition));
+        }
         for (partition, next) in &mut self.lanes {
             if back.contains(partition) {
                 *next = head.get(*partition);
@@ -185,14 +234,22 @@ impl TopicDelta {
             .unlanded
             .remove_where(|p| p.range.end <= head.get(p.partition) || back.contains(&p.partition));
         head.iter().for_each(|(p, end)| self.upto.raise(p, end));
-        self.begin_epoch();
-        Followed { back, removed }
+        let unneeded = match removed.is_empty() {
+            // What others have landed is none of what the views have folded.
+            true => Removed::new(),
+            false => self.renumber(),
+        };
+        Followed {
+            back: back.into_iter().collect(),
+            removed,
+            unneeded,
+        }
     }
 
     /// Whether an offset is inside a piece of facts that have not landed.
     pub(crate) fn splits_piece(&self, partition: PartitionId, at: Offset) -> bool {
-        let mut pieces = self.unlanded.iter().filter(|p| p.partition == partition);
-        pieces.any(|p| p.range.start < at && at < p.range.end)
+        let mut pieces = self.unlanded.iter();
+        pieces.any(|p| p.partition == partition && p.splits_at(at))
     }
 
     /// Begins to fill a partition from where its landed facts end.
@@ -202,44 +259,29 @@ impl TopicDelta {
     }
 
     /// Ends to fill a partition: facts of it that have not landed are somebody else's to bring.
-    /// Returns them.
-    pub fn leave_lane(&mut self, partition: PartitionId) -> Vec<Arc<FactPiece>> {
+    /// Returns them, and what is not needed any more.
+    pub(crate) fn leave_lane(&mut self, partition: PartitionId) -> (Vec<Arc<FactPiece>>, Removed) {
         if planted("planted-lane-kept") {
             self.lanes.remove(&partition);
-            return Vec::new();
+            return Default::default();
         }
         if self.lanes.remove(&partition).is_none() || !self.unlanded.holds(partition) {
-            return Vec::new();
+            return Default::default();
         }
         let removed = self.unlanded.remove_where(|p| p.partition == partition);
-        self.begin_epoch();
-        removed
+        (removed, self.renumber())
     }
 
-    /// What views have folded of facts that have not landed is not to be used any more.
-    fn begin_epoch(&mut self) {
-        self.epoch += 1;
+    /// Pieces were taken out of the middle: what views have folded of facts that have not landed is
+    /// not to be used any more, because it may be of those.
+    fn renumber(&mut self) -> Removed {
+        self.numbering += 1;
+        self.landing_end = self.unlanded.start();
+        let mut removed = Removed::new();
         for view in self.views.values_mut() {
-            view.unlanded.clear();
-            view.folded = self.unlanded.start();
+            put_aside(&mut removed, view.unlanded.take());
         }
-    }
-
-    /// Adds states of landed ranges.
-    pub fn add_states(&mut self, ranges: &Ranges, states: Vec<(String, Result<RecordBatch>)>) {
-        for (name, states) in states {
-            let Some(view) = self.views.get_mut(&name) else {
-                continue;
-            };
-            match states {
-                _ if view.failed.is_some() => {}
-                Ok(states) => {
-                    let piece = StatePiece::new(ranges.clone(), vec![states.into()]);
-                    view.pieces.push(piece);
-                }
-                Err(e) => view.fail(&e),
-            }
-        }
+        removed
     }
 
     /// Bytes of memory.
@@ -275,52 +317,79 @@ fn fold(view: &Arc<View>, pieces: &[Arc<FactPiece>]) -> Result<RecordBatch> {
     fold_facts(view, &facts)
 }
 
-/// Brings a view's unlanded states up to `target`. Works outside the lock; gives up its work when a
-/// landing came between, and starts again.
-pub(crate) fn fold_unlanded(delta: &Mutex<TopicDelta>, view: &str, target: u64) -> Result<()> {
+/// Makes the states of a view's unlanded facts up to number `target`, as far as there are none.
+/// Works outside the lock; gives up its work where the facts have landed or got other numbers
+/// meanwhile, or somebody else has made the states, and looks again what there is to do.
+pub(crate) fn fold_unlanded(delta: &HeldMutex<TopicDelta>, view: &str, target: u64) {
     loop {
-        let (epoch, folded, master, pieces) = {
+        let (numbering, gap, master, pieces) = {
             let topic = delta.lock();
-            let Some(found) = topic.views.get(view) else {
-                return Ok(());
+            let Some(found) = topic.views.get(view).filter(|v| v.failed.is_none()) else {
+                return;
             };
-            if found.folded >= target || found.failed.is_some() {
-                return Ok(());
-            }
-            let wanted = topic.unlanded.between(found.folded, target);
-            let pieces: Vec<_> = wanted.cloned().collect();
-            (topic.epoch, found.folded, found.master.clone(), pieces)
+            let (start, end) = (topic.unlanded.start(), topic.unlanded.end().min(target));
+            let Some(gap) = found.unlanded.gap(start, end, topic.landing_end) else {
+                return;
+            };
+            let pieces: Vec<_> = topic.unlanded.between(gap.0, gap.1).cloned().collect();
+            (topic.numbering, gap, found.master.clone(), pieces)
         };
-        let states = fold_pieces(master.view(), &pieces);
+        let run = fold_pieces(master.view(), &pieces).map(|states| Run::new(gap, states));
         let mut topic = delta.lock();
-        let current = topic.epoch;
+        let is_unlanded = topic.numbering == numbering && topic.unlanded.start() <= gap.0;
         let Some(found) = topic.views.get_mut(view) else {
-            return Ok(());
+            return;
         };
-        if current != epoch || found.folded != folded || !Arc::ptr_eq(&found.master, &master) {
+        if !is_unlanded || found.failed.is_some() || !Arc::ptr_eq(&found.master, &master) {
             continue;
         }
-        match states {
-            Ok(states) => found.unlanded.push(states),
+        match run {
+            Ok(run) => found.unlanded.add(run),
             Err(e) => {
-                found.fail(&e);
-                return Ok(());
+                let removed = found.fail(&e);
+                drop(topic);
+                drop(removed);
+                return;
             }
         }
-        found.folded = folded + pieces.len() as u64;
-        if found.unlanded.len() > UNLANDED_STATES {
-            let merged = of_view(view, || {
-                let mut fold = Fold::new(master.view())?;
-                found.unlanded.iter().try_for_each(|s| fold.states(s))?;
-                fold.into_states()
-            });
-            match merged {
-                Ok(states) => found.unlanded = vec![states],
-                Err(e) => found.fail(&e),
-            }
-        }
-        return Ok(());
     }
+}
+
+/// Merges some of a view's unlanded states where they are more than `most` runs. Works outside the lock; gives up its
+/// work where some of them have landed meanwhile.
+pub(crate) fn merge_unlanded(delta: &HeldMutex<TopicDelta>, view: &str, most: usize) {
+    let (master, runs) = {
+        let topic = delta.lock();
+        let Some(found) = topic.views.get(view) else {
+            return;
+        };
+        let runs = found.unlanded.to_merge(most, topic.landing_end);
+        (found.master.clone(), runs)
+    };
+    let (Some(first), Some(last)) = (runs.first(), runs.last()) else {
+        return;
+    };
+    let merged = of_view(view, || {
+        fail::fail_point!(&format!("merge-of-{view}"));
+        let mut fold = Fold::new(master.view())?;
+        let lost = usize::from(planted("planted-run-lost-in-merge"));
+        let kept = runs.iter().skip(lost);
+        kept.map(|r| &r.states).try_for_each(|s| fold.states(s))?;
+        Ok(Run::new((first.from, last.to), fold.into_states()?))
+    });
+    let mut topic = delta.lock();
+    let Some(found) = topic.views.get_mut(view) else {
+        return;
+    };
+    let mut removed = Removed::new();
+    match merged {
+        // Runs that are still there are of this master view, and of facts of the same numbers.
+        Ok(run) => put_aside(&mut removed, found.unlanded.replace(&runs, run)),
+        Err(e) if Arc::ptr_eq(&found.master, &master) => removed = found.fail(&e),
+        Err(_) => {}
+    }
+    drop(topic);
+    drop(removed);
 }
 
 /// A view's pieces above a new boundary. Pieces that it cuts through are read from the log again.

@@ -1,14 +1,14 @@
 //! One topic of a daemon: admission, the WAL's appender, the landing loop, and the deltas of the
 //! topic's views.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anabranch_shared::settings::{Ack, FieldSettings, UnknownFields};
 use anabranch_shared::{
-    Backoff, Error, FoldOptions, FoldProgress, Generation, GiveWay, Log, Master, Offset,
-    OffsetRange, Offsets, PartitionId, Result, Topic, planted,
+    Backoff, Error, FoldOptions, FoldProgress, Generation, GiveWay, HeldMutex, LockHolds, Log,
+    Master, Offset, OffsetRange, Offsets, PartitionId, Result, Topic, planted,
 };
 use bytes::Bytes;
 use parking_lot::{Mutex, RwLock};
@@ -16,6 +16,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 
 use self::duplicates::open_dedup;
 use self::landing::FailedLanding;
+use self::pinning::FoldingTurns;
 use self::recovery::{OpenedWal, open_wal};
 pub use self::retries::Doing;
 use self::retries::Retries;
@@ -116,6 +117,27 @@ pub struct WriteOutcome {
 }
 
 /// One topic of a daemon.
+///
+/// Locks, in the order in which they are taken by who holds several:
+///
+/// 1. `upkeep`: a turn for those who land, follow the log or begin to serve a view, so it is held
+///    while they read and write. Neither an acknowledgement nor a query takes it; whoever waits
+///    until facts have landed waits for those who hold it.
+/// 2. `tending`: a turn for those who put other pieces in the place of a view's: adopt a boundary,
+///    merge, spill. What lands meanwhile is added beside. Neither an acknowledgement nor a query
+///    takes it.
+/// 3. The turns of `folding`, one of a view: queries that need the view's states of unlanded facts
+///    have them made by one of them, and wait for that one. Nothing else is taken under it but the
+///    delta's lock, briefly.
+/// 4. `pinning`: taken by each query, once what it needs is folded up to a few facts.
+/// 5. `dedup`, where duplicates are looked for: held by the appender from before a group is made
+///    until it is durable and visible, so an acknowledgement waits for the group before its own.
+/// 6. `known`: taken by each request with a key, for a look.
+/// 7. `delta`: taken by each acknowledgement and each query, for a look or an addition.
+///
+/// The others are taken alone. Those of the log's tables are at [`anabranch_shared::table::Table`];
+/// who takes them holds none of the last four. Of `pinning`, `dedup`, `known` and `delta` each hold
+/// is measured.
 #[derive(Debug)]
 pub struct TopicStream {
     ack: Ack,
@@ -124,13 +146,18 @@ pub struct TopicStream {
     /// By the topic's fields as they are declared, as far as this daemon knows.
     admission: RwLock<Arc<Admission>>,
     unknown_fields: UnknownFields,
-    delta: Arc<Mutex<TopicDelta>>,
+    delta: Arc<HeldMutex<TopicDelta>>,
     requests: mpsc::Sender<WriteRequest>,
     landed: watch::Sender<Offset>,
-    /// Held by whoever lands, follows or adopts.
+    /// Held by whoever lands, follows the log or begins to serve a view.
     upkeep: tokio::sync::Mutex<()>,
+    /// Held by whoever adopts boundaries, merges pieces or spills them.
+    tending: tokio::sync::Mutex<()>,
+    /// Held by whoever folds much of a view's unlanded facts, or merges their states.
+    folding: Mutex<BTreeMap<String, Arc<FoldingTurns>>>,
     /// Held by whoever chooses a pin, so that all views of one query end at one head.
     pinning: tokio::sync::Mutex<()>,
+    pinning_holds: Arc<LockHolds>,
     options: DaemonOptions,
     bounds: Arc<Bounds>,
     /// What landings give way to: answers of any topic.
@@ -140,10 +167,10 @@ pub struct TopicStream {
     failure: Failure,
     commits: std::sync::atomic::AtomicU64,
     /// The keys that the topic has seen, where duplicates are looked for.
-    dedup: Option<Arc<Mutex<Dedup>>>,
+    dedup: Option<Arc<HeldMutex<Dedup>>>,
     dedup_status: Mutex<DedupStatus>,
     /// The requests that may be repeated.
-    known: Arc<Mutex<Requests>>,
+    known: Arc<HeldMutex<Requests>>,
     dead_letter_bound: DeadLetterBound,
     intake: Mutex<Intake>,
     /// Why the WAL took nothing when it was last to, and when that was.
@@ -186,7 +213,7 @@ impl TopicStream {
             most: usize::try_from(options.idempotency_keys).unwrap_or(usize::MAX),
         });
         known.load(found, (options.now_us)());
-        let known = Arc::new(Mutex::new(known));
+        let known = Arc::new(HeldMutex::new("requests", known));
         let dedup = open_dedup(&log, settings, &pieces, options).await?;
         let mut delta = TopicDelta {
             upto: head,
@@ -217,7 +244,7 @@ impl TopicStream {
         // What was landed and not cut when the daemon was killed may fill the WAL, and then nothing
         // comes that could land and cut it.
         requests.try_send(WriteRequest::Cut(landed)).ok();
-        let delta = Arc::new(Mutex::new(delta));
+        let delta = Arc::new(HeldMutex::new("delta", delta));
         let refused = Arc::new(Mutex::default());
         let appender = Appender {
             log: log.clone(),
@@ -249,7 +276,10 @@ impl TopicStream {
             requests,
             landed: watch::Sender::new(landed),
             upkeep: tokio::sync::Mutex::default(),
+            tending: tokio::sync::Mutex::default(),
+            folding: Mutex::default(),
             pinning: tokio::sync::Mutex::default(),
+            pinning_holds: LockHolds::new("pinning"),
             options: options.clone(),
             bounds: bounds.clone(),
             give_way: give_way.clone(),
@@ -323,14 +353,27 @@ impl TopicStream {
             return self.log.ingested(id);
         }
         let waiting = self.with_delta(|d| {
-            let of_file = |p: &Arc<FactPiece>| p.ingest.clone().filter(|(i, _)| i == id);
-            let waiting = d.unlanded.iter().filter_map(of_file);
-            waiting.map(|(_, upto)| upto).max()
+            let ingested = d.unlanded.iter().filter_map(|p| p.ingest.as_ref());
+            let of_file = ingested.filter(|(i, _)| i == id);
+            of_file.map(|(_, upto)| *upto).max()
         });
         waiting.unwrap_or(0).max(self.log.ingested(id))
     }
 
-    /// Reads something off the topic's memory.
+    /// How long the locks were held that an acknowledgement or a query takes.
+    pub fn lock_holds(&self) -> Vec<Arc<LockHolds>> {
+        let mut holds = vec![
+            self.delta.holds().clone(),
+            self.pinning_holds.clone(),
+            self.known.holds().clone(),
+            self.log.table().holds().clone(),
+        ];
+        holds.extend(self.dedup.as_ref().map(|dedup| dedup.holds().clone()));
+        holds
+    }
+
+    /// Reads something off the topic's memory. It should take no longer than a look: whoever
+    /// acknowledges or asks waits meanwhile.
     pub fn with_delta<T>(&self, read: impl FnOnce(&TopicDelta) -> T) -> T {
         read(&self.delta.lock())
     }
@@ -596,7 +639,8 @@ impl TopicStream {
 
     /// Stops serving a view.
     pub(crate) fn forget(&self, name: &str) {
-        self.delta.lock().views.remove(name);
+        let removed = self.delta.lock().views.remove(name);
+        drop(removed);
     }
 
     /// The generation of a view that answers.

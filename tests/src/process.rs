@@ -95,7 +95,11 @@ pub fn binary() -> anyhow::Result<PathBuf> {
 }
 
 pub(crate) fn command(dir: &Path, arguments: &[&str]) -> anyhow::Result<Command> {
-    let mut command = Command::new(binary()?);
+    Ok(command_of(&binary()?, dir, arguments))
+}
+
+fn command_of(program: &Path, dir: &Path, arguments: &[&str]) -> Command {
+    let mut command = Command::new(program);
     command.arg("--project").arg(dir).args(arguments);
     command
         .env("ANABRANCH_LOG", "warn")
@@ -105,7 +109,7 @@ pub(crate) fn command(dir: &Path, arguments: &[&str]) -> anyhow::Result<Command>
         .stdin(Stdio::null())
         .stdout(Stdio::piped())
         .stderr(Stdio::piped());
-    Ok(command)
+    command
 }
 
 /// Runs a command of the program to its end.
@@ -156,6 +160,11 @@ impl Process {
     /// Starts a command of the program on a project.
     pub fn start(dir: &Path, arguments: &[&str]) -> anyhow::Result<Self> {
         Self::spawn(command(dir, arguments)?)
+    }
+
+    /// As [`Process::start`], of another build of the program.
+    pub fn start_program(program: &Path, dir: &Path, arguments: &[&str]) -> anyhow::Result<Self> {
+        Self::spawn(command_of(program, dir, arguments))
     }
 
     /// As [`Process::start`]; the process stops when it passes a fail point for the `nth` time.

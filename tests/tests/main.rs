@@ -24,7 +24,7 @@ mod kafka;
 mod kafka_source;
 mod law;
 mod layout;
-
+mod locks;
 mod maintain;
 mod old_states;
 mod open_formats;

@@ -685,9 +685,43 @@ async fn metrics(State(health): State<Health>) -> String {
         "Landed offsets past the view's boundary",
         behind,
     );
+    text += &lock_metrics(&health.daemon);
     text += &node_metrics(&health);
     text += &peer_metrics(&health.peers);
     text + &storage_metrics(health.storage.requests())
+}
+
+/// How long the locks were held that an acknowledgement or a query takes.
+fn lock_metrics(daemon: &Daemon) -> String {
+    let name = "anabranch_lock_hold_seconds";
+    let mut text = format!(
+        "# HELP {name} How long a lock was held that an acknowledgement or a query takes\n# TYPE {name} histogram\n"
+    );
+    let mut longest = Vec::new();
+    for (topic, stream) in daemon.topics().iter() {
+        for holds in stream.lock_holds() {
+            let times = holds.times();
+            let labels = format!("lock=\"{}\",topic=\"{topic}\"", holds.name());
+            for (end, count) in times.buckets {
+                let end = match end.is_finite() {
+                    true => end.to_string(),
+                    false => "+Inf".to_owned(),
+                };
+                text += &format!("{name}_bucket{{{labels},le=\"{end}\"}} {count}\n");
+            }
+            text += &format!("{name}_sum{{{labels}}} {}\n", times.sum_seconds);
+            text += &format!("{name}_count{{{labels}}} {}\n", times.count);
+            longest.push((labels, times.longest_seconds));
+        }
+    }
+    metric(
+        &mut text,
+        "gauge",
+        "anabranch_lock_hold_longest_seconds",
+        "The longest that such a lock was held in the last 60 seconds",
+        longest,
+    );
+    text
 }
 
 /// Whether the node is ready, what of it needs attention, and its connections.

@@ -58,6 +58,11 @@ impl HeadSeen {
         *self.at.lock() = at;
     }
 
+    /// When it was last seen.
+    pub(super) fn last(&self) -> Moment {
+        *self.at.lock()
+    }
+
     fn set_listed(&self, at: Moment) {
         *self.listed.lock() = Some(at);
     }
@@ -105,7 +110,7 @@ impl Table {
         if let Some(newest) = later.checkpoint
             && let Some(state) = checkpoint::read(&self.storage, &self.root, newest).await?
         {
-            *self.state.write() = state;
+            self.replace(state);
             return Ok(false);
         }
         if later.entries.range(absent..).next().is_none() {
@@ -121,12 +126,18 @@ impl Table {
     }
 
     /// Whether a commit of ours was put where entries were removed, so that nobody will read it;
-    /// then it is taken back, and the state is that of the newest checkpoint.
+    /// then it is taken back, and the state is that of the newest checkpoint or a later one. `seen`
+    /// is when the head had last been seen before the commit was decided.
     ///
     /// # Errors
     /// `Unavailable` where that can't be told.
-    pub(super) async fn is_lost(&self, version: LogVersion, actions: &[Action]) -> Result<bool> {
-        if self.head_seen.is_recent(&self.head_seen.now()) {
+    pub(super) async fn is_lost(
+        &self,
+        version: LogVersion,
+        actions: &[Action],
+        seen: &Moment,
+    ) -> Result<bool> {
+        if self.head_seen.now().is_soon_after(seen) {
             return Ok(false);
         }
         let Some(newest) = self.newest_checkpoint().await?.filter(|c| *c >= version) else {
@@ -150,7 +161,10 @@ impl Table {
         if adds.iter().any(|read| *read) {
             return Ok(false);
         }
-        *self.state.write() = state;
+        // Who has refreshed meanwhile may have come further.
+        if self.with_state(|known| known.version <= state.version) {
+            self.replace(state);
+        }
         if adds.is_empty() {
             return Err(unknown());
         }

@@ -18,30 +18,42 @@ pub struct Lately {
 }
 
 impl Lately {
-    /// Adds facts that have landed, in order; the oldest go where there are more than `most_bytes`.
-    pub(crate) fn add(&mut self, pieces: Vec<Arc<FactPiece>>, now_ms: i64, most_bytes: usize) {
+    /// Adds facts that have landed, in order; the oldest go where there are more than `most_bytes`,
+    /// and are returned.
+    #[must_use = "it takes long to free many"]
+    pub(crate) fn add(
+        &mut self,
+        pieces: Vec<Arc<FactPiece>>,
+        now_ms: i64,
+        most_bytes: usize,
+    ) -> Vec<Arc<FactPiece>> {
         for piece in pieces {
             self.bytes += piece.bytes;
             self.pieces.push_back((now_ms, piece));
         }
+        let mut removed = Vec::new();
         while self.bytes > most_bytes {
-            self.remove_first();
+            removed.extend(self.remove_first());
         }
+        removed
     }
 
-    /// Removes what others have followed by now.
-    pub(crate) fn expire(&mut self, now_ms: i64) {
+    /// Removes what others have followed by now, and returns it.
+    #[must_use = "it takes long to free many"]
+    pub(crate) fn expire(&mut self, now_ms: i64) -> Vec<Arc<FactPiece>> {
         // A clock that was set back must not keep them.
         let old = |at: i64| now_ms - at > KEEP_MS || at > now_ms;
+        let mut removed = Vec::new();
         while self.pieces.front().is_some_and(|(at, _)| old(*at)) {
-            self.remove_first();
+            removed.extend(self.remove_first());
         }
+        removed
     }
 
-    fn remove_first(&mut self) {
-        if let Some((_, piece)) = self.pieces.pop_front() {
-            self.bytes -= piece.bytes;
-        }
+    fn remove_first(&mut self) -> Option<Arc<FactPiece>> {
+        let (_, piece) = self.pieces.pop_front()?;
+        self.bytes -= piece.bytes;
+        Some(piece)
     }
 
     /// The pieces, oldest first.

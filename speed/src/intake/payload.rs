@@ -457,6 +457,11 @@ pub(crate) struct Place<'a> {
 }
 
 impl FactPiece {
+    /// Whether an offset of its partition is inside it.
+    pub(crate) fn splits_at(&self, at: Offset) -> bool {
+        self.range.start < at && at < self.range.end
+    }
+
     /// Facts, and dead letters, at their offsets.
     pub(crate) fn placed(
         place: &Place<'_>,

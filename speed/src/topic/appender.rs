@@ -11,7 +11,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use anabranch_shared::{Error, Log, Offset, OffsetRange, PartitionId, Result, panic_text};
+use anabranch_shared::{Error, HeldMutex, Log, Offset, OffsetRange, PartitionId, Result, panic_text};
 use bytes::Bytes;
 use parking_lot::Mutex;
 use tokio::sync::{mpsc, oneshot};
@@ -111,14 +111,14 @@ pub(crate) struct Appender {
     pub log: Arc<Log>,
     pub partition: PartitionId,
     pub wal: Wal,
-    pub delta: Arc<Mutex<TopicDelta>>,
+    pub delta: Arc<HeldMutex<TopicDelta>>,
     pub requests: mpsc::Receiver<WriteRequest>,
     /// How many records of each ingested file are written.
     pub ingested: HashMap<String, u64>,
     /// The keys that the topic has seen, where duplicates are looked for.
-    pub dedup: Option<Arc<Mutex<Dedup>>>,
+    pub dedup: Option<Arc<HeldMutex<Dedup>>>,
     /// The requests that may be repeated; changed by this thread alone.
-    pub known: Arc<Mutex<Requests>>,
+    pub known: Arc<HeldMutex<Requests>>,
     /// Where they are kept whose records are removed.
     pub key_log: KeyLog,
     /// Why the last group was refused, if it was, and when.

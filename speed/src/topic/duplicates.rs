@@ -2,8 +2,7 @@
 
 use std::sync::Arc;
 
-use anabranch_shared::{Log, Offsets, Result, blocking};
-use parking_lot::{Mutex, MutexGuard};
+use anabranch_shared::{HeldGuard, HeldMutex, Log, Offsets, Result, blocking};
 
 use super::TopicStream;
 use crate::intake::admission::Admitted;
@@ -19,7 +18,7 @@ pub(super) async fn open_dedup(
     settings: &TopicOptions,
     unlanded: &[FactPiece],
     options: &DaemonOptions,
-) -> Result<Option<Arc<Mutex<Dedup>>>> {
+) -> Result<Option<Arc<HeldMutex<Dedup>>>> {
     let Some(settings) = &settings.dedup else {
         return Ok(None);
     };
@@ -27,7 +26,7 @@ pub(super) async fn open_dedup(
     for piece in unlanded {
         dedup.note(&piece.facts)?;
     }
-    Ok(Some(Arc::new(Mutex::new(dedup))))
+    Ok(Some(Arc::new(HeldMutex::new("dedup", dedup))))
 }
 
 impl TopicStream {
@@ -95,7 +94,7 @@ impl TopicStream {
 
     /// The keys, where some of them may be of facts that are to be read again. A thread that waits
     /// for them does so while a group is written.
-    pub(super) fn dedup_of_lanes(&self) -> Option<MutexGuard<'_, Dedup>> {
+    pub(super) fn dedup_of_lanes(&self) -> Option<HeldGuard<'_, Dedup>> {
         let dedup = self.dedup.as_ref()?;
         let others = self.with_delta(|d| d.lanes.keys().any(|p| *p != self.partition));
         others.then(|| dedup.lock())

@@ -4,10 +4,20 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use anabranch_shared::{Error, ErrorKind, Master, MasterPin, Offsets, Result, blocking, planted};
+use futures::{StreamExt, stream};
 
 use super::TopicStream;
-use crate::delta::fold_landed::follow_log;
-use crate::delta::{StatePiece, ViewDelta, above_boundary, check_no_gap, is_of_view, merge_pieces};
+use crate::delta::fold_landed::{Following, follow_log};
+use crate::delta::{
+    Folded, StatePiece, ViewDelta, above_boundary, check_no_gap, is_of_view, merge_pieces,
+};
+
+/// So many views are followed at once, so that those that take long do not hold up the others. They
+/// share the memory that one of them has alone.
+const VIEWS_AT_ONCE: usize = 2;
+
+/// Of so many views it is looked at once whether their boundaries have moved.
+const LOOKS_AT_ONCE: usize = 16;
 
 /// What was made for one view of what others have landed.
 struct Added {
@@ -28,29 +38,66 @@ fn raised(offsets: &Offsets, low: &Offsets) -> Offsets {
 impl TopicStream {
     /// Follows what others have landed, and the boundaries that others have moved.
     pub async fn follow(&self) -> Result<()> {
-        let _guard = self.upkeep.lock().await;
-        self.delta.lock().lately.expire(self.options.now_ms());
-        self.follow_where_room().await?;
-        for (name, master) in self.masters() {
-            match self.adopt(&name, &master).await {
-                Ok(false) => {}
-                // There may be room now.
-                Ok(true) => self.pause.lock().succeeded(),
-                Err(e) => {
-                    if e.kind() == ErrorKind::Unavailable {
-                        self.pause.lock().succeeded();
-                    }
-                    if let Err(e) = self.give_up_or(&name, e) {
-                        tracing::warn!(view = %name, error = %e, "can't follow the boundary yet");
-                    }
+        let expired = self.delta.lock().lately.expire(self.options.now_ms());
+        drop(expired);
+        {
+            let _guard = self.upkeep.lock().await;
+            self.follow_where_room().await?;
+        }
+        let masters = self.masters();
+        let looks = masters.iter().map(|(_, master)| master.refresh());
+        let looks = stream::iter(looks.collect::<Vec<_>>()).buffered(LOOKS_AT_ONCE);
+        let looked: Vec<Result<bool>> = looks.collect().await;
+        let _guard = self.tending.lock().await;
+        let following = self.following_some();
+        let views = masters.iter().zip(looked);
+        let tended = views.map(|((name, master), looked)| {
+            let looked = looked.map(|_| ());
+            self.tend(name, master, looked, &following)
+        });
+        let tended = stream::iter(tended.collect::<Vec<_>>()).buffer_unordered(VIEWS_AT_ONCE);
+        let tended: Vec<Result<()>> = tended.collect().await;
+        self.relieve().await;
+        tended.into_iter().collect()
+    }
+
+    /// Adopts a view's boundary, where it could be looked at, and merges its pieces. `tending` must
+    /// be held.
+    async fn tend(
+        &self,
+        name: &str,
+        master: &Arc<Master>,
+        looked: Result<()>,
+        following: &Following,
+    ) -> Result<()> {
+        let adopted = match looked {
+            Ok(()) => self.adopt(name, master, following).await,
+            Err(e) => Err(e),
+        };
+        match adopted {
+            Ok(false) => {}
+            // There may be room now.
+            Ok(true) => self.pause.lock().succeeded(),
+            Err(e) => {
+                if e.kind() == ErrorKind::Unavailable {
+                    self.pause.lock().succeeded();
+                }
+                if let Err(e) = self.give_up_or(name, e) {
+                    tracing::warn!(view = %name, error = %e, "can't follow the boundary yet");
                 }
             }
-            if let Err(e) = self.merge(&name, self.options.most_pieces).await {
-                self.give_up_or(&name, e)?;
-            }
         }
-        self.relieve().await;
-        Ok(())
+        match self.merge(name, self.options.most_pieces).await {
+            Err(e) => self.give_up_or(name, e),
+            Ok(()) => Ok(()),
+        }
+    }
+
+    /// How the log is followed for several views at once.
+    fn following_some(&self) -> Following {
+        let mut following = self.following();
+        following.fold.memory_bytes /= VIEWS_AT_ONCE;
+        following
     }
 
     /// Follows the log unless there was no room for it a moment ago. Answers stay as they are
@@ -94,10 +141,18 @@ impl TopicStream {
         self.check_wal_is_ours(&head)?;
         let kept = raised(&upto, &self.log.low());
         self.note_followed(&kept, &head).await?;
+        // Held where other pieces take the place of those that there are.
+        let mut _tending = None;
         let added = match kept != upto && !planted("planted-removed-skipped") {
-            true => self.fold_anew(&head).await?,
+            true => {
+                _tending = Some(self.tending.lock().await);
+                self.fold_anew(&head).await?
+            }
             false => match self.fold_followed(&kept, &head).await {
-                Err(e @ Error::NoRoom(_)) => self.fold_from_boundaries(&kept, &head, e).await?,
+                Err(e @ Error::NoRoom(_)) => {
+                    _tending = Some(self.tending.lock().await);
+                    self.fold_from_boundaries(&kept, &head, e).await?
+                }
                 added => added?,
             },
         };
@@ -140,17 +195,24 @@ impl TopicStream {
     /// Makes the states of `[upto, head)`. Nothing is kept of any view unless all were read: what
     /// is read again counts once.
     async fn fold_followed(&self, upto: &Offsets, head: &Offsets) -> Result<Vec<Added>> {
-        let following = self.following();
-        let mut added = Vec::new();
-        for (view, master) in self.folding() {
-            let pieces = follow_log(&self.log, &master, upto, head, &following).await;
-            added.push(Added {
-                view,
-                pieces: unless_of_storage(pieces)?,
-                instead: None,
-            });
-        }
-        Ok(added)
+        let following = self.following_some();
+        let views = self.folding();
+        let followed = views
+            .iter()
+            .map(|(_, master)| follow_log(&self.log, master, upto, head, &following));
+        // Also where one fails the others are waited for: none is dropped half-way.
+        let followed = stream::iter(followed.collect::<Vec<_>>()).buffered(VIEWS_AT_ONCE);
+        let followed: Vec<_> = followed.collect().await;
+        let added = views.into_iter().zip(followed);
+        added
+            .map(|((view, _), pieces)| {
+                Ok(Added {
+                    view,
+                    pieces: unless_of_storage(pieces)?,
+                    instead: None,
+                })
+            })
+            .collect()
     }
 
     /// As [`TopicStream::fold_followed`], where there is no room for the states of all: those that
@@ -203,6 +265,7 @@ impl TopicStream {
         // Nobody may come between the facts and their keys, and no await either, where this may
         // end: a key that outlives its facts makes them duplicates when they come again.
         let mut dedup = self.dedup_of_lanes();
+        let (mut replaced, mut failed) = (Vec::new(), Vec::new());
         let mut delta = self.delta.lock();
         for of_view in added {
             let Some(view) = delta.views.get_mut(&of_view.view) else {
@@ -210,13 +273,14 @@ impl TopicStream {
             };
             if let Some(pin) = of_view.instead {
                 view.pin = pin;
-                view.pieces.clear();
+                replaced.push(std::mem::take(&mut view.pieces));
             }
             match of_view.pieces {
+                _ if view.failed.is_some() => {}
                 Ok(pieces) => view.pieces.extend(pieces),
                 Err(e) => {
                     view.superseded = matches!(e, Error::BelowLow { .. });
-                    view.fail(&e);
+                    failed.push(view.fail(&e));
                 }
             }
         }
@@ -226,6 +290,8 @@ impl TopicStream {
             tracing::warn!(topic = %self.name(), %partition, "another daemon has landed facts of the partition; going on from where they end");
         }
         self.forget_removed(dedup.as_deref_mut(), &followed.removed);
+        drop(dedup);
+        drop((replaced, failed, followed.unneeded));
     }
 
     /// Only this daemon appends to the partition of its WAL.
@@ -247,21 +313,25 @@ impl TopicStream {
         if !is_of_view(&e) {
             return Err(e);
         }
-        if let Some(view) = self.delta.lock().views.get_mut(name) {
-            view.fail(&e);
-        }
+        let mut delta = self.delta.lock();
+        let removed = delta.views.get_mut(name).map(|view| view.fail(&e));
+        drop(delta);
+        drop(removed);
         Ok(())
     }
 
-    /// Answers by a newer master view, once the pieces reach from its boundary. Returns whether
-    /// there was one.
-    async fn adopt(&self, name: &str, master: &Arc<Master>) -> Result<bool> {
-        master.refresh().await?;
+    /// Answers by a newer master view that was read, once the pieces reach from its boundary. Returns
+    /// whether there was one. `tending` must be held.
+    async fn adopt(&self, name: &str, master: &Arc<Master>, following: &Following) -> Result<bool> {
         let pin = master.pin();
-        let Some(view) = self.delta.lock().views.get(name).cloned() else {
-            return Ok(false);
+        let (view, upto) = {
+            let delta = self.delta.lock();
+            let Some(view) = delta.views.get(name).cloned() else {
+                return Ok(false);
+            };
+            (view, delta.upto.clone())
         };
-        if view.pin.version == pin.version {
+        if view.pin.version == pin.version || !Arc::ptr_eq(&view.master, master) {
             return Ok(false);
         }
         check_no_gap(
@@ -270,53 +340,85 @@ impl TopicStream {
                 pin: pin.clone(),
                 ..view.clone()
             },
-            &self.upto(),
+            &upto,
         )?;
-        let mut following = self.following();
+        let mut following = following.clone();
         // What goes makes room for what is made anew of the pieces that the boundary cuts through.
         let gone = view.bytes_not_above(&pin.boundary);
         following.most_memory_bytes = following.most_memory_bytes.saturating_add(gone);
         let pieces = above_boundary(&self.log, &view, &pin.boundary, &following).await?;
         fail::fail_point!("delta-before-adopt");
-        if let Some(view) = self.delta.lock().views.get_mut(name) {
-            if planted("planted-stale-snapshot") {
-                view.pin.boundary = pin.boundary;
-            } else {
-                view.pin = pin;
-            }
-            view.pieces = pieces;
-        }
+        fail::fail_point!(&format!("adopt-of-{name}"));
+        self.exchange(&view, pieces, Some(pin));
         fail::fail_point!("delta-after-adopt");
         Ok(true)
     }
 
-    /// Merges the smaller pieces of a view where it has more than `most` in memory.
+    /// Merges the smaller pieces of a view where it has more than `most` in memory. `tending` must
+    /// be held.
     pub(super) async fn merge(&self, name: &str, most: usize) -> Result<()> {
         let Some(view) = self.delta.lock().views.get(name).cloned() else {
             return Ok(());
         };
-        let most_bytes = self.merged_bytes();
-        if let Some(pieces) = blocking(move || merge_pieces(&view, most, most_bytes)).await?
-            && let Some(view) = self.delta.lock().views.get_mut(name)
-        {
-            view.pieces = pieces;
+        let (most_bytes, of) = (self.merged_bytes(), view.clone());
+        if let Some(pieces) = blocking(move || merge_pieces(&of, most, most_bytes)).await? {
+            self.exchange(&view, pieces, None);
         }
         Ok(())
+    }
+
+    /// Puts `pieces` in the place of all that a view had a moment ago, with the boundary that they
+    /// are for. What has landed since then stays beside them.
+    fn exchange(
+        &self,
+        before: &ViewDelta,
+        mut pieces: Vec<Arc<StatePiece>>,
+        pin: Option<MasterPin>,
+    ) {
+        let mut delta = self.delta.lock();
+        let Some(view) = delta.views.get_mut(before.master.view().name()) else {
+            return;
+        };
+        if !Arc::ptr_eq(&view.master, &before.master) {
+            return;
+        }
+        match pin {
+            Some(pin) if planted("planted-stale-snapshot") => view.pin.boundary = pin.boundary,
+            Some(pin) => view.pin = pin,
+            None => {}
+        }
+        if view.failed.is_some() {
+            return;
+        }
+        let is_new = |p: &&Arc<StatePiece>| !before.pieces.iter().any(|b| Arc::ptr_eq(b, p));
+        pieces.extend(view.pieces.iter().filter(is_new).cloned());
+        let replaced = std::mem::replace(&mut view.pieces, pieces);
+        drop(delta);
+        drop(replaced);
     }
 
     fn upto(&self) -> Offsets {
         self.delta.lock().upto.clone()
     }
 
-    /// Serves a generation of a view, once its pieces reach without a gap from its boundary.
+    /// Serves a generation of a view, once its pieces reach without a gap from its boundary. Most of
+    /// what it has to read is read before others wait for that.
     pub(crate) async fn serve(&self, master: Arc<Master>) -> Result<()> {
-        let _guard = self.upkeep.lock().await;
         let name = master.view().name().to_owned();
         let pin = master.pin();
-        let upto = self.upto();
+        let followed = self.upto();
         let following = self.following();
-        let folded = follow_log(&self.log, &master, &pin.boundary, &upto, &following);
-        let (pieces, failed) = match folded.await {
+        let mut folded = follow_log(&self.log, &master, &pin.boundary, &followed, &following).await;
+        let guard = self.upkeep.lock().await;
+        let upto = self.upto();
+        if let Ok(pieces) = &mut folded {
+            let from = raised(&followed, &pin.boundary);
+            match follow_log(&self.log, &master, &from, &upto, &following).await {
+                Ok(more) => pieces.extend(more),
+                Err(e) => folded = Err(e),
+            }
+        }
+        let (pieces, failed) = match folded {
             Ok(pieces) => (pieces, None),
             Err(e) if is_of_view(&e) => {
                 tracing::error!(view = %name, error = %e, "the view does not answer");
@@ -328,28 +430,28 @@ impl TopicStream {
             master,
             pin,
             pieces,
-            unlanded: Vec::new(),
-            folded: 0,
+            unlanded: Folded::default(),
             failed,
             superseded: false,
         };
         check_no_gap(&name, &view, &upto)?;
         self.insert(&name, view);
+        drop(guard);
+        let _guard = self.tending.lock().await;
         self.relieve().await;
         Ok(())
     }
 
-    fn insert(&self, name: &str, mut view: ViewDelta) {
+    fn insert(&self, name: &str, view: ViewDelta) {
         let mut delta = self.delta.lock();
-        view.folded = delta.unlanded.start();
-        // A pin that is being chosen has folded what has not landed into the view before this one.
-        delta.epoch += 1;
-        let before = delta.views.insert(name.to_owned(), view);
+        let mut before = delta.views.insert(name.to_owned(), view);
         if planted("planted-generations-mixed")
-            && let (Some(before), Some(now)) = (before, delta.views.get_mut(name))
+            && let (Some(before), Some(now)) = (before.take(), delta.views.get_mut(name))
         {
             (now.pin, now.pieces) = (before.pin, before.pieces);
         }
+        drop(delta);
+        drop(before);
     }
 }
 

@@ -5,9 +5,10 @@ use std::sync::atomic::Ordering;
 
 use anabranch_shared::settings::Ack;
 use anabranch_shared::{Error, Landing, Master, PutFiles, Ranges, Result, blocking, planted};
+use arrow::array::RecordBatch;
 
 use super::TopicStream;
-use crate::delta::fold_pieces;
+use crate::delta::{Landed, StatePiece, fold_pieces};
 use crate::intake::payload::FactPiece;
 use crate::topic::appender::WriteRequest;
 
@@ -39,7 +40,8 @@ impl TopicStream {
 
     /// What the next landing is of: where the last one failed the same again, with what it has put.
     fn to_land(&self) -> FailedLanding {
-        if let Some(failed) = self.failed_landing.lock().take() {
+        let failed = self.failed_landing.lock().take();
+        if let Some(failed) = failed {
             let delta = self.delta.lock();
             let mut unlanded = delta.unlanded.iter();
             let same = |p: &Arc<FactPiece>| unlanded.next().is_some_and(|q| Arc::ptr_eq(p, q));
@@ -54,9 +56,11 @@ impl TopicStream {
             facts += p.facts.num_rows() as u64;
             before == 0 || facts <= limit * 2
         };
-        let delta = self.delta.lock();
+        let mut delta = self.delta.lock();
+        let pieces: Vec<_> = delta.unlanded.iter().take_while(fits).cloned().collect();
+        delta.landing_end = delta.unlanded.start() + pieces.len() as u64;
         FailedLanding {
-            pieces: delta.unlanded.iter().take_while(fits).cloned().collect(),
+            pieces,
             put: Arc::default(),
         }
     }
@@ -67,16 +71,25 @@ impl TopicStream {
     /// # Errors
     /// `Unavailable` when the storage does not answer: nothing is lost, the next call goes on.
     pub async fn land(&self) -> Result<u64> {
-        let _guard = self.upkeep.lock().await;
-        match self.try_land().await {
-            // An earlier attempt was committed without getting its answer, or another daemon has
-            // landed in a partition that was ours.
-            Err(Error::Fenced { .. }) => {
-                self.follow_log().await?;
-                self.try_land().await
+        let landed = {
+            let _guard = self.upkeep.lock().await;
+            match self.try_land().await {
+                // An earlier attempt was committed without getting its answer, or another daemon
+                // has landed in a partition that was ours.
+                Err(Error::Fenced { .. }) => {
+                    self.follow_log().await?;
+                    self.try_land().await
+                }
+                landed => landed,
             }
-            landed => landed,
+        }?;
+        // Who tends the views now relieves the memory too, at the end.
+        if landed > 0
+            && let Ok(_guard) = self.tending.try_lock()
+        {
+            self.relieve().await;
         }
+        Ok(landed)
     }
 
     async fn try_land(&self) -> Result<u64> {
@@ -115,12 +128,14 @@ impl TopicStream {
         }
         let views: Vec<(String, Arc<Master>)> = self.folding();
         let names: Vec<String> = views.iter().map(|(name, _)| name.clone()).collect();
-        let folded = pieces.clone();
+        let (folded, ranges) = (pieces.clone(), landing.ranges.clone());
         // Facts are folded while they are written: both take about as long.
         let folding = blocking(move || {
             let fold = |(name, master): (String, Arc<Master>)| {
                 let states = fold_pieces(master.view(), &folded);
-                (name, states)
+                let piece =
+                    |states: RecordBatch| StatePiece::new(ranges.clone(), vec![states.into()]);
+                (name, states.map(piece))
             };
             Ok(views.into_iter().map(fold).collect::<Vec<_>>())
         });
@@ -136,27 +151,28 @@ impl TopicStream {
             names.into_iter().map(fails).collect()
         });
         let now_ms = self.options.now_ms();
-        let given_up = {
+        let lately = self.is_asked().then(|| pieces.clone());
+        let (of_delta, not_lately) = {
             let mut delta = self.delta.lock();
-            let given_up = delta.landed(&pieces, &landing.ranges, states);
-            delta.lately.expire(now_ms);
-            if self.is_asked() {
+            let of_delta = delta.landed(&pieces, &landing.ranges, states);
+            let mut not_lately = delta.lately.expire(now_ms);
+            if let Some(lately) = lately {
                 let most = self.options.lately_bytes;
-                delta.lately.add(pieces.clone(), now_ms, most);
+                not_lately.extend(delta.lately.add(lately, now_ms, most));
             }
-            given_up
+            (of_delta, not_lately)
         };
+        let Landed { given_up, removed } = of_delta;
         // Who waits is told whatever fails from here on: the facts are there.
         self.tell_landed(&landing.ranges);
         self.remember(given_up).await?;
         fail::fail_point!("land-before-cut");
         self.cut_wal(&landing.ranges).await;
-        self.relieve().await;
         self.checkpoint_when_due().await;
         let offsets = landing.ranges.iter().map(|(_, r)| r.end.0 - r.start.0);
         let offsets = u64::try_from(offsets.sum::<i64>()).unwrap_or(0);
         // To free what thousands of small requests have brought takes long enough for others to wait.
-        tokio::task::spawn_blocking(move || drop((landing, pieces)));
+        tokio::task::spawn_blocking(move || drop((landing, pieces, removed, not_lately)));
         Ok(offsets)
     }
 

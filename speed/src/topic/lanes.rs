@@ -44,8 +44,11 @@ impl TopicStream {
         let mut dedup = self.dedup_of_lanes();
         let mut delta = self.delta.lock();
         let ours = partitions.iter().filter(|p| **p != self.partition);
-        let removed: Vec<_> = ours.flat_map(|p| delta.leave_lane(*p)).collect();
+        let removed: Vec<_> = ours.map(|p| delta.leave_lane(*p)).collect();
         drop(delta);
-        self.forget_removed(dedup.as_deref_mut(), &removed);
+        let (removed, unneeded): (Vec<_>, Vec<_>) = removed.into_iter().unzip();
+        self.forget_removed(dedup.as_deref_mut(), &removed.concat());
+        drop(dedup);
+        drop((removed, unneeded));
     }
 }

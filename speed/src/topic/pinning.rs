@@ -13,13 +13,30 @@ use anabranch_shared::{
 use bytes::Bytes;
 
 use super::TopicStream;
-use crate::delta::{TopicDelta, check_no_gap, fold_unlanded};
+use crate::delta::{TopicDelta, check_no_gap, fold_unlanded, merge_unlanded};
 use crate::peers::{
     DeltaRequest, Gathering, Own, Peer, Peers, Pinned, Snapshot, TopicParts, answer, is_same,
 };
 
 /// Landed facts are kept for other daemons as long as one has asked in this time, in milliseconds.
 const ASKED_MS: i64 = 60_000;
+
+/// No more facts than this are folded while other queries wait for their pins, as a rule: it takes
+/// about a millisecond.
+const FOLDED_AT_ONCE: usize = 1_000;
+
+/// How often a query folds ahead of its pin, and comes again where there is much to fold once more.
+const TIMES_AHEAD: usize = 3;
+
+/// With more runs of unlanded states than this some are merged, also where more pieces are kept.
+const MOST_RUNS: usize = 8;
+
+/// Turns at work on a view's unlanded facts that several queries need and one does.
+#[derive(Debug, Default)]
+pub(super) struct FoldingTurns {
+    folding: tokio::sync::Mutex<()>,
+    merging: tokio::sync::Mutex<()>,
+}
 
 /// Up to where a pin reaches.
 struct Moment {
@@ -28,6 +45,41 @@ struct Moment {
     lanes: BTreeMap<PartitionId, Offset>,
     /// The number up to which pieces of facts are below the head.
     target: u64,
+}
+
+impl Moment {
+    /// The moment up to which the states of all of some views reach, where they reach to one and
+    /// the same: at least to `target`, of a numbering that still holds. Without views it is now.
+    fn of(delta: &TopicDelta, views: &[String], (numbering, target): (u64, u64)) -> Option<Self> {
+        let start = delta.unlanded.start();
+        let views = views.iter().filter_map(|name| delta.views.get(name));
+        let mut ends = views
+            .filter(|view| view.failed.is_none())
+            .map(|view| view.unlanded.whole(start));
+        let end = match ends.next() {
+            Some(end) => end?,
+            None => delta.unlanded.end(),
+        };
+        let is_one = ends.all(|other| other == Some(end));
+        if !is_one || numbering != delta.numbering || end < target {
+            return None;
+        }
+        // Of each partition the pieces follow each other, so those up to a number end where the
+        // first one after it starts.
+        let mut lanes = delta.lanes.clone();
+        for piece in delta.unlanded.between(end, u64::MAX) {
+            if let Some(next) = lanes.get_mut(&piece.partition) {
+                *next = piece.range.start.min(*next);
+            }
+        }
+        let mut head = delta.upto.clone();
+        lanes.iter().for_each(|(p, next)| head.raise(*p, *next));
+        Some(Self {
+            head,
+            lanes,
+            target: end,
+        })
+    }
 }
 
 impl TopicStream {
@@ -41,12 +93,19 @@ impl TopicStream {
     ) -> Result<Pinned> {
         // What is not absorbed is not asked for in batch mode.
         let folded = if mode == ReadMode::Merged { views } else { &[] };
+        let peers = peers.map(|p| p.of(self.name())).unwrap_or_default();
+        let asks = mode == ReadMode::Merged && !peers.is_empty();
+        let takes_facts = parts.facts || parts.dead_letters || asks;
         let read = |delta: &TopicDelta, at: &Moment| {
-            let (topic, pinned) = self.pinned(delta, views, &at.head, at.target, mode)?;
+            let pinned = pinned(delta, views, at, mode)?;
+            let unlanded = delta.unlanded.between(0, at.target);
             let own = Own {
                 upto: delta.upto.clone(),
                 lanes: at.lanes.clone(),
-                unlanded: delta.unlanded.between(0, at.target).cloned().collect(),
+                unlanded: match takes_facts {
+                    true => unlanded.cloned().collect(),
+                    false => Vec::new(),
+                },
                 views: (pinned.keys())
                     .filter_map(|name| {
                         let view = delta.views.get(name)?;
@@ -55,20 +114,11 @@ impl TopicStream {
                     })
                     .collect(),
             };
-            let notes = Vec::new();
-            Ok((
-                Pinned {
-                    topic,
-                    views: pinned,
-                    notes,
-                },
-                own,
-            ))
+            Ok((at.head.clone(), pinned, own))
         };
-        let (mut pinned, own) = self.settled(folded, read).await?;
-        self.add_files(&mut pinned.topic, &own.upto, parts)?;
-        let peers = peers.map(|p| p.of(self.name())).unwrap_or_default();
-        if mode == ReadMode::Batch || peers.is_empty() {
+        let (head, views, own) = self.settled(folded, read).await?;
+        let mut pinned = self.with_facts(head, views, &own, parts)?;
+        if !asks {
             return Ok(pinned);
         }
         let gathered = self.gather(&peers, &own, parts, &mut pinned).await;
@@ -78,8 +128,8 @@ impl TopicStream {
         // Retention has removed what was to be read up to where a peer's facts begin: the master
         // views have it.
         self.follow().await?;
-        let (mut pinned, own) = self.settled(folded, read).await?;
-        self.add_files(&mut pinned.topic, &own.upto, parts)?;
+        let (head, views, own) = self.settled(folded, read).await?;
+        let mut pinned = self.with_facts(head, views, &own, parts)?;
         self.gather(&peers, &own, parts, &mut pinned).await?;
         Ok(pinned)
     }
@@ -125,9 +175,10 @@ impl TopicStream {
         let read = |delta: &TopicDelta, at: &Moment| {
             let states = |name: &String| {
                 let view = delta.views.get(name)?;
-                // One that has failed or was replaced meanwhile is folded anew.
-                let whole = view.failed.is_none() && view.folded == at.target;
-                whole.then(|| (name.clone(), (view.master.clone(), view.unlanded.clone())))
+                // One that has failed is folded anew.
+                let states = || view.unlanded.states().cloned().collect();
+                let whole = view.failed.is_none();
+                whole.then(|| (name.clone(), (view.master.clone(), states())))
             };
             Ok(Snapshot {
                 upto: delta.upto.clone(),
@@ -146,104 +197,209 @@ impl TopicStream {
         self.options.now_ms().saturating_sub(asked_at) <= ASKED_MS
     }
 
-    /// Reads the delta at one moment, at which the states of some views reach to the head.
+    /// Reads the delta at one moment, at which the states of some views reach to the head as it was
+    /// when this began, or further.
     async fn settled<T>(
         self: &Arc<Self>,
         views: &[String],
         read: impl Fn(&TopicDelta, &Moment) -> Result<T>,
     ) -> Result<T> {
         self.give_way.note();
-        let _guard = self.pinning.lock().await;
-        loop {
-            let (at, epoch) = {
-                let delta = self.delta.lock();
-                let at = Moment {
-                    head: delta.head(),
-                    lanes: delta.lanes.clone(),
-                    target: delta.unlanded.end(),
-                };
-                (at, delta.epoch)
-            };
+        let mut times = 0;
+        let settled = 'ahead: loop {
             for name in views {
-                let (worker, name, target) = (self.clone(), name.clone(), at.target);
-                blocking(move || fold_unlanded(&worker.delta, &name, target)).await?;
+                self.fold_ahead(name).await?;
             }
-            let delta = self.delta.lock();
-            if delta.epoch == epoch {
-                return read(&delta, &at);
+            let _guard = self.pinning.lock().await;
+            let _hold = self.pinning_holds.begin();
+            loop {
+                let (reaches, late) = {
+                    let delta = self.delta.lock();
+                    let reaches = (delta.numbering, delta.unlanded.end());
+                    let late: Vec<(String, bool)> = behind(&delta, views).collect();
+                    (reaches, late)
+                };
+                if times < TIMES_AHEAD && late.iter().any(|(_, far)| *far) {
+                    times += 1;
+                    continue 'ahead;
+                }
+                for (name, _) in late {
+                    self.fold_to(&name, reaches.1).await?;
+                }
+                let delta = self.delta.lock();
+                if let Some(at) = Moment::of(&delta, views, reaches) {
+                    break 'ahead read(&delta, &at);
+                }
             }
+        };
+        for name in views {
+            self.merge_folded(name).await?;
+        }
+        settled
+    }
+
+    fn turns(&self, view: &str) -> Arc<FoldingTurns> {
+        let mut turns = self.folding.lock();
+        match turns.get(view) {
+            Some(turns) => turns.clone(),
+            None => turns.entry(view.to_owned()).or_default().clone(),
         }
     }
 
-    fn pinned(
-        &self,
-        delta: &TopicDelta,
-        views: &[String],
-        head: &Offsets,
-        target: u64,
-        mode: ReadMode,
-    ) -> Result<(TopicPin, BTreeMap<String, ViewPin>)> {
-        let mut pinned = BTreeMap::new();
-        for name in views {
-            let Some(view) = delta.views.get(name) else {
-                continue;
-            };
-            if let Some(failed) = &view.failed
-                && mode == ReadMode::Merged
-            {
-                return Err(match view.superseded {
-                    true => Error::Unavailable(failed.clone()),
-                    false => Error::Invalid(failed.clone()),
-                });
-            }
-            check_no_gap(name, view, &delta.upto)?;
-            if mode == ReadMode::Merged && view.folded != target {
-                return Err(Error::Internal(format!(
-                    "view `{name}`: facts up to number {} of {target} are in its states",
-                    view.folded
-                )));
-            }
-            let mut pin = ViewPin {
-                view: view.master.view().clone(),
-                generation: view.master.generation(),
-                boundary: view.pin.boundary.clone(),
-                head: head.clone(),
-                root: view.master.table().root().clone(),
-                files: view.pin.files.clone(),
-                delta: view.states(),
-            };
-            if planted("planted-piece-dropped-before-its-query") {
-                pin.delta.pop();
-            }
-            pinned.insert(name.clone(), pin);
+    async fn fold_to(self: &Arc<Self>, view: &str, target: u64) -> Result<()> {
+        let (worker, view) = (self.clone(), view.to_owned());
+        let folded = blocking(move || {
+            fold_unlanded(&worker.delta, &view, target);
+            Ok(())
+        });
+        folded.await
+    }
+
+    /// Folds what is more than a few unlanded facts, while other queries go on. Those that need the
+    /// same states wait for them.
+    async fn fold_ahead(self: &Arc<Self>, view: &str) -> Result<()> {
+        let far = |delta: &TopicDelta| {
+            let views = std::slice::from_ref(&view);
+            let far = behind(delta, views).any(|(_, far)| far);
+            far.then(|| delta.unlanded.end())
+        };
+        if self.with_delta(far).is_none() {
+            return Ok(());
         }
-        let recent: Vec<_> = delta.unlanded.between(0, target).collect();
-        let topic = TopicPin {
+        let turns = self.turns(view);
+        let _turn = turns.folding.lock().await;
+        for _ in 0..TIMES_AHEAD {
+            let Some(target) = self.with_delta(far) else {
+                break;
+            };
+            self.fold_to(view, target).await?;
+        }
+        Ok(())
+    }
+
+    /// Merges states of unlanded facts where they are many, unless that is being done.
+    async fn merge_folded(self: &Arc<Self>, view: &str) -> Result<()> {
+        let most = self.options.most_pieces.clamp(2, MOST_RUNS);
+        let many = |delta: &TopicDelta| {
+            let view = delta.views.get(view);
+            view.is_some_and(|view| view.unlanded.count() > most)
+        };
+        if !self.with_delta(many) {
+            return Ok(());
+        }
+        let turns = self.turns(view);
+        let Ok(_turn) = turns.merging.try_lock() else {
+            return Ok(());
+        };
+        let (worker, view) = (self.clone(), view.to_owned());
+        let merged = blocking(move || {
+            merge_unlanded(&worker.delta, &view, most);
+            Ok(())
+        });
+        merged.await
+    }
+
+    /// Adds to what was pinned of views the facts of that moment, as far as a query reads them. Of a
+    /// log of many files and of many requests that takes long, so it is not done under the delta's
+    /// lock; what lands, is merged or is removed meanwhile changes which files those are, not the
+    /// facts below `upto` that they hold.
+    fn with_facts(
+        &self,
+        head: Offsets,
+        views: BTreeMap<String, ViewPin>,
+        own: &Own,
+        parts: TopicParts,
+    ) -> Result<Pinned> {
+        let mut topic = TopicPin {
             topic: Topic::clone(&self.topic()),
-            head: head.clone(),
+            head,
             root: self.log.table().root().clone(),
             files: Vec::new(),
-            memory: recent.iter().map(|p| p.facts.clone()).collect(),
+            memory: Vec::new(),
             dead_root: self.log.dead_letters().root().clone(),
             dead_files: Vec::new(),
             low: Offsets::default(),
-            dead_memory: recent.iter().filter_map(|p| p.dead.clone()).collect(),
+            dead_memory: Vec::new(),
         };
-        Ok((topic, pinned))
+        if parts.facts || parts.dead_letters {
+            topic.memory = own.unlanded.iter().map(|p| p.facts.clone()).collect();
+            let dead = own.unlanded.iter().filter_map(|p| p.dead.clone());
+            topic.dead_memory = dead.collect();
+            let (low, files) = self.log.kept_files(&own.upto)?;
+            if parts.dead_letters {
+                topic.dead_files = self.log.dead_letter_files_between(&low, &own.upto)?;
+            }
+            (topic.low, topic.files) = (low, files);
+            topic.leave_removed_out()?;
+        }
+        Ok(Pinned {
+            topic,
+            views,
+            notes: Vec::new(),
+        })
     }
+}
 
-    /// Adds the files of what had landed at a pin's moment, as far as a query reads them. Of a log of
-    /// many files that takes long, so it is not done under the delta's lock; what lands, is merged or
-    /// is removed meanwhile changes which files those are, not the facts below `upto` that they hold.
-    fn add_files(&self, pin: &mut TopicPin, upto: &Offsets, parts: TopicParts) -> Result<()> {
-        if !parts.facts && !parts.dead_letters {
-            return Ok(());
+/// What a query sees of some views at a moment.
+fn pinned(
+    delta: &TopicDelta,
+    views: &[String],
+    at: &Moment,
+    mode: ReadMode,
+) -> Result<BTreeMap<String, ViewPin>> {
+    let mut pinned = BTreeMap::new();
+    for name in views {
+        let Some(view) = delta.views.get(name) else {
+            continue;
+        };
+        if let Some(failed) = &view.failed
+            && mode == ReadMode::Merged
+        {
+            return Err(match view.superseded {
+                true => Error::Unavailable(failed.clone()),
+                false => Error::Invalid(failed.clone()),
+            });
         }
-        let (low, files) = self.log.kept_files(upto)?;
-        if parts.dead_letters {
-            pin.dead_files = self.log.dead_letter_files_between(&low, upto)?;
+        check_no_gap(name, view, &delta.upto)?;
+        let folded = view.unlanded.whole(delta.unlanded.start());
+        if mode == ReadMode::Merged && folded != Some(at.target) {
+            return Err(Error::Internal(format!(
+                "view `{name}`: facts up to number {folded:?} of {} are in its states",
+                at.target
+            )));
         }
-        (pin.low, pin.files) = (low, files);
-        pin.leave_removed_out()
+        let mut pin = ViewPin {
+            view: view.master.view().clone(),
+            generation: view.master.generation(),
+            boundary: view.pin.boundary.clone(),
+            head: at.head.clone(),
+            root: view.master.table().root().clone(),
+            files: view.pin.files.clone(),
+            delta: view.states(),
+        };
+        if planted("planted-piece-dropped-before-its-query") {
+            pin.delta.pop();
+        }
+        pinned.insert(name.clone(), pin);
     }
+    Ok(pinned)
+}
+
+/// Which of some views have not folded all unlanded facts, and whether those are more than a few.
+fn behind<'a>(
+    delta: &'a TopicDelta,
+    views: &'a [impl AsRef<str>],
+) -> impl Iterator<Item = (String, bool)> + 'a {
+    let (start, end) = (delta.unlanded.start(), delta.unlanded.end());
+    views.iter().filter_map(move |name| {
+        let name = name.as_ref();
+        let view = delta.views.get(name).filter(|v| v.failed.is_none())?;
+        let (from, to) = view.unlanded.gap(start, end, start)?;
+        let mut facts = 0;
+        let far = delta.unlanded.between(from, to).any(|piece| {
+            facts += piece.facts.num_rows();
+            facts > FOLDED_AT_ONCE
+        });
+        Some((name.to_owned(), far))
+    })
 }

@@ -62,7 +62,7 @@ impl TopicStream {
     }
 
     /// Where memory is short, merges pieces, whose keys may be the same, and then spills the
-    /// largest ones. `upkeep` must be held, so that nobody else changes what pieces there are.
+    /// largest ones. `tending` must be held, so that nobody else changes what pieces there are.
     pub(super) async fn relieve(&self) {
         if self.bounds.excess(self.used_memory()) == 0 && !self.is_paused() {
             self.bounds.note_room();
@@ -115,6 +115,8 @@ impl TopicStream {
     /// Puts a piece's spilled parts in its place, where it still is there: a view may have been
     /// dropped meanwhile.
     fn replace(&self, view: &str, piece: &Arc<StatePiece>, parts: Vec<DeltaPart>) {
+        let spilled = StatePiece::new(piece.ranges.clone(), parts);
+        // What takes its place is freed by the caller, who holds it too.
         let mut delta = self.delta.lock();
         let Some(view) = delta.views.get_mut(view) else {
             return;
@@ -124,7 +126,7 @@ impl TopicStream {
                 true => {
                     view.pieces.remove(at);
                 }
-                false => view.pieces[at] = StatePiece::new(piece.ranges.clone(), parts),
+                false => view.pieces[at] = spilled,
             }
         }
     }

@@ -82,6 +82,14 @@ const BUGS: &[(&str, &str)] = &[
         "as many facts as have landed are taken for those, although some were given up meanwhile",
     ),
     (
+        "planted-states-of-landed-kept",
+        "what was folded of facts before they landed is counted beside what they landed as",
+    ),
+    (
+        "planted-run-lost-in-merge",
+        "states of facts that have not landed are lost when they are merged",
+    ),
+    (
         "planted-dead-letters-replaced",
         "who reads a partition too replaces the dead letters of who landed it",
     ),

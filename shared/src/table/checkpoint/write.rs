@@ -41,7 +41,7 @@ struct Hint {
 pub(in crate::table) async fn write(
     storage: &Storage,
     root: &Path,
-    state: TableState,
+    state: Arc<TableState>,
 ) -> Result<()> {
     let version = state.version;
     let version = version.ok_or_else(|| Error::Internal(format!("`{root}`: no table")))?;
