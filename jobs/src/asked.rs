@@ -17,6 +17,7 @@ use tokio_util::sync::CancellationToken;
 use crate::builds::{Build, build_view};
 use crate::context::{Context, now_ms};
 use crate::output::human_bytes;
+use crate::schedulers::Claims;
 use crate::tasks::flag_of;
 
 /// The object with what is asked for.
@@ -188,6 +189,7 @@ struct Runner {
     context: Context,
     running: Running,
     pauses: BTreeMap<String, Pause>,
+    claims: Claims,
 }
 
 /// Runs the refreshes that are asked for by the daemon of this process, if it has one, and by
@@ -200,6 +202,7 @@ pub async fn run(
 ) {
     let flag = flag_of(&stop);
     let mut runner = Runner {
+        claims: Claims::new(&context.storage),
         context,
         running,
         pauses: BTreeMap::new(),
@@ -259,7 +262,17 @@ impl Runner {
             let Some(_running) = self.running.begin(&view) else {
                 continue;
             };
-            let refreshed = self.refresh(&view, bytes, stop).await;
+            let context = self.context.clone();
+            let refreshed = match self.claims.claim(&view).await {
+                // Another scheduler runs a job of the view, which may do what is asked for.
+                Ok(None) => continue,
+                Ok(Some(mut claim)) => {
+                    let refreshed = claim.run(refresh(&context, &view, bytes, stop)).await;
+                    claim.release().await;
+                    refreshed
+                }
+                Err(e) => Err(e),
+            };
             let pause = Pause::after(
                 self.pauses.get(&view).copied(),
                 refreshed.is_ok(),
@@ -276,22 +289,22 @@ impl Runner {
         }
         done
     }
+}
 
-    async fn refresh(&self, view: &str, bytes: u64, stop: &Arc<AtomicBool>) -> Result<()> {
-        // The project may have been edited since.
-        let context = Context::open(&self.context.project.dir).await;
-        let context = context.as_ref().unwrap_or(&self.context);
-        let views = &context.project.views;
-        let Some(settings) = views.iter().find(|v| v.name == view) else {
-            // It was dropped from the project: nobody keeps its delta for long.
-            return Ok(());
-        };
-        let (why, progress) = (why(bytes), Arc::new(FoldProgress::default()));
-        tracing::info!(%view, "a refresh is {why}");
-        let report = build_view(context, settings, Build::Refresh, &why, stop, &progress).await?;
-        tracing::info!(%view, "{} facts, boundary [{}]", report.outcome.facts, report.outcome.boundary);
-        Ok(())
-    }
+async fn refresh(context: &Context, view: &str, bytes: u64, stop: &Arc<AtomicBool>) -> Result<()> {
+    // The project may have been edited since.
+    let now = Context::open(&context.project.dir).await;
+    let context = now.as_ref().unwrap_or(context);
+    let views = &context.project.views;
+    let Some(settings) = views.iter().find(|v| v.name == view) else {
+        // It was dropped from the project: nobody keeps its delta for long.
+        return Ok(());
+    };
+    let (why, progress) = (why(bytes), Arc::new(FoldProgress::default()));
+    tracing::info!(%view, "a refresh is {why}");
+    let report = build_view(context, settings, Build::Refresh, &why, stop, &progress).await?;
+    tracing::info!(%view, "{} facts, boundary [{}]", report.outcome.facts, report.outcome.boundary);
+    Ok(())
 }
 
 #[cfg(test)]

@@ -5,6 +5,7 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
+use anabranch_batch::KeepRule;
 use anabranch_shared::table::{Commit, Table};
 use anabranch_shared::{
     DEAD_LETTER_RETRIES, Offset, PartitionId, Pin, PlainPin, Relation, Result, Storage,
@@ -14,7 +15,7 @@ use arrow::array::{
     ArrayRef, Int32Array, Int64Array, RecordBatch, StringViewArray, TimestampMicrosecondArray,
 };
 
-use crate::context::now_ms;
+use crate::context::{Context, now_ms};
 
 /// What came of a dead letter that was retried.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -98,6 +99,20 @@ impl RetriesTable {
         Ok(())
     }
 }
+
+/// How the table is kept small.
+pub(crate) fn keep_rule(context: &Context) -> KeepRule {
+    KeepRule {
+        schema: retry_schema(),
+        time: "retried_at",
+        before_us: context.history_before_us(),
+        fewest_files: FEWEST_FILES,
+        checkpoint_every: context.project.daemon.checkpoint_every,
+    }
+}
+
+/// With fewer small files than this nothing is merged.
+const FEWEST_FILES: usize = 8;
 
 /// Adds dead letters that were retried.
 pub async fn record(storage: &Storage, retries: &[Retry]) -> Result<()> {
