@@ -24,6 +24,7 @@ mod kafka;
 mod kafka_source;
 mod law;
 mod maintain;
+mod many;
 mod old_states;
 mod open_formats;
 mod queries;
