@@ -23,10 +23,14 @@ use anabranch_shared::table::{ENTRIES_STAY_MS, Table, TableState};
 use anabranch_shared::{
     Catalogue, Entry, Error, Export, Generation, Master, Result, Storage, layout,
 };
+use futures::stream::{self, StreamExt, TryStreamExt};
 use object_store::ObjectMeta;
 use object_store::path::Path;
 
 use crate::seen::{Seen, UpkeepTime};
+
+/// Tables and views that are cleaned at once.
+const AT_ONCE: usize = 16;
 
 /// Objects that are removed at once.
 const REMOVED_AT_ONCE: usize = 16;
@@ -144,13 +148,20 @@ pub async fn clean_storage(
         let own = [layout::log(topic), layout::dead_letters(topic)];
         tables.extend(own.map(Path::from));
     }
-    for table in tables {
-        report.extend(&clean_table(storage, &table, options).await?);
-    }
+    let tables = tables.iter();
+    let cleaning = tables.map(|table| clean_table(storage, table, options));
+    report.extend(&all_cleaned(cleaning).await?);
     let (_, views) = storage.list_level(&Path::from(layout::VIEWS)).await?;
-    for view in views.iter().filter_map(Path::filename) {
-        report.extend(&clean_view(storage, catalogue, view, options).await?);
-    }
+    let views = views.iter().filter_map(Path::filename);
+    let listing: Vec<_> = views.map(|view| list_view(storage, view)).collect();
+    let listing = stream::iter(listing).buffered(AT_ONCE);
+    let listed: Vec<ListedView> = listing.try_collect().await?;
+    // Read after the listing: a generation that was listed is known to the catalogue by now.
+    let entries = entries_of(catalogue, options).await?;
+    let cleaning = listed
+        .iter()
+        .map(|listed| clean_listed(storage, catalogue, listed, &entries, options));
+    report.extend(&all_cleaned(cleaning).await?);
     clean_staged(storage, options, &mut report).await?;
     Ok(report)
 }
@@ -188,23 +199,76 @@ pub async fn clean_view(
     view: &str,
     options: &CleanOptions,
 ) -> Result<CleanReport> {
-    let mut report = CleanReport::default();
-    let (_, below) = storage.list_level(&Path::from(layout::view(view))).await?;
+    let listed = list_view(storage, view).await?;
     // Read after the listing: a generation that was listed is known to the catalogue by now.
-    let entries = catalogue
-        .entries_since(options.time.now_ms - options.grace_ms)
-        .await?;
+    catalogue.refresh().await?;
+    let mut entries = vec![catalogue.current()];
+    let mut numbers = listed.below.iter().filter_map(generation_of);
+    // Of a view whose only generation answers the former entries would tell nothing.
+    if !numbers.all(|number| answers(&entries, view, number)) {
+        entries = entries_of(catalogue, options).await?;
+    }
+    clean_listed(storage, catalogue, &listed, &entries, options).await
+}
+
+/// The generation whose folder a path is.
+fn generation_of(path: &Path) -> Option<Generation> {
+    let number = path.filename()?.strip_prefix('g')?.parse().ok()?;
+    Some(Generation(number))
+}
+
+/// What was cleaned, a bounded number at once; where one fails the others are cleaned all the same.
+async fn all_cleaned<W: Future<Output = Result<CleanReport>>>(
+    cleaning: impl Iterator<Item = W>,
+) -> Result<CleanReport> {
+    let cleaning: Vec<W> = cleaning.collect();
+    let mut cleaning = stream::iter(cleaning).buffered(AT_ONCE);
+    let (mut report, mut failed) = (CleanReport::default(), None);
+    while let Some(cleaned) = cleaning.next().await {
+        match cleaned {
+            Ok(cleaned) => report.extend(&cleaned),
+            Err(e) => drop(failed.get_or_insert(e)),
+        }
+    }
+    failed.map_or(Ok(report), Err)
+}
+
+/// A view, and what lies below its folder.
+struct ListedView {
+    name: String,
+    below: Vec<Path>,
+}
+
+async fn list_view(storage: &Storage, view: &str) -> Result<ListedView> {
+    let folder = Path::from(layout::view(view));
+    let (_, below) = storage.list_level(&folder).await?;
+    let name = view.to_owned();
+    Ok(ListedView { name, below })
+}
+
+/// The catalogue's entries since the grace began.
+async fn entries_of(catalogue: &Catalogue, options: &CleanOptions) -> Result<Vec<Arc<Entry>>> {
+    let since_ms = options.time.now_ms - options.grace_ms;
+    catalogue.entries_since(since_ms).await
+}
+
+async fn clean_listed(
+    storage: &Storage,
+    catalogue: &Catalogue,
+    listed: &ListedView,
+    entries: &[Arc<Entry>],
+    options: &CleanOptions,
+) -> Result<CleanReport> {
+    let mut report = CleanReport::default();
+    let view = listed.name.as_str();
     let mut seen = Seen::read(storage, &layout::view(view), &options.time).await?;
-    for path in &below {
-        let number = path
-            .filename()
-            .and_then(|n| n.strip_prefix('g')?.parse().ok());
-        let Some(generation) = number.map(Generation) else {
+    for path in &listed.below {
+        let Some(generation) = generation_of(path) else {
             continue;
         };
-        let standing = match standing(&entries, view, generation) {
+        let standing = match standing(entries, view, generation) {
             GenerationStanding::Needed => {
-                if !answers(&entries, view, generation) {
+                if !answers(entries, view, generation) {
                     // It counts from when it was replaced on.
                     seen.for_ms(path.as_ref(), options.grace_ms);
                 }
@@ -212,7 +276,7 @@ pub async fn clean_view(
                 match clean_table(storage, &root, options).await {
                     Ok(cleaned) => report.extend(&cleaned),
                     // It goes as a whole, once its grace is over.
-                    Err(Error::Corrupt(why)) if !answers(&entries, view, generation) => {
+                    Err(Error::Corrupt(why)) if !answers(entries, view, generation) => {
                         tracing::warn!(%view, %generation, %why, "a former generation is damaged");
                     }
                     Err(e) => return Err(e),
@@ -220,8 +284,12 @@ pub async fn clean_view(
                 continue;
             }
             GenerationStanding::Unknown => continue,
-            standing => standing,
+            // Many views may have been cleaned since the entries were read.
+            _ => standing(&entries_of(catalogue, options).await?, view, generation),
         };
+        if let GenerationStanding::Needed | GenerationStanding::Unknown = standing {
+            continue;
+        }
         report.extend(&remove_generation(storage, path, standing, &mut seen, options).await?);
     }
     if options.action == CleanAction::Remove {

@@ -81,6 +81,20 @@ pub async fn find_compaction(log: &Log, options: &CompactOptions) -> Result<Comp
     Ok(report)
 }
 
+/// Whether no files of a log would be merged, as far as it was read.
+///
+/// # Errors
+/// `Corrupt` for a file that another writer added.
+pub(crate) fn nothing_to_merge(log: &Log, options: &CompactOptions) -> Result<bool> {
+    for which in LogTable::ALL {
+        let found = log.upkeep_files(which)?;
+        if !groups(which, &found.files, &found.edges, options)?.is_empty() {
+            return Ok(false);
+        }
+    }
+    Ok(true)
+}
+
 /// Merges the small files of a topic's facts and dead letters.
 ///
 /// # Errors

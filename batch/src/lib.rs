@@ -4,6 +4,7 @@ mod build;
 mod clean;
 mod compact;
 mod export;
+mod keep;
 mod merge;
 mod retain;
 mod seen;
@@ -15,6 +16,7 @@ pub use clean::{
 };
 pub use compact::{CompactOptions, CompactReport, compact, find_compaction};
 pub use export::{ExportOutcome, ExportWhen, export};
+pub use keep::{KeepReport, KeepRule, is_to_keep, keep_small};
 pub use merge::merge_small_runs;
 pub use retain::{RetainReport, RetentionRule, find_retention, retain};
 pub use seen::UpkeepTime;

@@ -13,10 +13,11 @@
 use std::collections::BTreeMap;
 
 use anabranch_shared::{
-    Catalogue, Generation, Log, Mark, Master, MasterPin, Offsets, RemovedFacts, Result, Storage,
-    layout, planted,
+    Catalogue, Generation, Log, LogTable, Mark, Master, MasterPin, Offsets, RemovedFacts, Result,
+    Storage, layout, planted,
 };
 
+use crate::compact::{CompactOptions, nothing_to_merge};
 use crate::seen::{Seen, UpkeepTime};
 
 /// A mark is made after this part of the age or the size.
@@ -34,6 +35,8 @@ pub struct RetentionRule {
     pub keep_ms: i64,
     /// Dead letters that came longer ago than this go, in milliseconds, whatever becomes of facts.
     pub dead_letters_ms: Option<i64>,
+    /// Ingested files are forgotten that were last added to longer ago than this, in milliseconds.
+    pub ingested_ms: Option<i64>,
     /// What is old enough by the storage's clock goes once it has been seen for this time by one that
     /// nobody sets, in milliseconds, or for its age where that is shorter.
     pub seen_ms: i64,
@@ -45,10 +48,33 @@ impl RetentionRule {
         self.age_ms.is_some() || self.size_bytes.is_some()
     }
 
-    /// The time before which dead letters go, in microseconds since 1970.
-    fn dead_before_us(&self, now_ms: i64) -> Option<i64> {
-        let before_ms = now_ms.saturating_sub(self.dead_letters_ms?);
-        Some(before_ms.saturating_mul(1_000))
+    /// Whether nothing of a log is to be retained or merged, as far as can be told without a look at
+    /// what other runs have seen: then no process need take care of it.
+    ///
+    /// # Errors
+    /// `Corrupt` for a file that another writer added.
+    pub fn leaves(
+        &self,
+        catalogue: &Catalogue,
+        log: &Log,
+        options: Option<&CompactOptions>,
+        now_ms: i64,
+    ) -> Result<bool> {
+        let has_files = |which| log.table_of(which).with_state(|s| !s.files.is_empty());
+        let entry = catalogue.current();
+        let announced = entry.topics.get(log.name()).map(|t| t.low.clone());
+        let dead_letters_go = self.dead_letters_ms.is_some() || log.low() != Offsets::default();
+        let ingested = self.ingested_ms.map(|ms| now_ms.saturating_sub(ms));
+        let ingested = ingested.is_some_and(|before| log.ingested_before(before) != (0, 0));
+        if self.is_on()
+            || ingested
+            || !log.has_told_of_dead_letters()
+            || !log.low().covers(&announced.unwrap_or_default())
+            || (dead_letters_go && has_files(LogTable::DeadLetters))
+        {
+            return Ok(false);
+        }
+        options.map_or(Ok(true), |options| nothing_to_merge(log, options))
     }
 }
 
@@ -61,6 +87,8 @@ pub struct RetainReport {
     pub dead_letters: RemovedFacts,
     /// The first offsets that are kept, where facts were removed.
     pub low: Option<Offsets>,
+    /// Ingested files that were forgotten.
+    pub ingested: u64,
     /// What keeps facts from being removed that are old enough.
     pub waits: Option<String>,
 }
@@ -70,17 +98,42 @@ fn part(log: &Log) -> String {
     layout::retention(log.name())
 }
 
-/// The time before which dead letters go: one that has been seen as old enough for long enough.
+/// The time before which dead letters go, in microseconds since 1970: one that has been seen as old
+/// enough for long enough.
 fn dead_before_us(seen: &mut Seen, rule: &RetentionRule, now_ms: i64) -> Option<i64> {
-    let before_us = rule.dead_before_us(now_ms)?;
-    let noted = seen.noted(DEAD_LETTERS).into_iter();
+    let age_ms = rule.dead_letters_ms?;
+    let before_us = now_ms.saturating_sub(age_ms).saturating_mul(1_000);
+    seen_before(seen, DEAD_LETTERS, before_us, rule.seen_ms.min(age_ms))
+}
+
+/// The time before which ingested files are forgotten, in milliseconds since 1970, likewise; nothing
+/// is noted while there is none.
+fn ingested_before_ms(
+    seen: &mut Seen,
+    rule: &RetentionRule,
+    log: &Log,
+    now_ms: i64,
+) -> Option<i64> {
+    let age_ms = rule.ingested_ms?;
+    let before_ms = now_ms.saturating_sub(age_ms);
+    match log.ingested_before(before_ms) {
+        (0, 0) => None,
+        // That those of unknown time get one needs no waiting.
+        (0, _) => Some(i64::MIN),
+        _ => seen_before(seen, INGESTED, before_ms, rule.seen_ms.min(age_ms)),
+    }
+}
+
+/// A time before which things are old enough now, and were seen to be so for long enough.
+fn seen_before(seen: &mut Seen, what: &str, before: i64, seen_ms: i64) -> Option<i64> {
+    let noted = seen.noted(what).into_iter();
     let noted = noted.filter_map(|before| before.parse::<i64>().ok());
     // A later one is of a clock that was ahead.
-    let noted: Vec<i64> = noted.filter(|noted| *noted < before_us).collect();
+    let noted: Vec<i64> = noted.filter(|noted| *noted < before).collect();
     let mut usable = None;
-    for noted in noted.into_iter().chain([before_us]) {
-        let what = format!("{DEAD_LETTERS}{noted}");
-        if seen.for_ms(&what, rule.seen_ms.min(rule.dead_letters_ms.unwrap_or(0))) {
+    for noted in noted.into_iter().chain([before]) {
+        let what = format!("{what}{noted}");
+        if seen.for_ms(&what, seen_ms) {
             usable = usable.max(Some(noted));
             seen.forget(&what);
         }
@@ -90,6 +143,9 @@ fn dead_before_us(seen: &mut Seen, rule: &RetentionRule, now_ms: i64) -> Option<
 
 /// How it is noted that dead letters before a time, in microseconds since 1970, were seen as old.
 const DEAD_LETTERS: &str = "dead letters before ";
+
+/// How it is noted that ingested files before a time, in milliseconds since 1970, were seen as old.
+const INGESTED: &str = "ingested before ";
 
 /// What would be removed of a topic's log at a time.
 ///
@@ -106,6 +162,8 @@ pub async fn find_retention(
     let announced = announced(catalogue, log).await?;
     let mut seen = Seen::read(storage, &part(log), time).await?;
     let before_us = dead_before_us(&mut seen, rule, time.now_ms);
+    let ingested = ingested_before_ms(&mut seen, rule, log, time.now_ms);
+    let ingested = ingested.map_or(0, |before| log.ingested_before(before).0 as u64);
     let chosen = choose(storage, catalogue, log, rule, time.now_ms, &mut seen).await?;
     let (low, waits) = match chosen {
         Chosen::Low { mark, .. } => (Some(mark.end), None),
@@ -118,6 +176,7 @@ pub async fn find_retention(
         facts,
         dead_letters,
         low,
+        ingested,
         waits,
     })
 }
@@ -157,6 +216,9 @@ pub async fn retain(
     // Also what a process left that died after it had removed the facts.
     let dead_letters = log.remove_dead_letters(before_us, now_ms).await?;
     add(&mut report.dead_letters, &dead_letters);
+    if let Some(before_ms) = ingested_before_ms(&mut seen, rule, log, now_ms) {
+        report.ingested = log.forget_ingested(before_ms, now_ms).await?;
+    }
     seen.write(storage).await?;
     Ok(report)
 }

@@ -79,6 +79,19 @@ impl Backoff {
     }
 }
 
+/// For people: how often something has failed, and when it is tried again.
+pub fn retry_text(backoff: &Backoff, now: Instant) -> String {
+    let again = match backoff.wait(now).as_millis().div_ceil(1_000) {
+        0 => "now".to_owned(),
+        seconds => format!("in {seconds} s"),
+    };
+    let times = match backoff.tries() {
+        1 => "once".to_owned(),
+        tries => format!("{tries} times in a row"),
+    };
+    format!("it has failed {times}, and the next try is {again}")
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -329,30 +329,22 @@ impl Catalogue {
     /// `Invalid` where facts in the log would not fit the new declaration, or a new field can't be a
     /// column of a Delta table.
     pub async fn declare_topic(&self, topic: &Topic) -> Result<Arc<Entry>> {
-        self.change(&format!("declare topic {}", topic.name), |entry| {
+        self.declare_topics(std::slice::from_ref(topic)).await
+    }
+
+    /// Declares topics, all in one entry: each holds the whole catalogue.
+    ///
+    /// # Errors
+    /// As [`Catalogue::declare_topic`], of the first that can't be declared: none is then.
+    pub async fn declare_topics(&self, topics: &[Topic]) -> Result<Arc<Entry>> {
+        let names = topics.iter().map(|t| t.name.as_str());
+        let what = format!("declare {}", several("topic", names));
+        self.change(&what, |entry| {
             let mut next = entry.clone();
-            match next.topics.get_mut(&topic.name) {
-                Some(known) => {
-                    topic.check_evolves_from(&known.topic)?;
-                    topic.check_names_but(&known.topic.fields)?;
-                    let topic = topic.with_reads_of(&known.topic);
-                    if known.topic == topic {
-                        return Ok(None);
-                    }
-                    known.topic = topic;
-                }
-                None => {
-                    topic.check_names_but(&[])?;
-                    let new = TopicEntry {
-                        topic: topic.clone(),
-                        partitions: BTreeMap::new(),
-                        source_id: None,
-                        low: Offsets::default(),
-                    };
-                    next.topics.insert(topic.name.clone(), new);
-                }
-            }
-            Ok(Some(next))
+            topics
+                .iter()
+                .try_for_each(|topic| declare(&mut next, topic))?;
+            Ok((next != *entry).then_some(next))
         })
         .await
     }
@@ -415,52 +407,114 @@ impl Catalogue {
         owner: &str,
         has_source: bool,
     ) -> Result<PartitionId> {
-        let owned = |entry: &Entry| {
+        let claimed = self
+            .claim_partitions(&[(topic.to_owned(), has_source)], owner)
+            .await?;
+        let mut claimed = claimed.into_values();
+        let none = || Error::Internal(format!("claimed no partition of `{topic}`"));
+        claimed.next().ok_or_else(none)
+    }
+
+    /// As [`Catalogue::claim_partition`], of several topics in one entry; of each is told whether it
+    /// has a source.
+    pub async fn claim_partitions(
+        &self,
+        topics: &[(String, bool)],
+        owner: &str,
+    ) -> Result<BTreeMap<String, PartitionId>> {
+        let owned = |entry: &Entry, topic: &str| {
             let partitions = &entry.topics.get(topic)?.partitions;
             partitions
                 .iter()
                 .find(|(_, o)| *o == owner)
                 .map(|(p, _)| *p)
         };
+        let names = topics.iter().map(|(name, _)| name.as_str());
+        let what = format!("claim a partition of {}", several("", names));
         let entry = self
-            .change(&format!("claim a partition of {topic}"), |entry| {
-                if owned(entry).is_some() {
+            .change(&what, |entry| {
+                let lacks = |(topic, _): &&(String, bool)| owned(entry, topic).is_none();
+                let mut left = topics.iter().filter(lacks).peekable();
+                if left.peek().is_none() {
                     return Ok(None);
                 }
                 let mut next = entry.clone();
-                let known = next
-                    .topics
-                    .get_mut(topic)
-                    .ok_or_else(|| unknown_topic(topic))?;
-                let last = known.partitions.keys().next_back();
-                let first = if has_source { PAST_SOURCE } else { 0 };
-                let new = PartitionId(last.map_or(first, |p| first.max(p.0 + 1)));
-                known.partitions.insert(new, owner.to_owned());
+                for (topic, has_source) in left {
+                    let known = next
+                        .topics
+                        .get_mut(topic)
+                        .ok_or_else(|| unknown_topic(topic))?;
+                    let last = known.partitions.keys().next_back();
+                    let first = if *has_source { PAST_SOURCE } else { 0 };
+                    let new = PartitionId(last.map_or(first, |p| first.max(p.0 + 1)));
+                    known.partitions.insert(new, owner.to_owned());
+                }
                 Ok(Some(next))
             })
             .await?;
-        owned(&entry).ok_or_else(|| Error::Internal(format!("claimed no partition of `{topic}`")))
+        let of = |(topic, _): &(String, bool)| Some((topic.clone(), owned(&entry, topic)?));
+        Ok(topics.iter().filter_map(of).collect())
     }
 
     /// A number for a new generation of a view, that nobody else gets.
     pub async fn claim_generation(&self, view: &str) -> Result<Generation> {
-        let mut claimed = Generation(0);
-        self.change(&format!("claim a generation of {view}"), |entry| {
+        let claimed = self.claim_generations(&[view]).await?;
+        let mut claimed = claimed.into_values();
+        let none = || Error::Internal(format!("claimed no generation of `{view}`"));
+        claimed.next().ok_or_else(none)
+    }
+
+    /// As [`Catalogue::claim_generation`], of several views in one entry.
+    pub async fn claim_generations(&self, views: &[&str]) -> Result<BTreeMap<String, Generation>> {
+        let mut claimed = BTreeMap::new();
+        let what = format!(
+            "claim a generation of {}",
+            several("", views.iter().copied())
+        );
+        self.change(&what, |entry| {
             let mut next = entry.clone();
-            let before = next.dropped.remove(view).unwrap_or_default();
-            let known = next
-                .views
-                .entry(view.to_owned())
-                .or_insert_with(|| ViewEntry {
-                    live: None,
-                    last_generation: before,
-                });
-            known.last_generation = Generation(known.last_generation.0 + 1);
-            claimed = known.last_generation;
+            for view in views {
+                let before = next.dropped.remove(*view).unwrap_or_default();
+                let known = next
+                    .views
+                    .entry((*view).to_owned())
+                    .or_insert_with(|| ViewEntry {
+                        live: None,
+                        last_generation: before,
+                    });
+                known.last_generation = Generation(known.last_generation.0 + 1);
+                claimed.insert((*view).to_owned(), known.last_generation);
+            }
             Ok(Some(next))
         })
         .await?;
         Ok(claimed)
+    }
+
+    /// Makes the first generations of views the ones that answer, all in one entry; each holds no
+    /// fact yet. A view that answers by another one meanwhile, or whose topic retention has removed
+    /// facts of, is left as it is.
+    pub async fn first_answers(&self, first: &[(&str, GenerationEntry)]) -> Result<Arc<Entry>> {
+        fail::fail_point!("cut-over-before-entry");
+        let names = first.iter().map(|(view, _)| *view);
+        let what = format!("cut {} over to their first generations", several("", names));
+        let changed = self.change(&what, |entry| {
+            let mut next = entry.clone();
+            for (view, generation) in first {
+                let topic = entry.topics.get(&generation.definition.topic.name);
+                let has_all = topic.is_none_or(|t| is_zero(&t.low));
+                if let Some(known) = next.views.get_mut(*view)
+                    && known.live.is_none()
+                    && has_all
+                {
+                    known.live = Some(generation.clone());
+                }
+            }
+            Ok((next != *entry).then_some(next))
+        });
+        let entry = changed.await?;
+        fail::fail_point!("cut-over-after-entry");
+        Ok(entry)
     }
 
     /// Makes a generation, whose boundary is given, the one that answers, if the one that `from`
@@ -563,6 +617,39 @@ impl Catalogue {
             Ok(Some(next))
         })
         .await
+    }
+}
+
+/// Declares a topic in an entry.
+fn declare(entry: &mut Entry, topic: &Topic) -> Result<()> {
+    match entry.topics.get_mut(&topic.name) {
+        Some(known) => {
+            topic.check_evolves_from(&known.topic)?;
+            topic.check_names_but(&known.topic.fields)?;
+            known.topic = topic.with_reads_of(&known.topic);
+        }
+        None => {
+            topic.check_names_but(&[])?;
+            let new = TopicEntry {
+                topic: topic.clone(),
+                partitions: BTreeMap::new(),
+                source_id: None,
+                low: Offsets::default(),
+            };
+            entry.topics.insert(topic.name.clone(), new);
+        }
+    }
+    Ok(())
+}
+
+/// For people: one name, or the first of several and how many there are.
+fn several<'a>(what: &str, names: impl Iterator<Item = &'a str>) -> String {
+    let names: Vec<&str> = names.collect();
+    let space = if what.is_empty() { "" } else { " " };
+    match names.as_slice() {
+        [one] => format!("{what}{space}{one}"),
+        [first, more @ ..] => format!("{what}{space}{first} and {} more", more.len()),
+        [] => what.to_owned(),
     }
 }
 

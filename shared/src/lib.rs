@@ -37,7 +37,7 @@ pub mod table;
 mod topic;
 pub mod view;
 
-pub use backoff::Backoff;
+pub use backoff::{Backoff, retry_text};
 pub use blocking::blocking;
 pub use catalogue::{Catalogue, Entry, GenerationEntry, TopicEntry, ViewEntry};
 pub use check::{CheckProgress, CheckReport, Finding, FindingKind, check_storage};

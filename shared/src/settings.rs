@@ -84,6 +84,8 @@ pub struct StorageSettings {
     pub grace: Duration,
     /// How long files stay that no commit names; at least `grace`.
     pub orphan_grace: Duration,
+    /// How long rows about jobs and retries, and what was ingested, are kept; for ever where absent.
+    pub history_for: Option<Duration>,
     /// Files of a log with fewer bytes than this are merged; never where absent.
     pub compact_below_bytes: Option<u64>,
     /// About how many bytes a merged file of a log has; at least `compact_below_bytes`.
@@ -316,6 +318,7 @@ impl StorageSettings {
             path_style: reader.optional(storage, &table::PATH_STYLE),
             grace: reader.value(storage, &table::GRACE),
             orphan_grace: reader.value(storage, &table::ORPHAN_GRACE),
+            history_for: reader.value(storage, &table::HISTORY_FOR).0,
             compact_below_bytes: reader.value(storage, &table::COMPACT_BELOW).0,
             compact_to_bytes: reader.value(storage, &table::COMPACT_TO).0,
             mode: reader.value(storage, &table::MODE).0,

@@ -70,8 +70,10 @@ pub struct TableState {
     pub version: Option<LogVersion>,
     /// The live files by path.
     pub files: BTreeMap<String, Arc<AddFile>>,
-    /// The positions by name.
+    /// The positions by name; one that was set to 0 is as if it was never set.
     pub txns: HashMap<String, i64>,
+    /// When each was last set, in milliseconds since 1970, where that is known.
+    pub txn_times: HashMap<String, i64>,
     /// The table's free-form configuration.
     pub configuration: HashMap<String, String>,
     /// The table's columns, as Delta writes them.
@@ -150,7 +152,15 @@ impl TableState {
                         self.forget_removed(at_ms);
                     }
                 }
+                Action::Txn(txn) if txn.version == 0 => {
+                    self.txns.remove(&txn.app_id);
+                    self.txn_times.remove(&txn.app_id);
+                }
                 Action::Txn(txn) => {
+                    match txn.last_updated {
+                        Some(at_ms) => self.txn_times.insert(txn.app_id.clone(), at_ms),
+                        None => self.txn_times.remove(&txn.app_id),
+                    };
                     self.txns.insert(txn.app_id, txn.version);
                 }
                 Action::MetaData(metadata) => {

@@ -23,10 +23,13 @@ use crate::failure::{Failure, Reason};
 use crate::options::{DaemonOptions, TopicOptions};
 use crate::peers::{DeltaRequest, Peers, TopicParts};
 use crate::sources::kafka::KafkaSource;
+use crate::topic::appender::Appenders;
 use crate::topic::{Doing, TopicStream};
 use crate::wal::{RealFiles, WalLock, wal_id};
 
 mod declared;
+
+use self::declared::Untaken;
 
 /// How often the loops look whether something is to be done.
 const TICK: Duration = Duration::from_millis(100);
@@ -37,6 +40,13 @@ const FOLLOW_EVERY: Duration = Duration::from_millis(500);
 /// The longest pause between two tries to serve a view for whose delta there is no room, or to read
 /// the catalogue.
 const LONGEST_WAIT: Duration = Duration::from_secs(30);
+
+/// Topics that land at once.
+const LANDED_AT_ONCE: usize = 64;
+
+/// Topics that are opened or followed at once, and views that are served: each waits for the
+/// storage and holds a thread now and then, so neither grows with how many there are.
+const AT_ONCE: usize = 16;
 
 /// The streaming daemon.
 #[derive(Debug)]
@@ -49,8 +59,8 @@ pub struct Daemon {
     sources: RwLock<Arc<BTreeMap<String, Arc<KafkaSource>>>>,
     /// The topics that are to be open as soon as the catalogue has them, and how.
     wanted_topics: RwLock<BTreeMap<String, TopicOptions>>,
-    /// Topics whose fields could not be taken, or that could not be opened, and why.
-    untaken: RwLock<BTreeMap<String, String>>,
+    /// Topics whose fields could not be taken, or that could not be opened.
+    untaken: RwLock<BTreeMap<String, Untaken>>,
     /// Held by whoever opens topics and takes fields.
     taking: tokio::sync::Mutex<()>,
     /// Told when a topic was opened.
@@ -83,7 +93,11 @@ pub struct Daemon {
     /// The same, for who does not wait.
     is_open: AtomicBool,
     failure: Failure,
-    threads: parking_lot::Mutex<Vec<std::thread::JoinHandle<()>>>,
+    /// What appends to the WALs of all topics.
+    appenders: Appenders,
+    /// Whoever lands a topic, and whoever follows one, holds one of these.
+    landing: tokio::sync::Semaphore,
+    following: tokio::sync::Semaphore,
     _lock: WalLock,
 }
 
@@ -104,6 +118,7 @@ impl Daemon {
         let id =
             wal_id(&options.wal, &RealFiles, fresh).map_err(crate::topic::appender::wal_error)?;
         let bounds = Arc::new(Bounds::open(&options)?);
+        let failure = Failure::default();
         let daemon = Arc::new(Self {
             storage: storage.clone(),
             catalogue,
@@ -128,12 +143,17 @@ impl Daemon {
             ending: watch::Sender::new(false),
             open: tokio::sync::RwLock::new(true),
             is_open: AtomicBool::new(true),
-            failure: Failure::default(),
-            threads: parking_lot::Mutex::default(),
+            appenders: Appenders::start(&failure)?,
+            failure,
+            landing: tokio::sync::Semaphore::new(LANDED_AT_ONCE),
+            following: tokio::sync::Semaphore::new(AT_ONCE),
             _lock: lock,
         });
-        for (name, settings) in topics {
-            daemon.open_topic(name, settings).await?;
+        let wanted = topics
+            .iter()
+            .map(|(name, settings)| (name.clone(), settings.clone()));
+        for (_, opened) in daemon.open_topics(wanted.collect()).await {
+            opened?;
         }
         daemon.follow_catalogue().await;
         Ok(daemon)
@@ -190,7 +210,7 @@ impl Daemon {
 
     /// Takes the fields and the topics of the catalogue, and serves the live generation of each of its
     /// views.
-    pub async fn follow_catalogue(&self) {
+    pub async fn follow_catalogue(self: &Arc<Self>) {
         match self.catalogue.refresh().await {
             Ok(_) => self.reading.lock().succeeded(),
             Err(e) => {
@@ -211,6 +231,7 @@ impl Daemon {
                 }
             }
         }
+        let mut serving = JoinSet::new();
         for (name, view) in &entry.views {
             let Some(live) = &view.live else { continue };
             let Some(stream) = topics.get(&live.definition.topic.name) else {
@@ -219,13 +240,31 @@ impl Daemon {
             if stream.served(name) == Some(live.generation) || !self.is_due(name) {
                 continue;
             }
-            let served = self.serve(name, live, stream).await;
-            self.note_waiting(name, &served);
-            self.note_served(name, live.generation, served);
+            if serving.len() >= AT_ONCE {
+                self.note_ended(serving.join_next().await);
+            }
+            let (daemon, name, stream) = (self.clone(), name.clone(), stream.clone());
+            let live = live.clone();
+            serving.spawn(async move {
+                let served = daemon.serve(&name, &live, &stream).await;
+                daemon.note_waiting(&name, &served);
+                daemon.note_served(&name, live.generation, served);
+            });
+        }
+        while let Some(ended) = serving.join_next().await {
+            self.note_ended(Some(ended));
         }
         let gone = |name: &String| entry.views.get(name).is_none_or(|v| v.live.is_none());
         self.unserved.write().retain(|name, _| !gone(name));
         self.waiting.lock().retain(|name, _| !gone(name));
+    }
+
+    /// A task that serves a view has ended; one that panicked ends the daemon.
+    fn note_ended(&self, ended: Option<std::result::Result<(), tokio::task::JoinError>>) {
+        if let Some(Err(e)) = ended {
+            let text = format!("the task that serves a view ended: {e}");
+            self.failure.report(Reason::Defect(text));
+        }
     }
 
     /// Whether it is time to try to serve a view.
@@ -508,7 +547,7 @@ impl Daemon {
 
     /// The threads that append to WALs; they end when the daemon is dropped.
     pub fn take_threads(&self) -> Vec<std::thread::JoinHandle<()>> {
-        std::mem::take(&mut self.threads.lock())
+        self.appenders.take_threads()
     }
 
     /// Waits for some time; `false` when the loops shall end.
@@ -534,6 +573,9 @@ async fn land_loop(daemon: Arc<Daemon>, stream: Arc<TopicStream>) {
             continue;
         }
         waited = Duration::ZERO;
+        let Ok(_turn) = daemon.landing.acquire().await else {
+            return;
+        };
         // What piled up during a landing lands at once.
         loop {
             let landed = stream.land().await.map(|_| ());
@@ -548,6 +590,9 @@ async fn land_loop(daemon: Arc<Daemon>, stream: Arc<TopicStream>) {
 async fn follow_loop(daemon: Arc<Daemon>, stream: Arc<TopicStream>) {
     while daemon.goes_on(FOLLOW_EVERY).await {
         if stream.is_due(Doing::Following) {
+            let Ok(_turn) = daemon.following.acquire().await else {
+                return;
+            };
             let followed = stream.follow().await;
             stream.note_trouble(Doing::Following, &followed);
         }

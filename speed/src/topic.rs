@@ -31,7 +31,9 @@ use crate::intake::idempotency::{RequestBounds, RequestKey, Requests, Standing};
 use crate::intake::payload::{FactPiece, Payload};
 use crate::intake::turns::in_turn;
 use crate::options::{DaemonOptions, TopicOptions};
-use crate::topic::appender::{Appender, WriteRequest, Written, other_body};
+use crate::topic::appender::{
+    Appender, AppenderHandle, Appenders, Ingested, WriteRequest, Written, other_body,
+};
 
 pub(crate) mod appender;
 mod duplicates;
@@ -147,7 +149,7 @@ pub struct TopicStream {
     admission: RwLock<Arc<Admission>>,
     unknown_fields: UnknownFields,
     delta: Arc<HeldMutex<TopicDelta>>,
-    requests: mpsc::Sender<WriteRequest>,
+    requests: AppenderHandle,
     landed: watch::Sender<Offset>,
     /// Held by whoever lands, follows the log or begins to serve a view.
     upkeep: tokio::sync::Mutex<()>,
@@ -195,8 +197,8 @@ impl TopicStream {
         options: &DaemonOptions,
         bounds: &Arc<Bounds>,
         give_way: &GiveWay,
-        failure: &Failure,
-    ) -> Result<(Arc<Self>, std::thread::JoinHandle<()>)> {
+        (appenders, failure): (&Appenders, &Failure),
+    ) -> Result<Arc<Self>> {
         let topic = log.topic();
         let head = log.head();
         let landed = head.get(partition);
@@ -220,18 +222,11 @@ impl TopicStream {
             ..Default::default()
         };
         delta.take_lane(partition);
-        let mut ingested: HashMap<String, u64> = log.table().with_state(|s| {
-            let of = |(app, &n): (&String, &i64)| {
-                Some((
-                    app.strip_prefix("ingest/")?.to_owned(),
-                    u64::try_from(n).ok()?,
-                ))
-            };
-            s.txns.iter().filter_map(of).collect()
-        });
+        let mut ingested = HashMap::new();
         for piece in pieces {
             if let Some((id, upto)) = &piece.ingest {
-                ingested.insert(id.clone(), *upto);
+                let end = u64::try_from(piece.range.end.0).unwrap_or(0);
+                ingested.insert(id.clone(), Ingested { upto: *upto, end });
             }
             delta.push(piece);
         }
@@ -241,9 +236,6 @@ impl TopicStream {
             delta.unlanded.push(last);
         }
         let (requests, receiver) = mpsc::channel(WAITING_REQUESTS);
-        // What was landed and not cut when the daemon was killed may fill the WAL, and then nothing
-        // comes that could land and cut it.
-        requests.try_send(WriteRequest::Cut(landed)).ok();
         let delta = Arc::new(HeldMutex::new("delta", delta));
         let refused = Arc::new(Mutex::default());
         let appender = Appender {
@@ -258,14 +250,13 @@ impl TopicStream {
             key_log,
             refused: refused.clone(),
             now_us: options.now_us,
+            last_group: 0,
+            open: None,
         };
-        let thread = std::thread::Builder::new()
-            .name(format!("wal-{}", topic.name))
-            .spawn({
-                let failure = failure.clone();
-                move || appender.run(&failure)
-            })
-            .map_err(|e| Error::Unavailable(format!("can't start a thread: {e}")))?;
+        let requests = appenders.add(appender, requests);
+        // What was landed and not cut when the daemon was killed may fill the WAL, and then nothing
+        // comes that could land and cut it.
+        requests.try_send(WriteRequest::Cut(landed));
         let stream = Self {
             ack: settings.ack,
             unknown_fields: settings.unknown_fields,
@@ -298,7 +289,7 @@ impl TopicStream {
             answered: Mutex::default(),
             asked_at_ms: std::sync::atomic::AtomicI64::new(i64::MIN),
         };
-        Ok((Arc::new(stream), thread))
+        Ok(Arc::new(stream))
     }
 
     /// The topic's name.
@@ -491,7 +482,7 @@ impl TopicStream {
             reply,
         };
         let gone = || Error::Unavailable("the daemon is stopping".into());
-        self.requests.send(request).await.map_err(|_| gone())?;
+        self.requests.send(request).await?;
         let written = answer.await.map_err(|_| gone())??;
         if !written.repeated {
             self.count(IntakeCount {

@@ -160,7 +160,21 @@ struct Active {
     start: u64,
     sequence: u64,
     bytes: u64,
-    file: Box<dyn WalFile>,
+    /// Open while something is appended now and then: see [`Wal::close_files`].
+    file: Option<Box<dyn WalFile>>,
+}
+
+impl Active {
+    /// Its file, opened where it was closed. Where that fails nothing of the segment has changed.
+    fn file(&mut self, files: &dyn WalFiles) -> Result<&mut Box<dyn WalFile>, WalError> {
+        let open = match self.file.take() {
+            Some(open) => open,
+            None => files
+                .open(&self.path)
+                .map_err(|source| WalError::io(&self.path, "open", source))?,
+        };
+        Ok(self.file.insert(open))
+    }
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -250,7 +264,7 @@ impl Wal {
             })
             .collect();
         let mut synced = Synced::open(files.as_ref(), &dir, &owner);
-        synced.note(next);
+        synced.note(files.as_ref(), next);
         Ok(Self {
             dir,
             files,
@@ -315,6 +329,18 @@ impl Wal {
     /// Bytes of a torn tail that opening cut off; 0 after a clean stop.
     pub fn truncated_bytes(&self) -> u64 {
         self.truncated_bytes
+    }
+
+    /// Closes the WAL's files until something is appended again: all that they hold is synced. So a
+    /// daemon of many topics needs few descriptors.
+    pub fn close_files(&mut self) {
+        self.active.file = None;
+        self.synced.close();
+    }
+
+    /// Whether files of the WAL are open.
+    pub fn has_open_files(&self) -> bool {
+        self.active.file.is_some() || self.synced.is_open()
     }
 
     /// Whether a write or a sync failed, so that nothing can be appended until the WAL is opened

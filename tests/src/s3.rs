@@ -183,6 +183,7 @@ pub fn bucket_settings(place: &str, endpoint: &str) -> StorageSettings {
         path_style: None,
         grace: std::time::Duration::from_secs(3_600),
         orphan_grace: std::time::Duration::from_secs(86_400),
+        history_for: None,
         compact_below_bytes: None,
         compact_to_bytes: 1,
         mode: 0o640,

@@ -26,6 +26,7 @@ mod law;
 mod layout;
 mod locks;
 mod maintain;
+mod many;
 mod old_states;
 mod open_formats;
 mod queries;

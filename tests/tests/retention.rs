@@ -584,3 +584,42 @@ async fn a_daemon_removes_facts_and_goes_on() -> anyhow::Result<()> {
     daemon.terminate().await?;
     check(dir, 150, 0, 0).await
 }
+
+/// What was ingested is remembered for its time, by the clocks that are given; then the same content
+/// adds its facts again.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_was_ingested_is_forgotten_after_its_time() -> anyhow::Result<()> {
+    let dir = places::folder()?;
+    write_project(dir.path(), Setup::default())?;
+    let dir = dir.path();
+    ingest(dir, 0..20).await?;
+    ingest(dir, 0..20).await?;
+    anyhow::ensure!(sql(dir, "SELECT count(*) FROM facts").await? == "20");
+    let context = Context::open(dir).await?;
+    let log = context.log("facts").await?;
+    let rule = RetentionRule {
+        ingested_ms: Some(24 * HOUR),
+        seen_ms: HOUR,
+        ..Default::default()
+    };
+    let begun = now_ms();
+    // Too young; old by a clock that may be ahead; old for long enough.
+    for (hours, forgotten) in [(23, 0), (40, 0), (41, 1), (50, 0)] {
+        let time = UpkeepTime::driven(begun + hours * HOUR);
+        let report = retain(&context.storage, &context.catalogue, &log, &rule, &time).await?;
+        anyhow::ensure!(report.ingested == forgotten, "{hours}: {report:?}");
+    }
+    // Also by who begins at a checkpoint.
+    log.table().write_checkpoint().await?;
+    let opened = context.log("facts").await?;
+    anyhow::ensure!(opened.ingested_before(i64::MAX) == (0, 0));
+    ingest(dir, 0..20).await?;
+    anyhow::ensure!(sql(dir, "SELECT count(*) FROM facts").await? == "40");
+    // A checkpoint keeps when each was added to.
+    opened.refresh().await?;
+    opened.table().write_checkpoint().await?;
+    let opened = context.log("facts").await?;
+    anyhow::ensure!(opened.ingested_before(begun) == (0, 0));
+    anyhow::ensure!(opened.ingested_before(now_ms() + HOUR) == (1, 0));
+    Ok(())
+}

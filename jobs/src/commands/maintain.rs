@@ -1,6 +1,6 @@
 //! `anabranch batch maintain`: what upkeep came to, for people and for programs.
 
-use anabranch_batch::{CleanAction, CleanReport, CompactReport, RetainReport};
+use anabranch_batch::{CleanAction, CleanReport, CompactReport, KeepReport, RetainReport};
 use anabranch_shared::{Error, Result};
 
 use crate::commands::printing::Printing;
@@ -31,6 +31,14 @@ pub fn text(report: &UpkeepReport, action: CleanAction) -> String {
     for (topic, retained) in &report.retained {
         text += &format!("{}\n", retention_text(topic, retained, action));
     }
+    let KeepReport { merged, removed } = report.history;
+    if merged > 0 {
+        text += &format!(
+            "history of jobs and retries: {} small files merged, {} rows removed\n",
+            human_count(merged),
+            human_count(removed)
+        );
+    }
     for topic in &report.elsewhere {
         text += &format!("topic `{topic}`: another process keeps its log in shape at the moment\n");
     }
@@ -42,7 +50,7 @@ pub fn retention_json(report: &UpkeepReport) -> serde_json::Value {
     let one = |(topic, r): (&String, &RetainReport)| {
         let json = serde_json::json!({
             "low": r.low, "facts": r.facts.rows, "files": r.facts.files, "bytes": r.facts.bytes,
-            "dead_letters": r.dead_letters.rows, "waits": r.waits,
+            "dead_letters": r.dead_letters.rows, "ingested": r.ingested, "waits": r.waits,
         });
         (topic.clone(), json)
     };

@@ -5,12 +5,13 @@ use std::sync::Arc;
 
 use anabranch_shared::table::AddFile;
 use anabranch_shared::{
-    INGESTED_AT, Log, Master, OffsetRange, Offsets, PartitionId, Result, view::View,
+    INGESTED_AT, Log, Master, OffsetRange, Offsets, PartitionId, Result, TopicEntry,
 };
 use anabranch_speed::{DedupStatus, IntakeCount, KafkaState, PartitionLag};
 use arrow::datatypes::SchemaRef;
 use chrono::{DateTime, Utc};
 use datafusion::common::ScalarValue;
+use futures::stream::{self, StreamExt, TryStreamExt};
 use serde::Serialize;
 
 use crate::clock::now_ms;
@@ -21,6 +22,9 @@ use crate::reader::client::{Client, Daemons};
 use crate::reader::presence::Address;
 use crate::reader::storage_pinner::LocalPinner;
 use crate::work::job_states::{JobState, failed_jobs, scheduler_note, states};
+
+/// Topics and views that are looked at at once: each waits for the storage.
+const LOOKED_AT_ONCE: usize = 16;
 
 pub use crate::reader::daemon_status::{BoundsStatus, DaemonStatus, DeltaStatus};
 
@@ -203,10 +207,18 @@ pub async fn status(context: &Context) -> Result<Status> {
         notes.insert(format!("{} {}", job.view, job.job), job.text);
     }
     let mut views = Vec::new();
-    for name in context.catalogue.current().views.keys() {
+    let entry = context.catalogue.current();
+    let daemon_of_views = daemon.as_ref();
+    let looks = entry.views.keys().map(|name| async move {
+        let status = view_status(context, name, daemon_of_views).await;
+        (name, status)
+    });
+    let looks: Vec<_> = looks.collect();
+    let mut looking = stream::iter(looks).buffered(LOOKED_AT_ONCE);
+    while let Some((name, status)) = looking.next().await {
         let (own, rest) = jobs.into_iter().partition(|j| j.view == *name);
         jobs = rest;
-        match view_status(context, name, daemon.as_ref()).await {
+        match status {
             Ok(None) => {}
             Ok(Some(view)) => {
                 if let Some(why) = view.delta.as_ref().and_then(|d| d.failed.clone()) {
@@ -223,6 +235,7 @@ pub async fn status(context: &Context) -> Result<Status> {
             }
         }
     }
+    drop(looking);
     let failing = failing.into_iter();
     notes.extend(failing.map(|(name, why)| (format!("{name} failed"), why)));
     notes.extend(daemon.iter().flat_map(DaemonStatus::notes));
@@ -262,48 +275,59 @@ async fn topic_statuses(
     daemon: Option<&DaemonStatus>,
 ) -> Result<Vec<TopicStatus>> {
     let entry = context.catalogue.current();
-    let mut topics = Vec::new();
-    for (name, known) in &entry.topics {
-        let unlanded_facts = match daemon {
-            Some(daemon) => daemon.unlanded_facts.get(name).copied().unwrap_or(0),
-            None => LocalPinner::new(context.clone()).unlanded(name).await?,
-        };
-        let log = context.log(name).await?;
-        let (files, bytes) = log.table().with_state(|s| {
-            let bytes: i64 = s.files.values().map(|f| f.size).sum();
-            (s.files.len(), u64::try_from(bytes).unwrap_or(0))
-        });
-        // What has landed since the daemon was asked is among its unlanded facts.
-        let mut head = log.head();
-        let counted = daemon.and_then(|d| d.landed.get(name));
-        for (partition, offset) in counted.iter().flat_map(|c| c.iter()) {
-            head.set(partition, offset.min(head.get(partition)));
-        }
-        let facts = landed_facts(&log, &head);
-        topics.push(TopicStatus {
-            topic: name.clone(),
-            facts,
-            unlanded_facts,
-            partitions: head.iter().count(),
-            low: log.low().to_string(),
-            removed_facts: log.removed_facts(),
-            removed_before: log
-                .removed_before_ms()
-                .and_then(DateTime::from_timestamp_millis),
-            head: head.to_string(),
-            files,
-            bytes,
-            newest_event_at: newest_event(&log, &known.topic.event_time),
-            newest_ingested_at: newest(&log, INGESTED_AT),
-            dead_letters: log
-                .dead_letters()
-                .with_state(|s| s.files.values().filter_map(|f| f.rows()).sum()),
-            gaps: gaps(&log),
-            intake: daemon.and_then(|d| d.intake.get(name).copied()),
-            dedup: daemon.and_then(|d| d.dedup.get(name).copied()),
-        });
+    let topics = entry.topics.iter();
+    let looks = topics.map(|(name, known)| topic_status(context, name, known, daemon));
+    let looks: Vec<_> = looks.collect();
+    stream::iter(looks)
+        .buffered(LOOKED_AT_ONCE)
+        .try_collect()
+        .await
+}
+
+async fn topic_status(
+    context: &Context,
+    name: &str,
+    known: &TopicEntry,
+    daemon: Option<&DaemonStatus>,
+) -> Result<TopicStatus> {
+    let unlanded_facts = match daemon {
+        Some(daemon) => daemon.unlanded_facts.get(name).copied().unwrap_or(0),
+        None => LocalPinner::new(context.clone()).unlanded(name).await?,
+    };
+    let log = context.log(name).await?;
+    let (files, bytes) = log.table().with_state(|s| {
+        let bytes: i64 = s.files.values().map(|f| f.size).sum();
+        (s.files.len(), u64::try_from(bytes).unwrap_or(0))
+    });
+    // What has landed since the daemon was asked is among its unlanded facts.
+    let mut head = log.head();
+    let counted = daemon.and_then(|d| d.landed.get(name));
+    for (partition, offset) in counted.iter().flat_map(|c| c.iter()) {
+        head.set(partition, offset.min(head.get(partition)));
     }
-    Ok(topics)
+    let facts = landed_facts(&log, &head);
+    Ok(TopicStatus {
+        topic: name.to_owned(),
+        facts,
+        unlanded_facts,
+        partitions: head.iter().count(),
+        low: log.low().to_string(),
+        removed_facts: log.removed_facts(),
+        removed_before: log
+            .removed_before_ms()
+            .and_then(DateTime::from_timestamp_millis),
+        head: head.to_string(),
+        files,
+        bytes,
+        newest_event_at: newest_event(&log, &known.topic.event_time),
+        newest_ingested_at: newest(&log, INGESTED_AT),
+        dead_letters: log
+            .dead_letters()
+            .with_state(|s| s.files.values().filter_map(|f| f.rows()).sum()),
+        gaps: gaps(&log),
+        intake: daemon.and_then(|d| d.intake.get(name).copied()),
+        dedup: daemon.and_then(|d| d.dedup.get(name).copied()),
+    })
 }
 
 /// How many facts the log holds below a head.
@@ -370,7 +394,7 @@ async fn view_status(
     let Some(live) = entry.views.get(name).and_then(|v| v.live.as_ref()) else {
         return Ok(None);
     };
-    let view = Arc::new(View::from_definition(name, &live.definition)?);
+    let view = context.live_view(name, &live.definition)?;
     let master = Master::open(&context.storage, &view, live.generation, now_ms()).await?;
     let head = context.log(&live.definition.topic.name).await?.head();
     let pin = master.pin();

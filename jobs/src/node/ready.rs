@@ -8,14 +8,14 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use anabranch_shared::table::Table;
-use anabranch_shared::{LogVersion, Result, layout};
+use anabranch_shared::Result;
 use anabranch_speed::{Daemon, Doing, KafkaSource};
 use parking_lot::Mutex;
 
 use crate::node::door::Connections;
 use crate::node::peers::PeerList;
 use crate::project::context::Context;
+use crate::project::job_history::LastRows;
 use crate::reader::presence::Address;
 use crate::tasks::Tasks;
 use crate::work::job_states::{FailedJob, last_failures};
@@ -233,34 +233,22 @@ impl Node {
     }
 }
 
-/// The history of jobs, and up to which commit it was read.
+/// The history of jobs, as far as it was read.
 #[derive(Default)]
 struct WatchedJobs {
-    /// Opened once, because that lists the storage; then only followed.
-    table: Option<Table>,
-    seen: Option<LogVersion>,
+    history: LastRows,
+    has_looked: bool,
 }
 
 impl WatchedJobs {
     /// The jobs that failed when they last ran; nothing where none has ended since the last look.
     async fn look(&mut self, context: &Context) -> Result<Option<Vec<FailedJob>>> {
-        let table = match &self.table {
-            Some(table) => {
-                table.refresh().await?;
-                table
-            }
-            None => {
-                let opened = Table::open(&context.storage, layout::JOBS).await?;
-                self.table.insert(opened)
-            }
-        };
-        let version = table.with_state(|s| s.version);
-        if version == self.seen {
+        let moved = self.history.follow(&context.storage).await?;
+        if !moved && self.has_looked {
             return Ok(None);
         }
-        let failed = last_failures(context).await?;
-        self.seen = version;
-        Ok(Some(failed))
+        self.has_looked = true;
+        Ok(Some(last_failures(context, &self.history)))
     }
 }
 

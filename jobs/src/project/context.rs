@@ -1,6 +1,6 @@
 //! An opened project: its settings, storage and catalogue, and what of them differs.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::OsString;
 use std::path::Path;
 use std::sync::Arc;
@@ -8,11 +8,13 @@ use std::sync::Arc;
 use anabranch_serving::{QueryLimits, ServingOptions};
 use anabranch_shared::settings::{Project, TopicSettings, ViewSettings};
 use anabranch_shared::sql::StatementBounds;
-use anabranch_shared::view::{View, relations_read};
+use anabranch_shared::view::{Definition, View, relations_read};
 use anabranch_shared::{
     Catalogue, Error, ErrorKind, Export, GenerationEntry, Log, Master, Offsets, Pin, Relation,
     Result, Storage, Topic, dead_letters_queried,
 };
+use futures::{StreamExt, TryStreamExt};
+use parking_lot::Mutex;
 
 use crate::clock::now_ms;
 use crate::project::dead_letter_retries::{self, RetriesTable};
@@ -29,6 +31,71 @@ pub struct Context {
     pub catalogue: Arc<Catalogue>,
     /// Which dead letters were retried.
     pub retries: Arc<RetriesTable>,
+    /// The views that were planned.
+    pub planned: Arc<PlannedViews>,
+}
+
+/// Masters that are opened at once: each waits for the storage.
+const AT_ONCE: usize = 32;
+
+/// The views that this process has planned: to plan hundreds takes long, and every command and every
+/// look at the project asks for them. Of each name one is kept.
+#[derive(Debug, Default)]
+pub struct PlannedViews {
+    by_text: Mutex<BTreeMap<String, PlannedText>>,
+    by_definition: Mutex<BTreeMap<String, (Definition, Arc<View>)>>,
+    /// The formats of states that this version makes, and the settings that it plans under, as far
+    /// as views were planned.
+    made: Mutex<BTreeSet<(Vec<(String, String)>, String)>>,
+}
+
+/// A view of the project, and what it was planned of.
+#[derive(Debug)]
+struct PlannedText {
+    text: String,
+    topic: Topic,
+    view: Arc<View>,
+}
+
+impl PlannedViews {
+    /// How many views of the project were planned.
+    pub fn count(&self) -> usize {
+        self.by_text.lock().len()
+    }
+
+    fn of_text(&self, settings: &ViewSettings, topic: &Topic) -> Option<Arc<View>> {
+        let known = self.by_text.lock();
+        let planned = known.get(&settings.name)?;
+        let same = planned.text == settings.sql_text && planned.topic == *topic;
+        same.then(|| planned.view.clone())
+    }
+
+    fn note_text(&self, settings: &ViewSettings, topic: Topic, view: &Arc<View>) {
+        let own = view.definition();
+        let made = (own.settings.clone(), view.makes_format().to_owned());
+        self.made.lock().insert(made);
+        let (text, view) = (settings.sql_text.clone(), view.clone());
+        let planned = PlannedText { text, topic, view };
+        self.by_text.lock().insert(settings.name.clone(), planned);
+    }
+
+    /// Whether this version surely plans a definition as it was planned: another of the same functions
+    /// was.
+    fn makes(&self, definition: &Definition) -> bool {
+        let made = (definition.settings.clone(), definition.state_format.clone());
+        self.made.lock().contains(&made)
+    }
+
+    fn of_definition(&self, name: &str, definition: &Definition) -> Option<Arc<View>> {
+        let known = self.by_definition.lock();
+        let (of, view) = known.get(name)?;
+        (of == definition).then(|| view.clone())
+    }
+
+    fn note_definition(&self, name: &str, definition: &Definition, view: &Arc<View>) {
+        let planned = (definition.clone(), view.clone());
+        self.by_definition.lock().insert(name.to_owned(), planned);
+    }
 }
 
 /// What opening a project does to its storage.
@@ -88,6 +155,7 @@ impl Context {
             storage,
             catalogue,
             retries: Arc::default(),
+            planned: Arc::default(),
         };
         if opening == Opening::Declare {
             context.declare().await?;
@@ -97,24 +165,25 @@ impl Context {
 
     /// Declares what is new.
     async fn declare(&self) -> Result<()> {
-        for settings in &self.project.topics {
-            let topic = Topic::from_settings(settings);
-            if self.declared(&topic).is_none() {
-                self.catalogue.declare_topic(&topic).await?;
-            }
+        let topics = self.project.topics.iter().map(Topic::from_settings);
+        let new: Vec<Topic> = topics.filter(|t| self.declared(t).is_none()).collect();
+        if !new.is_empty() {
+            self.catalogue.declare_topics(&new).await?;
         }
-        for settings in &self.project.views {
-            let Ok(view) = self.compile(settings) else {
-                continue;
-            };
-            let entry = self.catalogue.current();
-            let was_dropped = entry.dropped.contains_key(view.name());
-            // Also after a process that died between claiming the number and cutting over to it.
-            if self.standing(&view) == ViewStanding::New && !was_dropped {
-                self.first_generation(&view).await?;
-            }
+        let entry = self.catalogue.current();
+        // Also after a process that died between claiming the number and cutting over to it. What
+        // answers already need not be planned for that.
+        let new = self.project.views.iter().filter(|settings| {
+            let known = entry.views.get(&settings.name);
+            let answers = known.is_some_and(|v| v.live.is_some());
+            !answers && !entry.dropped.contains_key(&settings.name)
+        });
+        let new = new.filter_map(|settings| self.compile(settings).ok());
+        let new: Vec<Arc<View>> = new.filter(|v| self.removed_below(v).is_none()).collect();
+        match new.is_empty() {
+            true => Ok(()),
+            false => self.first_generations(&new).await,
         }
-        Ok(())
     }
 
     /// The topic of the catalogue, where that has all fields of the one declared here. It may have
@@ -128,23 +197,29 @@ impl Context {
             .then(|| known.clone())
     }
 
-    async fn first_generation(&self, view: &Arc<View>) -> Result<()> {
-        if self.removed_below(view).is_some() {
-            return Ok(());
-        }
-        let generation = self.catalogue.claim_generation(view.name()).await?;
-        Master::open(&self.storage, view, generation, now_ms()).await?;
-        let entry = GenerationEntry {
-            generation,
-            definition: view.definition().clone(),
-            from: Offsets::default(),
-        };
-        let (name, nothing) = (view.name(), Offsets::default());
-        match self.catalogue.cut_over(name, None, &entry, &nothing).await {
-            // Another process was as quick.
-            Ok(_) | Err(Error::Conflict(_)) => Ok(()),
-            Err(e) => Err(e),
-        }
+    async fn first_generations(&self, views: &[Arc<View>]) -> Result<()> {
+        let names: Vec<&str> = views.iter().map(|v| v.name()).collect();
+        let claimed = self.catalogue.claim_generations(&names).await?;
+        let now_ms = now_ms();
+        let opening = views.iter().map(|view| {
+            let generation = claimed.get(view.name()).copied();
+            async move {
+                let none = || Error::Internal(format!("no generation of `{}`", view.name()));
+                let generation = generation.ok_or_else(none)?;
+                Master::open(&self.storage, view, generation, now_ms).await?;
+                let entry = GenerationEntry {
+                    generation,
+                    definition: view.definition().clone(),
+                    from: Offsets::default(),
+                };
+                Ok::<_, Error>((view.name(), entry))
+            }
+        });
+        let opening: Vec<_> = opening.collect();
+        let opening = futures::stream::iter(opening).buffered(AT_ONCE);
+        let first: Vec<_> = opening.try_collect().await?;
+        // Where another process was as quick, its generation stays.
+        self.catalogue.first_answers(&first).await.map(|_| ())
     }
 
     /// Up to where retention has removed facts of a view's topic, if it has.
@@ -154,18 +229,44 @@ impl Context {
         (low != Offsets::default()).then_some(low)
     }
 
-    /// Plans a view of the project.
+    /// Plans a view of the project; one that was planned already is not planned again.
     pub fn compile(&self, settings: &ViewSettings) -> Result<Arc<View>> {
-        let topics = self.project.topics.iter().map(Topic::from_settings);
-        let topics: Vec<Topic> = topics
-            .map(|topic| self.declared(&topic).unwrap_or(topic))
-            .collect();
+        let topic = self.topic_read(settings)?;
+        let view = match self.planned.of_text(settings, &topic) {
+            Some(view) => view,
+            None => {
+                let view = View::compile(&settings.name, &settings.sql_text, &topic);
+                let view = Arc::new(view.map_err(|e| self.in_file(settings, e))?);
+                self.planned.note_text(settings, topic, &view);
+                view
+            }
+        };
+        if settings.export {
+            Export::schema(&view)?;
+        }
+        Ok(view)
+    }
+
+    /// Plans the definition by which a view answers; one that was planned already is not planned
+    /// again.
+    pub fn live_view(&self, name: &str, live: &Definition) -> Result<Arc<View>> {
+        if let Some(view) = self.planned.of_definition(name, live) {
+            return Ok(view);
+        }
+        let view = Arc::new(View::from_definition(name, live)?);
+        self.planned.note_definition(name, live, &view);
+        Ok(view)
+    }
+
+    /// The topic that a view of the project reads, as it is declared.
+    fn topic_read(&self, settings: &ViewSettings) -> Result<Topic> {
         // What doesn't parse is planned over any topic that it names: planning says where it is wrong.
         let relations = relations_read(&settings.sql_text);
-        let read = |t: &&Topic| match &relations {
+        let read = |t: &&TopicSettings| match &relations {
             Ok(names) => names.contains(&t.name),
             Err(_) => names(&settings.sql_text, &t.name),
         };
+        let topics = &self.project.topics;
         let topic = topics.iter().find(read).ok_or_else(|| {
             let names: Vec<&str> = topics.iter().map(|t| t.name.as_str()).collect();
             Error::view(
@@ -177,12 +278,8 @@ impl Context {
                 ),
             )
         })?;
-        let view = View::compile(&settings.name, &settings.sql_text, topic);
-        let view = Arc::new(view.map_err(|e| self.in_file(settings, e))?);
-        if settings.export {
-            Export::schema(&view)?;
-        }
-        Ok(view)
+        let topic = Topic::from_settings(topic);
+        Ok(self.declared(&topic).unwrap_or(topic))
     }
 
     /// An error of a view's SQL, with the file that its line is of.
@@ -219,83 +316,116 @@ impl Context {
         let troubles = self.troubles().into_iter();
         notes.extend(troubles.map(|(name, (_, text))| (name, text)));
         for settings in &self.project.views {
-            let (name, entry) = (&settings.name, self.catalogue.current());
-            let live = entry.views.get(name).and_then(|v| v.live.as_ref());
-            match self.compile(settings).map(|view| self.standing(&view)) {
-                Ok(ViewStanding::Edited) => {
-                    notes.insert(name.clone(), self.edited_note(name));
-                }
-                Err(e) if live.is_some() => {
-                    let note = format!(
-                        "view `{name}` was edited and still answers by its old definition; its new one can't be used: {e}"
-                    );
-                    notes.insert(name.clone(), note);
-                }
-                _ => {}
-            }
+            let note = self.view_note(settings);
+            notes.extend(note.map(|note| (settings.name.clone(), note)));
         }
         let entry = self.catalogue.current();
         let answering = entry.views.iter().filter(|(_, view)| view.live.is_some());
-        for (name, _) in answering {
-            if !self.project.views.iter().any(|v| v.name == *name) {
-                let note = format!(
-                    "view `{name}` is not in this project and still answers; run `anabranch batch drop {name}` to drop it"
-                );
-                notes.insert(name.clone(), note);
-            }
+        let known: BTreeSet<&String> = self.project.views.iter().map(|v| &v.name).collect();
+        for (name, _) in answering.filter(|(name, _)| !known.contains(name)) {
+            notes.insert(name.clone(), not_of_project(name));
         }
         notes
     }
 
+    /// Those of [`Context::notes`] that are of some views and topics.
+    pub fn notes_of(&self, names: &[String]) -> Vec<String> {
+        let entry = self.catalogue.current();
+        let note = |name: &String| {
+            if let Some(settings) = self.project.views.iter().find(|v| v.name == *name) {
+                let trouble = self.view_trouble(settings);
+                return self.view_note(settings).or(Some(trouble?.1));
+            }
+            if entry.views.get(name).is_some_and(|v| v.live.is_some()) {
+                return Some(not_of_project(name));
+            }
+            let topic = self.project.topics.iter().find(|t| t.name == *name)?;
+            Some(self.topic_trouble(topic)?.1)
+        };
+        names.iter().filter_map(note).collect()
+    }
+
+    /// What to say of a view of the project that answers by another definition than the project's.
+    fn view_note(&self, settings: &ViewSettings) -> Option<String> {
+        let (name, entry) = (&settings.name, self.catalogue.current());
+        let live = entry.views.get(name).and_then(|v| v.live.as_ref());
+        if live.is_some_and(|live| self.is_surely(settings, &live.definition)) {
+            return None;
+        }
+        match self.compile(settings).map(|view| self.standing(&view)) {
+            Ok(ViewStanding::Edited) => Some(self.edited_note(name)),
+            Err(e) if live.is_some() => Some(format!(
+                "view `{name}` was edited and still answers by its old definition; its new one can't be used: {e}"
+            )),
+            _ => None,
+        }
+    }
+
+    /// Whether a view of the project is surely what a definition says, as far as can be told without
+    /// planning it: every command asks that of every view.
+    fn is_surely(&self, settings: &ViewSettings, live: &Definition) -> bool {
+        let same_text = live.sql.trim() == settings.sql_text.trim();
+        same_text
+            && !settings.export
+            && self.planned.makes(live)
+            && self.topic_read(settings).is_ok_and(|t| t == live.topic)
+    }
+
     /// Why views and topics of the project don't answer, with what to do about each.
     pub fn troubles(&self) -> BTreeMap<String, (ErrorKind, String)> {
-        let entry = self.catalogue.current();
-        let mut troubles = BTreeMap::new();
-        let topics = self.project.topics.iter().map(|t| &t.name);
-        for name in topics.filter(|name| !entry.topics.contains_key(*name)) {
-            let text = format!(
+        let topics = self.project.topics.iter();
+        let topics = topics.filter_map(|t| Some((t.name.clone(), self.topic_trouble(t)?)));
+        let views = self.project.views.iter();
+        let views = views.filter_map(|v| Some((v.name.clone(), self.view_trouble(v)?)));
+        topics.chain(views).collect()
+    }
+
+    fn topic_trouble(&self, topic: &TopicSettings) -> Option<(ErrorKind, String)> {
+        let name = &topic.name;
+        let text = || {
+            format!(
                 "topic `{name}` is not declared yet; `anabranch up`, `speed` and `ingest` declare it"
-            );
-            troubles.insert(name.clone(), (ErrorKind::NotFound, text));
+            )
+        };
+        let is_known = self.catalogue.current().topics.contains_key(name);
+        (!is_known).then(|| (ErrorKind::NotFound, text()))
+    }
+
+    fn view_trouble(&self, settings: &ViewSettings) -> Option<(ErrorKind, String)> {
+        let (name, entry) = (&settings.name, self.catalogue.current());
+        let known = entry.views.get(name);
+        if known.is_some_and(|v| v.live.is_some()) {
+            return None;
         }
-        for settings in &self.project.views {
-            let name = &settings.name;
-            let known = entry.views.get(name);
-            if known.is_some_and(|v| v.live.is_some()) {
-                continue;
-            }
-            let trouble = match self.compile(settings) {
-                Err(e) => (e.kind(), e.to_string()),
-                Ok(view) => match self.removed_below(&view) {
-                    Some(low) => (
-                        ErrorKind::Conflict,
-                        format!(
-                            "view `{name}` is new and does not answer: retention has removed facts of its topic below [{low}]; run `anabranch batch rebuild {name} --from-low` to build it from there on"
-                        ),
+        Some(match self.compile(settings) {
+            Err(e) => (e.kind(), e.to_string()),
+            Ok(view) => match self.removed_below(&view) {
+                Some(low) => (
+                    ErrorKind::Conflict,
+                    format!(
+                        "view `{name}` is new and does not answer: retention has removed facts of its topic below [{low}]; run `anabranch batch rebuild {name} --from-low` to build it from there on"
                     ),
-                    None if entry.dropped.contains_key(name) => (
-                        ErrorKind::NotFound,
-                        format!(
-                            "view `{name}` was dropped; run `anabranch batch rebuild {name}` to have it again"
-                        ),
+                ),
+                None if entry.dropped.contains_key(name) => (
+                    ErrorKind::NotFound,
+                    format!(
+                        "view `{name}` was dropped; run `anabranch batch rebuild {name}` to have it again"
                     ),
-                    None if known.is_none() => (
-                        ErrorKind::NotFound,
-                        format!(
-                            "view `{name}` is not declared yet; `anabranch up`, `speed` and `ingest` declare it"
-                        ),
+                ),
+                None if known.is_none() => (
+                    ErrorKind::NotFound,
+                    format!(
+                        "view `{name}` is not declared yet; `anabranch up`, `speed` and `ingest` declare it"
                     ),
-                    None => (
-                        ErrorKind::Unavailable,
-                        format!(
-                            "view `{name}` is being built for the first time; run `anabranch batch rebuild {name}` if no build is under way"
-                        ),
+                ),
+                None => (
+                    ErrorKind::Unavailable,
+                    format!(
+                        "view `{name}` is being built for the first time; run `anabranch batch rebuild {name}` if no build is under way"
                     ),
-                },
-            };
-            troubles.insert(name.clone(), trouble);
-        }
-        troubles
+                ),
+            },
+        })
     }
 
     /// An error where one of the names is a view or a topic of the project that does not answer.
@@ -404,6 +534,13 @@ impl Context {
         self.retries.pin(&self.storage, names, pin).await
     }
 
+    /// The time before which rows about jobs and retries go, in microseconds since 1970.
+    pub(crate) fn history_before_us(&self) -> Option<i64> {
+        let age = self.project.storage.history_for?;
+        let age_us = i64::try_from(age.as_micros()).unwrap_or(i64::MAX);
+        Some(now_us().saturating_sub(age_us))
+    }
+
     /// The bounds of queries.
     pub fn serving_options(&self) -> ServingOptions {
         let query = &self.project.query;
@@ -434,6 +571,13 @@ impl Context {
             verify_timeout: query.verify_timeout,
         }
     }
+}
+
+/// What to say of a view that answers and is none of the project's.
+fn not_of_project(name: &str) -> String {
+    format!(
+        "view `{name}` is not in this project and still answers; run `anabranch batch drop {name}` to drop it"
+    )
 }
 
 /// The folder of queries' temporary files, in that of the WAL.

@@ -5,6 +5,7 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
+use anabranch_batch::KeepRule;
 use anabranch_shared::layout;
 use anabranch_shared::table::{Commit, Table};
 use anabranch_shared::{
@@ -16,6 +17,7 @@ use arrow::array::{
 };
 
 use crate::clock::now_ms;
+use crate::project::context::Context;
 
 /// What came of a dead letter that was retried.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -101,6 +103,20 @@ impl RetriesTable {
         Ok(())
     }
 }
+
+/// How the table is kept small.
+pub(crate) fn keep_rule(context: &Context) -> KeepRule {
+    KeepRule {
+        schema: retry_schema(),
+        time: "retried_at",
+        before_us: context.history_before_us(),
+        fewest_files: FEWEST_FILES,
+        checkpoint_every: context.project.daemon.checkpoint_every,
+    }
+}
+
+/// With fewer small files than this nothing is merged.
+const FEWEST_FILES: usize = 8;
 
 /// Adds dead letters that were retried.
 pub async fn record(storage: &Storage, retries: &[Retry]) -> Result<()> {

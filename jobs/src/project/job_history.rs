@@ -1,18 +1,23 @@
 //! The history of jobs: a Delta table with a row for each job that ended.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
 
-use anabranch_shared::table::{Commit, Table};
+use anabranch_batch::{KeepRule, keep_small};
+use anabranch_shared::table::{AddFile, Commit, Table};
 use anabranch_shared::{
-    Pin, PlainPin, Relation, Result, Storage, encode_parquet, layout, timestamp_type,
+    Error, LateReads, Pin, PlainPin, Relation, Result, Storage, blocking, encode_parquet, layout,
+    read_file, read_parquet, timestamp_type,
 };
 use arrow::array::{
-    ArrayRef, Float64Array, Int64Array, RecordBatch, StringViewArray, TimestampMicrosecondArray,
+    Array, ArrayRef, AsArray, Float64Array, Int64Array, RecordBatch, StringViewArray,
+    TimestampMicrosecondArray,
 };
-use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
+use arrow::datatypes::{DataType, Field, Schema, SchemaRef, TimestampMicrosecondType};
+use futures::{StreamExt, TryStreamExt};
 
 use crate::clock::now_ms;
+use crate::project::context::Context;
 
 /// The table's name, for queries and in the storage.
 
@@ -91,27 +96,48 @@ pub(crate) async fn open(storage: &Storage) -> Result<Table> {
 }
 
 /// Adds a job that ended.
-pub async fn record(storage: &Storage, job: &JobRecord) -> Result<()> {
-    let table = open(storage).await?;
-    let text = |v: &str| -> ArrayRef { Arc::new(StringViewArray::from_iter_values([v])) };
-    let time = |v: i64| -> ArrayRef {
-        Arc::new(TimestampMicrosecondArray::from(vec![v]).with_timezone("UTC"))
+pub async fn record(context: &Context, job: &JobRecord) -> Result<()> {
+    let table = open(&context.storage).await?;
+    add(&table, std::slice::from_ref(job)).await?;
+    let rule = KeepRule {
+        fewest_files: MOST_FILES,
+        // What is too old goes with upkeep.
+        before_us: None,
+        ..keep_rule(context)
     };
-    let number = |v: Option<i64>| -> ArrayRef { Arc::new(Int64Array::from(vec![v])) };
-    let seconds = (job.ended_at - job.started_at) as f64 / 1e6;
-    let rate = (seconds > 0.0 && job.facts > 0).then(|| job.facts as f64 / seconds);
+    keep_small(&table, &rule, now_ms()).await.map(|_| ())
+}
+
+/// Adds jobs that ended, in one commit.
+async fn add(table: &Table, jobs: &[JobRecord]) -> Result<()> {
+    let storage = table.storage();
+    let text = |of: fn(&JobRecord) -> &str| -> ArrayRef {
+        Arc::new(StringViewArray::from_iter_values(jobs.iter().map(of)))
+    };
+    let time = |of: fn(&JobRecord) -> i64| -> ArrayRef {
+        let times = TimestampMicrosecondArray::from_iter_values(jobs.iter().map(of));
+        Arc::new(times.with_timezone("UTC"))
+    };
+    let number = |of: fn(&JobRecord) -> Option<i64>| -> ArrayRef {
+        Arc::new(jobs.iter().map(of).collect::<Int64Array>())
+    };
+    let rate = |job: &JobRecord| {
+        let seconds = (job.ended_at - job.started_at) as f64 / 1e6;
+        (seconds > 0.0 && job.facts > 0).then(|| job.facts as f64 / seconds)
+    };
+    let errors = jobs.iter().map(|job| job.error.as_deref());
     let columns = vec![
-        text(&job.view),
-        text(job.job),
-        text(&job.trigger),
-        time(job.started_at),
-        time(job.ended_at),
-        text(job.outcome),
-        number(Some(job.facts)),
-        Arc::new(Float64Array::from(vec![rate])),
-        number(Some(job.bytes)),
-        number(job.peak_memory_bytes),
-        Arc::new(StringViewArray::from_iter([job.error.as_deref()])),
+        text(|job| &job.view),
+        text(|job| job.job),
+        text(|job| &job.trigger),
+        time(|job| job.started_at),
+        time(|job| job.ended_at),
+        text(|job| job.outcome),
+        number(|job| Some(job.facts)),
+        Arc::new(jobs.iter().map(rate).collect::<Float64Array>()),
+        number(|job| Some(job.bytes)),
+        number(|job| job.peak_memory_bytes),
+        Arc::new(errors.collect::<StringViewArray>()),
     ];
     let batch = RecordBatch::try_new(schema(), columns)?;
     let file = encode_parquet(Table::new_file_name(), &schema(), &[batch], 0)?;
@@ -131,6 +157,166 @@ pub async fn record(storage: &Storage, job: &JobRecord) -> Result<()> {
     Ok(())
 }
 
+/// How the table is kept small.
+pub(crate) fn keep_rule(context: &Context) -> KeepRule {
+    KeepRule {
+        schema: schema(),
+        time: "ended_at",
+        before_us: context.history_before_us(),
+        fewest_files: FEWEST_FILES,
+        checkpoint_every: context.project.daemon.checkpoint_every,
+    }
+}
+
+/// How a job of a view last ended.
+#[derive(Clone, Debug, PartialEq)]
+pub struct LastRow {
+    /// When it began, in microseconds since 1970.
+    pub started_at: i64,
+    /// When it ended, in microseconds since 1970.
+    pub ended_at: i64,
+    /// What started it.
+    pub trigger: String,
+    /// `done`, `failed`, or `stopped` by its user.
+    pub outcome: String,
+    /// Why it failed.
+    pub error: Option<String>,
+}
+
+/// The last row of each job, by view and job. Follows the table: what was read once is not read
+/// again.
+#[derive(Debug, Default)]
+pub struct LastRows {
+    /// Opened once, because that lists the storage.
+    table: Option<Table>,
+    read: HashSet<String>,
+    rows: BTreeMap<(String, String), LastRow>,
+    /// When each job last began that was not stopped by its user.
+    begun: BTreeMap<(String, String), i64>,
+}
+
+impl LastRows {
+    /// The last row of each job.
+    pub fn rows(&self) -> &BTreeMap<(String, String), LastRow> {
+        &self.rows
+    }
+
+    /// When each job last began that was not stopped by its user, in microseconds since 1970.
+    pub fn begun(&self) -> &BTreeMap<(String, String), i64> {
+        &self.begun
+    }
+
+    /// Reads what was added. Returns whether there was something.
+    pub async fn follow(&mut self, storage: &Storage) -> Result<bool> {
+        // Files that were merged while they were read are in the next version.
+        for _ in 0..FOLLOW_TRIES {
+            match self.try_follow(storage).await {
+                Err(Error::Unavailable(_)) => {}
+                followed => return followed,
+            }
+        }
+        self.try_follow(storage).await
+    }
+
+    async fn try_follow(&mut self, storage: &Storage) -> Result<bool> {
+        let table = match &self.table {
+            Some(table) => {
+                table.refresh().await?;
+                table
+            }
+            None => self.table.insert(Table::open(storage, layout::JOBS).await?),
+        };
+        let files: Vec<Arc<AddFile>> = table.with_state(|s| s.files.values().cloned().collect());
+        let here: HashSet<&String> = files.iter().map(|f| &f.path).collect();
+        self.read.retain(|path| here.contains(path));
+        let new = files.iter().filter(|f| !self.read.contains(&f.path));
+        let new: Vec<Arc<AddFile>> = new.cloned().collect();
+        let bodies: Vec<_> = new.iter().map(|add| read_file(table, add)).collect();
+        let bodies = futures::stream::iter(bodies).buffered(READ_AT_ONCE);
+        let wanted: Vec<_> = bodies.try_collect().await?;
+        let read = blocking(move || {
+            let mut all = Self::default();
+            let columns = Arc::new(schema().project(&LAST_COLUMNS)?);
+            for body in wanted {
+                for batch in read_parquet(body, &columns, &LateReads::default())? {
+                    all.note(&batch?);
+                }
+            }
+            Ok(all)
+        });
+        let read = read.await?;
+        for (key, row) in read.rows {
+            self.note_row(key, row);
+        }
+        for (key, at) in read.begun {
+            let begun = self.begun.entry(key).or_insert(at);
+            *begun = at.max(*begun);
+        }
+        let any = !new.is_empty();
+        self.read.extend(new.iter().map(|f| f.path.clone()));
+        Ok(any)
+    }
+
+    fn note_row(&mut self, key: (String, String), row: LastRow) {
+        match self.rows.get(&key) {
+            Some(known) if known.started_at > row.started_at => {}
+            _ => drop(self.rows.insert(key, row)),
+        }
+    }
+
+    /// Notes the rows of a batch in [`LAST_COLUMNS`].
+    fn note(&mut self, batch: &RecordBatch) {
+        let text = |i: usize| batch.column(i).as_string_view();
+        let time = |i: usize| batch.column(i).as_primitive::<TimestampMicrosecondType>();
+        let (views, jobs, triggers) = (text(0), text(1), text(2));
+        let (started, ended) = (time(3), time(4));
+        let (outcomes, errors) = (text(5), text(6));
+        // Only what is newer than what is known is copied: there may be many rows of one job.
+        let mut newest: HashMap<(&str, &str), (usize, Option<i64>)> = HashMap::new();
+        for row in 0..batch.num_rows() {
+            let at = started.value(row);
+            let key = (views.value(row), jobs.value(row));
+            let (last, begun) = newest.entry(key).or_insert((row, None));
+            if at >= started.value(*last) {
+                *last = row;
+            }
+            if outcomes.value(row) != "stopped" {
+                *begun = (*begun).max(Some(at));
+            }
+        }
+        for ((view, job), (row, begun)) in newest {
+            let key = (view.to_owned(), job.to_owned());
+            if let Some(begun) = begun {
+                let known = self.begun.entry(key.clone()).or_insert(begun);
+                *known = begun.max(*known);
+            }
+            let last = LastRow {
+                started_at: started.value(row),
+                ended_at: ended.value(row),
+                trigger: triggers.value(row).to_owned(),
+                outcome: outcomes.value(row).to_owned(),
+                error: errors.is_valid(row).then(|| errors.value(row).to_owned()),
+            };
+            self.note_row(key, last);
+        }
+    }
+}
+
+/// Of the table's columns: view, job, trigger, started_at, ended_at, outcome, error.
+const LAST_COLUMNS: [usize; 7] = [0, 1, 2, 3, 4, 5, 10];
+
+/// Files that are read at once.
+const READ_AT_ONCE: usize = 16;
+
+/// How often the table is read again because its files were merged meanwhile.
+const FOLLOW_TRIES: usize = 5;
+
+/// With fewer small files than this nothing is merged by upkeep.
+const FEWEST_FILES: usize = 8;
+
+/// Whoever adds a row merges where there are so many files: also where no upkeep ever runs.
+const MOST_FILES: usize = 100;
+
 /// The process's peak of resident memory in bytes, where the system tells.
 pub fn peak_memory_bytes() -> Option<i64> {
     let status = std::fs::read_to_string("/proc/self/status").ok()?;
@@ -138,3 +324,6 @@ pub fn peak_memory_bytes() -> Option<i64> {
     let kib: i64 = line.split_whitespace().nth(1)?.parse().ok()?;
     Some(kib * 1024)
 }
+
+#[cfg(test)]
+mod tests;

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
-use anabranch_shared::view::{View, fold_facts};
+use anabranch_shared::view::fold_facts;
 use anabranch_shared::{
     Error, FoldOptions, FoldProgress, Log, Master, Offsets, PartitionId, Pin, Pinner, ReadMode,
     Relation, Result, Spill, Topic, TopicPin, ViewEntry, ViewPin,
@@ -219,7 +219,7 @@ impl LocalPinner {
         let Some(live) = &entry.live else {
             return Ok(None);
         };
-        let view = Arc::new(View::from_definition(name, &live.definition)?);
+        let view = self.context.live_view(name, &live.definition)?;
         let master = Master::open(&self.context.storage, &view, live.generation, now_ms()).await?;
         Ok(Some(Arc::new(master)))
     }
@@ -262,7 +262,7 @@ impl Pinner for LocalPinner {
         }
         for (name, view) in &entry.views {
             if let Some(live) = &view.live {
-                let view = match View::from_definition(name, &live.definition) {
+                let view = match self.context.live_view(name, &live.definition) {
                     Ok(view) => view,
                     // Whoever asks it is told why; the others are listed all the same.
                     Err(e) => {
@@ -320,8 +320,7 @@ impl Pinner for LocalPinner {
             }
         }
         self.context.pin(names, &mut pin).await?;
-        let notes = self.context.notes();
-        pin.notes = names.iter().filter_map(|n| notes.get(n).cloned()).collect();
+        pin.notes = self.context.notes_of(names);
         if mode == ReadMode::Merged {
             let missing = topics.iter().flat_map(|(n, t)| self.missing_notes(n, t));
             pin.notes.extend(missing);

@@ -3,15 +3,13 @@
 use std::collections::BTreeMap;
 
 use anabranch_shared::settings::ViewSettings;
-use anabranch_shared::{ReadMode, Result};
-use arrow::array::AsArray;
+use anabranch_shared::Result;
 use arrow::compute::cast;
-use arrow::datatypes::{DataType, Int64Type};
 use chrono::{DateTime, Utc};
 use serde::Serialize;
 
 use crate::project::context::Context;
-use crate::reader::local_service::local_service;
+use crate::project::job_history::{LastRow, LastRows};
 use crate::work::schedule_times::{Job, next_time};
 use crate::work::schedulers::{self, Scheduling};
 
@@ -48,65 +46,42 @@ pub struct JobState {
     pub due: bool,
 }
 
-/// The last runs of all jobs, from the history.
-pub async fn last_runs(context: &Context) -> Result<BTreeMap<(String, Job), LastRun>> {
-    last_runs_where(context, "true").await
+/// A job by the names that the history has.
+fn job_of((view, job): &(String, String)) -> Option<(String, Job)> {
+    let job = Job::ALL.into_iter().find(|j| j.name() == job)?;
+    Some((view.clone(), job))
 }
 
-/// When each job last began that was not stopped by its user: one that was is caught up.
-pub async fn last_times(context: &Context) -> Result<BTreeMap<(String, Job), DateTime<Utc>>> {
-    let runs = last_runs_where(context, "outcome <> 'stopped'").await?;
-    let time = |(key, run): ((String, Job), LastRun)| (key, run.started_at);
-    Ok(runs.into_iter().map(time).collect())
+/// The last runs of all jobs, by the history.
+fn last_runs(history: &LastRows) -> BTreeMap<(String, Job), LastRun> {
+    let time = |us: i64| DateTime::from_timestamp_micros(us).unwrap_or_default();
+    let run = |(key, row): (&(String, String), &LastRow)| {
+        let run = LastRun {
+            started_at: time(row.started_at),
+            seconds: (row.ended_at - row.started_at) as f64 / 1e6,
+            trigger: row.trigger.clone(),
+            outcome: row.outcome.clone(),
+            error: row.error.clone(),
+        };
+        Some((job_of(key)?, run))
+    };
+    history.rows().iter().filter_map(run).collect()
 }
 
-async fn last_runs_where(
-    context: &Context,
-    filter: &str,
-) -> Result<BTreeMap<(String, Job), LastRun>> {
-    let last = |column: &str| format!("last_value({column} ORDER BY started_at) AS {column}");
-    let columns = ["started_at", "ended_at", "trigger", "outcome", "error"].map(last);
-    let sql = format!(
-        "SELECT view, job, {} FROM jobs WHERE {filter} GROUP BY view, job",
-        columns.join(", ")
-    );
-    let service = local_service(context)?;
-    let (_, batches) = service.collect(&sql, ReadMode::Merged).await?;
-    let mut runs = BTreeMap::new();
-    for batch in &batches {
-        for row in 0..batch.num_rows() {
-            let text = |i: usize| -> Result<Option<String>> {
-                let column = cast(batch.column(i), &DataType::Utf8)?;
-                let column = column.as_string::<i32>();
-                Ok(column.iter().nth(row).flatten().map(str::to_owned))
-            };
-            let time = |i: usize| -> Result<i64> {
-                let column = cast(batch.column(i), &DataType::Int64)?;
-                Ok(column.as_primitive::<Int64Type>().value(row))
-            };
-            let (Some(view), Some(job)) = (text(0)?, text(1)?) else {
-                continue;
-            };
-            let (started, ended) = (time(2)?, time(3)?);
-            let Some(job) = Job::ALL.into_iter().find(|j| j.name() == job) else {
-                continue;
-            };
-            let run = LastRun {
-                started_at: DateTime::from_timestamp_micros(started).unwrap_or_default(),
-                seconds: (ended - started) as f64 / 1e6,
-                trigger: text(4)?.unwrap_or_default(),
-                outcome: text(5)?.unwrap_or_default(),
-                error: text(6)?,
-            };
-            runs.insert((view, job), run);
-        }
-    }
-    Ok(runs)
+/// When each job last began that was not stopped by its user, by the history: one that was is
+/// caught up.
+pub(crate) fn last_times(history: &LastRows) -> BTreeMap<(String, Job), DateTime<Utc>> {
+    let time = |(key, at): (&(String, String), &i64)| {
+        Some((job_of(key)?, DateTime::from_timestamp_micros(*at)?))
+    };
+    history.begun().iter().filter_map(time).collect()
 }
 
 /// All jobs that have a schedule or have run, of the project's views.
 pub async fn states(context: &Context, now: DateTime<Utc>) -> Result<Vec<JobState>> {
-    let (runs, times) = (last_runs(context).await?, last_times(context).await?);
+    let mut history = LastRows::default();
+    history.follow(&context.storage).await?;
+    let (runs, times) = (last_runs(&history), last_times(&history));
     let mut states = Vec::new();
     for view in &context.project.views {
         for job in Job::ALL {
@@ -145,9 +120,9 @@ pub(crate) struct FailedJob {
 }
 
 /// The jobs of the project's views that failed when they last ran, from the history.
-pub(crate) async fn last_failures(context: &Context) -> Result<Vec<FailedJob>> {
+pub(crate) fn last_failures(context: &Context, history: &LastRows) -> Vec<FailedJob> {
     let views = &context.project.views;
-    let runs = last_runs(context).await?.into_iter();
+    let runs = last_runs(history).into_iter();
     let known = runs.filter(|((view, _), _)| views.iter().any(|v| v.name == *view));
     let state = |((view, job), last): ((String, Job), LastRun)| JobState {
         view,
@@ -157,7 +132,7 @@ pub(crate) async fn last_failures(context: &Context) -> Result<Vec<FailedJob>> {
         next_at: None,
         due: false,
     };
-    Ok(failed_jobs(&known.map(state).collect::<Vec<_>>()))
+    failed_jobs(&known.map(state).collect::<Vec<_>>())
 }
 
 /// The jobs that failed when they last ran.
@@ -216,7 +191,7 @@ pub async fn scheduler_note(context: &Context) -> Result<Option<String>> {
         several => {
             let places: Vec<String> = several.iter().map(Scheduling::place).collect();
             Some(format!(
-                "{} schedulers run, and each of them runs every job: {}; stop all but one",
+                "{} schedulers run, and each job runs once, by whichever of them is first: {}",
                 several.len(),
                 places.join(", ")
             ))

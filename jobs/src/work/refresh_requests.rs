@@ -18,6 +18,7 @@ use crate::clock::now_ms;
 use crate::project::context::Context;
 use crate::reader::daemon_status::why_asked;
 use crate::tasks::flag_of;
+use crate::work::schedulers::Claims;
 use crate::work::build::{Build, build_view};
 
 /// The object with what is asked for.
@@ -180,6 +181,7 @@ struct Runner {
     context: Context,
     running: Running,
     pauses: BTreeMap<String, Pause>,
+    claims: Claims,
 }
 
 /// Runs the refreshes that are asked for by the daemon of this process, if it has one, and by
@@ -192,6 +194,7 @@ pub async fn run(
 ) {
     let flag = flag_of(&stop);
     let mut runner = Runner {
+        claims: Claims::new(&context.storage),
         context,
         running,
         pauses: BTreeMap::new(),
@@ -251,7 +254,17 @@ impl Runner {
             let Some(_running) = self.running.begin(&view) else {
                 continue;
             };
-            let refreshed = self.refresh(&view, bytes, stop).await;
+            let context = self.context.clone();
+            let refreshed = match self.claims.claim(&view).await {
+                // Another scheduler runs a job of the view, which may do what is asked for.
+                Ok(None) => continue,
+                Ok(Some(mut claim)) => {
+                    let refreshed = claim.run(refresh(&context, &view, bytes, stop)).await;
+                    claim.release().await;
+                    refreshed
+                }
+                Err(e) => Err(e),
+            };
             let pause = Pause::after(
                 self.pauses.get(&view).copied(),
                 refreshed.is_ok(),
@@ -268,22 +281,22 @@ impl Runner {
         }
         done
     }
+}
 
-    async fn refresh(&self, view: &str, bytes: u64, stop: &Arc<AtomicBool>) -> Result<()> {
-        // The project may have been edited since.
-        let context = Context::open(&self.context.project.dir).await;
-        let context = context.as_ref().unwrap_or(&self.context);
-        let views = &context.project.views;
-        let Some(settings) = views.iter().find(|v| v.name == view) else {
-            // It was dropped from the project: nobody keeps its delta for long.
-            return Ok(());
-        };
-        let (why, progress) = (why_asked(bytes), Arc::new(FoldProgress::default()));
-        tracing::info!(%view, "a refresh is {why}");
-        let report = build_view(context, settings, Build::Refresh, &why, stop, &progress).await?;
-        tracing::info!(%view, "{} facts, boundary [{}]", report.outcome.facts, report.outcome.boundary);
-        Ok(())
-    }
+async fn refresh(context: &Context, view: &str, bytes: u64, stop: &Arc<AtomicBool>) -> Result<()> {
+    // The project may have been edited since.
+    let now = Context::open(&context.project.dir).await;
+    let context = now.as_ref().unwrap_or(context);
+    let views = &context.project.views;
+    let Some(settings) = views.iter().find(|v| v.name == view) else {
+        // It was dropped from the project: nobody keeps its delta for long.
+        return Ok(());
+    };
+    let (why, progress) = (why_asked(bytes), Arc::new(FoldProgress::default()));
+    tracing::info!(%view, "a refresh is {why}");
+    let report = build_view(context, settings, Build::Refresh, &why, stop, &progress).await?;
+    tracing::info!(%view, "{} facts, boundary [{}]", report.outcome.facts, report.outcome.boundary);
+    Ok(())
 }
 
 #[cfg(test)]

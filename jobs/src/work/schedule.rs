@@ -13,12 +13,13 @@ use chrono::{DateTime, Utc};
 use tokio_util::sync::CancellationToken;
 
 use crate::project::context::Context;
+use crate::project::job_history::LastRows;
 use crate::tasks::{Tasks, flag_of};
 use crate::work::build::{Build, build_view};
 use crate::work::job_states::last_times;
 use crate::work::refresh_requests::{self, Running};
 use crate::work::schedule_times::{Job, due, forget_future};
-use crate::work::schedulers::Scheduling;
+use crate::work::schedulers::{Claims, Scheduling};
 use crate::work::verify::Part;
 use crate::work::verify_view;
 
@@ -87,24 +88,54 @@ pub struct Scheduler {
     unreadable: Option<String>,
     /// The jobs that run.
     running: Running,
+    /// The jobs that have run, whoever ran them.
+    history: LastRows,
+    /// When each job last began, by the history, as far as this scheduler took it into account.
+    known: BTreeMap<(String, Job), DateTime<Utc>>,
+    claims: Claims,
 }
 
 impl Scheduler {
     /// A scheduler that begins at `now`, and catches up on what the history of jobs says it missed.
     pub async fn new(context: Context, now: DateTime<Utc>) -> Self {
-        let last = match last_times(&context).await {
-            Ok(last) => last,
-            Err(e) => {
-                tracing::warn!(error = %e, "can't read the history of jobs; times that were missed are not caught up");
-                BTreeMap::new()
-            }
-        };
+        let mut history = LastRows::default();
+        if let Err(e) = history.follow(&context.storage).await {
+            tracing::warn!(error = %e, "can't read the history of jobs; times that were missed are not caught up");
+        }
+        let last = last_times(&history);
         Self {
+            claims: Claims::new(&context.storage),
             context,
+            known: last.clone(),
             last,
             begun: now,
             unreadable: None,
             running: Running::default(),
+            history,
+        }
+    }
+
+    /// Looks whether another scheduler, or a person, has begun a job since this one last knew.
+    async fn follow_history(&mut self, now: DateTime<Utc>) {
+        if let Err(e) = self.history.follow(&self.context.storage).await {
+            tracing::warn!(error = %e, "can't read the history of jobs; one that another scheduler ran may run again");
+        }
+        for (key, at) in last_times(&self.history) {
+            if self
+                .known
+                .insert(key.clone(), at)
+                .is_none_or(|known| known < at)
+            {
+                self.last.insert(key, now.min(at));
+            }
+        }
+    }
+
+    /// Notes in which row of the history a job of this scheduler stands.
+    async fn note_own(&mut self) {
+        // What can't be read now is taken for another's run then, which does no harm.
+        if self.history.follow(&self.context.storage).await.is_ok() {
+            self.known = last_times(&self.history);
         }
     }
 
@@ -112,7 +143,8 @@ impl Scheduler {
     pub async fn tick(&mut self, now: DateTime<Utc>, stop: &Arc<AtomicBool>) -> Vec<JobEnd> {
         self.reload().await;
         forget_future(&mut self.last, &mut self.begun, now);
-        let views = &self.context.project.views;
+        let context = self.context.clone();
+        let views = &context.project.views;
         let mut ends = Vec::new();
         for (index, job) in due(views, &self.last, self.begun, now) {
             let Some(view) = views.get(index).filter(|_| !stop.load(Ordering::Relaxed)) else {
@@ -123,7 +155,31 @@ impl Scheduler {
                 continue;
             }
             let _running = self.running.wait(&view.name).await;
-            let outcome = run_job(&self.context, view, job, stop).await;
+            // Taken out, because what follows changes the rest of the scheduler.
+            let mut claims = std::mem::replace(&mut self.claims, Claims::new(&context.storage));
+            let outcome = match claims.claim(&view.name).await {
+                Ok(None) => None,
+                Ok(Some(mut claim)) => {
+                    self.follow_history(now).await;
+                    let one = std::slice::from_ref(view);
+                    let still = due(one, &self.last, self.begun, now);
+                    let outcome = match still.iter().any(|(_, still)| *still == job) {
+                        true => Some(claim.run(run_job(&context, view, job, stop)).await),
+                        false => None,
+                    };
+                    if outcome.is_some() {
+                        self.note_own().await;
+                    }
+                    claim.release().await;
+                    outcome
+                }
+                Err(e) => Some(Err(e)),
+            };
+            self.claims = claims;
+            // Another scheduler runs it, or has run it since it became due.
+            let Some(outcome) = outcome else {
+                continue;
+            };
             match &outcome {
                 Ok(summary) => tracing::info!(view = %view.name, job = job.name(), "{summary}"),
                 Err(e) if stop.load(Ordering::Relaxed) => {

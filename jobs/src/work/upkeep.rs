@@ -7,17 +7,24 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use anabranch_batch::{
-    CleanAction, CleanOptions, CleanReport, CompactOptions, CompactReport, RetainReport,
-    RetentionRule, UpkeepTime, clean_storage, clean_view, compact, find_compaction, find_retention,
-    retain,
+    CleanAction, CleanOptions, CleanReport, CompactOptions, CompactReport, KeepReport,
+    RetainReport, RetentionRule, UpkeepTime, clean_storage, clean_view, compact, find_compaction,
+    find_retention, keep_small, retain,
 };
-use anabranch_shared::{Error, Lease, LeaseStanding, Log, Monotonic, Offsets, Result};
+use anabranch_shared::table::Table;
+use anabranch_shared::{
+    DEAD_LETTER_RETRIES, Error, Lease, LeaseStanding, Log, Monotonic, Offsets, Result,
+};
+use futures::stream::{self, StreamExt};
+use object_store::path::Path;
 use tokio_util::sync::CancellationToken;
 
 use crate::clock::now_ms;
 use crate::output::{human_bytes, human_count};
+use crate::clock::now_ms;
+use crate::output::{human_bytes, human_count};
 use crate::project::context::Context;
-use crate::project::job_history;
+use crate::project::{dead_letter_retries, job_history};
 use crate::tasks::flag_of;
 
 /// How long after its last sign of life a process that keeps a log in shape is taken for dead.
@@ -25,6 +32,9 @@ const LEASE_EXPIRES: Duration = Duration::from_secs(10);
 
 /// How often a command looks whether another process has done with a log.
 const LOOK_EVERY: Duration = Duration::from_millis(200);
+
+/// Logs that are opened at once to see whether there is something to do.
+const LOOKED_AT_ONCE: usize = 16;
 
 /// What keeping the logs in shape came to, or would.
 #[derive(Clone, Debug, Default)]
@@ -35,6 +45,8 @@ pub struct UpkeepReport {
     pub retained: BTreeMap<String, RetainReport>,
     /// The topics that another process takes care of at the moment.
     pub elsewhere: Vec<String>,
+    /// What became of the history of jobs and of retries.
+    pub history: KeepReport,
 }
 
 /// What to do about a log that another process keeps in shape at the moment.
@@ -74,8 +86,7 @@ pub async fn maintain(
     action: CleanAction,
 ) -> Result<CleanReport> {
     let options = clean_options(context, time, action);
-    let jobs = job_history::open(&context.storage).await?;
-    let others = [jobs.root().clone()];
+    let others = [layout::JOBS, layout::DEAD_LETTER_RETRIES].map(Path::from);
     clean_storage(&context.storage, &context.catalogue, &others, &options).await
 }
 
@@ -107,7 +118,24 @@ pub async fn keep_logs(
     let mut report = UpkeepReport::default();
     context.catalogue.refresh().await?;
     let mut failed = None;
-    for topic in context.catalogue.current().topics.keys() {
+    let entry = context.catalogue.current();
+    // Each is only opened for that; most have nothing to do.
+    let looks = entry.topics.keys().map(|topic| async move {
+        let leaves = leaves(context, topic).await;
+        (topic, leaves)
+    });
+    let looks: Vec<_> = looks.collect();
+    let mut looking = stream::iter(looks).buffered(LOOKED_AT_ONCE);
+    let mut topics = Vec::new();
+    while let Some((topic, leaves)) = looking.next().await {
+        match leaves {
+            Ok(true) => {}
+            // Why it can't be looked at is said where it is tried again.
+            Ok(false) | Err(_) => topics.push(topic),
+        }
+    }
+    drop(looking);
+    for topic in topics {
         let kept = match action {
             CleanAction::Find => find_upkeep(context, topic, &mut report).await,
             CleanAction::Remove => keep_log(context, topic, patience, stop, &mut report).await,
@@ -117,7 +145,39 @@ pub async fn keep_logs(
             failed.get_or_insert(e);
         }
     }
+    match keep_history(context, action).await {
+        Ok(kept) => report.history = kept,
+        Err(e) => {
+            tracing::warn!(error = %e, "the history of jobs was not kept in shape; it is tried again later");
+            failed.get_or_insert(e);
+        }
+    }
     failed.map_or(Ok(report), Err)
+}
+
+/// Whether a topic needs no upkeep now.
+async fn leaves(context: &Context, topic: &str) -> Result<bool> {
+    let log = context.log(topic).await?;
+    let rule = retention_rule(context, topic);
+    let options = compact_options(context, &Arc::default());
+    rule.leaves(&context.catalogue, &log, options.as_ref(), now_ms())
+}
+
+/// Merges the small files of the history of jobs and of the retries of dead letters, and removes
+/// rows that are too old.
+async fn keep_history(context: &Context, action: CleanAction) -> Result<KeepReport> {
+    let mut report = KeepReport::default();
+    let rules = [
+        (layout::JOBS, job_history::keep_rule(context)),
+        (layout::DEAD_LETTER_RETRIES, dead_letter_retries::keep_rule(context)),
+    ];
+    for (root, rule) in rules {
+        let table = Table::open(&context.storage, root).await?;
+        if action == CleanAction::Remove && table.exists() {
+            report.extend(&keep_small(&table, &rule, now_ms()).await?);
+        }
+    }
+    Ok(report)
 }
 
 fn compact_options(context: &Context, stop: &Arc<AtomicBool>) -> Option<CompactOptions> {
@@ -140,6 +200,7 @@ fn retention_rule(context: &Context, topic: &str) -> RetentionRule {
         size_bytes: retention.and_then(|r| r.size_bytes),
         keep_ms: dedup.map_or(0, |d| ms(d.window)),
         dead_letters_ms: settings.and_then(|t| t.dead_letters_for).map(ms),
+        ingested_ms: context.project.storage.history_for.map(ms),
         seen_ms: ms(context.project.storage.grace),
     }
 }
@@ -198,6 +259,7 @@ async fn keep_log(
     let rule = retention_rule(context, topic);
     let retains = rule.is_on()
         || rule.dead_letters_ms.is_some()
+        || rule.ingested_ms.is_some()
         || low.unwrap_or_default() != Offsets::default();
     if options.is_none() && !retains {
         return Ok(());
@@ -313,5 +375,18 @@ fn log(report: &CleanReport) {
             bytes = total.bytes,
             "removed files that nothing needs any more"
         );
+        let dead = human_count(retained.dead_letters.rows);
+        parts.push(format!("{dead} dead letters {what}"));
+    }
+    if retained.ingested > 0 {
+        let ingested = human_count(retained.ingested);
+        let forgotten = match action {
+            CleanAction::Remove => "forgotten",
+            CleanAction::Find => "would be forgotten",
+        };
+        parts.push(format!("{ingested} ingested files {forgotten}"));
+    }
+    if let Some(why) = &retained.waits {
+        parts.push(format!("facts stay past their time: {why}"));
     }
 }

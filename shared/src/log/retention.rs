@@ -21,7 +21,7 @@ use std::sync::Arc;
 use datafusion::common::ScalarValue;
 
 use super::upkeep::{UpkeepTurn, is_below};
-use super::{FactsFile, Log, dead_letter_schema, files_in};
+use super::{FactsFile, INGEST_APP, Log, dead_letter_schema, files_in};
 use crate::planted;
 use crate::table::positions;
 use crate::table::{
@@ -334,6 +334,64 @@ impl Log {
         self.tell_of_dead_letters(now_ms).await?;
         Ok(removed)
     }
+}
+
+impl Log {
+    /// How many ingested files are remembered that were last added to before a time, in milliseconds
+    /// since 1970, and of how many that time is not known.
+    pub fn ingested_before(&self, before_ms: i64) -> (usize, usize) {
+        self.table.with_state(|state| {
+            let (old, unknown) = old_ingested(state, before_ms);
+            (old.len(), unknown.len())
+        })
+    }
+
+    /// Forgets the ingested files that were last added to before a time, in milliseconds since 1970:
+    /// what is ingested of them after that is landed again. Those of unknown time count from now on.
+    /// Returns how many were forgotten.
+    ///
+    /// # Errors
+    /// `Fenced` when another process has done upkeep since the log was looked at.
+    pub async fn forget_ingested(&self, before_ms: i64, now_ms: i64) -> Result<u64> {
+        let turn = self.table.with_state(UpkeepTurn::of);
+        let mut forgotten = 0;
+        if self.ingested_before(before_ms) == (0, 0) {
+            return Ok(forgotten);
+        }
+        let commit = self.table.commit(now_ms, |state| {
+            turn.check(&self.table, state)?;
+            let (old, unknown) = old_ingested(state, before_ms);
+            forgotten = old.len() as u64;
+            let mut txns = vec![turn.end()];
+            txns.extend(old.into_iter().map(|app| Txn::new(app, 0)));
+            txns.extend(unknown.into_iter().map(|app| {
+                let records = state.txn(&app);
+                Txn::new(app, records)
+            }));
+            Ok(Commit {
+                txns,
+                operation: "FORGET INGESTED",
+                data_change: false,
+                ..Default::default()
+            })
+        });
+        commit.await?;
+        Ok(forgotten)
+    }
+}
+
+/// The names of the ingested files that were last added to before a time, and of those of which that
+/// is not known.
+fn old_ingested(state: &TableState, before_ms: i64) -> (Vec<String>, Vec<String>) {
+    let (mut old, mut unknown) = (Vec::new(), Vec::new());
+    for app in state.txns.keys().filter(|app| app.starts_with(INGEST_APP)) {
+        match state.txn_times.get(app) {
+            Some(at_ms) if *at_ms < before_ms => old.push(app.clone()),
+            Some(_) => {}
+            None => unknown.push(app.clone()),
+        }
+    }
+    (old, unknown)
 }
 
 /// A slot for one more mark. Where all are taken, that of the mark which is nearest to the one

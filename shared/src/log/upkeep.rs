@@ -174,6 +174,12 @@ impl Log {
 }
 
 impl Log {
+    /// Whether those who follow the log know of all upkeep of its dead letters.
+    pub fn has_told_of_dead_letters(&self) -> bool {
+        let turn = self.dead.with_state(UpkeepTurn::of);
+        self.table.with_state(|s| s.txn(DEAD_LETTERS_APP)) == turn.0
+    }
+
     /// Tells those who follow the log that files of its dead letters were replaced, where nobody
     /// has yet: they look at the dead letters only when the facts have moved.
     ///

@@ -263,6 +263,8 @@ settings! {
     GRACE: Defaulted<Duration> = Storage."grace", Defaulted(|| minutes(60));
     /// Files that no commit names stay this long: longer than the longest build or export.
     ORPHAN_GRACE: Defaulted<Duration> = Storage."orphan_grace", Defaulted(|| minutes(24 * 60));
+    /// How long the history of jobs, the retries of dead letters and what was ingested are remembered, or "off" for ever: a file that is ingested again after that adds its facts again.
+    HISTORY_FOR: Defaulted<PeriodOrOff> = Storage."history_for", Defaulted(|| PeriodOrOff(Some(minutes(90 * 24 * 60))));
     /// Files of a topic's log below this size are merged with their neighbours; "off" for never.
     COMPACT_BELOW: Defaulted<SizeOrOff> = Storage."compact_below", Defaulted(|| SizeOrOff(Some(32_000_000)));
     /// Merged files of a log have about this size, and take that much memory while they are made.

@@ -174,6 +174,7 @@ mod tests {
             path_style: None,
             grace: Duration::from_secs(1),
             orphan_grace: Duration::from_secs(1),
+            history_for: None,
             compact_below_bytes: None,
             compact_to_bytes: 1,
             mode: 0o640,

@@ -199,10 +199,15 @@ fn read_txns(batch: &RecordBatch, state: &mut TableState) -> Option<()> {
     let versions = txn
         .column_by_name("version")?
         .as_primitive_opt::<Int64Type>()?;
+    // Who writes none may leave the column out.
+    let times = txn.column_by_name("lastUpdated");
+    let times = times.and_then(|times| times.as_primitive_opt::<Int64Type>());
     for row in (0..txn.len()).filter(|&row| txn.is_valid(row)) {
-        state
-            .txns
-            .insert(apps.value(row).to_owned(), versions.value(row));
+        let app = apps.value(row).to_owned();
+        if let Some(times) = times.filter(|times| times.is_valid(row)) {
+            state.txn_times.insert(app.clone(), times.value(row));
+        }
+        state.txns.insert(app, versions.value(row));
     }
     Some(())
 }

@@ -3,14 +3,42 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::time::Instant;
 
 use anabranch_shared::view::View;
-use anabranch_shared::{Entry, Error, Log, Result, blocking};
+use anabranch_shared::{Backoff, Entry, Error, Log, PartitionId, Result, blocking, retry_text};
+use futures::FutureExt;
+use tokio::task::JoinSet;
 
-use super::{Daemon, TopicOptions};
+use super::{AT_ONCE, Daemon, FOLLOW_EVERY, LONGEST_WAIT};
+use crate::options::TopicOptions;
 use crate::sources::kafka::KafkaSource;
 use crate::topic::TopicStream;
 use crate::wal::{Claim, RealFiles, check_claim};
+
+/// What of a topic could not be taken.
+#[derive(Debug)]
+pub(super) struct Untaken {
+    why: String,
+    /// When it is tried again.
+    backoff: Backoff,
+}
+
+impl Default for Untaken {
+    fn default() -> Self {
+        Self {
+            why: String::new(),
+            backoff: Backoff::new(FOLLOW_EVERY, LONGEST_WAIT),
+        }
+    }
+}
+
+impl Untaken {
+    /// Why, how often it failed, and when it is tried again.
+    fn text(&self, now: Instant) -> String {
+        format!("{}; {}", self.why, retry_text(&self.backoff, now))
+    }
+}
 
 impl Daemon {
     /// Sets which topics are to be open, and how. Those that the catalogue has are opened when it is
@@ -19,14 +47,100 @@ impl Daemon {
         *self.wanted_topics.write() = topics;
     }
 
-    /// Topics of which the catalogue has more than this daemon could take, and why.
+    /// Topics of which the catalogue has more than this daemon could take, why, and when it is tried
+    /// again.
     pub fn untaken(&self) -> BTreeMap<String, String> {
-        self.untaken.read().clone()
+        let (untaken, now) = (self.untaken.read(), Instant::now());
+        let text = |(name, of): (&String, &Untaken)| (name.clone(), of.text(now));
+        untaken.iter().map(text).collect()
     }
 
-    /// Opens a topic of the catalogue: claims its partition, replays its WAL, begins to read its
-    /// source.
-    pub(super) async fn open_topic(&self, name: &str, settings: &TopicOptions) -> Result<()> {
+    /// Opens topics of the catalogue, several at once: claims their partitions, replays their WALs,
+    /// begins to read their sources. Returns what came of each.
+    pub(super) async fn open_topics(
+        self: &Arc<Self>,
+        wanted: Vec<(String, TopicOptions)>,
+    ) -> BTreeMap<String, Result<()>> {
+        // What a WAL holds is looked at before a partition is claimed for it.
+        let checked = self.at_once(wanted, |daemon, name, settings| async move {
+            let checked = daemon.check_wal(&name).await;
+            checked.map(|()| (name, settings))
+        });
+        let mut outcomes = BTreeMap::new();
+        let mut usable = Vec::new();
+        for (name, checked) in checked.await {
+            match checked {
+                Ok(topic) => usable.push(topic),
+                Err(e) => drop(outcomes.insert(name, Err(e))),
+            }
+        }
+        let claims = usable.iter().map(|(name, settings)| {
+            let has_source = settings.kafka.is_some();
+            (name.clone(), has_source)
+        });
+        let claims: Vec<(String, bool)> = claims.collect();
+        let claimed = self.catalogue.claim_partitions(&claims, &self.wal);
+        let claimed = match claimed.await {
+            Ok(claimed) => Arc::new(claimed),
+            Err(e) => {
+                let (kind, text) = (e.kind(), e.to_string());
+                let failed = |(name, _)| (name, Err(Error::of_kind(kind, text.clone())));
+                outcomes.extend(usable.into_iter().map(failed));
+                return outcomes;
+            }
+        };
+        let opened = self.at_once(usable, move |daemon, name, settings| {
+            let partition = claimed.get(&name).copied();
+            async move {
+                let claimed = || Error::Internal(format!("claimed no partition of `{name}`"));
+                let partition = partition.ok_or_else(claimed)?;
+                daemon.open_claimed(&name, partition, &settings).await
+            }
+        });
+        outcomes.extend(opened.await);
+        outcomes
+    }
+
+    /// Does something to several topics, a bounded number at once.
+    async fn at_once<T, W>(
+        self: &Arc<Self>,
+        topics: Vec<(String, TopicOptions)>,
+        work: impl Fn(Arc<Self>, String, TopicOptions) -> W,
+    ) -> Vec<(String, Result<T>)>
+    where
+        T: Send + 'static,
+        W: Future<Output = Result<T>> + Send + 'static,
+    {
+        let mut tasks: JoinSet<(String, Result<T>)> = JoinSet::new();
+        let mut outcomes = Vec::with_capacity(topics.len());
+        let mut left = topics.into_iter();
+        loop {
+            while tasks.len() < AT_ONCE
+                && let Some((name, settings)) = left.next()
+            {
+                let doing = work(self.clone(), name.clone(), settings);
+                tasks.spawn(async move {
+                    let done = std::panic::AssertUnwindSafe(doing).catch_unwind().await;
+                    let text = |panic: Box<dyn std::any::Any + Send>| {
+                        let why = panic_text(panic.as_ref());
+                        Error::Internal(format!("opening topic `{name}` panicked: {why}"))
+                    };
+                    let done = done.unwrap_or_else(|panic| Err(text(panic)));
+                    (name, done)
+                });
+            }
+            match tasks.join_next().await {
+                Some(Ok(outcome)) => outcomes.push(outcome),
+                // None is cancelled, and panics are caught.
+                Some(Err(_)) => {}
+                None => return outcomes,
+            }
+        }
+    }
+
+    /// Checks that a topic's WAL is what the catalogue says of it, and makes its first segment where
+    /// none is claimed yet.
+    async fn check_wal(&self, name: &str) -> Result<()> {
         let entry = self.catalogue.current();
         let known = entry
             .topics
@@ -41,54 +155,76 @@ impl Daemon {
             let checked = check_claim(&root, &topic, claim, Arc::new(RealFiles));
             checked.map_err(crate::topic::appender::wal_error)
         })
-        .await?;
-        let has_source = settings.kafka.is_some();
-        let claimed = self.catalogue.claim_partition(name, &self.wal, has_source);
-        let partition = claimed.await?;
+        .await
+    }
+
+    /// Opens a topic whose partition is claimed.
+    async fn open_claimed(
+        &self,
+        name: &str,
+        partition: PartitionId,
+        settings: &TopicOptions,
+    ) -> Result<()> {
+        let entry = self.catalogue.current();
+        let known = entry
+            .topics
+            .get(name)
+            .ok_or_else(|| Error::NotFound(format!("topic `{name}` is not in the catalogue")))?;
         let now_ms = self.options.now_ms();
         let log = Arc::new(Log::open(&self.storage, &known.topic, now_ms).await?);
-        let (stream, thread) = TopicStream::open(
+        let stream = TopicStream::open(
             log,
             partition,
             settings,
             &self.options,
             &self.bounds,
             &self.give_way,
-            &self.failure,
+            (&self.appenders, &self.failure),
         )
         .await?;
-        self.threads.lock().push(thread);
         if let Some(kafka) = settings.kafka.clone() {
             let (catalogue, failure) = (&self.catalogue, &self.failure);
             let source = KafkaSource::start(&stream, catalogue, kafka, &self.wal, failure)?;
-            let mut sources = BTreeMap::clone(&self.sources());
-            sources.insert(name.to_owned(), Arc::new(source));
-            *self.sources.write() = Arc::new(sources);
+            let mut sources = self.sources.write();
+            let mut all = BTreeMap::clone(&sources);
+            all.insert(name.to_owned(), Arc::new(source));
+            *sources = Arc::new(all);
         }
-        let mut topics = BTreeMap::clone(&self.topics());
-        topics.insert(name.to_owned(), stream);
-        *self.topics.write() = Arc::new(topics);
+        {
+            let mut topics = self.topics.write();
+            let mut all = BTreeMap::clone(&topics);
+            all.insert(name.to_owned(), stream);
+            *topics = Arc::new(all);
+        }
         self.opened.send_modify(|count| *count += 1);
         Ok(())
     }
 
     /// Takes the topics and the fields that the catalogue has and this daemon has not. What can't be
-    /// taken is tried again when the catalogue is followed next.
-    pub(super) async fn take_declared(&self, entry: &Entry) {
+    /// taken is tried again when the catalogue is followed, ever less often.
+    pub(super) async fn take_declared(self: &Arc<Self>, entry: &Entry) {
         let _guard = self.taking.lock().await;
         let open = self.topics();
         let wanted = self.wanted_topics.read().clone();
-        for (name, settings) in &wanted {
-            if !open.contains_key(name) && entry.topics.contains_key(name) {
-                let opened = self.open_topic(name, settings).await;
-                self.note_taken(name, "is declared, and can't be opened", opened);
+        let now = Instant::now();
+        let is_due = |name: &String| {
+            let untaken = self.untaken.read();
+            untaken.get(name).is_none_or(|of| of.backoff.is_due(now))
+        };
+        let new = wanted.iter().filter(|(name, _)| {
+            !open.contains_key(*name) && entry.topics.contains_key(*name) && is_due(name)
+        });
+        let new: Vec<_> = new.map(|(name, s)| (name.clone(), s.clone())).collect();
+        if !new.is_empty() {
+            for (name, opened) in self.open_topics(new).await {
+                self.note_taken(&name, "is declared, and can't be opened", opened);
             }
         }
         for (name, stream) in open.iter() {
             let Some(known) = entry.topics.get(name) else {
                 continue;
             };
-            if *stream.topic() != known.topic {
+            if *stream.topic() != known.topic && is_due(name) {
                 let fields = wanted
                     .get(name)
                     .map_or(&[][..], |settings| &settings.fields);
@@ -96,6 +232,9 @@ impl Daemon {
                 self.note_taken(name, "has new fields, which can't be taken", taken);
             }
         }
+        // One that nobody wants any more is not tried again.
+        let known = |name: &String| wanted.contains_key(name) || open.contains_key(name);
+        self.untaken.write().retain(|name, _| known(name));
     }
 
     /// Remembers what could not be taken of a topic; the same trouble is logged once.
@@ -107,16 +246,18 @@ impl Daemon {
             return;
         };
         let why = format!("topic `{topic}` {what}: {e}");
-        if untaken.get(topic) != Some(&why) {
+        let of = untaken.entry(topic.to_owned()).or_default();
+        of.backoff.failed(Instant::now());
+        if of.why != why {
             tracing::error!(%topic, error = %why, "it is tried again");
-            untaken.insert(topic.to_owned(), why);
+            of.why = why;
         }
     }
 
     /// Why a view can't be served that reads a field which this daemon has not taken.
     pub(super) fn not_taken(&self, view: &View, field: &str) -> Error {
         let (name, topic) = (view.name(), &view.topic().name);
-        let why = self.untaken.read().get(topic).cloned();
+        let why = self.untaken.read().get(topic).map(|of| of.why.clone());
         let why = why.map_or(String::new(), |why| format!(" ({why})"));
         Error::Unavailable(format!(
             "view `{name}` reads field `{field}` of topic `{topic}`, which was declared after this daemon started and is not taken yet{why}; try again, or restart the daemon"

@@ -1,10 +1,14 @@
-//! The one thread that appends to a topic's WAL: takes what waits, gives it offsets, writes it as
-//! one group with one fsync, makes it visible, and only then answers. Where it can't go on it says
-//! so to the daemon, which ends.
+//! What appends to a topic's WAL: takes what waits, gives it offsets, writes it as one group with one
+//! fsync, makes it visible, and only then answers. Where it can't go on it says so to the daemon,
+//! which ends. It is with one thread at a time, of those in `pool`.
 
 mod keys;
+mod pool;
 
 pub(crate) use keys::other_body;
+pub(crate) use pool::{AppenderHandle, Appenders};
+
+use pool::OpenFiles;
 
 use std::collections::HashMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -17,7 +21,7 @@ use parking_lot::Mutex;
 use tokio::sync::{mpsc, oneshot};
 
 use crate::delta::TopicDelta;
-use crate::failure::{Failure, Reason};
+use crate::failure::Reason;
 use crate::intake::dedup::Dedup;
 use crate::intake::idempotency::{KeptRequest, Requests};
 use crate::intake::payload::Payload;
@@ -106,18 +110,27 @@ impl Written {
     }
 }
 
-/// What the appender thread owns.
+/// How many records of an ingested file are written, where not all of them have landed.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Ingested {
+    /// So many records.
+    pub upto: u64,
+    /// The offset after the last of them.
+    pub end: u64,
+}
+
+/// What appends to one topic's WAL.
 pub(crate) struct Appender {
     pub log: Arc<Log>,
     pub partition: PartitionId,
     pub wal: Wal,
     pub delta: Arc<HeldMutex<TopicDelta>>,
     pub requests: mpsc::Receiver<WriteRequest>,
-    /// How many records of each ingested file are written.
-    pub ingested: HashMap<String, u64>,
+    /// What is written of ingested files; what has landed the log knows.
+    pub ingested: HashMap<String, Ingested>,
     /// The keys that the topic has seen, where duplicates are looked for.
     pub dedup: Option<Arc<HeldMutex<Dedup>>>,
-    /// The requests that may be repeated; changed by this thread alone.
+    /// The requests that may be repeated; changed here alone.
     pub known: Arc<HeldMutex<Requests>>,
     /// Where they are kept whose records are removed.
     pub key_log: KeyLog,
@@ -125,6 +138,10 @@ pub(crate) struct Appender {
     pub refused: Arc<Mutex<Option<(Instant, String)>>>,
     /// The time, in microseconds since 1970.
     pub now_us: fn() -> i64,
+    /// How many requests the last group had.
+    pub last_group: usize,
+    /// That its files stay open between two groups.
+    pub open: Option<OpenFiles>,
 }
 
 /// What is written and answered together.
@@ -178,48 +195,64 @@ pub(crate) fn wal_error(e: WalError) -> Error {
 }
 
 impl Appender {
-    /// Runs until every sender is gone, or until nothing can be appended any more: then `failure`
-    /// gets the reason.
-    pub(crate) fn run(mut self, failure: &Failure) {
-        let topic = self.log.name().to_owned();
-        let reason = match catch_unwind(AssertUnwindSafe(|| self.serve())) {
-            Ok(None) => return,
-            Ok(Some(AppendError::Refused(e))) => Reason::Outside(format!(
+    /// Whether requests wait.
+    fn has_requests(&self) -> bool {
+        !self.requests.is_empty()
+    }
+
+    /// Whether files of the WAL are open.
+    fn has_open_files(&self) -> bool {
+        self.wal.has_open_files()
+    }
+
+    /// Closes the files of the WAL until the next group.
+    fn close_files(&mut self) {
+        self.wal.close_files();
+        self.key_log.close_file();
+    }
+
+    /// Serves what waits, as one group.
+    ///
+    /// # Errors
+    /// Why nothing can be appended any more.
+    fn serve(&mut self) -> std::result::Result<(), Reason> {
+        let failed = match catch_unwind(AssertUnwindSafe(|| self.serve_group())) {
+            Ok(Ok(())) => return Ok(()),
+            Ok(Err(AppendError::Refused(_))) if !self.wal.is_poisoned() => return Ok(()),
+            Ok(Err(e)) => Ok(e),
+            Err(panic) => Err(panic),
+        };
+        let topic = self.log.name();
+        Err(match failed {
+            Ok(AppendError::Refused(e)) => Reason::Outside(format!(
                 "the WAL of topic `{topic}` can't be written any more: {e}"
             )),
-            Ok(Some(AppendError::NotPlaced(e))) => Reason::Defect(format!(
+            Ok(AppendError::NotPlaced(e)) => Reason::Defect(format!(
                 "what the WAL of topic `{topic}` holds could not be made visible: {e}"
             )),
             Err(panic) => Reason::Defect(format!(
                 "the thread that appends to the WAL of topic `{topic}` panicked: {}",
                 panic_text(panic.as_ref())
             )),
-        };
-        failure.report(reason);
+        })
     }
 
-    /// Serves requests; returns why it can't any more, or `None` when every sender is gone.
-    fn serve(&mut self) -> Option<AppendError> {
+    fn serve_group(&mut self) -> std::result::Result<(), AppendError> {
+        let Ok(first) = self.requests.try_recv() else {
+            return Ok(());
+        };
         let dedup = self.dedup.clone();
-        let mut last_group = 0;
-        while let Some(first) = self.requests.blocking_recv() {
-            // Held until the group is durable or refused: whoever else admits to this topic must
-            // not take a fact for the duplicate of one that is then refused.
-            let mut dedup = dedup.as_ref().map(|dedup| dedup.lock());
-            let mut group = Group {
-                next: self.wal.next(),
-                ..Default::default()
-            };
-            self.take(first, &mut group, dedup.as_deref_mut());
-            self.gather(&mut group, last_group, dedup.as_deref_mut());
-            last_group = group.waiting.len();
-            match self.append(group, dedup.as_deref_mut()) {
-                Err(AppendError::Refused(_)) if !self.wal.is_poisoned() => {}
-                Err(e) => return Some(e),
-                Ok(()) => {}
-            }
-        }
-        None
+        // Held until the group is durable or refused: whoever else admits to this topic must
+        // not take a fact for the duplicate of one that is then refused.
+        let mut dedup = dedup.as_ref().map(|dedup| dedup.lock());
+        let mut group = Group {
+            next: self.wal.next(),
+            ..Default::default()
+        };
+        self.take(first, &mut group, dedup.as_deref_mut());
+        self.gather(&mut group, self.last_group, dedup.as_deref_mut());
+        self.last_group = group.waiting.len();
+        self.append(group, dedup.as_deref_mut())
     }
 
     /// Takes what waits, and then as many requests as the last group had, where they are small.
@@ -248,6 +281,8 @@ impl Appender {
                 reply,
             } => (payload, encoded, ingest_from, reply),
             WriteRequest::Cut(below) => {
+                let below_end = u64::try_from(below.0).unwrap_or(0);
+                self.ingested.retain(|_, written| written.end > below_end);
                 if let Err(e) = self.cut(below) {
                     tracing::warn!(topic = %self.log.name(), error = %e, "could not cut the WAL");
                 }
@@ -277,7 +312,8 @@ impl Appender {
             return;
         }
         if let Some((id, upto)) = &payload.ingest {
-            self.ingested.insert(id.clone(), *upto);
+            let (upto, end) = (*upto, group.next + payload.records);
+            self.ingested.insert(id.clone(), Ingested { upto, end });
         }
         let record = Record {
             first: group.next,
@@ -299,7 +335,8 @@ impl Appender {
     /// The answer to a chunk of a file that was written before, somewhere below `next`.
     fn already(&self, payload: &Payload, from: Option<u64>, next: u64) -> Option<Result<Written>> {
         let ((id, upto), from) = (payload.ingest.as_ref()?, from?);
-        let done = self.ingested.get(id).copied().unwrap_or(0);
+        let written = self.ingested.get(id).map_or(0, |written| written.upto);
+        let done = written.max(self.log.ingested(id));
         if done >= *upto {
             let at = Offset(i64::try_from(next).unwrap_or(i64::MAX));
             return Some(Ok(Written {
@@ -392,8 +429,9 @@ impl Appender {
             }
             if let Some((id, upto)) = &waiting.payload.ingest {
                 let before = upto.saturating_sub(waiting.payload.records);
-                let done = self.ingested.entry(id.clone()).or_default();
-                *done = (*done).min(before);
+                if let Some(written) = self.ingested.get_mut(id) {
+                    written.upto = written.upto.min(before);
+                }
             }
             waiting
                 .reply

@@ -56,7 +56,7 @@ pub(super) async fn open_wal(
                 Err(e) => failed = Some(e),
             }
         };
-        let wal = Wal::open_each(
+        let mut wal = Wal::open_each(
             &root,
             &topic.name,
             wal_options,
@@ -67,6 +67,8 @@ pub(super) async fn open_wal(
         if let Some(e) = failed {
             return Err(e);
         }
+        // A daemon may have many topics, and few of them get something at a time.
+        wal.close_files();
         check_wal(&topic, &wal, &pieces, (landed, synced))?;
         let mut kept = Vec::new();
         let key_log = KeyLog::open(&root, &topic.name, Arc::new(RealFiles), &mut |payload| {

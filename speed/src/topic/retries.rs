@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use anabranch_shared::{Backoff, Result};
+use anabranch_shared::{Backoff, Result, retry_text};
 
 /// How long after a try that failed the next one comes, at first and at most.
 const FIRST: Duration = Duration::from_millis(200);
@@ -94,18 +94,7 @@ impl Retries {
     /// The same of one of both.
     pub(super) fn trouble_of(&self, doing: Doing, now: Instant) -> Option<String> {
         let of = self.of(doing);
-        let (why, tries) = (of.trouble.as_ref()?, of.backoff.tries());
-        let what = doing.says();
-        let again = match of.backoff.wait(now).as_millis().div_ceil(1_000) {
-            0 => "now".to_owned(),
-            seconds => format!("in {seconds} s"),
-        };
-        let times = match tries {
-            1 => "once".to_owned(),
-            _ => format!("{tries} times in a row"),
-        };
-        Some(format!(
-            "{what}: {why}; it has failed {times}, and the next try is {again}"
-        ))
+        let (what, why) = (doing.says(), of.trouble.as_ref()?);
+        Some(format!("{what}: {why}; {}", retry_text(&of.backoff, now)))
     }
 }

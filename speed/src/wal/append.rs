@@ -24,7 +24,7 @@ impl Wal {
         let written = self.write_group(records)?;
         self.active.bytes = position + written;
         self.next = last.end;
-        self.synced.note(self.next);
+        self.synced.note(self.files.as_ref(), self.next);
         self.condition = Condition::Ready;
         Ok(())
     }
@@ -89,7 +89,8 @@ impl Wal {
             parts.push(IoSlice::new(header));
             parts.push(IoSlice::new(&record.payload));
         }
-        if let Err(source) = self.active.file.write_at(position, &mut parts) {
+        let file = self.active.file(self.files.as_ref())?;
+        if let Err(source) = file.write_at(position, &mut parts) {
             return Err(if is_no_space(&source) {
                 self.roll_back(position)
             } else {
@@ -97,7 +98,7 @@ impl Wal {
             });
         }
         fail::fail_point!("wal-before-fsync");
-        match self.active.file.sync(SyncPoint::Group) {
+        match file.sync(SyncPoint::Group) {
             Ok(()) => Ok(back),
             Err(source) => Err(self.poison(self.active.path.clone(), "sync", source)),
         }
@@ -105,11 +106,16 @@ impl Wal {
 
     /// Takes a group that the disk had no space for off the active segment again.
     fn roll_back(&mut self, position: u64) -> WalError {
-        let file = &mut self.active.file;
-        match file
-            .truncate(position)
-            .and_then(|()| file.sync(SyncPoint::RollBack))
-        {
+        let rolled_back = match self.active.file(self.files.as_ref()) {
+            Ok(file) => file
+                .truncate(position)
+                .and_then(|()| file.sync(SyncPoint::RollBack)),
+            Err(e) => {
+                self.condition = Condition::Poisoned;
+                return e;
+            }
+        };
+        match rolled_back {
             Ok(()) => self.full(FullCause::Disk),
             Err(source) => self.poison(self.active.path.clone(), "truncate", source),
         }

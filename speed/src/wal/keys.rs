@@ -46,7 +46,8 @@ pub struct KeyLog {
 struct Active {
     path: PathBuf,
     bytes: u64,
-    file: Box<dyn WalFile>,
+    /// `None` until something is kept again: see [`KeyLog::close_file`].
+    file: Option<Box<dyn WalFile>>,
 }
 
 impl KeyLog {
@@ -95,6 +96,13 @@ impl KeyLog {
         self.active.as_ref().map(|active| active.bytes)
     }
 
+    /// Closes the file of this life until something is kept again: all that it holds is synced.
+    pub fn close_file(&mut self) {
+        if let Some(active) = &mut self.active {
+            active.file = None;
+        }
+    }
+
     /// Keeps `payload` besides what was kept in this life. It is durable on return.
     ///
     /// # Errors
@@ -107,7 +115,7 @@ impl KeyLog {
             return Err(WalError::io(&self.dir, "append keys to", missing));
         };
         self.stale.push(active.path.clone());
-        write(&mut active, payload)?;
+        write(self.files.as_ref(), &mut active, payload)?;
         self.stale.pop();
         self.active = Some(active);
         Ok(())
@@ -131,9 +139,9 @@ impl KeyLog {
         let mut active = Active {
             path,
             bytes: 0,
-            file,
+            file: Some(file),
         };
-        write(&mut active, payload)?;
+        write(self.files.as_ref(), &mut active, payload)?;
         self.files
             .sync_dir(&self.dir, SyncPoint::KeysEntry)
             .map_err(|source| WalError::io(&self.dir, "sync directory", source))?;
@@ -154,7 +162,7 @@ fn file_name(number: u64) -> String {
     format!("{number:020}{SUFFIX}")
 }
 
-fn write(active: &mut Active, payload: &[u8]) -> Result<(), WalError> {
+fn write(files: &dyn WalFiles, active: &mut Active, payload: &[u8]) -> Result<(), WalError> {
     let Ok(len) = u32::try_from(payload.len()) else {
         let too_large = io::Error::from(io::ErrorKind::FileTooLarge);
         return Err(WalError::io(&active.path, "write", too_large));
@@ -167,14 +175,17 @@ fn write(active: &mut Active, payload: &[u8]) -> Result<(), WalError> {
     let crc = placed_crc(active.bytes, &header[..16]);
     header[16..].copy_from_slice(&crc.to_le_bytes());
     let mut parts = [IoSlice::new(&header), IoSlice::new(payload)];
-    active
-        .file
-        .write_at(active.bytes, &mut parts)
+    let mut file = match active.file.take() {
+        Some(open) => open,
+        None => files
+            .open(&active.path)
+            .map_err(|source| WalError::io(&active.path, "open", source))?,
+    };
+    file.write_at(active.bytes, &mut parts)
         .map_err(|source| WalError::io(&active.path, "write", source))?;
-    active
-        .file
-        .sync(SyncPoint::Keys)
+    file.sync(SyncPoint::Keys)
         .map_err(|source| WalError::io(&active.path, "sync", source))?;
+    active.file = Some(file);
     active.bytes += (HEADER_BYTES + payload.len()) as u64;
     Ok(())
 }

@@ -163,7 +163,7 @@ pub(super) fn create_segment(
         start,
         sequence: header.sequence,
         bytes: header.bytes.len() as u64,
-        file,
+        file: Some(file),
     })
 }
 
@@ -208,6 +208,6 @@ pub(super) fn reopen_last(files: &dyn WalFiles, last: Segment) -> Result<Active,
         start,
         sequence: header.sequence,
         bytes,
-        file,
+        file: Some(file),
     })
 }

@@ -27,45 +27,75 @@ const BYTES: usize = 20;
 pub(super) struct Synced {
     path: PathBuf,
     owner: Owner,
-    /// `None` after an error: the note stays as it is.
-    file: Option<Box<dyn WalFile>>,
+    file: NoteFile,
+}
+
+/// The file of a note.
+#[derive(Debug)]
+enum NoteFile {
+    Open(Box<dyn WalFile>),
+    /// Until something is noted again.
+    Closed,
+    /// After an error: the note stays as it is.
+    Failed,
 }
 
 impl Synced {
     /// Opens the note for writing. Where that is refused there is none: nothing rests on it.
     pub(super) fn open(files: &dyn WalFiles, dir: &Path, owner: &Owner) -> Self {
-        let path = dir.join(NAME);
-        let opened = match files.open(&path) {
-            Err(e) if e.kind() == io::ErrorKind::NotFound => files.create(&path),
-            opened => opened,
-        };
         let mut synced = Self {
-            path,
+            path: dir.join(NAME),
             owner: owner.clone(),
-            file: None,
+            file: NoteFile::Closed,
         };
+        let opened = synced.opened(files);
         synced.keep(opened);
         synced
     }
 
+    fn opened(&self, files: &dyn WalFiles) -> io::Result<Box<dyn WalFile>> {
+        match files.open(&self.path) {
+            Err(e) if e.kind() == io::ErrorKind::NotFound => files.create(&self.path),
+            opened => opened,
+        }
+    }
+
     fn keep(&mut self, file: io::Result<Box<dyn WalFile>>) {
-        match file {
-            Ok(file) => self.file = Some(file),
+        self.file = match file {
+            Ok(file) => NoteFile::Open(file),
             Err(error) => {
                 let path = self.path.display();
                 tracing::warn!(%path, %error, "how far the WAL is synced can't be noted");
+                NoteFile::Failed
             }
+        };
+    }
+
+    /// Whether its file is open.
+    pub(super) fn is_open(&self) -> bool {
+        matches!(self.file, NoteFile::Open(_))
+    }
+
+    /// Closes its file until something is noted again.
+    pub(super) fn close(&mut self) {
+        if self.is_open() {
+            self.file = NoteFile::Closed;
         }
     }
 
     /// Notes that the WAL is synced up to an offset.
-    pub(super) fn note(&mut self, end: u64) {
-        let Some(mut file) = self.file.take() else {
-            return;
+    pub(super) fn note(&mut self, files: &dyn WalFiles, end: u64) {
+        let opened = match std::mem::replace(&mut self.file, NoteFile::Failed) {
+            NoteFile::Failed => return,
+            NoteFile::Open(file) => Ok(file),
+            NoteFile::Closed => self.opened(files),
         };
         let note = encode(end, &self.owner);
-        let written = file.write_at(0, &mut [IoSlice::new(&note)]);
-        self.keep(written.map(|()| file));
+        let written = opened.and_then(|mut file| {
+            file.write_at(0, &mut [IoSlice::new(&note)])?;
+            Ok(file)
+        });
+        self.keep(written);
     }
 }
 

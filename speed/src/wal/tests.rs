@@ -377,3 +377,34 @@ fn names_are_read_strictly() {
         );
     }
 }
+
+/// A daemon of many topics keeps few files open: what is closed is opened again, and where it can't
+/// be nothing is written and the WAL goes on once it can.
+#[test]
+fn closed_files_are_opened_by_the_next_group() {
+    let dir = tempfile::tempdir().unwrap();
+    let open = || Wal::open(dir.path(), TOPIC, small(), Arc::new(RealFiles)).unwrap();
+    let (mut wal, _) = open();
+    assert!(wal.has_open_files());
+    let mut all = Vec::new();
+    for count in [1, 4, 1] {
+        wal.close_files();
+        assert!(!wal.has_open_files());
+        let group = records(wal.next(), count);
+        wal.append(&group).unwrap();
+        assert!(wal.has_open_files());
+        all.extend(group);
+    }
+    wal.close_files();
+    let (path, away) = (wal.active.path.clone(), dir.path().join("away"));
+    std::fs::rename(&path, &away).unwrap();
+    let group = records(wal.next(), 1);
+    let refused = wal.append(&group).unwrap_err();
+    assert!(refused.to_string().contains("open"), "{refused}");
+    assert!(!wal.is_poisoned());
+    std::fs::rename(&away, &path).unwrap();
+    wal.append(&group).unwrap();
+    all.extend(group);
+    drop(wal);
+    assert_eq!(open().1, all);
+}

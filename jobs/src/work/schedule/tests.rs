@@ -239,3 +239,29 @@ async fn an_edit_is_followed() {
     let ends = scheduler.tick(at("2026-01-12T12:00:00Z"), &stop).await;
     assert_eq!(jobs(&ends), [(Job::Refresh, true)]);
 }
+
+/// Of two schedulers of one storage each job is run by one, whether they look at the same moment or
+/// one after the other.
+#[tokio::test(flavor = "multi_thread")]
+async fn of_two_schedulers_one_runs_each_job() {
+    let dir = tempfile::tempdir().unwrap();
+    let sql = "SELECT n, count(*) AS c FROM facts GROUP BY n";
+    let context = project(dir.path(), sql).await;
+    let other = Context::open(dir.path()).await.unwrap();
+    let stop = Arc::new(AtomicBool::new(false));
+    let begun = at("2026-01-10T12:00:00Z");
+    let mut one = Scheduler::new(context.clone(), begun).await;
+    let mut two = Scheduler::new(other, begun).await;
+    for hour in ["2026-01-11T12:00:00Z", "2026-01-12T12:00:00Z"] {
+        let (by_one, by_two) = tokio::join!(one.tick(at(hour), &stop), two.tick(at(hour), &stop));
+        // What one left to the other is done by now.
+        let later = at(hour) + TimeDelta::minutes(1);
+        let again = [one.tick(later, &stop).await, two.tick(later, &stop).await].concat();
+        let mut all = jobs(&[by_one, by_two, again].concat());
+        all.sort_unstable();
+        assert_eq!(all, [(Job::Rebuild, true), (Job::Refresh, true)], "{hour}");
+    }
+    let mut history = LastRows::default();
+    history.follow(&context.storage).await.unwrap();
+    assert_eq!(last_times(&history).len(), 2);
+}

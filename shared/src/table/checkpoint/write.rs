@@ -95,10 +95,12 @@ fn actions(state: &TableState) -> Vec<Action> {
     let mut actions = vec![Action::Protocol(Protocol::ours())];
     actions.extend(metadata.map(Action::MetaData));
     let txns: BTreeMap<_, _> = state.txns.iter().collect();
-    actions.extend(
-        txns.into_iter()
-            .map(|(app, version)| Action::Txn(Txn::new(app, *version))),
-    );
+    actions.extend(txns.into_iter().map(|(app, version)| {
+        Action::Txn(Txn {
+            last_updated: state.txn_times.get(app).copied(),
+            ..Txn::new(app, *version)
+        })
+    }));
     actions.extend(state.files.values().map(|file| {
         Action::Add(AddFile {
             data_change: false,

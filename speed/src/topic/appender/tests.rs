@@ -1,9 +1,10 @@
 //! What the appender does when it can't go on.
 
 use anabranch_shared::settings::{FieldReads, FieldType, UnknownFields};
-use anabranch_shared::{Log, Storage, Topic, TopicField, blocking};
+use anabranch_shared::{Log, Storage, Topic, TopicField};
 
 use super::*;
+use crate::failure::Failure;
 use crate::intake::admission::Admission;
 use crate::intake::idempotency::RequestBounds;
 use crate::wal::{RealFiles, WalOptions};
@@ -55,7 +56,12 @@ async fn records_that_cannot_be_placed_end_the_daemon() -> Result<()> {
         key_log,
         refused: Arc::default(),
         now_us: || 0,
+        last_group: 0,
+        open: None,
     };
+    let failure = Failure::default();
+    let appenders = Appenders::start(&failure)?;
+    let handle = appenders.add(appender, send);
     let mut answers = Vec::new();
     for _ in 0..2 {
         let line = "{\"ts\":\"2026-01-01T00:00:00Z\"}\n".to_owned();
@@ -69,18 +75,12 @@ async fn records_that_cannot_be_placed_end_the_daemon() -> Result<()> {
             ingest_from: None,
             reply,
         };
-        send.send(request).await.ok();
+        // The second may come when it has ended already.
+        handle.send(request).await.ok();
         answers.push(answer);
     }
-    let failure = Failure::default();
-    let reported = failure.clone();
     // It ends though its senders are still there.
-    blocking(move || {
-        appender.run(&reported);
-        Ok(())
-    })
-    .await?;
-    let reason = failure.get().map(|e| e.to_string()).unwrap_or_default();
+    let reason = failure.wait().await.to_string();
     assert!(reason.contains("could not be made visible"), "{reason}");
     for answer in answers {
         assert!(!matches!(answer.await, Ok(Ok(_))), "it was acknowledged");
