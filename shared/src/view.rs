@@ -46,6 +46,7 @@ mod spread;
 mod states;
 mod sum;
 mod terms;
+mod text_sets;
 mod ties;
 mod zones;
 
