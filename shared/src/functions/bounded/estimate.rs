@@ -191,7 +191,7 @@ fn series(args: &[ColumnarValue], rows: usize) -> Result<u64> {
         };
         // The engine refuses steps of 0.
         let step = at(&steps, row).unwrap_or(1).unsigned_abs().max(1);
-        to.abs_diff(from) / step + 1
+        (to.abs_diff(from) / step).saturating_add(1)
     };
     Ok((0..rows).fold(0_u64, |sum, row| sum.saturating_add(of_row(row))))
 }
