@@ -240,7 +240,9 @@ pub struct Verification {
 
 /// The work of a verification goes on somewhere as long as anybody holds this.
 #[derive(Clone, Debug)]
-pub struct VerificationWork(Arc<Running>);
+pub struct VerificationWork {
+    _running: Arc<Running>,
+}
 
 impl Verification {
     pub(crate) fn new(running: Arc<Running>) -> Self {
@@ -257,7 +259,9 @@ impl Verification {
 
     /// To be held by its work.
     pub fn work(&self) -> VerificationWork {
-        VerificationWork(self.running.clone())
+        VerificationWork {
+            _running: self.running.clone(),
+        }
     }
 }
 
