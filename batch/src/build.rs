@@ -26,6 +26,9 @@ const FOLD_SHARE: u64 = 8;
 /// they are few.
 const SMALL_SHARE: u64 = 16;
 
+/// The share of the memory bound that the bytes of the log's files may take which are being read.
+const FILES_SHARE: u64 = 2;
+
 /// How a build runs.
 #[derive(Clone, Debug)]
 pub struct BatchOptions {
@@ -292,8 +295,9 @@ async fn build_part(
     to: &Offsets,
     options: &BatchOptions,
 ) -> Result<Vec<Unit>> {
+    let files = log.files_between(from, to)?;
     let fold = FoldOptions {
-        threads: options.threads,
+        threads: threads(options, files.iter().map(|file| file.add.size).max()),
         memory_bytes: usize::try_from(options.memory_bytes / FOLD_SHARE).unwrap_or(usize::MAX),
         stop: options.stop.clone(),
         progress: options.progress.clone(),
@@ -329,6 +333,14 @@ async fn build_part(
     }
 }
 
+/// How many threads fold files of this size at most: each has one of them in memory.
+fn threads(options: &BatchOptions, largest_file: Option<i64>) -> usize {
+    let largest = u64::try_from(largest_file.unwrap_or(0)).unwrap_or(0).max(1);
+    let at_once = options.memory_bytes / FILES_SHARE / largest;
+    let at_once = usize::try_from(at_once).unwrap_or(usize::MAX);
+    options.threads.min(at_once).max(1)
+}
+
 /// A stop that was asked for.
 pub(crate) fn stopped(options: &BatchOptions) -> Result<()> {
     match options.stop.load(Ordering::Relaxed) {
@@ -356,6 +368,22 @@ mod tests {
             ranges.map(|(p, r)| (p.0, r.start.0, r.end.0)).collect()
         };
         parts(from, to, edges).iter().map(ranges).collect()
+    }
+
+    #[test]
+    fn as_many_files_are_read_at_once_as_fit() {
+        let options = BatchOptions {
+            threads: 8,
+            memory_bytes: 1_000_000,
+            stop: Arc::default(),
+            progress: Arc::default(),
+        };
+        let of = |largest| threads(&options, largest);
+        assert_eq!(of(None), 8);
+        assert_eq!(of(Some(10_000)), 8);
+        assert_eq!(of(Some(200_000)), 2);
+        // One is read all the same.
+        assert_eq!(of(Some(2_000_000)), 1);
     }
 
     #[test]

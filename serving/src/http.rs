@@ -63,7 +63,7 @@ async fn sql(
 }
 
 /// Who asks: from where, and with which program.
-fn who(peer: Option<SocketAddr>, headers: &HeaderMap) -> String {
+pub fn who(peer: Option<SocketAddr>, headers: &HeaderMap) -> String {
     let agent = headers.get(header::USER_AGENT);
     let agent = agent.and_then(|v| v.to_str().ok()).unwrap_or("HTTP");
     let agent: String = agent.chars().take(100).collect();

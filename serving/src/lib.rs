@@ -23,8 +23,9 @@ mod text_lossy;
 mod topic_table;
 mod workers;
 
-pub use http::{SqlRequest, error_response, note_of, router};
+pub use http::{SqlRequest, error_response, note_of, router, who};
 pub use limits::QueryLimits;
-pub use running::QueryInfo;
-pub use session::{Answer, ServingOptions, SqlService, read_setting};
+pub use running::{QueryInfo, Verification, VerificationWork};
+pub use session::{Answer, ServingOptions, SqlService, read_setting, stopped_by};
+pub use stoppable::stoppable;
 pub use workers::compute;

@@ -183,18 +183,23 @@ impl Queries {
         Ok(())
     }
 
-    /// The right to verify a view for somebody else.
+    /// Takes in the verification of a view for somebody else, which runs at once.
     ///
     /// # Errors
-    /// `NoRoom` where as many run as may.
-    pub(crate) fn verification(&self) -> Result<OwnedSemaphorePermit> {
+    /// `NoRoom` where as many run as may, and as [`Queries::arrive`].
+    pub(crate) fn verification(self: &Arc<Self>, who: &str, view: &str) -> Result<Arc<Running>> {
         let permit = self.verifications.clone().try_acquire_owned();
-        permit.map_err(|_| {
+        let permit = permit.map_err(|_| {
             Error::NoRoom(format!(
                 "{} verifications run, which are the most (`verifications` in `[query]`); try again later",
                 self.limits.verifications
             ))
-        })
+        })?;
+        let statement = format!("verify {view}");
+        let running = self.arrive(who, &statement, self.limits.verify_timeout)?;
+        *running.turn.lock() = Some(permit);
+        running.is_running.store(true, Ordering::Relaxed);
+        Ok(running)
     }
 }
 
@@ -222,6 +227,41 @@ impl process::Watched for Queries {
             );
             largest.stop.stop(StopReason::Memory);
             *stopped_at = Some(Instant::now());
+        }
+    }
+}
+
+/// The verification of a view that somebody waits for: it is listed and cancelled as queries are, and
+/// stopped once this is dropped. Its turn is over when its work is, see [`Verification::work`].
+#[derive(Debug)]
+pub struct Verification {
+    running: Arc<Running>,
+    _waiter: Waiter,
+}
+
+/// The work of a verification goes on somewhere as long as anybody holds this.
+#[derive(Clone, Debug)]
+pub struct VerificationWork {
+    _running: Arc<Running>,
+}
+
+impl Verification {
+    pub(crate) fn new(running: Arc<Running>) -> Self {
+        Self {
+            _waiter: running.waiter(),
+            running,
+        }
+    }
+
+    /// What tells its work to stop.
+    pub fn stop(&self) -> &Stop {
+        &self.running.stop
+    }
+
+    /// To be held by its work.
+    pub fn work(&self) -> VerificationWork {
+        VerificationWork {
+            _running: self.running.clone(),
         }
     }
 }
@@ -346,6 +386,31 @@ mod tests {
         let query = queries.arrive("a", "select 1", LIMIT * 100).unwrap();
         drop(query.waiter());
         assert_eq!(query.stop.reason(), Some(StopReason::Gone));
+    }
+
+    /// Its place is taken until its work has ended, whoever waits.
+    #[tokio::test]
+    async fn verifications_are_listed_and_end_when_nobody_waits() {
+        let queries = Queries::new(QueryLimits {
+            verifications: 1,
+            ..Default::default()
+        });
+        let verification = Verification::new(queries.verification("a", "words").unwrap());
+        let listed = queries.infos();
+        let shown = (listed[0].statement.as_str(), listed[0].state.as_str());
+        assert_eq!(shown, ("verify words", "running"));
+        let (work, stop) = (verification.work(), verification.stop().clone());
+        drop(verification);
+        assert_eq!(stop.reason(), Some(StopReason::Gone));
+        assert!(matches!(
+            queries.verification("b", "words"),
+            Err(Error::NoRoom(_))
+        ));
+        assert_eq!(queries.infos()[0].state, "stopping");
+        drop(work);
+        let next = queries.verification("b", "words").unwrap();
+        queries.cancel(&queries.infos()[0].id).unwrap();
+        assert_eq!(next.stop.reason(), Some(StopReason::Cancelled));
     }
 
     #[tokio::test]

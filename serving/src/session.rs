@@ -26,7 +26,6 @@ use datafusion::physical_plan::execute_stream;
 use datafusion::physical_plan::stream::RecordBatchStreamAdapter;
 use datafusion::prelude::{DataFrame, SessionConfig, SessionContext};
 use datafusion::sql::parser::Statement;
-use tokio::sync::OwnedSemaphorePermit;
 
 use crate::additive;
 use crate::blame::naming_views;
@@ -36,7 +35,7 @@ use crate::leaf::MergedLeaf;
 use crate::limits::QueryLimits;
 use crate::planning;
 use crate::pool::QueryPool;
-use crate::running::{Queries, QueryInfo, Running, Waiter};
+use crate::running::{Queries, QueryInfo, Running, Verification, Waiter};
 use crate::statement;
 use crate::stoppable::{largest_constant, stoppable};
 use crate::temporary;
@@ -163,13 +162,18 @@ impl SqlService {
         self.queries.cancel(id)
     }
 
-    /// The right to verify a view for somebody else, and how long that may take.
+    /// Takes in the verification of a view that somebody asks for. It has a limit of time, and is listed
+    /// and cancelled as queries are.
     ///
     /// # Errors
-    /// `NoRoom` where as many verifications run as may.
-    pub fn verification(&self) -> Result<(OwnedSemaphorePermit, Duration)> {
-        let limit = self.options.limits.verify_timeout;
-        Ok((self.queries.verification()?, limit))
+    /// `NoRoom` where as many verifications run as may, or the process is short of memory.
+    pub fn verification(&self, who: &str, view: &str) -> Result<Verification> {
+        Ok(Verification::new(self.queries.verification(who, view)?))
+    }
+
+    /// How long a verification that somebody asks for may take.
+    pub fn verify_timeout(&self) -> Duration {
+        self.options.limits.verify_timeout
     }
 
     /// The state of a query's session, before tables are registered.
@@ -183,6 +187,7 @@ impl SqlService {
         let bounds = FunctionBounds {
             bytes: self.options.limits.function_bytes,
             work: FUNCTION_WORK,
+            pattern_work: FUNCTION_WORK,
             setting: "`max_function_bytes` in `[query]`",
             stop: query.stop.clone(),
         };
@@ -286,22 +291,31 @@ impl SqlService {
         ))
     }
 
-    /// The answer of a view, pinned; of a sample of its keys where one is given.
+    /// The columns of a view's answer, pinned.
+    pub fn answer_schema(&self, pin: &ViewPin, sample: Option<&KeySample>) -> Result<SchemaRef> {
+        let plan = view_answer_plan(pin, sample)?;
+        Ok(Arc::new(plan.schema().as_arrow().clone()))
+    }
+
+    /// The answer of a view, pinned; of a sample of its keys where one is given. It is made within the
+    /// memory of a pool of its own, and ends with an error once it is to stop.
     pub async fn view_answer(
         &self,
         pin: &ViewPin,
         sample: Option<&KeySample>,
-    ) -> Result<(SchemaRef, SendableRecordBatchStream)> {
-        let leaf = Arc::new(MergedLeaf::new(Arc::new(pin.clone())));
-        let plan = match sample {
-            Some(sample) => pin.view.sampled_answer_plan(leaf, sample)?,
-            None => pin.view.answer_plan(leaf)?,
-        };
-        let schema = Arc::new(plan.schema().as_arrow().clone());
-        let state = self.state_within(self.runtime.clone())?;
-        let rows = DataFrame::new(state.clone(), plan).execute_stream().await?;
-        let rows = naming_views(rows, state, vec![pin.clone()], Stop::never());
-        Ok((schema, rows))
+        memory: &Arc<dyn MemoryPool>,
+        stop: &Stop,
+    ) -> Result<SendableRecordBatchStream> {
+        let mut runtime = RuntimeEnv::clone(&self.runtime);
+        runtime.memory_pool = memory.clone();
+        let state = stopped_by(self.state_within(Arc::new(runtime))?, stop);
+        let plan = view_answer_plan(pin, sample)?;
+        let plan = DataFrame::new(state.clone(), plan)
+            .create_physical_plan()
+            .await?;
+        let context = SessionContext::new_with_state(state.clone());
+        let rows = execute_stream(stoppable(plan, stop)?, context.task_ctx())?;
+        Ok(naming_views(rows, state, vec![pin.clone()], stop.clone()))
     }
 
     /// Answers one statement over a given pin.
@@ -348,6 +362,24 @@ impl SqlService {
     }
 }
 
+fn view_answer_plan(pin: &ViewPin, sample: Option<&KeySample>) -> Result<LogicalPlan> {
+    let leaf = Arc::new(MergedLeaf::new(Arc::new(pin.clone())));
+    match sample {
+        Some(sample) => pin.view.sampled_answer_plan(leaf, sample),
+        None => pin.view.answer_plan(leaf),
+    }
+}
+
+/// A session for views in which planning looks whether to go on, and so do functions that compute
+/// long. Its plans must be [`stoppable`] besides.
+pub fn stopped_by(state: SessionState, stop: &Stop) -> SessionState {
+    let bounds = FunctionBounds {
+        stop: stop.clone(),
+        ..Default::default()
+    };
+    planning::bounded(state, bounds)
+}
+
 /// A statement that has been read, and its session.
 type Read = workers::Kept<(SessionState, Statement)>;
 
@@ -380,13 +412,15 @@ async fn computed(
     additive::check(&plan, &answer_plans(&pin)?)?;
     stop.check()?;
     let state = context.state();
-    let plan = state.optimize(&plan_combines(plan)?)?;
+    let plan: Result<_> = workers::at_length(async {
+        let plan = state.optimize(&plan_combines(plan)?)?;
+        stop.check()?;
+        let planner = state.query_planner();
+        let planned = planner.create_physical_plan(&plan, &state).await?;
+        Ok((Arc::new(plan.schema().as_arrow().clone()), planned))
+    });
+    let (schema, plan) = plan?;
     stop.check()?;
-    let schema = Arc::new(plan.schema().as_arrow().clone());
-    let plan = state
-        .query_planner()
-        .create_physical_plan(&plan, &state)
-        .await?;
     let constant = largest_constant(&plan)?;
     let plan = stoppable(plan, &stop)?;
     let rows = execute_stream(plan, task_of(&context, constant))?;

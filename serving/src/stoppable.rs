@@ -31,10 +31,10 @@ use futures::StreamExt;
 use futures::stream::poll_fn;
 
 /// The plan, which fails once it is to stop.
-pub(crate) fn stoppable(
-    plan: Arc<dyn ExecutionPlan>,
-    stop: &Stop,
-) -> Result<Arc<dyn ExecutionPlan>> {
+///
+/// # Errors
+/// Those of the engine, for a plan that can't be made anew.
+pub fn stoppable(plan: Arc<dyn ExecutionPlan>, stop: &Stop) -> Result<Arc<dyn ExecutionPlan>> {
     let wrapped = plan.transform_up(|node| {
         let node = with_stoppable_filter(node, stop)?;
         Ok(Transformed::yes(StoppableExec::wrap(node, stop.clone())))

@@ -98,6 +98,12 @@ pub async fn compute<T: Send + 'static>(
     (&mut computing.0).await.map_err(ended)?
 }
 
+/// Does work of a query that may take long without a pause and can't be stopped, such as planning: the
+/// other work of its thread goes to another one. To be called on the threads for queries.
+pub(crate) fn at_length<T>(work: impl Future<Output = T>) -> T {
+    tokio::task::block_in_place(|| tokio::runtime::Handle::current().block_on(work))
+}
+
 /// Something that goes deep: it is dropped on the threads for queries, because what drops it goes as
 /// deep.
 #[derive(Debug)]

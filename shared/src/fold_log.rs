@@ -9,10 +9,13 @@ use arrow::array::RecordBatch;
 use parking_lot::Mutex;
 use tokio::runtime::Handle;
 
+use self::borders::Borders;
 use crate::log::{FactsFile, Log};
 use crate::master::Ranges;
 use crate::view::{Fold, View, fold_facts};
 use crate::{Error, Offsets, Result};
+
+mod borders;
 
 /// A thread takes this part of its share of the facts that are left: large chunks first, of facts
 /// that came together, and at last single files, so that the threads finish together.
@@ -43,10 +46,14 @@ pub struct FoldProgress {
     pub bytes: AtomicU64,
     /// States that were handed over.
     pub states: AtomicU64,
+    /// The most bytes that the unfinished states of one thread took, by their own count.
+    pub most_held: AtomicU64,
 }
 
 /// Folds the facts of `[from, to)`. `emit` gets each batch of states with the ranges of offsets
-/// that it is of; it is called from threads that may block.
+/// that it is of; it is called from threads that may block. A thread whose states take their share of
+/// memory hands them over also in the middle of a file: up to a row behind which no fact of the file
+/// has an offset below those before it.
 ///
 /// # Errors
 /// `Expression`, with the fact's place, where the view's SQL fails; `Conflict` when stopped;
@@ -59,11 +66,11 @@ pub async fn fold_log(
     options: &FoldOptions,
     emit: impl Fn(RecordBatch, Ranges) -> Result<()> + Send + Sync + 'static,
 ) -> Result<()> {
-    fold_files(log, view, (from, to), options, HandOver::AfterFiles, emit).await
+    fold_files(log, view, (from, to), options, HandOver::InPlace, emit).await
 }
 
 /// As [`fold_log`], for who does not ask of which offsets a batch of states is: states are handed
-/// over as soon as they take their share of memory, also in the middle of a file.
+/// over as soon as they take their share of memory, wherever that is.
 ///
 /// # Errors
 /// As [`fold_log`].
@@ -76,16 +83,16 @@ pub async fn fold_log_unplaced(
     emit: impl Fn(RecordBatch) -> Result<()> + Send + Sync + 'static,
 ) -> Result<()> {
     let emit = move |states, _: Ranges| emit(states);
-    fold_files(log, view, (from, to), options, HandOver::AfterBatches, emit).await
+    fold_files(log, view, (from, to), options, HandOver::Anywhere, emit).await
 }
 
 /// When a thread over its share of memory hands over what it has.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum HandOver {
-    /// Once it has read a file, so that the states are of whole ranges.
-    AfterFiles,
+    /// At the next border of offsets, so that the states are of whole ranges.
+    InPlace,
     /// At once.
-    AfterBatches,
+    Anywhere,
 }
 
 async fn fold_files(
@@ -189,37 +196,54 @@ struct Worker {
     runtime: Handle,
 }
 
+/// What a thread has folded and not handed over.
+struct Unfinished {
+    fold: Fold,
+    /// Of which offsets it is; of a file that is being read, without what was folded of it since the
+    /// last border.
+    ranges: Ranges,
+}
+
 impl Worker {
     fn run(&self, emit: &dyn Fn(RecordBatch, Ranges) -> Result<()>) -> Result<()> {
-        let mut fold = Fold::new(&self.view)?;
-        let mut ranges = Ranges::new();
+        let mut unfinished = Unfinished {
+            fold: Fold::new(&self.view)?,
+            ranges: Ranges::new(),
+        };
         loop {
             let chunk = self.queue.lock().take();
             if chunk.is_empty() {
                 break;
             }
             for file in chunk {
-                self.fold_file(&file, &mut fold, emit)?;
-                ranges.extend(file.wanted.iter().copied());
-                if fold.size_bytes() > self.fold_bytes {
-                    let full = std::mem::replace(&mut fold, Fold::new(&self.view)?);
-                    self.hand_over(full, std::mem::take(&mut ranges), emit)?;
+                self.fold_file(&file, &mut unfinished, emit)?;
+                if self.is_full(&unfinished) {
+                    self.hand_over(&mut unfinished, emit)?;
                 }
             }
         }
-        self.hand_over(fold, ranges, emit)
+        self.hand_over(&mut unfinished, emit)
+    }
+
+    /// Whether a thread's states take more than its share of memory.
+    fn is_full(&self, unfinished: &Unfinished) -> bool {
+        let held = unfinished.fold.size_bytes();
+        let most = &self.options.progress.most_held;
+        most.fetch_max(held as u64, Ordering::Relaxed);
+        held > self.fold_bytes
     }
 
     fn hand_over(
         &self,
-        fold: Fold,
-        ranges: Ranges,
+        unfinished: &mut Unfinished,
         emit: &dyn Fn(RecordBatch, Ranges) -> Result<()>,
     ) -> Result<()> {
-        if fold.is_empty() {
+        if unfinished.fold.is_empty() {
             return Ok(());
         }
-        let states = fold.into_states()?;
+        let full = std::mem::replace(&mut unfinished.fold, Fold::new(&self.view)?);
+        let ranges = std::mem::take(&mut unfinished.ranges);
+        let states = full.into_states()?;
         self.options
             .progress
             .states
@@ -230,32 +254,48 @@ impl Worker {
     fn fold_file(
         &self,
         file: &FactsFile,
-        fold: &mut Fold,
+        unfinished: &mut Unfinished,
         emit: &dyn Fn(RecordBatch, Ranges) -> Result<()>,
     ) -> Result<()> {
-        let (schema, reads) = (self.view.fact_schema(), self.view.late_reads());
-        let read = self
-            .runtime
-            .block_on(self.log.read_file(file, schema, reads));
-        let batches = match read {
-            Err(Error::Unavailable(why)) => return self.fold_replacement(file, why, fold, emit),
+        let body = match self.runtime.block_on(self.log.fetch_file(file)) {
+            Err(Error::Unavailable(why)) => {
+                return self.fold_replacement(file, why, unfinished, emit);
+            }
             read => read?,
         };
-        for batch in batches {
+        let (schema, reads) = (self.view.fact_schema(), self.view.late_reads());
+        // Read once they are needed: few files are so large.
+        let mut borders: Option<Borders> = None;
+        let mut left = file.wanted.clone();
+        for (number, batch) in file.read(body.clone(), schema, reads)?.enumerate() {
             if self.options.stop.load(Ordering::Relaxed) {
                 return Err(Error::Conflict("stopped; nothing was changed".into()));
             }
             let batch = batch?;
-            fold.facts(&batch).map_err(|e| self.locate(file, e))?;
+            let folded = unfinished.fold.facts(&batch);
+            folded.map_err(|e| self.locate(file, e))?;
             self.options
                 .progress
                 .facts
                 .fetch_add(batch.num_rows() as u64, Ordering::Relaxed);
-            if self.hand_over == HandOver::AfterBatches && fold.size_bytes() > self.fold_bytes {
-                let full = std::mem::replace(fold, Fold::new(&self.view)?);
-                self.hand_over(full, Ranges::new(), emit)?;
+            if !self.is_full(unfinished) {
+                continue;
+            }
+            match self.hand_over {
+                HandOver::Anywhere => self.hand_over(unfinished, emit)?,
+                HandOver::InPlace => {
+                    let borders = match &mut borders {
+                        Some(borders) => borders,
+                        none => none.insert(Borders::read(file, body.clone(), reads)?),
+                    };
+                    if let Some(before) = borders.cut_after(number, &mut left) {
+                        unfinished.ranges.extend(before);
+                        self.hand_over(unfinished, emit)?;
+                    }
+                }
             }
         }
+        unfinished.ranges.extend(left);
         let size = u64::try_from(file.add.size).unwrap_or(0);
         self.options
             .progress
@@ -270,7 +310,7 @@ impl Worker {
         &self,
         file: &FactsFile,
         why: String,
-        fold: &mut Fold,
+        unfinished: &mut Unfinished,
         emit: &dyn Fn(RecordBatch, Ranges) -> Result<()>,
     ) -> Result<()> {
         self.runtime.block_on(self.log.refresh())?;
@@ -278,7 +318,9 @@ impl Worker {
         if files.iter().any(|f| f.add.path == file.add.path) {
             return Err(Error::Unavailable(why));
         }
-        files.iter().try_for_each(|f| self.fold_file(f, fold, emit))
+        files
+            .iter()
+            .try_for_each(|f| self.fold_file(f, unfinished, emit))
     }
 
     /// The error with the place of the fact that causes it, found by reading the file again.

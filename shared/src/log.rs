@@ -135,6 +135,19 @@ pub struct FactsFile {
     pub partial: bool,
 }
 
+impl FactsFile {
+    /// Reads the wanted facts out of the file's bytes, in the columns of a schema. However it is asked
+    /// for, the facts come in the same batches.
+    pub(crate) fn read(
+        &self,
+        body: bytes::Bytes,
+        schema: &SchemaRef,
+        reads: &LateReads,
+    ) -> Result<impl Iterator<Item = Result<RecordBatch>> + use<>> {
+        read_facts(body, schema, reads, self)
+    }
+}
+
 /// The log of a topic, with its dead letters.
 #[derive(Debug)]
 pub struct Log {
@@ -572,8 +585,12 @@ impl Log {
         schema: &SchemaRef,
         reads: &LateReads,
     ) -> Result<impl Iterator<Item = Result<RecordBatch>> + use<>> {
-        let body = read_file(&self.table, &file.add).await?;
-        read_facts(body, schema, reads, file)
+        read_facts(self.fetch_file(file).await?, schema, reads, file)
+    }
+
+    /// The bytes of a file of facts, for [`FactsFile::read`].
+    pub(crate) async fn fetch_file(&self, file: &FactsFile) -> Result<bytes::Bytes> {
+        read_file(&self.table, &file.add).await
     }
 
     /// Reads all wanted facts of some ranges into memory, in the topic's schema.

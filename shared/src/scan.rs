@@ -56,6 +56,7 @@ pub fn scan_files(
     predicate: Option<Arc<dyn PhysicalExpr>>,
     partitions: usize,
 ) -> Result<Arc<dyn ExecutionPlan>> {
+    fail::fail_point!("plan-scan");
     let locate = |file: &AddFile, size| PartitionedFile::new(format!("{root}/{}", file.path), size);
     let place = (Storage::engine_url()?, store, &locate as &Locate<'_>);
     scan_at(

@@ -9,6 +9,9 @@ use tokio::sync::Notify;
 
 use crate::{Error, Result};
 
+/// How often a flag that is set from outside is looked at.
+const LOOK_EVERY: Duration = Duration::from_millis(50);
+
 /// Why work is stopped.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum StopReason {
@@ -20,6 +23,8 @@ pub enum StopReason {
     Cancelled,
     /// The memory of the process came to its bound.
     Memory,
+    /// Whoever runs it wants it to end.
+    Asked,
 }
 
 /// Tells work to stop. Clones are one and the same.
@@ -30,7 +35,9 @@ pub struct Stop(Arc<Inner>);
 struct Inner {
     limit: Duration,
     until: Option<Instant>,
-    stopped: AtomicBool,
+    stopped: Arc<AtomicBool>,
+    /// Whether others set `stopped` too, without telling.
+    is_shared: bool,
     why: OnceLock<StopReason>,
     told: Notify,
 }
@@ -52,11 +59,26 @@ impl Stop {
         Self::new(limit, Instant::now().checked_add(limit))
     }
 
+    /// Work that ends once a flag is set, and that sets the flag where it is stopped otherwise.
+    pub fn by_flag(flag: &Arc<AtomicBool>) -> Self {
+        Self::sharing(Duration::MAX, None, flag.clone(), true)
+    }
+
     fn new(limit: Duration, until: Option<Instant>) -> Self {
+        Self::sharing(limit, until, Arc::default(), false)
+    }
+
+    fn sharing(
+        limit: Duration,
+        until: Option<Instant>,
+        stopped: Arc<AtomicBool>,
+        is_shared: bool,
+    ) -> Self {
         Self(Arc::new(Inner {
             limit,
             until,
-            stopped: AtomicBool::new(false),
+            stopped,
+            is_shared,
             why: OnceLock::new(),
             told: Notify::new(),
         }))
@@ -70,6 +92,12 @@ impl Stop {
         self.0.told.notify_waiters();
     }
 
+    /// A flag that is set once it was stopped, for what looks at flags; of a limit of time only once
+    /// somebody has looked at it.
+    pub fn flag(&self) -> &Arc<AtomicBool> {
+        &self.0.stopped
+    }
+
     /// Why it was stopped, if it was.
     pub fn reason(&self) -> Option<StopReason> {
         if !self.0.stopped.load(Ordering::Acquire)
@@ -78,7 +106,8 @@ impl Stop {
             self.stop(StopReason::Late);
         }
         match self.0.stopped.load(Ordering::Acquire) {
-            true => self.0.why.get().copied(),
+            // A flag alone says no more.
+            true => Some(*self.0.why.get_or_init(|| StopReason::Asked)),
             false => None,
         }
     }
@@ -86,7 +115,7 @@ impl Stop {
     /// Whether the work may go on.
     ///
     /// # Errors
-    /// `Conflict` where it was cancelled, `NoRoom` where memory is short, `Unavailable` otherwise.
+    /// `Conflict` where it was cancelled or asked to end, `NoRoom` where memory is short, `Unavailable` otherwise.
     pub fn check(&self) -> Result<()> {
         match self.reason() {
             None => Ok(()),
@@ -102,11 +131,12 @@ impl Stop {
             if let Some(why) = self.reason() {
                 return self.error(why);
             }
-            match self.0.until {
+            let look = self.0.is_shared.then(|| Instant::now() + LOOK_EVERY);
+            match [look, self.0.until].into_iter().flatten().min() {
                 None => told.await,
-                Some(until) => tokio::select! {
+                Some(next) => tokio::select! {
                     () = told => {}
-                    () = tokio::time::sleep_until(until.into()) => {}
+                    () = tokio::time::sleep_until(next.into()) => {}
                 },
             }
         }
@@ -136,6 +166,7 @@ impl Stop {
             StopReason::Cancelled => {
                 Error::Conflict("the query was cancelled by `anabranch queries cancel`".to_owned())
             }
+            StopReason::Asked => Error::Conflict("stopped; nothing was changed".to_owned()),
             StopReason::Memory => Error::NoRoom(
                 "the query was stopped: it was the largest while the memory of the process was at its bound (`process_memory` in `[query]`); narrow it".to_owned(),
             ),
@@ -158,6 +189,27 @@ mod tests {
         let never = std::future::pending::<Result<()>>();
         let kind = stop.within(never).await.map_err(|e| e.kind());
         assert_eq!(kind, Err(ErrorKind::Conflict));
+    }
+
+    #[tokio::test]
+    async fn a_flag_stops_it_and_is_set_where_it_is_stopped() {
+        let flag = Arc::new(AtomicBool::new(false));
+        let stop = Stop::by_flag(&flag);
+        assert!(stop.check().is_ok());
+        let waits = stop.clone();
+        let never = async move { waits.within(std::future::pending::<Result<()>>()).await };
+        let waiting = tokio::spawn(never);
+        flag.store(true, Ordering::Relaxed);
+        let ended = waiting.await.map_err(|e| e.to_string());
+        assert_eq!(
+            ended.map(|e| e.map_err(|e| e.kind())),
+            Ok(Err(ErrorKind::Conflict))
+        );
+        assert_eq!(stop.reason(), Some(StopReason::Asked));
+        let other = Stop::by_flag(&Arc::default());
+        other.stop(StopReason::Gone);
+        assert!(other.flag().load(Ordering::Relaxed));
+        assert_eq!(other.reason(), Some(StopReason::Gone));
     }
 
     #[tokio::test]

@@ -45,6 +45,7 @@ mod spread;
 mod states;
 mod sum;
 mod terms;
+mod text_sets;
 mod ties;
 mod zones;
 

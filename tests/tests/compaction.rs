@@ -313,6 +313,103 @@ async fn a_fold_goes_on_with_the_files_that_replaced_its_own() -> anyhow::Result
     Ok(())
 }
 
+/// States that were handed over, with the offsets that they are of.
+type HandedOver = Vec<(RecordBatch, Vec<(PartitionId, OffsetRange)>)>;
+
+/// A file is folded in parts where its states take more memory than allowed, and each part is of whole
+/// ranges: whether the file is as it landed, with its partitions mixed, or was merged.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_large_file_is_folded_within_the_bound() -> anyhow::Result<()> {
+    let mut rng = SmallRng::seed_from_u64(2);
+    let (_dir, storage) = places::storage()?;
+    let log = Arc::new(log(&storage).await?);
+    let (topic, mut landed) = (log.topic(), Rows::new());
+    let partitions = [0, 1, 2].map(PartitionId);
+    for rows in [6_000, 1_500] {
+        let mut landing = Landing::default();
+        let mut ends = Offsets::default();
+        for p in partitions.into_iter().chain(partitions) {
+            let first = ends.get(p).max(log.head().get(p));
+            let (batch, end) = facts::facts(&mut rng, &topic, p, first, rows)?;
+            count(&mut landed, &batch)?;
+            landing.facts.push(batch);
+            ends.set(p, end);
+        }
+        landing.ranges = log.head().ranges_to(&ends);
+        log.land(&landing, NOW).await?;
+    }
+    let sql = "SELECT _partition, _offset, count(*) AS n, max(s) AS s FROM facts GROUP BY 1, 2";
+    let view = Arc::new(View::compile("v", sql, &facts::topic()?)?);
+    let fold = async |memory_bytes: usize| -> anyhow::Result<(HandedOver, u64)> {
+        let options = FoldOptions {
+            threads: 1,
+            memory_bytes,
+            stop: Arc::default(),
+            progress: Arc::new(FoldProgress::default()),
+        };
+        let (send, parts) = std::sync::mpsc::channel();
+        let emit = move |states, ranges| {
+            let closed = |_| Error::Internal("nobody takes states".into());
+            send.send((states, ranges)).map_err(closed)
+        };
+        fold_log(
+            &log,
+            &view,
+            &Offsets::default(),
+            &log.head(),
+            &options,
+            emit,
+        )
+        .await?;
+        let held = options.progress.most_held.load(Ordering::Relaxed);
+        Ok((parts.try_iter().collect(), held))
+    };
+    for merged in [false, true] {
+        if merged {
+            let sizes = |s: &anabranch_shared::table::TableState| {
+                s.files.values().map(|f| f.size).max().unwrap_or(0)
+            };
+            let largest = u64::try_from(log.table().with_state(sizes))?;
+            compact(&log, &options(largest + 1, 1 << 30), || NOW).await?;
+            assert_eq!(log.table().with_state(|s| s.files.len()), 1);
+        }
+        let (whole, needed) = fold(usize::MAX).await?;
+        assert_eq!(whole.len(), 1);
+        let bound = needed / 4;
+        let (parts, held) = fold(usize::try_from(bound)?).await?;
+        assert!(parts.len() > 3, "{} parts", parts.len());
+        // A batch of facts on top, and tables that double.
+        assert!(
+            held < needed * 3 / 4,
+            "{held} of {needed} bytes, the bound is {bound}"
+        );
+        let mut left = landed.clone();
+        for (states, ranges) in parts {
+            let places = [0, 1].map(|c| states.column(c).clone());
+            let partitions = places[0].as_primitive::<Int32Type>().values();
+            let offsets = places[1].as_primitive::<Int64Type>().values();
+            let of_part = partitions.iter().zip(offsets);
+            for (partition, offset) in of_part {
+                let holds = |(p, r): &(PartitionId, OffsetRange)| {
+                    p.0 == *partition && r.start.0 <= *offset && *offset < r.end.0
+                };
+                assert_eq!(ranges.iter().copied().filter(holds).count(), 1);
+                let taken = left.remove(&(*partition, *offset));
+                assert!(taken.is_some(), "{partition}, {offset} is of two parts");
+            }
+            let none = left.keys().filter(|(p, o)| {
+                let holds = |(q, r): &&(PartitionId, OffsetRange)| {
+                    q.0 == *p && r.start.0 <= *o && *o < r.end.0
+                };
+                ranges.iter().any(|r| holds(&r))
+            });
+            assert_eq!(none.count(), 0, "a part lacks facts of its ranges");
+        }
+        assert!(left.is_empty(), "{} facts are of no part", left.len());
+    }
+    Ok(())
+}
+
 /// A project whose log has twelve small files, each with a dead letter, and a view over it.
 async fn project() -> anyhow::Result<(tempfile::TempDir, Context)> {
     let dir = places::folder()?;

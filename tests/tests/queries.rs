@@ -712,3 +712,98 @@ async fn arrow_answers_are_as_large_as_their_rows() -> anyhow::Result<()> {
     }
     daemon.stop().await
 }
+
+/// A view that takes some seconds to fold, and as long to verify.
+const LONG_TO_VERIFY: &str = "SELECT word, sum(levenshtein(repeat('a', 12000 + id), repeat('b', 12000))) AS far FROM facts GROUP BY word";
+
+/// A verification is listed as a query is, and ends when it is cancelled, when nobody waits for it any
+/// more, and with the command that asked for it.
+#[tokio::test(flavor = "multi_thread")]
+async fn verifications_end_when_nobody_waits_and_when_they_are_cancelled() -> anyhow::Result<()> {
+    use rustix::process::{Pid, Signal, kill_process};
+    let dir = project("")?;
+    std::fs::write(dir.path().join("words.sql"), LONG_TO_VERIFY)?;
+    let facts: String = (0..12).map(anabranch_tests::ledger::line).collect();
+    std::fs::write(dir.path().join("facts.ndjson"), facts)?;
+    let path = dir.path().join("facts.ndjson");
+    let path = path.to_str().unwrap_or_default();
+    let ingested = run(dir.path(), &["ingest", "facts", path])?;
+    anyhow::ensure!(ingested.code == Some(0), "{ingested:?}");
+    let built = run(dir.path(), &["batch", "refresh"])?;
+    anyhow::ensure!(built.code == Some(0), "{built:?}");
+    let asked = Asked::start(dir.path()).await?;
+    let ended = async || until("an end", async || Ok(asked.queries().await?.is_empty())).await;
+    let url = format!("http://{}/verify/words", asked.http);
+    let verify = || {
+        let request = asked.client.post(&url);
+        let request = request.header("content-type", "application/json");
+        tokio::spawn(request.body("\"Whole\"").send())
+    };
+
+    let asking = verify();
+    asked.until("running", 1).await?;
+    let listed = asked.queries().await?;
+    anyhow::ensure!(listed[0]["statement"] == "verify words", "{listed:?}");
+    asking.abort();
+    ended().await?;
+
+    let asking = verify();
+    asked.until("running", 1).await?;
+    let listed = asked.queries().await?;
+    let id = listed[0]["id"].as_str().unwrap_or_default();
+    let cancelled = run(dir.path(), &["queries", "cancel", id])?;
+    anyhow::ensure!(cancelled.code == Some(0), "{cancelled:?}");
+    let answer = asking.await??;
+    let (status, text) = (answer.status().as_u16(), answer.text().await?);
+    anyhow::ensure!(
+        status == 409 && text.contains("cancelled"),
+        "{status} {text}"
+    );
+    ended().await?;
+
+    let mut command = Process::start(dir.path(), &["verify", "words", "--daemon"])?;
+    asked.until("running", 1).await?;
+    let pid = Pid::from_raw(i32::try_from(command.id())?);
+    let pid = pid.ok_or_else(|| anyhow::anyhow!("no process"))?;
+    kill_process(pid, Signal::INT)?;
+    command.ended().await?;
+    asked.is_idle("a verification that was interrupted").await
+}
+
+/// The planning of a plan's operators can't be stopped: whoever waits is answered at the limit, and the
+/// query has its turn until it ends.
+#[tokio::test(flavor = "multi_thread")]
+async fn planning_that_goes_on_keeps_its_turn_and_no_answer() -> anyhow::Result<()> {
+    let dir = project("timeout = \"1s\"\nat_once = 1")?;
+    let context = Context::open(dir.path()).await?;
+    let points = "plan-scan=1*sleep(4000)->off";
+    let mut process = Process::start_with(dir.path(), &["speed"], points)?;
+    let http = process.ready(&context).await?.address().http.clone();
+    let client = reqwest::Client::builder().no_proxy().build()?;
+    let asked = Asked {
+        process,
+        http,
+        client,
+    };
+    let begun = Instant::now();
+    let (status, text) = asked.ask("select * from words").await?;
+    anyhow::ensure!(
+        status == 503 && text.contains("`timeout`"),
+        "{status} {text}"
+    );
+    let took = begun.elapsed();
+    anyhow::ensure!(took < Duration::from_secs(3), "{took:?}");
+    asked.until("stopping", 1).await?;
+    let (status, text) = asked.ask("select 1 as one").await?;
+    anyhow::ensure!(
+        status == 503 && text.contains("`timeout`"),
+        "{status} {text}"
+    );
+    until("the end of planning", async || {
+        Ok(asked.queries().await?.is_empty())
+    })
+    .await?;
+    let (status, text) = asked.ask("select 1 as one").await?;
+    anyhow::ensure!(status == 200, "{status} {text}");
+    Ok(())
+}

@@ -1,6 +1,7 @@
 //! `anabranch speed` and `anabranch up`: the streaming daemon, alone or with the scheduler.
 
 use std::collections::BTreeMap;
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -11,12 +12,12 @@ use anabranch_shared::{
 use anabranch_speed::{Daemon, DaemonOptions, DedupStatus, IntakeCount, TopicOptions, TopicStream};
 use async_trait::async_trait;
 use axum::Json;
-use axum::Router;
-use axum::extract::{Path, RawQuery, State};
-use axum::http::StatusCode;
+use axum::extract::{ConnectInfo, Path, RawQuery, State};
+use axum::http::{HeaderMap, StatusCode};
 use axum::middleware::from_fn_with_state;
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
+use axum::{Extension, Router};
 use parking_lot::Mutex;
 use tokio::net::TcpListener;
 use tokio::time::Instant;
@@ -441,11 +442,15 @@ fn topics_red(daemon: &Daemon) -> BTreeMap<String, String> {
 /// Compares this daemon's answer of a view with a recompute, both under one of its pins.
 async fn verify_own(
     State(health): State<Health>,
+    peer: Option<Extension<ConnectInfo<SocketAddr>>>,
+    headers: HeaderMap,
     Path(view): Path<String>,
     Json(part): Json<Part>,
 ) -> Response {
     let Health { context, sql, .. } = health;
-    match verify_view::for_another(context, sql, view, part).await {
+    let peer = peer.map(|Extension(ConnectInfo(address))| address);
+    let who = anabranch_serving::who(peer, &headers);
+    match verify_view::for_another(context, sql, &who, view, part).await {
         Ok(verified) => Json(verified).into_response(),
         Err(e) => anabranch_serving::error_response(&e),
     }

@@ -2,20 +2,19 @@
 //! pinned head. The law, on live data; of all keys, or of a sample.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::time::Duration;
+use std::sync::atomic::{AtomicU64, Ordering};
 
-use anabranch_serving::SqlService;
+use anabranch_serving::{SqlService, stoppable, stopped_by};
 use anabranch_shared::view::{
     Inexact, KeySample, Recompute, build_session, planning_session, session_builder,
 };
 use anabranch_shared::{
-    DeltaPart, Error, MasterPin, Pin, Result, Storage, TopicPin, ViewPin, blocking,
+    DeltaPart, Error, MasterPin, Pin, Result, Stop, Storage, TopicPin, ViewPin, blocking,
 };
 use arrow::array::RecordBatch;
 use arrow::datatypes::SchemaRef;
 use datafusion::execution::SendableRecordBatchStream;
-use datafusion::execution::memory_pool::FairSpillPool;
+use datafusion::execution::memory_pool::{FairSpillPool, MemoryPool};
 use datafusion::execution::runtime_env::RuntimeEnvBuilder;
 use datafusion::physical_plan::{ExecutionPlan, execute_stream};
 use datafusion::prelude::{DataFrame, SessionContext};
@@ -25,8 +24,12 @@ use serde::{Deserialize, Serialize};
 
 use crate::work::compare::{Comparer, Comparison, Side, Tolerance};
 
-/// How often a stop is looked for.
-const LOOK_EVERY: Duration = Duration::from_millis(100);
+/// The share of the memory bound that the engine's operators may take while one of the two answers is
+/// made; where they spill, what is sorted and written lies beside it.
+const ENGINE_SHARE: u64 = 2;
+
+/// The share that rows may take which are compared.
+const ROWS_SHARE: u64 = 8;
 
 /// How a verification runs.
 #[derive(Clone, Debug)]
@@ -39,8 +42,8 @@ pub struct VerifyOptions {
     pub memory_bytes: u64,
     /// Threads that recompute.
     pub threads: usize,
-    /// Set from outside to stop early.
-    pub stop: Arc<AtomicBool>,
+    /// Tells it to stop early.
+    pub stop: Stop,
     /// What was done so far.
     pub progress: Arc<VerifyProgress>,
 }
@@ -160,7 +163,7 @@ pub async fn verify_pin(
         ..view.clone()
     };
     let (sample, note) = chosen(view, options.part);
-    let (schema, answer) = service.view_answer(view, sample.as_ref()).await?;
+    let schema = service.answer_schema(view, sample.as_ref())?;
     let inexact = view.view.inexact()?;
     let uncompared = inexact_notes(&schema, &inexact);
     if inexact.rows {
@@ -175,7 +178,7 @@ pub async fn verify_pin(
         .filter(|&at| !inexact.columns.get(at).copied().unwrap_or(false))
         .collect();
     let schema = Arc::new(schema.project(&kept)?);
-    let share = usize::try_from(options.memory_bytes / 4).unwrap_or(usize::MAX);
+    let share = |of: u64| usize::try_from(options.memory_bytes / of).unwrap_or(usize::MAX);
     let (recomputed, terms) =
         recompute(service, storage, view, facts, sample.as_ref(), options).await?;
     // What is compared comes first, then the terms of sums.
@@ -183,7 +186,7 @@ pub async fn verify_pin(
     let kept_and_terms: Vec<usize> = kept.iter().copied().chain(terms.len()..all).collect();
     let of = |at: &usize| Some(terms.get(*at).copied().flatten()? - terms.len() + kept.len());
     let terms: Vec<Option<usize>> = kept.iter().map(of).collect();
-    let comparer = Comparer::new(&schema, Tolerance::default(), share)?;
+    let comparer = Comparer::new(&schema, Tolerance::default(), share(ROWS_SHARE))?;
     let mut comparer = comparer.with_terms(&terms);
     let progress = &options.progress;
     comparer = fill(
@@ -195,8 +198,12 @@ pub async fn verify_pin(
         &options.stop,
     )
     .await
-    .map_err(|e| bounded(e, "recomputing", "`memory` in `[batch]`"))?;
+    .map_err(|e| bounded(e, "recomputing"))?;
     *progress.plan.lock() = None;
+    // Not before the other is done: the two share the memory.
+    let pool: Arc<dyn MemoryPool> = Arc::new(FairSpillPool::new(share(ENGINE_SHARE)));
+    let answer = service.view_answer(view, sample.as_ref(), &pool, &options.stop);
+    let answer = options.stop.within(answer).await?;
     comparer = fill(
         comparer,
         Side::Found,
@@ -206,13 +213,11 @@ pub async fn verify_pin(
         &options.stop,
     )
     .await
-    .map_err(|e| bounded(e, "merging", "`memory` in `[query]`"))?;
+    .map_err(|e| bounded(e, "merging"))?;
     let stop = options.stop.clone();
     let comparison = blocking(move || {
         while comparer.compare_next()?.is_some() {
-            if stop.load(Ordering::Relaxed) {
-                return Err(stopped());
-            }
+            stop.check().map_err(stopped)?;
         }
         comparer.finish()
     })
@@ -261,17 +266,23 @@ fn chosen(view: &ViewPin, part: Part) -> (Option<KeySample>, Option<String>) {
     (sample, note)
 }
 
-fn stopped() -> Error {
-    Error::Conflict("stopped before all was compared; nothing was changed".into())
+/// The error of a stop, with what was stopped.
+fn stopped(e: Error) -> Error {
+    match e {
+        Error::Conflict(_) => {
+            Error::Conflict("stopped before all was compared; nothing was changed".into())
+        }
+        e => e,
+    }
 }
 
 /// An error of the engine's bound of memory, with what to do about it.
-fn bounded(e: Error, doing: &str, setting: &str) -> Error {
+fn bounded(e: Error, doing: &str) -> Error {
     use datafusion::error::DataFusionError::ResourcesExhausted;
     match &e {
         Error::Query(query) if matches!(query.find_root(), ResourcesExhausted(_)) => {
             Error::Unavailable(format!(
-                "{doing} takes more memory than allowed; raise {setting}, or compare a part with `--sample`"
+                "{doing} takes more memory than allowed; raise `memory` in `[batch]`, or compare a part with `--sample`"
             ))
         }
         _ => e,
@@ -285,10 +296,14 @@ async fn fill(
     rows: SendableRecordBatchStream,
     kept: &[usize],
     count: &AtomicU64,
-    stop: &AtomicBool,
+    stop: &Stop,
 ) -> Result<Comparer> {
     let mut rows = std::pin::pin!(rows);
     while let Some(batch) = unless_stopped(stop, rows.next()).await? {
+        if batch.is_err() {
+            // Where they were stopped, the engine's operators fail with an error of their own.
+            stop.check().map_err(stopped)?;
+        }
         let batch = batch?.project(kept)?;
         count.fetch_add(batch.num_rows() as u64, Ordering::Relaxed);
         comparer = blocking(move || {
@@ -303,17 +318,10 @@ async fn fill(
 /// What a future comes to, unless told to stop while waiting for it.
 ///
 /// # Errors
-/// `Conflict` when stopped.
-pub async fn unless_stopped<T>(stop: &AtomicBool, work: impl Future<Output = T>) -> Result<T> {
-    let mut work = std::pin::pin!(work);
-    loop {
-        if stop.load(Ordering::Relaxed) {
-            return Err(stopped());
-        }
-        if let Ok(done) = tokio::time::timeout(LOOK_EVERY, &mut work).await {
-            return Ok(done);
-        }
-    }
+/// Those of [`Stop::check`].
+pub async fn unless_stopped<T>(stop: &Stop, work: impl Future<Output = T>) -> Result<T> {
+    let work = async { Ok(work.await) };
+    stop.within(work).await.map_err(stopped)
 }
 
 /// The view's answer by plain evaluation over the raw facts, and which of its further columns hold
@@ -326,7 +334,7 @@ async fn recompute(
     sample: Option<&KeySample>,
     options: &VerifyOptions,
 ) -> Result<(SendableRecordBatchStream, Vec<Option<usize>>)> {
-    let pool = usize::try_from(options.memory_bytes / 4 * 3).unwrap_or(usize::MAX);
+    let pool = usize::try_from(options.memory_bytes / ENGINE_SHARE).unwrap_or(usize::MAX);
     let runtime = RuntimeEnvBuilder::new()
         .with_memory_pool(Arc::new(FairSpillPool::new(pool)))
         .build_arc()?;
@@ -336,7 +344,7 @@ async fn recompute(
     let builder = session_builder()
         .with_config(config)
         .with_runtime_env(runtime);
-    let state = build_session(builder)?;
+    let state = stopped_by(build_session(builder)?, &options.stop);
     let session = SessionContext::new_with_state(state);
     let in_files = facts.files.iter().filter_map(|f| f.add.rows()).sum::<u64>();
     let in_memory: usize = facts.memory.iter().map(RecordBatch::num_rows).sum();
@@ -347,6 +355,7 @@ async fn recompute(
     let plan = DataFrame::new(session.state(), plan)
         .create_physical_plan()
         .await?;
+    let plan = stoppable(plan, &options.stop)?;
     *options.progress.plan.lock() = Some(plan.clone());
     Ok((execute_stream(plan, session.task_ctx())?, terms))
 }

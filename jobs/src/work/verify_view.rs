@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use anabranch_serving::SqlService;
-use anabranch_shared::{Error, Log, Offsets, Pinner, ReadMode, Result};
+use anabranch_shared::{Error, Log, Offsets, Pinner, ReadMode, Result, Stop, StopReason};
 
 use crate::clock::now_us;
 use crate::project::context::{Context, no_view, threads};
@@ -22,7 +22,7 @@ pub fn options(context: &Context, part: Part, stop: &Arc<AtomicBool>) -> VerifyO
         whose: Whose::default(),
         memory_bytes: context.project.batch.memory_bytes,
         threads: threads(context.project.batch.threads),
-        stop: stop.clone(),
+        stop: Stop::by_flag(stop),
         progress: Arc::default(),
     }
 }
@@ -63,9 +63,9 @@ pub async fn verify_view_with(
             record.error = Some(format!("{differ} rows differ, of {rows} compared"));
         }
         Err(e) => {
-            record.outcome = match options.stop.load(Ordering::Relaxed) {
-                true => "stopped",
-                false => "failed",
+            record.outcome = match options.stop.reason() {
+                Some(_) => "stopped",
+                None => "failed",
             };
             record.error = Some(e.to_string());
         }
@@ -89,8 +89,13 @@ pub(crate) async fn compare_view(
         return unless_stopped(&options.stop, asked).await?;
     }
     let service = local_service(context)?;
-    let pinner = LocalPinner::new(context.clone()).stopped_by(&options.stop);
-    compare_pinned(context, &service, &pinner, name, options).await
+    let pinner = LocalPinner::new(context.clone()).stopped_by(options.stop.flag());
+    // On threads for queries, so that the signal is seen whatever an operator computes.
+    let (context, name, held) = (context.clone(), name.to_owned(), options.clone());
+    let work = anabranch_serving::compute(async move {
+        compare_pinned(&context, &service, &pinner, &name, &held).await
+    });
+    unless_stopped(&options.stop, work).await?
 }
 
 /// Compares the answer over a pin that is chosen for it.
@@ -123,40 +128,40 @@ pub(crate) async fn compare_pinned(
 }
 
 /// Compares a view's answer for somebody who asks this daemon, of whom as many are served at once and
-/// for as long as `[query]` says. Dropping the future stops the work.
+/// for as long as `[query]` says. Dropping the future stops the work, and so does `queries cancel`.
 ///
 /// # Errors
 /// Those of the comparison; `NoRoom` where too many run, `Unavailable` where it takes too long.
 pub(crate) async fn for_another(
     context: Context,
     sql: Arc<SqlService>,
+    who: &str,
     view: String,
     part: Part,
 ) -> Result<Verified> {
-    let (permit, limit) = sql.verification()?;
-    let stop = Arc::new(AtomicBool::new(false));
-    let _stopped = StopOnDrop(stop.clone());
-    let options = options(&context, part, &stop);
+    let verification = sql.verification(who, &view)?;
+    let limit = sql.verify_timeout();
+    let (stop, work) = (verification.stop().clone(), verification.work());
+    let options = VerifyOptions {
+        stop: stop.clone(),
+        ..options(&context, part, &Arc::default())
+    };
     let compared = anabranch_serving::compute(async move {
         // As many run as do, and not as are waited for.
-        let _permit = permit;
+        let _work = work;
         compare_pinned(&context, &sql, sql.pinner().as_ref(), &view, &options).await
     });
-    let late = |_| {
-        Error::Unavailable(format!(
+    let compared = stop.within(compared).await;
+    match (compared, stop.reason()) {
+        (Err(_), Some(StopReason::Late)) => Err(Error::Unavailable(format!(
             "the verification took longer than {} s and was stopped; verify a sample, or raise `verify_timeout` in `[query]`",
             limit.as_secs()
-        ))
-    };
-    tokio::time::timeout(limit, compared).await.map_err(late)?
-}
-
-/// Sets a flag once nobody waits.
-struct StopOnDrop(Arc<AtomicBool>);
-
-impl Drop for StopOnDrop {
-    fn drop(&mut self) {
-        self.0.store(true, Ordering::Relaxed);
+        ))),
+        (Err(_), Some(StopReason::Cancelled)) => Err(Error::Conflict(
+            "the verification was cancelled by `anabranch queries cancel`; nothing was changed"
+                .to_owned(),
+        )),
+        (compared, _) => compared,
     }
 }
 

@@ -25,10 +25,9 @@ use crate::{Error, Stop};
 
 mod estimate;
 mod join_texts;
+mod operators;
 mod pattern;
 mod sizes;
-
-use pattern::{LARGEST_PATTERN, pattern_size};
 
 /// Types within types that a cast may name.
 const DEEPEST_TYPE: usize = 64;
@@ -43,6 +42,8 @@ pub struct FunctionBounds {
     pub bytes: u64,
     /// Steps for one row of a function whose work is more than in proportion to its arguments.
     pub work: u64,
+    /// Steps for one row of an operator of patterns (`~`, `LIKE`, `SIMILAR TO`).
+    pub pattern_work: u64,
     /// The setting that is named where a bound is reached.
     pub setting: &'static str,
     /// Whether to go on.
@@ -55,6 +56,8 @@ impl Default for FunctionBounds {
         Self {
             bytes: 1_000_000_000,
             work: 1_000_000_000,
+            // Folds of views have none, so what is compared with them has none.
+            pattern_work: u64::MAX,
             setting: "fixed, for views",
             stop: Stop::never(),
         }
@@ -200,47 +203,52 @@ impl BoundedFunction {
         )))
     }
 
-    /// Calls the function for as many rows at once as take little time together.
     fn call_in_parts(&self, work: Work, args: ScalarFunctionArgs) -> EngineResult<ColumnarValue> {
-        let of_rows = work_of_rows(work, &args)?;
-        if let Some(most) = of_rows
-            .iter()
-            .max()
-            .filter(|most| **most > self.bounds.work)
-        {
-            return Err(Error::Invalid(format!(
-                "`{}` would take {most} steps for one row, the bound is {}; give it shorter arguments",
-                self.name(),
-                self.bounds.work
-            ))
-            .into());
-        }
-        let has_rows = args
-            .args
-            .iter()
-            .any(|a| matches!(a, ColumnarValue::Array(_)));
-        let total = of_rows.iter().fold(0_u64, |sum, w| sum.saturating_add(*w));
-        if !has_rows || total <= WORK_AT_ONCE || of_rows.len() != args.number_rows {
-            return self.inner().invoke_with_args(args);
-        }
-        let mut parts = vec![new_empty_array(args.return_field.data_type())];
-        let mut start = 0;
-        while start < of_rows.len() {
-            self.bounds.stop.check()?;
-            let (mut end, mut sum) = (start, 0_u64);
-            while end < of_rows.len() && (end == start || sum < WORK_AT_ONCE) {
-                sum = sum.saturating_add(of_rows[end]);
-                end += 1;
-            }
-            let part = self
-                .inner()
-                .invoke_with_args(part(&args, start, end - start))?;
-            parts.push(part.into_array(end - start)?);
-            start = end;
-        }
-        let parts: Vec<&dyn Array> = parts.iter().map(|p| p.as_ref()).collect();
-        Ok(ColumnarValue::Array(concat(&parts)?))
+        let limit = (self.bounds.work, &self.bounds.stop);
+        let call = |args| self.inner().invoke_with_args(args);
+        call_in_parts(self.name(), work, args, limit, call)
     }
+}
+
+/// Calls a function for as many rows at once as take little time together. No row may take more steps
+/// than `most`.
+fn call_in_parts(
+    name: &str,
+    work: Work,
+    args: ScalarFunctionArgs,
+    (most, stop): (u64, &Stop),
+    call: impl Fn(ScalarFunctionArgs) -> EngineResult<ColumnarValue>,
+) -> EngineResult<ColumnarValue> {
+    let of_rows = work_of_rows(work, &args)?;
+    if let Some(steps) = of_rows.iter().max().filter(|steps| **steps > most) {
+        return Err(Error::Invalid(format!(
+            "`{name}` would take {steps} steps for one row, the bound is {most}; give it shorter arguments"
+        ))
+        .into());
+    }
+    let has_rows = args
+        .args
+        .iter()
+        .any(|a| matches!(a, ColumnarValue::Array(_)));
+    let total = of_rows.iter().fold(0_u64, |sum, w| sum.saturating_add(*w));
+    if !has_rows || total <= WORK_AT_ONCE || of_rows.len() != args.number_rows {
+        return call(args);
+    }
+    let mut parts = vec![new_empty_array(args.return_field.data_type())];
+    let mut start = 0;
+    while start < of_rows.len() {
+        stop.check()?;
+        let (mut end, mut sum) = (start, 0_u64);
+        while end < of_rows.len() && (end == start || sum < WORK_AT_ONCE) {
+            sum = sum.saturating_add(of_rows[end]);
+            end += 1;
+        }
+        let part = call(part(&args, start, end - start))?;
+        parts.push(part.into_array(end - start)?);
+        start = end;
+    }
+    let parts: Vec<&dyn Array> = parts.iter().map(|p| p.as_ref()).collect();
+    Ok(ColumnarValue::Array(concat(&parts)?))
 }
 
 /// The arguments of some rows.
@@ -338,7 +346,7 @@ impl ScalarUDFImpl for BoundedFunction {
             ExprSimplifyResult::Simplified(expr) => expr,
             original => return Ok(original),
         };
-        // The operators of patterns have no bound.
+        // An operator of patterns that comes to be here has no bound.
         if simplified.exists(|e| Ok(is_pattern_operator(e)))? {
             return Ok(ExprSimplifyResult::Original(original));
         }
@@ -441,36 +449,10 @@ pub fn bound_expression(
                 None => Transformed::no(expr),
             })
         }
-        Expr::BinaryExpr(binary) => {
-            check_pattern(binary.op, &binary.right)?;
-            Ok(Transformed::no(expr))
-        }
-        Expr::SimilarTo(like) => {
-            check_pattern(Operator::RegexMatch, &like.pattern)?;
-            Ok(Transformed::no(expr))
+        Expr::BinaryExpr(_) | Expr::Like(_) | Expr::SimilarTo(_) => {
+            operators::bound_operator(expr, bounds)
         }
         _ => bound_call(expr, bounds),
-    }
-}
-
-fn check_pattern(op: Operator, pattern: &Expr) -> EngineResult<()> {
-    let is_match = matches!(
-        op,
-        Operator::RegexMatch
-            | Operator::RegexIMatch
-            | Operator::RegexNotMatch
-            | Operator::RegexNotIMatch
-    );
-    let Expr::Literal(pattern, _) = pattern else {
-        return Ok(());
-    };
-    let size = pattern_size(pattern.try_as_str().flatten().unwrap_or(""));
-    match is_match && size > LARGEST_PATTERN {
-        true => Err(Error::Invalid(format!(
-            "a pattern has about {size} states once its repetitions are written out, the bound is {LARGEST_PATTERN}; write a smaller one"
-        ))
-        .into()),
-        false => Ok(()),
     }
 }
 
@@ -485,5 +467,7 @@ fn is_pattern_operator(expr: &Expr) -> bool {
     }
 }
 
+#[cfg(test)]
+mod sweep;
 #[cfg(test)]
 mod tests;

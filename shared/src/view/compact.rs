@@ -24,7 +24,8 @@ pub(super) fn compact(states: RecordBatch) -> Result<RecordBatch> {
     Ok(RecordBatch::try_new_with_options(schema, columns, &rows)?)
 }
 
-fn compact_array(mut array: ArrayRef) -> Result<ArrayRef> {
+/// The same values in buffers of the sizes that they need.
+pub(super) fn compact_array(mut array: ArrayRef) -> Result<ArrayRef> {
     array.shrink_to_fit();
     match array.data_type() {
         DataType::Utf8View => Ok(compact_view::<StringViewType>(array)),

@@ -10,6 +10,7 @@ use super::bit_xor::BitXor;
 use super::redefined;
 use super::spread::Spread;
 use super::sum::Sum;
+use super::text_sets::Count;
 use crate::{Result, functions};
 
 /// A session of the engine with its default features, and with this project's aggregates in the
@@ -19,7 +20,7 @@ pub fn session_builder() -> SessionStateBuilder {
         .with_optimizer_rules(redefined::rules())
         .with_analyzer_rule(Arc::new(AggregateArguments));
     let ours = Spread::udafs().into_iter();
-    let ours = ours.chain([Sum::udaf(), BitXor::udaf()]);
+    let ours = ours.chain([Sum::udaf(), BitXor::udaf(), Count::udaf()]);
     let functions = builder.aggregate_functions().get_or_insert_default();
     functions.extend(ours.map(Arc::new));
     builder

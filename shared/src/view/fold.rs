@@ -16,7 +16,7 @@ use datafusion::physical_plan::aggregates::order::GroupOrdering;
 
 use super::View;
 use super::aggregate::{AggregateSplit, Column};
-use super::compact::compact;
+use super::compact::{compact, compact_array};
 use crate::fit::fit;
 use crate::late_fields::fit_facts;
 use crate::topic::{OFFSET, PARTITION};
@@ -78,7 +78,8 @@ impl Fold {
         match &mut self.inner {
             Inner::Aggregate(groups) => groups.update(&batch),
             Inner::Rows(rows) => {
-                rows.push(batch);
+                // What was filtered out of a batch keeps all of it in memory.
+                rows.push(compact(batch)?);
                 Ok(())
             }
         }
@@ -339,8 +340,8 @@ impl Waiting {
         let indices = arrow::array::UInt64Array::from_iter_values(rows.iter().map(|&r| r as u64));
         let arguments = arguments
             .iter()
-            .map(|a| take(a, &indices, None))
-            .collect::<Result<Vec<_>, _>>()?;
+            .map(|a| compact_array(take(a, &indices, None)?))
+            .collect::<Result<Vec<_>>>()?;
         self.bytes += arguments
             .iter()
             .map(|a| a.get_array_memory_size())

@@ -34,13 +34,13 @@ fn failed(source: std::io::Error) -> Error {
 }
 
 impl Bucket {
-    /// Adds a row; returns its bytes.
+    /// Adds a row; returns by how many bytes of memory the bucket grew for it.
     pub(super) fn push(
         &mut self,
         exact: &[u8],
         floats: impl Iterator<Item = Option<f64>>,
     ) -> usize {
-        let before = self.held.len();
+        let before = self.held.capacity();
         // Rows are far below 4 GiB: an Arrow array of them has offsets of 32 bits.
         self.held
             .extend_from_slice(&(exact.len() as u32).to_le_bytes());
@@ -50,7 +50,7 @@ impl Bucket {
             self.held
                 .extend_from_slice(&value.unwrap_or_default().to_le_bytes());
         }
-        self.held.len() - before
+        self.held.capacity() - before
     }
 
     /// Moves what is in memory to a temporary file, which goes with the bucket.

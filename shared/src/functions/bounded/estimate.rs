@@ -1,6 +1,7 @@
 //! What a call comes to, at most, from its arguments.
 
 use arrow::array::AsArray;
+use arrow::compute::cast;
 use arrow::datatypes::{DataType, IntervalMonthDayNanoType, TimeUnit};
 use datafusion::common::Result;
 use datafusion::logical_expr::{ColumnarValue, ScalarFunctionArgs};
@@ -14,6 +15,8 @@ const CHARACTER: u64 = 4;
 const NUMBER: u64 = 24;
 /// Steps of a pattern that the work of one step of a comparison does.
 const STEPS_AT_ONCE: u64 = 16;
+/// Steps that it takes to compile one state of a pattern.
+const COMPILING: u64 = 8;
 
 /// How a result grows with the arguments.
 #[derive(Clone, Copy, Debug)]
@@ -47,8 +50,10 @@ pub(super) enum Work {
     Texts,
     /// The product of the lengths of two lists.
     Lists,
-    /// The product of a text's length and its pattern's size.
+    /// The product of a text's length and the size of its regular expression.
     Pattern,
+    /// The product of a text's length and that of its pattern for `LIKE`.
+    Like,
 }
 
 /// Bytes of a result, at most.
@@ -186,7 +191,7 @@ fn series(args: &[ColumnarValue], rows: usize) -> Result<u64> {
         };
         // The engine refuses steps of 0.
         let step = at(&steps, row).unwrap_or(1).unsigned_abs().max(1);
-        to.abs_diff(from) / step + 1
+        (to.abs_diff(from) / step).saturating_add(1)
     };
     Ok((0..rows).fold(0_u64, |sum, row| sum.saturating_add(of_row(row))))
 }
@@ -227,21 +232,46 @@ pub(super) fn work_of_rows(work: Work, args: &ScalarFunctionArgs) -> Result<Vec<
     };
     let of = |value: &ColumnarValue| match work {
         Work::Lists => Rows::elements(value),
-        Work::Texts | Work::Pattern => Rows::bytes(value),
+        Work::Texts | Work::Pattern | Work::Like => Rows::bytes(value),
     };
     let (first, of_second) = (of(first)?, of(second)?);
-    let of_second = match (work, second) {
-        (Work::Pattern, ColumnarValue::Scalar(pattern)) => {
-            let pattern = pattern.try_as_str().flatten().unwrap_or("");
-            Rows::Same(pattern_size(pattern) / STEPS_AT_ONCE + 1)
-        }
-        // A pattern for each row is compiled for each, which costs more than matching.
-        (Work::Pattern, _) => match of_second {
-            Rows::Each(all) => Rows::Each(all.into_iter().map(|n| n * 8 + 64).collect()),
-            same => same,
-        },
-        _ => of_second,
+    let sizes = match work {
+        Work::Texts | Work::Lists => None,
+        Work::Pattern => Some(pattern_sizes(second)?),
+        Work::Like => Some(of_second.clone()),
     };
-    let of_row = |row| first.at(row).saturating_mul(of_second.at(row));
+    let Some(sizes) = sizes else {
+        let of_row = |row| first.at(row).saturating_mul(of_second.at(row));
+        return Ok((0..rows).map(of_row).collect());
+    };
+    // A pattern for each row is compiled for each, which costs more than matching.
+    let compiles = matches!(second, ColumnarValue::Array(_));
+    let of_row = |row| {
+        let size = sizes.at(row);
+        let compiled = match compiles {
+            true => size
+                .saturating_add(of_second.at(row))
+                .saturating_mul(COMPILING),
+            false => 0,
+        };
+        let matched = first.at(row).saturating_mul(size / STEPS_AT_ONCE + 1);
+        matched.saturating_add(compiled)
+    };
     Ok((0..rows).map(of_row).collect())
+}
+
+/// The sizes of regular expressions.
+fn pattern_sizes(patterns: &ColumnarValue) -> Result<Rows> {
+    match patterns {
+        ColumnarValue::Scalar(pattern) => {
+            let pattern = pattern.try_as_str().flatten().unwrap_or("");
+            Ok(Rows::Same(pattern_size(pattern)))
+        }
+        ColumnarValue::Array(patterns) => {
+            let patterns = cast(patterns, &DataType::Utf8View)?;
+            let sizes = patterns.as_string_view().iter();
+            let sizes = sizes.map(|p| p.map_or(0, pattern_size));
+            Ok(Rows::Each(sizes.collect()))
+        }
+    }
 }

@@ -10,7 +10,7 @@ use datafusion::common::Result;
 use datafusion::logical_expr::ColumnarValue;
 
 /// A number for each row, or the same one for all.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(super) enum Rows {
     Same(u64),
     Each(Vec<u64>),

@@ -16,6 +16,7 @@ fn small() -> FunctionBounds {
     FunctionBounds {
         bytes: 1_000_000,
         work: 1_000_000,
+        pattern_work: 1_000_000,
         setting: "`max_function_bytes` in `[query]`",
         stop: Stop::never(),
     }
@@ -47,6 +48,10 @@ async fn what_grows_too_far_is_refused_before_it_takes_memory() {
         ("rpad", "rpad('x', n * 1000000)"),
         ("range", "range(1, n * 1000000000)"),
         ("generate_series", "generate_series(1, n * 1000000000, 10)"),
+        (
+            "range",
+            "range(n - 9223372036854775807 - 2, 9223372036854775807)",
+        ),
         (
             "range",
             "range(TIMESTAMP '2000-01-01', TIMESTAMP '2001-01-01', INTERVAL '1' MINUTE)",
@@ -181,4 +186,111 @@ async fn long_work_is_stopped_between_rows() {
     stopper.join().unwrap();
     assert_eq!(e.kind(), ErrorKind::Conflict, "{e}");
     assert!(begun.elapsed().as_secs() < 20, "{:?}", begun.elapsed());
+}
+
+/// The statement's plan with bounds on its operators, as queries have it.
+async fn ask_bounded(session: &SessionContext, sql: &str) -> Result<String, Error> {
+    #[derive(Debug)]
+    struct Bounds(FunctionBounds);
+    impl datafusion::optimizer::AnalyzerRule for Bounds {
+        fn name(&self) -> &str {
+            "bounds"
+        }
+
+        fn analyze(
+            &self,
+            plan: datafusion::logical_expr::LogicalPlan,
+            _: &ConfigOptions,
+        ) -> EngineResult<datafusion::logical_expr::LogicalPlan> {
+            use datafusion::logical_expr::expr_rewriter::NamePreserver;
+            let bounded = plan.transform_up_with_subqueries(|node| {
+                let schema = datafusion::logical_expr::utils::merge_schema(&node.inputs());
+                let names = NamePreserver::new(&node);
+                node.map_expressions(|expr| {
+                    let name = names.save(&expr);
+                    let bounded = expr.transform_down(|e| bound_expression(e, &schema, &self.0))?;
+                    Ok(bounded.update_data(|e| name.restore(e)))
+                })?
+                .map_data(datafusion::logical_expr::LogicalPlan::recompute_schema)
+            })?;
+            Ok(bounded.data)
+        }
+    }
+    let state = datafusion::execution::SessionStateBuilder::new_from_existing(session.state())
+        .with_analyzer_rule(Arc::new(Bounds(small())))
+        .build();
+    ask(&SessionContext::new_with_state(state), sql).await
+}
+
+/// With a pattern that is the same for all rows, and with one for each.
+#[tokio::test]
+async fn operators_of_patterns_answer_as_the_engines_and_have_bounds() {
+    let session = session(&small());
+    let engine = SessionContext::new();
+    let rows = "(VALUES ('abc', 'a.c', 1), (NULL, 'b', 2), ('b', NULL, 3), ('', '', 4), ('A_c%', 'a\\_c\\%', 5)) AS t(s, p, n)";
+    let mut conditions = Vec::new();
+    for op in [
+        "~",
+        "!~",
+        "~*",
+        "!~*",
+        "LIKE",
+        "NOT LIKE",
+        "ILIKE",
+        "NOT ILIKE",
+        "SIMILAR TO",
+        "NOT SIMILAR TO",
+    ] {
+        for pattern in [
+            "p",
+            "'a.c'",
+            "'a_c'",
+            "'%b%'",
+            "'%b%c'",
+            "'b%'",
+            "'A\\_c\\%'",
+            "NULL",
+            "''",
+        ] {
+            conditions.push(format!("s {op} {pattern}"));
+        }
+        conditions.push(format!("'abc' {op} p"));
+        conditions.push(format!("'abc' {op} 'a%'"));
+        conditions.push(format!(
+            "CASE WHEN n > 1 THEN s {op} 'b' ELSE s {op} 'a_c' END"
+        ));
+    }
+    for condition in conditions {
+        let sql = format!("SELECT n, {condition} AS c FROM {rows} ORDER BY n");
+        let (own, engines) = (ask_bounded(&session, &sql).await, ask(&engine, &sql).await);
+        match (own, engines) {
+            (Ok(own), Ok(engines)) => assert_eq!(own, engines, "{condition}"),
+            (Err(_), Err(_)) => {}
+            (own, engines) => panic!("{condition}: {own:?}, and the engine: {engines:?}"),
+        }
+        let sql = format!("SELECT n FROM {rows} WHERE {condition} ORDER BY n");
+        let (own, engines) = (ask_bounded(&session, &sql).await, ask(&engine, &sql).await);
+        assert_eq!(own.ok(), engines.ok(), "{condition}");
+    }
+    let heavy = [
+        "repeat('a', 100000 * n) ~ '(a?){60}a{60}'",
+        "repeat('a', 100000 * n) !~* p || '(a?){60}a{60}'",
+        "repeat('a', 100000 * n) SIMILAR TO '(a?){60}a{60}'",
+        "repeat('a', 100000 * n) LIKE repeat('%a', 500)",
+        "'a' ~ (p || '((a{1000}){300}){2}')",
+        "repeat('a', 100000) ~ '(a?){60}a{60}'",
+    ];
+    for condition in heavy {
+        let sql = format!("SELECT n FROM (VALUES ('a', 1), ('b', 2)) AS t(p, n) WHERE {condition}");
+        let e = ask_bounded(&session, &sql).await.unwrap_err();
+        assert_eq!(e.kind(), ErrorKind::Invalid, "{condition}: {e}");
+        assert!(e.to_string().contains("the bound is"), "{condition}: {e}");
+    }
+    // What is as much work as the text is long has none.
+    let sql =
+        "SELECT count(*) FROM (VALUES (1), (2)) AS t(n) WHERE repeat('a', 400000 * n) LIKE '%b%'";
+    ask_bounded(&session, sql).await.unwrap();
+    let large = "SELECT s FROM (VALUES ('a')) AS t(s) WHERE s ~ '((a{1000}){300}){2}'";
+    let e = ask_bounded(&session, large).await.unwrap_err().to_string();
+    assert!(e.contains("states"), "{e}");
 }
