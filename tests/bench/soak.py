@@ -142,6 +142,8 @@ class Soak:
         if options.damage:
             self.damage = soak_trouble.Damage(self.daemon, self.files, random.Random(options.seed))
             self.jobs.was_damaged = self.damage.overlaps
+            if self.clients:
+                self.clients.was_damaged = self.damage.overlaps
 
     def _now(self):
         return time.monotonic() - self.begun
@@ -196,13 +198,7 @@ class Soak:
         # What is acknowledged over HTTP is visible.
         least = self.producer.latest["acknowledged"] if self.options.source == "http" else 0
         self.events.append((self._now(), "damage"))
-        if self.clients:
-            self.clients.damaged.set()
-        try:
-            self.damage.strike(least)
-        finally:
-            if self.clients:
-                self.clients.damaged.clear()
+        self.damage.strike(least)
 
     def _visible(self):
         rows = self.daemon.sql(f"SELECT facts FROM {TOTALS}")

@@ -91,8 +91,8 @@ class Clients(Trouble):
     def __init__(self, daemon, producer, number, pause, seed):
         super().__init__(daemon, seed)
         self.producer, self.pause = producer, pause
-        # Set while a file is damaged: an error that says so is right then.
-        self.damaged = threading.Event()
+        # Whether a file was damaged in a time: an error that says so is right then.
+        self.was_damaged = lambda began, ended: False
         # What Kafka has acknowledged is not read yet, and what was read but not landed is read again after a kill.
         self.acknowledges = producer.name == "steady" and producer.to == "http"
         self.start(self._read, number)
@@ -103,9 +103,10 @@ class Clients(Trouble):
         while not self.stopping.wait(self.pause * (0.5 + chosen.random())):
             both = nth % 8 == 0
             acknowledged = self.producer.latest["acknowledged"]
-            was_damaged = self.damaged.is_set()
+            began = time.monotonic()
             answer = ask(self.daemon, BOTH if both else ONE)
-            least = self.judge(answer, both, max(least, acknowledged), was_damaged or self.damaged.is_set())
+            damaged = self.was_damaged(began, time.monotonic())
+            least = self.judge(answer, both, max(least, acknowledged), damaged)
 
     def judge(self, answer, both, least, damaged):
         """Looks at an answer; how many facts the next one has at least."""
@@ -249,8 +250,11 @@ class Damage:
             return
         path = self.chosen.choice(files)
         began = time.monotonic()
+        # It is known before the first answer can tell it.
+        self.windows.append((began, float("inf")))
         place = self._flip(path, None)
         if place is None:
+            self.windows.pop()
             return
         try:
             # The flipped byte may be of a column that one of them reads.
@@ -258,7 +262,7 @@ class Damage:
                 self.judge(path, ask(self.daemon, statement), least)
         finally:
             self._flip(path, place)
-            self.windows.append((began, time.monotonic()))
+            self.windows[-1] = (began, time.monotonic())
 
     def _flip(self, path, place):
         """Flips a byte; where. None where the file has gone meanwhile, as those do that were replaced."""

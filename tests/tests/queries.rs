@@ -1,6 +1,7 @@
 //! One query can't take a daemon: statements that are too large, functions that grow, and queries that
 //! nobody waits for any more. What runs can be seen and stopped, and work that is stopped ends.
 
+use std::io::{BufReader, Read, Write};
 use std::path::Path;
 use std::time::{Duration, Instant};
 
@@ -207,6 +208,64 @@ fn process_on(dir: &Path) -> anyhow::Result<Option<u32>> {
     Ok(None)
 }
 
+/// What is typed into a shell, and what it shows.
+struct Terminal {
+    typed: std::process::ChildStdin,
+    heard: tokio::sync::mpsc::UnboundedReceiver<u8>,
+    /// What was heard since it was last what was waited for.
+    text: Vec<u8>,
+}
+
+impl Terminal {
+    fn of(shell: &mut std::process::Child) -> anyhow::Result<Self> {
+        let missing = || anyhow::anyhow!("no pipe to the shell");
+        let typed = shell.stdin.take().ok_or_else(missing)?;
+        let said = shell.stdout.take().ok_or_else(missing)?;
+        let (send, heard) = tokio::sync::mpsc::unbounded_channel();
+        std::thread::spawn(move || {
+            let bytes = BufReader::new(said).bytes().map_while(Result::ok);
+            bytes.map(|byte| send.send(byte)).all(|sent| sent.is_ok())
+        });
+        Ok(Self {
+            typed,
+            heard,
+            text: Vec::new(),
+        })
+    }
+
+    fn presses(&mut self, key: u8) -> anyhow::Result<()> {
+        Ok(self.typed.write_all(&[key])?)
+    }
+
+    async fn hears(&mut self, part: &str) -> anyhow::Result<()> {
+        let listening = async {
+            while !String::from_utf8_lossy(&self.text).contains(part) {
+                let byte = self.heard.recv().await;
+                let ended = || anyhow::anyhow!("the shell ended");
+                self.text.push(byte.ok_or_else(ended)?);
+            }
+            anyhow::Ok(())
+        };
+        tokio::time::timeout(Duration::from_secs(60), listening).await??;
+        self.text.clear();
+        Ok(())
+    }
+
+    /// Types a line, until it stands there. What comes at once may be looked at only with the next key.
+    async fn types(&mut self, line: &str) -> anyhow::Result<()> {
+        self.typed.write_all(line.as_bytes())?;
+        let end = &line[line.len() - 4..];
+        let soon = Duration::from_millis(500);
+        for _ in 0..20 {
+            match tokio::time::timeout(soon, self.hears(end)).await {
+                Ok(heard) => return heard,
+                Err(_) => self.presses(b' ')?,
+            }
+        }
+        anyhow::bail!("`{line}` is not shown")
+    }
+}
+
 /// Without a daemon the work is the command's own. A command ends with Ctrl-C; the shell stops the
 /// query and asks for the next.
 #[tokio::test(flavor = "multi_thread")]
@@ -243,40 +302,18 @@ async fn ctrl_c_stops_the_work_without_a_daemon() -> anyhow::Result<()> {
         anabranch_tests::skip::skipped("`script` is not here, which gives a terminal");
         return Ok(());
     };
-    let mut typed = shell
-        .stdin
-        .take()
-        .ok_or_else(|| anyhow::anyhow!("no input"))?;
-    let said = shell
-        .stdout
-        .take()
-        .ok_or_else(|| anyhow::anyhow!("no output"))?;
-    let (send, mut heard) = tokio::sync::mpsc::unbounded_channel();
-    std::thread::spawn(move || {
-        use std::io::Read as _;
-        let bytes = said.bytes().map_while(Result::ok);
-        bytes.map(|byte| send.send(byte)).all(|sent| sent.is_ok())
-    });
-    let mut text = Vec::new();
-    let mut hears = async |part: &str| {
-        let listening = async {
-            while !String::from_utf8_lossy(&text).contains(part) {
-                let byte = heard.recv().await;
-                text.push(byte.ok_or_else(|| anyhow::anyhow!("the shell ended"))?);
-            }
-            text.clear();
-            anyhow::Ok(())
-        };
-        tokio::time::timeout(Duration::from_secs(60), listening).await?
-    };
     let outcome = async {
-        use std::io::Write as _;
-        hears("> ").await?;
-        writeln!(typed, "{NESTED_LOOP};")?;
+        let mut terminal = Terminal::of(&mut shell)?;
+        terminal.hears("> ").await?;
+        terminal
+            .types("select sum(value % 7) from generate_series(1, 1000000000000);")
+            .await?;
+        terminal.presses(b'\r')?;
         let pid = process_on(dir.path())?.ok_or_else(|| anyhow::anyhow!("no shell runs"))?;
         works(pid).await?;
-        typed.write_all(b"\x03")?;
-        hears("stopped").await?;
+        // Ctrl-C.
+        terminal.presses(3)?;
+        terminal.hears("> ").await?;
         // It is flat once what was begun has looked whether to go on.
         let mut used = f64::MAX;
         let begun = Instant::now();
@@ -286,10 +323,12 @@ async fn ctrl_c_stops_the_work_without_a_daemon() -> anyhow::Result<()> {
             used = cpu_seconds(pid)? - before;
         }
         anyhow::ensure!(used <= 0.2, "{used} s of processor time in a second");
-        writeln!(typed, "select 40 + 2 as answer;")?;
-        hears("42").await?;
-        writeln!(typed, "\\q")?;
-        anyhow::Ok(())
+        terminal.types("select 40 + 2 as answer;").await?;
+        terminal.presses(b'\r')?;
+        terminal.hears("42").await?;
+        terminal.hears("> ").await?;
+        // Ctrl-D.
+        terminal.presses(4)
     }
     .await;
     if outcome.is_err() {
@@ -652,8 +691,8 @@ async fn what_there_is_can_be_asked_in_sql() -> anyhow::Result<()> {
         }
         anyhow::Ok(())
     };
-    check()?;
-    let asked = Asked::start(dir.path()).await?;
+    // What is declared is there.
+    let mut asked = Asked::start(dir.path()).await?;
     check()?;
     let (status, text) = asked.ask("SHOW TABLES").await?;
     anyhow::ensure!(
@@ -668,6 +707,10 @@ async fn what_there_is_can_be_asked_in_sql() -> anyhow::Result<()> {
         let (status, text) = asked.ask(sql).await?;
         anyhow::ensure!(status == 400, "{sql}: {status} {text}");
     }
+    // Without a daemon the command says the same.
+    asked.process.terminate().await?;
+    let shown = csv("SHOW TABLES")?;
+    anyhow::ensure!(shown.ends_with("words,VIEW\n"), "{shown}");
     Ok(())
 }
 
