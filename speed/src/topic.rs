@@ -28,7 +28,7 @@ use crate::intake::arrow_stream::of_request;
 use crate::intake::counts::{DeadLetterBound, Intake, IntakeCount};
 use crate::intake::dedup::{Dedup, DedupStatus};
 use crate::intake::idempotency::{RequestBounds, RequestKey, Requests, Standing};
-use crate::intake::payload::{FactPiece, Payload};
+use crate::intake::payload::Payload;
 use crate::intake::turns::in_turn;
 use crate::options::{DaemonOptions, TopicOptions};
 use crate::topic::appender::{

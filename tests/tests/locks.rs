@@ -12,9 +12,10 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::mpsc;
 use std::time::Duration;
 
-use anabranch_jobs::work::build::Build;
+use anabranch_jobs::clock::now_ms;
+use anabranch_jobs::project::context::Context;
 use anabranch_jobs::reader::client::Client;
-use anabranch_jobs::project::context::{Context, now_ms};
+use anabranch_jobs::work::build::Build;
 use anabranch_serving::SqlService;
 use anabranch_shared::table::{Commit, Table, Txn};
 use anabranch_shared::{

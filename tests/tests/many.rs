@@ -7,8 +7,8 @@ use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
-use anabranch_jobs::work::build::{Build, build_view};
 use anabranch_jobs::project::context::Context;
+use anabranch_jobs::work::build::{Build, build_view};
 use anabranch_shared::{FoldProgress, RequestKind};
 use anabranch_speed::TopicOptions;
 use anabranch_tests::places;

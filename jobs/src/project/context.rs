@@ -16,7 +16,7 @@ use anabranch_shared::{
 use futures::{StreamExt, TryStreamExt};
 use parking_lot::Mutex;
 
-use crate::clock::now_ms;
+use crate::clock::{now_ms, now_us};
 use crate::project::dead_letter_retries::{self, RetriesTable};
 use crate::project::job_history;
 

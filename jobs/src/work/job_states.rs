@@ -2,9 +2,8 @@
 
 use std::collections::BTreeMap;
 
-use anabranch_shared::settings::ViewSettings;
 use anabranch_shared::Result;
-use arrow::compute::cast;
+use anabranch_shared::settings::ViewSettings;
 use chrono::{DateTime, Utc};
 use serde::Serialize;
 

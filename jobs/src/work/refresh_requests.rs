@@ -18,8 +18,8 @@ use crate::clock::now_ms;
 use crate::project::context::Context;
 use crate::reader::daemon_status::why_asked;
 use crate::tasks::flag_of;
-use crate::work::schedulers::Claims;
 use crate::work::build::{Build, build_view};
+use crate::work::schedulers::Claims;
 
 /// The object with what is asked for.
 

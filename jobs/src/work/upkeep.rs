@@ -12,15 +12,11 @@ use anabranch_batch::{
     find_retention, keep_small, retain,
 };
 use anabranch_shared::table::Table;
-use anabranch_shared::{
-    DEAD_LETTER_RETRIES, Error, Lease, LeaseStanding, Log, Monotonic, Offsets, Result,
-};
+use anabranch_shared::{Error, Lease, LeaseStanding, Log, Monotonic, Offsets, Result, layout};
 use futures::stream::{self, StreamExt};
 use object_store::path::Path;
 use tokio_util::sync::CancellationToken;
 
-use crate::clock::now_ms;
-use crate::output::{human_bytes, human_count};
 use crate::clock::now_ms;
 use crate::output::{human_bytes, human_count};
 use crate::project::context::Context;
@@ -169,7 +165,10 @@ async fn keep_history(context: &Context, action: CleanAction) -> Result<KeepRepo
     let mut report = KeepReport::default();
     let rules = [
         (layout::JOBS, job_history::keep_rule(context)),
-        (layout::DEAD_LETTER_RETRIES, dead_letter_retries::keep_rule(context)),
+        (
+            layout::DEAD_LETTER_RETRIES,
+            dead_letter_retries::keep_rule(context),
+        ),
     ];
     for (root, rule) in rules {
         let table = Table::open(&context.storage, root).await?;
@@ -361,6 +360,14 @@ pub fn retention_text(topic: &str, retained: &RetainReport, action: CleanAction)
         let dead = human_count(retained.dead_letters.rows);
         parts.push(format!("{dead} dead letters {what}"));
     }
+    if retained.ingested > 0 {
+        let ingested = human_count(retained.ingested);
+        let forgotten = match action {
+            CleanAction::Remove => "forgotten",
+            CleanAction::Find => "would be forgotten",
+        };
+        parts.push(format!("{ingested} ingested files {forgotten}"));
+    }
     if let Some(why) = &retained.waits {
         parts.push(format!("facts stay past their time: {why}"));
     }
@@ -375,18 +382,5 @@ fn log(report: &CleanReport) {
             bytes = total.bytes,
             "removed files that nothing needs any more"
         );
-        let dead = human_count(retained.dead_letters.rows);
-        parts.push(format!("{dead} dead letters {what}"));
-    }
-    if retained.ingested > 0 {
-        let ingested = human_count(retained.ingested);
-        let forgotten = match action {
-            CleanAction::Remove => "forgotten",
-            CleanAction::Find => "would be forgotten",
-        };
-        parts.push(format!("{ingested} ingested files {forgotten}"));
-    }
-    if let Some(why) = &retained.waits {
-        parts.push(format!("facts stay past their time: {why}"));
     }
 }

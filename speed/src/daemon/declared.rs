@@ -6,7 +6,9 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use anabranch_shared::view::View;
-use anabranch_shared::{Backoff, Entry, Error, Log, PartitionId, Result, blocking, retry_text};
+use anabranch_shared::{
+    Backoff, Entry, Error, Log, PartitionId, Result, blocking, panic_text, retry_text,
+};
 use futures::FutureExt;
 use tokio::task::JoinSet;
 

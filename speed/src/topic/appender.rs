@@ -15,7 +15,9 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use anabranch_shared::{Error, HeldMutex, Log, Offset, OffsetRange, PartitionId, Result, panic_text};
+use anabranch_shared::{
+    Error, HeldMutex, Log, Offset, OffsetRange, PartitionId, Result, panic_text,
+};
 use bytes::Bytes;
 use parking_lot::Mutex;
 use tokio::sync::{mpsc, oneshot};

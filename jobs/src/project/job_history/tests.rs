@@ -6,9 +6,9 @@ use std::time::Instant;
 use chrono::Utc;
 
 use super::*;
-use crate::commands::jobs::states;
-use crate::commands::maintain::{Patience, keep_logs};
-use crate::project::context::now_us;
+use crate::clock::now_us;
+use crate::work::job_states::states;
+use crate::work::upkeep::{Patience, keep_logs};
 
 const PROJECT: &str = r#"
 [topics.facts]
@@ -81,7 +81,7 @@ async fn thousands_of_jobs_are_kept_few_files() {
     // Half of them are older than 90 days.
     let half = u64::try_from(count / 2).unwrap();
     assert!(kept.removed.abs_diff(half) <= 2, "{kept:?}");
-    let opened = Table::open(&context.storage, NAME).await.unwrap();
+    let opened = Table::open(&context.storage, layout::JOBS).await.unwrap();
     assert!(opened.with_state(|s| s.files.len()) <= 1 + usize::try_from(count / 100_000).unwrap());
     assert!(opened.with_state(|s| s.checkpoint).is_some());
     check().await;
