@@ -1,6 +1,9 @@
 //! A running daemon with all that belongs to it: its doors, its peers, its metrics and its tasks.
 
 mod door;
+mod metrics;
+pub mod open;
 pub mod peers;
 mod ready;
+mod routes;
 pub mod run;

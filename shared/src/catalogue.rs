@@ -111,8 +111,6 @@ fn path(number: u64) -> Path {
     layout::entry(number)
 }
 
-/// Where it is noted which entry was the newest.
-
 /// What the checksum of an entry follows, which is of all that stands before.
 const CHECKSUM: &str = ",\n  \"crc32c\": ";
 

@@ -238,7 +238,13 @@ mod tests {
             holds.note(at, at + Duration::from_micros(us));
         }
         let times = holds.times();
-        let of = |end: f64| times.buckets.iter().find(|(e, _)| *e == end).unwrap().1;
+        let of = |end: f64| {
+            times
+                .buckets
+                .iter()
+                .find(|(e, _)| *e == end)
+                .map_or(0, |b| b.1)
+        };
         let counts = [0.000_01, 0.000_05, 0.01, 0.02, 1.0, f64::INFINITY].map(of);
         assert_eq!(counts, [2, 3, 3, 4, 4, 5]);
         assert_eq!(times.count, 5);

@@ -170,3 +170,36 @@ fn every_case_has_a_row_and_every_test_named_is_there() -> anyhow::Result<()> {
     }
     Ok(())
 }
+
+/// The links of a document that lead to files, without what follows `#`.
+fn links(text: &str) -> impl Iterator<Item = &str> {
+    let targets = text.split("](").skip(1);
+    let targets = targets.filter_map(|rest| rest.split(')').next());
+    let files = targets.filter(|target| !target.contains("://"));
+    files.filter_map(|target| target.split('#').next().filter(|file| !file.is_empty()))
+}
+
+#[test]
+fn every_link_of_the_documents_leads_somewhere() -> anyhow::Result<()> {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
+    let mut documents = vec![
+        root.join("README.md"),
+        root.join("shared/ARCHITECTURE.md"),
+        root.join(".github/CONTRIBUTING.md"),
+    ];
+    for entry in std::fs::read_dir(root.join("jobs/docs"))? {
+        documents.push(entry?.path());
+    }
+    let mut found = 0;
+    for document in documents {
+        let text = std::fs::read_to_string(&document)?;
+        let folder = document.parent().unwrap_or(&root);
+        for link in links(&text) {
+            let there = folder.join(link).exists();
+            anyhow::ensure!(there, "`{}`: no `{link}`", document.display());
+            found += 1;
+        }
+    }
+    anyhow::ensure!(found > 20, "{found} links");
+    Ok(())
+}

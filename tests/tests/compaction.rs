@@ -377,7 +377,7 @@ async fn a_large_file_is_folded_within_the_bound() -> anyhow::Result<()> {
         assert_eq!(whole.len(), 1);
         let bound = needed / 4;
         let (parts, held) = fold(usize::try_from(bound)?).await?;
-        assert!(parts.len() > 3, "{} parts", parts.len());
+        assert!(parts.len() >= 3, "{} parts", parts.len());
         // A batch of facts on top, and tables that double.
         assert!(
             held < needed * 3 / 4,

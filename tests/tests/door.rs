@@ -723,7 +723,7 @@ async fn a_daemon_that_cannot_start_leaves_nothing() -> anyhow::Result<()> {
         Ok(true)
     })
     .await?;
-    let daemon = anabranch_jobs::node::run::open(&context).await?;
+    let daemon = anabranch_jobs::node::open::open(&context).await?;
     daemon.close().await;
     let known = anabranch_jobs::reader::client::Client::look(&context.storage).await?;
     anyhow::ensure!(known.alive.is_empty() && known.silent.is_empty());

@@ -1,6 +1,6 @@
 //! The matrix of faults: each row breaks something under load, several times, and each time ends with
 //! the law (`anabranch verify`) and with what an independent book of the producer says must be there.
-//! It prints the table of the README: fault, times tried, facts produced, lost, doubled.
+//! It prints the table of `jobs/docs/faults.md`: fault, times tried, facts produced, lost, doubled.
 //!
 //! Each row runs once with few facts in the normal run, and as often as its `times` says with
 //! `ANABRANCH_FAULTS=full`. `ANABRANCH_FAULTS_ROWS=disk` runs the rows whose name holds that.

@@ -513,7 +513,7 @@ async fn facts_of_a_lane_that_was_given_up_are_new_when_they_are_read_again() ->
     }
     let context = Context::open(dir.path()).await?;
     // Its loops do not run, so nothing lands before it is stopped.
-    let daemon = anabranch_jobs::node::run::open(&context).await?;
+    let daemon = anabranch_jobs::node::open::open(&context).await?;
     let (topics, sources) = (daemon.topics(), daemon.sources());
     let (stream, source) = (&topics["facts"], &sources["facts"]);
     let read = |messages: i64| {

@@ -90,7 +90,10 @@ fn used(tokens: &[String], before: &[String], found: &mut Vec<(Vec<String>, Stri
                 at += 1;
                 while tokens.get(at).is_some_and(|t| t != "}") {
                     at += used(&tokens[at..], &path, found);
-                    at += usize::from(tokens.get(at).is_some_and(|t| t == ","));
+                    if tokens.get(at).is_none_or(|t| t != ",") {
+                        break;
+                    }
+                    at += 1;
                 }
                 return at + 1;
             }
@@ -127,7 +130,8 @@ impl Source {
                     source.private.insert(tokens[at + 1].clone(), private);
                     at += 3;
                 }
-                "use" => {
+                // At the beginning of an item, not where it names what a type captures.
+                "use" if matches!(before, "" | ";" | "}" | "{" | "pub" | ")" | "]") => {
                     let mut found = Vec::new();
                     at += 1 + used(&tokens[at + 1..], &[], &mut found);
                     for (path, name) in found {
@@ -221,7 +225,7 @@ impl Code {
             }
         };
         while let Some(next) = rest.first() {
-            let below = [at.as_slice(), &[next.clone()]].concat();
+            let below = [at.as_slice(), std::slice::from_ref(next)].concat();
             if !self.modules.contains_key(&below) {
                 break;
             }

@@ -100,7 +100,7 @@ async fn a_topic_that_cannot_be_opened_is_tried_ever_less_often() -> anyhow::Res
     let dir = places::folder()?;
     write_project(dir.path(), 1, 0)?;
     let context = Context::open(dir.path()).await?;
-    let daemon = anabranch_jobs::node::run::open(&context).await?;
+    let daemon = anabranch_jobs::node::open::open(&context).await?;
     write_project(dir.path(), 2, 0)?;
     // Where the second topic's WAL would be there is a file.
     std::fs::write(dir.path().join("wal/t1"), "")?;

@@ -757,7 +757,7 @@ async fn arrow_answers_are_as_large_as_their_rows() -> anyhow::Result<()> {
 }
 
 /// A view that takes some seconds to fold, and as long to verify.
-const LONG_TO_VERIFY: &str = "SELECT word, sum(levenshtein(repeat('a', 12000 + id), repeat('b', 12000))) AS far FROM facts GROUP BY word";
+const LONG_TO_VERIFY: &str = "SELECT word, sum(levenshtein(repeat('a', 2000 + id), repeat('b', 2000))) AS far FROM facts GROUP BY word";
 
 /// A verification is listed as a query is, and ends when it is cancelled, when nobody waits for it any
 /// more, and with the command that asked for it.
@@ -766,7 +766,7 @@ async fn verifications_end_when_nobody_waits_and_when_they_are_cancelled() -> an
     use rustix::process::{Pid, Signal, kill_process};
     let dir = project("")?;
     std::fs::write(dir.path().join("words.sql"), LONG_TO_VERIFY)?;
-    let facts: String = (0..12).map(anabranch_tests::ledger::line).collect();
+    let facts: String = (0..150).map(anabranch_tests::ledger::line).collect();
     std::fs::write(dir.path().join("facts.ndjson"), facts)?;
     let path = dir.path().join("facts.ndjson");
     let path = path.to_str().unwrap_or_default();

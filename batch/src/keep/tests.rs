@@ -113,7 +113,9 @@ async fn two_at_once_lose_and_repeat_no_row() -> Result<()> {
         keep_small(&other, &rule, 0),
         late
     );
-    (one?, two?, added?);
+    one?;
+    two?;
+    added?;
     let opened = Table::open(&storage, "rows").await?;
     assert_eq!(numbers(&opened).await?, (0..22).collect::<Vec<_>>());
     Ok(())

@@ -260,3 +260,15 @@ fn no_descriptors() -> Option<String> {
     let e = opened.err()?;
     Some(format!("fewer than {LEAST_DESCRIPTORS} are left: {e}"))
 }
+
+/// The topics with too many dead letters, and those whose source has stopped, and why.
+pub(crate) fn topics_red(daemon: &Daemon) -> BTreeMap<String, String> {
+    let (topics, sources) = (daemon.topics(), daemon.sources());
+    let dead = topics
+        .iter()
+        .filter_map(|(name, stream)| Some((name.clone(), stream.too_many_dead()?)));
+    let stopped = sources
+        .iter()
+        .filter_map(|(name, source)| Some((name.clone(), source.state().stopped?)));
+    dead.chain(stopped).collect()
+}

@@ -46,8 +46,11 @@ pub struct PlannedViews {
     by_definition: Mutex<BTreeMap<String, (Definition, Arc<View>)>>,
     /// The formats of states that this version makes, and the settings that it plans under, as far
     /// as views were planned.
-    made: Mutex<BTreeSet<(Vec<(String, String)>, String)>>,
+    made: Mutex<BTreeSet<Made>>,
 }
+
+/// The settings that a view was planned under, and the format of its states.
+type Made = (Vec<(String, String)>, String);
 
 /// A view of the project, and what it was planned of.
 #[derive(Debug)]
@@ -333,8 +336,8 @@ impl Context {
         let entry = self.catalogue.current();
         let note = |name: &String| {
             if let Some(settings) = self.project.views.iter().find(|v| v.name == *name) {
-                let trouble = self.view_trouble(settings);
-                return self.view_note(settings).or(Some(trouble?.1));
+                let trouble = || Some(self.view_trouble(settings)?.1);
+                return self.view_note(settings).or_else(trouble);
             }
             if entry.views.get(name).is_some_and(|v| v.live.is_some()) {
                 return Some(not_of_project(name));

@@ -19,8 +19,6 @@ use futures::{StreamExt, TryStreamExt};
 use crate::clock::now_ms;
 use crate::project::context::Context;
 
-/// The table's name, for queries and in the storage.
-
 /// A job that ended.
 #[derive(Clone, Debug, Default)]
 pub struct JobRecord {

@@ -17,8 +17,6 @@ use tokio_util::sync::CancellationToken;
 use crate::clock::now_ms;
 use crate::project::context::Context;
 
-/// The folder of the daemons' addresses in the storage.
-
 /// How often a daemon renews its address.
 pub(crate) const RENEW_EVERY: Duration = Duration::from_secs(10);
 

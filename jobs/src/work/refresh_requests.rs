@@ -21,8 +21,6 @@ use crate::tasks::flag_of;
 use crate::work::build::{Build, build_view};
 use crate::work::schedulers::Claims;
 
-/// The object with what is asked for.
-
 /// How often a daemon looks at its deltas, and a schedule at the daemon of its process.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
 

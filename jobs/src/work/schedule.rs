@@ -164,7 +164,11 @@ impl Scheduler {
                     let one = std::slice::from_ref(view);
                     let still = due(one, &self.last, self.begun, now);
                     let outcome = match still.iter().any(|(_, still)| *still == job) {
-                        true => Some(claim.run(run_job(&context, view, job, stop)).await),
+                        true => {
+                            // A build's future is large, and this one holds it.
+                            let work = Box::pin(run_job(&context, view, job, stop));
+                            Some(claim.run(work).await)
+                        }
                         false => None,
                     };
                     if outcome.is_some() {

@@ -13,8 +13,6 @@ use tokio_util::sync::CancellationToken;
 use crate::clock::now_ms;
 use crate::reader::presence::{RENEW_EVERY, host_name};
 
-/// The folder of the schedulers in the storage.
-
 /// A scheduler that has not renewed for so long has ended without a word.
 const GONE_AFTER: Duration = Duration::from_secs(60);
 
@@ -222,7 +220,7 @@ mod tests {
         assert!(known.is_empty());
         two.publish(&storage).await?;
         one.tell_others(&mut known, running(&storage).await?);
-        assert_eq!(known, [two.id.clone()]);
+        assert_eq!(known, std::slice::from_ref(&two.id));
         two.withdraw(&storage).await;
         one.tell_others(&mut known, running(&storage).await?);
         assert!(known.is_empty());

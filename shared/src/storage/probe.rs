@@ -18,8 +18,6 @@ const ROUNDS: usize = 6;
 /// Puts of one round.
 const RACERS: usize = 8;
 
-/// The folder of the probe.
-
 /// What is remembered of a server that was found to keep the promise.
 #[derive(Serialize, Deserialize)]
 struct Verdict {

@@ -204,8 +204,9 @@ impl TextSets {
         };
         let out = texts(out)?;
         if self.counts.is_empty() {
-            // Both keep room for as many as they had.
+            // All keep room for as many as they had.
             (self.seen, self.values) = (HashSet::default(), values_of(&self.kind)?);
+            self.numbers = Vec::new();
         } else {
             let rest = texts(left)?;
             let groups = left.iter().map(|p| group_of(*p) - counts.len());
@@ -322,7 +323,8 @@ mod tests {
 
     /// Values of groups, with NULLs, more of some than of others.
     fn rows(from: usize, to: usize) -> (ArrayRef, Vec<usize>) {
-        let text = |i: usize| (i % 7 != 0).then(|| format!("a visitor of this site {}", i % 31));
+        let text =
+            |i: usize| (!i.is_multiple_of(7)).then(|| format!("a visitor of this site {}", i % 31));
         let values = StringViewArray::from_iter((from..to).map(text));
         (Arc::new(values), (from..to).map(|i| i * i % 11).collect())
     }
@@ -422,7 +424,8 @@ mod tests {
         assert!((8 * 3..200).contains(&counted), "{counted} bytes a group");
         let states = sets.state(EmitTo::All)?;
         assert_eq!(states[0].as_list::<i32>().values().len(), 3 * groups);
-        assert!(sets.size() < 100_000, "{} bytes are kept", sets.size());
+        // An empty set of values has some room already.
+        assert!(sets.size() < 150_000, "{} bytes are kept", sets.size());
         Ok(())
     }
 }

@@ -311,7 +311,7 @@ async fn as_json(answer: Response, method: &Method, path: &str) -> Response {
     let (kind, text) = match status {
         StatusCode::NOT_FOUND => (
             ErrorKind::NotFound,
-            format!("there is no `{path}`; the README lists what can be asked"),
+            format!("there is no `{path}`; `jobs/docs/commands.md` lists what can be asked"),
         ),
         // What it takes is in the header `Allow`, which is added later.
         StatusCode::METHOD_NOT_ALLOWED => (

@@ -1,0 +1,100 @@
+//! The daemon of a project, opened by its settings, and the service that answers from it.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+
+use anabranch_serving::SqlService;
+use anabranch_shared::{Pin, Pinner, ReadMode, Relation, Result};
+use anabranch_speed::{Daemon, DaemonOptions, TopicOptions};
+use async_trait::async_trait;
+
+use crate::clock::now_us;
+use crate::project::context::{Context, threads};
+
+/// Pieces that a view's delta may have: each costs a query about a microsecond a state.
+const MOST_PIECES: usize = 24;
+
+/// Bytes of a topic's landed facts that are kept for other daemons until those have followed.
+const LATELY_BYTES: usize = 32_000_000;
+
+/// The daemon's pins, and the tables that belong to the project.
+#[derive(Debug)]
+struct DaemonPinner {
+    daemon: Arc<Daemon>,
+    context: Context,
+}
+
+#[async_trait]
+impl Pinner for DaemonPinner {
+    async fn relations(&self) -> Result<Vec<Relation>> {
+        let mut relations = self.daemon.relations().await?;
+        relations.extend(self.context.relations());
+        Ok(relations)
+    }
+
+    async fn pin(&self, names: &[String], mode: ReadMode) -> Result<Pin> {
+        let mut pin = self.daemon.pin(names, mode).await?;
+        self.context.pin(names, &mut pin).await?;
+        Ok(pin)
+    }
+}
+
+fn daemon_options(context: &Context) -> DaemonOptions {
+    let daemon = &context.project.daemon;
+    DaemonOptions {
+        wal: daemon.wal.clone(),
+        land_every: daemon.land_every,
+        land_facts: daemon.land_facts,
+        land_bytes: daemon.land_bytes,
+        wal_bytes: daemon.wal_bytes,
+        wal_segment_bytes: anabranch_speed::wal::WalOptions::default().segment_bytes,
+        memory_bytes: daemon.memory_bytes,
+        spill_at_bytes: daemon.memory_bytes / 10 * 6,
+        spill_bytes: daemon.spill_bytes,
+        request_memory_bytes: daemon.request_memory_bytes,
+        max_record_bytes: daemon.max_record_bytes,
+        max_request_bytes: daemon.max_request_bytes,
+        idempotency_window: daemon.idempotency_window,
+        idempotency_keys: daemon.idempotency_keys,
+        most_pieces: MOST_PIECES,
+        lately_bytes: LATELY_BYTES,
+        checkpoint_every: daemon.checkpoint_every,
+        threads: threads(context.project.batch.threads),
+        now_us,
+        stop: Arc::new(AtomicBool::new(false)),
+    }
+}
+
+/// The topics of a project, and how a daemon treats each.
+pub(super) fn topic_options(context: &Context) -> BTreeMap<String, TopicOptions> {
+    let topics = context.project.topics.iter();
+    topics
+        .map(|t| (t.name.clone(), TopicOptions::of(t)))
+        .collect()
+}
+
+/// Opens the daemon of a project.
+pub async fn open(context: &Context) -> Result<Arc<Daemon>> {
+    context.retries.open(&context.storage).await?;
+    let topics = topic_options(context);
+    let (storage, catalogue) = (&context.storage, context.catalogue.clone());
+    let daemon = Daemon::open(storage, catalogue, &topics, daemon_options(context)).await?;
+    note(context, &daemon);
+    Ok(daemon)
+}
+
+/// Lets a daemon say how the project's views stand to the catalogue.
+pub(super) fn note(context: &Context, daemon: &Daemon) {
+    let entry = context.catalogue.current().number;
+    daemon.set_notes(entry, context.notes(), context.troubles());
+}
+
+/// A service that answers from a daemon.
+pub fn service(context: &Context, daemon: &Arc<Daemon>) -> Result<SqlService> {
+    let pinner = Arc::new(DaemonPinner {
+        daemon: daemon.clone(),
+        context: context.clone(),
+    });
+    SqlService::new(pinner, &context.storage, context.serving_options())
+}

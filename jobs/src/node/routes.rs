@@ -1,0 +1,118 @@
+//! What a daemon answers over HTTP: facts and queries, state, and what other daemons ask.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use anabranch_serving::SqlService;
+use anabranch_shared::Storage;
+use anabranch_speed::Daemon;
+use axum::Json;
+use axum::extract::{ConnectInfo, Path, RawQuery, State};
+use axum::http::{HeaderMap, StatusCode};
+use axum::response::{IntoResponse, Response};
+use axum::routing::{get, post};
+use axum::{Extension, Router};
+
+use crate::node::metrics;
+use crate::node::peers::{PEERS, PeerList};
+use crate::node::ready::{Node, Readiness, topics_red};
+use crate::project::context::Context;
+use crate::reader::daemon_status::DaemonStatus;
+use crate::work::verify::Part;
+use crate::work::verify_view;
+
+/// What the routes know of their node.
+#[derive(Clone)]
+pub(super) struct Health {
+    pub(super) context: Context,
+    pub(super) sql: Arc<SqlService>,
+    pub(super) daemon: Arc<Daemon>,
+    pub(super) storage: Storage,
+    pub(super) id: String,
+    pub(super) peers: Arc<PeerList>,
+    pub(super) node: Arc<Node>,
+}
+
+/// What a daemon serves.
+pub(super) fn router(health: Health, daemon: &Arc<Daemon>, sql: Arc<SqlService>) -> Router {
+    let own = Router::new()
+        .route("/health", get(healthy))
+        .route("/ready", get(ready))
+        .route("/status", get(status))
+        .route("/metrics", get(metrics_text))
+        .route("/verify/{view}", post(verify_own))
+        .route(PEERS, post(look_for_peers))
+        .with_state(health);
+    own.merge(anabranch_speed::router(daemon.clone()))
+        .merge(anabranch_serving::router(sql))
+}
+
+async fn healthy(State(health): State<Health>) -> impl IntoResponse {
+    Json(serde_json::json!({ "status": "ok", "id": health.id, "pid": std::process::id() }))
+}
+
+/// Red is a node that can't take facts or can't answer at all; also a topic most of whose input
+/// became dead letters, because something is wrong before it, and one whose source has stopped.
+/// What only needs attention is named, and is red with `?strict`.
+async fn ready(State(health): State<Health>, RawQuery(query): RawQuery) -> impl IntoResponse {
+    let failing = health.daemon.views_that_fail();
+    let Readiness { red, attention } = health.node.readiness();
+    let topics_red = topics_red(&health.daemon);
+    let is_strict =
+        query.is_some_and(|q| q.split('&').any(|p| p == "strict" || p == "strict=true"));
+    let is_ready = red.is_empty() && topics_red.is_empty() && (attention.is_empty() || !is_strict);
+    let status = match is_ready {
+        true => StatusCode::OK,
+        false => StatusCode::SERVICE_UNAVAILABLE,
+    };
+    let attention: Vec<String> = attention.into_iter().map(|a| a.text).collect();
+    let body = serde_json::json!({
+        "ready": is_ready, "red": red, "topics_red": topics_red, "attention": attention,
+        "views_that_fail": failing,
+        "topics_untaken": health.daemon.untaken(),
+        "notes": health.daemon.notes(),
+    });
+    (status, Json(body))
+}
+
+/// Compares this daemon's answer of a view with a recompute, both under one of its pins.
+async fn verify_own(
+    State(health): State<Health>,
+    peer: Option<Extension<ConnectInfo<SocketAddr>>>,
+    headers: HeaderMap,
+    Path(view): Path<String>,
+    Json(part): Json<Part>,
+) -> Response {
+    let Health { context, sql, .. } = health;
+    let peer = peer.map(|Extension(ConnectInfo(address))| address);
+    let who = anabranch_serving::who(peer, &headers);
+    match verify_view::for_another(context, sql, &who, view, part).await {
+        Ok(verified) => Json(verified).into_response(),
+        Err(e) => anabranch_serving::error_response(&e),
+    }
+}
+
+/// Another daemon says that it is there: where it is, is in the storage.
+async fn look_for_peers(State(health): State<Health>) -> StatusCode {
+    match health.peers.look(&health.daemon).await {
+        Ok(()) => StatusCode::NO_CONTENT,
+        Err(e) => {
+            tracing::warn!(error = %e, "can't look which other daemons there are; it is tried again");
+            StatusCode::SERVICE_UNAVAILABLE
+        }
+    }
+}
+
+/// What `anabranch status` asks for.
+async fn status(State(health): State<Health>) -> impl IntoResponse {
+    Json(DaemonStatus {
+        ended_tasks: health.node.ended_tasks(),
+        ..DaemonStatus::of(&health.daemon)
+    })
+}
+
+/// Prometheus' text format.
+async fn metrics_text(State(health): State<Health>) -> String {
+    let requests = health.storage.requests();
+    metrics::text(&health.daemon, &health.node, &health.peers, requests)
+}
