@@ -1,8 +1,8 @@
 //! The layout of the code, read from its imports: rooms import in one direction, no circle.
 //!
 //! A room is a folder below a crate's `src` (or a file there). Within a room a module and the private
-//! ones below it are one unit: what is private to a module is its own affair. Units and rooms that
-//! import each other in a circle fail.
+//! ones below it are one unit: what is private to a module is its own affair, and a module and those
+//! below it may use each other. Units and rooms that import each other in a circle otherwise fail.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
@@ -35,6 +35,8 @@ struct Source {
     is_introduced: bool,
     /// Its modules, and whether each is private.
     private: BTreeMap<String, bool>,
+    /// Those of its modules that are for tests alone.
+    for_tests: BTreeSet<String>,
     /// Paths that it names.
     paths: Vec<Vec<String>>,
     /// Names that it gives to what others define.
@@ -128,6 +130,10 @@ impl Source {
                 "mod" if tokens.get(at + 2).is_some_and(|t| t == ";") => {
                     let private = before != "pub" && before != ")";
                     source.private.insert(tokens[at + 1].clone(), private);
+                    let attribute: Vec<&str> = tokens[..at].iter().map(String::as_str).collect();
+                    if attribute.ends_with(&["#", "[", "cfg", "(", "test", ")", "]"]) {
+                        source.for_tests.insert(tokens[at + 1].clone());
+                    }
                     at += 3;
                 }
                 // At the beginning of an item, not where it names what a type captures.
@@ -187,16 +193,15 @@ impl Code {
         Ok(())
     }
 
-    /// Whether a module is for tests alone: `tests`, or declared nowhere but there.
-    fn is_for_tests(module: &[String]) -> bool {
-        let names = [
-            "tests",
-            "testing",
-            "every_function",
-            "planned_views",
-            "former",
-        ];
-        module.iter().any(|m| names.contains(&m.as_str()))
+    /// Whether a module is for tests alone.
+    fn is_for_tests(&self, module: &[String]) -> bool {
+        // What tests of other crates use too.
+        let names = ["testing", "every_function"];
+        (0..module.len()).any(|depth| {
+            let above = self.modules.get(&module[..depth]);
+            above.is_some_and(|s| s.for_tests.contains(&module[depth]))
+                || names.contains(&module[depth].as_str())
+        })
     }
 
     /// The module that defines what a path names, as seen from a module.
@@ -260,7 +265,7 @@ impl Code {
     fn arrows(&self) -> Arrows {
         let mut arrows = Arrows::new();
         for (module, source) in &self.modules {
-            if Self::is_for_tests(module) || module.is_empty() {
+            if self.is_for_tests(module) || module.is_empty() {
                 continue;
             }
             let from = self.unit(module);
@@ -269,7 +274,8 @@ impl Code {
                     continue;
                 };
                 let to = self.unit(&to);
-                if to != from && !to.is_empty() && !Self::is_for_tests(&to) {
+                let below = to.starts_with(&from) || from.starts_with(&to);
+                if !below && !to.is_empty() && !self.is_for_tests(&to) {
                     arrows.entry(from.clone()).or_default().insert(to);
                 }
             }
@@ -345,7 +351,7 @@ fn rooms_import_in_one_direction() -> anyhow::Result<()> {
                     .first()
                     .is_some_and(|m| m == "commands" || m == "main");
                 anyhow::ensure!(
-                    !commands || inside || Code::is_for_tests(module),
+                    !commands || inside || code.is_for_tests(module),
                     "`{name}`: `{file}` imports {}: commands are for `main.rs` alone",
                     path.join("::")
                 );
@@ -378,7 +384,7 @@ fn circles_are_found() {
     round[2].1 = "pub struct B; fn f() { crate::a::g() }";
     let found = circle(&read(&round).arrows());
     assert_eq!(found, Some(vec!["a".to_owned(), "b".to_owned()]));
-    // What is private to a module is one with it, what is not is a file of its own.
+    // What is private to a module is one with it, what is not is a file of its own beside others.
     let below = |declared| {
         [
             ("", "mod a;"),
@@ -390,6 +396,8 @@ fn circles_are_found() {
         circle(&read(&below("mod x; use x::X; pub struct A;")).arrows()),
         None
     );
-    let public = read(&below("pub mod x; use x::X; pub struct A;"));
-    assert!(circle(&public.arrows()).is_some());
+    let mut beside = Vec::from(below("pub mod x; pub mod y;"));
+    beside[2].1 = "use super::y::Y; pub struct X;";
+    beside.push(("a/y", "pub struct Y; fn f(x: super::x::X) {}"));
+    assert!(circle(&read(&beside).arrows()).is_some());
 }

@@ -5,12 +5,12 @@
 use std::hash::{Hash, Hasher};
 use std::sync::Arc;
 
-use arrow::array::{Array, new_empty_array};
+use arrow::array::{Array, AsArray, new_empty_array};
 use arrow::compute::concat;
-use arrow::datatypes::{DataType, FieldRef};
+use arrow::datatypes::{DataType, FieldRef, Int64Type};
 use datafusion::common::config::ConfigOptions;
 use datafusion::common::tree_node::{Transformed, TreeNode};
-use datafusion::common::{DFSchema, ExprSchema, Result as EngineResult};
+use datafusion::common::{DFSchema, ExprSchema, Result as EngineResult, ScalarValue};
 use datafusion::logical_expr::interval_arithmetic::Interval;
 use datafusion::logical_expr::preimage::PreimageResult;
 use datafusion::logical_expr::simplify::{ExprSimplifyResult, SimplifyContext};
@@ -72,6 +72,8 @@ enum Bounded {
     Both(Growth, Work),
     /// The depth of the type that its second argument names.
     TypeDepth,
+    /// A number that is an argument.
+    Argument,
 }
 
 /// What is bounded in the function of a name.
@@ -100,12 +102,13 @@ fn bounded(name: &str) -> Option<Bounded> {
         "regexp_count" | "regexp_instr" | "regexp_like" | "regexp_match" => Works(Work::Pattern),
         "regexp_replace" => Both(Growth::PatternReplaced, Work::Pattern),
         "arrow_cast" | "arrow_try_cast" => TypeDepth,
+        "array_position" => Bounded::Argument,
         _ => return None,
     })
 }
 
 /// The names of all functions that are bounded.
-pub(super) const NAMES: [&str; 32] = [
+pub(super) const NAMES: [&str; 33] = [
     "repeat",
     "array_repeat",
     "lpad",
@@ -138,7 +141,33 @@ pub(super) const NAMES: [&str; 32] = [
     "regexp_replace",
     "arrow_cast",
     "arrow_try_cast",
+    "array_position",
 ];
+
+/// Which number among a function's arguments the engine panics at outside a range, and the range. A
+/// length below 0 makes what 0 makes, as in PostgreSQL; a place past all that a list can hold is in none.
+fn numbers_taken(name: &str) -> Option<(usize, i64, i64)> {
+    match name {
+        "lpad" | "rpad" => Some((1, 0, i64::MAX)),
+        "array_position" => Some((2, -1, 1 << 40)),
+        _ => None,
+    }
+}
+
+/// An argument whose numbers are brought into a range.
+fn into_range(value: &ColumnarValue, least: i64, most: i64) -> EngineResult<ColumnarValue> {
+    let near = |n: i64| n.clamp(least, most);
+    Ok(match value {
+        ColumnarValue::Scalar(ScalarValue::Int64(n)) => {
+            ColumnarValue::Scalar(ScalarValue::Int64(n.map(near)))
+        }
+        ColumnarValue::Array(array) if array.data_type() == &DataType::Int64 => {
+            let numbers = array.as_primitive::<Int64Type>();
+            ColumnarValue::Array(Arc::new(numbers.unary::<_, Int64Type>(near)))
+        }
+        other => other.clone(),
+    })
+}
 
 /// The function with bounds, where it is one that needs them; in place of bounds that it has.
 pub(super) fn with_bounds(
@@ -324,6 +353,12 @@ impl ScalarUDFImpl for BoundedFunction {
 
     fn invoke_with_args(&self, args: ScalarFunctionArgs) -> EngineResult<ColumnarValue> {
         self.bounds.stop.check()?;
+        let mut args = args;
+        if let Some((at, least, most)) = numbers_taken(self.name())
+            && let Some(number) = args.args.get_mut(at)
+        {
+            *number = into_range(number, least, most)?;
+        }
         match self.kind {
             Bounded::Growth(growth) => self.check_growth(growth, &args)?,
             Bounded::Work(work) => return self.call_in_parts(work, args),
@@ -331,7 +366,7 @@ impl ScalarUDFImpl for BoundedFunction {
                 self.check_growth(growth, &args)?;
                 return self.call_in_parts(work, args);
             }
-            Bounded::TypeDepth => {}
+            Bounded::TypeDepth | Bounded::Argument => {}
         }
         self.inner().invoke_with_args(args)
     }
