@@ -185,7 +185,7 @@ impl Code {
             };
             if path.is_dir() {
                 self.add(&path, &module)?;
-            } else {
+            } else if path.extension().is_some_and(|e| e == "rs") {
                 let source = Source::read(&std::fs::read_to_string(&path)?);
                 self.modules.insert(module, source);
             }

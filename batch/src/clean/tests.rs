@@ -1,3 +1,5 @@
+//! Which files are needed by nothing any more.
+
 use std::sync::Arc;
 
 use anabranch_shared::table::{AddFile, TableState};

@@ -1,3 +1,5 @@
+//! Which files of a log are merged, and that no row changes its place.
+
 use std::collections::BTreeSet;
 
 use anabranch_shared::Offset;

@@ -1,3 +1,5 @@
+//! Where facts may be removed, and where they wait.
+
 use anabranch_shared::{Offset, PartitionId};
 
 use super::*;

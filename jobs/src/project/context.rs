@@ -16,7 +16,7 @@ use anabranch_shared::{
 use futures::{StreamExt, TryStreamExt};
 use parking_lot::Mutex;
 
-use crate::clock::{now_ms, now_us};
+use crate::clock::now_ms;
 use crate::project::dead_letter_retries::{self, RetriesTable};
 use crate::project::job_history;
 
@@ -535,13 +535,6 @@ impl Context {
     pub async fn pin(&self, names: &[String], pin: &mut Pin) -> Result<()> {
         job_history::pin(&self.storage, names, pin).await?;
         self.retries.pin(&self.storage, names, pin).await
-    }
-
-    /// The time before which rows about jobs and retries go, in microseconds since 1970.
-    pub(crate) fn history_before_us(&self) -> Option<i64> {
-        let age = self.project.storage.history_for?;
-        let age_us = i64::try_from(age.as_micros()).unwrap_or(i64::MAX);
-        Some(now_us().saturating_sub(age_us))
     }
 
     /// The bounds of queries.

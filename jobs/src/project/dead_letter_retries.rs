@@ -7,6 +7,7 @@ use std::sync::Arc;
 
 use anabranch_batch::KeepRule;
 use anabranch_shared::layout;
+use anabranch_shared::settings::Project;
 use anabranch_shared::table::{Commit, Table};
 use anabranch_shared::{
     Offset, PartitionId, Pin, PlainPin, Relation, Result, Storage, encode_parquet, retry_schema,
@@ -17,7 +18,7 @@ use arrow::array::{
 };
 
 use crate::clock::now_ms;
-use crate::project::context::Context;
+use crate::project::job_history::before_us;
 
 /// What came of a dead letter that was retried.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -105,13 +106,13 @@ impl RetriesTable {
 }
 
 /// How the table is kept small.
-pub(crate) fn keep_rule(context: &Context) -> KeepRule {
+pub(crate) fn keep_rule(project: &Project) -> KeepRule {
     KeepRule {
         schema: retry_schema(),
         time: "retried_at",
-        before_us: context.history_before_us(),
+        before_us: before_us(project),
         fewest_files: FEWEST_FILES,
-        checkpoint_every: context.project.daemon.checkpoint_every,
+        checkpoint_every: project.daemon.checkpoint_every,
     }
 }
 

@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
 
 use anabranch_batch::{KeepRule, keep_small};
+use anabranch_shared::settings::Project;
 use anabranch_shared::table::{AddFile, Commit, Table};
 use anabranch_shared::{
     Error, LateReads, Pin, PlainPin, Relation, Result, Storage, blocking, encode_parquet, layout,
@@ -16,8 +17,7 @@ use arrow::array::{
 use arrow::datatypes::{DataType, Field, Schema, SchemaRef, TimestampMicrosecondType};
 use futures::{StreamExt, TryStreamExt};
 
-use crate::clock::now_ms;
-use crate::project::context::Context;
+use crate::clock::{now_ms, now_us};
 
 /// A job that ended.
 #[derive(Clone, Debug, Default)]
@@ -94,14 +94,14 @@ pub(crate) async fn open(storage: &Storage) -> Result<Table> {
 }
 
 /// Adds a job that ended.
-pub async fn record(context: &Context, job: &JobRecord) -> Result<()> {
-    let table = open(&context.storage).await?;
+pub async fn record(storage: &Storage, project: &Project, job: &JobRecord) -> Result<()> {
+    let table = open(storage).await?;
     add(&table, std::slice::from_ref(job)).await?;
     let rule = KeepRule {
         fewest_files: MOST_FILES,
         // What is too old goes with upkeep.
         before_us: None,
-        ..keep_rule(context)
+        ..keep_rule(project)
     };
     keep_small(&table, &rule, now_ms()).await.map(|_| ())
 }
@@ -156,14 +156,21 @@ async fn add(table: &Table, jobs: &[JobRecord]) -> Result<()> {
 }
 
 /// How the table is kept small.
-pub(crate) fn keep_rule(context: &Context) -> KeepRule {
+pub(crate) fn keep_rule(project: &Project) -> KeepRule {
     KeepRule {
         schema: schema(),
         time: "ended_at",
-        before_us: context.history_before_us(),
+        before_us: before_us(project),
         fewest_files: FEWEST_FILES,
-        checkpoint_every: context.project.daemon.checkpoint_every,
+        checkpoint_every: project.daemon.checkpoint_every,
     }
+}
+
+/// The time before which rows about jobs and retries go, in microseconds since 1970.
+pub(super) fn before_us(project: &Project) -> Option<i64> {
+    let age = project.storage.history_for?;
+    let age_us = i64::try_from(age.as_micros()).unwrap_or(i64::MAX);
+    Some(now_us().saturating_sub(age_us))
 }
 
 /// How a job of a view last ended.

@@ -110,7 +110,7 @@ pub async fn build_view(
         record.error = Some(format!("the view was built, its export failed: {e}"));
         tracing::warn!(view = %settings.name, "the view was built, its export failed; the next job makes it up");
     }
-    if let Err(e) = job_history::record(context, &record).await {
+    if let Err(e) = job_history::record(&context.storage, &context.project, &record).await {
         tracing::warn!(error = %e, "could not write the history of jobs");
     }
     let built = built?;

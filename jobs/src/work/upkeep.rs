@@ -164,10 +164,10 @@ async fn leaves(context: &Context, topic: &str) -> Result<bool> {
 async fn keep_history(context: &Context, action: CleanAction) -> Result<KeepReport> {
     let mut report = KeepReport::default();
     let rules = [
-        (layout::JOBS, job_history::keep_rule(context)),
+        (layout::JOBS, job_history::keep_rule(&context.project)),
         (
             layout::DEAD_LETTER_RETRIES,
-            dead_letter_retries::keep_rule(context),
+            dead_letter_retries::keep_rule(&context.project),
         ),
     ];
     for (root, rule) in rules {

@@ -70,7 +70,7 @@ pub async fn verify_view_with(
             record.error = Some(e.to_string());
         }
     }
-    if let Err(e) = job_history::record(context, &record).await {
+    if let Err(e) = job_history::record(&context.storage, &context.project, &record).await {
         tracing::warn!(error = %e, "could not write the history of jobs");
     }
     verified

@@ -1,3 +1,5 @@
+//! Numbers of generations in the catalogue.
+
 #![expect(clippy::unwrap_used, reason = "tests")]
 
 use super::*;

@@ -1,3 +1,5 @@
+//! What the check of a storage finds.
+
 #![expect(clippy::unwrap_used, reason = "tests")]
 
 use std::collections::HashMap;

@@ -1,3 +1,5 @@
+//! What an export's columns become, and what can't be exported.
+
 #![expect(clippy::unwrap_used, reason = "tests")]
 
 use super::*;

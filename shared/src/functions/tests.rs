@@ -1,3 +1,5 @@
+//! The functions that Anabranch adds, beside what they stand for.
+
 #![expect(clippy::unwrap_used, clippy::expect_used, reason = "tests")]
 
 use arrow::util::display::array_value_to_string;

@@ -1,3 +1,5 @@
+//! Fields that are declared later, read from `_extra` as admission would have read them.
+
 #![expect(clippy::unwrap_used, reason = "tests")]
 
 use std::sync::Arc;

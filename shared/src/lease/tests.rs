@@ -1,3 +1,5 @@
+//! Leases: one holder at a time, whatever the clocks say, and what expires.
+
 #![expect(clippy::unwrap_used, reason = "tests")]
 
 use std::sync::Arc;

@@ -1,3 +1,5 @@
+//! Commits, checkpoints and races of Delta tables, and what is damaged of them.
+
 #![expect(
     clippy::unwrap_used,
     clippy::expect_used,

@@ -7,6 +7,7 @@ use chrono::Utc;
 
 use super::*;
 use crate::clock::now_us;
+use crate::project::context::Context;
 use crate::work::job_states::states;
 use crate::work::upkeep::{Patience, keep_logs};
 

@@ -1,3 +1,5 @@
+//! What bounded functions refuse, and that they answer as the engine's do below it.
+
 #![expect(clippy::unwrap_used, clippy::panic, reason = "tests")]
 
 use datafusion::prelude::SessionContext;

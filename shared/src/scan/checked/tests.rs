@@ -1,3 +1,5 @@
+//! Ranges of files, checked against their sums before they are decoded.
+
 #![expect(clippy::unwrap_used, reason = "tests")]
 
 use std::collections::HashMap;
