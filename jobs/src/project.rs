@@ -2,4 +2,8 @@
 
 pub mod context;
 pub mod dead_letter_retries;
+mod declare;
 pub mod job_history;
+pub mod limits;
+pub mod planned_views;
+pub mod standing;

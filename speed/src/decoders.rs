@@ -9,8 +9,8 @@ use anabranch_shared::{Result, Topic};
 use bytes::Bytes;
 use rdkafka::message::{OwnedMessage, Timestamp};
 
-use crate::http::{admit_body, decompress};
 use crate::intake::admission::{Admission, Admitted};
+use crate::intake::body::{BodyFormat, RequestBody};
 use crate::peers::PeerDelta;
 use crate::sources::kafka::Messages;
 
@@ -24,8 +24,12 @@ pub fn body(
     (kind, encoding): (&str, &str),
     limit: u64,
 ) -> Result<Admitted> {
-    let body = decompress(body, encoding, limit, |_| Ok(()))?;
-    admit_body(admission, body, kind, None, limit, &|_| Ok(()))
+    let body = RequestBody {
+        encoding: encoding.parse()?,
+        limit,
+        ..RequestBody::plain(body, BodyFormat::of(kind, None)?)
+    };
+    body.admit(admission)
 }
 
 /// Reads what another daemon answers that is asked for what it holds.

@@ -19,6 +19,7 @@ pub use delta::recently_landed::Lately;
 pub use delta::unlanded::Unlanded;
 pub use delta::{Folded, Landed, Run, StatePiece, TopicDelta, ViewDelta};
 pub use http::{DELTA, HELD, IDEMPOTENCY_KEY, INGEST_FROM, INGEST_ID, PAYLOAD, router};
+pub use intake::body::{BodyFormat, ContentEncoding, RequestBody, RequestMemory, Unbounded};
 pub use intake::counts::{DeadLetterBound, IntakeCount};
 pub use intake::dedup::{Dedup, DedupStatus};
 pub use intake::idempotency::{KeptAnswer, KeptRequest, RequestKey};
@@ -27,4 +28,6 @@ pub use options::{DaemonOptions, TopicOptions};
 pub use peers::{DeltaRequest, Peer, PeerReply, Peers, WantedView};
 pub use sources::kafka::{KafkaSource, KafkaState, PartitionLag};
 pub use topic::appender::{WriteRequest, Written};
-pub use topic::{Doing, IngestChunk, RefusedRecord, TopicStream, WriteOutcome};
+pub use topic::{
+    Doing, IngestChunk, Input, RefusedRecord, TopicStream, Upkeep, Write, WriteOutcome, Writer,
+};

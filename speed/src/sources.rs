@@ -1,5 +1,4 @@
-//! Where records come from: Kafka topics and files. What comes over HTTP is the room `http`,
-//! above the daemon, as it is asked there.
+//! Where records come from that a daemon reads itself: Kafka topics. What comes over HTTP is the room
+//! `http`, above the daemon, as it is asked there; files are read in `intake`.
 
-pub mod files;
 pub(crate) mod kafka;

@@ -15,7 +15,7 @@ use anabranch_shared::{
     encode_parquet, settings::FieldType,
 };
 use anabranch_speed::intake::admission::Admission;
-use anabranch_speed::sources::files::{Format, Options, Source, open};
+use anabranch_speed::intake::files::{Format, Options, Source, open};
 use anabranch_speed::wal::{RealFiles, Record, Wal, WalOptions, wal_id};
 use anabranch_speed::{Payload, decoders};
 use arrow::array::RecordBatch;

@@ -9,8 +9,8 @@ use std::time::Duration;
 
 use anabranch_jobs::project::context::Context;
 use anabranch_jobs::reader::local_service::local_service;
-use anabranch_shared::{Error, ReadMode};
-use anabranch_speed::{Daemon, DaemonOptions, TopicOptions};
+use anabranch_shared::ReadMode;
+use anabranch_speed::{BodyFormat, Daemon, DaemonOptions, RequestBody, TopicOptions, Write};
 use anabranch_tests::daemon::shown;
 use anabranch_tests::places;
 use anabranch_tests::process::{Setup, write_project};
@@ -75,18 +75,8 @@ async fn facts_keep_their_place_whatever_the_clock_says() -> anyhow::Result<()> 
             let id = 2 * run + nth;
             let line = format!("{{\"ts\":\"2026-01-01T00:00:00Z\",\"id\":{id},\"word\":\"w\"}}");
             let body = line.into();
-            let written = stream
-                .write(
-                    move |admission| {
-                        admission
-                            .ndjson(&body)
-                            .map_err(|e| Error::Invalid(e.to_string()))
-                    },
-                    None,
-                    None,
-                    now_us(),
-                )
-                .await?;
+            let write = Write::records(RequestBody::plain(body, BodyFormat::Json));
+            let written = stream.writer().write(write).await?;
             anyhow::ensure!(
                 written.range.start.0 == i64::try_from(id)? && written.facts == 1,
                 "{written:?}"

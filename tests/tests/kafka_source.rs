@@ -527,7 +527,7 @@ async fn facts_of_a_lane_that_was_given_up_are_new_when_they_are_read_again() ->
     let lanes: Vec<_> = source.state().partitions.into_keys().collect();
     let lanes: Vec<_> = lanes.into_iter().map(PartitionId).collect();
     anyhow::ensure!(lanes.len() == 2, "{lanes:?}");
-    block_in_place(|| stream.leave_lanes(&lanes));
+    block_in_place(|| stream.upkeep().leave_lanes(&lanes));
     anyhow::ensure!(!stream.with_delta(|d| lanes.iter().any(|p| d.lanes.contains_key(p))));
     // What comes next finds the lanes given up, and they are read from where they begin.
     send_keyed(&bootstrap, 0..1_500)?;

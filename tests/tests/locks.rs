@@ -19,9 +19,9 @@ use anabranch_jobs::work::build::Build;
 use anabranch_serving::SqlService;
 use anabranch_shared::table::{Commit, Table, Txn};
 use anabranch_shared::{
-    Error, Log, Offset, OffsetRange, PartitionId, ReadMode, Storage, blocking, encode_parquet,
+    Log, Offset, OffsetRange, PartitionId, ReadMode, Storage, blocking, encode_parquet,
 };
-use anabranch_speed::{Daemon, TopicStream};
+use anabranch_speed::{BodyFormat, Daemon, RequestBody, TopicStream, Write};
 use anabranch_tests::commands::{build, ingest_lines};
 use anabranch_tests::daemon::{request, shown};
 use anabranch_tests::places;
@@ -369,12 +369,8 @@ impl Here {
     }
 
     async fn write(&self, ids: std::ops::Range<i64>) -> anyhow::Result<()> {
-        let body = facts(ids);
-        let admit = move |admission: &anabranch_speed::intake::admission::Admission| {
-            let admitted = admission.ndjson(&body);
-            admitted.map_err(|e| Error::Invalid(e.to_string()))
-        };
-        self.stream.write(admit, None, None, 0).await?;
+        let body = RequestBody::plain(facts(ids), BodyFormat::Json);
+        self.stream.writer().write(Write::records(body)).await?;
         Ok(())
     }
 
@@ -439,16 +435,16 @@ async fn heavy_work_holds_nobody_up() -> anyhow::Result<()> {
     anyhow::ensure!(here.runs().0 < 9, "{:?}", here.runs());
     here.has(next).await?;
 
-    soon("a landing", here.stream.land()).await?;
+    soon("a landing", here.stream.upkeep().land()).await?;
     anyhow::ensure!(here.runs().0 == 0, "{:?}", here.runs());
     build(&here.context, Build::Refresh).await?;
     let adopting = Held::at("adopt-of-held")?;
     let of = here.clone();
-    let follows = tokio::spawn(async move { of.stream.follow().await });
+    let follows = tokio::spawn(async move { of.stream.upkeep().follow().await });
     let adopting = adopting.came().await?;
     soon("a write beside an adoption", here.write(next..next + 5)).await?;
     next += 5;
-    soon("a landing beside an adoption", here.stream.land()).await?;
+    soon("a landing beside an adoption", here.stream.upkeep().land()).await?;
     soon("a query beside an adoption", here.has(next)).await?;
     adopting.go_on();
     soon("the adoption", follows).await??;
@@ -470,15 +466,15 @@ async fn what_is_folded_stays_while_others_land() -> anyhow::Result<()> {
     here.write(0..3).await?;
     here.has(3).await?;
     beside.write(3..5).await?;
-    beside.stream.land().await?;
-    here.stream.follow().await?;
+    beside.stream.upkeep().land().await?;
+    here.stream.upkeep().follow().await?;
     anyhow::ensure!(here.runs() == (1, 0), "{:?}", here.runs());
     here.has(5).await?;
     anyhow::ensure!(here.runs() == (1, 0), "{:?}", here.runs());
 
     let landing = Held::at("fold-of-kept")?;
     let of = here.clone();
-    let lands = tokio::spawn(async move { of.stream.land().await });
+    let lands = tokio::spawn(async move { of.stream.upkeep().land().await });
     let landing = landing.came().await?;
     here.write(5..6).await?;
     soon("a query beside a landing", here.has(6)).await?;

@@ -12,7 +12,7 @@ use anabranch_shared::{
     Error, ErrorKind, Landing, Log, Offset, OffsetRange, PartitionId, Result, blocking,
 };
 use anabranch_speed::intake::admission::Admission;
-use anabranch_speed::sources::files::{
+use anabranch_speed::intake::files::{
     self, Chunks, ContentDigest, Hashed, Options, Separator, Source,
 };
 use anabranch_speed::wal::WalLock;

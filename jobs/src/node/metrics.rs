@@ -48,7 +48,7 @@ pub(crate) fn text(
         by_topic(&|d| d.size_bytes() as f64),
     );
     let failing = |(n, s): (&String, &Arc<TopicStream>)| {
-        let failing = s.landing_trouble().is_some();
+        let failing = s.upkeep().trouble().is_some();
         (format!("topic=\"{n}\""), f64::from(u8::from(failing)))
     };
     gauge(
@@ -57,7 +57,10 @@ pub(crate) fn text(
         topics.iter().map(failing).collect(),
     );
     let failed = |(n, s): (&String, &Arc<TopicStream>)| {
-        (format!("topic=\"{n}\""), f64::from(s.failed_tries()))
+        (
+            format!("topic=\"{n}\""),
+            f64::from(s.upkeep().failed_tries()),
+        )
     };
     gauge(
         "anabranch_landing_failed_tries",
@@ -161,7 +164,7 @@ pub(crate) fn text(
     );
     let mut counter = |name: &str, help: &str, read: &dyn Fn(&IntakeCount) -> u64| {
         let row = |(n, s): (&String, &Arc<TopicStream>)| {
-            (format!("topic=\"{n}\""), read(&s.intake()) as f64)
+            (format!("topic=\"{n}\""), read(&s.writer().intake()) as f64)
         };
         let rows = topics.iter().map(row).collect();
         metric(&mut text, "counter", name, help, rows);

@@ -10,7 +10,8 @@ use anabranch_speed::{Daemon, DaemonOptions, TopicOptions};
 use async_trait::async_trait;
 
 use crate::clock::now_us;
-use crate::project::context::{Context, threads};
+use crate::project::context::Context;
+use crate::project::limits::threads;
 
 /// Pieces that a view's delta may have: each costs a query about a microsecond a state.
 const MOST_PIECES: usize = 24;

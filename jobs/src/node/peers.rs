@@ -115,7 +115,7 @@ impl PeerList {
         let is_gone = |p: &Arc<HttpPeer>| known.iter().all(|a| a.wal != p.address.wal);
         if before.iter().any(is_gone) {
             for stream in daemon.topics().values() {
-                stream.follow().await?;
+                stream.upkeep().follow().await?;
             }
         }
         let peer = |address: Address| {

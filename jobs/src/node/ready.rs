@@ -153,8 +153,8 @@ impl Node {
             red.insert(format!("task {name}"), why);
         }
         for (name, stream) in self.daemon.topics().iter() {
-            let landing = stream.trouble(Doing::Landing);
-            let trouble = stream.intake_trouble().or(landing);
+            let landing = stream.upkeep().trouble_of(Doing::Landing);
+            let trouble = stream.writer().trouble().or(landing);
             red.extend(trouble.map(|why| (format!("topic {name}"), why)));
         }
         if let Some(why) = self.renewal.lock().clone() {
@@ -207,7 +207,7 @@ impl Node {
             add(AttentionKind::TopicUntaken, vec![("topic", topic)], text);
         }
         for (topic, stream) in self.daemon.topics().iter() {
-            if let Some(why) = stream.trouble(Doing::Following) {
+            if let Some(why) = stream.upkeep().trouble_of(Doing::Following) {
                 let text = format!("topic `{topic}`: {why}; it is tried again");
                 add(
                     AttentionKind::NotFollowing,
@@ -266,7 +266,7 @@ pub(crate) fn topics_red(daemon: &Daemon) -> BTreeMap<String, String> {
     let (topics, sources) = (daemon.topics(), daemon.sources());
     let dead = topics
         .iter()
-        .filter_map(|(name, stream)| Some((name.clone(), stream.too_many_dead()?)));
+        .filter_map(|(name, stream)| Some((name.clone(), stream.writer().too_many_dead()?)));
     let stopped = sources
         .iter()
         .filter_map(|(name, source)| Some((name.clone(), source.state().stopped?)));

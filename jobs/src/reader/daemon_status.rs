@@ -133,12 +133,17 @@ impl DaemonStatus {
             ..Self::default()
         };
         for (topic, stream) in daemon.topics().iter() {
-            status.intake.insert(topic.clone(), stream.intake());
+            status
+                .intake
+                .insert(topic.clone(), stream.writer().intake());
             let dedup = stream.dedup_status().map(|d| (topic.clone(), d));
             status.dedup.extend(dedup);
-            let red = stream.too_many_dead().map(|why| (topic.clone(), why));
+            let red = stream
+                .writer()
+                .too_many_dead()
+                .map(|why| (topic.clone(), why));
             status.red.extend(red);
-            let landing = stream.landing_trouble().map(|why| (topic.clone(), why));
+            let landing = stream.upkeep().trouble().map(|why| (topic.clone(), why));
             status.landing.extend(landing);
             stream.with_delta(|d| {
                 status

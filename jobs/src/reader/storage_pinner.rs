@@ -14,7 +14,8 @@ use anabranch_speed::{FactPiece, Following, TopicStream, follow_log};
 use async_trait::async_trait;
 
 use crate::clock::now_ms;
-use crate::project::context::{Context, threads};
+use crate::project::context::Context;
+use crate::project::limits::threads;
 use crate::reader::presence::{Address, wal_id};
 
 /// How often a WAL is read anew because its daemon has landed meanwhile.

@@ -15,8 +15,10 @@ use anabranch_shared::{
 };
 
 use crate::clock::{now_ms, now_us};
-use crate::project::context::{Context, ViewStanding, no_view, threads};
+use crate::project::context::{Context, no_view};
 use crate::project::job_history::{self, JobRecord, peak_memory_bytes};
+use crate::project::limits::threads;
+use crate::project::standing::ViewStanding;
 use crate::reader::daemon_status::Served;
 use crate::work::upkeep;
 

@@ -7,8 +7,9 @@ use anabranch_serving::SqlService;
 use anabranch_shared::{Error, Log, Offsets, Pinner, ReadMode, Result, Stop, StopReason};
 
 use crate::clock::now_us;
-use crate::project::context::{Context, no_view, threads};
+use crate::project::context::{Context, no_view};
 use crate::project::job_history::{self, JobRecord, peak_memory_bytes};
+use crate::project::limits::threads;
 use crate::reader::client::Client;
 use crate::reader::local_service::local_service;
 use crate::reader::storage_pinner::LocalPinner;

@@ -10,6 +10,8 @@ use anabranch_shared::{
     Backoff, Entry, Error, Log, PartitionId, Result, blocking, panic_text, retry_text,
 };
 use futures::FutureExt;
+use parking_lot::RwLock;
+use tokio::sync::watch;
 use tokio::task::JoinSet;
 
 use super::{AT_ONCE, Daemon, FOLLOW_EVERY, LONGEST_WAIT};
@@ -42,17 +44,78 @@ impl Untaken {
     }
 }
 
+/// The topics that are open, and those that are to be.
+#[derive(Debug)]
+pub(super) struct OpenTopics {
+    /// More come while the daemon runs, none go.
+    open: RwLock<Arc<BTreeMap<String, Arc<TopicStream>>>>,
+    /// What reads topics from Kafka.
+    sources: RwLock<Arc<BTreeMap<String, Arc<KafkaSource>>>>,
+    /// Those that are to be open as soon as the catalogue has them, and how.
+    wanted: RwLock<BTreeMap<String, TopicOptions>>,
+    /// Those whose fields could not be taken, or that could not be opened.
+    untaken: RwLock<BTreeMap<String, Untaken>>,
+    /// Held by whoever opens topics and takes fields.
+    taking: tokio::sync::Mutex<()>,
+    /// Told when one was opened.
+    opened: watch::Sender<usize>,
+}
+
+impl OpenTopics {
+    pub(super) fn new(wanted: BTreeMap<String, TopicOptions>) -> Self {
+        Self {
+            open: RwLock::default(),
+            sources: RwLock::default(),
+            wanted: RwLock::new(wanted),
+            untaken: RwLock::default(),
+            taking: tokio::sync::Mutex::default(),
+            opened: watch::Sender::new(0),
+        }
+    }
+
+    /// Those that are open, as of now.
+    pub(super) fn open(&self) -> Arc<BTreeMap<String, Arc<TopicStream>>> {
+        self.open.read().clone()
+    }
+
+    /// What reads them from Kafka, as of now.
+    pub(super) fn sources(&self) -> Arc<BTreeMap<String, Arc<KafkaSource>>> {
+        self.sources.read().clone()
+    }
+
+    /// Told of each that is opened from now on.
+    pub(super) fn opened(&self) -> watch::Receiver<usize> {
+        self.opened.subscribe()
+    }
+
+    /// One more is open, perhaps read from Kafka.
+    fn add(&self, name: &str, stream: Arc<TopicStream>, source: Option<KafkaSource>) {
+        if let Some(source) = source {
+            let mut sources = self.sources.write();
+            let mut all = BTreeMap::clone(&sources);
+            all.insert(name.to_owned(), Arc::new(source));
+            *sources = Arc::new(all);
+        }
+        let mut topics = self.open.write();
+        let mut all = BTreeMap::clone(&topics);
+        all.insert(name.to_owned(), stream);
+        *topics = Arc::new(all);
+        drop(topics);
+        self.opened.send_modify(|count| *count += 1);
+    }
+}
+
 impl Daemon {
     /// Sets which topics are to be open, and how. Those that the catalogue has are opened when it is
     /// followed next, the others once it has them. One that is open stays, as it was opened.
     pub fn want_topics(&self, topics: BTreeMap<String, TopicOptions>) {
-        *self.wanted_topics.write() = topics;
+        *self.topics.wanted.write() = topics;
     }
 
     /// Topics of which the catalogue has more than this daemon could take, why, and when it is tried
     /// again.
     pub fn untaken(&self) -> BTreeMap<String, String> {
-        let (untaken, now) = (self.untaken.read(), Instant::now());
+        let (untaken, now) = (self.topics.untaken.read(), Instant::now());
         let text = |(name, of): (&String, &Untaken)| (name.clone(), of.text(now));
         untaken.iter().map(text).collect()
     }
@@ -181,36 +244,27 @@ impl Daemon {
             &self.options,
             &self.bounds,
             &self.give_way,
-            (&self.appenders, &self.failure),
+            (&self.running.appenders, self.failures()),
         )
         .await?;
-        if let Some(kafka) = settings.kafka.clone() {
-            let (catalogue, failure) = (&self.catalogue, &self.failure);
-            let source = KafkaSource::start(&stream, catalogue, kafka, &self.wal, failure)?;
-            let mut sources = self.sources.write();
-            let mut all = BTreeMap::clone(&sources);
-            all.insert(name.to_owned(), Arc::new(source));
-            *sources = Arc::new(all);
-        }
-        {
-            let mut topics = self.topics.write();
-            let mut all = BTreeMap::clone(&topics);
-            all.insert(name.to_owned(), stream);
-            *topics = Arc::new(all);
-        }
-        self.opened.send_modify(|count| *count += 1);
+        let start = |kafka| {
+            let (catalogue, failure) = (&self.catalogue, self.failures());
+            KafkaSource::start(&stream, catalogue, kafka, &self.wal, failure)
+        };
+        let source = settings.kafka.clone().map(start).transpose()?;
+        self.topics.add(name, stream, source);
         Ok(())
     }
 
     /// Takes the topics and the fields that the catalogue has and this daemon has not. What can't be
     /// taken is tried again when the catalogue is followed, ever less often.
     pub(super) async fn take_declared(self: &Arc<Self>, entry: &Entry) {
-        let _guard = self.taking.lock().await;
+        let _guard = self.topics.taking.lock().await;
         let open = self.topics();
-        let wanted = self.wanted_topics.read().clone();
+        let wanted = self.topics.wanted.read().clone();
         let now = Instant::now();
         let is_due = |name: &String| {
-            let untaken = self.untaken.read();
+            let untaken = self.topics.untaken.read();
             untaken.get(name).is_none_or(|of| of.backoff.is_due(now))
         };
         let new = wanted.iter().filter(|(name, _)| {
@@ -230,18 +284,18 @@ impl Daemon {
                 let fields = wanted
                     .get(name)
                     .map_or(&[][..], |settings| &settings.fields);
-                let taken = stream.take_fields(&known.topic, fields).await;
+                let taken = stream.writer().take_fields(&known.topic, fields).await;
                 self.note_taken(name, "has new fields, which can't be taken", taken);
             }
         }
         // One that nobody wants any more is not tried again.
         let known = |name: &String| wanted.contains_key(name) || open.contains_key(name);
-        self.untaken.write().retain(|name, _| known(name));
+        self.topics.untaken.write().retain(|name, _| known(name));
     }
 
     /// Remembers what could not be taken of a topic; the same trouble is logged once.
     fn note_taken(&self, topic: &str, what: &str, taken: Result<()>) {
-        let mut untaken = self.untaken.write();
+        let mut untaken = self.topics.untaken.write();
         let Err(e) = taken else {
             tracing::info!(%topic, "took what was declared of the topic");
             untaken.remove(topic);
@@ -259,7 +313,12 @@ impl Daemon {
     /// Why a view can't be served that reads a field which this daemon has not taken.
     pub(super) fn not_taken(&self, view: &View, field: &str) -> Error {
         let (name, topic) = (view.name(), &view.topic().name);
-        let why = self.untaken.read().get(topic).map(|of| of.why.clone());
+        let why = self
+            .topics
+            .untaken
+            .read()
+            .get(topic)
+            .map(|of| of.why.clone());
         let why = why.map_or(String::new(), |why| format!(" ({why})"));
         Error::Unavailable(format!(
             "view `{name}` reads field `{field}` of topic `{topic}`, which was declared after this daemon started and is not taken yet{why}; try again, or restart the daemon"

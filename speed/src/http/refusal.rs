@@ -4,6 +4,8 @@ use anabranch_shared::{Error, ErrorKind};
 use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
 
+use crate::intake::body::too_large;
+
 /// Why a body could not be read.
 #[derive(Debug)]
 pub(crate) enum Unread {
@@ -28,12 +30,6 @@ pub(crate) fn unread(e: Unread, limit: u64) -> Response {
     let body = serde_json::json!({ "error": text, "kind": ErrorKind::Invalid.to_string() });
     let json = [(header::CONTENT_TYPE, "application/json")];
     (status, json, body.to_string()).into_response()
-}
-
-pub(crate) fn too_large(limit: u64) -> String {
-    format!(
-        "the body is larger than {limit} bytes (`max_request_bytes` in `[daemon]`), and nothing of it was admitted; send it in parts"
-    )
 }
 
 /// The answer to a request that can't be done.

@@ -14,6 +14,7 @@ use parking_lot::Mutex;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use crate::http::refusal::{Unread, unread};
+use crate::intake::body::RequestMemory;
 use crate::options::DaemonOptions;
 
 /// Memory that is taken first for a body, in bytes.
@@ -60,12 +61,8 @@ impl RequestRoom {
     }
 }
 
-impl Taken {
-    /// Makes room for so many bytes in all.
-    ///
-    /// # Errors
-    /// `NoRoom` where other requests have it.
-    pub(crate) fn grow(&self, bytes: u64) -> Result<()> {
+impl RequestMemory for Taken {
+    fn grow(&self, bytes: u64) -> Result<()> {
         let mut permit = self.permit.lock();
         let held = permit.as_ref().map_or(0, OwnedSemaphorePermit::num_permits);
         let more = self.room.needed(bytes).saturating_sub(held);
@@ -86,11 +83,8 @@ impl Taken {
         }
         Ok(())
     }
-}
 
-impl Taken {
-    /// Gives back what is held beyond so many bytes.
-    pub(crate) fn settle(&self, bytes: u64) {
+    fn settle(&self, bytes: u64) {
         let mut permit = self.permit.lock();
         if let Some(held) = permit.as_mut() {
             let spare = held.num_permits().saturating_sub(self.room.needed(bytes));

@@ -8,7 +8,8 @@ use anabranch_batch::{CleanAction, RetentionRule, UpkeepTime, retain};
 use anabranch_jobs::clock::now_ms;
 use anabranch_jobs::project::context::Context;
 use anabranch_jobs::work::upkeep::maintain;
-use anabranch_shared::{Error, Stamp};
+use anabranch_shared::Stamp;
+use anabranch_speed::{BodyFormat, RequestBody, Write};
 use anabranch_tests::fates::{Fate, Fates, Place, Tally};
 use anabranch_tests::ledger::line;
 use anabranch_tests::places;
@@ -111,17 +112,8 @@ pub(super) async fn jumps(time: Time) -> anyhow::Result<Option<Tally>> {
             let ids = next..end.min(next + PER_REQUEST);
             next = ids.end;
             let body = ids.clone().map(line).collect::<String>().into();
-            let written = stream
-                .write(
-                    move |admission| {
-                        let admitted = admission.ndjson(&body);
-                        admitted.map_err(|e| Error::Invalid(e.to_string()))
-                    },
-                    None,
-                    None,
-                    now_us(),
-                )
-                .await?;
+            let write = Write::records(RequestBody::plain(body, BodyFormat::Json));
+            let written = stream.writer().write(write).await?;
             for (offset, id) in (written.range.start.0..).zip(ids) {
                 let partition = stream.partition().0;
                 fates.note(id, Fate::There(Place { partition, offset }));

@@ -389,10 +389,10 @@ impl World<'_> {
                 self.start(i).await?;
             }
             let stream = self.machines[i].stream()?;
-            while stream.land().await? > 0 {}
+            while stream.upkeep().land().await? > 0 {}
         }
         for machine in &self.machines {
-            machine.stream()?.follow().await?;
+            machine.stream()?.upkeep().follow().await?;
             if let Some(daemon) = &machine.daemon {
                 daemon.follow_catalogue().await;
             }

@@ -12,10 +12,11 @@ use anabranch_shared::{
     Catalogue, Error, ErrorKind, GenerationEntry, Landing, Log, Master, Offset, OffsetRange,
     Offsets, PartitionId, Result,
 };
-use anabranch_speed::{IngestChunk, TopicStream, WriteOutcome};
+use anabranch_speed::{BodyFormat, IngestChunk, RequestBody, TopicStream, Write, WriteOutcome};
 use anabranch_tests::{facts, views};
 use arrow::array::{ArrayRef, BooleanArray, RecordBatch};
 use arrow::datatypes::{Field, Schema};
+use arrow::ipc::writer::StreamWriter;
 use rand::Rng;
 use rand::seq::IndexedRandom;
 
@@ -142,21 +143,25 @@ impl World<'_> {
         records: &RecordBatch,
         chunk: Option<&Chunk>,
     ) -> anyhow::Result<Option<WriteOutcome>> {
-        let records = records.clone();
         let ingest = chunk.map(|c| IngestChunk {
             id: c.id.clone(),
             from: c.from,
         });
-        let admit = move |a: &anabranch_speed::intake::admission::Admission| {
-            a.batch(&records).map_err(|e| Error::Invalid(e.to_string()))
+        let mut body = Vec::new();
+        let mut encoder = StreamWriter::try_new(&mut body, &records.schema())?;
+        encoder.write(records)?;
+        encoder.finish()?;
+        let write = Write {
+            chunk: ingest,
+            ..Write::records(RequestBody::plain(body.into(), BodyFormat::Arrow))
         };
-        let write = stream.write(admit, None, ingest, facts::NOW_US);
+        let write = stream.writer().write(write);
         tokio::pin!(write);
         loop {
             tokio::select! {
                 biased;
                 outcome = &mut write => return Ok(Some(outcome?)),
-                landed = async { tokio::task::yield_now().await; stream.land().await } => {
+                landed = async { tokio::task::yield_now().await; stream.upkeep().land().await } => {
                     unless_faulty(landed)?;
                 }
             }
@@ -184,7 +189,7 @@ impl World<'_> {
             self.coverage
                 .count("event: landing before the acknowledgement");
         }
-        unless_faulty(self.machines[i].stream()?.land().await)?;
+        unless_faulty(self.machines[i].stream()?.upkeep().land().await)?;
         Ok(())
     }
 
@@ -240,7 +245,7 @@ impl World<'_> {
 
     async fn follow(&mut self, i: usize) -> anyhow::Result<()> {
         self.coverage.count("event: daemon follows");
-        unless_faulty(self.machines[i].stream()?.follow().await)?;
+        unless_faulty(self.machines[i].stream()?.upkeep().follow().await)?;
         if let Some(daemon) = self.machines[i].daemon.clone()
             && self.rng.random_bool(0.7)
         {

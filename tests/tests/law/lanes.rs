@@ -31,7 +31,7 @@ impl World<'_> {
         let mut next = match lane {
             Some(next) => next,
             None => {
-                let taken = unless_faulty(stream.take_lanes(&[partition]).await)?;
+                let taken = unless_faulty(stream.upkeep().take_lanes(&[partition]).await)?;
                 let Some((_, next)) = taken.unwrap_or_default().pop() else {
                     return Ok(());
                 };
@@ -66,7 +66,7 @@ impl World<'_> {
                 bytes: message.facts.get_array_memory_size(),
             };
             next = message.range.end;
-            if !stream.push(piece) {
+            if !stream.writer().push(piece) {
                 // Another daemon has landed: the lane goes on elsewhere.
                 self.coverage.count("event: a lane went elsewhere");
                 break;
@@ -81,7 +81,7 @@ impl World<'_> {
         let partition = PartitionId(SOURCE + self.rng.random_range(0..PARTITIONS));
         let stream = self.machines[i].stream()?;
         if self.rng.random_bool(0.3) {
-            unless_faulty(stream.land_lanes(&[partition]).await)?;
+            unless_faulty(stream.upkeep().land_lanes(&[partition]).await)?;
         }
         if self.rng.random_bool(0.4) {
             self.coverage
@@ -92,10 +92,10 @@ impl World<'_> {
                 held.find(|p| p.0 >= SOURCE)
             });
             let partition = held.unwrap_or(partition);
-            let mut landing = Box::pin(stream.land());
+            let mut landing = Box::pin(stream.upkeep().land());
             // It has begun, and waits for the storage.
             let done = futures::poll!(&mut landing);
-            stream.leave_lanes(&[partition]);
+            stream.upkeep().leave_lanes(&[partition]);
             // What comes meanwhile is none of what lands.
             if self.machines[i].ack == Ack::Wal {
                 Box::pin(self.write(i)).await?;
@@ -107,7 +107,7 @@ impl World<'_> {
             unless_faulty(landed)?;
             return Ok(());
         }
-        stream.leave_lanes(&[partition]);
+        stream.upkeep().leave_lanes(&[partition]);
         Ok(())
     }
 

@@ -17,7 +17,7 @@ struct Named {
 
 fn path(topic: &str, id: &str) -> Result<Path> {
     // A name may hold what a path may not.
-    let name = anabranch_speed::sources::files::sha256_of(&mut id.as_bytes());
+    let name = anabranch_speed::intake::files::sha256_of(&mut id.as_bytes());
     let name = name.map_err(|e| Error::Internal(e.to_string()))?;
     Ok(Path::from(format!(
         "{NAMED}/{topic}/{}.json",

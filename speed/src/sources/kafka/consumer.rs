@@ -305,10 +305,14 @@ impl Source {
             received_at_us: stream.now_us(),
             source: Some(&source),
         };
-        let pushed = messages.admit(&stream.admission()).and_then(|admitted| {
-            let piece = |admitted| messages.piece(admitted, &shared.settings, &place);
-            stream.push_new(admitted, place.received_at_us, piece)
-        });
+        let pushed = messages
+            .admit(&stream.writer().admission())
+            .and_then(|admitted| {
+                let piece = |admitted| messages.piece(admitted, &shared.settings, &place);
+                stream
+                    .writer()
+                    .push_new(admitted, place.received_at_us, piece)
+            });
         match pushed {
             Ok(true) => {
                 if let Some(known) = shared.state.lock().partitions.get_mut(&partition) {
@@ -483,7 +487,7 @@ impl Shared {
         let topic = self.stream.name();
         let lanes = self.runtime.block_on(async {
             self.catalogue.claim_for_source(topic, &ids).await?;
-            self.stream.take_lanes(&ids).await
+            self.stream.upkeep().take_lanes(&ids).await
         })?;
         let mut begun = Vec::new();
         for (id, next) in lanes {
@@ -520,7 +524,7 @@ impl Shared {
         let skip = |range: OffsetRange, gap: bool| {
             let piece = FactPiece::empty(&self.stream.topic(), id, range, gap);
             // Where the lane has moved on meanwhile, the next message finds that out.
-            self.stream.push(piece);
+            self.stream.writer().push(piece);
             range.end
         };
         match decide(next.0, held, first, self.settings.on_gap) {
@@ -562,14 +566,14 @@ impl Shared {
         let ids: Vec<PartitionId> = partitions.iter().copied().map(PartitionId).collect();
         let landing = async {
             let late = |_| Error::Unavailable("it took too long".into());
-            let landing = self.stream.land_lanes(&ids);
+            let landing = self.stream.upkeep().land_lanes(&ids);
             let landed = tokio::time::timeout(LAND_BEFORE_LEAVING, landing).await;
             landed.map_err(late)?
         };
         if let Err(e) = self.runtime.block_on(landing) {
             tracing::warn!(topic = %self.stream.name(), error = %e, "facts did not land before their partitions were given up; who gets these reads them again");
         }
-        self.stream.leave_lanes(&ids);
+        self.stream.upkeep().leave_lanes(&ids);
         let mut state = self.state.lock();
         partitions.iter().for_each(|p| {
             state.partitions.remove(p);

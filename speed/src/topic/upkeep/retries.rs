@@ -18,7 +18,7 @@ pub enum Doing {
 }
 
 impl Doing {
-    pub(super) const ALL: [Self; 2] = [Self::Landing, Self::Following];
+    const ALL: [Self; 2] = [Self::Landing, Self::Following];
 
     fn says(self) -> &'static str {
         match self {
@@ -58,6 +58,12 @@ impl Retries {
             Doing::Landing => &self.landing,
             Doing::Following => &self.following,
         }
+    }
+
+    /// How many tries in a row of the one that has failed more often.
+    pub(super) fn most_tries(&self) -> u32 {
+        let tries = |of: &Tried| of.backoff.tries();
+        tries(&self.landing).max(tries(&self.following))
     }
 
     /// Notes how a try ended. The same trouble is logged once.

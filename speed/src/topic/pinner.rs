@@ -4,22 +4,19 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use std::sync::atomic::Ordering;
-
 use anabranch_shared::{
-    Error, Offset, Offsets, PartitionId, ReadMode, Result, Topic, TopicPin, ViewPin, blocking,
-    planted,
+    Error, GiveWay, LockHolds, Offset, Offsets, PartitionId, ReadMode, Result, Topic, TopicPin,
+    ViewPin, blocking, planted,
 };
 use bytes::Bytes;
+use parking_lot::Mutex;
 
-use super::TopicStream;
+use super::memory::TopicMemory;
+use super::upkeep::{Asked, Upkeep};
 use crate::delta::{TopicDelta, check_no_gap, fold_unlanded, merge_unlanded};
 use crate::peers::{
     DeltaRequest, Gathering, Own, Peer, Peers, Pinned, Snapshot, TopicParts, answer, is_same,
 };
-
-/// Landed facts are kept for other daemons as long as one has asked in this time, in milliseconds.
-const ASKED_MS: i64 = 60_000;
 
 /// No more facts than this are folded while other queries wait for their pins, as a rule: it takes
 /// about a millisecond.
@@ -82,10 +79,48 @@ impl Moment {
     }
 }
 
-impl TopicStream {
+/// What pins a topic for queries, its own daemon's and others'.
+#[derive(Debug)]
+pub(crate) struct TopicPinner {
+    memory: Arc<TopicMemory>,
+    /// What follows the log where a pin needs more of it.
+    upkeep: Arc<Upkeep>,
+    /// Held by whoever folds much of a view's unlanded facts, or merges their states.
+    folding: Mutex<BTreeMap<String, Arc<FoldingTurns>>>,
+    /// Held by whoever chooses a pin, so that all views of one query end at one head.
+    pinning: tokio::sync::Mutex<()>,
+    pinning_holds: Arc<LockHolds>,
+    /// Told of each query, so that landings give way.
+    give_way: GiveWay,
+    /// Up to where answers with what other daemons hold have gone: no later one is to go less far
+    /// without a look at the log.
+    answered: Mutex<Offsets>,
+    /// When another daemon last asked.
+    asked: Arc<Asked>,
+}
+
+impl TopicPinner {
+    pub(super) fn new(memory: &Arc<TopicMemory>, upkeep: &Arc<Upkeep>, give_way: &GiveWay) -> Self {
+        Self {
+            memory: memory.clone(),
+            upkeep: upkeep.clone(),
+            folding: Mutex::default(),
+            pinning: tokio::sync::Mutex::default(),
+            pinning_holds: LockHolds::new("pinning"),
+            give_way: give_way.clone(),
+            answered: Mutex::default(),
+            asked: upkeep.asked().clone(),
+        }
+    }
+
+    /// How long others had to wait who choose a pin.
+    pub(super) fn holds(&self) -> Arc<LockHolds> {
+        self.pinning_holds.clone()
+    }
+
     /// Pins the topic and some of its views at one head, with what `peers` hold of it.
     pub(crate) async fn pin(
-        self: &Arc<Self>,
+        &self,
         views: &[String],
         mode: ReadMode,
         parts: TopicParts,
@@ -93,7 +128,7 @@ impl TopicStream {
     ) -> Result<Pinned> {
         // What is not absorbed is not asked for in batch mode.
         let folded = if mode == ReadMode::Merged { views } else { &[] };
-        let peers = peers.map(|p| p.of(self.name())).unwrap_or_default();
+        let peers = peers.map(|p| p.of(self.memory.name())).unwrap_or_default();
         let asks = mode == ReadMode::Merged && !peers.is_empty();
         let takes_facts = parts.facts || parts.dead_letters || asks;
         let read = |delta: &TopicDelta, at: &Moment| {
@@ -127,7 +162,7 @@ impl TopicStream {
         }
         // Retention has removed what was to be read up to where a peer's facts begin: the master
         // views have it.
-        self.follow().await?;
+        self.upkeep.follow().await?;
         let (head, views, own) = self.settled(folded, read).await?;
         let mut pinned = self.with_facts(head, views, &own, parts)?;
         self.gather(&peers, &own, parts, &mut pinned).await?;
@@ -143,9 +178,9 @@ impl TopicStream {
         pinned: &mut Pinned,
     ) -> Result<()> {
         let gathering = Gathering {
-            log: &self.log,
-            memory_bytes: self.options.memory_bytes,
-            following: &|| self.following(),
+            log: &self.memory.log,
+            memory_bytes: self.memory.options.memory_bytes,
+            following: &|| self.memory.following(),
             answered: &self.answered,
         };
         gathering.gather(peers, own, parts, pinned).await
@@ -153,25 +188,25 @@ impl TopicStream {
 
     /// What is held that has not landed, for another daemon's query. `notes` go with it.
     pub(crate) async fn answer_peer(
-        self: &Arc<Self>,
+        &self,
         request: DeltaRequest,
         notes: Vec<String>,
     ) -> Result<Bytes> {
         let served = request.views.iter().filter(|wanted| {
-            self.with_delta(|d| {
+            self.memory.with_delta(|d| {
                 let view = d.views.get(&wanted.name);
                 view.is_some_and(|v| v.failed.is_none() && is_same(v.master.view(), wanted))
             })
         });
         let served: Vec<String> = served.map(|v| v.name.clone()).collect();
-        let snapshot = self.snapshot(&served, self.options.now_ms()).await?;
-        let (topic, schema) = self.log.declared();
+        let snapshot = self.snapshot(&served, self.memory.options.now_ms()).await?;
+        let (topic, schema) = self.memory.log.declared();
         blocking(move || answer(&snapshot, &request, notes, (&topic, &schema))).await
     }
 
     /// What another daemon may ask for, with the states of some views.
-    async fn snapshot(self: &Arc<Self>, views: &[String], now_ms: i64) -> Result<Snapshot> {
-        self.asked_at_ms.store(now_ms, Ordering::Relaxed);
+    async fn snapshot(&self, views: &[String], now_ms: i64) -> Result<Snapshot> {
+        self.asked.note(now_ms);
         let read = |delta: &TopicDelta, at: &Moment| {
             let states = |name: &String| {
                 let view = delta.views.get(name)?;
@@ -191,16 +226,10 @@ impl TopicStream {
         self.settled(views, read).await
     }
 
-    /// Whether other daemons ask for what this one holds.
-    pub(super) fn is_asked(&self) -> bool {
-        let asked_at = self.asked_at_ms.load(Ordering::Relaxed);
-        self.options.now_ms().saturating_sub(asked_at) <= ASKED_MS
-    }
-
     /// Reads the delta at one moment, at which the states of some views reach to the head as it was
     /// when this began, or further.
     async fn settled<T>(
-        self: &Arc<Self>,
+        &self,
         views: &[String],
         read: impl Fn(&TopicDelta, &Moment) -> Result<T>,
     ) -> Result<T> {
@@ -214,7 +243,7 @@ impl TopicStream {
             let _hold = self.pinning_holds.begin();
             loop {
                 let (reaches, late) = {
-                    let delta = self.delta.lock();
+                    let delta = self.memory.delta.lock();
                     let reaches = (delta.numbering, delta.unlanded.end());
                     let late: Vec<(String, bool)> = behind(&delta, views).collect();
                     (reaches, late)
@@ -226,7 +255,7 @@ impl TopicStream {
                 for (name, _) in late {
                     self.fold_to(&name, reaches.1).await?;
                 }
-                let delta = self.delta.lock();
+                let delta = self.memory.delta.lock();
                 if let Some(at) = Moment::of(&delta, views, reaches) {
                     break 'ahead read(&delta, &at);
                 }
@@ -246,10 +275,10 @@ impl TopicStream {
         }
     }
 
-    async fn fold_to(self: &Arc<Self>, view: &str, target: u64) -> Result<()> {
-        let (worker, view) = (self.clone(), view.to_owned());
+    async fn fold_to(&self, view: &str, target: u64) -> Result<()> {
+        let (delta, view) = (self.memory.delta.clone(), view.to_owned());
         let folded = blocking(move || {
-            fold_unlanded(&worker.delta, &view, target);
+            fold_unlanded(&delta, &view, target);
             Ok(())
         });
         folded.await
@@ -257,19 +286,19 @@ impl TopicStream {
 
     /// Folds what is more than a few unlanded facts, while other queries go on. Those that need the
     /// same states wait for them.
-    async fn fold_ahead(self: &Arc<Self>, view: &str) -> Result<()> {
+    async fn fold_ahead(&self, view: &str) -> Result<()> {
         let far = |delta: &TopicDelta| {
             let views = std::slice::from_ref(&view);
             let far = behind(delta, views).any(|(_, far)| far);
             far.then(|| delta.unlanded.end())
         };
-        if self.with_delta(far).is_none() {
+        if self.memory.with_delta(far).is_none() {
             return Ok(());
         }
         let turns = self.turns(view);
         let _turn = turns.folding.lock().await;
         for _ in 0..TIMES_AHEAD {
-            let Some(target) = self.with_delta(far) else {
+            let Some(target) = self.memory.with_delta(far) else {
                 break;
             };
             self.fold_to(view, target).await?;
@@ -278,22 +307,22 @@ impl TopicStream {
     }
 
     /// Merges states of unlanded facts where they are many, unless that is being done.
-    async fn merge_folded(self: &Arc<Self>, view: &str) -> Result<()> {
-        let most = self.options.most_pieces.clamp(2, MOST_RUNS);
+    async fn merge_folded(&self, view: &str) -> Result<()> {
+        let most = self.memory.options.most_pieces.clamp(2, MOST_RUNS);
         let many = |delta: &TopicDelta| {
             let view = delta.views.get(view);
             view.is_some_and(|view| view.unlanded.count() > most)
         };
-        if !self.with_delta(many) {
+        if !self.memory.with_delta(many) {
             return Ok(());
         }
         let turns = self.turns(view);
         let Ok(_turn) = turns.merging.try_lock() else {
             return Ok(());
         };
-        let (worker, view) = (self.clone(), view.to_owned());
+        let (delta, view) = (self.memory.delta.clone(), view.to_owned());
         let merged = blocking(move || {
-            merge_unlanded(&worker.delta, &view, most);
+            merge_unlanded(&delta, &view, most);
             Ok(())
         });
         merged.await
@@ -311,12 +340,12 @@ impl TopicStream {
         parts: TopicParts,
     ) -> Result<Pinned> {
         let mut topic = TopicPin {
-            topic: Topic::clone(&self.topic()),
+            topic: Topic::clone(&self.memory.log.topic()),
             head,
-            root: self.log.table().root().clone(),
+            root: self.memory.log.table().root().clone(),
             files: Vec::new(),
             memory: Vec::new(),
-            dead_root: self.log.dead_letters().root().clone(),
+            dead_root: self.memory.log.dead_letters().root().clone(),
             dead_files: Vec::new(),
             low: Offsets::default(),
             dead_memory: Vec::new(),
@@ -325,9 +354,9 @@ impl TopicStream {
             topic.memory = own.unlanded.iter().map(|p| p.facts.clone()).collect();
             let dead = own.unlanded.iter().filter_map(|p| p.dead.clone());
             topic.dead_memory = dead.collect();
-            let (low, files) = self.log.kept_files(&own.upto)?;
+            let (low, files) = self.memory.log.kept_files(&own.upto)?;
             if parts.dead_letters {
-                topic.dead_files = self.log.dead_letter_files_between(&low, &own.upto)?;
+                topic.dead_files = self.memory.log.dead_letter_files_between(&low, &own.upto)?;
             }
             (topic.low, topic.files) = (low, files);
             topic.leave_removed_out()?;

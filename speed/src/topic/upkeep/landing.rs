@@ -4,13 +4,12 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use anabranch_shared::settings::Ack;
-use anabranch_shared::{Error, Landing, Master, PutFiles, Ranges, Result, blocking, planted};
+use anabranch_shared::{Error, Landing, Master, PutFiles, Result, blocking, planted};
 use arrow::array::RecordBatch;
 
-use super::TopicStream;
+use super::{Upkeep, UpkeepTurn};
 use crate::delta::{Landed, StatePiece, fold_pieces};
 use crate::intake::payload::FactPiece;
-use crate::topic::appender::WriteRequest;
 
 /// A landing that failed: what it is of, and what it has put so far.
 #[derive(Debug)]
@@ -19,30 +18,33 @@ pub(super) struct FailedLanding {
     put: Arc<PutFiles>,
 }
 
-impl TopicStream {
+impl Upkeep {
     /// Whether facts wait to land.
     pub(crate) fn has_unlanded(&self) -> bool {
-        !self.delta.lock().unlanded.is_empty()
+        !self.memory.delta.lock().unlanded.is_empty()
     }
 
     /// Whether enough waits to land before its time.
     pub(crate) fn is_landing_due(&self) -> bool {
-        let delta = self.delta.lock();
-        delta.unlanded.facts() as u64 >= self.options.land_facts
+        let delta = self.memory.delta.lock();
+        delta.unlanded.facts() as u64 >= self.memory.options.land_facts
             || delta.unlanded.bytes() as u64 >= self.land_bytes()
             || (self.ack == Ack::Landed && !delta.unlanded.is_empty())
     }
 
     /// Facts in memory that make a landing before its time: those that wait can't be spilled.
     fn land_bytes(&self) -> u64 {
-        self.options.land_bytes.min(self.options.memory_bytes / 4)
+        self.memory
+            .options
+            .land_bytes
+            .min(self.memory.options.memory_bytes / 4)
     }
 
     /// What the next landing is of: where the last one failed the same again, with what it has put.
     fn to_land(&self) -> FailedLanding {
         let failed = self.failed_landing.lock().take();
         if let Some(failed) = failed {
-            let delta = self.delta.lock();
+            let delta = self.memory.delta.lock();
             let mut unlanded = delta.unlanded.iter();
             let same = |p: &Arc<FactPiece>| unlanded.next().is_some_and(|q| Arc::ptr_eq(p, q));
             if failed.pieces.iter().all(same) {
@@ -50,13 +52,13 @@ impl TopicStream {
             }
         }
         let mut facts = 0;
-        let limit = self.options.land_facts.max(1);
+        let limit = self.memory.options.land_facts.max(1);
         let fits = |p: &&Arc<FactPiece>| {
             let before = facts;
             facts += p.facts.num_rows() as u64;
             before == 0 || facts <= limit * 2
         };
-        let mut delta = self.delta.lock();
+        let mut delta = self.memory.delta.lock();
         let pieces: Vec<_> = delta.unlanded.iter().take_while(fits).cloned().collect();
         delta.landing_end = delta.unlanded.start() + pieces.len() as u64;
         FailedLanding {
@@ -65,45 +67,31 @@ impl TopicStream {
         }
     }
 
-    /// Lands what has been acknowledged, at most about `land_facts` at once. Returns how many
-    /// offsets: a landing of dead letters alone has no facts, and more may wait behind it.
-    ///
-    /// # Errors
-    /// `Unavailable` when the storage does not answer: nothing is lost, the next call goes on.
-    pub async fn land(&self) -> Result<u64> {
-        let landed = {
-            let _guard = self.upkeep.lock().await;
-            match self.try_land().await {
-                // An earlier attempt was committed without getting its answer, or another daemon
-                // has landed in a partition that was ours.
-                Err(Error::Fenced { .. }) => {
-                    self.follow_log().await?;
-                    self.try_land().await
-                }
-                landed => landed,
-            }
-        }?;
-        // Who tends the views now relieves the memory too, at the end.
-        if landed > 0
-            && let Ok(_guard) = self.tending.try_lock()
-        {
-            self.relieve().await;
+    async fn checkpoint_when_due(&self) {
+        let commits = self.commits.fetch_add(1, Ordering::Relaxed) + 1;
+        if !commits.is_multiple_of(self.memory.options.checkpoint_every.max(1)) {
+            return;
         }
-        Ok(landed)
+        if let Err(e) = self.memory.log.table().write_checkpoint().await {
+            tracing::warn!(topic = %self.memory.name(), error = %e, "could not write a checkpoint");
+        }
     }
+}
 
-    async fn try_land(&self) -> Result<u64> {
-        let FailedLanding { pieces, put } = self.to_land();
+impl UpkeepTurn<'_> {
+    pub(super) async fn try_land(&self) -> Result<u64> {
+        let (of, memory) = (self.of, &*self.of.memory);
+        let FailedLanding { pieces, put } = of.to_land();
         if pieces.is_empty() {
             return Ok(0);
         }
         let mut landing = Landing {
             put: put.clone(),
-            give_way: (!self.is_landing_due()).then(|| self.give_way.clone()),
+            give_way: (!of.is_landing_due()).then(|| of.give_way.clone()),
             ..Default::default()
         };
-        let synced = self.delta.lock().head().get(self.partition);
-        landing.synced.push((self.partition, synced));
+        let synced = memory.delta.lock().head().get(memory.partition);
+        landing.synced.push((memory.partition, synced));
         for piece in &pieces {
             match landing
                 .ranges
@@ -113,7 +101,7 @@ impl TopicStream {
                 Some((_, range)) => range.end = piece.range.end,
                 None => landing.ranges.push((piece.partition, piece.range)),
             }
-            if piece.partition != self.partition {
+            if piece.partition != memory.partition {
                 landing.refetched.insert(piece.partition);
             }
             if piece.gap {
@@ -124,9 +112,9 @@ impl TopicStream {
             landing.ingested.extend(piece.ingest.clone());
         }
         if planted("planted-cut-before-commit") {
-            self.cut_wal(&landing.ranges).await;
+            of.cut_wal(&landing.ranges).await;
         }
-        let views: Vec<(String, Arc<Master>)> = self.folding();
+        let views: Vec<(String, Arc<Master>)> = memory.folding();
         let names: Vec<String> = views.iter().map(|(name, _)| name.clone()).collect();
         let (folded, ranges) = (pieces.clone(), landing.ranges.clone());
         // Facts are folded while they are written: both take about as long.
@@ -139,64 +127,40 @@ impl TopicStream {
             };
             Ok(views.into_iter().map(fold).collect::<Vec<_>>())
         });
-        let writing = self.log.land(&landing, self.options.now_ms());
+        let writing = memory.log.land(&landing, memory.options.now_ms());
         // Whatever becomes of the views, the commit is waited for: it is never dropped half-way.
         let (written, states) = tokio::join!(writing, folding);
         if let Err(e) = written {
-            *self.failed_landing.lock() = Some(FailedLanding { pieces, put });
+            *of.failed_landing.lock() = Some(FailedLanding { pieces, put });
             return Err(e);
         }
         let states = states.unwrap_or_else(|e| {
             let fails = |name| (name, Err(Error::Internal(e.to_string())));
             names.into_iter().map(fails).collect()
         });
-        let now_ms = self.options.now_ms();
-        let lately = self.is_asked().then(|| pieces.clone());
+        let now_ms = memory.options.now_ms();
+        let lately = of.asked.is_lately(now_ms).then(|| pieces.clone());
         let (of_delta, not_lately) = {
-            let mut delta = self.delta.lock();
+            let mut delta = memory.delta.lock();
             let of_delta = delta.landed(&pieces, &landing.ranges, states);
             let mut not_lately = delta.lately.expire(now_ms);
             if let Some(lately) = lately {
-                let most = self.options.lately_bytes;
+                let most = memory.options.lately_bytes;
                 not_lately.extend(delta.lately.add(lately, now_ms, most));
             }
             (of_delta, not_lately)
         };
         let Landed { given_up, removed } = of_delta;
         // Who waits is told whatever fails from here on: the facts are there.
-        self.tell_landed(&landing.ranges);
-        self.remember(given_up).await?;
+        of.tell_landed(&landing.ranges);
+        of.keys.remember(given_up).await?;
         fail::fail_point!("land-before-cut");
-        self.cut_wal(&landing.ranges).await;
-        self.checkpoint_when_due().await;
+        of.cut_wal(&landing.ranges).await;
+        of.checkpoint_when_due().await;
         let offsets = landing.ranges.iter().map(|(_, r)| r.end.0 - r.start.0);
         let offsets = u64::try_from(offsets.sum::<i64>()).unwrap_or(0);
         // To free what thousands of small requests have brought takes long enough for others to wait.
         tokio::task::spawn_blocking(move || drop((landing, pieces, removed, not_lately)));
         Ok(offsets)
-    }
-
-    /// Tells who waits for facts to land.
-    pub(super) fn tell_landed(&self, ranges: &Ranges) {
-        for (_, range) in ranges.iter().filter(|(p, _)| *p == self.partition) {
-            self.landed.send_replace(range.end);
-        }
-    }
-
-    pub(super) async fn cut_wal(&self, ranges: &Ranges) {
-        for (_, range) in ranges.iter().filter(|(p, _)| *p == self.partition) {
-            // Waits for room: a full WAL that is not cut now takes nothing that could land and cut it.
-            self.requests.send(WriteRequest::Cut(range.end)).await.ok();
-        }
-    }
-
-    async fn checkpoint_when_due(&self) {
-        let commits = self.commits.fetch_add(1, Ordering::Relaxed) + 1;
-        if !commits.is_multiple_of(self.options.checkpoint_every.max(1)) {
-            return;
-        }
-        if let Err(e) = self.log.table().write_checkpoint().await {
-            tracing::warn!(topic = %self.name(), error = %e, "could not write a checkpoint");
-        }
     }
 }

@@ -1,0 +1,229 @@
+//! How what a project says stands to what its catalogue says, and what to do about it.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use anabranch_shared::settings::{TopicSettings, ViewSettings};
+use anabranch_shared::view::{Definition, View};
+use anabranch_shared::{Error, ErrorKind, Result, Topic};
+
+use crate::project::context::Context;
+
+/// How a view of the project stands to the catalogue.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ViewStanding {
+    /// It answers by the definition that the project holds.
+    Live,
+    /// It answers by an older definition.
+    Edited,
+    /// It has never been built.
+    New,
+}
+
+impl Context {
+    /// How a view of the project stands to the catalogue.
+    pub fn standing(&self, view: &View) -> ViewStanding {
+        let entry = self.catalogue.current();
+        match entry.views.get(view.name()).and_then(|v| v.live.as_ref()) {
+            None => ViewStanding::New,
+            Some(live) if same_definition(&live.definition, view) => ViewStanding::Live,
+            Some(_) => ViewStanding::Edited,
+        }
+    }
+
+    /// For each view that does not answer as the project says, what to do about it; likewise for
+    /// topics.
+    pub fn notes(&self) -> BTreeMap<String, String> {
+        let mut notes: BTreeMap<String, String> = BTreeMap::new();
+        for settings in &self.project.topics {
+            let topic = Topic::from_settings(settings);
+            let note = self.topic_note(&topic);
+            notes.extend(note.map(|note| (format!("topic {}", topic.name), note)));
+        }
+        let troubles = self.troubles().into_iter();
+        notes.extend(troubles.map(|(name, (_, text))| (name, text)));
+        for settings in &self.project.views {
+            let note = self.view_note(settings);
+            notes.extend(note.map(|note| (settings.name.clone(), note)));
+        }
+        let entry = self.catalogue.current();
+        let answering = entry.views.iter().filter(|(_, view)| view.live.is_some());
+        let known: BTreeSet<&String> = self.project.views.iter().map(|v| &v.name).collect();
+        for (name, _) in answering.filter(|(name, _)| !known.contains(name)) {
+            notes.insert(name.clone(), not_of_project(name));
+        }
+        notes
+    }
+
+    /// Those of [`Context::notes`] that are of some views and topics.
+    pub fn notes_of(&self, names: &[String]) -> Vec<String> {
+        let entry = self.catalogue.current();
+        let note = |name: &String| {
+            if let Some(settings) = self.project.views.iter().find(|v| v.name == *name) {
+                let trouble = || Some(self.view_trouble(settings)?.1);
+                return self.view_note(settings).or_else(trouble);
+            }
+            if entry.views.get(name).is_some_and(|v| v.live.is_some()) {
+                return Some(not_of_project(name));
+            }
+            let topic = self.project.topics.iter().find(|t| t.name == *name)?;
+            Some(self.topic_trouble(topic)?.1)
+        };
+        names.iter().filter_map(note).collect()
+    }
+
+    /// What to say of a view of the project that answers by another definition than the project's.
+    fn view_note(&self, settings: &ViewSettings) -> Option<String> {
+        let (name, entry) = (&settings.name, self.catalogue.current());
+        let live = entry.views.get(name).and_then(|v| v.live.as_ref());
+        if live.is_some_and(|live| self.is_surely(settings, &live.definition)) {
+            return None;
+        }
+        match self.compile(settings).map(|view| self.standing(&view)) {
+            Ok(ViewStanding::Edited) => Some(self.edited_note(name)),
+            Err(e) if live.is_some() => Some(format!(
+                "view `{name}` was edited and still answers by its old definition; its new one can't be used: {e}"
+            )),
+            _ => None,
+        }
+    }
+
+    /// Whether a view of the project is surely what a definition says, as far as can be told without
+    /// planning it: every command asks that of every view.
+    fn is_surely(&self, settings: &ViewSettings, live: &Definition) -> bool {
+        let same_text = live.sql.trim() == settings.sql_text.trim();
+        same_text
+            && !settings.export
+            && self.planned.makes(live)
+            && self.topic_read(settings).is_ok_and(|t| t == live.topic)
+    }
+
+    /// Why views and topics of the project don't answer, with what to do about each.
+    pub fn troubles(&self) -> BTreeMap<String, (ErrorKind, String)> {
+        let topics = self.project.topics.iter();
+        let topics = topics.filter_map(|t| Some((t.name.clone(), self.topic_trouble(t)?)));
+        let views = self.project.views.iter();
+        let views = views.filter_map(|v| Some((v.name.clone(), self.view_trouble(v)?)));
+        topics.chain(views).collect()
+    }
+
+    fn topic_trouble(&self, topic: &TopicSettings) -> Option<(ErrorKind, String)> {
+        let name = &topic.name;
+        let text = || {
+            format!(
+                "topic `{name}` is not declared yet; `anabranch up`, `speed` and `ingest` declare it"
+            )
+        };
+        let is_known = self.catalogue.current().topics.contains_key(name);
+        (!is_known).then(|| (ErrorKind::NotFound, text()))
+    }
+
+    fn view_trouble(&self, settings: &ViewSettings) -> Option<(ErrorKind, String)> {
+        let (name, entry) = (&settings.name, self.catalogue.current());
+        let known = entry.views.get(name);
+        if known.is_some_and(|v| v.live.is_some()) {
+            return None;
+        }
+        Some(match self.compile(settings) {
+            Err(e) => (e.kind(), e.to_string()),
+            Ok(view) => match self.removed_below(&view) {
+                Some(low) => (
+                    ErrorKind::Conflict,
+                    format!(
+                        "view `{name}` is new and does not answer: retention has removed facts of its topic below [{low}]; run `anabranch batch rebuild {name} --from-low` to build it from there on"
+                    ),
+                ),
+                None if entry.dropped.contains_key(name) => (
+                    ErrorKind::NotFound,
+                    format!(
+                        "view `{name}` was dropped; run `anabranch batch rebuild {name}` to have it again"
+                    ),
+                ),
+                None if known.is_none() => (
+                    ErrorKind::NotFound,
+                    format!(
+                        "view `{name}` is not declared yet; `anabranch up`, `speed` and `ingest` declare it"
+                    ),
+                ),
+                None => (
+                    ErrorKind::Unavailable,
+                    format!(
+                        "view `{name}` is being built for the first time; run `anabranch batch rebuild {name}` if no build is under way"
+                    ),
+                ),
+            },
+        })
+    }
+
+    /// An error where one of the names is a view or a topic of the project that does not answer.
+    ///
+    /// # Errors
+    /// What [`Context::troubles`] tells of the first such name.
+    pub fn check_answers(&self, names: &[String]) -> Result<()> {
+        let entry = self.catalogue.current();
+        let known = |name: &String| {
+            let live = entry.views.get(name).is_some_and(|v| v.live.is_some());
+            live || entry.topics.contains_key(name)
+        };
+        if names.iter().all(known) {
+            return Ok(());
+        }
+        let troubles = self.troubles();
+        match names.iter().find_map(|name| troubles.get(name)) {
+            Some((kind, text)) => Err(Error::of_kind(*kind, text.clone())),
+            None => Ok(()),
+        }
+    }
+
+    /// What differs between a topic of the project and the one of the catalogue.
+    fn topic_note(&self, topic: &Topic) -> Option<String> {
+        let entry = self.catalogue.current();
+        let known = &entry.topics.get(&topic.name)?.topic;
+        if known == topic {
+            return None;
+        }
+        if known.check_evolves_from(topic).is_ok() {
+            let more = known.fields[topic.fields.len()..].iter();
+            let more: Vec<String> = more.map(|f| format!("`{}`", f.name)).collect();
+            return Some(format!(
+                "topic `{}` has fields that this project lacks: {}; another project declared them",
+                topic.name,
+                more.join(", ")
+            ));
+        }
+        match topic.check_evolves_from(known) {
+            Ok(()) => Some(format!(
+                "topic `{}` has new fields that are not declared yet; `anabranch up`, `speed` and `ingest` declare them",
+                topic.name
+            )),
+            Err(e) => Some(e.to_string()),
+        }
+    }
+
+    /// What to say of a view whose live definition is not the project's.
+    fn edited_note(&self, name: &str) -> String {
+        let entry = self.catalogue.current();
+        let live = entry.views.get(name).and_then(|v| v.live.as_ref());
+        match live.map(|live| View::from_definition(name, &live.definition)) {
+            Some(Err(e)) => e.to_string(),
+            _ => format!(
+                "view `{name}` was edited and still answers by its old definition; run `anabranch batch rebuild {name}` to cut over"
+            ),
+        }
+    }
+}
+
+/// What to say of a view that answers and is none of the project's.
+fn not_of_project(name: &str) -> String {
+    format!(
+        "view `{name}` is not in this project and still answers; run `anabranch batch drop {name}` to drop it"
+    )
+}
+
+/// Whether two definitions compute the same; a new nullable field of the topic changes nothing.
+fn same_definition(live: &anabranch_shared::view::Definition, view: &View) -> bool {
+    let own = view.definition();
+    live.sql.trim() == own.sql.trim()
+        && live.settings == own.settings
+        && view.reads_format(&live.state_format)
+        && live.topic.name == own.topic.name
+}

@@ -1,0 +1,254 @@
+//! What lands a topic's facts and follows what others do to its log, one of it at a time.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
+use std::time::Instant;
+
+use anabranch_shared::settings::Ack;
+use anabranch_shared::{Error, GiveWay, Master, Offset, Ranges, Result};
+use futures::{StreamExt, stream};
+use parking_lot::Mutex;
+use tokio::sync::watch;
+
+use self::landing::FailedLanding;
+pub use self::retries::Doing;
+use self::retries::Retries;
+use super::keys::Keys;
+use super::memory::TopicMemory;
+use super::tending::Tending;
+use crate::delta::{Folded, ViewDelta, check_no_gap, fold_landed::follow_log, is_of_view};
+use crate::topic::appender::{AppenderHandle, WriteRequest};
+
+mod following;
+mod landing;
+mod lanes;
+mod retries;
+
+/// Of so many views it is looked at once whether their boundaries have moved.
+const LOOKS_AT_ONCE: usize = 16;
+
+/// Landed facts are kept for other daemons as long as one has asked in this time, in milliseconds.
+const ASKED_MS: i64 = 60_000;
+
+/// When another daemon last asked what this one holds of a topic.
+#[derive(Debug)]
+pub(super) struct Asked(AtomicI64);
+
+impl Default for Asked {
+    fn default() -> Self {
+        Self(AtomicI64::new(i64::MIN))
+    }
+}
+
+impl Asked {
+    /// It did so at a time, in milliseconds since 1970.
+    pub(super) fn note(&self, now_ms: i64) {
+        self.0.store(now_ms, Ordering::Relaxed);
+    }
+
+    /// Whether it did so not long before a time, in milliseconds since 1970.
+    fn is_lately(&self, now_ms: i64) -> bool {
+        now_ms.saturating_sub(self.0.load(Ordering::Relaxed)) <= ASKED_MS
+    }
+}
+
+/// What lands and follows.
+#[derive(Debug)]
+pub struct Upkeep {
+    memory: Arc<TopicMemory>,
+    keys: Arc<Keys>,
+    tending: Tending,
+    turn: tokio::sync::Mutex<()>,
+    ack: Ack,
+    /// What landings give way to: answers of any topic.
+    give_way: GiveWay,
+    /// Where it is said up to where the WAL may be cut.
+    appender: Arc<AppenderHandle>,
+    /// Up to where facts of the daemon's WAL have landed.
+    landed: watch::Sender<Offset>,
+    commits: AtomicU64,
+    /// The last landing, where it failed.
+    failed_landing: Mutex<Option<FailedLanding>>,
+    retries: Mutex<Retries>,
+    asked: Arc<Asked>,
+}
+
+/// The turn of one, who alone lands, follows the log or begins to serve a view meanwhile.
+#[derive(Debug)]
+struct UpkeepTurn<'a> {
+    of: &'a Upkeep,
+    _turn: tokio::sync::MutexGuard<'a, ()>,
+}
+
+impl Upkeep {
+    pub(super) fn new(
+        memory: &Arc<TopicMemory>,
+        keys: &Arc<Keys>,
+        ack: Ack,
+        give_way: &GiveWay,
+        appender: &Arc<AppenderHandle>,
+        landed: watch::Sender<Offset>,
+    ) -> Self {
+        Self {
+            memory: memory.clone(),
+            keys: keys.clone(),
+            tending: Tending::new(memory.clone()),
+            turn: tokio::sync::Mutex::default(),
+            ack,
+            give_way: give_way.clone(),
+            appender: appender.clone(),
+            landed,
+            commits: AtomicU64::new(0),
+            failed_landing: Mutex::default(),
+            retries: Mutex::default(),
+            asked: Arc::default(),
+        }
+    }
+
+    async fn turn(&self) -> UpkeepTurn<'_> {
+        UpkeepTurn {
+            of: self,
+            _turn: self.turn.lock().await,
+        }
+    }
+
+    /// When another daemon last asked; who is asked notes it here.
+    pub(super) fn asked(&self) -> &Arc<Asked> {
+        &self.asked
+    }
+
+    /// Lands what has been acknowledged, at most about `land_facts` at once. Returns how many
+    /// offsets: a landing of dead letters alone has no facts, and more may wait behind it.
+    ///
+    /// # Errors
+    /// `Unavailable` when the storage does not answer: nothing is lost, the next call goes on.
+    pub async fn land(&self) -> Result<u64> {
+        let landed = {
+            let turn = self.turn().await;
+            match turn.try_land().await {
+                // An earlier attempt was committed without getting its answer, or another daemon
+                // has landed in a partition that was ours.
+                Err(Error::Fenced { .. }) => {
+                    turn.follow_log().await?;
+                    turn.try_land().await
+                }
+                landed => landed,
+            }
+        }?;
+        // Who tends the views now relieves the memory too, at the end.
+        if landed > 0
+            && let Some(turn) = self.tending.try_turn()
+        {
+            turn.relieve().await;
+        }
+        Ok(landed)
+    }
+
+    /// Follows what others have landed, and the boundaries that others have moved.
+    pub async fn follow(&self) -> Result<()> {
+        let now_ms = self.memory.options.now_ms();
+        let expired = self.memory.delta.lock().lately.expire(now_ms);
+        drop(expired);
+        self.turn().await.follow_where_room().await?;
+        let masters = self.memory.masters();
+        let looks = masters.iter().map(|(_, master)| master.refresh());
+        let looks = stream::iter(looks.collect::<Vec<_>>()).buffered(LOOKS_AT_ONCE);
+        let looked: Vec<Result<bool>> = looks.collect().await;
+        let turn = self.tending.turn().await;
+        turn.tend(masters.into_iter().zip(looked).collect()).await
+    }
+
+    /// Serves a generation of a view, once its pieces reach without a gap from its boundary. Most of
+    /// what it has to read is read before others wait for that.
+    pub(crate) async fn serve(&self, master: Arc<Master>) -> Result<()> {
+        let log = &self.memory.log;
+        let name = master.view().name().to_owned();
+        let pin = master.pin();
+        let followed = self.memory.upto();
+        let following = self.memory.following();
+        let mut folded = follow_log(log, &master, &pin.boundary, &followed, &following).await;
+        let turn = self.turn().await;
+        let upto = self.memory.upto();
+        if let Ok(pieces) = &mut folded {
+            let from = following::raised(&followed, &pin.boundary);
+            match follow_log(log, &master, &from, &upto, &following).await {
+                Ok(more) => pieces.extend(more),
+                Err(e) => folded = Err(e),
+            }
+        }
+        let (pieces, failed) = match folded {
+            Ok(pieces) => (pieces, None),
+            Err(e) if is_of_view(&e) => {
+                tracing::error!(view = %name, error = %e, "the view does not answer");
+                (Vec::new(), Some(e.to_string()))
+            }
+            Err(e) => return Err(e),
+        };
+        let view = ViewDelta {
+            master,
+            pin,
+            pieces,
+            unlanded: Folded::default(),
+            failed,
+            superseded: false,
+        };
+        check_no_gap(&name, &view, &upto)?;
+        turn.insert(&name, view);
+        drop(turn);
+        self.tending.turn().await.relieve().await;
+        Ok(())
+    }
+
+    /// Whether the log is not followed because there is no room.
+    pub(crate) fn is_paused(&self) -> bool {
+        self.tending.is_paused()
+    }
+
+    /// Why facts do not land, or the log is not followed, where the last try failed; how often it has
+    /// failed, and when it is tried again.
+    pub fn trouble(&self) -> Option<String> {
+        self.retries.lock().trouble(Instant::now())
+    }
+
+    /// The same of one of the two.
+    pub fn trouble_of(&self, doing: Doing) -> Option<String> {
+        self.retries.lock().trouble_of(doing, Instant::now())
+    }
+
+    /// How many tries in a row to land, or to follow the log, have failed.
+    pub fn failed_tries(&self) -> u32 {
+        self.retries.lock().most_tries()
+    }
+
+    /// Whether something that failed is due to be tried again.
+    pub(crate) fn is_due(&self, doing: Doing) -> bool {
+        self.retries.lock().of(doing).backoff.is_due(Instant::now())
+    }
+
+    /// Whether the last try of something failed.
+    pub(crate) fn is_failing(&self, doing: Doing) -> bool {
+        self.retries.lock().of(doing).backoff.is_failing()
+    }
+
+    /// Notes how a try to land or to follow the log ended. The same trouble is logged once.
+    pub(crate) fn note_trouble(&self, doing: Doing, tried: &Result<()>) {
+        let mut retries = self.retries.lock();
+        retries.note(self.memory.name(), doing, tried, Instant::now());
+    }
+
+    /// Tells who waits for facts to land.
+    fn tell_landed(&self, ranges: &Ranges) {
+        let own = self.memory.partition;
+        for (_, range) in ranges.iter().filter(|(p, _)| *p == own) {
+            self.landed.send_replace(range.end);
+        }
+    }
+
+    async fn cut_wal(&self, ranges: &Ranges) {
+        let own = self.memory.partition;
+        for (_, range) in ranges.iter().filter(|(p, _)| *p == own) {
+            // Waits for room: a full WAL that is not cut now takes nothing that could land and cut it.
+            self.appender.send(WriteRequest::Cut(range.end)).await.ok();
+        }
+    }
+}
