@@ -30,8 +30,8 @@ use rand::Rng;
 
 use world::World;
 
-/// Cases of the normal run.
-const CASES: u64 = 1_000;
+/// Cases of the normal run; `.ci/long` runs many more.
+const CASES: u64 = 300;
 
 /// Of so many cases one has its storage in a bucket.
 const S3_EVERY: u64 = 40;

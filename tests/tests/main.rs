@@ -19,6 +19,7 @@ mod fail_points;
 mod faults;
 mod fuzz;
 mod gather;
+mod golden;
 mod idempotency;
 mod kafka;
 mod kafka_source;

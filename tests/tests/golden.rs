@@ -1,0 +1,224 @@
+//! What is answered, as scripts of SQL with the right rows, wherever the states lie; and how it is
+//! planned, as text.
+//!
+//! `golden/answers/*.slt` may never change what they answer. `golden/plans/*.plan` say what is pushed
+//! down to the views' leaf and what is not; an upgrade of the engine may change how they read.
+//! `ANABRANCH_GOLDEN=write` writes the plans anew, and the rows of queries that have none yet.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use anabranch_shared::ReadMode;
+use anabranch_tests::daemon::{Daemon, run, shown};
+use anabranch_tests::places;
+use anabranch_tests::scripts::{self, Expected, Record};
+
+/// Where states lie.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Lie {
+    /// All facts are in memory alone.
+    Unlanded,
+    /// All have landed, and no master view has absorbed any.
+    Landed,
+    /// The views have absorbed one half, the other is in the delta.
+    Half,
+    /// The views have absorbed all, in two runs.
+    Absorbed,
+    /// They were rebuilt.
+    Rebuilt,
+}
+
+const LIES: [Lie; 5] = [
+    Lie::Unlanded,
+    Lie::Landed,
+    Lie::Half,
+    Lie::Absorbed,
+    Lie::Rebuilt,
+];
+
+/// Records of the larger topic that one file holds.
+const READS: i64 = 24;
+
+fn golden() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden")
+}
+
+/// Whether what is expected is written.
+fn writes() -> bool {
+    std::env::var("ANABRANCH_GOLDEN").is_ok_and(|v| v == "write")
+}
+
+/// The files of a folder with an extension, in order of their names.
+fn files(folder: &str, extension: &str) -> anyhow::Result<Vec<PathBuf>> {
+    let mut found = Vec::new();
+    for entry in fs::read_dir(golden().join(folder))? {
+        let path = entry?.path();
+        if path.extension().is_some_and(|e| e == extension) {
+            found.push(path);
+        }
+    }
+    found.sort();
+    anyhow::ensure!(!found.is_empty(), "`{folder}` has no `*.{extension}`");
+    Ok(found)
+}
+
+fn copy(from: &Path, to: &Path) -> anyhow::Result<()> {
+    fs::create_dir_all(to)?;
+    for entry in fs::read_dir(from)? {
+        let entry = entry?;
+        let to = to.join(entry.file_name());
+        match entry.file_type()?.is_dir() {
+            true => copy(&entry.path(), &to)?,
+            false => fs::copy(entry.path(), to).map(|_| ())?,
+        }
+    }
+    Ok(())
+}
+
+/// A project whose states lie somewhere, and its daemon.
+async fn project(lie: Lie) -> anyhow::Result<(tempfile::TempDir, Daemon)> {
+    let dir = places::folder()?;
+    copy(&golden().join("project"), dir.path())?;
+    let land_every = match lie {
+        Lie::Unlanded => "1h",
+        _ => "50ms",
+    };
+    let settings = dir.path().join("anabranch.toml");
+    let text = fs::read_to_string(&settings)?;
+    let daemon = format!("[daemon]\nland_every = \"{land_every}\"\n");
+    fs::write(&settings, text.replace("[daemon]\n", &daemon))?;
+    let daemon = Daemon::start(dir.path()).await?;
+    let send = async |topic: &str, file: &str| {
+        let body = fs::read(dir.path().join(file))?;
+        let (status, answer) = daemon.post(topic, &[], &body).await?;
+        anyhow::ensure!(status == 200 && answer["dead_letters"] == 0, "{answer}");
+        Ok::<_, anyhow::Error>(())
+    };
+    let batch = |build: &str| {
+        let ran = run(dir.path(), &["batch", build])?;
+        anyhow::ensure!(ran.code == Some(0), "{build}: {}", ran.complained);
+        Ok::<_, anyhow::Error>(())
+    };
+    send("posts", "posts.ndjson").await?;
+    send("reads", "reads-1.ndjson").await?;
+    let absorbs = matches!(lie, Lie::Half | Lie::Absorbed);
+    if absorbs {
+        daemon.landed("reads", READS).await?;
+        batch("refresh")?;
+    }
+    send("reads", "reads-2.ndjson").await?;
+    if lie != Lie::Unlanded {
+        daemon.landed("reads", 2 * READS).await?;
+        daemon.landed("posts", 3).await?;
+    }
+    match lie {
+        Lie::Absorbed => batch("refresh")?,
+        Lie::Rebuilt => batch("rebuild")?,
+        _ => {}
+    }
+    daemon.serves_all().await?;
+    Ok((dir, daemon))
+}
+
+/// What came of a statement, in the form of what a script expects.
+async fn outcome(daemon: &Daemon, sql: &str) -> anyhow::Result<Expected> {
+    Ok(match daemon.client.query(sql, ReadMode::Merged).await {
+        Ok(answer) => Expected::Rows {
+            types: scripts::types(&answer.schema),
+            rows: shown(&answer.batches)?
+                .iter()
+                .map(|r| r.join(" "))
+                .collect(),
+        },
+        Err(e) => Expected::Error(e.to_string()),
+    })
+}
+
+/// Whether something came as it was to.
+fn is_as_expected(expected: &Expected, came: &Expected) -> bool {
+    match (expected, came) {
+        (Expected::Error(part), Expected::Error(whole)) => whole.contains(part),
+        _ => expected == came,
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn scripts_are_answered_alike_wherever_the_states_lie() -> anyhow::Result<()> {
+    let mut wrong = Vec::new();
+    for (nth, lie) in LIES.into_iter().enumerate() {
+        let (_dir, daemon) = project(lie).await?;
+        for path in files("answers", "slt")? {
+            let mut records = scripts::parse(&fs::read_to_string(&path)?)?;
+            for Record {
+                line,
+                sql,
+                expected,
+                ..
+            } in &mut records
+            {
+                let came = outcome(&daemon, sql).await?;
+                let is_new = matches!(expected, Expected::Rows { rows, .. } if rows.is_empty());
+                if writes() && nth == 0 && is_new {
+                    *expected = came;
+                } else if !is_as_expected(expected, &came) {
+                    let place = format!("{}:{line}", path.display());
+                    wrong.push(format!(
+                        "{place}, {lie:?}:\n{sql}\n{came:?}\nand not {expected:?}"
+                    ));
+                }
+            }
+            if writes() {
+                fs::write(&path, scripts::text(&records))?;
+            }
+        }
+        daemon.stop().await?;
+    }
+    anyhow::ensure!(wrong.is_empty(), "{}", wrong.join("\n\n"));
+    Ok(())
+}
+
+/// A plan without what differs from run to run: folders, ids of files, lengths.
+fn plain(plan: &str, dir: &Path) -> String {
+    let dir = dir.to_string_lossy();
+    let plan = plan.replace(dir.trim_start_matches('/'), "DIR");
+    let mut lines = Vec::new();
+    for line in plan.lines() {
+        let mut line = line.trim_end().to_owned();
+        // The files of a scan are named by chance.
+        while let Some(at) = line.find(".parquet") {
+            let from = line[..at].rfind(['/', '[', ' ']).map_or(0, |i| i + 1);
+            let rest = &line[at + ".parquet".len()..];
+            let rest = rest.split_once([',', ']']).map_or(rest, |_| rest);
+            line = format!("{}FILE{rest}", &line[..from]);
+        }
+        lines.push(line);
+    }
+    lines.join("\n") + "\n"
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn plans_read_as_they_were_written() -> anyhow::Result<()> {
+    let (dir, daemon) = project(Lie::Half).await?;
+    let mut differ = Vec::new();
+    for query in files("plans", "sql")? {
+        let sql = fs::read_to_string(&query)?;
+        let rows = daemon.rows(&format!("EXPLAIN {sql}")).await?;
+        let rows = rows.iter().map(|row| format!("── {}\n{}", row[0], row[1]));
+        let plan = plain(&rows.collect::<Vec<_>>().join("\n"), dir.path());
+        let path = query.with_extension("plan");
+        if writes() {
+            fs::write(&path, &plan)?;
+        }
+        let expected = fs::read_to_string(&path)?;
+        if plan != expected {
+            differ.push(format!("{}:\n{plan}", path.display()));
+        }
+    }
+    daemon.stop().await?;
+    anyhow::ensure!(
+        differ.is_empty(),
+        "plans read otherwise (`ANABRANCH_GOLDEN=write` writes them anew, if that is meant):\n{}",
+        differ.join("\n")
+    );
+    Ok(())
+}

@@ -1,0 +1,1 @@
+SELECT section, combine(visitors) AS visitors FROM hours JOIN titles USING (url) GROUP BY section

@@ -1,0 +1,1 @@
+SELECT url, reads FROM hours ORDER BY reads DESC LIMIT 2

@@ -1,0 +1,1 @@
+SELECT url FROM long_reads WHERE seconds < 9.5

@@ -1,0 +1,1 @@
+SELECT url, reads FROM hours WHERE reads > 4

@@ -1,0 +1,1 @@
+SELECT ts, url, seconds FROM reads WHERE seconds > 9
