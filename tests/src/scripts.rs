@@ -48,6 +48,18 @@ pub enum Expected {
     Error(String),
 }
 
+/// The lines up to one that ends them.
+fn until<'a>(
+    lines: &mut std::iter::Peekable<impl Iterator<Item = (usize, &'a str)>>,
+    ends: impl Fn(&str) -> bool,
+) -> Vec<String> {
+    let mut taken = Vec::new();
+    while let Some((_, line)) = lines.next_if(|(_, line)| !ends(line)) {
+        taken.push(line.to_owned());
+    }
+    taken
+}
+
 /// Reads a script.
 ///
 /// # Errors
@@ -63,14 +75,6 @@ pub fn parse(script: &str) -> anyhow::Result<Vec<Record>> {
             comment.push(text.trim().to_owned());
             continue;
         }
-        let until = |lines: &mut std::iter::Peekable<_>, ends: fn(&str) -> bool| {
-            let mut taken = Vec::new();
-            while let Some((_, line)) = Iterator::next_if(lines, |(_, l): &(usize, &str)| !ends(l))
-            {
-                taken.push(line.to_owned());
-            }
-            taken
-        };
         let is_end = |l: &str| l.trim().is_empty() || l == "----";
         let (sql, expected) = if let Some(types) = line.strip_prefix("query ") {
             let sql = until(&mut lines, is_end);

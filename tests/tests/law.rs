@@ -5,6 +5,8 @@
 //! `ANABRANCH_LAW_CASES` sets how many cases run, `ANABRANCH_LAW_SEED` the first seed,
 //! `ANABRANCH_LAW_S3` how many of them have one whose storage is an S3 server instead of a folder.
 
+#[path = "law/beside.rs"]
+mod beside;
 #[path = "law/check.rs"]
 mod check;
 #[path = "law/duckdb.rs"]
@@ -78,7 +80,8 @@ async fn case(seed: u64, bucket: Option<&S3Server>, coverage: &mut Coverage) -> 
         .await
         .map_err(|e| format!("seed {seed}: {e}"))?;
     run(&mut world).await.map_err(|e| {
-        let sql: Vec<&str> = world.definitions.iter().map(|d| d.sql.as_str()).collect();
+        let sql = world.views.iter().flat_map(|v| &v.definitions);
+        let sql: Vec<&str> = sql.map(|d| d.sql.as_str()).collect();
         format!(
             "ANABRANCH_LAW_SEED={seed} ANABRANCH_LAW_CASES=1 breaks the law\n{}\n{e}",
             sql.join("\n")

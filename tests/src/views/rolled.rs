@@ -20,7 +20,7 @@ pub struct RolledUp {
 /// A query with `combine`.
 #[derive(Clone, Debug)]
 pub struct Combined {
-    /// The query over the view `v`.
+    /// The query over the view.
     pub over_view: String,
     /// A view over the facts with the same answer.
     pub over_facts: String,
@@ -29,8 +29,8 @@ pub struct Combined {
 }
 
 impl RolledUp {
-    /// A random query.
-    pub fn combined(&self, rng: &mut SmallRng) -> Combined {
+    /// A random query over the view of a name.
+    pub fn combined(&self, rng: &mut SmallRng, view: &str) -> Combined {
         let condition = ["k0 IS NULL", "k0 IS NOT NULL", "false"][rng.random_range(0..3)];
         let (mut where_, mut inside) = (None, None);
         let (filter, grouped) = (rng.random_range(0..4), rng.random_bool(0.6));
@@ -53,7 +53,7 @@ impl RolledUp {
             if beside { ", beside count(*)" } else { "" }
         );
         Combined {
-            over_view: self.over_view(where_, inside, grouped, beside),
+            over_view: self.over_view(view, where_, inside, grouped, beside),
             over_facts: self.over_facts(where_, inside, grouped),
             covers,
         }
@@ -61,6 +61,7 @@ impl RolledUp {
 
     fn over_view(
         &self,
+        view: &str,
         where_: Option<&str>,
         inside: Option<&str>,
         grouped: bool,
@@ -80,7 +81,7 @@ impl RolledUp {
             columns.push("count(*) AS of_view".into());
         }
         let where_ = where_.map_or(String::new(), |c| format!(" WHERE {c}"));
-        let query = format!("SELECT {} FROM v{where_}{group}", columns.join(", "));
+        let query = format!("SELECT {} FROM {view}{where_}{group}", columns.join(", "));
         let named = |column: &String| column.rsplit(' ').next().unwrap_or_default().to_owned();
         let names: Vec<String> = columns.iter().map(named).collect();
         match beside {

@@ -18,7 +18,7 @@ use datafusion::prelude::{DataFrame, SessionContext};
 use rand::Rng;
 use rand::seq::IndexedRandom;
 
-use super::world::{World, fold_options, is_late};
+use super::world::{Machine, World, WorldView, fold_options, is_late};
 
 impl World<'_> {
     /// Checks the answers of everyone who answers.
@@ -38,7 +38,8 @@ impl World<'_> {
                 true => ReadMode::Batch,
                 false => ReadMode::Merged,
             };
-            let names = ["v", "facts", "dead_letters"].map(str::to_owned);
+            let mut names = ["facts", "dead_letters"].map(str::to_owned).to_vec();
+            names.extend(self.views.iter().map(|v| v.name.to_owned()));
             let pin = match daemon.pin(&names, mode).await {
                 // Nothing is answered by a field that could not be taken.
                 Err(e)
@@ -70,6 +71,7 @@ impl World<'_> {
             if mode == ReadMode::Merged && self.rng.random_bool(0.5) {
                 self.held = Some(pin);
             }
+            self.check_beside(i).await?;
         }
         Ok(())
     }
@@ -78,14 +80,15 @@ impl World<'_> {
     fn is_superseded(&self, i: usize) -> anyhow::Result<bool> {
         let stream = self.machines[i].stream()?;
         let superseded = stream.with_delta(|d| d.views.values().any(|v| v.superseded));
-        Ok(superseded && stream.served("v") != Some(self.generation()))
+        let is_old = |v: &WorldView| stream.served(v.name) != Some(v.generation());
+        Ok(superseded && self.views.iter().any(is_old))
     }
 
     /// Whatever a daemon acknowledged is in its answers.
     fn check_complete(&self, i: usize, pin: &Pin, mode: ReadMode) -> anyhow::Result<()> {
         let partition = self.machines[i].stream()?.partition();
         let end = Offset(self.acknowledged_end(partition));
-        let heads = pin.topics.values().map(|t| &t.head);
+        let heads = pin.topics.get("facts").map(|t| &t.head).into_iter();
         let views = pin.views.values().map(|v| &v.head);
         let merged = views.filter(|_| mode == ReadMode::Merged);
         for head in heads.chain(merged) {
@@ -96,8 +99,14 @@ impl World<'_> {
             );
         }
         anyhow::ensure!(
-            pin.views.len() == 1 && pin.topics.len() == 1,
-            "the daemon does not serve the view and the topic"
+            pin.views.len() == self.views.len() && pin.topics.contains_key("facts"),
+            "the daemon does not serve the views and the topic"
+        );
+        let mut heads = pin.views.values().map(|v| &v.head);
+        let first = heads.next();
+        anyhow::ensure!(
+            mode == ReadMode::Batch || heads.all(|head| Some(head) == first),
+            "the views of one pin end at different heads"
         );
         Ok(())
     }
@@ -108,7 +117,7 @@ impl World<'_> {
             let stream = machine.stream()?;
             let lanes = stream.with_delta(|d| d.lanes.clone());
             for (partition, end) in lanes {
-                let heads = pin.topics.values().map(|t| &t.head);
+                let heads = pin.topics.get("facts").map(|t| &t.head).into_iter();
                 for head in heads.chain(pin.views.values().map(|v| &v.head)) {
                     let found = head.get(partition);
                     anyhow::ensure!(
@@ -122,12 +131,23 @@ impl World<'_> {
         Ok(())
     }
 
-    /// The view at the log's head, without a daemon: a delta of pieces cut at a random place.
+    /// The views at the log's head, without a daemon: each with a delta of pieces cut at a random
+    /// place.
     pub(crate) async fn pin_by_hand(&mut self) -> anyhow::Result<Pin> {
         self.log.refresh().await?;
-        self.master.refresh().await?;
-        let pin = self.master.pin();
         let head = self.log.head();
+        let mut all = Pin::default();
+        for nth in 0..self.views.len() {
+            let view = self.pin_view_by_hand(nth, &head).await?;
+            all.views.insert(self.views[nth].name.to_owned(), view);
+        }
+        Ok(all)
+    }
+
+    async fn pin_view_by_hand(&mut self, nth: usize, head: &Offsets) -> anyhow::Result<ViewPin> {
+        let master = self.views[nth].master.clone();
+        master.refresh().await?;
+        let pin = master.pin();
         let mut middle = Offsets::default();
         for (p, end) in head.iter() {
             let start = pin.boundary.get(p).0;
@@ -135,22 +155,19 @@ impl World<'_> {
         }
         let following = Following::unbounded(fold_options());
         let mut delta = Vec::new();
-        for (from, to) in [(&pin.boundary, &middle), (&middle, &head)] {
-            let pieces = follow_log(&self.log, &self.master, from, to, &following).await?;
+        for (from, to) in [(&pin.boundary, &middle), (&middle, head)] {
+            let pieces = follow_log(&self.log, &master, from, to, &following).await?;
             delta.extend(pieces.iter().flat_map(|p| p.parts.clone()));
         }
-        let view = ViewPin {
-            view: self.master.view().clone(),
-            generation: self.generation(),
+        Ok(ViewPin {
+            view: master.view().clone(),
+            generation: master.generation(),
             boundary: pin.boundary,
-            head,
-            root: self.master.table().root().clone(),
+            head: head.clone(),
+            root: master.table().root().clone(),
             files: pin.files,
             delta,
-        };
-        let mut all = Pin::default();
-        all.views.insert("v".into(), view);
-        Ok(all)
+        })
     }
 
     async fn recompute(
@@ -181,16 +198,17 @@ impl World<'_> {
         if mode == ReadMode::Batch {
             self.coverage.count("checks: batch alone");
         }
-        for view in pin.views.values() {
+        for (name, view) in &pin.views {
             if view.delta.iter().any(|part| part.spilled_bytes() > 0) {
                 self.coverage.count("checks: with spilled states");
             }
-            let found = self.ask("SELECT * FROM v", pin).await;
-            let from = self.start_of(view.generation);
+            let found = self.ask(&format!("SELECT * FROM {name}"), pin).await;
+            let from = self.view(name)?.start_of(view.generation);
             let expected = self.recompute(&view.view, &from, &view.head).await;
             match self.ensure_alike(expected, found)? {
                 Some((schema, expected)) => {
-                    self.check_filtered(pin, &schema, &expected).await?;
+                    let of_view = (name.as_str(), &schema, expected.as_slice());
+                    self.check_filtered(pin, of_view).await?;
                     self.check_combine(pin, view).await?;
                 }
                 // A filter on a value reads the sum that is out of range.
@@ -200,7 +218,8 @@ impl World<'_> {
             self.check_kept(view, &low.unwrap_or_else(|| self.log.low()))
                 .await?;
         }
-        for topic in pin.topics.values() {
+        // The dead letters are of all topics, and the one beside has none.
+        if let Some(topic) = pin.topics.get("facts") {
             self.check_topic(pin, topic, &topic.low, &topic.head)
                 .await?;
         }
@@ -229,8 +248,7 @@ impl World<'_> {
     async fn check_filtered(
         &mut self,
         pin: &Pin,
-        schema: &SchemaRef,
-        expected: &[RecordBatch],
+        (name, schema, expected): (&str, &SchemaRef, &[RecordBatch]),
     ) -> anyhow::Result<()> {
         let Some(key) = schema.fields().iter().find(|f| f.name() == "k0") else {
             return Ok(());
@@ -250,12 +268,12 @@ impl World<'_> {
         };
         self.coverage
             .count(&format!("checks: filter on a key of {}", key.data_type()));
-        let sql = format!("SELECT * FROM v WHERE {filter}");
+        let sql = format!("SELECT * FROM {name} WHERE {filter}");
         let (found_schema, found) = self.ask(&sql, pin).await?;
         let plain = SessionContext::new();
         let schema = expected.first().map_or(schema.clone(), RecordBatch::schema);
         let table = MemTable::try_new(schema, vec![expected.to_vec()])?;
-        plain.register_table("v", Arc::new(table))?;
+        plain.register_table(name, Arc::new(table))?;
         let expected = plain.sql(&sql).await?.collect().await?;
         ensure_same(&found_schema, &expected, &found).map_err(|e| anyhow::anyhow!("{filter}: {e}"))
     }
@@ -278,26 +296,28 @@ impl World<'_> {
             ..view.clone()
         };
         let mut pin = Pin::default();
-        pin.views.insert("v".into(), kept);
-        let found = self.ask("SELECT * FROM v", &pin).await;
+        let name = view.view.name();
+        pin.views.insert(name.to_owned(), kept);
+        let found = self.ask(&format!("SELECT * FROM {name}"), &pin).await;
         let expected = self.recompute(&view.view, low, &view.head).await;
         self.ensure_alike(expected, found).map(|_| ())
     }
 
     /// `combine` at another grain, filtered before it, in it, or not at all.
     async fn check_combine(&mut self, pin: &Pin, view: &ViewPin) -> anyhow::Result<()> {
-        let sql = &view.view.definition().sql;
-        let random = self.definitions.iter().find(|d| d.sql == *sql);
+        let (name, sql) = (view.view.name(), &view.view.definition().sql);
+        let definitions = &self.view(name)?.definitions;
+        let random = definitions.iter().find(|d| d.sql == *sql);
         let Some(rolled) = random.and_then(|r| r.rolled_up.clone()) else {
             return Ok(());
         };
         self.coverage.count("checks: combine");
-        let combined = rolled.combined(&mut self.rng);
+        let combined = rolled.combined(&mut self.rng, name);
         self.coverage
             .count(&format!("checks: combine {}", combined.covers));
         let compiled = View::compile("rolled", &combined.over_facts, &self.topic)?;
         let found = self.ask(&combined.over_view, pin).await;
-        let from = self.start_of(view.generation);
+        let from = self.view(name)?.start_of(view.generation);
         let expected = self.recompute(&compiled, &from, &view.head).await;
         self.ensure_alike(expected, found)
             .map(|_| ())
@@ -390,6 +410,7 @@ impl World<'_> {
             }
             let stream = self.machines[i].stream()?;
             while stream.upkeep().land().await? > 0 {}
+            self.settle_beside(i).await?;
         }
         for machine in &self.machines {
             machine.stream()?.upkeep().follow().await?;
@@ -398,6 +419,7 @@ impl World<'_> {
             }
         }
         self.check().await?;
+        self.check_beside_landed().await?;
         let head = self.log.head();
         for a in &self.acknowledged {
             anyhow::ensure!(
@@ -407,16 +429,16 @@ impl World<'_> {
                 a.range
             );
         }
-        let live: Vec<Generation> = self
-            .machines
-            .iter()
-            .filter_map(|m| m.stream().ok()?.served("v"))
-            .collect();
-        anyhow::ensure!(
-            live.iter().all(|g| *g == self.generation()),
-            "a daemon answers by generation {live:?}, live is {}",
-            self.generation()
-        );
+        for view in &self.views {
+            let served = |m: &Machine| m.stream().ok()?.served(view.name);
+            let live: Vec<Generation> = self.machines.iter().filter_map(served).collect();
+            anyhow::ensure!(
+                live.iter().all(|g| *g == view.generation()),
+                "a daemon answers by generation {live:?} of `{}`, live is {}",
+                view.name,
+                view.generation()
+            );
+        }
         Ok(())
     }
 }

@@ -37,7 +37,8 @@ impl World<'_> {
         let view = pin.views.get("v");
         let view = view.ok_or_else(|| anyhow::anyhow!("the pin has no view"))?;
         let sql = &view.view.definition().sql;
-        let random = self.definitions.iter().find(|d| d.sql == *sql).cloned();
+        let definitions = &self.view("v")?.definitions;
+        let random = definitions.iter().find(|d| d.sql == *sql).cloned();
         let random = random.ok_or_else(|| anyhow::anyhow!("nobody made `{sql}`"))?;
         let states: u64 = view.delta.iter().map(DeltaPart::rows).sum();
         let answer = self.ask("SELECT * FROM v", &pin).await;
@@ -49,7 +50,7 @@ impl World<'_> {
             (false, 0) => "from the master view alone",
             (true, _) => "from the delta alone",
         });
-        let facts = self.facts_between(&self.start_of(view.generation), &view.head)?;
+        let facts = self.facts_between(&self.view("v")?.start_of(view.generation), &view.head)?;
         let (schema, answer) = answer?;
         std::fs::create_dir_all(dir)?;
         std::fs::write(dir.join("view.sql"), &random.duckdb)?;

@@ -53,7 +53,8 @@ impl World<'_> {
         }
         self.faults.set_percent(if faulty { 40 } else { 0 });
         let done = match self.rng.random_range(0..35) {
-            0..=5 => self.write(i).await,
+            0..=4 => self.write(i).await,
+            5 => self.write_beside(i).await,
             6..=8 => self.land_own(i).await,
             9..=10 => self.land_other().await,
             11..=12 => self.follow(i).await,
@@ -257,17 +258,23 @@ impl World<'_> {
     async fn refresh(&mut self) -> anyhow::Result<()> {
         self.coverage.count("event: refresh");
         self.log.refresh().await?;
-        self.master.refresh().await?;
         let head = self.log.head();
-        let done = refresh(
-            &self.master,
-            &self.log,
-            &head,
-            &batch_options(1 << 30),
-            || NOW,
-        )
-        .await;
-        unless_faulty(done)?;
+        let left_out = match self.rng.random_bool(0.5) {
+            true => self.views.len(),
+            false => self.any_view(),
+        };
+        let options = batch_options(1 << 30);
+        for (nth, view) in self.views.iter().enumerate() {
+            // A view alone is always refreshed; of several one may stay behind.
+            if nth == left_out && self.views.len() > 1 {
+                continue;
+            }
+            view.master.refresh().await?;
+            unless_faulty(refresh(&view.master, &self.log, &head, &options, || NOW).await)?;
+        }
+        if self.rng.random_bool(0.5) {
+            self.refresh_beside().await?;
+        }
         Ok(())
     }
 
@@ -286,7 +293,9 @@ impl World<'_> {
             Box::pin(self.refresh()).await?;
         }
         let options = batch_options(memory);
-        unless_faulty(rebuild(&self.master, &self.log, &head, &options, || NOW).await)?;
+        let nth = self.any_view();
+        let master = &self.views[nth].master;
+        unless_faulty(rebuild(master, &self.log, &head, &options, || NOW).await)?;
         Ok(())
     }
 
@@ -296,9 +305,9 @@ impl World<'_> {
             Box::pin(self.land_other()).await?;
             Box::pin(self.refresh()).await?;
         }
-        unless_faulty(
-            merge_small_runs(&self.master, &self.log, &batch_options(1 << 30), NOW).await,
-        )?;
+        let nth = self.any_view();
+        let (master, options) = (&self.views[nth].master, batch_options(1 << 30));
+        unless_faulty(merge_small_runs(master, &self.log, &options, NOW).await)?;
         Ok(())
     }
 
@@ -392,19 +401,21 @@ impl World<'_> {
     /// The definition changes: a generation is built beside the live one and cut over.
     async fn redefine(&mut self) -> anyhow::Result<()> {
         self.coverage.count("event: cut-over");
+        let nth = self.any_view();
+        let name = self.views[nth].name;
         let random = match self.rng.random_bool(0.5) {
             // The same shape over fewer facts: nothing but the answers would tell.
-            true => views::narrowed(&self.definitions[self.definitions.len() - 1]),
+            true => self.views[nth].definitions.last().and_then(views::narrowed),
             false => None,
         };
         let random = match random {
             Some(random) => random,
             None => self.random_view(),
         };
-        let view = Arc::new(View::compile("v", &random.sql, &self.topic)?);
+        let view = Arc::new(View::compile(name, &random.sql, &self.topic)?);
         let built = async {
             self.log.refresh().await?;
-            let generation = self.catalogue.claim_generation("v").await?;
+            let generation = self.catalogue.claim_generation(name).await?;
             let master = Arc::new(Master::open(&self.storage, &view, generation, NOW).await?);
             let head = self.log.head();
             let options = batch_options(1 << 30);
@@ -422,11 +433,12 @@ impl World<'_> {
         if outcome.from != Offsets::default() {
             self.coverage.count("event: cut-over from a low");
         }
-        self.starts.insert(master.generation(), outcome.from);
-        let from = Some(self.generation());
+        let starts = &mut self.views[nth].starts;
+        starts.insert(master.generation(), outcome.from);
+        let from = Some(self.views[nth].generation());
         let cut = self
             .catalogue
-            .cut_over("v", from, &entry, &outcome.boundary)
+            .cut_over(name, from, &entry, &outcome.boundary)
             .await;
         self.faults.set_percent(0);
         if cut.is_err() {
@@ -435,7 +447,7 @@ impl World<'_> {
         let live = self.catalogue.current();
         let live = live
             .views
-            .get("v")
+            .get(name)
             .and_then(|v| v.live.as_ref())
             .map(|l| l.generation);
         anyhow::ensure!(
@@ -444,8 +456,8 @@ impl World<'_> {
         );
         if live == Some(master.generation()) {
             random.covers.iter().for_each(|c| self.coverage.count(c));
-            self.master = master;
-            self.definitions.push(random);
+            self.views[nth].master = master;
+            self.views[nth].definitions.push(random);
         }
         Ok(())
     }
@@ -489,28 +501,35 @@ impl World<'_> {
         if self.rng.random_bool(0.3) {
             self.coverage.count("event: checkpoint");
             self.log.table().write_checkpoint().await?;
-            self.master.table().write_checkpoint().await?;
+            for view in &self.views {
+                view.master.table().write_checkpoint().await?;
+            }
         }
-        let view = Arc::new(View::from_definition("v", self.master.view().definition())?);
-        let generation = self.generation();
         self.catalogue = Arc::new(Catalogue::open(&self.storage).await?);
         self.log = Arc::new(Log::open(&self.storage, &self.topic, NOW).await?);
-        self.master = Arc::new(Master::open(&self.storage, &view, generation, NOW).await?);
-        Ok(())
+        for view in &mut self.views {
+            let definition = view.master.view().definition();
+            let planned = Arc::new(View::from_definition(view.name, definition)?);
+            let master = Master::open(&self.storage, &planned, view.generation(), NOW);
+            view.master = Arc::new(master.await?);
+        }
+        self.beside.reopen(&self.storage).await
     }
 
     /// Another version of the software, whose states are of another format, looks at the view.
     async fn other_format(&mut self) -> anyhow::Result<()> {
         self.coverage.count("event: states of another format");
         self.faults.set_percent(0);
-        let view = self.master.view();
+        let nth = self.any_view();
+        let (name, generation) = (self.views[nth].name, self.views[nth].generation());
+        let view = self.views[nth].master.view();
         let definition = Definition {
             state_format: format!("{}, later", view.definition().state_format),
             ..view.definition().clone()
         };
-        let opened = match View::from_definition("v", &definition) {
+        let opened = match View::from_definition(name, &definition) {
             Ok(other) => {
-                let (other, generation) = (Arc::new(other), self.generation());
+                let other = Arc::new(other);
                 Master::open(&self.storage, &other, generation, NOW)
                     .await
                     .map(|_| ())

@@ -25,6 +25,7 @@ use rand::rngs::SmallRng;
 use rand::{Rng, SeedableRng};
 
 use super::Coverage;
+use super::beside::{self, Beside};
 use super::peers::Living;
 
 /// The time, in milliseconds since 1970.
@@ -73,8 +74,13 @@ pub(crate) struct Machine {
 
 impl Machine {
     pub(crate) fn stream(&self) -> anyhow::Result<Arc<TopicStream>> {
+        self.stream_of("facts")
+    }
+
+    /// A topic of the daemon.
+    pub(crate) fn stream_of(&self, topic: &str) -> anyhow::Result<Arc<TopicStream>> {
         let daemon = self.daemon.as_ref();
-        let stream = daemon.and_then(|d| d.topics().get("facts").cloned());
+        let stream = daemon.and_then(|d| d.topics().get(topic).cloned());
         stream.ok_or_else(|| anyhow::anyhow!("the daemon is away"))
     }
 
@@ -98,6 +104,65 @@ pub(crate) fn is_late(name: &str) -> bool {
     facts::LATE.iter().any(|(late, _)| *late == name)
 }
 
+/// The names that views have.
+const NAMES: [&str; 2] = ["v", "w"];
+
+/// A view of a case.
+pub(crate) struct WorldView {
+    pub(crate) name: &'static str,
+    /// The batch process's master view of the live generation.
+    pub(crate) master: Arc<Master>,
+    /// All definitions that were live.
+    pub(crate) definitions: Vec<RandomView>,
+    /// From where on each generation holds facts.
+    pub(crate) starts: BTreeMap<Generation, Offsets>,
+}
+
+impl WorldView {
+    /// A view that is live, and has absorbed nothing.
+    async fn new(
+        (name, random): (&'static str, RandomView),
+        topic: &Topic,
+        (storage, catalogue): (&Storage, &Catalogue),
+    ) -> anyhow::Result<Self> {
+        let view = Arc::new(View::compile(name, &random.sql, topic)?);
+        Ok(Self {
+            name,
+            master: first_generation(storage, catalogue, &view).await?,
+            definitions: vec![random],
+            starts: BTreeMap::new(),
+        })
+    }
+
+    /// From where on a generation holds facts.
+    pub(crate) fn start_of(&self, generation: Generation) -> Offsets {
+        self.starts.get(&generation).cloned().unwrap_or_default()
+    }
+
+    pub(crate) fn generation(&self) -> Generation {
+        self.master.generation()
+    }
+}
+
+/// Makes the first generation of a view, which is live at once.
+pub(crate) async fn first_generation(
+    storage: &Storage,
+    catalogue: &Catalogue,
+    view: &Arc<View>,
+) -> anyhow::Result<Arc<Master>> {
+    let generation = catalogue.claim_generation(view.name()).await?;
+    let master = Arc::new(Master::open(storage, view, generation, NOW).await?);
+    let entry = GenerationEntry {
+        generation,
+        definition: view.definition().clone(),
+        from: Offsets::default(),
+    };
+    let boundary = Offsets::default();
+    let cut = catalogue.cut_over(view.name(), None, &entry, &boundary);
+    cut.await?;
+    Ok(master)
+}
+
 /// One case of the law.
 pub(crate) struct World<'a> {
     pub(crate) rng: SmallRng,
@@ -110,18 +175,16 @@ pub(crate) struct World<'a> {
     pub(crate) catalogue: Arc<Catalogue>,
     /// The batch process's.
     pub(crate) log: Arc<Log>,
-    /// The batch process's master view of the live generation.
-    pub(crate) master: Arc<Master>,
-    /// All definitions that were live.
-    pub(crate) definitions: Vec<RandomView>,
+    /// The views over it.
+    pub(crate) views: Vec<WorldView>,
+    /// Another topic of the same daemons, and what of it was acknowledged.
+    pub(crate) beside: Beside,
     pub(crate) machines: Vec<Machine>,
     /// The daemons that ask each other, where they do.
     pub(crate) living: Option<Arc<Living>>,
     pub(crate) acknowledged: Vec<Acknowledged>,
     /// The messages of a source that keeps them; what of them is below a head counts.
     pub(crate) sourced: Vec<Acknowledged>,
-    /// From where on each generation holds facts.
-    pub(crate) starts: BTreeMap<Generation, Offsets>,
     /// How much of the time of upkeep has passed since `NOW`, in milliseconds.
     pub(crate) passed_ms: i64,
     /// A pin whose query runs later.
@@ -197,22 +260,19 @@ impl<'a> World<'a> {
         topic
             .fields
             .retain(|f| !is_late(&f.name) || rng.random_bool(0.25));
-        let declared = |name: &str| topic.fields.iter().any(|f| f.name == name);
-        let random = views::view_over(&mut rng, &declared);
-        random.covers.iter().for_each(|c| coverage.count(c));
-        let view = Arc::new(View::compile("v", &random.sql, &topic)?);
         let catalogue = Arc::new(Catalogue::open(&storage).await?);
         catalogue.declare_topic(&topic).await?;
-        let generation = catalogue.claim_generation("v").await?;
         let log = Arc::new(Log::open(&storage, &topic, NOW).await?);
-        let master = Arc::new(Master::open(&storage, &view, generation, NOW).await?);
-        let entry = GenerationEntry {
-            generation,
-            definition: view.definition().clone(),
-            from: Offsets::default(),
-        };
-        let boundary = Offsets::default();
-        catalogue.cut_over("v", None, &entry, &boundary).await?;
+        let declared = |name: &str| topic.fields.iter().any(|f| f.name == name);
+        let mut of_topic = Vec::new();
+        for name in &NAMES[..rng.random_range(1..=NAMES.len())] {
+            let random = views::view_over(&mut rng, &declared);
+            random.covers.iter().for_each(|c| coverage.count(c));
+            let place = (&storage, &*catalogue);
+            of_topic.push(WorldView::new((name, random), &topic, place).await?);
+        }
+        coverage.count(&format!("views of a topic: {}", of_topic.len()));
+        let beside = Beside::new(&storage, &catalogue).await?;
         let options = ServingOptions {
             memory_bytes: 1 << 30,
             threads: rng.random_range(1..4),
@@ -251,13 +311,12 @@ impl<'a> World<'a> {
             whole,
             catalogue,
             log,
-            master,
-            definitions: vec![random],
+            views: of_topic,
+            beside,
             machines,
             living: gathers.then(Arc::default),
             acknowledged: Vec::new(),
             sourced: Vec::new(),
-            starts: BTreeMap::new(),
             passed_ms: 0,
             held: None,
             service,
@@ -282,7 +341,8 @@ impl<'a> World<'a> {
             ack: self.machines[i].ack,
             ..Default::default()
         };
-        let topics = [("facts".to_owned(), settings)].into_iter().collect();
+        let topics = ["facts", beside::TOPIC].map(|name| (name.to_owned(), settings.clone()));
+        let topics = topics.into_iter().collect();
         let catalogue = Arc::new(Catalogue::open(&self.storage).await?);
         let options = self.machines[i].options.clone();
         let daemon = Daemon::open(&self.storage, catalogue, &topics, options).await?;
@@ -342,12 +402,14 @@ impl<'a> World<'a> {
         views::view_over(&mut self.rng, &declared)
     }
 
-    /// From where on a generation holds facts.
-    pub(crate) fn start_of(&self, generation: Generation) -> Offsets {
-        self.starts.get(&generation).cloned().unwrap_or_default()
+    /// The number of one of the views.
+    pub(crate) fn any_view(&mut self) -> usize {
+        self.rng.random_range(0..self.views.len())
     }
 
-    pub(crate) fn generation(&self) -> Generation {
-        self.master.generation()
+    /// The view of a name.
+    pub(crate) fn view(&self, name: &str) -> anyhow::Result<&WorldView> {
+        let view = self.views.iter().find(|v| v.name == name);
+        view.ok_or_else(|| anyhow::anyhow!("the case has no view `{name}`"))
     }
 }
