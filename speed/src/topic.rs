@@ -30,6 +30,7 @@ use crate::intake::dedup::{Dedup, DedupStatus};
 use crate::intake::idempotency::{RequestBounds, RequestKey, Requests, Standing};
 use crate::intake::payload::Payload;
 use crate::intake::turns::in_turn;
+use crate::metrics::TopicGauges;
 use crate::options::{DaemonOptions, TopicOptions};
 use crate::topic::appender::{
     Appender, AppenderHandle, Appenders, Ingested, WriteRequest, Written, other_body,
@@ -175,6 +176,7 @@ pub struct TopicStream {
     known: Arc<HeldMutex<Requests>>,
     dead_letter_bound: DeadLetterBound,
     intake: Mutex<Intake>,
+    gauges: Arc<TopicGauges>,
     /// Why the WAL took nothing when it was last to, and when that was.
     refused: Arc<Mutex<Option<(Instant, String)>>>,
 
@@ -238,6 +240,9 @@ impl TopicStream {
         let (requests, receiver) = mpsc::channel(WAITING_REQUESTS);
         let delta = Arc::new(HeldMutex::new("delta", delta));
         let refused = Arc::new(Mutex::default());
+        options.metrics.begin(&topic.name);
+        let gauges = Arc::new(TopicGauges::default());
+        gauges.note_wal(wal.bytes());
         let appender = Appender {
             log: log.clone(),
             partition,
@@ -249,6 +254,7 @@ impl TopicStream {
             known: known.clone(),
             key_log,
             refused: refused.clone(),
+            gauges: gauges.clone(),
             now_us: options.now_us,
             last_group: 0,
             open: None,
@@ -282,6 +288,7 @@ impl TopicStream {
             known,
             dead_letter_bound: settings.dead_letter_bound,
             intake: Mutex::default(),
+            gauges,
             refused,
 
             failed_landing: Mutex::default(),
@@ -581,6 +588,16 @@ impl TopicStream {
     /// What came of the records since the daemon started.
     pub fn intake(&self) -> IntakeCount {
         self.intake.lock().total()
+    }
+
+    /// How new its facts are, and what its WAL takes.
+    pub fn gauges(&self) -> &TopicGauges {
+        &self.gauges
+    }
+
+    /// Requests that wait to be appended to its WAL.
+    pub fn waiting_requests(&self) -> usize {
+        self.requests.waiting()
     }
 
     /// Why the dead letters of the last minutes are too many, if they are.

@@ -5,7 +5,7 @@ use std::ffi::OsString;
 use std::path::Path;
 use std::sync::Arc;
 
-use anabranch_serving::{QueryLimits, ServingOptions};
+use anabranch_serving::{QueryLimits, QueryMetrics, ServingOptions};
 use anabranch_shared::settings::{Project, TopicSettings, ViewSettings};
 use anabranch_shared::sql::StatementBounds;
 use anabranch_shared::view::{Definition, View, relations_read};
@@ -545,6 +545,7 @@ impl Context {
             threads: threads(query.threads),
             timeout: query.timeout,
             limits: self.query_limits(),
+            metrics: QueryMetrics::default(),
         }
     }
 

@@ -28,7 +28,16 @@ impl TopicStream {
     /// does not go on at the start of the piece: another daemon has landed facts of it, or it was
     /// given up. Duplicates are not looked for.
     pub fn push(&self, piece: FactPiece) -> bool {
-        piece.partition != self.partition && self.delta.lock().push(piece)
+        if piece.partition == self.partition {
+            return false;
+        }
+        let facts = piece.facts.clone();
+        let pushed = self.delta.lock().push(piece);
+        if pushed {
+            let event_time = &self.log.topic().event_time;
+            self.gauges.note_facts(&facts, event_time, self.now_us());
+        }
+        pushed
     }
 
     /// Lands what there is of some partitions, with what came before it.

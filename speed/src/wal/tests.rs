@@ -309,7 +309,7 @@ fn the_limit_refuses_before_writing_and_a_cut_makes_room() {
     let options = WalOptions {
         segment_bytes: 1 << 20,
         max_bytes: 1 << 20,
-        start: 0,
+        ..WalOptions::default()
     };
     let (mut wal, _) = open(&files, options.clone()).unwrap();
     wal.append(&records(0, 1)).unwrap();
