@@ -73,7 +73,7 @@ impl Outcome {
             Some(StopReason::Late) => return Self::TimedOut,
             Some(StopReason::Cancelled | StopReason::Asked) => return Self::Cancelled,
             Some(StopReason::Memory) => return Self::Refused,
-            // Once it has failed nobody waits either.
+            // Once it has failed nobody waits either: see `Rows` for who leaves before.
             Some(StopReason::Gone) | None => {}
         }
         let root = e.root();
@@ -175,10 +175,13 @@ impl Asked {
         self.0.stop.set(stop.clone()).ok();
     }
 
-    /// It failed.
+    fn why_stopped(&self) -> Option<StopReason> {
+        self.0.stop.get().and_then(Stop::reason)
+    }
+
+    /// It failed, and who asked is told so.
     pub(crate) fn failed(&self, e: &Error) {
-        let why = self.0.stop.get().and_then(Stop::reason);
-        self.0.tell(Outcome::of(e, why));
+        self.0.tell(Outcome::of(e, self.why_stopped()));
     }
 
     /// Its rows, whose end is the query's.
@@ -206,7 +209,11 @@ impl Stream for Rows {
             }
             Poll::Ready(Some(Err(e))) => {
                 let e = Error::from(e);
-                self.asked.failed(&e);
+                match self.asked.why_stopped() {
+                    // The rows are dropped by another thread than the one that reads them.
+                    Some(StopReason::Gone) => self.asked.0.tell(Outcome::Cancelled),
+                    _ => self.asked.failed(&e),
+                }
                 Poll::Ready(Some(Err(e.into())))
             }
             next => next,
@@ -290,6 +297,18 @@ mod tests {
         let e = last.and_then(Result::err).map(Error::from);
         assert_eq!(e.map(|e| e.kind()), Some(ErrorKind::Corrupt));
         assert_eq!(counts(&metrics), expected(&[("failed", 1)]));
+        // The reader leaves, and another thread sees the rows end before they are dropped.
+        let asked = metrics.asked(Door::Http);
+        let stop = Stop::never();
+        asked.taken_in(&stop);
+        stop.stop(StopReason::Gone);
+        let gone = stop.check().err().map(DataFusionError::from);
+        let read: Vec<_> = asked.rows(rows(gone)).collect().await;
+        assert_eq!(read.len(), 2);
+        assert_eq!(
+            counts(&metrics),
+            expected(&[("cancelled", 1), ("failed", 1)])
+        );
     }
 
     #[test]
