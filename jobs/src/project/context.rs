@@ -302,7 +302,7 @@ impl Context {
         let entry = self.catalogue.current();
         match entry.views.get(view.name()).and_then(|v| v.live.as_ref()) {
             None => ViewStanding::New,
-            Some(live) if same_definition(&live.definition, view) => ViewStanding::Live,
+            Some(live) if view.is_of(&live.definition) => ViewStanding::Live,
             Some(_) => ViewStanding::Edited,
         }
     }
@@ -619,15 +619,6 @@ fn environment() -> Vec<(String, String)> {
         Some((name.into_string().ok()?, value.into_string().ok()?))
     };
     std::env::vars_os().filter_map(text).collect()
-}
-
-/// Whether two definitions compute the same; a new nullable field of the topic changes nothing.
-fn same_definition(live: &anabranch_shared::view::Definition, view: &View) -> bool {
-    let own = view.definition();
-    live.sql.trim() == own.sql.trim()
-        && live.settings == own.settings
-        && view.reads_format(&live.state_format)
-        && live.topic.name == own.topic.name
 }
 
 /// Whether a view's SQL names a topic, as a word of its own.
