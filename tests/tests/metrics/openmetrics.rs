@@ -258,7 +258,7 @@ fn what_the_format_forbids_is_refused() {
     let good = "# HELP a_seconds A time.\n# TYPE a_seconds histogram\n# UNIT a_seconds seconds\n\
         a_seconds_sum{x=\"1\"} 3.5\na_seconds_count{x=\"1\"} 2\n\
         a_seconds_bucket{le=\"1.0\",x=\"1\"} 1\na_seconds_bucket{le=\"+Inf\",x=\"1\"} 2\n\
-        # HELP b Odd.\n# TYPE b gauge\nb{y=\"a\\\"\\\\\\n,}\"} -1\n# HELP c Seen.\n# TYPE c counter\nc_total 7\n# EOF\n";
+        # HELP b An odd one.\n# TYPE b gauge\nb{y=\"a\\\"\\\\\\n,}\"} -1\n# HELP c Seen so far.\n# TYPE c counter\nc_total 7\n# EOF\n";
     let read = Exposition::read(good).unwrap_or_else(|e| panic!("{e:#}"));
     assert_eq!(read.value("b", &[("y", "a\"\\\n,}")]), Some(-1.0));
     assert_eq!(read.value("a_seconds_count", &[("x", "1")]), Some(2.0));
@@ -268,8 +268,8 @@ fn what_the_format_forbids_is_refused() {
         ("# TYPE b gauge\n", ""),
         ("# TYPE b gauge\n", "# TYPE b gauge\n# TYPE b gauge\n"),
         (
-            "# HELP b Odd.\n",
-            "# HELP a_seconds Again.\n# HELP b Odd.\n",
+            "# HELP b An odd one.\n",
+            "# HELP a_seconds Again.\n# HELP b An odd one.\n",
         ),
         ("# UNIT a_seconds seconds", "# UNIT a_seconds bytes"),
         ("c_total 7", "c 7"),
