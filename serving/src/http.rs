@@ -15,6 +15,7 @@ use futures::StreamExt;
 use percent_encoding::{AsciiSet, CONTROLS, percent_decode, utf8_percent_encode};
 
 use crate::encode::{ARROW, Encoder, JSON, NDJSON, Texts};
+use crate::metrics::Door;
 use crate::session::{Answer, SqlService, read_setting};
 use crate::workers::compute;
 
@@ -145,7 +146,8 @@ async fn answer(
             "a request has no session; give `?read=batch` with each statement instead".into(),
         ));
     }
-    let answer = service.query_by(who, sql, mode).await?;
+    let answer = service.query_by((Door::Http, who), sql, mode).await?;
+    let asked = answer.asked();
     let accept = headers
         .get(header::ACCEPT)
         .and_then(|v| v.to_str().ok())
@@ -154,7 +156,11 @@ async fn answer(
         .into_iter()
         .find(|t| accept.contains(t))
         .unwrap_or(JSON);
-    respond(service, answer, content_type, Texts::accepted(accept)).await
+    let answered = respond(service, answer, content_type, Texts::accepted(accept)).await;
+    if let (Some(asked), Err(e)) = (asked, &answered) {
+        asked.failed(e);
+    }
+    answered
 }
 
 /// The whole answer is computed before the first byte is sent, so that a failure is an error and

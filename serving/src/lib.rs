@@ -10,6 +10,7 @@ mod layer;
 mod leaf;
 mod limits;
 mod merge_states;
+mod metrics;
 mod nan_fence;
 mod planning;
 mod pool;
@@ -25,6 +26,7 @@ mod workers;
 
 pub use http::{SqlRequest, error_response, note_of, router, who};
 pub use limits::QueryLimits;
+pub use metrics::{Door, QueryMetrics};
 pub use running::{QueryInfo, Verification, VerificationWork};
 pub use session::{Answer, ServingOptions, SqlService, read_setting, stopped_by};
 pub use stoppable::stoppable;

@@ -7,6 +7,7 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
+use anabranch_shared::process::resident_bytes;
 use anabranch_shared::{Error, Result, Stop, StopReason};
 use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
@@ -114,8 +115,7 @@ impl Queries {
         statement: &str,
         limit: Duration,
     ) -> Result<Arc<Running>> {
-        if let (Some(resident), Some(bound)) =
-            (process::resident_bytes(), self.limits.process_bytes)
+        if let (Some(resident), Some(bound)) = (resident_bytes(), self.limits.process_bytes)
             && resident > bound
         {
             return Err(Error::NoRoom(format!(

@@ -33,6 +33,7 @@ use crate::combine::{Combine, plan_combines};
 use crate::information;
 use crate::leaf::MergedLeaf;
 use crate::limits::QueryLimits;
+use crate::metrics::{Asked, Door, QueryMetrics};
 use crate::planning;
 use crate::pool::QueryPool;
 use crate::running::{Queries, QueryInfo, Running, Verification, Waiter};
@@ -69,6 +70,8 @@ pub struct ServingOptions {
     pub timeout: Duration,
     /// What queries may take besides.
     pub limits: QueryLimits,
+    /// Where it is told what became of them.
+    pub metrics: QueryMetrics,
 }
 
 /// An answer that is being computed.
@@ -81,6 +84,8 @@ pub struct Answer {
     pub freshness: String,
     /// What its reader should know.
     pub notes: Vec<String>,
+    /// What is told of it, where it is.
+    asked: Option<Asked>,
     query: Arc<Running>,
 }
 
@@ -88,6 +93,18 @@ impl Answer {
     /// Whoever waits for the answer without reading its rows itself. Dropping it stops the work.
     pub(crate) fn waiter(&self) -> Waiter {
         self.query.waiter()
+    }
+
+    /// What is told of the query.
+    pub(crate) fn asked(&self) -> Option<Asked> {
+        self.asked.clone()
+    }
+
+    /// The same, whose end is told.
+    fn told(mut self, asked: Asked) -> Self {
+        self.stream = asked.rows(self.stream);
+        self.asked = Some(asked);
+        self
     }
 }
 
@@ -147,6 +164,11 @@ impl SqlService {
     /// What bounds the memory of all queries together.
     pub(crate) fn memory_pool(&self) -> &Arc<dyn MemoryPool> {
         &self.runtime.memory_pool
+    }
+
+    /// Where it is told what became of queries.
+    pub fn metrics(&self) -> &QueryMetrics {
+        &self.options.metrics
     }
 
     /// The queries that run and wait, the longest first.
@@ -216,7 +238,7 @@ impl SqlService {
     /// # Errors
     /// Those of [`SqlService::query_by`].
     pub async fn query(&self, text: &str, mode: ReadMode) -> Result<Answer> {
-        self.query_by(THIS_PROCESS, text, mode).await
+        self.query_by((Door::Local, THIS_PROCESS), text, mode).await
     }
 
     /// Answers one statement that somebody asks, in its turn. Its time counts from now on, and dropping
@@ -225,8 +247,31 @@ impl SqlService {
     /// # Errors
     /// `Invalid` for SQL that can't be answered, and for statements that would change something;
     /// `NoRoom` where the process has no room for one more query.
-    pub async fn query_by(&self, who: &str, text: &str, mode: ReadMode) -> Result<Answer> {
+    pub async fn query_by(
+        &self,
+        (door, who): (Door, &str),
+        text: &str,
+        mode: ReadMode,
+    ) -> Result<Answer> {
+        let asked = self.options.metrics.asked(door);
+        match self.answered(&asked, who, text, mode).await {
+            Ok(answer) => Ok(answer.told(asked)),
+            Err(e) => {
+                asked.failed(&e);
+                Err(e)
+            }
+        }
+    }
+
+    async fn answered(
+        &self,
+        asked: &Asked,
+        who: &str,
+        text: &str,
+        mode: ReadMode,
+    ) -> Result<Answer> {
         let query = self.queries.arrive(who, text, self.options.timeout)?;
+        asked.taken_in(&query.stop);
         let waiter = query.waiter();
         query.turn().await?;
         let (read, names) = self.read(&query, text).await?;
@@ -342,6 +387,7 @@ impl SqlService {
         let make = Box::pin(computed(read, of_plan, stop));
         let stream = workers::rows(query.clone(), waiter, make).await?;
         Ok(Answer {
+            asked: None,
             query,
             schema: stream.schema(),
             stream,

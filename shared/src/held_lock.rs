@@ -11,6 +11,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use parking_lot::{Mutex, MutexGuard};
+use prometheus_client::encoding::{EncodeMetric, MetricEncoder, NoLabelSet};
+use prometheus_client::metrics::MetricType;
 
 /// The upper ends of the histogram's buckets, in microseconds; one without an end follows.
 const BUCKETS_US: [u64; 12] = [
@@ -34,20 +36,6 @@ pub struct LockHolds {
     /// For each second, in the upper half which one it is, in the lower half the longest hold that
     /// ended in it, in microseconds.
     longest: [AtomicU64; SECONDS],
-}
-
-/// What was counted of the holds of a lock.
-#[derive(Clone, Debug, PartialEq)]
-pub struct HoldTimes {
-    /// The upper end of each bucket in seconds, the last one infinite, and how many holds took no
-    /// longer.
-    pub buckets: Vec<(f64, u64)>,
-    /// How many holds there were.
-    pub count: u64,
-    /// How long all of them took, in seconds.
-    pub sum_seconds: f64,
-    /// The longest that ended in the last [`LONGEST_OVER_S`] seconds, in seconds.
-    pub longest_seconds: f64,
 }
 
 impl LockHolds {
@@ -112,22 +100,37 @@ impl LockHolds {
         self.longest.iter().map(of).max().unwrap_or(0)
     }
 
-    /// What was counted so far.
-    pub fn times(&self) -> HoldTimes {
-        let mut count = 0;
-        let ends = BUCKETS_US.iter().map(|us| *us as f64 / 1e6);
-        let buckets = ends.chain([f64::INFINITY]).zip(&self.buckets);
-        let buckets = buckets.map(|(end, bucket)| {
-            count += bucket.load(Ordering::Relaxed);
-            (end, count)
-        });
-        let buckets: Vec<_> = buckets.collect();
-        HoldTimes {
-            buckets,
-            count,
-            sum_seconds: Duration::from_nanos(self.sum_ns.load(Ordering::Relaxed)).as_secs_f64(),
-            longest_seconds: self.longest_us(self.begun.elapsed().as_secs()) as f64 / 1e6,
-        }
+    /// The longest hold that ended in the last [`LONGEST_OVER_S`] seconds, in seconds.
+    pub fn longest_seconds(&self) -> f64 {
+        self.longest_us(self.begun.elapsed().as_secs()) as f64 / 1e6
+    }
+
+    /// The upper end of each bucket in seconds, the last one without an end, and how many holds are in
+    /// it and in none before it.
+    fn counted(&self) -> [(f64, u64); BUCKETS_US.len() + 1] {
+        std::array::from_fn(|at| {
+            let end = BUCKETS_US
+                .get(at)
+                .map_or(f64::INFINITY, |us| *us as f64 / 1e6);
+            let bucket = self.buckets.get(at);
+            (end, bucket.map_or(0, |b| b.load(Ordering::Relaxed)))
+        })
+    }
+
+    fn sum_seconds(&self) -> f64 {
+        Duration::from_nanos(self.sum_ns.load(Ordering::Relaxed)).as_secs_f64()
+    }
+}
+
+impl EncodeMetric for LockHolds {
+    fn encode(&self, mut encoder: MetricEncoder<'_>) -> fmt::Result {
+        let buckets = self.counted();
+        let count = buckets.iter().map(|(_, count)| count).sum();
+        encoder.encode_histogram::<NoLabelSet>(self.sum_seconds(), count, &buckets, None)
+    }
+
+    fn metric_type(&self) -> MetricType {
+        MetricType::Histogram
     }
 }
 
@@ -227,7 +230,8 @@ mod tests {
         let lock = HeldMutex::new("a", 1);
         *lock.lock() += 1;
         let seen = *lock.lock();
-        assert_eq!((seen, lock.holds().times().count), (2, 2));
+        let counted: u64 = lock.holds().counted().iter().map(|(_, count)| count).sum();
+        assert_eq!((seen, counted), (2, 2));
         let held = lock.lock();
         assert!(lock.try_lock().is_none());
         drop(held);
@@ -237,18 +241,11 @@ mod tests {
         for us in [7, 10, 11, 15_000, 5_000_000] {
             holds.note(at, at + Duration::from_micros(us));
         }
-        let times = holds.times();
-        let of = |end: f64| {
-            times
-                .buckets
-                .iter()
-                .find(|(e, _)| *e == end)
-                .map_or(0, |b| b.1)
-        };
-        let counts = [0.000_01, 0.000_05, 0.01, 0.02, 1.0, f64::INFINITY].map(of);
-        assert_eq!(counts, [2, 3, 3, 4, 4, 5]);
-        assert_eq!(times.count, 5);
-        assert!((times.sum_seconds - 5.015_028).abs() < 1e-6, "{times:?}");
+        let filled = holds.counted().into_iter().filter(|(_, count)| *count > 0);
+        let expected = [(0.000_01, 2), (0.000_05, 1), (0.02, 1), (f64::INFINITY, 1)];
+        assert_eq!(filled.collect::<Vec<_>>(), expected);
+        let sum = holds.sum_seconds();
+        assert!((sum - 5.015_028).abs() < 1e-6, "{sum}");
     }
 
     #[test]

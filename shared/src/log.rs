@@ -117,6 +117,13 @@ impl PutFiles {
         }
     }
 
+    /// Bytes of the file of facts, once it is there.
+    pub fn file_bytes(&self) -> u64 {
+        let facts = self.facts.lock();
+        let add = facts.as_ref().and_then(|put| put.add.as_ref());
+        add.map_or(0, |add| u64::try_from(add.size).unwrap_or(0))
+    }
+
     fn note_facts(&self, add: &AddFile) {
         if let Some(put) = self.facts.lock().as_mut().filter(|p| p.name == add.path) {
             put.add = Some(add.clone());

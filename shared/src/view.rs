@@ -18,7 +18,6 @@ use datafusion::catalog::TableProvider;
 use datafusion::common::tree_node::{Transformed, TreeNode, TreeNodeRecursion};
 use datafusion::datasource::{provider_as_source, source_as_provider};
 use datafusion::logical_expr::{Expr, LogicalPlan, TableScanBuilder};
-use serde::{Deserialize, Serialize};
 
 use crate::late_fields::fit_facts;
 use crate::topic::LateReads;
@@ -32,6 +31,7 @@ mod bit_xor;
 mod caret;
 mod compact;
 mod conflicts;
+mod definition;
 mod engine;
 mod facts;
 mod fold;
@@ -51,6 +51,7 @@ mod zones;
 
 pub use aggregate::{AggregateSplit, Column, Key, state_fields};
 pub use ast::refuse_samples;
+pub use definition::Definition;
 pub use engine::{build_session, session_builder};
 pub use facts::{FactsTable, LeafTable};
 pub use fold::{Fold, finish_column, fold_facts, groups_accumulator, identity_states};
@@ -63,19 +64,6 @@ pub use terms::Recompute;
 
 use formats::Formats;
 use plan::Planned;
-
-/// A view's definition: what it computes. Two definitions that are equal compute the same.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Definition {
-    /// The view's SQL, as its author wrote it.
-    pub sql: String,
-    /// The topic that it reads, as declared when the view was planned.
-    pub topic: Topic,
-    /// The session settings that it was planned under.
-    pub settings: Vec<(String, String)>,
-    /// The format of its states: functions, the numbers of their forms, and argument types.
-    pub state_format: String,
-}
 
 /// A view, planned: how facts become states, states merge, and merged states become values.
 #[derive(Debug)]
@@ -151,6 +139,12 @@ impl View {
             definition.state_format,
             view.makes_format()
         )))
+    }
+
+    /// Whether this view may answer for a definition: it is the same query, and its stored states can be
+    /// merged with those that this version makes.
+    pub fn is_of(&self, definition: &Definition) -> bool {
+        self.definition.is_same_query(definition) && self.reads_format(&definition.state_format)
     }
 
     /// The view's name.

@@ -5,6 +5,7 @@ mod refusal;
 mod request_memory;
 
 use std::sync::Arc;
+use std::time::Instant;
 
 use anabranch_shared::{Error, Result, blocking};
 use axum::Router;
@@ -109,8 +110,13 @@ async fn write(
         Ok(open) => open,
         Err(e) => return refuse(&e),
     };
+    let begun = Instant::now();
     match accept(&daemon, &topic, query, &headers, body, taken).await {
-        Ok(outcome) => acknowledge(&outcome),
+        Ok(outcome) => {
+            let metrics = &daemon.options().metrics;
+            metrics.acknowledged(&topic, begun.elapsed());
+            acknowledge(&outcome)
+        }
         Err(e) => refuse(&e),
     }
 }

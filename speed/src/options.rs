@@ -10,6 +10,7 @@ use anabranch_shared::settings::{
 };
 
 use crate::intake::counts::DeadLetterBound;
+use crate::metrics::SpeedMetrics;
 
 /// How a daemon runs.
 #[derive(Clone, Debug)]
@@ -53,6 +54,8 @@ pub struct DaemonOptions {
     pub threads: usize,
     /// The time, in microseconds since 1970.
     pub now_us: fn() -> i64,
+    /// Where it counts and times what happens.
+    pub metrics: SpeedMetrics,
     /// Set when the daemon stops.
     pub stop: Arc<AtomicBool>,
 }

@@ -28,7 +28,7 @@ mod answer;
 mod choice;
 mod wire;
 
-pub(crate) use answer::{Snapshot, answer, is_same};
+pub(crate) use answer::{Snapshot, answer};
 use choice::{Choice, Holder, Lanes, choose, head_of};
 pub(crate) use wire::{PeerDelta, encode};
 

@@ -22,6 +22,7 @@ use crate::delta::bounds::Bounds;
 use crate::failure::Failure;
 use crate::intake::dedup::DedupStatus;
 use crate::intake::idempotency::{RequestBounds, Requests};
+use crate::metrics::TopicGauges;
 use crate::options::{DaemonOptions, TopicOptions};
 use crate::topic::appender::{Appender, Appenders, Ingested, WriteRequest};
 
@@ -117,6 +118,9 @@ impl TopicStream {
         let (requests, receiver) = mpsc::channel(WAITING_REQUESTS);
         let delta = Arc::new(HeldMutex::new("delta", delta));
         let refused = Arc::new(Mutex::new(None));
+        options.metrics.begin(log.name());
+        let gauges = Arc::new(TopicGauges::default());
+        gauges.note_wal(wal.bytes());
         let appender = Appender {
             log: log.clone(),
             partition,
@@ -128,6 +132,7 @@ impl TopicStream {
             known: known.clone(),
             key_log,
             refused: refused.clone(),
+            gauges: gauges.clone(),
             now_us: options.now_us,
             last_group: 0,
             open: None,
@@ -142,6 +147,7 @@ impl TopicStream {
             delta,
             options: options.clone(),
             bounds: bounds.clone(),
+            gauges,
         });
         let keys = Arc::new(Keys::new(memory.clone(), seen));
         let (tell_landed, landed) = watch::channel(landed);
@@ -229,6 +235,11 @@ impl TopicStream {
     /// How it stands with the keys by which duplicates are known, where they are looked for.
     pub fn dedup_status(&self) -> Option<DedupStatus> {
         self.keys.status()
+    }
+
+    /// How new its facts are, and what its WAL takes.
+    pub fn gauges(&self) -> &TopicGauges {
+        &self.memory.gauges
     }
 
     /// How long the locks were held that an acknowledgement or a query takes.

@@ -61,7 +61,9 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use anabranch_shared::metrics::wait_times;
 use bytes::Bytes;
+use prometheus_client::metrics::histogram::Histogram;
 
 pub use claim::{Claim, check_claim};
 pub use error::{FullCause, WalError};
@@ -97,6 +99,8 @@ pub struct WalOptions {
     pub max_bytes: u64,
     /// The offset at which a WAL without any segment starts; ignored when there are segments.
     pub start: u64,
+    /// Where the syncs of groups are timed.
+    pub sync_times: Histogram,
 }
 
 impl Default for WalOptions {
@@ -105,6 +109,7 @@ impl Default for WalOptions {
             segment_bytes: 64 << 20,
             max_bytes: 4 << 30,
             start: 0,
+            sync_times: wait_times(),
         }
     }
 }

@@ -60,10 +60,6 @@ pub(crate) fn good(id: usize) -> String {
 
 const DEAD: &str = "SELECT _offset, line, field, reason, raw_bytes, source FROM dead_letters WHERE topic = 'facts' ORDER BY _partition, _offset";
 
-fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|b| format!("{b:02x}")).collect()
-}
-
 /// What the table of dead letters must hold: each bad record once, at its offset.
 fn check_dead(
     rows: &[Vec<String>],
@@ -80,11 +76,13 @@ fn check_dead(
     );
     for ((row, bad), (line, record)) in rows.iter().zip(bad).zip(places) {
         let shown = String::from_utf8_lossy(&bad.raw[..bad.raw.len().min(80)]).into_owned();
-        let raw = hex(&bad.raw[..bad.raw.len().min(if bad.raw.len() > 1_000_000 {
-            65_536
-        } else {
-            usize::MAX
-        })]);
+        let raw = hex::encode(
+            &bad.raw[..bad.raw.len().min(if bad.raw.len() > 1_000_000 {
+                65_536
+            } else {
+                usize::MAX
+            })],
+        );
         anyhow::ensure!(
             row[0] == (first + record).to_string() && row[1] == line.to_string(),
             "{shown}: offset {} and line {}, expected {} and {line}",

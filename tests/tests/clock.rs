@@ -48,6 +48,7 @@ pub(crate) async fn open(
         checkpoint_every: 2,
         threads: 1,
         now_us,
+        metrics: Default::default(),
         stop: Arc::new(AtomicBool::new(false)),
     };
     let topic = TopicOptions::default();

@@ -478,6 +478,7 @@ async fn bench() -> anyhow::Result<Bench> {
         threads: 2,
         timeout: Duration::from_secs(60),
         limits: Default::default(),
+        metrics: Default::default(),
     };
     Ok(Bench {
         service: SqlService::new(Arc::new(NoPins), &storage, options)?,

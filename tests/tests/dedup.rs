@@ -198,7 +198,7 @@ async fn what_another_daemon_has_landed_is_known_and_counted() -> anyhow::Result
         "anabranch_duplicates_total{topic=\"facts\"} 5",
         "anabranch_facts_total{topic=\"facts\"} 5",
         "anabranch_dedup_keys{topic=\"facts\"} 15",
-        "anabranch_dedup_window_seconds{topic=\"facts\"} 7200",
+        "anabranch_dedup_window_seconds{topic=\"facts\"} 7200.0",
     ] {
         anyhow::ensure!(metrics.lines().any(|l| l == line), "no `{line}`: {metrics}");
     }

@@ -144,7 +144,7 @@ async fn holds(client: &Client, bound: f64) -> anyhow::Result<BTreeMap<String, (
     for lock in LOCKS {
         let labels = format!("lock=\"{lock}\",topic=\"facts\"");
         let all = value("anabranch_lock_hold_seconds_count", &labels)?;
-        let within = format!("{labels},le=\"{bound}\"");
+        let within = format!("le=\"{bound}\",{labels}");
         let within = value("anabranch_lock_hold_seconds_bucket", &within)?;
         let longest = value("anabranch_lock_hold_longest_seconds", &labels)?;
         anyhow::ensure!(all > 0.0 || lock == "requests", "`{lock}` was not taken");

@@ -28,6 +28,7 @@ mod layout;
 mod locks;
 mod maintain;
 mod many;
+mod metrics;
 mod old_states;
 mod open_formats;
 mod queries;

@@ -6,7 +6,7 @@ use std::sync::atomic::AtomicBool;
 
 use anabranch_serving::SqlService;
 use anabranch_shared::{Pin, Pinner, ReadMode, Relation, Result};
-use anabranch_speed::{Daemon, DaemonOptions, TopicOptions};
+use anabranch_speed::{Daemon, DaemonOptions, SpeedMetrics, TopicOptions};
 use async_trait::async_trait;
 
 use crate::clock::now_us;
@@ -63,6 +63,7 @@ fn daemon_options(context: &Context) -> DaemonOptions {
         checkpoint_every: daemon.checkpoint_every,
         threads: threads(context.project.batch.threads),
         now_us,
+        metrics: SpeedMetrics::default(),
         stop: Arc::new(AtomicBool::new(false)),
     }
 }

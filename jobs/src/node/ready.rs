@@ -12,7 +12,9 @@ use anabranch_shared::Result;
 use anabranch_speed::{Daemon, Doing, KafkaSource};
 use parking_lot::Mutex;
 
+use crate::clock::now_us;
 use crate::node::door::Connections;
+use crate::node::metrics::{JobMetrics, NodeMetrics};
 use crate::node::peers::PeerList;
 use crate::project::context::Context;
 use crate::project::job_history::LastRows;
@@ -219,11 +221,14 @@ impl Node {
         all
     }
 
-    /// Keeps up with how jobs end, whoever runs them.
-    pub(super) async fn watch_jobs(self: Arc<Self>, context: Context) {
-        let mut watched = WatchedJobs::default();
+    /// Keeps up with how jobs end, whoever runs them, and counts those that end from now on.
+    pub(super) async fn watch_jobs(self: Arc<Self>, context: Context, metrics: Arc<NodeMetrics>) {
+        let mut watched = WatchedJobs {
+            history: LastRows::telling_after(now_us()),
+            has_looked: false,
+        };
         loop {
-            match watched.look(&context).await {
+            match watched.look(&context, &metrics.jobs).await {
                 Ok(Some(failed)) => *self.failed_jobs.lock() = failed,
                 Ok(None) => {}
                 Err(e) => tracing::debug!(error = %e, "can't read how jobs ended"),
@@ -234,7 +239,6 @@ impl Node {
 }
 
 /// The history of jobs, as far as it was read.
-#[derive(Default)]
 struct WatchedJobs {
     history: LastRows,
     has_looked: bool,
@@ -242,8 +246,17 @@ struct WatchedJobs {
 
 impl WatchedJobs {
     /// The jobs that failed when they last ran; nothing where none has ended since the last look.
-    async fn look(&mut self, context: &Context) -> Result<Option<Vec<FailedJob>>> {
+    async fn look(
+        &mut self,
+        context: &Context,
+        metrics: &JobMetrics,
+    ) -> Result<Option<Vec<FailedJob>>> {
         let moved = self.history.follow(&context.storage).await?;
+        let (entry, project) = (context.catalogue.current(), &context.project);
+        metrics.note(&mut self.history, |view| {
+            let is_declared = entry.views.contains_key(view);
+            is_declared || project.views.iter().any(|v| v.name == view)
+        });
         if !moved && self.has_looked {
             return Ok(None);
         }

@@ -4,16 +4,15 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 
 use anabranch_serving::SqlService;
-use anabranch_shared::Storage;
 use anabranch_speed::Daemon;
 use axum::Json;
 use axum::extract::{ConnectInfo, Path, RawQuery, State};
-use axum::http::{HeaderMap, StatusCode};
+use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use axum::{Extension, Router};
 
-use crate::node::metrics;
+use crate::node::metrics::{NodeMetrics, OPENMETRICS};
 use crate::node::peers::{PEERS, PeerList};
 use crate::node::ready::{Node, Readiness, topics_red};
 use crate::project::context::Context;
@@ -27,10 +26,10 @@ pub(super) struct Health {
     pub(super) context: Context,
     pub(super) sql: Arc<SqlService>,
     pub(super) daemon: Arc<Daemon>,
-    pub(super) storage: Storage,
     pub(super) id: String,
     pub(super) peers: Arc<PeerList>,
     pub(super) node: Arc<Node>,
+    pub(super) metrics: Arc<NodeMetrics>,
 }
 
 /// What a daemon serves.
@@ -111,8 +110,10 @@ async fn status(State(health): State<Health>) -> impl IntoResponse {
     })
 }
 
-/// Prometheus' text format.
-async fn metrics_text(State(health): State<Health>) -> String {
-    let requests = health.storage.requests();
-    metrics::text(&health.daemon, &health.node, &health.peers, requests)
+/// What the node measures, for Prometheus and whoever reads its format.
+async fn metrics_text(State(health): State<Health>) -> Response {
+    match health.metrics.text() {
+        Ok(text) => ([(header::CONTENT_TYPE, OPENMETRICS)], text).into_response(),
+        Err(e) => anabranch_serving::error_response(&e),
+    }
 }

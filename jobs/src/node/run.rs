@@ -13,6 +13,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::node::door::Door;
 use crate::node::door::guard::{Guard, guard};
+use crate::node::metrics::{NodeMetrics, Sources, measure};
 use crate::node::open::{note, open, service, topic_options};
 use crate::node::peers::PeerList;
 use crate::node::ready::Node;
@@ -126,19 +127,26 @@ impl Running {
             failed_jobs: Mutex::default(),
             is_stopping: AtomicBool::new(false),
         });
+        let metrics = Arc::new(NodeMetrics::new(Sources {
+            daemon: daemon.clone(),
+            node: node.clone(),
+            peers: peers.clone(),
+            storage: context.storage.clone(),
+            sql: sql.clone(),
+        }));
         let health = Health {
             context: context.clone(),
             sql: sql.clone(),
             daemon: daemon.clone(),
-            storage: context.storage.clone(),
             id: address.id.clone(),
             peers: peers.clone(),
             node: node.clone(),
+            metrics: metrics.clone(),
         };
-        let app = router(health, daemon, sql).layer(from_fn_with_state(
-            Arc::new(Guard::new(&context.project)),
-            guard,
-        ));
+        let guarding = Arc::new(Guard::new(&context.project));
+        let app = router(health, daemon, sql)
+            .layer(from_fn_with_state(guarding, guard))
+            .layer(from_fn_with_state(metrics.requests.clone(), measure));
         address.publish(&context.storage).await?;
         // Who is there is known before anything is acknowledged, and they know of this one.
         if let Err(e) = peers.look(daemon).await {
@@ -162,7 +170,10 @@ impl Running {
         });
         tasks.spawn_endless("notes", refresh_notes(context.clone(), daemon.clone()));
         tasks.spawn_endless("upkeep", upkeep::run(context.clone(), stop.clone()));
-        tasks.spawn_endless("jobs", node.clone().watch_jobs(context.clone()));
+        let boundaries = metrics.boundaries.clone().keep(daemon.clone());
+        tasks.spawn_endless("boundaries", boundaries);
+        let jobs = node.clone().watch_jobs(context.clone(), metrics);
+        tasks.spawn_endless("jobs", jobs);
         tasks.spawn_endless("peers", peers.clone().keep(daemon.clone()));
         tasks.spawn("presence", {
             let kept = address.clone();

@@ -281,9 +281,7 @@ fn push_bytes(text: &mut String, bytes: &[u8], reader: Reader) {
     match reader {
         Reader::Person => {
             text.push_str("\\x");
-            for byte in bytes {
-                push_fmt(text, format_args!("{byte:02x}"));
-            }
+            text.push_str(&hex::encode(bytes));
         }
         Reader::Program => push_base64(text, bytes),
     }

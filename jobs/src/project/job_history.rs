@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
 
 use anabranch_batch::{KeepRule, keep_small};
+use anabranch_shared::process::peak_resident_bytes;
 use anabranch_shared::settings::Project;
 use anabranch_shared::table::{AddFile, Commit, Table};
 use anabranch_shared::{
@@ -14,7 +15,7 @@ use arrow::array::{
     Array, ArrayRef, AsArray, Float64Array, Int64Array, RecordBatch, StringViewArray,
     TimestampMicrosecondArray,
 };
-use arrow::datatypes::{DataType, Field, Schema, SchemaRef, TimestampMicrosecondType};
+use arrow::datatypes::{DataType, Field, Int64Type, Schema, SchemaRef, TimestampMicrosecondType};
 use futures::{StreamExt, TryStreamExt};
 
 use crate::clock::{now_ms, now_us};
@@ -188,6 +189,20 @@ pub struct LastRow {
     pub error: Option<String>,
 }
 
+/// A job that ended, for who counts them.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct EndedJob {
+    /// The view and the job.
+    pub(crate) key: (String, String),
+    /// `done`, `failed`, or `stopped` by its user.
+    pub(crate) outcome: String,
+    /// When it began and ended, in microseconds since 1970.
+    pub(crate) started_at: i64,
+    pub(crate) ended_at: i64,
+    /// Facts that were read.
+    pub(crate) facts: i64,
+}
+
 /// The last row of each job, by view and job. Follows the table: what was read once is not read
 /// again.
 #[derive(Debug, Default)]
@@ -198,6 +213,13 @@ pub struct LastRows {
     rows: BTreeMap<(String, String), LastRow>,
     /// When each job last began that was not stopped by its user.
     begun: BTreeMap<(String, String), i64>,
+    /// When each job last ended well.
+    done: BTreeMap<(String, String), i64>,
+    /// The jobs that ended after this time are told one by one, where anybody wants that.
+    told_after: Option<i64>,
+    /// When the last one ended that was told. A row may be read twice, because files are merged.
+    told: BTreeMap<(String, String), i64>,
+    ended: Vec<EndedJob>,
 }
 
 impl LastRows {
@@ -209,6 +231,24 @@ impl LastRows {
     /// When each job last began that was not stopped by its user, in microseconds since 1970.
     pub fn begun(&self) -> &BTreeMap<(String, String), i64> {
         &self.begun
+    }
+
+    /// Those that also tell each job which ends after a time in microseconds since 1970.
+    pub(crate) fn telling_after(time_us: i64) -> Self {
+        Self {
+            told_after: Some(time_us),
+            ..Self::default()
+        }
+    }
+
+    /// When each job last ended well, in microseconds since 1970.
+    pub(crate) fn done(&self) -> &BTreeMap<(String, String), i64> {
+        &self.done
+    }
+
+    /// The jobs that have ended and were not told yet, each once.
+    pub(crate) fn take_ended(&mut self) -> Vec<EndedJob> {
+        std::mem::take(&mut self.ended)
     }
 
     /// Reads what was added. Returns whether there was something.
@@ -239,8 +279,12 @@ impl LastRows {
         let bodies: Vec<_> = new.iter().map(|add| read_file(table, add)).collect();
         let bodies = futures::stream::iter(bodies).buffered(READ_AT_ONCE);
         let wanted: Vec<_> = bodies.try_collect().await?;
+        let told_after = self.told_after;
         let read = blocking(move || {
-            let mut all = Self::default();
+            let mut all = Self {
+                told_after,
+                ..Self::default()
+            };
             let columns = Arc::new(schema().project(&LAST_COLUMNS)?);
             for body in wanted {
                 for batch in read_parquet(body, &columns, &LateReads::default())? {
@@ -254,8 +298,19 @@ impl LastRows {
             self.note_row(key, row);
         }
         for (key, at) in read.begun {
-            let begun = self.begun.entry(key).or_insert(at);
-            *begun = at.max(*begun);
+            raise(&mut self.begun, key, at);
+        }
+        for (key, at) in read.done {
+            raise(&mut self.done, key, at);
+        }
+        let mut ended = read.ended;
+        ended.sort_by_key(|job| job.ended_at);
+        for job in ended {
+            let told = self.told.get(&job.key).copied();
+            if told.is_none_or(|told| told < job.ended_at) {
+                self.told.insert(job.key.clone(), job.ended_at);
+                self.ended.push(job);
+            }
         }
         let any = !new.is_empty();
         self.read.extend(new.iter().map(|f| f.path.clone()));
@@ -275,9 +330,11 @@ impl LastRows {
         let time = |i: usize| batch.column(i).as_primitive::<TimestampMicrosecondType>();
         let (views, jobs, triggers) = (text(0), text(1), text(2));
         let (started, ended) = (time(3), time(4));
-        let (outcomes, errors) = (text(5), text(6));
+        let (outcomes, errors) = (text(5), text(7));
+        let facts = batch.column(6).as_primitive::<Int64Type>();
         // Only what is newer than what is known is copied: there may be many rows of one job.
         let mut newest: HashMap<(&str, &str), (usize, Option<i64>)> = HashMap::new();
+        let mut done: HashMap<(&str, &str), i64> = HashMap::new();
         for row in 0..batch.num_rows() {
             let at = started.value(row);
             let key = (views.value(row), jobs.value(row));
@@ -285,15 +342,31 @@ impl LastRows {
             if at >= started.value(*last) {
                 *last = row;
             }
-            if outcomes.value(row) != "stopped" {
+            let (outcome, ended_at) = (outcomes.value(row), ended.value(row));
+            if outcome != "stopped" {
                 *begun = (*begun).max(Some(at));
             }
+            if outcome == "done" {
+                let done = done.entry(key).or_insert(ended_at);
+                *done = ended_at.max(*done);
+            }
+            if self.told_after.is_some_and(|after| ended_at > after) {
+                self.ended.push(EndedJob {
+                    key: (key.0.to_owned(), key.1.to_owned()),
+                    outcome: outcome.to_owned(),
+                    started_at: at,
+                    ended_at,
+                    facts: facts.value(row),
+                });
+            }
+        }
+        for ((view, job), at) in done {
+            raise(&mut self.done, (view.to_owned(), job.to_owned()), at);
         }
         for ((view, job), (row, begun)) in newest {
             let key = (view.to_owned(), job.to_owned());
             if let Some(begun) = begun {
-                let known = self.begun.entry(key.clone()).or_insert(begun);
-                *known = begun.max(*known);
+                raise(&mut self.begun, key.clone(), begun);
             }
             let last = LastRow {
                 started_at: started.value(row),
@@ -307,8 +380,14 @@ impl LastRows {
     }
 }
 
-/// Of the table's columns: view, job, trigger, started_at, ended_at, outcome, error.
-const LAST_COLUMNS: [usize; 7] = [0, 1, 2, 3, 4, 5, 10];
+/// Notes a time where none or an earlier one is known.
+fn raise(known: &mut BTreeMap<(String, String), i64>, key: (String, String), at: i64) {
+    let known = known.entry(key).or_insert(at);
+    *known = at.max(*known);
+}
+
+/// Of the table's columns: view, job, trigger, started_at, ended_at, outcome, facts, error.
+const LAST_COLUMNS: [usize; 8] = [0, 1, 2, 3, 4, 5, 6, 10];
 
 /// Files that are read at once.
 const READ_AT_ONCE: usize = 16;
@@ -324,10 +403,7 @@ const MOST_FILES: usize = 100;
 
 /// The process's peak of resident memory in bytes, where the system tells.
 pub fn peak_memory_bytes() -> Option<i64> {
-    let status = std::fs::read_to_string("/proc/self/status").ok()?;
-    let line = status.lines().find(|l| l.starts_with("VmHWM:"))?;
-    let kib: i64 = line.split_whitespace().nth(1)?.parse().ok()?;
-    Some(kib * 1024)
+    i64::try_from(peak_resident_bytes()?).ok()
 }
 
 #[cfg(test)]

@@ -1,6 +1,6 @@
 //! What queries may take, from the project's settings and what the machine has.
 
-use anabranch_serving::{QueryLimits, ServingOptions};
+use anabranch_serving::{QueryLimits, QueryMetrics, ServingOptions};
 use anabranch_shared::settings::Project;
 use anabranch_shared::sql::StatementBounds;
 
@@ -51,6 +51,7 @@ impl Context {
             threads: threads(query.threads),
             timeout: query.timeout,
             limits: self.query_limits(),
+            metrics: QueryMetrics::default(),
         }
     }
 

@@ -25,7 +25,7 @@ impl Context {
         let entry = self.catalogue.current();
         match entry.views.get(view.name()).and_then(|v| v.live.as_ref()) {
             None => ViewStanding::New,
-            Some(live) if same_definition(&live.definition, view) => ViewStanding::Live,
+            Some(live) if view.is_of(&live.definition) => ViewStanding::Live,
             Some(_) => ViewStanding::Edited,
         }
     }
@@ -217,13 +217,4 @@ fn not_of_project(name: &str) -> String {
     format!(
         "view `{name}` is not in this project and still answers; run `anabranch batch drop {name}` to drop it"
     )
-}
-
-/// Whether two definitions compute the same; a new nullable field of the topic changes nothing.
-fn same_definition(live: &anabranch_shared::view::Definition, view: &View) -> bool {
-    let own = view.definition();
-    live.sql.trim() == own.sql.trim()
-        && live.settings == own.settings
-        && view.reads_format(&live.state_format)
-        && live.topic.name == own.topic.name
 }

@@ -42,6 +42,7 @@ fn service(memory_bytes: usize, threads: usize) -> Result<SqlService> {
         threads,
         timeout: Duration::from_secs(60),
         limits: Default::default(),
+        metrics: Default::default(),
     };
     SqlService::new(Arc::new(NoPins), &storage, options)
 }

@@ -43,10 +43,9 @@ impl RequestKey {
             hash.update([0]);
         }
         hash.update(body);
-        let hex = hash.finalize().iter().map(|b| format!("{b:02x}")).collect();
         Ok(Self {
             key: String::from_utf8_lossy(key).into_owned(),
-            body: hex,
+            body: hex::encode(hash.finalize()),
             unknown_fields: 0,
         })
     }

@@ -29,19 +29,6 @@ pub(crate) struct Snapshot {
     pub(crate) views: BTreeMap<String, (Arc<Master>, Vec<RecordBatch>)>,
 }
 
-/// Whether two definitions make the same states.
-fn makes_the_same(a: &Definition, b: &Definition) -> bool {
-    a.sql == b.sql
-        && a.settings == b.settings
-        && a.state_format == b.state_format
-        && a.topic.name == b.topic.name
-}
-
-/// Whether a view's states are those that are wanted.
-pub(crate) fn is_same(view: &View, wanted: &WantedView) -> bool {
-    makes_the_same(view.definition(), &wanted.definition)
-}
-
 /// What is given of a snapshot to a daemon that asks, encoded. Heavy: for threads that may block.
 pub(crate) fn answer(
     snapshot: &Snapshot,

@@ -27,6 +27,7 @@ use crate::failure::Reason;
 use crate::intake::dedup::Dedup;
 use crate::intake::idempotency::{KeptRequest, Requests};
 use crate::intake::payload::Payload;
+use crate::metrics::TopicGauges;
 use crate::wal::{FullCause, KeyLog, Record, Wal, WalError};
 
 /// A group is not made larger than this, so that an answer doesn't wait for ever.
@@ -138,6 +139,8 @@ pub(crate) struct Appender {
     pub key_log: KeyLog,
     /// Why the last group was refused, if it was, and when.
     pub refused: Arc<Mutex<Option<(Instant, String)>>>,
+    /// Where it tells how new the facts are, and what the WAL takes.
+    pub gauges: Arc<TopicGauges>,
     /// The time, in microseconds since 1970.
     pub now_us: fn() -> i64,
     /// How many requests the last group had.
@@ -288,6 +291,7 @@ impl Appender {
                 if let Err(e) = self.cut(below) {
                     tracing::warn!(topic = %self.log.name(), error = %e, "could not cut the WAL");
                 }
+                self.gauges.note_wal(self.wal.bytes());
                 return;
             }
         };
@@ -367,6 +371,7 @@ impl Appender {
             }
             fail::fail_point!("wal-after-fsync");
             *self.refused.lock() = None;
+            self.gauges.note_wal(self.wal.bytes());
         }
         let mut answers = Vec::with_capacity(group.waiting.len());
         let (topic, schema) = self.log.declared();
@@ -394,6 +399,9 @@ impl Appender {
                     return Err(AppendError::NotPlaced(e));
                 }
             };
+            let facts = &waiting.payload.facts;
+            self.gauges
+                .note_facts(facts, &topic.event_time, (self.now_us)());
             self.remember(&waiting.payload, &written);
             answers.push(written);
             // A client that went away does not read its answer; its facts are in all the same.

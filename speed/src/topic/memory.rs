@@ -10,6 +10,7 @@ use anabranch_shared::{
 use crate::delta::TopicDelta;
 use crate::delta::bounds::Bounds;
 use crate::delta::fold_landed::Following;
+use crate::metrics::TopicGauges;
 use crate::options::DaemonOptions;
 
 /// One topic's log and memory.
@@ -23,6 +24,8 @@ pub(crate) struct TopicMemory {
     pub(super) delta: Arc<HeldMutex<TopicDelta>>,
     pub(super) options: DaemonOptions,
     pub(super) bounds: Arc<Bounds>,
+    /// How new its facts are, and what its WAL takes.
+    pub(super) gauges: Arc<TopicGauges>,
 }
 
 impl TopicMemory {

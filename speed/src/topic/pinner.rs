@@ -15,7 +15,7 @@ use super::memory::TopicMemory;
 use super::upkeep::{Asked, Upkeep};
 use crate::delta::{TopicDelta, check_no_gap, fold_unlanded, merge_unlanded};
 use crate::peers::{
-    DeltaRequest, Gathering, Own, Peer, Peers, Pinned, Snapshot, TopicParts, answer, is_same,
+    DeltaRequest, Gathering, Own, Peer, Peers, Pinned, Snapshot, TopicParts, answer,
 };
 
 /// No more facts than this are folded while other queries wait for their pins, as a rule: it takes
@@ -195,7 +195,10 @@ impl TopicPinner {
         let served = request.views.iter().filter(|wanted| {
             self.memory.with_delta(|d| {
                 let view = d.views.get(&wanted.name);
-                view.is_some_and(|v| v.failed.is_none() && is_same(v.master.view(), wanted))
+                view.filter(|v| v.failed.is_none()).is_some_and(|v| {
+                    let own = v.master.view().definition();
+                    own.makes_same_states(&wanted.definition)
+                })
             })
         });
         let served: Vec<String> = served.map(|v| v.name.clone()).collect();

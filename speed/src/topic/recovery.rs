@@ -34,6 +34,7 @@ pub(super) async fn open_wal(
         max_bytes: options.wal_bytes,
         segment_bytes: options.wal_segment_bytes,
         start: u64::try_from(landed.0).unwrap_or(0),
+        sync_times: options.metrics.wal_syncs().clone(),
     };
     blocking(move || {
         let (mut pieces, mut requests) = (Vec::new(), Vec::new());

@@ -375,7 +375,18 @@ impl Writer {
     /// it, or it was given up. Duplicates are not looked for.
     pub fn push(&self, piece: FactPiece) -> bool {
         let memory = &self.memory;
-        piece.partition != memory.partition && memory.delta.lock().push(piece)
+        if piece.partition == memory.partition {
+            return false;
+        }
+        let facts = piece.facts.clone();
+        let pushed = memory.delta.lock().push(piece);
+        if pushed {
+            let event_time = &memory.log.topic().event_time;
+            memory
+                .gauges
+                .note_facts(&facts, event_time, memory.now_us());
+        }
+        pushed
     }
 
     /// Leaves the duplicates out of what was admitted to a lane, and makes the others visible as
@@ -427,6 +438,11 @@ impl Writer {
         let wal = &self.memory.options.wal;
         let lasts = at.elapsed() < REFUSED_FOR || free_bytes(wal) < LEAST_FREE_BYTES;
         lasts.then_some(why)
+    }
+
+    /// Requests that wait to be appended to the WAL.
+    pub fn waiting_requests(&self) -> usize {
+        self.appender.waiting()
     }
 
     /// Counts records that were acknowledged.

@@ -1,6 +1,7 @@
 //! Appending: one group, one write, one sync; and what to do when the disk refuses.
 
 use std::io::IoSlice;
+use std::time::Instant;
 
 use super::frame::{FRAME_HEADER_BYTES, FrameHeader, MAX_GROUP_BYTES, segment_header_bytes};
 use super::{Condition, FullCause, Record, SyncPoint, Wal, WalError, is_no_space};
@@ -98,8 +99,13 @@ impl Wal {
             });
         }
         fail::fail_point!("wal-before-fsync");
+        let begun = Instant::now();
         match file.sync(SyncPoint::Group) {
-            Ok(()) => Ok(back),
+            Ok(()) => {
+                let took = begun.elapsed().as_secs_f64();
+                self.options.sync_times.observe(took);
+                Ok(back)
+            }
             Err(source) => Err(self.poison(self.active.path.clone(), "sync", source)),
         }
     }

@@ -134,13 +134,6 @@ const FRAMES_OF_1: [&str; 4] = [
     "78797a",
 ];
 
-fn from_hex(hex: &str) -> Vec<u8> {
-    let digits = (0..hex.len()).step_by(2);
-    digits
-        .map(|at| u8::from_str_radix(&hex[at..at + 2], 16).unwrap())
-        .collect()
-}
-
 fn at_7() -> WalOptions {
     WalOptions {
         start: 7,
@@ -156,7 +149,7 @@ fn stored_records() -> [Record; 3] {
 #[test]
 fn format_1_stays_readable() {
     let header = "414e425257414c31010000000700000000000000fc5894e4";
-    let stored = from_hex(&[&[header][..], &FRAMES_OF_1].concat().concat());
+    let stored = hex::decode([&[header][..], &FRAMES_OF_1].concat().concat()).unwrap();
     let files = RecordingFiles::new();
     drop(open(&files, at_7()).unwrap());
     files
@@ -198,7 +191,7 @@ fn format_2_stays_as_it_is() {
     wal.append(&stored_records()[..2]).unwrap();
     wal.append(&stored_records()[2..]).unwrap();
     let stored = files.read(&segment(7)).unwrap();
-    let mut expected = from_hex(header);
+    let mut expected = hex::decode(header).unwrap();
     let crc = crc32c::crc32c(&expected);
     expected.extend_from_slice(&crc.to_le_bytes());
     assert_eq!(expected.len(), HEADER);
@@ -309,7 +302,7 @@ fn the_limit_refuses_before_writing_and_a_cut_makes_room() {
     let options = WalOptions {
         segment_bytes: 1 << 20,
         max_bytes: 1 << 20,
-        start: 0,
+        ..WalOptions::default()
     };
     let (mut wal, _) = open(&files, options.clone()).unwrap();
     wal.append(&records(0, 1)).unwrap();

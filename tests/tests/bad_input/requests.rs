@@ -3,7 +3,7 @@
 use anabranch_tests::daemon::{Daemon, run};
 use anabranch_tests::places;
 
-use super::{good, gzip, hex, write_project};
+use super::{good, gzip, write_project};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn requests_without_records_and_of_odd_shapes() -> anyhow::Result<()> {
@@ -65,7 +65,10 @@ async fn requests_without_records_and_of_odd_shapes() -> anyhow::Result<()> {
     let line = daemon
         .rows("SELECT line, encode(raw_bytes, 'hex') FROM dead_letters")
         .await?;
-    anyhow::ensure!(line == [["3".to_owned(), hex(b"nonsense")]], "{line:?}");
+    anyhow::ensure!(
+        line == [["3".to_owned(), hex::encode(b"nonsense")]],
+        "{line:?}"
+    );
     std::fs::write(&file, "\n\n")?;
     let ran = run(
         dir.path(),

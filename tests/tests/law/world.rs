@@ -234,6 +234,7 @@ fn daemon_options(wal: PathBuf) -> DaemonOptions {
         checkpoint_every: 3,
         threads: 2,
         now_us: || facts::NOW_US,
+        metrics: Default::default(),
         stop: Arc::new(AtomicBool::new(false)),
     }
 }
@@ -278,6 +279,7 @@ impl<'a> World<'a> {
             threads: rng.random_range(1..4),
             timeout: Duration::from_secs(60),
             limits: Default::default(),
+            metrics: Default::default(),
         };
         let service = SqlService::new(Arc::new(NoPins), &storage, options)?;
         // Some daemons spill what they have at once, or what little a disk has room for.

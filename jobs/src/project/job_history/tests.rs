@@ -92,3 +92,44 @@ async fn thousands_of_jobs_are_kept_few_files() {
     println!("{count} jobs: `jobs` takes {:?}", begun.elapsed());
     assert_eq!(states.len(), 1);
 }
+
+/// Each job is told once, however its row is read, and none that ended before it is wanted.
+#[tokio::test(flavor = "multi_thread")]
+async fn jobs_that_end_are_told_once() {
+    let dir = tempfile::tempdir().unwrap();
+    std::fs::write(dir.path().join("anabranch.toml"), PROJECT).unwrap();
+    std::fs::write(dir.path().join("v.sql"), "SELECT count(*) AS c FROM facts").unwrap();
+    let context = Context::open(dir.path()).await.unwrap();
+    let table = open(&context.storage).await.unwrap();
+    let job = |n: i64, outcome| JobRecord {
+        view: "v7".into(),
+        job: "refresh",
+        started_at: n,
+        ended_at: n + 5,
+        outcome,
+        facts: n,
+        ..Default::default()
+    };
+    for n in 1..=9 {
+        add(&table, &[job(n * 10, "done")]).await.unwrap();
+    }
+    let mut history = LastRows::telling_after(60);
+    assert!(history.follow(&context.storage).await.unwrap());
+    let told = |history: &mut LastRows| {
+        let ended = history.take_ended().into_iter();
+        ended.map(|j| (j.facts, j.outcome)).collect::<Vec<_>>()
+    };
+    let expected = [60, 70, 80, 90].map(|n| (n, "done".to_owned()));
+    assert_eq!(told(&mut history), expected);
+    add(&table, &[job(100, "failed")]).await.unwrap();
+    let rule = KeepRule {
+        before_us: None,
+        ..keep_rule(&context.project)
+    };
+    keep_small(&table, &rule, now_ms()).await.unwrap();
+    assert_eq!(table.with_state(|s| s.files.len()), 1);
+    assert!(history.follow(&context.storage).await.unwrap());
+    assert_eq!(told(&mut history), [(100, "failed".to_owned())]);
+    let key = ("v7".to_owned(), "refresh".to_owned());
+    assert_eq!(history.done().get(&key), Some(&95));
+}

@@ -125,6 +125,11 @@ impl AppenderHandle {
         }
     }
 
+    /// How many requests wait.
+    pub(crate) fn waiting(&self) -> usize {
+        self.requests.max_capacity() - self.requests.capacity()
+    }
+
     fn wake(&self) {
         if !self.slot.is_scheduled.swap(true, Ordering::AcqRel) {
             self.appenders.owner.shared.push(self.slot.clone());

@@ -55,6 +55,7 @@ async fn records_that_cannot_be_placed_end_the_daemon() -> Result<()> {
         known: Arc::new(HeldMutex::new("requests", known)),
         key_log,
         refused: Arc::default(),
+        gauges: Arc::default(),
         now_us: || 0,
         last_group: 0,
         open: None,

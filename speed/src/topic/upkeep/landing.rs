@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::time::Instant;
 
 use anabranch_shared::settings::Ack;
 use anabranch_shared::{Error, Landing, Master, PutFiles, Result, blocking, planted};
@@ -127,13 +128,22 @@ impl UpkeepTurn<'_> {
             };
             Ok(views.into_iter().map(fold).collect::<Vec<_>>())
         });
+        let begun = Instant::now();
         let writing = memory.log.land(&landing, memory.options.now_ms());
         // Whatever becomes of the views, the commit is waited for: it is never dropped half-way.
         let (written, states) = tokio::join!(writing, folding);
         if let Err(e) = written {
+            // One that is fenced is followed, and done again at once.
+            if !matches!(e, Error::Fenced { .. }) {
+                memory.options.metrics.landing_failed(memory.name());
+            }
             *of.failed_landing.lock() = Some(FailedLanding { pieces, put });
             return Err(e);
         }
+        let facts = landing.facts.iter().map(|f| f.num_rows() as u64).sum();
+        let landed = (facts, put.file_bytes());
+        let metrics = &memory.options.metrics;
+        metrics.landed(memory.name(), begun.elapsed(), landed);
         let states = states.unwrap_or_else(|e| {
             let fails = |name| (name, Err(Error::Internal(e.to_string())));
             names.into_iter().map(fails).collect()

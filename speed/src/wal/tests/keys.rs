@@ -174,13 +174,7 @@ fn format_1_of_keys_stays_as_it_is() {
     keys.append(b"").unwrap();
     drop(keys);
     let path = Path::new(ROOT).join(TOPIC).join(format!("{:020}.keys", 0));
-    let hex: String = files
-        .read(&path)
-        .unwrap()
-        .iter()
-        .map(|b| format!("{b:02x}"))
-        .collect();
-    assert_eq!(hex, stored);
+    assert_eq!(hex::encode(files.read(&path).unwrap()), stored);
     let (_, found) = open_keys(&files).unwrap();
     assert_eq!(found, [&b"one"[..], b""]);
 }
