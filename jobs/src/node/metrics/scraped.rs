@@ -61,7 +61,7 @@ impl Scraped {
             let (name, help) = kind.metric();
             let of_kind = attention.iter().filter(|a| a.kind == kind);
             let rows = of_kind.map(|a| {
-                let labels = a.labels.iter().flat_map(|(key, value)| one(*key, value));
+                let labels = a.labels.iter().flat_map(|(key, value)| one(key, value));
                 (labels.collect::<Labels>(), 1_u64)
             });
             families.gauge(name, help, rows)?;
