@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::time::Instant;
 
 use anabranch_shared::settings::Ack;
 use anabranch_shared::{Error, Landing, Master, PutFiles, Ranges, Result, blocking, planted};
@@ -93,6 +94,7 @@ impl TopicStream {
     }
 
     async fn try_land(&self) -> Result<u64> {
+        let begun = Instant::now();
         let FailedLanding { pieces, put } = self.to_land();
         if pieces.is_empty() {
             return Ok(0);
@@ -169,6 +171,15 @@ impl TopicStream {
         fail::fail_point!("land-before-cut");
         self.cut_wal(&landing.ranges).await;
         self.checkpoint_when_due().await;
+        let count =
+            |batches: &[RecordBatch]| batches.iter().map(RecordBatch::num_rows).sum::<usize>();
+        tracing::info!(
+            topic = %self.name(),
+            facts = count(&landing.facts),
+            dead_letters = count(&landing.dead_letters),
+            ms = u64::try_from(begun.elapsed().as_millis()).unwrap_or(0),
+            "landed"
+        );
         let offsets = landing.ranges.iter().map(|(_, r)| r.end.0 - r.start.0);
         let offsets = u64::try_from(offsets.sum::<i64>()).unwrap_or(0);
         // To free what thousands of small requests have brought takes long enough for others to wait.
