@@ -260,46 +260,41 @@ mod tests {
     #![expect(clippy::unwrap_used, reason = "tests")]
 
     use arrow::util::pretty::pretty_format_batches;
+    use datafusion::prelude::DataFrame;
 
     use super::*;
     use crate::view::planning_session;
 
-    #[test]
-    fn casts_of_one_value_to_two_types_are_two_keys() {
+    #[tokio::test]
+    async fn casts_of_one_value_to_two_types_are_two_keys() {
         let context = planning_session().unwrap();
         let table = "SELECT * FROM (VALUES (CAST('2026-01-01T02:00:00Z' AS timestamptz), 1), (CAST('2026-01-01T12:00:00Z' AS timestamptz), 2)) AS t(ts, n)";
-        let run = |sql: &str| -> Result<String, Error> {
-            let state = context.state();
+        let facts = context.sql(table).await.unwrap();
+        context.register_table("t", facts.into_view()).unwrap();
+        let state = context.state();
+        let run = async |sql: &str| -> Result<String, Error> {
             let statement = parse(&state, sql)?;
-            let rows = async {
-                let plan = state.statement_to_plan(statement.clone()).await;
-                let plan = match plan.map_err(Error::from) {
-                    Ok(plan) => plan,
-                    Err(e) => match casts_apart(&state, &statement, &e) {
-                        Some(apart) => state.statement_to_plan(apart).await?,
-                        None => return Err(e),
-                    },
-                };
-                let frame = datafusion::prelude::DataFrame::new(state.clone(), plan);
-                Ok(frame.collect().await?)
+            let plan = state.statement_to_plan(statement.clone()).await;
+            let plan = match plan.map_err(Error::from) {
+                Ok(plan) => plan,
+                Err(e) => match casts_apart(&state, &statement, &e) {
+                    Some(apart) => state.statement_to_plan(apart).await?,
+                    None => return Err(e),
+                },
             };
-            Ok(pretty_format_batches(&futures::executor::block_on(rows)?)?.to_string())
+            let rows = DataFrame::new(state.clone(), plan).collect().await?;
+            Ok(pretty_format_batches(&rows)?.to_string())
         };
-        let register = async {
-            let facts = context.sql(table).await?;
-            context.register_table("t", facts.into_view())
-        };
-        futures::executor::block_on(register).unwrap();
         let zones = "SELECT (ts AT TIME ZONE 'Europe/Berlin')::date AS a, (ts AT TIME ZONE 'America/New_York')::date AS b, sum(n) AS n FROM t GROUP BY 1, 2 ORDER BY b, (ts AT TIME ZONE 'Europe/Berlin')::date";
-        let rows = run(zones).unwrap();
+        let rows = run(zones).await.unwrap();
         assert!(rows.contains("| 2026-01-01 | 2025-12-31 | 1 |"), "{rows}");
         assert!(rows.contains("| 2026-01-01 | 2026-01-01 | 2 |"), "{rows}");
         let unnamed = "SELECT q.ts::date, q.ts::varchar, count(*) AS n FROM t AS q WHERE q.n > 1 GROUP BY q.ts::date, q.ts::varchar";
-        let rows = run(unnamed).unwrap();
+        let rows = run(unnamed).await.unwrap();
         assert!(rows.contains("q.ts::DATE"), "{rows}");
-        let two_sums = run("SELECT n::varchar AS a, n::double AS b, sum(n::double) AS s FROM (SELECT n FROM t) GROUP BY a, b HAVING n::double > 1").unwrap();
+        let two_sums = run("SELECT n::varchar AS a, n::double AS b, sum(n::double) AS s FROM (SELECT n FROM t) GROUP BY a, b HAVING n::double > 1").await.unwrap();
         assert!(two_sums.contains("| 2 | 2.0 | 2.0 |"), "{two_sums}");
         // Nothing to take apart: the error stays.
-        assert!(run("SELECT nosuch FROM t").is_err());
+        assert!(run("SELECT nosuch FROM t").await.is_err());
     }
 }
