@@ -54,8 +54,8 @@ impl FromStr for SampleSize {
 pub struct VerifyArgs {
     /// The views [default: all]
     pub views: Vec<String>,
-    /// Compares only a part of the keys: a share (`1%`) or about so many (`10000`). The facts are
-    /// still read once; aggregating and comparing cost the part
+    /// Compares only a part of the keys: a share (`1%`) or about a number of them (`10000`). The
+    /// facts are still read once; aggregating and comparing cost the part
     #[arg(long, value_name = "N%|N")]
     pub sample: Option<SampleSize>,
     /// Chooses which keys are in the sample: the same seed chooses the same keys [default: random]

@@ -562,7 +562,7 @@ mod tests {
             assert_eq!((comparison.rows, comparison.differences), (5_000, 3));
             let shown = &comparison.examples;
             assert!(
-                shown.contains(&"not expected: 3 | 0.5".to_owned()),
+                shown.contains(&"not expected: k = 3, v = 0.5".to_owned()),
                 "{shown:?}"
             );
         }

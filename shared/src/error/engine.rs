@@ -66,7 +66,7 @@ fn parser(text: &str) -> String {
         .strip_prefix("Expected: ")
         .and_then(|rest| rest.split_once(", found: "))
     else {
-        return text.to_owned();
+        return lowered(text);
     };
     let (found, place) = match found.split_once(" at Line: ") {
         Some((found, place)) => (found, format!(" at Line: {place}")),
@@ -145,8 +145,11 @@ fn between<'t>(text: &'t str, before: &str, after: &str) -> Option<&'t str> {
 
 fn of_planner(text: &str) -> String {
     if let Some(name) = between(text, "table '", "' not found") {
-        let name = name.strip_prefix(DEFAULT_SCHEMA).unwrap_or(name);
-        return format!("no topic, view or table `{name}`");
+        return match name.strip_prefix(DEFAULT_SCHEMA) {
+            Some(name) => format!("no topic, view or table `{name}`"),
+            // In another schema than that of topics and views.
+            None => format!("no relation `{}`", name.trim_start_matches("datafusion.")),
+        };
     }
     if let Some(name) = between(text, "table function '", "'") {
         return format!(
@@ -210,20 +213,36 @@ fn of_planner(text: &str) -> String {
             in_sql(name)
         );
     }
-    in_sql(&text.replace(DEFAULT_SCHEMA, ""))
+    if text.starts_with("Substring without for/from") {
+        return "`substr` needs a start, as in `substr(x, 1, 3)`".to_owned();
+    }
+    lowered(&in_sql(&text.replace(DEFAULT_SCHEMA, "")))
+}
+
+/// A message without the capital that the engine begins it with; names and abbreviations keep theirs.
+fn lowered(text: &str) -> String {
+    let mut letters = text.chars();
+    match (letters.next(), letters.next()) {
+        (Some(first), Some(second))
+            if first.is_ascii_uppercase() && second.is_ascii_lowercase() =>
+        {
+            format!("{}{}", first.to_ascii_lowercase(), &text[1..])
+        }
+        _ => text.to_owned(),
+    }
 }
 
 fn not_supported(text: &str) -> String {
     if text.contains("only supports a single SQL statement") {
         return "several statements where one is expected; send them one by one".to_owned();
     }
-    format!("not supported: {}", in_sql(text))
+    format!("not supported: {}", lowered(&in_sql(text)))
 }
 
 fn of_execution(text: &str) -> String {
     match text {
         "Divide by zero" => DIVISION.to_owned(),
-        text => in_sql(text),
+        text => lowered(&in_sql(text)),
     }
 }
 
@@ -233,7 +252,7 @@ fn of_arrow(e: &ArrowError) -> String {
     match e {
         ArrowError::DivideByZero => DIVISION.to_owned(),
         ArrowError::CastError(text) => {
-            let text = in_sql(text);
+            let text = lowered(&in_sql(text));
             match text.contains("try_cast") {
                 true => text,
                 false => format!("{text}; `try_cast` gives NULL instead"),
@@ -242,13 +261,13 @@ fn of_arrow(e: &ArrowError) -> String {
         ArrowError::ArithmeticOverflow(text) => {
             format!(
                 "{}; cast to a wider type, for example `CAST(… AS decimal(38,0))`",
-                in_sql(text)
+                lowered(&in_sql(text))
             )
         }
         ArrowError::ParseError(text)
         | ArrowError::ComputeError(text)
         | ArrowError::InvalidArgumentError(text)
-        | ArrowError::NotYetImplemented(text) => in_sql(text),
+        | ArrowError::NotYetImplemented(text) => lowered(&in_sql(text)),
         ArrowError::ExternalError(e) => match e.downcast_ref::<DataFusionError>() {
             Some(e) => message(e),
             None => e.to_string(),
@@ -271,12 +290,16 @@ mod tests {
             .context("type_coercion");
         assert_eq!(
             message(&deep),
-            "Cannot cast string 'x' to value of bigint type; `try_cast` gives NULL instead"
+            "cannot cast string 'x' to value of bigint type; `try_cast` gives NULL instead"
         );
         let cases = [
             (
                 "table 'datafusion.public.content' not found",
                 "no topic, view or table `content`",
+            ),
+            (
+                "table 'datafusion.information_schema.nothing' not found",
+                "no relation `information_schema.nothing`",
             ),
             (
                 "Invalid function 'cuont'.\nDid you mean 'cot'?",

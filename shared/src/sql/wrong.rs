@@ -367,7 +367,7 @@ mod tests {
             (
                 "SELECT 'a",
                 "line 1, column 8: ",
-                "Unterminated string",
+                "unterminated string",
                 "^",
             ),
             (
@@ -433,7 +433,7 @@ mod tests {
             (
                 "SELECT url FROM pageviews WHERE load_ms > 'abc'",
                 "line 1, column 43: ",
-                "Cannot cast string 'abc' to value of bigint type; `try_cast` gives NULL instead",
+                "cannot cast string 'abc' to value of bigint type; `try_cast` gives NULL instead",
                 "^^^^^",
             ),
             (
