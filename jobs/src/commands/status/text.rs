@@ -173,8 +173,9 @@ fn retention_notes(status: &Status) -> Vec<String> {
         let at = t.removed_before?.format("%Y-%m-%d %H:%M:%S UTC");
         let facts = counted(t.removed_facts, "fact", "facts");
         let (name, low) = (&t.topic, &t.low);
+        let were = if t.removed_facts == 1 { "was" } else { "were" };
         Some(format!(
-            "topic `{name}`: {facts} below [{low}], landed before {at}, removed by retention"
+            "topic `{name}`: {facts} below [{low}], which had landed before {at}, {were} removed by retention"
         ))
     });
     let views = status.views.iter().filter_map(|v| {
