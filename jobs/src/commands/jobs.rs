@@ -132,13 +132,16 @@ fn history_text(rows: &[RecordBatch], style: Style) -> Result<String> {
         .into_iter()
         .map(|name| texts(batch, name))
         .collect::<Result<_>>()?;
-        for row in 0..batch.num_rows() {
-            let cell = |column: usize| shown[column][row].clone().unwrap_or_else(|| "-".into());
+        let rows = 0..batch.num_rows();
+        let rows = rows.map(|row| shown.iter().map(move |column| column[row].clone()));
+        for row in rows {
+            let row: Vec<Option<String>> = row.collect();
+            let cell = |column: usize| row[column].clone().unwrap_or_else(|| "-".into());
             let count = |column: usize| {
                 let text = cell(column);
                 text.parse().map_or(text, human_count)
             };
-            if let Some(why) = &shown[8][row] {
+            if let Some(why) = &row[8] {
                 let (job, view, why) = (cell(2), cell(1), for_people(why));
                 failures += &format!("\n{job} of view `{view}` at {}: {why}\n", cell(3));
             }
