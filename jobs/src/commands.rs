@@ -4,6 +4,7 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
+use anabranch_shared::settings::{LogFormat, Project};
 use anabranch_shared::{Error, Result};
 use clap::{Parser, Subcommand};
 use indicatif::{ProgressBar, ProgressFinish, ProgressStyle};
@@ -15,6 +16,7 @@ use crate::commands::ingest::IngestArgs;
 use crate::commands::jobs::JobsCommand;
 use crate::commands::printing::Printing;
 use crate::commands::queries::QueriesCommand;
+use crate::commands::settings::SettingsArgs;
 use crate::commands::sql::SqlArgs;
 use crate::commands::tail::TailArgs;
 use crate::commands::verify::VerifyArgs;
@@ -28,6 +30,8 @@ pub mod batch;
 pub mod check;
 pub mod dead_letters;
 pub mod demo;
+pub mod du;
+mod fitting;
 pub mod generate;
 pub mod ingest;
 pub mod init;
@@ -35,6 +39,7 @@ pub mod jobs;
 pub mod maintain;
 pub mod printing;
 pub mod queries;
+pub mod settings;
 pub mod sql;
 pub mod status;
 pub mod tail;
@@ -73,77 +78,159 @@ pub struct Cli {
         short,
         global = true,
         default_value = ".",
-        env = "ANABRANCH_PROJECT"
+        env = "ANABRANCH_PROJECT",
+        help_heading = EVERYWHERE
     )]
     project: PathBuf,
-    /// How results are printed: table, csv (of rows: `sql`, `jobs`, `queries`, `dead-letters list`), json or ndjson
-    #[arg(long, global = true, default_value = "table")]
+    /// How results are printed: table, json or ndjson; rows also as csv
+    #[arg(long, global = true, default_value = "table", help_heading = EVERYWHERE)]
     format: Format,
     #[command(subcommand)]
     command: Command,
 }
 
+/// Under which the options stand that every command has.
+const EVERYWHERE: &str = "Options of every command";
+
 const EXIT_CODES: &str = "\
+Examples:
+  anabranch init news && cd news
+  anabranch up                                    daemon and scheduler, until Ctrl-C
+  anabranch generate pageviews --into-daemon      facts to try it with
+  anabranch sql -c 'SELECT * FROM post_minutes LIMIT 5'
+  anabranch status
+
 Exit codes: 0 done; 1 `verify` or `demo` found a difference; 2 dead letters, or wrong arguments;
 64 wrong input, SQL or settings; 65 damaged data; 66 no such thing; 69 unavailable, or a bound was
 reached; 70 a defect; 75 stopped, or another process was first: try again.
-ANABRANCH_LOG sets what is logged on standard error: error, warn, info (default), debug.";
+ANABRANCH_LOG sets what is logged on standard error: error, warn, info (default), debug;
+ANABRANCH_LOG_FORMAT in which form: text, json.";
+
+/// Options of every command that one does not use: they are taken, and not shown.
+#[derive(Debug, clap::Args)]
+struct Unused {
+    #[arg(long, short, hide = true)]
+    project: Option<PathBuf>,
+    #[arg(long, hide = true)]
+    format: Option<Format>,
+}
+
+impl Unused {
+    fn note(&self) {
+        if self.project.is_some() || self.format.is_some() {
+            tracing::debug!("`--project` and `--format` mean nothing to this command");
+        }
+    }
+}
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    /// Makes a project
+    /// Makes a project: a folder with a commented `anabranch.toml` and one view
+    #[command(after_help = "Examples:\n  anabranch init news")]
     Init {
-        /// The folder
+        /// The folder, which is made
         dir: PathBuf,
+        #[command(flatten)]
+        unused: Unused,
     },
     /// Lands facts from files and URLs; the same content again adds nothing
+    #[command(after_help = INGEST_EXAMPLES)]
     Ingest(IngestArgs),
     /// Runs the streaming daemon: takes facts over HTTP, lands them, answers queries
+    #[command(
+        after_help = "Examples:\n  anabranch speed\n  ANABRANCH_LOG_FORMAT=json anabranch speed 2>> daemon.log"
+    )]
     Speed,
     /// Runs the daemon and the scheduler in one process: the whole system on a laptop
+    #[command(after_help = "Examples:\n  anabranch up\n  anabranch --project news up")]
     Up,
     /// Runs the views' jobs at their times, without the daemon
     Schedule,
-    /// Rebuilds and refreshes master views now
+    /// Rebuilds, refreshes and drops master views, and keeps the storage in shape
     #[command(subcommand)]
     Batch(BatchCommand),
     /// Answers SQL over merged views, topics, `dead_letters` and `jobs`: in a shell, or from -c, -f
     /// or standard input
     Sql(SqlArgs),
     /// Compares merged answers with a recompute from the raw facts; exit code 1 where they differ
+    #[command(after_help = VERIFY_EXAMPLES)]
     Verify(VerifyArgs),
     /// Reads the whole storage and this machine's WAL, changes nothing, and lists what is damaged,
     /// missing or orphaned; exit code 65 where something is damaged or missing
     Check,
-    /// Shows what there is and what is not done: topics, views, jobs, edits that wait for a rebuild
+    /// Shows topics, views, daemons and their jobs, and what needs attention
+    #[command(after_help = "Examples:\n  anabranch status\n  anabranch --format json status")]
     Status,
+    /// Shows how many files and bytes each topic, view and WAL takes; writes nothing
+    #[command(after_help = "Examples:\n  anabranch du\n  anabranch --format csv du > du.csv")]
+    Du,
     /// Shows the records that could not become facts, and retries them
     #[command(subcommand)]
     DeadLetters(DeadLettersCommand),
     /// Shows each job of the views: how it last ended, and when it is next due
+    #[command(
+        after_help = "Examples:\n  anabranch jobs\n  anabranch jobs history --view post_minutes --limit 10"
+    )]
     Jobs {
         #[command(subcommand)]
         command: Option<JobsCommand>,
     },
     /// Shows the queries that run on the daemons and those that wait: who asked, since when, how much
     /// memory each holds
+    #[command(after_help = "Examples:\n  anabranch queries\n  anabranch queries cancel 1f3a90c2")]
     Queries {
         #[command(subcommand)]
         command: Option<QueriesCommand>,
     },
-    /// Prints a topic's facts in order as NDJSON, then those that come
+    /// Prints a topic's facts in order, then those that come
+    #[command(after_help = TAIL_EXAMPLES)]
     Tail(TailArgs),
-    /// Makes web-analytics facts for trying it: to standard output, a file or the daemon
+    /// Generates web-analytics facts, to standard output, a file or the daemon
+    #[command(after_help = GENERATE_EXAMPLES)]
     Generate(GenerateArgs),
-    /// Prints every setting with its default
-    Settings,
-    /// Tells the whole story on a temporary folder, in about a minute
+    /// Shows every setting with its value in this project, and where that comes from
+    #[command(after_help = SETTINGS_EXAMPLES)]
+    Settings(SettingsArgs),
+    /// Tells the whole story on a temporary folder, in less than a minute
     Demo {
-        /// How many facts
-        #[arg(long, default_value_t = 400_000)]
+        /// How many facts are made
+        #[arg(long, default_value_t = 400_000, value_name = "COUNT")]
         facts: u64,
+        #[command(flatten)]
+        unused: Unused,
     },
 }
+
+const INGEST_EXAMPLES: &str = "\
+Examples:
+  anabranch ingest pageviews day.ndjson.gz 'logs/*.parquet'
+  anabranch ingest pageviews https://example.org/day.csv --separator ';'
+  zcat day.gz | anabranch ingest pageviews - --id day-2026-01-01";
+
+const VERIFY_EXAMPLES: &str = "\
+Examples:
+  anabranch verify
+  anabranch verify post_minutes --sample 1%
+  anabranch verify post_minutes --daemon";
+
+const TAIL_EXAMPLES: &str = "\
+Examples:
+  anabranch tail pageviews -n 10
+  anabranch tail pageviews --from 2026-01-01T00:00:00Z --where \"url = '/a'\" --count 100
+  anabranch tail pageviews -n 0 --line '{ts} {url} {visitor}'
+  anabranch --format csv tail pageviews --no-follow > pageviews.csv";
+
+const GENERATE_EXAMPLES: &str = "\
+Examples:
+  anabranch generate pageviews --facts 100000 --into-daemon
+  anabranch generate pageviews --rate 500 --into-daemon
+  anabranch generate pageviews --facts 1000 --output facts.ndjson";
+
+const SETTINGS_EXAMPLES: &str = "\
+Examples:
+  anabranch settings
+  anabranch settings grace
+  anabranch --format json settings query";
 
 impl Command {
     /// Whether it writes nothing to the storage.
@@ -152,13 +239,14 @@ impl Command {
             Self::Sql(_)
             | Self::Verify(_)
             | Self::Status
+            | Self::Du
             | Self::Check
             | Self::Jobs { .. }
             | Self::Queries { .. }
             | Self::Tail(_)
             | Self::Generate(_)
             | Self::Init { .. }
-            | Self::Settings => true,
+            | Self::Settings(_) => true,
             Self::DeadLetters(command) => !matches!(command, DeadLettersCommand::Retry(_)),
             Self::Ingest(_)
             | Self::Speed
@@ -183,8 +271,24 @@ impl Command {
             Self::Sql(_)
                 | Self::Jobs { .. }
                 | Self::Queries { command: None }
+                | Self::Du
+                | Self::Settings(_)
+                | Self::Tail(_)
                 | Self::DeadLetters(DeadLettersCommand::List { .. })
         )
+    }
+}
+
+impl Cli {
+    /// The form of the log as the project says, for commands that run until they are told to stop. Of
+    /// a project that can't be read they tell themselves.
+    pub fn log_format(&self) -> Option<LogFormat> {
+        match self.command {
+            Command::Up | Command::Speed | Command::Schedule => {
+                Some(Project::load(&self.project).ok()?.log.format)
+            }
+            _ => None,
+        }
     }
 }
 
@@ -199,24 +303,23 @@ pub async fn execute(cli: Cli) -> Result<u8> {
     };
     if cli.format == Format::Csv && !cli.command.gives_rows() {
         return Err(Error::Invalid(
-            "`--format csv` is for rows, of `sql`, `jobs`, `queries` and `dead-letters list`; use `json` here"
+            "`--format csv` is for rows, of `sql`, `jobs`, `queries`, `tail`, `du`, `settings` and `dead-letters list`; use `json` here"
                 .into(),
         ));
     }
     // What needs no project.
     match &cli.command {
-        Command::Init { dir } => {
+        Command::Init { dir, unused } => {
+            unused.note();
             init::init(dir, &mut std::io::stdout())?;
             return Ok(0);
         }
-        Command::Demo { facts } => {
+        Command::Demo { facts, unused } => {
+            unused.note();
             let held = demo::demo(*facts, &mut std::io::stdout(), printing.style).await?;
             return Ok(if held { 0 } else { FOUND_WRONG });
         }
-        Command::Settings => {
-            printing.text(&anabranch_shared::settings::reference())?;
-            return Ok(0);
-        }
+        Command::Settings(args) => return settings::run(args, &cli.project, printing),
         Command::Check => return check::run(&cli.project, printing).await,
         Command::Generate(args) if !args.into_daemon => return generate::run(args).await,
         _ => {}
@@ -240,11 +343,14 @@ pub async fn execute(cli: Cli) -> Result<u8> {
         Command::Sql(args) => sql::run(args, &context, printing).await,
         Command::Verify(args) => verify::run(&args, &context, printing).await,
         Command::Status => status::run(&context, printing).await,
+        Command::Du => du::run(&context, printing).await,
         Command::Jobs { command } => jobs::run(command, &context, printing).await,
         Command::Queries { command } => queries::run(command, &context, printing).await,
         Command::DeadLetters(command) => dead_letters::run(command, &context, printing).await,
-        Command::Tail(args) => tail::run(args, &context).await,
+        Command::Tail(args) => tail::run(args, &context, printing).await,
         Command::Generate(args) => generate::run_into_daemon(&args, &context, printing).await,
-        Command::Init { .. } | Command::Demo { .. } | Command::Settings | Command::Check => Ok(0),
+        Command::Init { .. } | Command::Demo { .. } | Command::Settings(_) | Command::Check => {
+            Ok(0)
+        }
     }
 }

@@ -4,6 +4,7 @@ pub mod clock;
 pub mod commands;
 pub mod fail_points;
 pub mod generate;
+pub mod logging;
 pub mod node;
 pub mod output;
 pub mod project;

@@ -1,6 +1,7 @@
 //! A running daemon with all that belongs to it: its doors, its peers, its metrics and its tasks.
 
 mod door;
+mod journal;
 mod metrics;
 pub mod open;
 pub mod peers;

@@ -10,10 +10,18 @@ mod ingest_urls;
 mod intake;
 #[path = "cli/jobs.rs"]
 mod jobs;
+#[path = "cli/logging.rs"]
+mod logging;
 #[path = "cli/opening.rs"]
 mod opening;
+#[path = "cli/reading.rs"]
+mod reading;
+#[path = "cli/settings.rs"]
+mod settings;
 #[path = "cli/sql.rs"]
 mod sql;
+#[path = "cli/sql_errors.rs"]
+mod sql_errors;
 #[path = "cli/status.rs"]
 mod status;
 #[path = "cli/streams.rs"]

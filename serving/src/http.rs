@@ -113,7 +113,11 @@ pub fn error_response(e: &Error) -> Response {
         tracing::error!(error = %e, "query failed");
     }
     let status = StatusCode::from_u16(kind.http_status()).unwrap_or(StatusCode::BAD_REQUEST);
-    let body = serde_json::json!({ "error": e.to_string(), "kind": kind.to_string() });
+    let mut body = serde_json::json!({ "error": e.to_string(), "kind": kind.to_string() });
+    if let (Some((line, column)), Some(body)) = (e.place(), body.as_object_mut()) {
+        body.insert("line".to_owned(), line.into());
+        body.insert("column".to_owned(), column.into());
+    }
     let mut response = (status, [(header::CONTENT_TYPE, JSON)], body.to_string()).into_response();
     if status == StatusCode::SERVICE_UNAVAILABLE {
         let headers = response.headers_mut();

@@ -27,6 +27,8 @@ pub struct QueryLimits {
     pub verifications: usize,
     /// How long such a verification may take.
     pub verify_timeout: Duration,
+    /// A query that takes this long is written to the log; none is where absent.
+    pub slow: Option<Duration>,
 }
 
 impl Default for QueryLimits {
@@ -41,6 +43,7 @@ impl Default for QueryLimits {
             spill_dir: None,
             verifications: 2,
             verify_timeout: Duration::from_secs(60 * 60),
+            slow: None,
         }
     }
 }

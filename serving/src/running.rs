@@ -22,6 +22,9 @@ const SHOWN: usize = 2_000;
 /// A query that was stopped for its memory has so long to give it back before the next is.
 const GIVING_BACK: Duration = Duration::from_secs(2);
 
+/// How the verification of a view begins in the list of queries.
+const VERIFICATION: &str = "verify ";
+
 /// A query, for people and programs.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct QueryInfo {
@@ -67,6 +70,8 @@ pub(crate) struct Running {
     pub(crate) stop: Stop,
     /// Bytes that it holds of the memory for queries.
     pub(crate) memory: Arc<AtomicUsize>,
+    /// Rows of its answer so far.
+    pub(crate) rows: AtomicUsize,
     is_running: AtomicBool,
     turn: Mutex<Option<OwnedSemaphorePermit>>,
     queries: Arc<Queries>,
@@ -75,6 +80,27 @@ pub(crate) struct Running {
 impl Drop for Running {
     fn drop(&mut self) {
         self.queries.list.lock().remove(&self.id);
+        let took = self.since.elapsed().unwrap_or_default();
+        // Verifications take long, and are jobs.
+        let is_query = !self.statement.starts_with(VERIFICATION);
+        if is_query && self.queries.limits.slow.is_some_and(|slow| took >= slow) {
+            let rows = self.rows.load(Ordering::Relaxed);
+            let stopped = match self.stop.reason() {
+                Some(StopReason::Late) => Some("it took longer than it may"),
+                Some(StopReason::Cancelled) => Some("it was cancelled"),
+                Some(StopReason::Memory) => Some("memory was short"),
+                // Whoever has its answer is gone, too.
+                Some(StopReason::Gone | StopReason::Asked) | None => None,
+            };
+            tracing::warn!(
+                seconds = (took.as_secs_f64() * 10.0).round() / 10.0,
+                rows,
+                stopped,
+                who = %self.who,
+                statement = %self.statement.split_whitespace().collect::<Vec<_>>().join(" "),
+                "slow query"
+            );
+        }
     }
 }
 
@@ -145,6 +171,7 @@ impl Queries {
             statement: statement.chars().take(SHOWN).collect(),
             stop: Stop::after(limit),
             memory: Arc::default(),
+            rows: AtomicUsize::new(0),
             is_running: AtomicBool::new(false),
             turn: Mutex::default(),
             queries: self.clone(),
@@ -195,7 +222,7 @@ impl Queries {
                 self.limits.verifications
             ))
         })?;
-        let statement = format!("verify {view}");
+        let statement = format!("{VERIFICATION}{view}");
         let running = self.arrive(who, &statement, self.limits.verify_timeout)?;
         *running.turn.lock() = Some(permit);
         running.is_running.store(true, Ordering::Relaxed);

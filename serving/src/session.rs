@@ -6,10 +6,11 @@ use std::time::Duration;
 
 use anabranch_shared::functions::{self, FunctionBounds};
 use anabranch_shared::layout;
+use anabranch_shared::sql::KnownNames;
 use anabranch_shared::view::{KeySample, View, build_session, session_builder};
 use anabranch_shared::{
-    Error, OFFSET, PARTITION, Pin, Pinner, ReadMode, Relation, Result, Stop, Storage, TopicPin,
-    ViewPin, dead_letter_schema, sql, timestamp_type,
+    Error, ErrorKind, OFFSET, PARTITION, Pin, Pinner, ReadMode, Relation, Result, Stop, Storage,
+    TopicPin, ViewPin, dead_letter_schema, sql, timestamp_type,
 };
 use arrow::array::RecordBatch;
 use arrow::datatypes::SchemaRef;
@@ -222,6 +223,8 @@ impl SqlService {
         let mut config = SessionConfig::new().with_target_partitions(self.options.threads.max(1));
         config.options_mut().execution.time_zone = Some("+00:00".to_owned());
         config.options_mut().execution.parquet.pushdown_filters = false;
+        // So that an error says where it is.
+        config.options_mut().sql_parser.collect_spans = true;
         let builder = session_builder()
             .with_config(config)
             .with_runtime_env(runtime);
@@ -274,15 +277,27 @@ impl SqlService {
         asked.taken_in(&query.stop);
         let waiter = query.waiter();
         query.turn().await?;
-        let (read, names) = self.read(&query, text).await?;
-        let stop = query.stop.clone();
-        let known = self.known(&query, &names).await?;
-        let pin = stop.within(self.pinner.pin(&names.relations, mode)).await?;
-        let answer = self.query_pinned((query, waiter), (read, known), &pin, mode);
-        match answer.await {
-            Err(e) => Err(self.explained(e).await),
+        match self.answered((query, waiter), text, mode).await {
+            Err(e) => Err(self.explained(e, text).await),
             answer => answer,
         }
+    }
+
+    async fn answered(
+        &self,
+        (query, waiter): (Arc<Running>, Waiter),
+        text: &str,
+        mode: ReadMode,
+    ) -> Result<Answer> {
+        let (read, names) = self.read(&query, text).await?;
+        let known = self.known(&query, &names).await?;
+        let pin = query
+            .stop
+            .clone()
+            .within(self.pinner.pin(&names.relations, mode))
+            .await?;
+        self.query_pinned((query, waiter), (read, known), &pin, mode)
+            .await
     }
 
     /// Reads a statement on the threads for queries, and says which relations it names.
@@ -292,7 +307,7 @@ impl SqlService {
         let reading = workers::compute(async move {
             let state = service.state_of(&held)?;
             let statement = sql::parse_within(&state, &text, bounds)?;
-            statement::check(&statement)?;
+            statement::check(&statement, &text)?;
             let statement = statement::written_out(&state, statement)?;
             let names = relation_names(&state, &statement)?;
             Ok((workers::Kept::new((state, statement)), names))
@@ -308,32 +323,21 @@ impl SqlService {
         }
     }
 
-    /// The error with what there is, where it is that something is not there.
-    async fn explained(&self, e: Error) -> Error {
-        let text = e.to_string();
-        if let Some((_, rest)) = text.split_once("table function '") {
-            let name = rest.split('\'').next().unwrap_or(rest);
-            return Error::NotFound(format!(
-                "no table function `{name}`; queries read topics, views, `dead_letters` and `jobs`, never files"
-            ));
+    /// The error as whoever wrote the statement is told it: with its place, and with what there is
+    /// where it is that something is not there.
+    async fn explained(&self, e: Error, text: &str) -> Error {
+        if !matches!(e.kind(), ErrorKind::Invalid | ErrorKind::NotFound) {
+            return e;
         }
-        let Some(name) = text
-            .split_once("table 'datafusion.public.")
-            .and_then(|(_, rest)| rest.strip_suffix("' not found"))
-        else {
+        let Ok(state) = self.state_within(self.runtime.clone()) else {
             return e;
         };
-        let mut known: Vec<String> = match self.pinner.relations().await {
-            Ok(relations) => relations.into_iter().map(|r| r.name).collect(),
-            Err(_) => return e,
-        };
+        let relations = self.pinner.relations().await.unwrap_or_default();
+        let mut known: Vec<String> = relations.into_iter().map(|r| r.name).collect();
         known.push(DEAD_LETTERS.to_owned());
         known.sort_unstable();
         known.dedup();
-        Error::NotFound(format!(
-            "no topic, view or table `{name}`; there are: {}",
-            known.join(", ")
-        ))
+        sql::explained(e, text, &KnownNames::new(&state, known))
     }
 
     /// The columns of a view's answer, pinned.
@@ -371,8 +375,11 @@ impl SqlService {
         query.turn().await?;
         let (read, names) = self.read(&query, text).await?;
         let known = self.known(&query, &names).await?;
-        self.query_pinned((query, waiter), (read, known), pin, mode)
-            .await
+        let answer = self.query_pinned((query, waiter), (read, known), pin, mode);
+        match answer.await {
+            Err(e) => Err(self.explained(e, text).await),
+            answer => answer,
+        }
     }
 
     async fn query_pinned(
@@ -453,7 +460,7 @@ async fn computed(
     if let Some(relations) = known {
         information::register(&context, &relations)?;
     }
-    let plan = context.state().statement_to_plan(statement).await?;
+    let plan = planned(&context.state(), statement).await?;
     read_only().verify_plan(&plan)?;
     additive::check(&plan, &answer_plans(&pin)?)?;
     stop.check()?;
@@ -473,6 +480,19 @@ async fn computed(
     let rows = Box::pin(RecordBatchStreamAdapter::new(schema, rows));
     let views = pin.views.into_values().collect();
     Ok(naming_views(rows, of_views, views, stop))
+}
+
+/// A statement's plan. Casts that the engine takes for one column are planned apart.
+async fn planned(state: &SessionState, statement: Statement) -> Result<LogicalPlan> {
+    let planned = state.statement_to_plan(statement.clone()).await;
+    let e = match planned {
+        Ok(plan) => return Ok(plan),
+        Err(e) => Error::from(e),
+    };
+    match sql::casts_apart(state, &statement, &e) {
+        Some(apart) => Ok(state.statement_to_plan(apart).await?),
+        None => Err(e),
+    }
 }
 
 /// What a plan is executed in: with fewer rows at once where it writes out a large constant for each.

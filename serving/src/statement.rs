@@ -9,9 +9,9 @@ use datafusion::sql::sqlparser::ast::{
 };
 
 /// Refuses a statement that would change or write something, before it is planned.
-pub(crate) fn check(statement: &Statement) -> Result<()> {
+pub(crate) fn check(statement: &Statement, text: &str) -> Result<()> {
     let advice = match statement {
-        Statement::Explain(explain) => return check(&explain.statement),
+        Statement::Explain(explain) => return check(&explain.statement, text),
         Statement::Statement(sql) if has_no_columns(sql) => {
             return Err(Error::Invalid(
                 "the query names no columns; write `SELECT * FROM …`".into(),
@@ -19,7 +19,7 @@ pub(crate) fn check(statement: &Statement) -> Result<()> {
         }
         Statement::Statement(sql) => match advice(sql) {
             Some(advice) => advice,
-            None => return refuse_samples(sql),
+            None => return refuse_samples(sql, text),
         },
         Statement::CopyTo(_) => {
             "queries write no files; save an answer with `anabranch sql --format csv -c '…' > FILE`"
@@ -27,8 +27,8 @@ pub(crate) fn check(statement: &Statement) -> Result<()> {
         Statement::CreateExternalTable(_) => NO_FILES,
         _ => SETTINGS,
     };
-    let text = statement.to_string();
-    let name: Vec<&str> = text.split_whitespace().take(words(statement)).collect();
+    let shown = statement.to_string();
+    let name: Vec<&str> = shown.split_whitespace().take(words(statement)).collect();
     Err(Error::Invalid(format!(
         "`{}` is refused: {advice}",
         name.join(" ").to_uppercase()

@@ -3,6 +3,7 @@
 //! and producers wait for an answer.
 
 use std::pin::Pin;
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, OnceLock};
 use std::task::{Context, Poll};
 
@@ -69,8 +70,10 @@ pub(crate) async fn rows(
     let (send, received) = mpsc::channel(WAITING_BATCHES);
     let held = query.clone();
     let computing = workers()?.spawn(async move {
-        let _held = held;
         while let Some(batch) = stream.next().await {
+            if let Ok(batch) = &batch {
+                held.rows.fetch_add(batch.num_rows(), Ordering::Relaxed);
+            }
             // Nobody reads on.
             if send.send(batch).await.is_err() {
                 return;

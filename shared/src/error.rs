@@ -1,16 +1,18 @@
 //! What can go wrong, grouped by what the operator does next.
 
-use std::collections::HashSet;
 use std::fmt;
 
 use arrow::error::ArrowError;
-use datafusion::common::SchemaError;
 use datafusion::error::DataFusionError;
 
 use crate::redact::without_passwords;
+mod engine;
 pub(crate) mod settings;
+mod statement;
+mod types;
 
 use self::settings::SettingsError;
+pub use self::statement::StatementError;
 use crate::{Offset, OffsetRange, PartitionId};
 
 /// Shorthand for results of this project.
@@ -80,6 +82,9 @@ pub enum Error {
     /// A request, a setting or an argument is wrong.
     #[error("{0}")]
     Invalid(String),
+    /// A statement is wrong, or what it computes fails.
+    #[error(transparent)]
+    Statement(Box<StatementError>),
     /// A view's definition can't be used.
     #[error("view `{view}`: {reason}")]
     View {
@@ -207,6 +212,16 @@ impl Error {
             Self::Store(object_store::Error::NotFound { .. }) => ErrorKind::NotFound,
             Self::Store(_) => ErrorKind::Unavailable,
             Self::Query(e) => query_kind(e),
+            Self::Statement(e) => e.kind,
+        }
+    }
+
+    /// Where in its statement the error is, as line and column counted from 1; none where that is not
+    /// known, or there is no statement.
+    pub fn place(&self) -> Option<(usize, usize)> {
+        match self.root() {
+            Self::Statement(e) => e.place,
+            _ => None,
         }
     }
 
@@ -355,6 +370,11 @@ fn query_kind(e: &DataFusionError) -> ErrorKind {
     }
 }
 
+/// An error of the engine as a message.
+pub(crate) fn engine_message(e: &DataFusionError) -> String {
+    plain(e)
+}
+
 /// What a panic of Arrow says where a batch's text or lists are longer than 32 bits count.
 const TOO_WIDE: &str = "panicked with message \"offset overflow\"";
 
@@ -380,40 +400,8 @@ fn plain(e: &DataFusionError) -> String {
         None if e.strip_backtrace().contains(TEMPORARY_FULL) => {
             "temporary files take more disk than they may (`spill` in `[query]`); narrow the query, or raise it".to_owned()
         }
-        None => {
-            unknown_field(e).unwrap_or_else(|| without_tracker(&e.strip_backtrace()).to_owned())
-        }
+        None => engine::message(e),
     }
-}
-
-/// What is said of a column that is not there, with the columns that are, each once: where a name may
-/// mean a column of the answer or of its relations the engine names those of both twice.
-fn unknown_field(e: &DataFusionError) -> Option<String> {
-    let DataFusionError::SchemaError(e, _) = e.find_root() else {
-        return None;
-    };
-    let SchemaError::FieldNotFound {
-        field,
-        valid_fields,
-    } = e.as_ref()
-    else {
-        return None;
-    };
-    let mut seen = HashSet::new();
-    let each = valid_fields.iter().filter(|f| seen.insert(*f));
-    let once = SchemaError::FieldNotFound {
-        field: field.clone(),
-        valid_fields: each.cloned().collect(),
-    };
-    Some(once.to_string())
-}
-
-/// The engine asks for reports to its own tracker; what fails here is ours to look into first.
-fn without_tracker(text: &str) -> &str {
-    let (text, _) = text
-        .split_once("\nThis issue was likely caused by a bug in DataFusion")
-        .unwrap_or((text, ""));
-    text
 }
 
 #[cfg(test)]

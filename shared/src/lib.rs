@@ -2,9 +2,11 @@
 
 mod backoff;
 mod blocking;
+mod caret;
 mod catalogue;
 mod check;
 pub mod convert;
+mod counted;
 mod damage;
 mod error;
 mod export;
@@ -21,6 +23,7 @@ mod log;
 mod master;
 pub mod metrics;
 mod monotonic;
+mod nearest;
 mod panics;
 pub mod parquet_bounds;
 mod pin;
@@ -41,10 +44,12 @@ pub mod view;
 
 pub use backoff::{Backoff, retry_text};
 pub use blocking::blocking;
+pub use caret::moved_down;
 pub use catalogue::{Catalogue, Entry, GenerationEntry, TopicEntry, ViewEntry};
 pub use check::{CheckProgress, CheckReport, Finding, FindingKind, check_storage};
+pub use counted::counted;
 pub use damage::{damaged, lost};
-pub use error::{Error, ErrorKind, Result};
+pub use error::{Error, ErrorKind, Result, StatementError};
 pub use export::{Export, ExportPin, ExportStanding};
 pub use fold_log::{FoldOptions, FoldProgress, fold_log, fold_log_unplaced, join_ranges};
 pub use give_way::GiveWay;
@@ -57,6 +62,7 @@ pub use log::{
 };
 pub use master::{Master, MasterLeaf, MasterPin, Ranges, Unit};
 pub use monotonic::Monotonic;
+pub use nearest::nearest;
 pub use panics::panic_text;
 pub use pin::{Pin, Pinner, PlainPin, ReadMode, Relation, TopicPin, ViewPin};
 pub use place::{Generation, LogVersion, Offset, OffsetRange, Offsets, PartitionId};

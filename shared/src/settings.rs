@@ -4,11 +4,12 @@
 
 mod choice;
 mod dedup;
+mod document;
 mod environment;
 mod field_reads;
 mod field_type;
+mod in_force;
 mod kafka;
-mod nearest;
 mod reader;
 mod retention;
 mod table;
@@ -28,10 +29,12 @@ use self::table::Section;
 use crate::error::settings::SourceText;
 use crate::layout;
 
-pub use self::choice::{Ack, DeadLetterShare, UnknownFields};
+pub use self::choice::{Ack, DeadLetterShare, LogFormat, UnknownFields};
 pub use self::dedup::DedupSettings;
+pub use self::document::document;
 pub use self::field_reads::{EpochUnit, FieldReads, Zone};
 pub use self::field_type::{FieldType, FieldTypeError};
+pub use self::in_force::{SettingInForce, in_force};
 pub use self::kafka::{KafkaSettings, KafkaStart, OnGap, Tombstones};
 pub use self::retention::RetentionSettings;
 pub use self::table::reference;
@@ -62,6 +65,8 @@ pub struct Project {
     pub batch: BatchSettings,
     /// Answers to queries.
     pub query: QuerySettings,
+    /// What daemons and schedulers write to their log.
+    pub log: LogSettings,
     /// The topics, in the order of the file; no two have one name.
     pub topics: Vec<TopicSettings>,
     /// The views, in the order of the file; no two have one name, and none has a topic's.
@@ -192,6 +197,15 @@ pub struct QuerySettings {
     pub verify_timeout: Duration,
 }
 
+/// `[log]`: what daemons and schedulers write to their log.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LogSettings {
+    /// The form of an event.
+    pub format: LogFormat,
+    /// A query that takes this long is written to the log; none is where absent.
+    pub slow_query: Option<Duration>,
+}
+
 impl Project {
     /// Loads the project in the folder `dir`: its `anabranch.toml`, with variables from the
     /// process's environment, and the SQL files that it names.
@@ -258,6 +272,7 @@ impl Project {
         let http = reader.section(root, Section::Http);
         let batch = reader.section(root, Section::Batch);
         let query = reader.section(root, Section::Query);
+        let log = reader.section(root, Section::Log);
         let topic_tables = reader.named(root, Section::Topic);
         let mut topics = Vec::with_capacity(topic_tables.len());
         for (name, table) in &topic_tables {
@@ -296,6 +311,10 @@ impl Project {
                 max_function_bytes: reader.value(&query, &table::MAX_FUNCTION_BYTES).0,
                 verifications: reader.value(&query, &table::VERIFICATIONS).0,
                 verify_timeout: reader.value(&query, &table::VERIFY_TIMEOUT),
+            },
+            log: LogSettings {
+                format: reader.value(&log, &table::LOG_FORMAT),
+                slow_query: reader.value(&log, &table::SLOW_QUERY).0,
             },
             topics,
             views,

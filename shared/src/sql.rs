@@ -13,9 +13,15 @@ use datafusion::sql::sqlparser::dialect::dialect_from_str;
 
 use crate::{Error, Result};
 
+mod apart;
 mod bounds;
+mod elsewhere;
+mod wrong;
 
+pub use apart::casts_apart;
 pub use bounds::StatementBounds;
+pub use wrong::{KnownNames, explained};
+pub(crate) use wrong::{Wrong, refused};
 
 /// Bytes of stack for what goes down as deep as a statement of the most terms.
 pub const STACK_BYTES: usize = 256 << 20;

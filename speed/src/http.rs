@@ -7,7 +7,7 @@ mod request_memory;
 use std::sync::Arc;
 use std::time::Instant;
 
-use anabranch_shared::{Error, Result, blocking};
+use anabranch_shared::{Error, Result, blocking, nearest};
 use axum::Router;
 use axum::body::{Body, Bytes};
 use axum::extract::rejection::QueryRejection;
@@ -47,6 +47,17 @@ const DELTA_BYTES: usize = 4 << 20;
 
 /// The content type of what it answers.
 pub const HELD: &str = "application/vnd.anabranch.delta";
+
+/// What a request for intake came to, beside its answer: for whoever keeps a log of it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Accepted {
+    /// The topic.
+    pub topic: String,
+    /// Bytes of the body as they came.
+    pub bytes: u64,
+    /// Why the first record that became a dead letter did, if one did.
+    pub first_dead_letter: Option<String>,
+}
 
 /// The routes of this layer.
 pub fn router(daemon: Arc<Daemon>) -> Router {
@@ -110,12 +121,19 @@ async fn write(
         Ok(open) => open,
         Err(e) => return refuse(&e),
     };
-    let begun = Instant::now();
+    let (begun, bytes) = (Instant::now(), body.len() as u64);
     match accept(&daemon, &topic, query, &headers, body, taken).await {
         Ok(outcome) => {
             let metrics = &daemon.options().metrics;
             metrics.acknowledged(&topic, begun.elapsed());
-            acknowledge(&outcome)
+            let mut answer = acknowledge(&outcome);
+            let first_dead_letter = outcome.dead.first().map(|d| d.reason.clone());
+            answer.extensions_mut().insert(Accepted {
+                topic,
+                bytes,
+                first_dead_letter,
+            });
+            answer
         }
         Err(e) => refuse(&e),
     }
@@ -128,8 +146,25 @@ async fn ingested(
 ) -> Response {
     match daemon.topics().get(&topic).cloned() {
         Some(stream) => stream.writer().ingested(&id).to_string().into_response(),
-        None => refuse(&Error::NotFound(format!("no topic `{topic}`"))),
+        None => {
+            let topics = daemon.topics();
+            refuse(&no_topic(&topic, topics.keys().map(String::as_str)))
+        }
     }
+}
+
+/// That there is no such topic, and how one comes to be.
+fn no_topic<'t>(name: &str, known: impl Iterator<Item = &'t str> + Clone) -> Error {
+    let near = nearest(name, known.clone());
+    let near = near.map_or_else(String::new, |near| format!("; did you mean `{near}`?"));
+    let known: Vec<&str> = known.collect();
+    let there_are = match known.is_empty() {
+        true => "there are none".to_owned(),
+        false => format!("the topics are: {}", known.join(", ")),
+    };
+    Error::NotFound(format!(
+        "no topic `{name}`{near} ({there_are}); to add one write a table `[topics.{name}]` in `anabranch.toml` and start the daemon again, which declares it"
+    ))
 }
 
 fn acknowledge(outcome: &WriteOutcome) -> Response {
@@ -172,13 +207,9 @@ async fn accept(
     taken: Arc<Taken>,
 ) -> Result<WriteOutcome> {
     let topics = daemon.topics();
-    let stream = topics.get(topic).ok_or_else(|| {
-        let known: Vec<&str> = topics.keys().map(String::as_str).collect();
-        Error::NotFound(format!(
-            "no topic `{topic}`; the topics are: {}",
-            known.join(", ")
-        ))
-    })?;
+    let stream = topics
+        .get(topic)
+        .ok_or_else(|| no_topic(topic, topics.keys().map(String::as_str)))?;
     let ingest = match (text(headers, INGEST_ID), text(headers, INGEST_FROM)) {
         (None, _) => None,
         (Some(id), from) => Some(IngestChunk {

@@ -19,7 +19,7 @@ pub use delta::pressure::{DeltaUse, Wanted};
 pub use delta::recently_landed::Lately;
 pub use delta::unlanded::Unlanded;
 pub use delta::{Folded, Landed, Run, StatePiece, TopicDelta, ViewDelta};
-pub use http::{DELTA, HELD, IDEMPOTENCY_KEY, INGEST_FROM, INGEST_ID, PAYLOAD, router};
+pub use http::{Accepted, DELTA, HELD, IDEMPOTENCY_KEY, INGEST_FROM, INGEST_ID, PAYLOAD, router};
 pub use intake::body::{BodyFormat, ContentEncoding, RequestBody, RequestMemory, Unbounded};
 pub use intake::counts::{DeadLetterBound, IntakeCount};
 pub use intake::dedup::{Dedup, DedupStatus};

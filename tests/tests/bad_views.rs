@@ -50,7 +50,7 @@ fn refusals_name_place_and_remedy() {
             "move it above",
         ),
         ("SELECT 1", "reads no topic", "SELECT … FROM"),
-        ("SELECT nosuch FROM facts", "nosuch", "field"),
+        ("SELECT nosuch FROM facts", "nosuch", "the columns are"),
         ("SELEC s FROM facts", "SQL", "SELEC"),
         (
             "SELECT s FROM facts; SELECT s FROM facts",

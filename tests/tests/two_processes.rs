@@ -175,7 +175,7 @@ async fn ingests_of_one_file() -> anyhow::Result<()> {
         "{status}: {says}"
     );
     let again = run_well(dir.path(), &arguments).await?;
-    anyhow::ensure!(again.contains("were ingested before"), "{again}");
+    anyhow::ensure!(again.contains("was ingested before"), "{again}");
     once("ingests of one file", dir.path(), 0..2_000).await?;
     let context = Context::open(dir.path()).await?;
     check_law("ingests of one file", &context).await?;

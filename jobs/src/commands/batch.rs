@@ -151,9 +151,12 @@ fn print_builds(reports: &[BuildReport], printing: Printing) -> Result<()> {
 /// What is done to master views and logs.
 #[derive(Debug, Subcommand)]
 pub enum BatchCommand {
-    /// From the whole log; an edited view is built beside the live one and cut over
+    /// Builds views from the whole log; an edited view is built beside the live one and cut over
+    #[command(
+        after_help = "Examples:\n  anabranch batch rebuild post_minutes\n  anabranch batch rebuild"
+    )]
     Rebuild {
-        /// The views; all unless named
+        /// The views [default: all]
         views: Vec<String>,
         /// Builds a new or edited view also where retention has removed facts that it would need:
         /// then it starts where they end
@@ -165,15 +168,18 @@ pub enum BatchCommand {
         /// The view
         view: String,
     },
-    /// Absorbs the facts since the boundary
+    /// Absorbs the facts that landed since the last build
+    #[command(
+        after_help = "Examples:\n  anabranch batch refresh\n  anabranch batch refresh post_minutes"
+    )]
     Refresh {
-        /// The views; all unless named
+        /// The views [default: all]
         views: Vec<String>,
     },
     /// Removes the facts that a topic's `retention` lets go, merges small files of the logs, and removes files that
     /// nothing needs any more once their grace is over
     Maintain {
-        /// Only counts them
+        /// Only counts what would be removed and merged
         #[arg(long)]
         dry_run: bool,
     },

@@ -7,10 +7,11 @@ use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-use anabranch_shared::settings::Project;
+use anabranch_shared::settings::{Project, ViewSettings};
+use anabranch_shared::view::unnamed_columns;
 use anabranch_shared::{
     Catalogue, CheckProgress, CheckReport, Error, ErrorKind, Finding, FindingKind, Log,
-    PartitionId, Result, Storage, blocking, check_storage,
+    PartitionId, Result, Storage, blocking, check_storage, counted,
 };
 use anabranch_speed::wal::{KeyLog, RealFiles, Wal, WalError, WalExtent};
 
@@ -179,11 +180,29 @@ fn why_unfit(extent: &WalExtent, landed: i64, synced: i64) -> Option<String> {
     }
 }
 
+/// What of the views' SQL is right and will surprise: columns that only their formula names.
+///
+/// # Errors
+/// Those of the settings.
+fn notes(dir: &Path) -> Result<Vec<String>> {
+    let project = Project::load(dir)?;
+    let of_view = |view: &ViewSettings| {
+        let name = view.name.clone();
+        let note = move |column: String| {
+            format!(
+                "view `{name}`: the column `{column}` has no name of its own; write `{column} AS …`, and run `anabranch batch rebuild {name}`"
+            )
+        };
+        unnamed_columns(&view.sql_text).into_iter().map(note)
+    };
+    Ok(project.views.iter().flat_map(of_view).collect())
+}
+
 /// A report for people.
 pub fn text(report: &CheckReport) -> String {
     let read = format!(
-        "{} files read, {}",
-        human_count(report.files),
+        "{} read, {}",
+        counted(report.files, "file", "files"),
         human_bytes(report.bytes)
     );
     if report.findings.is_empty() {
@@ -219,7 +238,14 @@ pub fn json(report: &CheckReport) -> serde_json::Value {
 /// Checks, and says what was found.
 pub(crate) async fn run(project: &Path, printing: Printing) -> Result<u8> {
     let report = check(project, std::io::stderr().is_terminal()).await?;
-    printing.either(|| text(&report), &json(&report))?;
+    let notes = notes(project)?;
+    let with_notes = || {
+        let told = notes.iter().map(|note| format!("note: {note}\n"));
+        text(&report) + &told.collect::<String>()
+    };
+    let mut value = json(&report);
+    value["notes"] = notes.clone().into();
+    printing.either(with_notes, &value)?;
     Ok(if report.is_damaged() {
         ErrorKind::Corrupt.exit_code()
     } else {

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::str::FromStr;
 
-use anabranch_shared::{Error, Offset, PartitionId, Result};
+use anabranch_shared::{Error, Offset, PartitionId, Result, counted};
 use anabranch_speed::Payload;
 use anabranch_speed::intake::admission::{Admission, Admitted};
 use arrow::array::{Array, AsArray, RecordBatch};
@@ -13,10 +13,11 @@ use bytes::Bytes;
 
 use self::fix::{Fix, Fixed};
 use crate::clock::now_us;
+use crate::commands::fitting::{fitted, on_one_line};
 use crate::commands::ingest::Target;
 use crate::commands::printing::Printing;
 use crate::commands::{DEAD_LETTERS, sql};
-use crate::output::for_people;
+use crate::output::{Style, for_people};
 use crate::project::context::Context;
 use crate::project::dead_letter_retries::{self, Retry, RetryOutcome};
 use crate::reader::session::QuerySession;
@@ -62,10 +63,10 @@ impl std::fmt::Display for Place {
 pub struct RetryArgs {
     /// The topic
     pub topic: String,
-    /// The places of the dead letters; all that were not retried yet unless named
+    /// The places of the dead letters [default: all that were not retried yet]
     #[arg(value_name = "PARTITION:OFFSET", conflicts_with = "filter")]
     pub places: Vec<Place>,
-    /// Those alone that this SQL condition over the columns of `dead_letters` holds for
+    /// Retries only dead letters for which this SQL condition over the columns of `dead_letters` holds
     #[arg(long = "where", value_name = "SQL")]
     pub filter: Option<String>,
     /// A SELECT over `dead_letters` that corrects them: it gives for each one row at most, either
@@ -74,8 +75,8 @@ pub struct RetryArgs {
     /// gives no row for is left
     #[arg(long, value_name = "SQL")]
     pub fix: Option<String>,
-    /// At most so many, the oldest first
-    #[arg(long, default_value_t = 100_000)]
+    /// Retries at most this many dead letters, the oldest first
+    #[arg(long, default_value_t = 100_000, value_name = "COUNT")]
     pub limit: u64,
     /// Only shows what would become of them
     #[arg(long)]
@@ -104,25 +105,36 @@ pub struct RetryReport {
 impl RetryReport {
     /// For people.
     pub fn text(&self, dry_run: bool) -> String {
-        let fact = if dry_run {
-            "would be facts"
-        } else {
-            "are facts now"
+        let fact = match dry_run {
+            true => ("would be a fact", "would be facts"),
+            false => ("is a fact now", "are facts now"),
         };
-        let mut text = format!("{} dead letters: {} {fact}", self.chosen, self.facts);
-        for (count, what) in [
-            (self.duplicates, "are duplicates"),
-            (self.repeated, "were retried before"),
-            (self.skipped, "are left by the fix"),
-            (self.failed, "still can't become facts and are left"),
+        let mut text = format!(
+            "{}: {}",
+            counted(self.chosen, "dead letter", "dead letters"),
+            counted(self.facts, fact.0, fact.1)
+        );
+        for (count, one, many) in [
+            (self.duplicates, "is a duplicate", "are duplicates"),
+            (self.repeated, "was retried before", "were retried before"),
+            (self.skipped, "is left by the fix", "are left by the fix"),
+            (
+                self.failed,
+                "still can't become a fact and is left",
+                "still can't become facts and are left",
+            ),
         ] {
             if count > 0 {
-                text += &format!(", {count} {what}");
+                text += &format!(", {}", counted(count, one, many));
             }
         }
         text.push('\n');
         for (place, reason) in &self.reasons {
             text += &format!("  {place}: {}\n", for_people(reason));
+        }
+        let more = self.failed.saturating_sub(self.reasons.len() as u64);
+        if more > 0 {
+            text += &format!("  and {more} more\n");
         }
         text
     }
@@ -163,7 +175,8 @@ impl Shown {
             Ok(raw) => for_people(raw),
             Err(_) => self.raw.escape_ascii().to_string(),
         };
-        format!("{text}{:width$}  {} bytes:\n{raw}\n", "raw", self.raw.len())
+        let bytes = counted(self.raw.len() as u64, "byte", "bytes");
+        format!("{text}{:width$}  {bytes}:\n{raw}\n", "raw")
     }
 
     /// For programs: `raw` where it is text, and `raw_hex`.
@@ -401,25 +414,66 @@ async fn write(
 #[derive(Debug, clap::Subcommand)]
 pub enum DeadLettersCommand {
     /// Lists dead letters, the newest first
+    #[command(after_help = LIST_EXAMPLES)]
     List {
-        /// Only of this topic
+        /// Lists the dead letters of this topic alone
         #[arg(long)]
         topic: Option<String>,
-        /// At most so many
-        #[arg(long, default_value_t = 50)]
+        /// Lists at most this many dead letters
+        #[arg(long, default_value_t = 50, value_name = "COUNT")]
         limit: u64,
     },
     /// Shows all of one dead letter: its fields, what came of a retry, and its bytes as they came
     Show {
         /// The topic
         topic: String,
-        /// Its place
+        /// The place of the dead letter, as the list shows it
         #[arg(value_name = "PARTITION:OFFSET")]
         place: Place,
     },
     /// Retries dead letters: those that become facts now are written as new ones, once however often
     /// they are retried. Exit code 2 where some still can't become facts
+    #[command(after_help = RETRY_EXAMPLES)]
     Retry(RetryArgs),
+}
+
+const LIST_EXAMPLES: &str = "\
+Examples:
+  anabranch dead-letters list --topic pageviews --limit 10
+  anabranch --format csv dead-letters list > dead-letters.csv";
+
+const RETRY_EXAMPLES: &str = "\
+Examples:
+  anabranch dead-letters retry pageviews --dry-run
+  anabranch dead-letters retry pageviews 0:1234 0:1240
+  anabranch dead-letters retry pageviews --where \"field = 'engaged_ms'\" \\
+    --fix \"SELECT replace(raw, 'engaged_time', 'engaged_ms') FROM dead_letters\"";
+
+/// The list for people; `show` has all of one.
+fn list_text(rows: &[RecordBatch], style: Style) -> Result<String> {
+    let headers = ["topic", "place", "received (UTC)", "retried", "reason"];
+    let mut cells: Vec<Vec<String>> = Vec::new();
+    for batch in rows {
+        let column = |name: &str| -> Result<Vec<String>> {
+            let none = || Error::Internal(format!("dead letters without `{name}`"));
+            let column = batch.column_by_name(name).ok_or_else(none)?;
+            let text = cast(column, &DataType::Utf8View)?;
+            let text = text.as_string_view();
+            Ok(text.iter().map(|t| on_one_line(t.unwrap_or("-"))).collect())
+        };
+        let columns = ["topic", "place", "received", "retried", "reason"];
+        let columns: Vec<Vec<String>> = columns.into_iter().map(column).collect::<Result<_>>()?;
+        let row = |row: usize| columns.iter().map(|c| c[row].clone()).collect();
+        cells.extend((0..batch.num_rows()).map(row));
+    }
+    let Some(first) = cells.first() else {
+        return Ok("no dead letters\n".to_owned());
+    };
+    let first = format!("{} {}", first[0], first[1]);
+    let rows = fitted(&headers, cells, &[4, 0], style);
+    Ok(format!(
+        "{rows}\n`anabranch dead-letters show {first}` shows all of the first\n"
+    ))
 }
 
 /// Shows them, or retries some.
@@ -433,8 +487,16 @@ pub(crate) async fn run(
             if let Some(topic) = &topic {
                 context.topic_settings(topic)?;
             }
-            let text = list_sql(topic.as_deref(), limit);
-            sql::one(context, text, printing).await
+            let query = list_sql(topic.as_deref(), limit);
+            if !printing.is_for_people() {
+                return sql::one(context, query, printing).await;
+            }
+            let query = format!(
+                "SELECT *, to_char(received_at, '%m-%d %H:%M:%S') AS received, to_char(retried_at, '%m-%d %H:%M:%S') AS retried FROM ({query}) ORDER BY received_at DESC, topic, place DESC"
+            );
+            let rows = QuerySession::open(context).await?.rows(&query).await?;
+            printing.text(&list_text(&rows, printing.style)?)?;
+            Ok(0)
         }
         DeadLettersCommand::Show { topic, place } => {
             let shown = show(context, &topic, place).await?;

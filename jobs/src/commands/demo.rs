@@ -1,4 +1,4 @@
-//! `anabranch demo`: the whole story in about a minute, on a temporary folder, with the real
+//! `anabranch demo`: the whole story in less than a minute, on a temporary folder, with the real
 //! binary as a child process that is killed on the way.
 
 use std::io::Write;
@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::time::{Duration, Instant};
 
-use anabranch_shared::{Error, ReadMode, Result};
+use anabranch_shared::{Error, ReadMode, Result, counted};
 use bytes::Bytes;
 use chrono::Utc;
 use tokio::process::{Child, Command};
@@ -254,8 +254,8 @@ impl Story<'_> {
         let first = self.stream(&client, &mut generator, facts / 2).await?;
         let rate = human_rate(first, begun.elapsed());
         self.say(&format!(
-            "   {} facts acknowledged, durable and visible, over one connection: {rate}",
-            human_count(first)
+            "   {} acknowledged, durable and visible, over one connection: {rate}",
+            counted(first, "fact", "facts")
         ))?;
 
         self.landed(&context, first).await?;
@@ -271,18 +271,18 @@ impl Story<'_> {
         for report in &reports {
             let took = Duration::from_micros(u64::try_from(report.took_us).unwrap_or(0));
             self.say(&format!(
-                "   {}: {} facts → {} states in {} ({})",
+                "   {}: {} → {} in {} ({})",
                 report.view,
-                human_count(report.outcome.facts),
-                human_count(report.outcome.states),
+                counted(report.outcome.facts, "fact", "facts"),
+                counted(report.outcome.states, "state", "states"),
                 human_duration(took),
                 human_rate(report.outcome.facts, took),
             ))?;
         }
         self.adopted(&client).await?;
         self.say(&format!(
-            "   {} facts came in meanwhile",
-            human_count(second)
+            "   {} came in meanwhile",
+            counted(second, "fact", "facts")
         ))?;
         let third = self.stream(&client, &mut generator, facts / 8).await?;
         let acknowledged = first + second + third;
@@ -328,12 +328,7 @@ impl Story<'_> {
                 self.say(&format!("          {example}"))?;
             }
             self.check(
-                &format!(
-                    "{}: {} rows compared, {} differ",
-                    view.name,
-                    human_count(compared.rows as u64),
-                    compared.differences
-                ),
+                &format!("{}: {}", view.name, compared.summary("")),
                 compared.is_equal() && compared.rows > 0,
             )?;
         }

@@ -5,14 +5,14 @@ use std::io::{BufWriter, Write};
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
-use anabranch_shared::{Error, Result};
+use anabranch_shared::{Error, Result, counted};
 use chrono::{DateTime, Utc};
 use serde::Serialize;
 
 use crate::commands::DEAD_LETTERS;
 use crate::commands::printing::Printing;
 use crate::generate::{Generator, GeneratorOptions};
-use crate::output::{human_count, human_rate};
+use crate::output::human_rate;
 use crate::project::context::Context;
 use crate::reader::client::Client;
 
@@ -24,26 +24,26 @@ const CHUNK: usize = 1_000;
 pub struct GenerateArgs {
     /// The topic (its fields are those of `anabranch init`)
     pub topic: String,
-    /// How many facts
-    #[arg(long, default_value_t = 100_000)]
+    /// How many facts are made
+    #[arg(long, default_value_t = 100_000, value_name = "COUNT")]
     pub facts: u64,
-    /// The seed: the same seed, the same facts
+    /// The seed: the same seed makes the same facts
     #[arg(long, default_value_t = 1)]
     pub seed: u64,
-    /// Facts a second, at most
-    #[arg(long)]
+    /// Makes at most this many facts a second [default: as fast as it can]
+    #[arg(long, value_name = "PER SECOND")]
     pub rate: Option<f64>,
-    /// When the facts end (RFC 3339); now unless told
-    #[arg(long)]
+    /// The time of the last fact, in RFC 3339 [default: now]
+    #[arg(long, value_name = "TIME")]
     pub end: Option<DateTime<Utc>>,
-    /// The time that they span, for example `48h`
-    #[arg(long, default_value = "48h")]
+    /// How much time the facts span, with its unit: `30m`, `48h`, `7d`
+    #[arg(long, default_value = "48h", value_name = "DURATION")]
     pub span: humantime::Duration,
     /// The share of facts that are sent twice, 0 to 1
-    #[arg(long, default_value_t = 0.0)]
+    #[arg(long, default_value_t = 0.0, value_name = "SHARE")]
     pub duplicates: f64,
-    /// The share of facts that are late, 0 to 1
-    #[arg(long)]
+    /// The share of facts that come late, 0 to 1 [default: 0.02]
+    #[arg(long, value_name = "SHARE")]
     pub late: Option<f64>,
     /// Writes into this file instead of standard output
     #[arg(long, conflicts_with = "into_daemon")]
@@ -151,10 +151,10 @@ pub(crate) async fn run_into_daemon(
     let report = generate(args, Some(&client), &mut std::io::stdout()).await?;
     let text = || {
         format!(
-            "{} facts acknowledged by the daemon, {} dead letters, {} duplicates: {}\n",
-            human_count(report.facts),
-            human_count(report.dead_letters),
-            human_count(report.duplicates),
+            "{} acknowledged by the daemon, {}, {}: {}\n",
+            counted(report.facts, "fact", "facts"),
+            counted(report.dead_letters, "dead letter", "dead letters"),
+            counted(report.duplicates, "duplicate", "duplicates"),
             human_rate(report.records, begun.elapsed())
         )
     };

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use anabranch_shared::settings::TopicSettings;
 use anabranch_shared::{
-    Error, ErrorKind, Landing, Log, Offset, OffsetRange, PartitionId, Result, blocking,
+    Error, ErrorKind, Landing, Log, Offset, OffsetRange, PartitionId, Result, blocking, counted,
 };
 use anabranch_speed::intake::admission::Admission;
 use anabranch_speed::intake::files::{
@@ -24,7 +24,7 @@ use self::remote::Input;
 use crate::clock::{now_ms, now_us};
 use crate::commands::DEAD_LETTERS;
 use crate::commands::printing::Printing;
-use crate::output::{human_count, human_duration, human_rate};
+use crate::output::{for_people, human_count, human_duration, human_rate};
 use crate::project::context::Context;
 use crate::reader::client::{Acknowledged, Client};
 
@@ -91,6 +91,9 @@ pub struct IngestReport {
     pub unknown_fields: u64,
     /// The partition, and its offsets: first, and the one after the last.
     pub offsets: BTreeMap<i32, (i64, i64)>,
+    /// Why the first record did not become a fact, if one did not.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub first_dead_letter: Option<String>,
     /// Files that could not be read, or not to their end, and why.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub unread: Vec<UnreadFile>,
@@ -123,9 +126,9 @@ impl IngestReport {
         let first = self.unread.first()?;
         let all: Vec<&str> = self.unread.iter().map(|one| one.error.as_str()).collect();
         let text = format!(
-            "{} of {} files could not be read, the others are written:\n  {}",
+            "{} of {} could not be read, the others are written:\n  {}",
             self.unread.len(),
-            self.files + self.unread.len() as u64,
+            counted(self.files + self.unread.len() as u64, "file", "files"),
             all.join("\n  ")
         );
         Some(Error::of_kind(first.kind, text))
@@ -251,11 +254,7 @@ async fn check_file(
             let admitted = admission.chunk(&chunk);
             let admitted = admitted.map_err(|e| Error::Invalid(e.to_string()))?;
             if let Some(dead) = admitted.dead.first() {
-                let record = chunk.first_record + dead.record;
-                let place = match dead.line {
-                    Some(line) => format!("record {record}, line {line}"),
-                    None => format!("record {record}"),
-                };
+                let place = place_of(chunk.first_record + dead.record, dead.line);
                 return Err(Error::Invalid(format!(
                     "`{name}`: {place} can't become a fact: {}; nothing was written, because of `--strict`",
                     dead.reason
@@ -265,6 +264,14 @@ async fn check_file(
         Ok(())
     })
     .await
+}
+
+/// The place of a record in a file, for people.
+fn place_of(record: u64, line: Option<u64>) -> String {
+    match line {
+        Some(line) => format!("record {record}, line {line}"),
+        None => format!("record {record}"),
+    }
 }
 
 /// Files that the arguments name; a pattern that matches nothing is an error.
@@ -466,18 +473,23 @@ async fn ingest_file(
         bar.set_position(chunk.bytes_read);
         let (admission, source, id) = (admission.clone(), input.name.clone(), id.clone());
         let from = chunk.first_record;
-        let (payload, unknown_fields) = blocking(move || {
+        let (payload, unknown_fields, dead) = blocking(move || {
             let admitted = admission
                 .chunk(&chunk)
                 .map_err(|e| Error::Invalid(e.to_string()))?;
             let upto = from + admitted.record_count;
             let unknown_fields = admitted.unknown_fields;
+            let dead = admitted.dead.first().map(|dead| {
+                let place = place_of(from + dead.record, dead.line);
+                format!("`{source}`, {place}: {}", dead.reason)
+            });
             let payload = Payload::new(admitted, now_us(), Some((id, upto)), Some(source));
-            Ok((payload, unknown_fields))
+            Ok((payload, unknown_fields, dead))
         })
         .await?;
         target.write(&args.topic, payload, from, report).await?;
         report.unknown_fields += unknown_fields;
+        report.first_dead_letter = report.first_dead_letter.take().or(dead);
     }
     target.flush(report).await?;
     drop(chunks);
@@ -732,16 +744,16 @@ fn slot_id(dir: &Path) -> Result<String> {
 }
 
 /// What came of it, in a line.
-fn text(report: &IngestReport, took: Duration) -> String {
+fn text(report: &IngestReport, topic: &str, took: Duration) -> String {
     let offsets: Vec<String> = report
         .offsets
         .iter()
         .map(|(p, (a, b))| format!("partition {p} [{a}, {b})"))
         .collect();
     let mut line = format!(
-        "{} facts, {} dead letters, {}",
-        human_count(report.facts),
-        human_count(report.dead_letters),
+        "{}, {}, {}",
+        counted(report.facts, "fact", "facts"),
+        counted(report.dead_letters, "dead letter", "dead letters"),
         if offsets.is_empty() {
             "no offsets".to_owned()
         } else {
@@ -749,23 +761,42 @@ fn text(report: &IngestReport, took: Duration) -> String {
         },
     );
     if report.duplicates > 0 {
-        line += &format!(", {} duplicates left out", human_count(report.duplicates));
+        let duplicates = counted(report.duplicates, "duplicate", "duplicates");
+        line += &format!(", {duplicates} left out");
     }
     if report.unknown_fields > 0 {
         let count = human_count(report.unknown_fields);
         line += &format!(", {count} with undeclared fields");
     }
     if report.repeated > 0 {
-        line += &format!(
-            "; {} of {} files were ingested before and added nothing (`--again` ingests them once more)",
-            report.repeated, report.files
-        );
+        let what = match (report.repeated, report.files) {
+            (1, 1) => {
+                "the file was ingested before and added nothing (`--again` ingests it once more)"
+                    .to_owned()
+            }
+            (repeated, files) => format!(
+                "{} of {} {} ingested before and added nothing (`--again` ingests them once more)",
+                human_count(repeated),
+                counted(files, "file", "files"),
+                if repeated == 1 { "was" } else { "were" }
+            ),
+        };
+        line += &format!("; {what}");
     }
-    format!(
+    let mut text = format!(
         "{line}; {} ({})\n",
         human_duration(took),
         human_rate(report.facts, took)
-    )
+    );
+    if report.dead_letters > 0
+        && let Some(first) = &report.first_dead_letter
+    {
+        text += &format!(
+            "first dead letter: {}; see `anabranch dead-letters list --topic {topic}`\n",
+            for_people(first)
+        );
+    }
+    text
 }
 
 /// Ingests, and says what came of it.
@@ -773,7 +804,7 @@ pub(crate) async fn run(args: &IngestArgs, context: &Context, printing: Printing
     let terminal = std::io::stderr().is_terminal();
     let begun = Instant::now();
     let report = ingest(context, args, terminal).await?;
-    printing.either(|| text(&report, begun.elapsed()), &report)?;
+    printing.either(|| text(&report, &args.topic, begun.elapsed()), &report)?;
     if let Some(e) = report.unread_files() {
         return Err(e);
     }

@@ -4,7 +4,7 @@ use std::io::Write;
 use std::path::Path;
 
 use anabranch_shared::settings::{FILE_NAME, template};
-use anabranch_shared::{Error, Result};
+use anabranch_shared::{Error, Result, counted};
 
 /// Writes a commented project into a folder that has none.
 pub fn init(dir: &Path, out: &mut dyn Write) -> Result<()> {
@@ -30,6 +30,7 @@ pub fn init(dir: &Path, out: &mut dyn Write) -> Result<()> {
     }
     write(&settings, &text)?;
     let shown = dir.display();
-    writeln!(out, "made {shown}: {FILE_NAME} and {} view(s)\n\nnext:\n  anabranch --project {shown} up                                # daemon and scheduler\n  anabranch --project {shown} generate pageviews --facts 100000 --into-daemon\n  anabranch --project {shown} sql -c 'SELECT url, sum(page_views) AS page_views, combine(visitors) AS visitors FROM post_minutes GROUP BY url ORDER BY page_views DESC LIMIT 10'", files.len())
+    let views = counted(files.len() as u64, "view", "views");
+    writeln!(out, "made {shown}: {FILE_NAME} and {views}\n\nnext:\n  anabranch --project {shown} up                                # daemon and scheduler\n  anabranch --project {shown} generate pageviews --facts 100000 --into-daemon\n  anabranch --project {shown} sql -c 'SELECT url, sum(page_views) AS page_views, combine(visitors) AS visitors FROM post_minutes GROUP BY url ORDER BY page_views DESC LIMIT 10'")
         .map_err(|e| Error::io("standard output", e))
 }

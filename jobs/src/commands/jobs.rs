@@ -5,14 +5,19 @@ use std::sync::Arc;
 
 use anabranch_shared::{Error, Result, timestamp_type};
 use arrow::array::{
-    ArrayRef, BooleanArray, Float64Array, RecordBatch, StringViewArray, TimestampMicrosecondArray,
+    ArrayRef, AsArray, BooleanArray, Float64Array, RecordBatch, StringViewArray,
+    TimestampMicrosecondArray,
 };
 use arrow::compute::cast;
+use arrow::datatypes::DataType;
 use chrono::{DateTime, Utc};
 
+use crate::commands::fitting::{fitted, on_one_line};
 use crate::commands::printing::Printing;
 use crate::commands::sql;
+use crate::output::{Style, for_people, human_count};
 use crate::project::context::Context;
+use crate::reader::session::QuerySession;
 use crate::work::job_states;
 use crate::work::job_states::JobState;
 
@@ -49,6 +54,114 @@ pub fn rows(states: &[JobState]) -> Result<RecordBatch> {
     )?)
 }
 
+/// The jobs for people: what failed first, and below the table why.
+pub fn text(states: &[JobState], is_scheduled: bool, style: Style) -> String {
+    let rank = |s: &JobState| match s.last.as_ref().map(|l| l.outcome.as_str()) {
+        Some("failed") => 0,
+        Some("stopped") => 1,
+        None => 3,
+        _ => 2,
+    };
+    let mut sorted: Vec<&JobState> = states.iter().collect();
+    sorted.sort_by_key(|s| rank(s));
+    let time = |at: DateTime<Utc>| at.format("%m-%d %H:%M:%S").to_string();
+    let rows = sorted.iter().map(|s| {
+        let last = s.last.as_ref();
+        let mut row = vec![
+            last.map_or("never ran".into(), |l| l.outcome.clone()),
+            s.view.clone(),
+            s.job.to_owned(),
+            last.map_or("-".into(), |l| time(l.started_at)),
+        ];
+        if is_scheduled {
+            row.push(match (s.due, s.next_at) {
+                (true, _) => "now".to_owned(),
+                (false, at) => at.map_or("-".into(), time),
+            });
+        }
+        row.push(
+            s.schedule
+                .clone()
+                .unwrap_or_else(|| "by command".to_owned()),
+        );
+        row
+    });
+    let rows: Vec<Vec<String>> = rows.collect();
+    let mut headers = vec!["state", "view", "job", "last (UTC)"];
+    if is_scheduled {
+        headers.push("next (UTC)");
+    }
+    headers.push("schedule");
+    let cut = [headers.len() - 1, 1];
+    let mut text = fitted(&headers, rows, &cut, style);
+    for state in sorted {
+        let failed = state.last.as_ref().filter(|l| l.outcome == "failed");
+        if let Some(why) = failed.and_then(|l| l.error.as_ref()) {
+            let why = for_people(why);
+            text += &format!("\n{} of view `{}` failed: {why}\n", state.job, state.view);
+        }
+    }
+    text
+}
+
+/// The history for people: how each ended, of what, and below the table why some failed.
+fn history_text(rows: &[RecordBatch], style: Style) -> Result<String> {
+    let headers = [
+        "state",
+        "view",
+        "job",
+        "began (UTC)",
+        "seconds",
+        "facts",
+        "rate",
+        "trigger",
+    ];
+    let (mut cells, mut failures) = (Vec::new(), String::new());
+    for batch in rows {
+        let shown: Vec<Vec<Option<String>>> = [
+            "outcome",
+            "view",
+            "job",
+            "began",
+            "seconds",
+            "facts",
+            "facts_per_second",
+            "trigger",
+            "error",
+        ]
+        .into_iter()
+        .map(|name| texts(batch, name))
+        .collect::<Result<_>>()?;
+        let rows = 0..batch.num_rows();
+        let rows = rows.map(|row| shown.iter().map(move |column| column[row].clone()));
+        for row in rows {
+            let row: Vec<Option<String>> = row.collect();
+            let cell = |column: usize| row[column].clone().unwrap_or_else(|| "-".into());
+            let count = |column: usize| {
+                let text = cell(column);
+                text.parse().map_or(text, human_count)
+            };
+            if let Some(why) = &row[8] {
+                let (job, view, why) = (cell(2), cell(1), for_people(why));
+                failures += &format!("\n{job} of view `{view}` at {}: {why}\n", cell(3));
+            }
+            let mut line: Vec<String> = (0..5).map(cell).collect();
+            line.extend([count(5), count(6), on_one_line(&cell(7))]);
+            cells.push(line);
+        }
+    }
+    Ok(fitted(&headers, cells, &[7, 1], style) + &failures)
+}
+
+/// A column's values as text.
+fn texts(batch: &RecordBatch, name: &str) -> Result<Vec<Option<String>>> {
+    let none = || Error::Internal(format!("the history has no `{name}`"));
+    let column = batch.column_by_name(name).ok_or_else(none)?;
+    let text = cast(column, &DataType::Utf8View)?;
+    let text = text.as_string_view();
+    Ok(text.iter().map(|t| t.map(str::to_owned)).collect())
+}
+
 /// The query of `jobs history`.
 ///
 /// # Errors
@@ -79,11 +192,11 @@ pub fn history_sql(context: &Context, view: Option<&str>, limit: u64) -> Result<
 pub enum JobsCommand {
     /// Shows the jobs that ran, the newest first: when, why, what they read and wrote, how they ended
     History {
-        /// Only of this view
+        /// Shows the jobs of this view alone
         #[arg(long)]
         view: Option<String>,
-        /// At most so many
-        #[arg(long, default_value_t = 50)]
+        /// Shows at most this many jobs
+        #[arg(long, default_value_t = 50, value_name = "COUNT")]
         limit: u64,
     },
 }
@@ -95,13 +208,25 @@ pub(crate) async fn run(
     printing: Printing,
 ) -> Result<u8> {
     if let Some(JobsCommand::History { view, limit }) = command {
-        let text = history_sql(context, view.as_deref(), limit)?;
-        return sql::one(context, text, printing).await;
+        let query = history_sql(context, view.as_deref(), limit)?;
+        if !printing.is_for_people() {
+            return sql::one(context, query, printing).await;
+        }
+        let query = format!(
+            "SELECT *, to_char(started_at, '%m-%d %H:%M:%S') AS began FROM ({query}) ORDER BY started_at DESC"
+        );
+        let rows = QuerySession::open(context).await?.rows(&query).await?;
+        printing.text(&history_text(&rows, printing.style)?)?;
+        return Ok(0);
     }
     let states = job_states::states(context, Utc::now()).await?;
+    let is_scheduled = job_states::is_scheduled(context).await?;
     if let Some(note) = job_states::scheduler_note(context).await? {
         tracing::warn!("{note}");
     }
-    printing.rows(&rows(&states)?)?;
+    match printing.is_for_people() {
+        true => printing.text(&text(&states, is_scheduled, printing.style))?,
+        false => printing.rows(&rows(&states)?)?,
+    }
     Ok(0)
 }

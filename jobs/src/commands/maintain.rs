@@ -1,7 +1,7 @@
 //! `anabranch batch maintain`: what upkeep came to, for people and for programs.
 
 use anabranch_batch::{CleanAction, CleanReport, CompactReport, KeepReport, RetainReport};
-use anabranch_shared::{Error, Result};
+use anabranch_shared::{Error, Result, counted};
 
 use crate::commands::printing::Printing;
 use crate::output::{human_bytes, human_count};
@@ -22,10 +22,11 @@ pub fn text(report: &UpkeepReport, action: CleanAction) -> String {
             CleanAction::Remove => "merged",
             CleanAction::Find => "would be merged",
         };
-        let (files, merged) = (human_count(files), human_count(merged));
         text += &format!(
-            "{files} small files of logs, {}, {what} into {merged}\n",
-            human_bytes(bytes)
+            "{} of logs, {}, {what} into {}\n",
+            counted(files, "small file", "small files"),
+            human_bytes(bytes),
+            human_count(merged)
         );
     }
     for (topic, retained) in &report.retained {
@@ -34,9 +35,9 @@ pub fn text(report: &UpkeepReport, action: CleanAction) -> String {
     let KeepReport { merged, removed } = report.history;
     if merged > 0 {
         text += &format!(
-            "history of jobs and retries: {} small files merged, {} rows removed\n",
-            human_count(merged),
-            human_count(removed)
+            "history of jobs and retries: {} merged, {} removed\n",
+            counted(merged, "small file", "small files"),
+            counted(removed, "row", "rows")
         );
     }
     for topic in &report.elsewhere {
@@ -87,13 +88,14 @@ fn print_cleaned(
         CleanAction::Find => "would be removed",
     };
     let mut text = format!(
-        "{} files {what}, {}\n",
-        human_count(total.files),
+        "{} {what}, {}\n",
+        counted(total.files, "file", "files"),
         human_bytes(total.bytes)
     );
     for (reason, cleaned) in &report.reasons {
-        let (files, bytes) = (human_count(cleaned.files), human_bytes(cleaned.bytes));
-        text += &format!("  {}: {files} files, {bytes}\n", reason.name());
+        let files = counted(cleaned.files, "file", "files");
+        let bytes = human_bytes(cleaned.bytes);
+        text += &format!("  {}: {files}, {bytes}\n", reason.name());
     }
     text += &self::text(kept, action);
     printing.text(&text)

@@ -10,7 +10,9 @@ use arrow::array::{
 };
 use arrow::compute::cast;
 
+use crate::commands::fitting::{fitted, on_one_line};
 use crate::commands::printing::Printing;
+use crate::output::{Style, human_bytes};
 use crate::project::context::Context;
 use crate::reader::client::Client;
 
@@ -99,6 +101,33 @@ pub fn rows(queries: &[OfDaemon]) -> Result<RecordBatch> {
     Ok(RecordBatch::try_from_iter(columns)?)
 }
 
+/// Queries for people, each on a line.
+fn text(queries: &[OfDaemon], style: Style) -> String {
+    if queries.is_empty() {
+        return "no query runs or waits\n".to_owned();
+    }
+    let several = queries.iter().any(|q| q.daemon != queries[0].daemon);
+    let mut headers = vec!["id", "state", "seconds", "memory", "statement", "who"];
+    if several {
+        headers.push("daemon");
+    }
+    let rows = queries.iter().map(|q| {
+        let mut row = vec![
+            q.query.id.clone(),
+            q.query.state.clone(),
+            format!("{:.1}", q.query.seconds),
+            human_bytes(q.query.memory_bytes),
+            on_one_line(&q.query.statement),
+            on_one_line(&q.query.who),
+        ];
+        if several {
+            row.push(q.daemon.clone());
+        }
+        row
+    });
+    fitted(&headers, rows.collect(), &[5, 4], style)
+}
+
 /// What is done to queries.
 #[derive(Debug, Subcommand)]
 pub enum QueriesCommand {
@@ -116,7 +145,13 @@ pub(crate) async fn run(
     printing: Printing,
 ) -> Result<u8> {
     match command {
-        None => printing.rows(&rows(&list(context).await?)?)?,
+        None => {
+            let queries = list(context).await?;
+            match printing.is_for_people() {
+                true => printing.text(&text(&queries, printing.style))?,
+                false => printing.rows(&rows(&queries)?)?,
+            }
+        }
         Some(QueriesCommand::Cancel { id }) => {
             cancel(context, &id).await?;
             let cancelled = serde_json::json!({ "cancelled": id });

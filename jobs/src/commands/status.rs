@@ -16,12 +16,15 @@ use serde::Serialize;
 
 use crate::clock::now_ms;
 use crate::commands::printing::Printing;
-use crate::output::{Style, human_bytes, human_count, rows_table};
 use crate::project::context::Context;
 use crate::reader::client::{Client, Daemons};
 use crate::reader::presence::Address;
 use crate::reader::storage_pinner::LocalPinner;
 use crate::work::job_states::{JobState, failed_jobs, scheduler_note, states};
+
+mod text;
+
+pub use text::text;
 
 /// Topics and views that are looked at at once: each waits for the storage.
 const LOOKED_AT_ONCE: usize = 16;
@@ -47,6 +50,8 @@ pub struct TopicStatus {
     pub removed_before: Option<DateTime<Utc>>,
     /// For each partition the first offset that has not landed.
     pub head: String,
+    /// The same, for programs.
+    pub head_offsets: Offsets,
     /// Files of the log.
     pub files: usize,
     /// Their bytes.
@@ -131,6 +136,8 @@ pub struct ViewStatus {
     pub from: Option<String>,
     /// For each partition the first offset that is not absorbed.
     pub boundary: String,
+    /// The same, for programs.
+    pub boundary_offsets: Offsets,
     /// Landed offsets past the boundary.
     pub behind: u64,
     /// Files of the master view.
@@ -151,6 +158,10 @@ pub struct DaemonEntry {
     /// Its address.
     #[serde(flatten)]
     pub address: Address,
+    /// When it started.
+    pub started_at: Option<DateTime<Utc>>,
+    /// When it was last seen, by its own clock.
+    pub seen_at: Option<DateTime<Utc>>,
     /// Whether it answers.
     pub answers: bool,
     /// What facts and deltas take of its bounds, where it said so.
@@ -264,6 +275,8 @@ fn entries(daemons: &Daemons, mut bounds: BTreeMap<String, BoundsStatus>) -> Vec
     let all = alive.chain(daemons.silent.iter().map(|a| (a, false)));
     let entry = |(address, answers): (&Address, bool)| DaemonEntry {
         address: address.clone(),
+        started_at: DateTime::from_timestamp_millis(address.started_at_ms),
+        seen_at: DateTime::from_timestamp_millis(address.seen_at_ms),
         answers,
         bounds: bounds.remove(&address.wal),
     };
@@ -317,6 +330,7 @@ async fn topic_status(
             .removed_before_ms()
             .and_then(DateTime::from_timestamp_millis),
         head: head.to_string(),
+        head_offsets: head,
         files,
         bytes,
         newest_event_at: newest_event(&log, &known.topic.event_time),
@@ -405,6 +419,7 @@ async fn view_status(
         edited: false,
         from: (live.from != Offsets::default()).then(|| live.from.to_string()),
         boundary: pin.boundary.to_string(),
+        boundary_offsets: pin.boundary.clone(),
         behind: pin.boundary.distance_to(&head),
         files: pin.files.len(),
         bytes: u64::try_from(bytes).unwrap_or(0),
@@ -412,160 +427,6 @@ async fn view_status(
         delta: daemon.and_then(|d| d.deltas.get(name).cloned()),
         jobs: Vec::new(),
     }))
-}
-
-fn kafka_table(kafka: &[KafkaStatus]) -> String {
-    let unknown = || "-".to_owned();
-    let rows = kafka.iter().map(|k| {
-        vec![
-            k.topic.clone(),
-            k.partition.to_string(),
-            k.position.to_string(),
-            k.lag_offsets.map_or_else(unknown, |lag| lag.to_string()),
-            k.lag_seconds
-                .map_or_else(unknown, |lag| format!("{lag:.1}")),
-        ]
-    });
-    let headers = [
-        "topic",
-        "Kafka's partition",
-        "next offset",
-        "lag (offsets)",
-        "lag (s)",
-    ];
-    rows_table(&headers, rows.collect())
-}
-
-/// What the facts and views of the status lack that were there once.
-fn retention_notes(status: &Status) -> Vec<String> {
-    let topics = status.topics.iter().filter_map(|t| {
-        let at = t.removed_before?.format("%Y-%m-%d %H:%M:%S UTC");
-        let (facts, low) = (human_count(t.removed_facts), &t.low);
-        let name = &t.topic;
-        Some(format!(
-            "topic `{name}`: {facts} facts below [{low}], which had landed before {at}, were removed by retention"
-        ))
-    });
-    let views = status.views.iter().filter_map(|v| {
-        let (name, from) = (&v.view, v.from.as_ref()?);
-        Some(format!(
-            "view `{name}` starts at [{from}]: retention had removed the facts before when it was built"
-        ))
-    });
-    topics.chain(views).collect()
-}
-
-/// The status for people.
-pub fn text(status: &Status, style: Style) -> String {
-    let mut text = format!("storage {}\n", status.storage);
-    if status.daemons.is_empty() {
-        text += "daemon  none runs\n";
-    }
-    for daemon in &status.daemons {
-        let state = match daemon.answers {
-            true => "answers",
-            false => "does not answer",
-        };
-        let own = daemon.address.partitions.iter().map(|(topic, partitions)| {
-            let partitions: Vec<_> = partitions.iter().map(ToString::to_string).collect();
-            format!("{topic} {}", partitions.join(" "))
-        });
-        let own = own.collect::<Vec<_>>().join(", ");
-        let what = daemon.address.describe(now_ms());
-        let bounds = daemon.bounds.as_ref();
-        let bounds = bounds.map_or(String::new(), |b| format!("; {}", b.text()));
-        text += &format!("daemon  {what} {state}; partitions: {own}{bounds}\n");
-    }
-    text.push('\n');
-    let topics = status.topics.iter().map(|t| {
-        let newest = t.newest_event_at;
-        vec![
-            t.topic.clone(),
-            human_count(t.facts),
-            human_count(t.unlanded_facts),
-            human_count(t.dead_letters),
-            t.intake
-                .map_or("-".into(), |intake| human_count(intake.duplicates)),
-            newest.map_or("-".into(), |at| {
-                at.format("%Y-%m-%d %H:%M:%S UTC").to_string()
-            }),
-            t.partitions.to_string(),
-            format!("[{}]", t.head),
-            human_count(t.files as u64),
-            human_bytes(t.bytes),
-        ]
-    });
-    let headers = [
-        "topic",
-        "facts landed",
-        "not landed",
-        "dead letters",
-        "duplicates",
-        "newest landed",
-        "partitions",
-        "head",
-        "files",
-        "size",
-    ];
-    text += &rows_table(&headers, topics.collect());
-    text.push('\n');
-    if !status.kafka.is_empty() {
-        text += &kafka_table(&status.kafka);
-        text.push('\n');
-    }
-    let views = status.views.iter().map(|v| {
-        let delta = v.delta.as_ref().map(|d| {
-            let (states, bytes) = (human_count(d.states), human_bytes(d.bytes));
-            let spilled = match d.spilled_bytes {
-                0 => String::new(),
-                spilled => format!(", {} spilled", human_bytes(spilled)),
-            };
-            format!("{states} states, {bytes}{spilled}")
-        });
-        vec![
-            v.view.clone(),
-            format!(
-                "{}{}",
-                v.generation,
-                if v.edited { " (edited)" } else { "" }
-            ),
-            format!("[{}]", v.boundary),
-            human_count(v.behind),
-            delta.unwrap_or_else(|| "when asked".into()),
-            human_count(v.states),
-            human_count(v.files as u64),
-            human_bytes(v.bytes),
-            jobs_text(&v.jobs),
-        ]
-    });
-    let headers = [
-        "view",
-        "generation",
-        "boundary",
-        "behind",
-        "delta",
-        "states",
-        "files",
-        "size",
-        "last jobs",
-    ];
-    text += &rows_table(&headers, views.collect());
-    for note in retention_notes(status).iter().chain(&status.notes) {
-        text += &format!("\n{}", style.yellow(&format!("note: {note}")));
-    }
-    text.push('\n');
-    text
-}
-
-fn jobs_text(jobs: &[JobState]) -> String {
-    let one = |j: &JobState| {
-        let last = j.last.as_ref();
-        let outcome = last.map_or("never ran".into(), |l| {
-            format!("{} {}", l.outcome, l.started_at.format("%m-%d %H:%M"))
-        });
-        format!("{} {outcome}", j.job)
-    };
-    jobs.iter().map(one).collect::<Vec<_>>().join(", ")
 }
 
 /// Shows it.

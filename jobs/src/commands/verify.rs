@@ -52,13 +52,13 @@ impl FromStr for SampleSize {
 /// What of the views is compared.
 #[derive(Debug, clap::Args)]
 pub struct VerifyArgs {
-    /// The views; all unless named
+    /// The views [default: all]
     pub views: Vec<String>,
-    /// Compares only a part of the keys: a share (`1%`) or about so many (`10000`). The facts are
-    /// still read once; aggregating and comparing cost the part
+    /// Compares only a part of the keys: a share (`1%`) or about a number of them (`10000`). The
+    /// facts are still read once; aggregating and comparing cost the part
     #[arg(long, value_name = "N%|N")]
     pub sample: Option<SampleSize>,
-    /// Chooses which keys are in the sample; the same seed, the same keys. Random unless given
+    /// Chooses which keys are in the sample: the same seed chooses the same keys [default: random]
     #[arg(long, requires = "sample")]
     pub seed: Option<u64>,
     /// Compares the answers of the running daemon, with what it has in memory, instead of answers
@@ -129,11 +129,7 @@ pub fn text(view: &str, verified: &Verified) -> String {
         let percent = s.share * 100.0;
         format!(" (a sample: {percent:.3}% of the keys, seed {})", s.seed)
     });
-    let mut text = format!(
-        "{view}: {} rows compared{part}, {} differ\n",
-        human_count(comparison.rows as u64),
-        human_count(comparison.differences as u64)
-    );
+    let mut text = format!("{view}: {}\n", comparison.summary(&part));
     if let Some(note) = &verified.note {
         text += &format!("  {note}\n");
     }
@@ -156,9 +152,20 @@ pub fn json(view: &str, verified: &Verified) -> serde_json::Value {
     let sample = verified
         .sample
         .map(|s| serde_json::json!({ "share": s.share, "seed": s.seed }));
+    let named = |row: &Option<Vec<String>>| {
+        let row = row.as_ref()?;
+        let cells = comparison.columns.iter().cloned().zip(row);
+        let cells = cells.map(|(name, value)| (name, value.as_str().into()));
+        Some(serde_json::Value::Object(cells.collect()))
+    };
+    let rows = comparison.differing.iter();
+    let rows = rows
+        .map(|d| serde_json::json!({ "expected": named(&d.expected), "found": named(&d.found) }));
+    let rows: Vec<_> = rows.collect();
     serde_json::json!({
         "view": view, "rows": comparison.rows, "sample": sample, "note": verified.note,
         "uncompared": verified.uncompared, "differences": comparison.differences, "examples": comparison.examples,
+        "differing": rows,
     })
 }
 

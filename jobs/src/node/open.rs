@@ -98,5 +98,8 @@ pub fn service(context: &Context, daemon: &Arc<Daemon>) -> Result<SqlService> {
         daemon: daemon.clone(),
         context: context.clone(),
     });
-    SqlService::new(pinner, &context.storage, context.serving_options())
+    let mut options = context.serving_options();
+    // What a daemon answers slowly is in its log; who asks without one sees how long it takes.
+    options.limits.slow = context.project.log.slow_query;
+    SqlService::new(pinner, &context.storage, options)
 }

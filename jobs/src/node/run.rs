@@ -13,6 +13,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::node::door::Door;
 use crate::node::door::guard::{Guard, guard};
+use crate::node::journal::{self, Journal};
 use crate::node::metrics::{NodeMetrics, Sources, measure};
 use crate::node::open::{note, open, service, topic_options};
 use crate::node::peers::PeerList;
@@ -86,6 +87,7 @@ struct Running {
     address: Address,
     peers: Arc<PeerList>,
     node: Arc<Node>,
+    journal: Arc<Journal>,
     tasks: Arc<Tasks>,
     /// Land and follow; the daemon itself ends them.
     loops: Arc<Tasks>,
@@ -157,6 +159,8 @@ impl Running {
         }
         daemon.set_peers(peers.clone());
         peers.announce().await;
+        let journal = Arc::new(Journal::default());
+        let app = app.layer(from_fn_with_state(journal.clone(), journal::note));
         serving.spawn(HTTP, async move {
             door.serve(listener, app, closing).await;
             Ok(())
@@ -168,6 +172,7 @@ impl Running {
                 Ok(())
             }
         });
+        tasks.spawn_endless("journal", journal.clone().keep(daemon.clone()));
         tasks.spawn_endless("notes", refresh_notes(context.clone(), daemon.clone()));
         tasks.spawn_endless("upkeep", upkeep::run(context.clone(), stop.clone()));
         let boundaries = metrics.boundaries.clone().keep(daemon.clone());
@@ -198,6 +203,7 @@ impl Running {
             address,
             peers,
             node,
+            journal,
             tasks,
             loops,
             http: serving,
@@ -213,6 +219,7 @@ impl Running {
         self.node.is_stopping.store(true, Ordering::Relaxed);
         self.loops.expect_end();
         daemon.close_intake(by(0.3)).await;
+        self.journal.tell(daemon);
         let landing = tokio::time::timeout_at(by(0.7), daemon.stop());
         let (late, landed) = tokio::join!(self.tasks.stop(by(0.7)), landing);
         let late = [late, self.loops.stop(by(0.75)).await].concat();

@@ -6,10 +6,10 @@ use std::path::Path;
 use std::sync::Arc;
 
 use anabranch_shared::settings::{Project, TopicSettings, ViewSettings};
-use anabranch_shared::view::{Definition, View, relations_read};
+use anabranch_shared::view::{Definition, View, refuse_relation, relations_read};
 use anabranch_shared::{
     Catalogue, Error, Export, Log, Offsets, Pin, Relation, Result, Storage, Topic,
-    dead_letters_queried,
+    dead_letters_queried, nearest,
 };
 
 use crate::clock::now_ms;
@@ -125,19 +125,47 @@ impl Context {
             Err(_) => names(&settings.sql_text, &t.name),
         };
         let topics = &self.project.topics;
-        let topic = topics.iter().find(read).ok_or_else(|| {
-            let names: Vec<&str> = topics.iter().map(|t| t.name.as_str()).collect();
-            Error::view(
-                &settings.name,
-                format!(
-                    "`{}` reads no topic of the project; the topics are: {}",
-                    settings.sql_path.display(),
-                    names.join(", ")
-                ),
-            )
-        })?;
+        let found = topics.iter().find(read);
+        let topic =
+            found.ok_or_else(|| self.reads_no_topic(settings, relations.as_deref().ok()))?;
         let topic = Topic::from_settings(topic);
         Ok(self.declared(&topic).unwrap_or(topic))
+    }
+
+    /// That a view of the project reads none of its topics, with the way out.
+    fn reads_no_topic(&self, settings: &ViewSettings, read: Option<&[String]>) -> Error {
+        let (project, view) = (&self.project, &settings.name);
+        let topics: Vec<&str> = project.topics.iter().map(|t| t.name.as_str()).collect();
+        let listed = match topics.is_empty() {
+            true => "the project declares none; write a `[topics.NAME]` table in `anabranch.toml`"
+                .to_owned(),
+            false => format!("the topics are: {}", topics.join(", ")),
+        };
+        let refused = |relation: &str, reason: &str| {
+            let e = refuse_relation(view, &settings.sql_text, relation, reason);
+            self.in_file(settings, e)
+        };
+        let Some([first, ..]) = read else {
+            let path = settings.sql_path.display();
+            return Error::view(
+                view,
+                format!("`{path}` reads no topic of the project; {listed}"),
+            );
+        };
+        if let Some(other) = project.views.iter().find(|v| v.name == *first) {
+            let of = relations_read(&other.sql_text).unwrap_or_default();
+            let of = of.iter().find(|name| topics.contains(&name.as_str()));
+            let over = of.map_or_else(|| "the topic".to_owned(), |t| format!("the topic `{t}`"));
+            return refused(
+                first,
+                &format!(
+                    "`{first}` is a view, and a view reads a topic; write this one over {over} with a coarser key, or leave it out and ask a query over `{first}`: `sum` adds up its counts and sums, `combine` merges its other aggregates, for example `SELECT …, sum(page_views), combine(visitors) FROM {first} GROUP BY …`"
+                ),
+            );
+        }
+        let near = nearest(first, topics.iter().copied());
+        let near = near.map_or_else(String::new, |near| format!("; did you mean `{near}`?"));
+        refused(first, &format!("no topic `{first}`{near} ({listed})"))
     }
 
     /// An error of a view's SQL, with the file that its line is of.

@@ -72,6 +72,7 @@ impl Context {
             spill_dir: Some(self.project.daemon.wal.join(QUERIES_SPILL)),
             verifications: count(query.verifications),
             verify_timeout: query.verify_timeout,
+            slow: None,
         }
     }
 }

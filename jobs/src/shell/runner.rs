@@ -399,14 +399,7 @@ fn relation_text(relations: &[RelationInfo], name: &str) -> Result<String> {
 /// An error of the statement that begins on a line of a script, with its place in the script: what it
 /// says of its own place counts from the statement on.
 fn placed(first: usize, message: &str) -> String {
-    let own = message
-        .strip_prefix("line ")
-        .and_then(|rest| rest.split_once(", column "))
-        .and_then(|(line, rest)| Some((line.parse::<usize>().ok()?, rest)));
-    match own {
-        Some((line, rest)) => format!("line {}, column {rest}", first + line.max(1) - 1),
-        None => format!("line {first}: {message}"),
-    }
+    anabranch_shared::moved_down(message, first)
 }
 
 /// A line that says that a query runs, on `err` of a terminal. It goes when dropped, so also where

@@ -11,7 +11,7 @@ use anabranch_batch::{
 use anabranch_shared::settings::ViewSettings;
 use anabranch_shared::view::View;
 use anabranch_shared::{
-    Error, FoldProgress, GenerationEntry, Log, Master, Offsets, Result, ViewEntry,
+    Error, FoldProgress, GenerationEntry, Log, Master, Offsets, Result, ViewEntry, counted,
 };
 
 use crate::clock::{now_ms, now_us};
@@ -354,8 +354,8 @@ async fn check_from(
         None => "",
     };
     Err(Error::Invalid(format!(
-        "view `{name}` can't be built from all facts: retention of topic `{topic}` has removed those at offsets {ranges} ({} facts in all){answering}; `anabranch batch rebuild {name} --from-low` builds it from what there is",
-        log.removed_facts()
+        "view `{name}` can't be built from all facts: retention of topic `{topic}` has removed those at offsets {ranges} ({} in all){answering}; `anabranch batch rebuild {name} --from-low` builds it from what there is",
+        counted(log.removed_facts(), "fact", "facts")
     )))
 }
 

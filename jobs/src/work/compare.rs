@@ -4,7 +4,7 @@
 
 use std::collections::HashMap;
 
-use anabranch_shared::{Error, Result};
+use anabranch_shared::{Error, Result, counted};
 use arrow::array::{Array, ArrayRef, AsArray, Float64Array, RecordBatch};
 use arrow::compute::cast;
 use arrow::datatypes::{DataType, Float64Type, SchemaRef};
@@ -54,10 +54,16 @@ impl Default for Tolerance {
 pub struct Comparison {
     /// Rows of the expected answer.
     pub rows: usize,
-    /// How many rows one side has and the other has not.
+    /// How many rows differ: one that has other values than it should counts once.
     pub differences: usize,
     /// Some of them, for people.
     pub examples: Vec<String>,
+    /// The names of the columns.
+    #[serde(default)]
+    pub columns: Vec<String>,
+    /// The same rows as `examples`, for programs.
+    #[serde(default)]
+    pub differing: Vec<Difference>,
     /// Whether rows went to temporary files because they took more memory than allowed.
     pub spilled: bool,
 }
@@ -67,7 +73,67 @@ impl Comparison {
     pub fn is_equal(&self) -> bool {
         self.differences == 0
     }
+
+    /// It in a few words: `1,000 rows compared, 2 differ`, with more about the rows after `compared`.
+    pub fn summary(&self, more: &str) -> String {
+        let rows = counted(self.rows as u64, "row", "rows");
+        let differ = counted(self.differences as u64, "differs", "differ");
+        format!("{rows} compared{more}, {differ}")
+    }
 }
+
+/// A row that differs, its values as text in the order of the columns.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Difference {
+    /// What it should be; none where there should be no such row.
+    pub expected: Option<Vec<String>>,
+    /// What it is; none where it is missing.
+    pub found: Option<Vec<String>>,
+}
+
+impl Difference {
+    fn set(&mut self, side: Side, row: Vec<String>) {
+        match side {
+            Side::Expected => self.expected = Some(row),
+            Side::Found => self.found = Some(row),
+        }
+    }
+
+    /// It for people, by the names of its columns, of which the first `keys` tell which row it is.
+    fn text(&self, columns: &[String], keys: &[usize]) -> String {
+        let named = |row: &[String], at: usize| {
+            let name = columns.get(at).map_or("", String::as_str);
+            let value = row.get(at).map_or("", String::as_str);
+            format!("{name} = {value}")
+        };
+        let all = |row: &[String]| {
+            let cells = (0..row.len()).map(|at| named(row, at));
+            cells.collect::<Vec<_>>().join(", ")
+        };
+        match (&self.expected, &self.found) {
+            (Some(expected), Some(found)) => {
+                let of = keys.iter().map(|at| named(expected, *at));
+                let of = of.collect::<Vec<_>>().join(", ");
+                let cells = expected.iter().zip(found).enumerate();
+                let differing = cells.filter(|(_, (a, b))| a != b).map(|(at, (a, b))| {
+                    let name = columns.get(at).map_or("", String::as_str);
+                    format!("{name} is {b}, should be {a}")
+                });
+                let differing = differing.collect::<Vec<_>>().join("; ");
+                match of.is_empty() {
+                    true => differing,
+                    false => format!("{of}: {differing}"),
+                }
+            }
+            (Some(row), None) => format!("missing: {}", all(row)),
+            (None, Some(row)) => format!("not expected: {}", all(row)),
+            (None, None) => String::new(),
+        }
+    }
+}
+
+/// Keys of differing rows that are remembered, to count each row once.
+const KEYS_REMEMBERED: usize = 1_000_000;
 
 /// How many differing rows are shown.
 const EXAMPLES: usize = 10;
@@ -96,6 +162,10 @@ pub struct Comparer {
     held: usize,
     expected: Vec<Bucket>,
     found: Vec<Bucket>,
+    /// The columns that tell which row it is; none where no two rows are one.
+    keys: Option<Vec<usize>>,
+    /// The keys of rows that differ, and of the first of them which example it is.
+    differing: HashMap<Vec<String>, Option<usize>>,
     comparison: Comparison,
 }
 
@@ -129,7 +199,12 @@ impl Comparer {
             held: 0,
             expected: (0..BUCKETS).map(|_| Bucket::default()).collect(),
             found: (0..BUCKETS).map(|_| Bucket::default()).collect(),
-            comparison: Comparison::default(),
+            keys: None,
+            differing: HashMap::new(),
+            comparison: Comparison {
+                columns: fields.iter().map(|f| f.name().clone()).collect(),
+                ..Comparison::default()
+            },
         })
     }
 
@@ -142,6 +217,13 @@ impl Comparer {
             terms: self.float.iter().map(of).collect(),
             ..self
         }
+    }
+
+    /// The same, where some columns tell which row it is: a row that has other values on the two sides
+    /// is one difference.
+    #[must_use]
+    pub fn with_keys(self, keys: Option<Vec<usize>>) -> Self {
+        Self { keys, ..self }
     }
 
     /// Adds rows to one side.
@@ -239,11 +321,11 @@ impl Comparer {
                 Some((at, candidates)) => {
                     candidates.swap_remove(at);
                 }
-                None => self.differ("missing", &row)?,
+                None => self.differ(Side::Expected, &row)?,
             }
         }
         for i in open.into_values().flatten() {
-            self.differ("not expected", &found[i])?;
+            self.differ(Side::Found, &found[i])?;
         }
         Ok(Some(()))
     }
@@ -254,20 +336,48 @@ impl Comparer {
     /// As [`Comparer::compare_next`].
     pub fn finish(mut self) -> Result<Comparison> {
         while self.compare_next()?.is_some() {}
-        Ok(self.comparison)
+        let keys = self.keys.unwrap_or_default();
+        let mut comparison = self.comparison;
+        let differing = comparison.differing.iter();
+        let texts = differing.map(|d| d.text(&comparison.columns, &keys));
+        comparison.examples = texts.collect();
+        Ok(comparison)
     }
 
-    fn differ(&mut self, how: &str, row: &Stored) -> Result<()> {
-        self.comparison.differences += 1;
-        if self.comparison.examples.len() < EXAMPLES {
-            let shown = self.shown(row)?;
-            self.comparison.examples.push(format!("{how}: {shown}"));
+    fn differ(&mut self, side: Side, row: &Stored) -> Result<()> {
+        let is_new = match &self.keys {
+            None => true,
+            // The other side's row of the key was met, or so many that they are counted apart.
+            Some(keys) if self.differing.len() < KEYS_REMEMBERED => {
+                let cells = self.shown(row)?;
+                let key: Vec<String> = keys.iter().map(|at| cells[*at].clone()).collect();
+                match self.differing.get(&key) {
+                    Some(example) => {
+                        if let Some(example) = *example {
+                            self.comparison.differing[example].set(side, cells);
+                        }
+                        return Ok(());
+                    }
+                    None => {
+                        let at = self.comparison.differing.len();
+                        self.differing.insert(key, (at < EXAMPLES).then_some(at));
+                        true
+                    }
+                }
+            }
+            Some(_) => side == Side::Expected,
+        };
+        self.comparison.differences += usize::from(is_new);
+        if is_new && self.comparison.differing.len() < EXAMPLES {
+            let mut difference = Difference::default();
+            difference.set(side, self.shown(row)?);
+            self.comparison.differing.push(difference);
         }
         Ok(())
     }
 
     /// A row's values, for people.
-    fn shown(&self, row: &Stored) -> Result<String> {
+    fn shown(&self, row: &Stored) -> Result<Vec<String>> {
         let mut columns: Vec<Option<ArrayRef>> = vec![None; self.schema.fields().len()];
         if !self.exact.is_empty() {
             let parser = self.converter.parser();
@@ -280,12 +390,11 @@ impl Comparer {
             columns[i] = Some(std::sync::Arc::new(Float64Array::from(vec![value])));
         }
         let options = FormatOptions::default().with_null("NULL");
-        let cells = columns
+        columns
             .iter()
             .flatten()
             .map(|c| Ok(ArrayFormatter::try_new(c, &options)?.value(0).to_string()))
-            .collect::<Result<Vec<_>>>()?;
-        Ok(cells.join(" | "))
+            .collect()
     }
 }
 
@@ -377,6 +486,48 @@ mod tests {
         assert_eq!((differences(2e9), differences(1e3)), (0, 2));
     }
 
+    /// Also where the two rows of a key lie in different buckets, and where one side has more keys.
+    #[test]
+    fn a_row_with_other_values_is_one_difference() {
+        let schema = Arc::new(Schema::new(vec![
+            Field::new("k", DataType::Int64, true),
+            Field::new("n", DataType::Int64, true),
+            Field::new("v", DataType::Float64, true),
+        ]));
+        let batch = |rows: &[(i64, i64, f64)]| {
+            let columns: Vec<ArrayRef> = vec![
+                Arc::new(Int64Array::from_iter_values(rows.iter().map(|r| r.0))),
+                Arc::new(Int64Array::from_iter_values(rows.iter().map(|r| r.1))),
+                Arc::new(Float64Array::from_iter_values(rows.iter().map(|r| r.2))),
+            ];
+            RecordBatch::try_new(schema.clone(), columns).unwrap()
+        };
+        let comparer = Comparer::new(&schema, Tolerance::default(), usize::MAX).unwrap();
+        let mut comparer = comparer.with_keys(Some(vec![0]));
+        let expected = [(1, 10, 0.5), (2, 20, 0.5), (3, 30, 0.5), (4, 40, 0.5)];
+        let found = [(1, 11, 0.5), (2, 20, 0.75), (3, 30, 0.5), (5, 50, 0.5)];
+        comparer.push(Side::Expected, &batch(&expected)).unwrap();
+        comparer.push(Side::Found, &batch(&found)).unwrap();
+        let comparison = comparer.finish().unwrap();
+        assert_eq!(comparison.differences, 4);
+        let mut examples = comparison.examples.clone();
+        examples.sort();
+        assert_eq!(
+            examples,
+            [
+                "k = 1: n is 11, should be 10",
+                "k = 2: v is 0.75, should be 0.5",
+                "missing: k = 4, n = 40, v = 0.5",
+                "not expected: k = 5, n = 50, v = 0.5",
+            ]
+        );
+        let row = |row: [&str; 3]| Some(row.map(str::to_owned).to_vec());
+        assert!(comparison.differing.contains(&Difference {
+            expected: row(["1", "10", "0.5"]),
+            found: row(["1", "11", "0.5"]),
+        }));
+    }
+
     #[test]
     fn multiplicity_and_values_count() {
         assert_eq!(differences(&[(1, None), (1, None)], &[(1, None)]), 1);
@@ -411,7 +562,7 @@ mod tests {
             assert_eq!((comparison.rows, comparison.differences), (5_000, 3));
             let shown = &comparison.examples;
             assert!(
-                shown.contains(&"not expected: 3 | 0.5".to_owned()),
+                shown.contains(&"not expected: k = 3, v = 0.5".to_owned()),
                 "{shown:?}"
             );
         }

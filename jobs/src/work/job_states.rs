@@ -155,7 +155,10 @@ pub(crate) fn failed_jobs(jobs: &[JobState]) -> Vec<FailedJob> {
         failed.push(FailedJob {
             view: job.view.clone(),
             job: job.job,
-            differs: job.job == "verify" && why.contains(" rows differ, of "),
+            differs: job.job == "verify"
+                && [" rows differ, of ", " row differs, of "]
+                    .iter()
+                    .any(|says| why.contains(says)),
             text: format!("{} of view `{}` failed at {at}: {why}", job.job, job.view),
         });
     }
@@ -172,6 +175,14 @@ fn schedule_text(view: &ViewSettings, job: Job) -> Option<String> {
         Job::Verify => view.verify_cron.as_ref()?,
     };
     Some(format!("{cron} {}", view.timezone))
+}
+
+/// Whether a scheduler runs, so that jobs begin when they are due.
+///
+/// # Errors
+/// `Unavailable` where the storage does not answer.
+pub async fn is_scheduled(context: &Context) -> Result<bool> {
+    Ok(!schedulers::running(&context.storage).await?.is_empty())
 }
 
 /// That nobody runs the jobs that have a schedule, or that several do.

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use anabranch_shared::{Error, FoldProgress, Result, Storage, layout};
+use anabranch_shared::{Error, FoldProgress, Result, Storage, counted, layout};
 use anabranch_speed::{Daemon, Wanted};
 use object_store::path::Path;
 use serde::{Deserialize, Serialize};
@@ -293,7 +293,8 @@ async fn refresh(context: &Context, view: &str, bytes: u64, stop: &Arc<AtomicBoo
     let (why, progress) = (why_asked(bytes), Arc::new(FoldProgress::default()));
     tracing::info!(%view, "a refresh is {why}");
     let report = build_view(context, settings, Build::Refresh, &why, stop, &progress).await?;
-    tracing::info!(%view, "{} facts, boundary [{}]", report.outcome.facts, report.outcome.boundary);
+    let facts = counted(report.outcome.facts, "fact", "facts");
+    tracing::info!(%view, "{facts}, boundary [{}]", report.outcome.boundary);
     Ok(())
 }
 

@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use anabranch_shared::settings::{Project, ViewSettings};
-use anabranch_shared::{Error, FoldProgress, Result};
+use anabranch_shared::{Error, FoldProgress, Result, counted};
 use anabranch_speed::Daemon;
 use chrono::{DateTime, Utc};
 use tokio_util::sync::CancellationToken;
@@ -185,7 +185,8 @@ impl Scheduler {
                 continue;
             };
             match &outcome {
-                Ok(summary) => tracing::info!(view = %view.name, job = job.name(), "{summary}"),
+                // What it came to is told where it is known whether anything happened.
+                Ok(_) => {}
                 Err(e) if stop.load(Ordering::Relaxed) => {
                     tracing::info!(view = %view.name, job = job.name(), "{e}");
                 }
@@ -246,12 +247,12 @@ async fn run_job(
             let verified =
                 verify_view::verify_view_with(context, &view.name, "schedule", &options).await?;
             let compared = verified.comparison;
-            let summary = format!(
-                "{} rows compared, {} differ",
-                compared.rows, compared.differences
-            );
+            let summary = compared.summary("");
             return match compared.is_equal() {
-                true => Ok(summary),
+                true => {
+                    tracing::info!(view = %view.name, job = job.name(), "{summary}");
+                    Ok(summary)
+                }
                 false => Err(Error::Corrupt(format!(
                     "{summary}; run `anabranch verify {name}`, then `anabranch batch rebuild {name}`",
                     name = view.name
@@ -260,10 +261,18 @@ async fn run_job(
         }
     };
     let report = build_view(context, view, build, "schedule", stop, &progress).await?;
-    Ok(format!(
-        "{} facts, {} states, boundary [{}]",
-        report.outcome.facts, report.outcome.states, report.outcome.boundary
-    ))
+    let outcome = &report.outcome;
+    let summary = format!(
+        "{}, {}, boundary [{}]",
+        counted(outcome.facts, "fact", "facts"),
+        counted(outcome.states, "state", "states"),
+        outcome.boundary
+    );
+    match outcome.facts {
+        0 => tracing::debug!(view = %view.name, job = job.name(), "{summary}"),
+        _ => tracing::info!(view = %view.name, job = job.name(), "{summary}"),
+    }
+    Ok(summary)
 }
 
 #[cfg(test)]

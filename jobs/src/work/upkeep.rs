@@ -12,13 +12,15 @@ use anabranch_batch::{
     find_retention, keep_small, retain,
 };
 use anabranch_shared::table::Table;
-use anabranch_shared::{Error, Lease, LeaseStanding, Log, Monotonic, Offsets, Result, layout};
+use anabranch_shared::{
+    Error, Lease, LeaseStanding, Log, Monotonic, Offsets, Result, counted, layout,
+};
 use futures::stream::{self, StreamExt};
 use object_store::path::Path;
 use tokio_util::sync::CancellationToken;
 
 use crate::clock::now_ms;
-use crate::output::{human_bytes, human_count};
+use crate::output::human_bytes;
 use crate::project::context::Context;
 use crate::project::{dead_letter_retries, job_history};
 use crate::tasks::flag_of;
@@ -352,21 +354,21 @@ pub fn retention_text(topic: &str, retained: &RetainReport, action: CleanAction)
     };
     let mut parts = Vec::new();
     if let Some(low) = &retained.low {
-        let (facts, bytes) = (retained.facts.rows, retained.facts.bytes);
-        let (facts, bytes) = (human_count(facts), human_bytes(bytes));
-        parts.push(format!("{facts} facts below [{low}] {what}, {bytes}"));
+        let facts = counted(retained.facts.rows, "fact", "facts");
+        let bytes = human_bytes(retained.facts.bytes);
+        parts.push(format!("{facts} below [{low}] {what}, {bytes}"));
     }
     if retained.dead_letters.rows > 0 {
-        let dead = human_count(retained.dead_letters.rows);
-        parts.push(format!("{dead} dead letters {what}"));
+        let dead = counted(retained.dead_letters.rows, "dead letter", "dead letters");
+        parts.push(format!("{dead} {what}"));
     }
     if retained.ingested > 0 {
-        let ingested = human_count(retained.ingested);
+        let ingested = counted(retained.ingested, "ingested file", "ingested files");
         let forgotten = match action {
             CleanAction::Remove => "forgotten",
             CleanAction::Find => "would be forgotten",
         };
-        parts.push(format!("{ingested} ingested files {forgotten}"));
+        parts.push(format!("{ingested} {forgotten}"));
     }
     if let Some(why) = &retained.waits {
         parts.push(format!("facts stay past their time: {why}"));

@@ -187,7 +187,9 @@ pub async fn verify_pin(
     let of = |at: &usize| Some(terms.get(*at).copied().flatten()? - terms.len() + kept.len());
     let terms: Vec<Option<usize>> = kept.iter().map(of).collect();
     let comparer = Comparer::new(&schema, Tolerance::default(), share(ROWS_SHARE))?;
-    let mut comparer = comparer.with_terms(&terms);
+    let mut comparer = comparer
+        .with_terms(&terms)
+        .with_keys(keys_of(view, &schema));
     let progress = &options.progress;
     comparer = fill(
         comparer,
@@ -228,6 +230,16 @@ pub async fn verify_pin(
         note,
         uncompared,
     })
+}
+
+/// The columns that tell which row of a view's answer it is; none where not all keys are shown.
+fn keys_of(view: &ViewPin, schema: &SchemaRef) -> Option<Vec<usize>> {
+    view.view.aggregate()?;
+    let key = |at: usize| {
+        let at = schema.index_of(&view.view.shown_as(at)?).ok()?;
+        (!schema.field(at).data_type().is_floating()).then_some(at)
+    };
+    (0..view.view.key_count()).map(key).collect()
 }
 
 /// Which columns of an answer a recompute can't check.

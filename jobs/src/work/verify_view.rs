@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use anabranch_serving::SqlService;
-use anabranch_shared::{Error, Log, Offsets, Pinner, ReadMode, Result, Stop, StopReason};
+use anabranch_shared::{Error, Log, Offsets, Pinner, ReadMode, Result, Stop, StopReason, counted};
 
 use crate::clock::now_us;
 use crate::project::context::{Context, no_view};
@@ -61,7 +61,8 @@ pub async fn verify_view_with(
         Ok(v) => {
             record.outcome = "failed";
             let (differ, rows) = (v.comparison.differences, v.comparison.rows);
-            record.error = Some(format!("{differ} rows differ, of {rows} compared"));
+            let differ = counted(differ as u64, "row differs", "rows differ");
+            record.error = Some(format!("{differ}, of {rows} compared"));
         }
         Err(e) => {
             record.outcome = match options.stop.reason() {

@@ -30,7 +30,7 @@ fn files(dir: &Path) -> Result<BTreeMap<String, Vec<u8>>> {
 }
 
 /// Every command that only reads.
-const READING: [&[&str]; 10] = [
+const READING: [&[&str]; 15] = [
     &["status"],
     &["--format", "json", "status"],
     &["jobs"],
@@ -44,7 +44,20 @@ const READING: [&[&str]; 10] = [
         "SELECT sum(c) FROM words; SELECT count(*) FROM jobs",
     ],
     &["tail", "facts", "--no-follow"],
+    &[
+        "tail",
+        "facts",
+        "-n",
+        "3",
+        "--where",
+        "n > 5",
+        "--no-follow",
+    ],
     &["dead-letters", "list"],
+    &["du"],
+    &["--format", "csv", "du"],
+    &["settings"],
+    &["--format", "json", "settings"],
 ];
 
 #[test]

@@ -5,6 +5,8 @@ use std::fmt;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 
+use crate::caret;
+
 /// Why a project could not be loaded.
 #[derive(Debug, thiserror::Error)]
 pub enum SettingsError {
@@ -60,35 +62,11 @@ pub struct Problem {
 
 impl fmt::Display for Problem {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let number = self.line.to_string();
-        let gutter = " ".repeat(number.len());
-        // Tabs are repeated under tabs, so that the caret stands right at any tab width.
-        let shown: String = self.source_line.chars().map(visible).collect();
-        let before: String = shown
-            .chars()
-            .take(self.column.saturating_sub(1))
-            .map(|c| if c == '\t' { c } else { ' ' })
-            .collect();
         writeln!(f, "{}", self.message)?;
-        writeln!(
-            f,
-            "{gutter}--> {}:{}:{}",
-            self.path.display(),
-            self.line,
-            self.column
-        )?;
-        writeln!(f, "{gutter} |")?;
-        writeln!(f, "{number} | {shown}")?;
-        write!(f, "{gutter} | {before}{}", "^".repeat(self.width))
-    }
-}
-
-/// Control characters would move the cursor of whoever reads the message.
-fn visible(c: char) -> char {
-    if c.is_control() && c != '\t' {
-        char::REPLACEMENT_CHARACTER
-    } else {
-        c
+        let gutter = caret::gutter(self.line);
+        let (path, line, column) = (self.path.display(), self.line, self.column);
+        writeln!(f, "{gutter}--> {path}:{line}:{column}")?;
+        f.write_str(&caret::drawn(line, &self.source_line, column, self.width))
     }
 }
 

@@ -59,6 +59,32 @@ impl SettingValue for UnknownFields {
     }
 }
 
+/// How a daemon writes its log.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum LogFormat {
+    /// A line of text for each event.
+    Text,
+    /// A line of JSON for each event.
+    Json,
+}
+
+impl SettingValue for LogFormat {
+    const TYPE: &'static str = "\"text\" or \"json\"";
+    const EXPECTED: &'static str = "`\"text\"` or `\"json\"`";
+
+    fn read(found: &Found<'_>) -> Result<Self, Mismatch> {
+        choose(found, [Self::Text, Self::Json])
+    }
+
+    fn write(&self) -> String {
+        match self {
+            Self::Text => "\"text\"",
+            Self::Json => "\"json\"",
+        }
+        .to_owned()
+    }
+}
+
 /// Which share of a topic's records may be dead letters before `/ready` turns red.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum DeadLetterShare {

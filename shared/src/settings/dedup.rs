@@ -3,11 +3,11 @@
 use std::time::Duration;
 
 use super::FieldType;
-use super::nearest::nearest;
 use super::reader::{Reader, Table};
 use super::table::{DEDUP, DEDUP_KEY, DEDUP_MEMORY, DEDUP_WINDOW, Section};
 use super::topics::FieldSettings;
 use super::value::FieldName;
+use crate::nearest;
 
 /// How a topic knows facts that it has already.
 #[derive(Debug, Clone, PartialEq, Eq)]

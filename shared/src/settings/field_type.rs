@@ -395,7 +395,7 @@ fn unknown(word: &str) -> String {
         "timestamp",
         "timestamptz",
     ];
-    match super::nearest::nearest(word, KNOWN) {
+    match crate::nearest(word, KNOWN) {
         Some(near) => format!("unknown type `{word}`; did you mean `{near}`?"),
         None => format!(
             "unknown type `{word}`; write one of boolean, tinyint, smallint, int, bigint, real, double, \

@@ -4,7 +4,6 @@ use toml::de::DeValue;
 
 use super::FieldType;
 use super::choice::choose;
-use super::nearest::nearest;
 use super::reader::{Entry, Reader, Table};
 use super::table::{
     self, BROKERS, GROUP, HEADERS, KAFKA_TOPIC, KEY_FIELD, ON_GAP, PARTITIONS, PREFETCH,
@@ -12,6 +11,7 @@ use super::table::{
 };
 use super::topics::FieldSettings;
 use super::value::{FieldName, Found, Mismatch, SettingValue, quoted};
+use crate::nearest;
 
 /// The most partitions that a list may name.
 const MOST_PARTITIONS: i32 = 100_000;

@@ -7,10 +7,10 @@ use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
 use super::environment::{Environment, expand};
-use super::nearest::nearest;
 use super::table::{Absent, Defaulted, Optional, Required, Section, Setting, TABLE};
 use super::value::{Found, Mismatch, SettingValue};
 use crate::error::settings::{Problem, SourceText};
+use crate::nearest;
 
 /// One entry of a table.
 pub(super) struct Entry<'t> {

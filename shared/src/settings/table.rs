@@ -4,7 +4,9 @@
 use std::marker::PhantomData;
 use std::time::Duration;
 
-use super::choice::{Ack, DeadLetterShare, RegionName, ServerUrl, StorageUrl, UnknownFields};
+use super::choice::{
+    Ack, DeadLetterShare, LogFormat, RegionName, ServerUrl, StorageUrl, UnknownFields,
+};
 use super::field_reads::EpochUnit;
 use super::kafka::{KafkaStart, OnGap, PartitionList, Tombstones, Word};
 use super::value::{
@@ -20,6 +22,7 @@ pub(super) enum Section {
     Http,
     Batch,
     Query,
+    Log,
     Topic,
     Field,
     Kafka,
@@ -29,12 +32,13 @@ pub(super) enum Section {
 }
 
 impl Section {
-    pub(super) const ALL: [Self; 11] = [
+    pub(super) const ALL: [Self; 12] = [
         Self::Storage,
         Self::Daemon,
         Self::Http,
         Self::Batch,
         Self::Query,
+        Self::Log,
         Self::Topic,
         Self::Field,
         Self::Kafka,
@@ -51,6 +55,7 @@ impl Section {
             Self::Http => "http",
             Self::Batch => "batch",
             Self::Query => "query",
+            Self::Log => "log",
             Self::Topic | Self::Field | Self::Kafka | Self::Dedup | Self::Retention => "topics",
             Self::View => "views",
         }
@@ -76,6 +81,7 @@ impl Section {
             Self::Http => "What the daemon takes over HTTP, and from whom.",
             Self::Batch => "The batch layer: refreshes, rebuilds, verifications.",
             Self::Query => "Answers to queries.",
+            Self::Log => "What `anabranch up`, `speed` and `schedule` write to standard error.",
             Self::Topic => "One table for each topic.",
             Self::Field => {
                 "A field with more than its type, also written as `FIELD = { type = \"timestamp\", epoch = \"seconds\" }`."
@@ -351,6 +357,11 @@ settings! {
     VERIFICATIONS: Defaulted<Count> = Query."verifications", Defaulted(|| Count(2));
     /// Such a verification that takes longer is stopped.
     VERIFY_TIMEOUT: Defaulted<Duration> = Query."verify_timeout", Defaulted(|| minutes(60));
+
+    /// The form of an event: text, or a JSON object on a line; `ANABRANCH_LOG_FORMAT` goes before it.
+    LOG_FORMAT: Defaulted<LogFormat> = Log."format", Defaulted(|| LogFormat::Text);
+    /// A query that takes this long is written to the log with its time and rows, or "off".
+    SLOW_QUERY: Defaulted<PeriodOrOff> = Log."slow_query", Defaulted(|| PeriodOrOff(Some(Duration::from_secs(10))));
 
     /// The field that says when a fact happened: declared as `timestamp not null`.
     EVENT_TIME: Required<FieldName> = Topic."event_time", required("\"ts\"");

@@ -45,6 +45,7 @@ pub fn template(name: &str) -> (String, Vec<(PathBuf, String)>) {
         Section::Http,
         Section::Batch,
         Section::Query,
+        Section::Log,
     ] {
         add_section(&mut toml, section, &section.header(), &[]);
     }

@@ -6,13 +6,13 @@ use super::dedup::{self, DedupSettings};
 use super::field_reads::{self, FieldReads};
 use super::field_type::{Nullability, parse_declaration};
 use super::kafka::{self, KafkaSettings};
-use super::nearest::nearest;
 use super::reader::{Entry, Reader, Table};
 use super::retention::{self, RetentionSettings};
 use super::table::{
     ACK, DEAD_LETTER_COUNT, DEAD_LETTER_SHARE, DEAD_LETTERS_FOR, EVENT_TIME, FIELDS, UNKNOWN_FIELDS,
 };
 use super::value::{FieldName, Found, PeriodOrOff};
+use crate::nearest;
 use std::time::Duration;
 
 /// A topic as it is declared.

@@ -6,7 +6,7 @@ use chrono::{TimeZone as _, Utc};
 use croner::parser::{CronParser, Seconds, Year};
 use toml::de::DeValue;
 
-use super::nearest::nearest;
+use crate::nearest;
 
 const MINUTE: Duration = Duration::from_secs(60);
 const SHORTEST: Duration = Duration::from_millis(1);

@@ -4,31 +4,31 @@
 use std::ops::ControlFlow;
 
 use arrow::array::timezone::Tz;
-use datafusion::common::DataFusionError;
 use datafusion::execution::{FunctionRegistry, SessionState};
 use datafusion::logical_expr::Volatility;
 use datafusion::sql::parser::{DFParserBuilder, Statement};
 use datafusion::sql::sqlparser::ast::{
-    Expr, Function, GroupByExpr, ObjectName, Query, Select, SetExpr, Spanned,
+    Expr, Function, GroupByExpr, Ident, ObjectName, Query, Select, SetExpr, Spanned,
     Statement as SqlStatement, TableFactor, Value, Visit, Visitor,
 };
-use datafusion::sql::sqlparser::parser::ParserError;
 use datafusion::sql::sqlparser::tokenizer::Span;
 
-use super::caret::{Place, at};
-use crate::{Error, Result};
+use crate::caret::{Place, at};
+use crate::sql::{KnownNames, Wrong};
+use crate::{Error, Result, sql};
 
 /// Refuses a query that reads a sample of a relation: the engine would read all of it.
 ///
 /// # Errors
-/// `Invalid`, with the place and what to write instead.
-pub fn refuse_samples(statement: &SqlStatement) -> Result<()> {
+/// `Statement`, with the place and what to write instead.
+pub fn refuse_samples(statement: &SqlStatement, text: &str) -> Result<()> {
     match statement.visit(&mut Samples) {
         ControlFlow::Continue(()) => Ok(()),
-        ControlFlow::Break(span) => Err(Error::Invalid(format!(
-            "{}TABLESAMPLE is refused: all rows would be read; write `WHERE random() < 0.1` for about a tenth of them",
-            place(span)
-        ))),
+        ControlFlow::Break(span) => Err(sql::refused(
+            text,
+            Place::of(span),
+            "TABLESAMPLE is refused: all rows would be read; write `WHERE random() < 0.1` for about a tenth of them",
+        )),
     }
 }
 
@@ -58,23 +58,14 @@ fn is_sample(relation: &TableFactor) -> bool {
     )
 }
 
-fn place(span: Span) -> String {
-    match span.start.line {
-        0 => String::new(),
-        line => format!("line {line}, column {}: ", span.start.column),
-    }
-}
-
 /// Refuses what can't be a view: everything that is found, each with its place.
 pub(super) fn check(view: &str, sql: &str, topic: &str, state: &SessionState) -> Result<()> {
     let mut statements = DFParserBuilder::new(sql)
         .build()
         .and_then(|mut p| p.parse_statements())
         .map_err(|e| {
-            let text = parser_message(&e);
-            let found = Place::of_parser(&text);
-            let (place, text) = found.map_or((None, text.as_str()), |(p, t)| (Some(p), t));
-            Error::view(view, at(sql, place, text))
+            let wrong = Wrong::of(&e, sql, &KnownNames::default());
+            Error::view(view, at(sql, wrong.place, &wrong.message))
         })?;
     let statement = match (statements.pop_front(), statements.is_empty()) {
         (Some(statement), true) => statement,
@@ -107,6 +98,7 @@ pub(super) fn check(view: &str, sql: &str, topic: &str, state: &SessionState) ->
         state,
         topic,
         shadowed: false,
+        ctes: Vec::new(),
         reads: 0,
         joined: false,
         refusals: Vec::new(),
@@ -121,14 +113,11 @@ pub(super) fn check(view: &str, sql: &str, topic: &str, state: &SessionState) ->
     }
 }
 
-/// What the parser says, without its wrapping.
-fn parser_message(e: &DataFusionError) -> String {
-    match e.find_root() {
-        DataFusionError::SQL(e, _) => match e.as_ref() {
-            ParserError::ParserError(text) | ParserError::TokenizerError(text) => text.clone(),
-            other => other.to_string(),
-        },
-        other => other.strip_backtrace(),
+/// A name as the planner takes it: in lower case unless it is quoted.
+fn as_planned(name: &Ident) -> String {
+    match name.quote_style {
+        Some(_) => name.value.clone(),
+        None => name.value.to_lowercase(),
     }
 }
 
@@ -137,6 +126,8 @@ struct Checker<'a> {
     topic: &'a str,
     /// Whether a CTE has the topic's name, so that the name alone does not tell what is read.
     shadowed: bool,
+    /// The names of CTEs.
+    ctes: Vec<String>,
     /// How often the topic is read.
     reads: usize,
     /// Whether several relations are refused already.
@@ -231,8 +222,9 @@ impl Visitor for Checker<'_> {
 
     fn pre_visit_query(&mut self, query: &Query) -> ControlFlow<()> {
         let tables = query.with.iter().flat_map(|with| &with.cte_tables);
-        let mut names = tables.map(|cte| &cte.alias.name.value);
-        self.shadowed |= names.any(|name| name == self.topic);
+        let names: Vec<String> = tables.map(|cte| as_planned(&cte.alias.name)).collect();
+        self.shadowed |= names.iter().any(|name| name == self.topic);
+        self.ctes.extend(names);
         match query.body.as_ref() {
             SetExpr::Select(select) => self.check_select(select),
             SetExpr::SetOperation { op, .. } => {
@@ -260,8 +252,19 @@ impl Visitor for Checker<'_> {
     }
 
     fn pre_visit_relation(&mut self, relation: &ObjectName) -> ControlFlow<()> {
-        let is_topic = relation.to_string().trim_matches('"') == self.topic;
+        let last = relation.0.last().and_then(|part| part.as_ident());
+        let name = last.map_or_else(|| relation.to_string(), as_planned);
+        let is_topic = name == self.topic;
         self.reads += usize::from(is_topic);
+        if !is_topic && !self.joined && !self.ctes.contains(&name) {
+            self.refuse(
+                relation.span(),
+                format!(
+                    "`{name}` is another relation, and a view reads one topic, here `{}`; declare a view for each side, and join or filter by the other in a query over the views",
+                    self.topic
+                ),
+            );
+        }
         if is_topic && self.reads > 1 && !self.joined && !self.shadowed {
             self.refuse(
                 relation.span(),

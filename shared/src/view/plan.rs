@@ -22,15 +22,16 @@ use datafusion::optimizer::{Optimizer, OptimizerRule};
 use datafusion::physical_expr::PhysicalExpr;
 use datafusion::prelude::{SessionConfig, SessionContext};
 
-use super::caret::{Place, at};
 use super::fold::evaluate;
 use super::order::{self, Needs};
 use super::{
-    AggregateSplit, FactsTable, LeafTable, ast, bins, build_session, session_builder, ties, zones,
+    AggregateSplit, FactsTable, LeafTable, ast, bins, build_session, refusals, session_builder,
+    ties, zones,
 };
 use crate::topic::OFFSET;
 
-use crate::sql::StatementBounds;
+use crate::caret::at;
+use crate::sql::{KnownNames, StatementBounds, Wrong};
 use crate::{Error, Result, Topic, sql};
 
 /// The name under which the leaf stands in the upper plan.
@@ -105,28 +106,31 @@ fn plan_here(view: &str, text: &str, topic: &Topic) -> Result<Planned> {
     sql::check(&dialect, text, StatementBounds::default()).map_err(|e| Error::view(view, e))?;
     ast::check(view, text, &topic.name, &context.state())?;
     plan_over(&context, view, text, topic).map_err(|e| match e {
-        Error::Query(e) => {
-            let message = e.strip_backtrace();
-            Error::view(view, at(text, place_of_error(text, topic), &message))
-        }
+        Error::Query(_) => Error::view(view, said_of(e, text, topic)),
         Error::Invalid(reason) => Error::view(view, reason),
         e => e,
     })
 }
 
-/// Where the planner finds what is wrong with a query; it tells only when it is asked to.
-fn place_of_error(text: &str, topic: &Topic) -> Option<Place> {
-    let state = planning_session().ok()?.state();
+/// What is wrong with a view's SQL, and where. The planner tells the place only when it is asked to.
+fn said_of(e: Error, text: &str, topic: &Topic) -> String {
+    let Ok(context) = planning_session() else {
+        return e.to_string();
+    };
+    let state = context.state();
+    let known = KnownNames::new(&state, vec![topic.name.clone()]);
     let mut config = state.config().clone();
     config.options_mut().sql_parser.collect_spans = true;
     let state = SessionStateBuilder::new_from_existing(state)
         .with_config(config)
         .build();
     let context = SessionContext::new_with_state(state);
-    match raw_plan(&context, text, topic) {
-        Err(Error::Query(e)) => Place::of_diagnostic(&e),
-        _ => None,
-    }
+    let placed = raw_plan(&context, text, topic).err();
+    let told = match (&placed, &e) {
+        (Some(Error::Query(e)), _) | (_, Error::Query(e)) => Wrong::of(e, text, &known),
+        _ => return e.to_string(),
+    };
+    at(text, told.place, &told.message)
 }
 
 /// The plan of a query over a topic, as it is written.
@@ -136,9 +140,14 @@ fn raw_plan(context: &SessionContext, text: &str, topic: &Topic) -> Result<Logic
     let state = context.state();
     let statement = sql::parse(&state, text)?;
     // Resolving tables in memory never waits, so this does not block.
-    Ok(futures::executor::block_on(
-        state.statement_to_plan(statement),
-    )?)
+    let planned = |statement| {
+        let planned = futures::executor::block_on(state.statement_to_plan(statement));
+        planned.map_err(Error::from)
+    };
+    planned(statement.clone()).or_else(|e| match sql::casts_apart(&state, &statement, &e) {
+        Some(apart) => planned(apart),
+        None => Err(e),
+    })
 }
 
 fn plan_over(context: &SessionContext, view: &str, text: &str, topic: &Topic) -> Result<Planned> {
@@ -156,8 +165,8 @@ fn plan_over(context: &SessionContext, view: &str, text: &str, topic: &Topic) ->
     zones::check(view, &plan)?;
     check_one_scan(view, &plan)?;
     let lowest = {
-        let chain = chain(view, &plan)?;
-        let split_at = split_point(view, &chain)?;
+        let chain = chain(view, text, &plan)?;
+        let split_at = split_point(view, text, &chain)?;
         chain[split_at.min(chain.len() - 1)].clone()
     };
     let ties::Decided { plan, lowest } = ties::decide(view, &plan, lowest)?;
@@ -195,20 +204,17 @@ fn check_one_scan(view: &str, plan: &LogicalPlan) -> Result<()> {
 }
 
 /// The nodes from the root down to the scan.
-fn chain<'a>(view: &str, plan: &'a LogicalPlan) -> Result<Vec<&'a LogicalPlan>> {
+fn chain<'a>(view: &str, text: &str, plan: &'a LogicalPlan) -> Result<Vec<&'a LogicalPlan>> {
     let mut nodes = vec![plan];
     let mut node = plan;
     while !matches!(node, LogicalPlan::TableScan(_)) {
         match node.inputs().as_slice() {
             [input] => node = input,
             _ => {
-                return Err(Error::view(
-                    view,
-                    format!(
-                        "`{}` is not supported in a view; join or unite views in a query instead",
-                        node.display()
-                    ),
-                ));
+                let refusal = refusals::of_node(text, node);
+                return Err(Error::view(view, refusal.unwrap_or_else(|| {
+                    "relations are joined or united, which a view can't do; join or unite views in a query instead".to_owned()
+                })));
             }
         }
         nodes.push(node);
@@ -218,7 +224,7 @@ fn chain<'a>(view: &str, plan: &'a LogicalPlan) -> Result<Vec<&'a LogicalPlan>> 
 
 /// The position in the chain below which a view is computed fact by fact: the lowest aggregation,
 /// or the highest of the filters and projections above the scan.
-fn split_point(view: &str, chain: &[&LogicalPlan]) -> Result<usize> {
+fn split_point(view: &str, text: &str, chain: &[&LogicalPlan]) -> Result<usize> {
     let row_wise = |node: &LogicalPlan| {
         matches!(
             node,
@@ -233,13 +239,12 @@ fn split_point(view: &str, chain: &[&LogicalPlan]) -> Result<usize> {
     match lowest {
         Some(at) => match chain[at + 1..].iter().find(|n| !windowless(n)) {
             None => Ok(at),
-            Some(node) => Err(Error::view(
-                view,
-                format!(
-                    "`{}` stands below the aggregation that reads the topic, where facts can only be filtered and projected; move it above the aggregation, or into a query over the view",
-                    node.display()
-                ),
-            )),
+            Some(node) => {
+                let refusal = refusals::of_node(text, node);
+                Err(Error::view(view, refusal.unwrap_or_else(|| {
+                    "something stands below the aggregation that reads the topic, where facts can only be filtered and projected; move it above the aggregation, or into a query over the view".to_owned()
+                })))
+            }
         },
         None => {
             let top = chain

@@ -292,7 +292,7 @@ async fn a_filter_guards_its_argument() -> Result<()> {
     all_say(sql, &texts, &["42"]).await?;
     let sql = "SELECT array_agg(n ORDER BY 10 / n) FILTER (WHERE n <> 0) AS l FROM facts";
     all_say(sql, &facts, &["[5, 2]"]).await?;
-    all_refuse("SELECT sum(10 / n) FROM facts", &facts, "ivide by zero").await?;
+    all_refuse("SELECT sum(10 / n) FROM facts", &facts, "ivision by zero").await?;
     let session = planning_session()?;
     let sql = "SELECT sum(10 / n) FILTER (WHERE n <> 0) OVER () FROM (VALUES (0), (5)) AS t(n)";
     let found = rows(session.sql(sql).await?.logical_plan().clone()).await?;

@@ -168,7 +168,7 @@ fn unknown_keys_and_tables_name_what_is_near_or_known() {
     );
     assert_told(
         "[users]",
-        "unknown table `[users]`; known tables: `[storage]`, `[daemon]`, `[http]`, `[batch]`, `[query]`, \
+        "unknown table `[users]`; known tables: `[storage]`, `[daemon]`, `[http]`, `[batch]`, `[query]`, `[log]`, \
          `[topics.NAME]`, `[topics.NAME.fields.FIELD]`, `[topics.NAME.source.kafka]`, `[topics.NAME.dedup]`, `[topics.NAME.retention]`, `[views.NAME]`",
         "users",
     );

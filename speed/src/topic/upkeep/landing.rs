@@ -81,6 +81,7 @@ impl Upkeep {
 
 impl UpkeepTurn<'_> {
     pub(super) async fn try_land(&self) -> Result<u64> {
+        let begun = Instant::now();
         let (of, memory) = (self.of, &*self.of.memory);
         let FailedLanding { pieces, put } = of.to_land();
         if pieces.is_empty() {
@@ -167,6 +168,15 @@ impl UpkeepTurn<'_> {
         fail::fail_point!("land-before-cut");
         of.cut_wal(&landing.ranges).await;
         of.checkpoint_when_due().await;
+        let count =
+            |batches: &[RecordBatch]| batches.iter().map(RecordBatch::num_rows).sum::<usize>();
+        tracing::info!(
+            topic = %memory.name(),
+            facts = count(&landing.facts),
+            dead_letters = count(&landing.dead_letters),
+            ms = u64::try_from(begun.elapsed().as_millis()).unwrap_or(0),
+            "landed"
+        );
         let offsets = landing.ranges.iter().map(|(_, r)| r.end.0 - r.start.0);
         let offsets = u64::try_from(offsets.sum::<i64>()).unwrap_or(0);
         // To free what thousands of small requests have brought takes long enough for others to wait.
