@@ -3,6 +3,7 @@
 mod additive;
 mod blame;
 mod combine;
+mod described;
 mod encode;
 mod http;
 mod information;
@@ -10,6 +11,7 @@ mod layer;
 mod leaf;
 mod limits;
 mod merge_states;
+mod naming;
 mod nan_fence;
 mod planning;
 mod pool;
@@ -23,8 +25,10 @@ mod text_lossy;
 mod topic_table;
 mod workers;
 
+pub use described::{ColumnInfo, RelationInfo};
 pub use http::{SqlRequest, error_response, note_of, router, who};
 pub use limits::QueryLimits;
+pub use naming::distinct_names;
 pub use running::{QueryInfo, Verification, VerificationWork};
 pub use session::{Answer, ServingOptions, SqlService, read_setting, stopped_by};
 pub use stoppable::stoppable;

@@ -257,7 +257,7 @@ impl Pinner for LocalPinner {
                 name: name.clone(),
                 kind: "topic",
                 schema,
-                sql: None,
+                view: None,
             });
         }
         for (name, view) in &entry.views {
@@ -275,7 +275,7 @@ impl Pinner for LocalPinner {
                     name: name.clone(),
                     kind: "view",
                     schema,
-                    sql: Some(live.definition.sql.clone()),
+                    view: Some(view),
                 });
             }
         }
