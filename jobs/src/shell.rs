@@ -188,11 +188,7 @@ pub async fn run(session: &dyn Session, options: ShellOptions) -> Result<(), She
     };
     let ended = async {
         if let Some(greeting) = greeting {
-            let help = "`\\?` for help, `\\q` to leave";
-            conversation
-                .runner
-                .say(&format!("{greeting}\n{help}\n"))
-                .await?;
+            conversation.runner.say(&format!("{greeting}\n")).await?;
         }
         conversation.hold().await
     }

@@ -689,10 +689,9 @@ async fn what_there_is_can_be_asked_in_sql() -> anyhow::Result<()> {
             "{views}"
         );
         // What programs ask for before anything else.
-        let schemata =
-            csv("select catalog_name, schema_name from information_schema.schemata order by 2")?;
-        let both = "catalog_name,schema_name\ndatafusion,information_schema\ndatafusion,public\n";
-        anyhow::ensure!(schemata == both, "{schemata}");
+        let schemata = csv("select catalog_name, schema_name from information_schema.schemata")?;
+        let one = "catalog_name,schema_name\ndatafusion,public\n";
+        anyhow::ensure!(schemata == one, "{schemata}");
         for (of, named) in [
             ("tables", "is_insertable_into"),
             ("views", "is_updatable, check_option"),

@@ -100,7 +100,7 @@ pub(crate) async fn run(args: SqlArgs, context: &Context, printing: Printing) ->
     let history = std::env::var_os("HOME").map(|h| PathBuf::from(h).join(".anabranch/history"));
     let options = ShellOptions {
         greeting: Some(format!(
-            "anabranch {}; {}",
+            "anabranch {} (`\\?` for help, `\\q` to leave)\n{}",
             env!("CARGO_PKG_VERSION"),
             session.greeting()
         )),

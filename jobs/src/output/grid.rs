@@ -8,8 +8,11 @@ use std::io::{self, Write};
 
 use super::Style;
 
-/// No title, and no column whose rows are all the same, is cut below this many terminal columns.
+/// No column whose rows are all the same is cut below this many terminal columns.
 const NARROWEST: usize = 8;
+
+/// No title is cut below this many: those of most columns are no longer.
+const TITLE: usize = 12;
 
 /// No other text column is cut below this many; columns are left out instead.
 const READABLE: usize = 20;
@@ -147,7 +150,7 @@ impl Wanted {
 
     fn least(self) -> usize {
         match (self.rigid, self.same) {
-            (true, _) => self.values.max(self.title.min(NARROWEST)),
+            (true, _) => self.values.max(self.title.min(TITLE)),
             (false, true) => self.natural().min(NARROWEST),
             (false, false) => self.natural().min(READABLE),
         }

@@ -525,8 +525,9 @@ fn columns_fit_for_every_width() {
     }
     // A title gives way before a text does, and the widest text before others.
     assert_eq!(fit(&wanted, Some(160)), [12, 26, 80, 1, 25]);
-    assert_eq!(fit(&wanted, Some(100)), [12, 8, 38, 1, 25]);
-    assert_eq!(fit(&wanted, Some(80)), [12, 8, 21, 1, 21]);
+    assert_eq!(fit(&wanted, Some(100)), [12, 12, 34, 1, 25]);
+    assert_eq!(fit(&wanted, Some(81)), [12, 12, 20, 1, 20]);
+    assert_eq!(fit(&wanted, Some(80)), [12, 12, 42, 1]);
     assert_eq!(fit(&wanted, None), [12, 30, 80, 1, 25]);
 }
 

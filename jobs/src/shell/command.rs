@@ -154,11 +154,7 @@ pub(super) const COMMANDS: [Section; 4] = [
             ("\\d", "", "topics, views and tables"),
             ("\\dt", "[NAME]", "topics and tables"),
             ("\\dv", "[NAME]", "views"),
-            (
-                "\\d",
-                "NAME",
-                "columns, types, keys, aggregates; `*` and `?` in a name mean any",
-            ),
+            ("\\d", "NAME", "its columns; `*` and `?` in a name mean any"),
             ("\\d+", "NAME", "the same, and the SQL of a view"),
             ("\\df", "[NAME]", "functions"),
         ],
@@ -169,22 +165,22 @@ pub(super) const COMMANDS: [Section; 4] = [
             (
                 "\\x",
                 "[on|off|auto]",
-                "each row as a list; `auto` where a table is too wide",
+                "each row as a list; auto: where a table is too wide",
             ),
             (
                 "\\format",
-                "table|csv|json|ndjson",
-                "how answers are written",
+                "[NAME]",
+                "how they are written: table, csv, json or ndjson",
             ),
             ("\\t", "[on|off]", "values alone"),
             ("\\a", "", "padded columns, or values with `|` between them"),
-            ("\\timing", "[on|off]", "time taken, after each answer"),
+            ("\\timing", "[on|off]", "the time taken, below each"),
             (
                 "\\pset",
                 "[NAME VALUE]",
-                "footer, pager, rows (0 is all), and the others above",
+                "footer, pager, rows (0 is all), and those above",
             ),
-            ("\\o", "[FILE]", "answers go to a file, or here again"),
+            ("\\o", "[FILE]", "they go to a file, or here again"),
         ],
     ),
     (
@@ -198,7 +194,7 @@ pub(super) const COMMANDS: [Section; 4] = [
             (
                 "\\g",
                 "or \\gx",
-                "runs the statement, or the last one again; x: as lists",
+                "runs it, or the last one again; x: as lists",
             ),
             (
                 "\\watch",
@@ -250,7 +246,7 @@ pub(super) fn help() -> String {
         text.push_str(&format!("{heading}\n"));
         for (name, argument, meaning) in commands {
             let usage = format!("{name} {argument}");
-            text.push_str(&format!("  {usage:<29}  {meaning}\n"));
+            text.push_str(&format!("  {usage:<18}  {meaning}\n"));
         }
     }
     text

@@ -133,23 +133,26 @@ fn columns(relation: &RelationInfo, more: bool) -> String {
     };
     let mut text = format!("{} {}{over}\n", relation.kind, relation.name);
     let has_roles = relation.columns.iter().any(|c| c.role.is_some());
+    let has_not_null = relation.columns.iter().any(|c| !c.nullable);
+    let mut heads = vec!["column", "type"];
+    if has_not_null {
+        heads.push("null");
+    }
+    if has_roles {
+        heads.extend(["made by", "value", "combine"]);
+    }
     let row = |column: &ColumnInfo| {
-        let null = if column.nullable { "" } else { "not null" };
-        let mut row = vec![
-            column.name.clone(),
-            column.sql_type.clone(),
-            null.to_owned(),
-        ];
+        let mut row = vec![column.name.clone(), column.sql_type.clone()];
+        if has_not_null {
+            let null = if column.nullable { "" } else { "not null" };
+            row.push(null.to_owned());
+        }
         if has_roles {
             row.extend(made_by(column));
         }
         row
     };
-    let heads: &[&str] = match has_roles {
-        true => &["column", "type", "null", "made by", "value", "combine"],
-        false => &["column", "type", "null"],
-    };
-    text += &rows_table(heads, relation.columns.iter().map(row).collect());
+    text += &rows_table(&heads, relation.columns.iter().map(row).collect());
     if let (true, Some(sql)) = (more, &relation.sql) {
         text += "sql\n";
         for line in sql.trim().lines() {

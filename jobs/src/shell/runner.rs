@@ -189,22 +189,25 @@ impl<'a> Runner<'a> {
         };
         match parsed {
             Ok(Some(command)) => self.command(command, next.depth).await,
-            Ok(None) if !next.ended && after.is_some() => self.hold(next, after),
+            // What stands behind it in the same text is a command.
+            Ok(None) if !next.ended && after.is_some_and(|a| a.depth == next.depth) => {
+                Ok(self.hold(next, after))
+            }
             Ok(None) => self.query(&next.sql, None).await,
             Err(error) => Ok(Step::Failed(Error::Invalid(error.to_string()))),
         }
     }
 
     /// Keeps a statement without `;` for the command that stands behind it.
-    fn hold(&mut self, next: &Pending, after: Option<&Pending>) -> io::Result<Step> {
+    fn hold(&mut self, next: &Pending, after: Option<&Pending>) -> Step {
         let command = after.map_or("", |after| after.sql.as_str());
-        if command::takes_statement(command) && next.depth == after.map_or(0, |a| a.depth) {
+        if command::takes_statement(command) {
             self.held = Some(next.sql.clone());
-            return Ok(Step::Done);
+            return Step::Done;
         }
-        Ok(Step::Failed(Error::Invalid(format!(
+        Step::Failed(Error::Invalid(format!(
             "the statement before `{command}` has no `;`"
-        ))))
+        )))
     }
 
     async fn query(&mut self, sql: &str, expanded: Option<Expanded>) -> io::Result<Step> {

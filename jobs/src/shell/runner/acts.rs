@@ -16,7 +16,7 @@ use crate::shell::{describe, external};
 const DEEPEST_INCLUDE: usize = 16;
 
 /// The functions that there are, each once.
-const FUNCTIONS: &str = "SELECT routine_name AS name, lower(min(function_type)) AS kind, min(syntax_example) AS call, min(description) AS does FROM information_schema.routines";
+const FUNCTIONS: &str = "SELECT routine_name AS name, lower(min(function_type)) AS kind, coalesce(min(syntax_example), '') AS call, coalesce(min(description), '') AS does FROM information_schema.routines";
 
 impl Runner<'_> {
     pub(super) async fn command(&mut self, command: Command, depth: usize) -> io::Result<Step> {

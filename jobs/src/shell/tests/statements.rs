@@ -159,7 +159,9 @@ fn splitting_and_joining_gives_the_text_back() {
 /// Whether a command stands behind a statement without `;`, which joining would end.
 fn holds_command_amid(statements: &[super::super::Statement<'_>]) -> bool {
     let before = statements.len().saturating_sub(1);
-    statements[..before].iter().any(|statement| !statement.ended)
+    statements[..before]
+        .iter()
+        .any(|statement| !statement.ended)
 }
 
 #[test]
