@@ -97,7 +97,7 @@ sql
     ensure!(near.contains("did you mean `words`?"), "{near}");
     let functions = project.ok(&["sql", "-x", "\\df combine"])?;
     ensure!(functions.contains("│ combine\n"), "{functions}");
-    let names = "SELECT count(*), max(c), 1, 'a' || 'b', count(*), word FROM words WHERE c > 0 GROUP BY word LIMIT 0";
+    let names = "SELECT count(*), max(c), 1, 'a' || 'b', count(c), word FROM words WHERE c > 0 GROUP BY word LIMIT 0";
     let csv = project.ok(&["sql", "--csv", names])?;
     ensure!(csv == "count,max,?column?,?column?,count,word\n", "{csv}");
     Ok(())
