@@ -10,6 +10,7 @@ use clap::{Parser, Subcommand};
 use indicatif::{ProgressBar, ProgressFinish, ProgressStyle};
 
 use crate::commands::batch::BatchCommand;
+use crate::commands::completions::CompletionsArgs;
 use crate::commands::dead_letters::DeadLettersCommand;
 use crate::commands::generate::GenerateArgs;
 use crate::commands::ingest::IngestArgs;
@@ -28,6 +29,7 @@ use crate::work::schedule;
 
 pub mod batch;
 pub mod check;
+pub mod completions;
 pub mod dead_letters;
 pub mod demo;
 pub mod du;
@@ -149,8 +151,8 @@ enum Command {
     /// Rebuilds, refreshes and drops master views, and keeps the storage in shape
     #[command(subcommand)]
     Batch(BatchCommand),
-    /// Answers SQL over merged views, topics, `dead_letters` and `jobs`: in a shell, or from -c, -f
-    /// or standard input
+    /// Answers SQL over merged views, topics, `dead_letters` and `jobs`: in a shell, or from the
+    /// command line, a file or standard input
     Sql(SqlArgs),
     /// Compares merged answers with a recompute from the raw facts; exit code 1 where they differ
     #[command(after_help = VERIFY_EXAMPLES)]
@@ -191,6 +193,8 @@ enum Command {
     /// Shows every setting with its value in this project, and where that comes from
     #[command(after_help = SETTINGS_EXAMPLES)]
     Settings(SettingsArgs),
+    /// Prints a script with which bash, zsh or fish completes this command
+    Completions(CompletionsArgs),
     /// Tells the whole story on a temporary folder, in less than a minute
     Demo {
         /// How many facts are made
@@ -246,7 +250,8 @@ impl Command {
             | Self::Tail(_)
             | Self::Generate(_)
             | Self::Init { .. }
-            | Self::Settings(_) => true,
+            | Self::Settings(_)
+            | Self::Completions(_) => true,
             Self::DeadLetters(command) => !matches!(command, DeadLettersCommand::Retry(_)),
             Self::Ingest(_)
             | Self::Speed
@@ -260,7 +265,7 @@ impl Command {
     /// Whether it says how the project differs from what runs before anything else. `status` shows
     /// it in its own place, and the answer to a query has what concerns the query.
     fn says_notes(&self) -> bool {
-        let one_query = matches!(self, Self::Sql(args) if args.command.is_some());
+        let one_query = matches!(self, Self::Sql(args) if args.is_given_statements());
         !one_query && !matches!(self, Self::Status)
     }
 
@@ -320,6 +325,7 @@ pub async fn execute(cli: Cli) -> Result<u8> {
             return Ok(if held { 0 } else { FOUND_WRONG });
         }
         Command::Settings(args) => return settings::run(args, &cli.project, printing),
+        Command::Completions(args) => return completions::run(args, printing).map(|()| 0),
         Command::Check => return check::run(&cli.project, printing).await,
         Command::Generate(args) if !args.into_daemon => return generate::run(args).await,
         _ => {}
@@ -349,8 +355,10 @@ pub async fn execute(cli: Cli) -> Result<u8> {
         Command::DeadLetters(command) => dead_letters::run(command, &context, printing).await,
         Command::Tail(args) => tail::run(args, &context, printing).await,
         Command::Generate(args) => generate::run_into_daemon(&args, &context, printing).await,
-        Command::Init { .. } | Command::Demo { .. } | Command::Settings(_) | Command::Check => {
-            Ok(0)
-        }
+        Command::Init { .. }
+        | Command::Demo { .. }
+        | Command::Settings(_)
+        | Command::Completions(_)
+        | Command::Check => Ok(0),
     }
 }

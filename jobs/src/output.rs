@@ -6,7 +6,10 @@ mod csv;
 mod grid;
 mod human;
 mod json;
+mod layout;
+mod record;
 mod table;
+mod unaligned;
 mod value;
 
 #[cfg(test)]
@@ -23,6 +26,7 @@ use arrow::record_batch::RecordBatch;
 pub use human::{
     human_bytes, human_count, human_duration, human_rate, key_value_table, rows_table,
 };
+pub use layout::{Expanded, Layout};
 pub use value::for_people;
 
 /// How an answer is written.
@@ -164,6 +168,28 @@ impl Style {
     }
 }
 
+/// The height of standard output's terminal in lines; `None` where it is none.
+pub fn terminal_height() -> Option<u16> {
+    console::Term::stdout()
+        .size_checked()
+        .map(|(lines, _)| lines)
+}
+
+/// Writes an answer's rows in the layout of commands, as [`write_answer`] does.
+///
+/// # Errors
+///
+/// Those of [`write_answer`].
+pub fn write_batches(
+    out: &mut dyn Write,
+    schema: &SchemaRef,
+    batches: &[RecordBatch],
+    format: Format,
+    style: Style,
+) -> io::Result<()> {
+    write_answer(out, schema, batches, format, style, Layout::default())
+}
+
 /// Writes an answer's rows.
 ///
 /// The four formats agree on what a value is, apart from how `Table` makes it pleasant to read:
@@ -179,22 +205,26 @@ impl Style {
 /// | control characters in text | escaped: a row stays a line | kept (`Csv`), escaped by JSON's rules |
 ///
 /// Columns that share a name are told apart in JSON as `name`, `name_2`, …. In a table on a terminal,
-/// text is cut with `…` to fit the width; numbers and times are never cut while there is room for
-/// another column, and columns that don't fit at all are left out, which the closing line says.
+/// text is cut with `…` to fit the width: first where all rows have the same, then the widest. Numbers
+/// and times are never cut while there is room for another column, and columns that don't fit at all
+/// are left out, which the closing line says. The layout is for tables; of `Csv` it says whether
+/// there is a header.
 ///
 /// # Errors
 ///
 /// What `out` returns, and [`io::ErrorKind::Other`] for a type that the format can't write.
-pub fn write_batches(
+pub fn write_answer(
     out: &mut dyn Write,
     schema: &SchemaRef,
     batches: &[RecordBatch],
     format: Format,
     style: Style,
+    layout: Layout,
 ) -> io::Result<()> {
     match format {
-        Format::Table => table::write(out, schema, batches, style),
-        Format::Csv => csv::write(out, schema, batches),
+        Format::Table if !layout.aligned => unaligned::write(out, schema, batches, layout),
+        Format::Table => table::write(out, schema, batches, style, layout),
+        Format::Csv => csv::write(out, schema, batches, !layout.tuples_only),
         Format::Json => json::write_array(out, schema, batches),
         Format::Ndjson => json::write_lines(out, schema, batches),
     }

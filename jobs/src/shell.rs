@@ -4,9 +4,15 @@
 
 mod command;
 mod complete;
+mod describe;
 mod editor;
+mod external;
 mod lex;
+mod near;
+mod paste;
 mod runner;
+mod signals;
+mod typed;
 
 #[cfg(test)]
 mod tests;
@@ -14,30 +20,42 @@ mod tests;
 use std::io::{self, Write};
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 
 use anabranch_shared::ErrorKind;
 use rustyline::error::ReadlineError;
-use tokio::sync::Notify;
 
-use crate::output::{Format, Style};
-use crate::reader::answers::{Answer, RelationInfo, Session};
+use crate::output::{Format, Layout, Style};
+use crate::reader::answers::{Answer, Session};
 use editor::{Heard, Prompt};
-use runner::{Giver, Ran, Runner};
+use runner::{Giver, Ran, Runner, Then};
+use signals::{Interrupt, Stoppable, stopped};
+use typed::{Turn, Typed};
 
+pub use external::pager;
 pub use lex::{Statement, split_statements};
+
+/// Rows that a terminal shows of one answer unless it is told.
+pub const ROWS: u64 = 10_000;
 
 /// How the shell behaves.
 #[derive(Debug, Clone)]
 pub struct ShellOptions {
-    /// What stands before the cursor.
+    /// What stands before the cursor, without its sign.
     pub prompt: String,
-    /// What is printed before the first prompt.
+    /// What is printed before the first prompt, unless the shell is to be quiet.
     pub greeting: Option<String>,
     /// Where statements are remembered; the file and its folder are created. `None` keeps no history.
     pub history: Option<PathBuf>,
     /// How answers are written until `\format` changes it.
     pub format: Format,
+    /// How tables are laid out until `\pset` changes it.
+    pub layout: Layout,
+    /// Whether only answers, errors and notes are written.
+    pub quiet: bool,
+    /// Rows of one answer that a terminal shows, 0 for all, until `\pset rows` changes it.
+    pub rows: u64,
+    /// With which a person turns pages, until `\pset pager` changes it.
+    pub pager: Option<String>,
     /// Whether the time taken is shown until `\timing` changes it.
     pub timing: bool,
     /// What the place of the answers can show.
@@ -50,10 +68,14 @@ impl Default for ShellOptions {
     /// Tables without colour or history.
     fn default() -> Self {
         Self {
-            prompt: "anabranch> ".to_owned(),
+            prompt: "anabranch".to_owned(),
             greeting: None,
             history: None,
             format: Format::Table,
+            layout: Layout::default(),
+            quiet: false,
+            rows: ROWS,
+            pager: None,
             timing: false,
             style: Style::plain(),
             error_style: Style::plain(),
@@ -123,10 +145,12 @@ pub async fn run_script(
     err: &mut (dyn Write + Send),
     options: ShellOptions,
 ) -> Result<ScriptOutcome, ShellError> {
-    match Runner::new(session, out, err, options, Giver::Script)
-        .run(sql_text)
-        .await
-    {
+    let mut runner = Runner::new(session, out, err, options, Giver::Script);
+    let ran = match runner.run(sql_text).await {
+        Ok(ran) => runner.finish().map(|()| ran),
+        failed => failed,
+    };
+    match ran {
         Ok(ran) => Ok(ran.into()),
         Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(ScriptOutcome::OutputClosed),
         Err(source) => Err(ShellError::Write { source }),
@@ -135,7 +159,7 @@ pub async fn run_script(
 
 /// Runs the shell on the terminal until `\q` or Ctrl-D.
 ///
-/// From here on the process no longer ends by Ctrl-C: at the prompt it clears what is typed, during a
+/// From here on the process no longer ends by Ctrl-C: at the prompt it drops what is typed, during a
 /// query it stops the query. Needs a tokio runtime with timers and I/O; on one with several threads
 /// Ctrl-C also stops the printing of a long answer.
 ///
@@ -144,146 +168,159 @@ pub async fn run_script(
 /// [`ShellError`]; a failing statement is printed and the shell goes on.
 pub async fn run(session: &dyn Session, options: ShellOptions) -> Result<(), ShellError> {
     let interrupt = Arc::new(Interrupt::default());
-    let watch = tokio::spawn(watch_signals(interrupt.clone()));
+    let watch = tokio::spawn(signals::watch(interrupt.clone()));
     let mut out = Stoppable {
         inner: io::BufWriter::new(io::stdout()),
         interrupt: interrupt.clone(),
     };
     let mut err = io::stderr();
-    let mut prompt = Prompt::start(
-        options.prompt.clone(),
-        options.style.color,
-        options.history.clone(),
-    )?;
-    let greeting = options.greeting.clone();
-    let mut runner = Runner::new(session, &mut out, &mut err, options, Giver::Person);
+    let (name, color) = (options.prompt.clone(), options.style.color);
+    let prompt = Prompt::start(name, color, options.history.clone())?;
+    let greeting = options.greeting.clone().filter(|_| !options.quiet);
+    let giver = Giver::Person(interrupt.clone());
+    let runner = Runner::new(session, &mut out, &mut err, options, giver);
+    let mut conversation = Conversation {
+        session,
+        runner,
+        prompt,
+        interrupt,
+        typed: Typed::default(),
+    };
     let ended = async {
         if let Some(greeting) = greeting {
-            runner.say(&format!("{greeting}\n"))?;
+            conversation.runner.say(&format!("{greeting}\n")).await?;
         }
-        converse(session, &mut runner, &mut prompt, &interrupt).await
+        conversation.hold().await
     }
     .await;
+    let finished = conversation.runner.finish();
     watch.abort();
-    ended
+    ended.and(finished.map_err(ShellError::from))
 }
 
-async fn converse(
-    session: &dyn Session,
-    runner: &mut Runner<'_>,
-    prompt: &mut Prompt,
-    interrupt: &Interrupt,
-) -> Result<(), ShellError> {
-    loop {
-        if !prompt.ask() {
-            // The thread says why it ends before it does.
-            return match prompt.hear().await {
-                Some(Heard::Failed(source)) => Err(ShellError::Terminal { source }),
-                _ => Ok(()),
-            };
-        }
-        let heard = hear_and_learn(session, runner, prompt).await?;
-        let text = match heard {
-            Some(Heard::Text(text)) => text,
-            Some(Heard::Failed(source)) => return Err(ShellError::Terminal { source }),
-            Some(Heard::End) | None => return Ok(()),
-            Some(Heard::Interrupted | Heard::NoHistory(_)) => continue,
-        };
-        interrupt.clear();
-        let ran = tokio::select! {
-            ran = runner.run(&text) => ran,
-            () = interrupt.wait() => Err(stopped()),
-        };
-        match ran {
-            Ok(Ran::Through { quit: true, .. }) => return Ok(()),
-            Ok(_) => {}
-            Err(_) if interrupt.is_set() => runner.error("stopped")?,
-            Err(source) => return Err(ShellError::Write { source }),
-        }
-    }
+/// A person at the prompt, and what answers.
+struct Conversation<'a> {
+    session: &'a dyn Session,
+    runner: Runner<'a>,
+    prompt: Prompt,
+    interrupt: Arc<Interrupt>,
+    typed: Typed,
 }
 
-/// Waits for the prompt's answer, and meanwhile asks which relations there are. A failure to know them
-/// only costs completion, so it isn't worth a line over the one being typed.
-async fn hear_and_learn(
-    session: &dyn Session,
-    runner: &mut Runner<'_>,
-    prompt: &mut Prompt,
-) -> io::Result<Option<Heard>> {
-    let mut relations = session.relations();
-    let mut learning = true;
-    loop {
-        tokio::select! {
-            heard = prompt.hear() => match heard {
-                Some(Heard::NoHistory(message)) => runner.note(&message)?,
-                other => return Ok(other),
-            },
-            known = &mut relations, if learning => {
-                learning = false;
-                if let Ok(known) = known {
-                    prompt.learn(known);
+/// Whether the shell goes on.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Goes {
+    On,
+    ToItsEnd,
+}
+
+impl Conversation<'_> {
+    /// Hears line after line, until the person leaves.
+    async fn hold(&mut self) -> Result<(), ShellError> {
+        loop {
+            let waits_for = self.typed.waits_for();
+            if !self.prompt.ask(waits_for, self.typed.pending()) {
+                // The thread says why it ends before it does.
+                return match self.prompt.hear().await {
+                    Some(Heard::Failed(source)) => Err(ShellError::Terminal { source }),
+                    _ => Ok(()),
+                };
+            }
+            let line = match self.hear_and_learn().await? {
+                Some(Heard::Line(line)) => line,
+                Some(Heard::Failed(source)) => return Err(ShellError::Terminal { source }),
+                Some(Heard::End) | None => return Ok(()),
+                Some(Heard::Interrupted) => {
+                    self.typed.drop_all();
+                    continue;
                 }
+                Some(Heard::NoHistory(_)) => continue,
+            };
+            if self.heard(&line).await? == Goes::ToItsEnd {
+                return Ok(());
             }
         }
     }
-}
 
-/// Ctrl-C, from the signal to whoever must stop.
-#[derive(Debug, Default)]
-struct Interrupt {
-    set: AtomicBool,
-    notify: Notify,
-}
-
-impl Interrupt {
-    fn set(&self) {
-        self.set.store(true, Ordering::SeqCst);
-        self.notify.notify_one();
-    }
-
-    fn clear(&self) {
-        self.set.store(false, Ordering::SeqCst);
-    }
-
-    fn is_set(&self) -> bool {
-        self.set.load(Ordering::SeqCst)
-    }
-
-    /// Ends once Ctrl-C was pressed since the last `clear`.
-    async fn wait(&self) {
-        while !self.is_set() {
-            self.notify.notified().await;
-        }
-    }
-}
-
-async fn watch_signals(interrupt: Arc<Interrupt>) {
-    while tokio::signal::ctrl_c().await.is_ok() {
-        interrupt.set();
-    }
-}
-
-fn stopped() -> io::Error {
-    io::Error::other("stopped by Ctrl-C")
-}
-
-/// An output that fails once Ctrl-C was pressed: formatting a long answer never waits, so nothing else
-/// could stop it.
-struct Stoppable<W> {
-    inner: W,
-    interrupt: Arc<Interrupt>,
-}
-
-impl<W: Write> Write for Stoppable<W> {
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        if self.interrupt.is_set() {
-            Err(stopped())
-        } else {
-            self.inner.write(bytes)
+    /// Does what a line leads to.
+    async fn heard(&mut self, line: &str) -> Result<Goes, ShellError> {
+        let mut turn = self.typed.line(line);
+        loop {
+            match turn {
+                Turn::More => return Ok(Goes::On),
+                Turn::Warn(text) => self.runner.note(&text)?,
+                Turn::Dropped(text) => self.runner.remark(&text)?,
+                Turn::Show(text) => self.runner.say(&text).await?,
+                Turn::Aside { command, note } => {
+                    let then = self.run(&command).await?;
+                    if then == Some(Then::Quit) {
+                        return Ok(Goes::ToItsEnd);
+                    }
+                    self.runner.remark(&note)?;
+                }
+                Turn::Run(text) => {
+                    if !text.trim().is_empty() {
+                        self.prompt.remember(&text);
+                    }
+                    match self.run(&text).await? {
+                        Some(Then::Quit) => return Ok(Goes::ToItsEnd),
+                        Some(Then::Typed(text)) => {
+                            turn = self.taken_from_editor(&text).await?;
+                            continue;
+                        }
+                        Some(Then::GoOn) | None => {}
+                    }
+                }
+            }
+            return Ok(Goes::On);
         }
     }
 
-    fn flush(&mut self) -> io::Result<()> {
-        self.inner.flush()
+    /// A statement as an editor leaves it, shown as if it had been typed.
+    async fn taken_from_editor(&mut self, text: &str) -> Result<Turn, ShellError> {
+        let text = text.trim_end();
+        self.runner.say(&format!("{text}\n")).await?;
+        self.typed.drop_all();
+        Ok(self.typed.line(text))
+    }
+
+    /// Runs statements. `None` where they were stopped or failed.
+    async fn run(&mut self, text: &str) -> Result<Option<Then>, ShellError> {
+        self.interrupt.clear();
+        let ran = tokio::select! {
+            ran = self.runner.run(text) => ran,
+            () = self.interrupt.wait() => Err(stopped()),
+        };
+        match ran {
+            Ok(Ran::Through { then, .. }) => Ok(Some(then)),
+            Ok(Ran::Failed { .. }) => Ok(None),
+            Err(_) if self.interrupt.is_set() => {
+                self.interrupt.clear();
+                self.runner.error("stopped")?;
+                Ok(None)
+            }
+            Err(source) => Err(ShellError::Write { source }),
+        }
+    }
+
+    /// Waits for the prompt's answer, and meanwhile asks which relations there are. A failure to know
+    /// them only costs completion, so it isn't worth a line over the one being typed.
+    async fn hear_and_learn(&mut self) -> io::Result<Option<Heard>> {
+        let mut relations = self.session.relations();
+        let mut learning = true;
+        loop {
+            tokio::select! {
+                heard = self.prompt.hear() => match heard {
+                    Some(Heard::NoHistory(message)) => self.runner.note(&message)?,
+                    other => return Ok(other),
+                },
+                known = &mut relations, if learning => {
+                    learning = false;
+                    if let Ok(known) = known {
+                        self.prompt.learn(known);
+                    }
+                }
+            }
+        }
     }
 }

@@ -12,6 +12,8 @@ use arrow::ipc::writer::StreamWriter;
 use arrow::json::writer::{JsonArray, LineDelimited, Writer, WriterBuilder};
 use datafusion::execution::memory_pool::{MemoryConsumer, MemoryPool, MemoryReservation};
 
+use crate::naming::{distinct_names, under};
+
 /// The content type of an Arrow IPC stream.
 pub(crate) const ARROW: &str = "application/vnd.apache.arrow.stream";
 /// The content type of JSON objects, one a line.
@@ -158,6 +160,8 @@ enum Format {
 /// An answer on its way to bytes. What it takes counts as the queries' memory until it is dropped.
 pub(crate) struct Encoder {
     format: Format,
+    /// The columns of JSON objects, where names of the answer repeat.
+    distinct: Option<SchemaRef>,
     reserved: MemoryReservation,
 }
 
@@ -175,7 +179,12 @@ impl Encoder {
             _ => Format::Array(json().build(Vec::new())),
         };
         let reserved = MemoryConsumer::new("answer").register(pool);
-        Ok(Self { format, reserved })
+        let distinct = distinct_names(schema);
+        Ok(Self {
+            format,
+            distinct: (!Arc::ptr_eq(&distinct, schema)).then_some(distinct),
+            reserved,
+        })
     }
 
     /// Adds rows.
@@ -189,11 +198,11 @@ impl Encoder {
                 answer.writer.get_ref().capacity()
             }
             Format::Lines(writer) => {
-                writer.write(batch)?;
+                writer.write(&told_apart(&self.distinct, batch)?)?;
                 writer.get_ref().capacity()
             }
             Format::Array(writer) => {
-                writer.write(batch)?;
+                writer.write(&told_apart(&self.distinct, batch)?)?;
                 writer.get_ref().capacity()
             }
         };
@@ -224,9 +233,17 @@ impl Encoder {
     }
 }
 
+/// A batch whose columns have different names.
+fn told_apart(distinct: &Option<SchemaRef>, batch: &RecordBatch) -> Result<RecordBatch> {
+    match distinct {
+        Some(schema) => Ok(under(schema, batch)?),
+        None => Ok(batch.clone()),
+    }
+}
+
 #[cfg(test)]
 mod tests {
-    use arrow::array::{ListArray, MapArray, StringViewArray, StructArray};
+    use arrow::array::{Int64Array, ListArray, MapArray, StringViewArray, StructArray};
     use arrow::buffer::OffsetBuffer;
     use arrow::ipc::reader::StreamReader;
     use arrow::util::pretty::pretty_format_batches;
@@ -285,6 +302,28 @@ mod tests {
         let bytes = sent(&whole, Texts::Views)?;
         let mut read = StreamReader::try_new(bytes.as_slice(), None)?;
         assert_eq!(read.next().transpose()?, Some(whole));
+        Ok(())
+    }
+
+    #[test]
+    fn objects_hold_each_name_once() -> Result<()> {
+        let one = || Arc::new(Int64Array::from(vec![1])) as ArrayRef;
+        let fields = ["count", "count"].map(|name| Field::new(name, DataType::Int64, true));
+        let schema = Arc::new(Schema::new(fields.to_vec()));
+        let rows = RecordBatch::try_new(schema.clone(), vec![one(), one()])?;
+        let pool: Arc<dyn MemoryPool> = Arc::new(UnboundedMemoryPool::default());
+        for (kind, expected) in [
+            (JSON, r#"[{"count":1,"count_2":1}]"#),
+            (NDJSON, "{\"count\":1,\"count_2\":1}\n"),
+        ] {
+            let mut encoder = Encoder::new(&schema, kind, Texts::Plain, &pool)?;
+            encoder.write(&rows)?;
+            assert_eq!(String::from_utf8_lossy(&encoder.finish()?), expected);
+        }
+        // A stream of Arrow holds them as they are.
+        let bytes = sent(&rows, Texts::Plain)?;
+        let read = StreamReader::try_new(bytes.as_slice(), None)?;
+        assert_eq!(read.schema(), schema);
         Ok(())
     }
 

@@ -14,6 +14,7 @@ use axum::{Extension, Json, Router};
 use futures::StreamExt;
 use percent_encoding::{AsciiSet, CONTROLS, percent_decode, utf8_percent_encode};
 
+use crate::described::RelationInfo;
 use crate::encode::{ARROW, Encoder, JSON, NDJSON, Texts};
 use crate::metrics::Door;
 use crate::session::{Answer, SqlService, read_setting};
@@ -34,6 +35,21 @@ pub struct SqlRequest {
     /// `merged` (default) or `batch`.
     #[serde(default)]
     pub read: Option<String>,
+}
+
+/// The parameters of `GET /relations`.
+#[derive(Debug, Default, serde::Deserialize)]
+#[serde(deny_unknown_fields)]
+struct RelationsRequest {
+    #[serde(rename = "as", default)]
+    form: Option<RelationsForm>,
+}
+
+/// In which form relations are told.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Deserialize)]
+#[serde(rename_all = "lowercase")]
+enum RelationsForm {
+    Objects,
 }
 
 /// The routes of this layer.
@@ -87,12 +103,19 @@ async fn cancel(State(service): State<Arc<SqlService>>, Path(id): Path<String>) 
     }
 }
 
-/// What can be queried: name, kind, and columns as name, type and nullability.
-async fn relations(State(service): State<Arc<SqlService>>) -> Response {
+/// What can be queried: as objects, or in the form of before that older shells read.
+async fn relations(
+    State(service): State<Arc<SqlService>>,
+    Query(request): Query<RelationsRequest>,
+) -> Response {
     let list = match service.pinner().relations().await {
         Ok(list) => list,
         Err(e) => return error_response(&e),
     };
+    if request.form == Some(RelationsForm::Objects) {
+        let list: Vec<_> = list.iter().map(RelationInfo::of).collect();
+        return Json(list).into_response();
+    }
     let shown: Vec<_> = list
         .iter()
         .map(|r| {
@@ -103,7 +126,7 @@ async fn relations(State(service): State<Arc<SqlService>>) -> Response {
             (r.name.clone(), r.kind, columns)
         })
         .collect();
-    axum::Json(shown).into_response()
+    Json(shown).into_response()
 }
 
 /// An error as an answer, with its status.

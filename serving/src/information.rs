@@ -1,6 +1,7 @@
 //! `information_schema`: what there is to be queried, for programs that ask for that first, and for
 //! `SHOW TABLES` and `SHOW COLUMNS`. Owns its tables `tables`, `views` and `columns`, which list every
-//! relation, whether the query reads it or not; what it says of functions and settings is the engine's.
+//! relation, whether the query reads it or not, and those of constraints, of which there are none;
+//! what it says of schemata, functions and settings is the engine's.
 
 use std::sync::Arc;
 
@@ -19,6 +20,71 @@ use datafusion::prelude::SessionContext;
 /// What `table_type` says of a relation that is no view, and of one that is.
 const TABLE: &str = "BASE TABLE";
 const VIEW: &str = "VIEW";
+
+/// Tables of the standard about what is not here, with their columns: programs ask them for keys.
+const EMPTY: [(&str, &[&str]); 4] = [
+    (
+        "table_constraints",
+        &[
+            "constraint_catalog",
+            "constraint_schema",
+            "constraint_name",
+            "table_catalog",
+            "table_schema",
+            "table_name",
+            "constraint_type",
+            "is_deferrable",
+            "initially_deferred",
+            "enforced",
+        ],
+    ),
+    (
+        "key_column_usage",
+        &[
+            "constraint_catalog",
+            "constraint_schema",
+            "constraint_name",
+            "table_catalog",
+            "table_schema",
+            "table_name",
+            "column_name",
+            "ordinal_position",
+            "position_in_unique_constraint",
+        ],
+    ),
+    (
+        "constraint_column_usage",
+        &[
+            "table_catalog",
+            "table_schema",
+            "table_name",
+            "column_name",
+            "constraint_catalog",
+            "constraint_schema",
+            "constraint_name",
+        ],
+    ),
+    (
+        "referential_constraints",
+        &[
+            "constraint_catalog",
+            "constraint_schema",
+            "constraint_name",
+            "unique_constraint_catalog",
+            "unique_constraint_schema",
+            "unique_constraint_name",
+            "match_option",
+            "update_rule",
+            "delete_rule",
+        ],
+    ),
+];
+
+/// The columns of a table that is always empty.
+fn columns_of_empty(name: &str) -> Option<&'static [&'static str]> {
+    let found = EMPTY.iter().find(|(empty, _)| *empty == name);
+    found.map(|(_, columns)| *columns)
+}
 
 /// Whether a statement reads of `information_schema` where it names this.
 pub(crate) fn is_of_information(reference: &TableReference) -> bool {
@@ -52,24 +118,43 @@ struct Information {
 #[async_trait]
 impl SchemaProvider for Information {
     fn table_names(&self) -> Vec<String> {
-        self.engine.table_names()
+        table_names(&self.engine)
     }
 
     async fn table(
         &self,
         name: &str,
     ) -> datafusion::common::Result<Option<Arc<dyn TableProvider>>> {
-        Ok(match name.to_ascii_lowercase().as_str() {
+        let name = name.to_ascii_lowercase();
+        Ok(match name.as_str() {
             "tables" => Some(self.tables.clone()),
             "views" => Some(self.views.clone()),
             "columns" => Some(self.columns.clone()),
-            _ => self.engine.table(name).await?,
+            name => match columns_of_empty(name) {
+                Some(columns) => Some(empty(columns)?),
+                None => self.engine.table(name).await?,
+            },
         })
     }
 
     fn table_exist(&self, name: &str) -> bool {
-        self.engine.table_exist(name)
+        columns_of_empty(&name.to_ascii_lowercase()).is_some() || self.engine.table_exist(name)
     }
+}
+
+fn table_names(engine: &InformationSchemaProvider) -> Vec<String> {
+    let own = EMPTY.iter().map(|(name, _)| (*name).to_owned());
+    engine.table_names().into_iter().chain(own).collect()
+}
+
+/// A table without rows. Places in it are numbers, everything else is text.
+fn empty(columns: &[&str]) -> datafusion::common::Result<Arc<dyn TableProvider>> {
+    let field = |name: &&str| match name.contains("position") {
+        true => Field::new(*name, DataType::UInt64, true),
+        false => Field::new(*name, DataType::Utf8, true),
+    };
+    let schema = Arc::new(Schema::new(columns.iter().map(field).collect::<Vec<_>>()));
+    Ok(Arc::new(MemTable::try_new(schema, vec![vec![]])?))
 }
 
 impl Information {
@@ -89,7 +174,7 @@ impl Information {
                 false => TABLE,
             },
         };
-        let own = engine.table_names().into_iter().map(|name| Listed {
+        let own = table_names(&engine).into_iter().map(|name| Listed {
             schema: INFORMATION_SCHEMA.to_owned(),
             name,
             kind: VIEW,
@@ -144,13 +229,15 @@ fn tables(catalog: &str, all: &[Listed]) -> Columns {
         ("table_schema", texts(all.iter().map(|t| t.schema.as_str()))),
         ("table_name", texts(all.iter().map(|t| t.name.as_str()))),
         ("table_type", texts(all.iter().map(|t| t.kind))),
+        ("is_insertable_into", same("NO", all.len())),
     ]
 }
 
 /// The views with their SQL, under the engine's name for it and under the standard's.
 fn of_views(catalog: &str, schema: &str, views: Vec<&Relation>) -> Columns {
     let sql = || -> ArrayRef {
-        let all = views.iter().map(|v| v.sql.as_deref());
+        let all = views.iter().map(|v| v.view.as_ref());
+        let all = all.map(|view| Some(view?.definition().sql.as_str()));
         Arc::new(all.collect::<StringArray>())
     };
     vec![
@@ -159,6 +246,8 @@ fn of_views(catalog: &str, schema: &str, views: Vec<&Relation>) -> Columns {
         ("table_name", texts(views.iter().map(|v| v.name.as_str()))),
         ("definition", sql()),
         ("view_definition", sql()),
+        ("check_option", same("NONE", views.len())),
+        ("is_updatable", same("NO", views.len())),
     ]
 }
 
@@ -223,5 +312,11 @@ fn columns(catalog: &str, schema: &str, relations: &[&Relation]) -> Columns {
         ("numeric_scale", numbers(&|t| digits(t)?.2)),
         ("datetime_precision", numbers(&of_time)),
         ("interval_type", none()),
+        ("udt_catalog", same(catalog, all.len())),
+        ("udt_schema", same(schema, all.len())),
+        ("udt_name", texts(types.iter().map(String::as_str))),
+        ("is_identity", same("NO", all.len())),
+        ("is_generated", same("NEVER", all.len())),
+        ("is_updatable", same("NO", all.len())),
     ]
 }

@@ -3,6 +3,7 @@
 mod additive;
 mod blame;
 mod combine;
+mod described;
 mod encode;
 mod http;
 mod information;
@@ -11,6 +12,7 @@ mod leaf;
 mod limits;
 mod merge_states;
 mod metrics;
+mod naming;
 mod nan_fence;
 mod planning;
 mod pool;
@@ -24,9 +26,11 @@ mod text_lossy;
 mod topic_table;
 mod workers;
 
+pub use described::{ColumnInfo, RelationInfo};
 pub use http::{SqlRequest, error_response, note_of, router, who};
 pub use limits::QueryLimits;
 pub use metrics::{Door, QueryMetrics};
+pub use naming::distinct_names;
 pub use running::{QueryInfo, Verification, VerificationWork};
 pub use session::{Answer, ServingOptions, SqlService, read_setting, stopped_by};
 pub use stoppable::stoppable;

@@ -24,7 +24,6 @@ use datafusion::execution::{SendableRecordBatchStream, SessionState, TaskContext
 use datafusion::functions_aggregate::expr_fn::max;
 use datafusion::logical_expr::{Expr, LogicalPlan, LogicalPlanBuilder, ident, lit};
 use datafusion::physical_plan::execute_stream;
-use datafusion::physical_plan::stream::RecordBatchStreamAdapter;
 use datafusion::prelude::{DataFrame, SessionConfig, SessionContext};
 use datafusion::sql::parser::Statement;
 
@@ -35,6 +34,7 @@ use crate::information;
 use crate::leaf::MergedLeaf;
 use crate::limits::QueryLimits;
 use crate::metrics::{Asked, Door, QueryMetrics};
+use crate::naming::ColumnNames;
 use crate::planning;
 use crate::pool::QueryPool;
 use crate::running::{Queries, QueryInfo, Running, Verification, Waiter};
@@ -460,6 +460,7 @@ async fn computed(
     if let Some(relations) = known {
         information::register(&context, &relations)?;
     }
+    let names = ColumnNames::of(&statement);
     let plan = planned(&context.state(), statement).await?;
     read_only().verify_plan(&plan)?;
     additive::check(&plan, &answer_plans(&pin)?)?;
@@ -477,7 +478,7 @@ async fn computed(
     let constant = largest_constant(&plan)?;
     let plan = stoppable(plan, &stop)?;
     let rows = execute_stream(plan, task_of(&context, constant))?;
-    let rows = Box::pin(RecordBatchStreamAdapter::new(schema, rows));
+    let rows = names.rename(&schema, rows);
     let views = pin.views.into_values().collect();
     Ok(naming_views(rows, of_views, views, stop))
 }
@@ -636,7 +637,10 @@ fn freshness(pin: &Pin, mode: ReadMode) -> String {
     for (name, view) in &pin.views {
         let behind = view.boundary.distance_to(&view.head);
         parts.push(match mode {
-            ReadMode::Batch => format!("{name}: batch only, up to boundary [{}]", view.boundary),
+            ReadMode::Batch => format!(
+                "{name}: as of its last refresh; what came after [{}] is left out",
+                view.boundary
+            ),
             ReadMode::Merged => format!(
                 "{name}: up to [{}], {behind} offsets of them from the delta",
                 view.head

@@ -118,8 +118,8 @@ pub struct Relation {
     pub kind: &'static str,
     /// Its columns.
     pub schema: SchemaRef,
-    /// The SQL of a view.
-    pub sql: Option<String>,
+    /// The view, where it is one.
+    pub view: Option<Arc<View>>,
 }
 
 /// Chooses pins.

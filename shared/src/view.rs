@@ -40,6 +40,7 @@ mod order;
 mod plan;
 mod redefined;
 mod refusals;
+mod roles;
 mod sample;
 mod spread;
 mod states;
@@ -58,6 +59,7 @@ pub use fold::{Fold, finish_column, fold_facts, groups_accumulator, identity_sta
 pub use inexact::Inexact;
 pub use plan::{planning_session, relations_read};
 pub use refusals::{refuse_relation, unnamed_columns};
+pub use roles::{Exactness, Role};
 pub use sample::KeySample;
 pub(crate) use states::convert;
 pub use states::{SortedStates, StateCodec};

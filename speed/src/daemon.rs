@@ -201,7 +201,7 @@ impl Pinner for Daemon {
                 name: name.clone(),
                 kind: "topic",
                 schema,
-                sql: None,
+                view: None,
             });
             stream.with_delta(|delta| {
                 for (name, view) in &delta.views {
@@ -210,7 +210,7 @@ impl Pinner for Daemon {
                         name: name.clone(),
                         kind: "view",
                         schema: view.schema(),
-                        sql: Some(view.definition().sql.clone()),
+                        view: Some(view.clone()),
                     });
                 }
             });

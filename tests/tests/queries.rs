@@ -327,6 +327,23 @@ async fn ctrl_c_stops_the_work_without_a_daemon() -> anyhow::Result<()> {
         terminal.presses(b'\r')?;
         terminal.hears("42").await?;
         terminal.hears("> ").await?;
+        // What is pasted with its Enter is run, without a key after it.
+        let pasted = "\x1b[200~select 40\r+ 3 as pasted;\r\x1b[201~";
+        terminal.typed.write_all(pasted.as_bytes())?;
+        terminal.hears("-> + 3 as pasted;").await?;
+        terminal.hears("43").await?;
+        terminal.hears("=> ").await?;
+        // A command amid a statement is told, and the way out.
+        terminal.types("select 1").await?;
+        terminal.presses(b'\r')?;
+        terminal.hears("-> ").await?;
+        terminal.types("\\timing on").await?;
+        terminal.presses(b'\r')?;
+        terminal.hears("drop it with `\\r`").await?;
+        terminal.hears("-> ").await?;
+        terminal.types("\\reset").await?;
+        terminal.presses(b'\r')?;
+        terminal.hears("=> ").await?;
         // Ctrl-D.
         terminal.presses(4)
     }
@@ -671,6 +688,31 @@ async fn what_there_is_can_be_asked_in_sql() -> anyhow::Result<()> {
             views == format!("table_name,view_definition\nwords,\"{sql}\"\n"),
             "{views}"
         );
+        // What programs ask for before anything else.
+        let schemata = csv("select catalog_name, schema_name from information_schema.schemata")?;
+        let one = "catalog_name,schema_name\ndatafusion,public\n";
+        anyhow::ensure!(schemata == one, "{schemata}");
+        for (of, named) in [
+            ("tables", "is_insertable_into"),
+            ("views", "is_updatable, check_option"),
+            ("columns", "udt_name, is_identity, is_generated"),
+        ] {
+            let sql = format!("select distinct {named} from information_schema.{of}");
+            anyhow::ensure!(csv(&sql)?.lines().count() > 1, "{sql}");
+        }
+        for (of, named) in [
+            ("table_constraints", "constraint_name, constraint_type"),
+            ("key_column_usage", "column_name, ordinal_position"),
+            ("constraint_column_usage", "constraint_name, column_name"),
+            ("referential_constraints", "update_rule, delete_rule"),
+        ] {
+            let none = csv(&format!("select {named} from information_schema.{of}"))?;
+            anyhow::ensure!(none == format!("{}\n", named.replace(' ', "")), "{none}");
+            let listed = csv(&format!(
+                "select table_type from information_schema.tables where table_name = '{of}'"
+            ))?;
+            anyhow::ensure!(listed == "table_type\nVIEW\n", "{of}: {listed}");
+        }
         let functions = csv(
             "select distinct routine_name from information_schema.routines where routine_name in ('sum', 'combine', 'listagg', 'every', 'max_by', 'count_if', 'time_bucket', 'json_get_str', 'generate_series', 'mode') order by 1",
         )?;

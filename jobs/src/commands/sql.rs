@@ -6,27 +6,78 @@ use std::path::PathBuf;
 use anabranch_shared::{Error, Result};
 
 use crate::commands::printing::Printing;
-use crate::output::{Style, quiet_broken_pipe};
+use crate::output::{Expanded, Format, Layout, Style, quiet_broken_pipe};
 use crate::project::context::Context;
 use crate::reader::session::QuerySession;
-use crate::shell::{ScriptOutcome, ShellError, ShellOptions, run as run_shell, run_script};
+use crate::shell::{ScriptOutcome, ShellError, ShellOptions, pager, run as run_shell, run_script};
 
 /// What is asked.
 #[derive(Debug, Default, clap::Args)]
+#[command(after_help = EXAMPLES)]
 pub struct SqlArgs {
+    /// Runs these statements
+    #[arg(value_name = "SQL", conflicts_with_all = ["command", "file"])]
+    pub sql: Option<String>,
     /// Runs these statements
     #[arg(short = 'c', long, conflicts_with = "file")]
     pub command: Option<String>,
     /// Runs the statements of a file
     #[arg(short = 'f', long)]
     pub file: Option<PathBuf>,
+    /// Prints CSV, as `--format csv` does
+    #[arg(long)]
+    pub csv: bool,
+    /// Prints each row as a list of its columns
+    #[arg(short = 'x', long)]
+    pub expanded: bool,
+    /// Prints values alone: no header, no frame, no count of rows
+    #[arg(short = 't', long)]
+    pub tuples_only: bool,
+    /// Prints values with a `|` between them instead of padded columns
+    #[arg(short = 'A', long)]
+    pub no_align: bool,
+    /// Prints answers, errors and notes alone: no greeting, no times, no counts beside the answer
+    #[arg(short = 'q', long)]
+    pub quiet: bool,
+}
+
+const EXAMPLES: &str = "\
+Examples:
+  anabranch sql                                  a shell; \\? lists its commands
+  anabranch sql 'SELECT count(*) FROM pageviews'
+  anabranch sql --csv 'SELECT * FROM post_minutes' > post_minutes.csv
+  facts=$(anabranch sql -qtA 'SELECT count(*) FROM pageviews')
+  anabranch sql -f report.sql";
+
+impl SqlArgs {
+    /// Whether statements are given with the command, so that answers are all that it prints.
+    pub(crate) fn is_given_statements(&self) -> bool {
+        self.sql.is_some() || self.command.is_some()
+    }
+
+    fn layout(&self, is_shell: bool) -> Layout {
+        let plain = Layout::default();
+        Layout {
+            expanded: match self.expanded {
+                true => Expanded::On,
+                false => Expanded::Off,
+            },
+            aligned: !self.no_align,
+            tuples_only: self.tuples_only,
+            shows_all: match is_shell {
+                true => "`\\x` or `\\format json` shows all",
+                false => "`-x` or `--format json` shows all",
+            },
+            ..plain
+        }
+    }
 }
 
 /// Answers one statement, as a script does.
 pub(crate) async fn one(context: &Context, text: String, printing: Printing) -> Result<u8> {
     let args = SqlArgs {
         command: Some(text),
-        file: None,
+        ..SqlArgs::default()
     };
     run(args, context, printing).await
 }
@@ -34,11 +85,10 @@ pub(crate) async fn one(context: &Context, text: String, printing: Printing) -> 
 /// Runs the shell or a script.
 pub(crate) async fn run(args: SqlArgs, context: &Context, printing: Printing) -> Result<u8> {
     let session = QuerySession::open(context).await?;
-    let text = match (args.command, args.file) {
-        (Some(text), _) => Some(text),
-        (None, Some(path)) => {
-            Some(std::fs::read_to_string(&path).map_err(|e| Error::io(&path, e))?)
-        }
+    let given = args.sql.as_ref().or(args.command.as_ref());
+    let text = match (given, &args.file) {
+        (Some(text), _) => Some(text.clone()),
+        (None, Some(path)) => Some(std::fs::read_to_string(path).map_err(|e| Error::io(path, e))?),
         (None, None) if !std::io::stdin().is_terminal() => {
             let mut text = String::new();
             let read = std::io::stdin().read_to_string(&mut text);
@@ -49,9 +99,19 @@ pub(crate) async fn run(args: SqlArgs, context: &Context, printing: Printing) ->
     };
     let history = std::env::var_os("HOME").map(|h| PathBuf::from(h).join(".anabranch/history"));
     let options = ShellOptions {
-        greeting: Some(session.greeting()),
+        greeting: Some(format!(
+            "anabranch {} (`\\?` for help, `\\q` to leave)\n{}",
+            env!("CARGO_PKG_VERSION"),
+            session.greeting()
+        )),
         history,
-        format: printing.format,
+        format: match args.csv {
+            true => Format::Csv,
+            false => printing.format,
+        },
+        layout: args.layout(text.is_none()),
+        quiet: args.quiet,
+        pager: pager(),
         style: printing.style,
         error_style: Style::detect_stderr(),
         ..Default::default()

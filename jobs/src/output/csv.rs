@@ -15,17 +15,20 @@ pub(super) fn write(
     out: &mut dyn Write,
     schema: &SchemaRef,
     batches: &[RecordBatch],
+    has_header: bool,
 ) -> io::Result<()> {
     if schema.fields().is_empty() {
         return Ok(());
     }
-    let mut text = String::new();
-    for (index, field) in schema.fields().iter().enumerate() {
-        text.push_str(if index == 0 { "" } else { "," });
-        push_field(&mut text, field.name());
+    if has_header {
+        let mut text = String::new();
+        for (index, field) in schema.fields().iter().enumerate() {
+            text.push_str(if index == 0 { "" } else { "," });
+            push_field(&mut text, field.name());
+        }
+        text.push('\n');
+        out.write_all(text.as_bytes())?;
     }
-    text.push('\n');
-    out.write_all(text.as_bytes())?;
     for batch in batches {
         write_batch(out, batch)?;
     }

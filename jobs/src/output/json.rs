@@ -1,10 +1,10 @@
 //! Owns JSON and NDJSON: Arrow's writer, with the leaves replaced that it would lose or that could
 //! break the syntax (NaN and infinities, binary, times out of the calendar, maps and unions).
 
-use std::collections::HashSet;
 use std::io::{self, Write};
 use std::sync::Arc;
 
+use anabranch_serving::distinct_names;
 use arrow::array::{Array, ArrayRef, StringArray};
 use arrow::datatypes::{DataType, Field, FieldRef, Schema, SchemaRef};
 use arrow::error::ArrowError;
@@ -38,7 +38,7 @@ fn write<F: JsonFormat>(
     schema: &SchemaRef,
     batches: &[RecordBatch],
 ) -> io::Result<()> {
-    let schema = distinct_names(schema);
+    let schema = columns_of(schema);
     let mut writer: Writer<_, F> = WriterBuilder::new()
         .with_explicit_nulls(true)
         .with_encoder_factory(Arc::new(Leaves))
@@ -71,23 +71,12 @@ impl JsonFormat for ObjectPerLine {
     }
 }
 
-/// The schema with a suffix on names that repeat: most readers keep only the last of equal names.
-/// Nullability is dropped, because nothing here depends on it.
-fn distinct_names(schema: &SchemaRef) -> SchemaRef {
-    let mut taken: HashSet<String> = HashSet::new();
-    let given: HashSet<&String> = schema.fields().iter().map(|field| field.name()).collect();
-    let mut fields = Vec::with_capacity(schema.fields().len());
-    for field in schema.fields() {
-        let mut name = field.name().clone();
-        let mut count = 1;
-        while taken.contains(&name) || (count > 1 && given.contains(&name)) {
-            count += 1;
-            name = format!("{}_{count}", field.name());
-        }
-        taken.insert(name.clone());
-        fields.push(Field::new(name, field.data_type().clone(), true));
-    }
-    Arc::new(Schema::new(fields))
+/// The schema whose names differ. Nullability is dropped, because nothing here depends on it.
+fn columns_of(schema: &SchemaRef) -> SchemaRef {
+    let distinct = distinct_names(schema);
+    let fields = distinct.fields().iter();
+    let fields = fields.map(|f| Field::new(f.name(), f.data_type().clone(), true));
+    Arc::new(Schema::new(fields.collect::<Vec<_>>()))
 }
 
 /// The JSON text of every value of a nested column, NULL where the value is.

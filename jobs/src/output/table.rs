@@ -9,20 +9,16 @@ use arrow::record_batch::RecordBatch;
 use super::grid::{self, Align, Cell, Column};
 use super::human::human_count;
 use super::value::{Reader, is_number, is_rigid, plain, push_escaped, show};
-use super::{Style, from_arrow};
+use super::{Expanded, Layout, Style, from_arrow, json, record};
 
 pub(super) fn write(
     out: &mut dyn Write,
     schema: &SchemaRef,
     batches: &[RecordBatch],
     style: Style,
+    layout: Layout,
 ) -> io::Result<()> {
-    let rows: usize = batches.iter().map(RecordBatch::num_rows).sum();
-    let counted = format!(
-        "{} {}",
-        human_count(rows as u64),
-        if rows == 1 { "row" } else { "rows" }
-    );
+    let counted = counted(batches);
     let all = schema.fields().len();
     if all == 0 {
         return writeln!(out, "({counted})");
@@ -45,26 +41,64 @@ pub(super) fn write(
             }
         })
         .collect();
-    let shown = grid::write(out, &columns, &|visit| each_row(batches, visit), style)?;
-    if shown < all {
-        writeln!(
-            out,
-            "({counted}; {shown} of {all} columns fit: `json` shows all)"
-        )
-    } else {
-        writeln!(out, "({counted})")
+    let rows =
+        |visit: &mut dyn FnMut(&[Cell]) -> io::Result<()>| each_row(batches, Reader::Person, visit);
+    let wanted = grid::measure(&columns, &rows)?;
+    let is_list = match layout.expanded {
+        Expanded::On => true,
+        Expanded::Off => false,
+        Expanded::Auto => !grid::fits(&wanted, style),
+    };
+    let shown = match (is_list, layout.tuples_only) {
+        (true, tuples_only) => {
+            record::write(out, &columns, &wanted, &rows, style, !tuples_only)?;
+            all
+        }
+        (false, true) => {
+            grid::write_plain(out, &columns, &wanted, &rows, style)?;
+            all
+        }
+        (false, false) => grid::write(out, &columns, &wanted, &rows, style)?,
+    };
+    match (shown < all, layout.footer && !layout.tuples_only) {
+        (true, has_footer) => {
+            let counted = match has_footer {
+                true => format!("{counted}; "),
+                false => String::new(),
+            };
+            let shows_all = layout.shows_all;
+            writeln!(out, "({counted}{shown} of {all} columns fit: {shows_all})")
+        }
+        (false, true) => writeln!(out, "({counted})"),
+        (false, false) => Ok(()),
     }
 }
 
-fn each_row(
+/// How many rows there are.
+pub(super) fn counted(batches: &[RecordBatch]) -> String {
+    let rows: usize = batches.iter().map(RecordBatch::num_rows).sum();
+    let unit = if rows == 1 { "row" } else { "rows" };
+    format!("{} {unit}", human_count(rows as u64))
+}
+
+pub(super) fn each_row(
     batches: &[RecordBatch],
+    reader: Reader,
     visit: &mut dyn FnMut(&[Cell]) -> io::Result<()>,
 ) -> io::Result<()> {
     for batch in batches {
-        let columns: Vec<ArrayRef> = batch.columns().iter().map(plain).collect();
+        let columns = batch.columns().iter().map(|column| {
+            let column = plain(column);
+            // A program reads lists and structs as JSON.
+            match reader == Reader::Program && column.data_type().is_nested() {
+                true => json::texts(&column),
+                false => Ok(column),
+            }
+        });
+        let columns = columns.collect::<io::Result<Vec<ArrayRef>>>()?;
         let mut shows = Vec::with_capacity(columns.len());
         for column in &columns {
-            shows.push(show(column.as_ref(), Reader::Person).map_err(from_arrow)?);
+            shows.push(show(column.as_ref(), reader).map_err(from_arrow)?);
         }
         let nulls: Vec<_> = columns
             .iter()

@@ -475,7 +475,7 @@ fn only_a_terminal_cuts_text_and_dims_null() {
         },
     );
     assert!(narrow.contains("│ 123456789012 │\n"), "{narrow}");
-    assert!(narrow.ends_with("(2 rows; 1 of 2 columns fit: `json` shows all)\n"));
+    assert!(narrow.ends_with("(2 rows; 1 of 2 columns fit: `--format json` shows all)\n"));
 }
 
 #[test]
@@ -485,26 +485,31 @@ fn columns_fit_for_every_width() {
             title: 3,
             values: 12,
             rigid: true,
+            same: false,
         },
         Wanted {
             title: 30,
             values: 4,
             rigid: true,
+            same: false,
         },
         Wanted {
             title: 5,
             values: 80,
             rigid: false,
+            same: false,
         },
         Wanted {
             title: 1,
             values: 1,
             rigid: false,
+            same: false,
         },
         Wanted {
             title: 4,
             values: 25,
             rigid: false,
+            same: false,
         },
     ];
     let total = |widths: &[usize]| widths.iter().map(|width| width + 3).sum::<usize>() + 1;
@@ -518,9 +523,150 @@ fn columns_fit_for_every_width() {
             assert_eq!(widths[0], 12, "a number was cut at {available}");
         }
     }
-    // All that give way share one greatest width; what needs less, or is a number, keeps its own.
-    assert_eq!(fit(&wanted, Some(100)), [12, 23, 23, 1, 23]);
+    // A title gives way before a text does, and the widest text before others.
+    assert_eq!(fit(&wanted, Some(160)), [12, 26, 80, 1, 25]);
+    assert_eq!(fit(&wanted, Some(100)), [12, 12, 34, 1, 25]);
+    assert_eq!(fit(&wanted, Some(81)), [12, 12, 20, 1, 20]);
+    assert_eq!(fit(&wanted, Some(80)), [12, 12, 42, 1]);
     assert_eq!(fit(&wanted, None), [12, 30, 80, 1, 25]);
+}
+
+#[test]
+fn columns_that_are_all_the_same_never_squeeze_the_wide_one() {
+    let text = |values, same| Wanted {
+        title: 6,
+        values,
+        rigid: false,
+        same,
+    };
+    // As of an access log: an address, and four columns of which every row has the same.
+    let log = [
+        text(110, false),
+        text(30, true),
+        text(30, true),
+        text(30, true),
+        text(30, true),
+    ];
+    assert_eq!(fit(&log, Some(160)), [110, 8, 8, 8, 8]);
+    assert_eq!(fit(&log, Some(120)), [72, 8, 8, 8, 8]);
+    // What differs stays readable: others are left out.
+    let three = [text(40, false), text(40, false), text(40, false)];
+    assert_eq!(fit(&three, Some(60)), [26, 26]);
+    assert_eq!(fit(&three, Some(70)), [20, 20, 20]);
+}
+
+fn laid_out(batch: &RecordBatch, width: Option<u16>, layout: Layout) -> String {
+    let mut out = Vec::new();
+    let style = Style {
+        terminal: width.is_some(),
+        width,
+        color: false,
+    };
+    let batches = std::slice::from_ref(batch);
+    write_answer(
+        &mut out,
+        &batch.schema(),
+        batches,
+        Format::Table,
+        style,
+        layout,
+    )
+    .unwrap();
+    String::from_utf8(out).unwrap()
+}
+
+/// Two rows: a number, a text that is long in the second, and a list.
+fn two_rows() -> RecordBatch {
+    let long = "x".repeat(50);
+    let lists = ListArray::from_iter_primitive::<Int64Type, _, _>([Some(vec![Some(1)]), None]);
+    batch(vec![
+        ("n", Arc::new(Int64Array::from(vec![Some(7), None]))),
+        (
+            "address",
+            Arc::new(StringArray::from(vec!["/a|b", long.as_str()])),
+        ),
+        ("tags", Arc::new(lists)),
+    ])
+}
+
+#[test]
+fn rows_become_lists_where_asked_or_where_they_do_not_fit() {
+    let expanded = |expanded| Layout {
+        expanded,
+        ..Layout::default()
+    };
+    let long = "x".repeat(50);
+    let rule = "─".repeat(60 - 10);
+    let lists = format!(
+        "─[ row 1 ]{rule}\nn       │ 7\naddress │ /a|b\ntags    │ [1]\n─[ row 2 ]{rule}\nn       │ NULL\naddress │ {long}\ntags    │ NULL\n(2 rows)\n"
+    );
+    let rows = two_rows();
+    assert_eq!(laid_out(&rows, Some(120), expanded(Expanded::On)), lists);
+    assert_eq!(laid_out(&rows, Some(60), expanded(Expanded::Auto)), lists);
+    let narrow = laid_out(&rows, Some(40), expanded(Expanded::Auto));
+    assert!(
+        narrow.starts_with(&format!("─[ row 1 ]{}\nn ", "─".repeat(30))),
+        "{narrow}"
+    );
+    assert!(narrow.contains(&long), "{narrow}");
+    let table = laid_out(&rows, Some(120), Layout::default());
+    assert_eq!(laid_out(&rows, Some(120), expanded(Expanded::Auto)), table);
+    assert!(table.starts_with('┌'), "{table}");
+    // Without a terminal everything fits.
+    assert!(laid_out(&rows, None, expanded(Expanded::Auto)).starts_with('┌'));
+}
+
+#[test]
+fn scripts_take_values_alone() {
+    let layout = |aligned, tuples_only, footer| Layout {
+        aligned,
+        tuples_only,
+        footer,
+        ..Layout::default()
+    };
+    let long = "x".repeat(50);
+    let rows = two_rows();
+    assert_eq!(
+        laid_out(&rows, None, layout(false, false, true)),
+        format!("n|address|tags\n7|/a|b|[1]\n|{long}|\n(2 rows)\n")
+    );
+    assert_eq!(
+        laid_out(&rows, None, layout(false, true, true)),
+        format!("7|/a|b|[1]\n|{long}|\n")
+    );
+    // Nothing is cut, however narrow the terminal is.
+    assert_eq!(
+        laid_out(&rows, Some(20), layout(true, true, true)),
+        format!(
+            "    7 | /a|b{} | [1]\n NULL | {long} | NULL\n",
+            " ".repeat(46)
+        )
+    );
+    let no_footer = laid_out(&rows, None, layout(true, false, false));
+    assert!(no_footer.ends_with("┘\n"), "{no_footer}");
+    // That something is left out is told all the same.
+    let cut = laid_out(&rows, Some(12), layout(true, false, false));
+    assert!(
+        cut.ends_with("(1 of 3 columns fit: `--format json` shows all)\n"),
+        "{cut}"
+    );
+    let lists = Layout {
+        expanded: Expanded::On,
+        ..layout(false, true, true)
+    };
+    assert_eq!(
+        laid_out(&rows, None, lists),
+        format!("n|7\naddress|/a|b\ntags|[1]\n\nn|\naddress|{long}\ntags|\n")
+    );
+    let mut out = Vec::new();
+    let (schema, batches) = (rows.schema(), [rows]);
+    let style = Style::plain();
+    let tuples = layout(true, true, true);
+    write_answer(&mut out, &schema, &batches, Format::Csv, style, tuples).unwrap();
+    assert_eq!(
+        String::from_utf8(out).unwrap(),
+        format!("7,/a|b,[1]\n,{long},\n")
+    );
 }
 
 #[test]

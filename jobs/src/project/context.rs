@@ -214,7 +214,7 @@ impl Context {
             name: "dead_letters".into(),
             kind: "table",
             schema: dead_letters_queried(),
-            sql: None,
+            view: None,
         };
         [
             job_history::relation(),

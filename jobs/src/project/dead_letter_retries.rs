@@ -62,7 +62,7 @@ pub fn relation() -> Relation {
         name: layout::DEAD_LETTER_RETRIES.into(),
         kind: "table",
         schema: retry_schema(),
-        sql: None,
+        view: None,
     }
 }
 

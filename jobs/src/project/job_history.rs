@@ -69,7 +69,7 @@ pub fn relation() -> Relation {
         name: layout::JOBS.into(),
         kind: "table",
         schema: schema(),
-        sql: None,
+        view: None,
     }
 }
 

@@ -1,5 +1,6 @@
 //! What asks: statements in, answers out, whoever gives them.
 
+use anabranch_serving::RelationInfo;
 use arrow::datatypes::SchemaRef;
 use arrow::record_batch::RecordBatch;
 use async_trait::async_trait;
@@ -29,19 +30,8 @@ pub struct Answer {
     pub schema: SchemaRef,
     /// The rows, each batch with `schema`.
     pub batches: Vec<RecordBatch>,
-    /// Up to when and where the answer reaches, one line; empty where that has no meaning.
+    /// What the answer leaves out of what is there, one line; empty where it leaves out nothing.
     pub freshness: String,
     /// What else a person should know, a line each.
     pub notes: Vec<String>,
-}
-
-/// A relation as `\d` and completion show it.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct RelationInfo {
-    /// The name as SQL resolves it, without quotes; parts joined by dots.
-    pub name: String,
-    /// What it is: `topic`, `view`, ….
-    pub kind: String,
-    /// Name, type in SQL's words, and whether NULL is allowed.
-    pub columns: Vec<(String, String, bool)>,
 }

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use anabranch_serving::{QueryInfo, note_of};
+use anabranch_serving::{ColumnInfo, QueryInfo, RelationInfo, note_of};
 use anabranch_shared::ipc::{CheckedStream, IpcLimit};
 use anabranch_shared::{Error, ErrorKind, ReadMode, Result, Storage};
 use anabranch_speed::{INGEST_FROM, INGEST_ID, PAYLOAD};
@@ -13,7 +13,6 @@ use bytes::{Bytes, BytesMut};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
-use crate::reader::answers::RelationInfo;
 use crate::reader::daemon_status::DaemonStatus;
 use crate::reader::presence::{self, Address};
 
@@ -86,8 +85,35 @@ pub struct Acknowledged {
     pub offsets: [i64; 2],
 }
 
-/// A relation as the daemon lists it: name, kind, and columns as name, type and nullability.
-type Listed = (String, String, Vec<(String, String, bool)>);
+/// A relation as a daemon lists it.
+#[derive(Deserialize)]
+#[serde(untagged)]
+enum Listed {
+    Now(RelationInfo),
+    /// Those of before know no other form: name, kind, and columns as name, type and nullability.
+    Before(String, String, Vec<(String, String, bool)>),
+}
+
+impl From<Listed> for RelationInfo {
+    fn from(listed: Listed) -> Self {
+        let (name, kind, columns) = match listed {
+            Listed::Now(relation) => return relation,
+            Listed::Before(name, kind, columns) => (name, kind, columns),
+        };
+        let column = |(name, sql_type, nullable)| ColumnInfo {
+            name,
+            sql_type,
+            nullable,
+            ..ColumnInfo::default()
+        };
+        Self {
+            name,
+            kind,
+            columns: columns.into_iter().map(column).collect(),
+            ..Self::default()
+        }
+    }
+}
 
 #[derive(Deserialize)]
 struct Ready {
@@ -321,17 +347,12 @@ impl Client {
 
     /// What the daemon can be asked for.
     pub async fn relations(&self) -> Result<Vec<RelationInfo>> {
-        let sent = self.ask("/relations").send().await;
+        let sent = self.ask("/relations?as=objects").send().await;
         let response = self.checked(sent.map_err(|e| self.unreachable(e))?).await?;
         let body = self.small_body(response).await?;
         let list: Vec<Listed> = serde_json::from_slice(&body)
             .map_err(|e| Error::Internal(format!("daemon's answer: {e}")))?;
-        let info = |(name, kind, columns)| RelationInfo {
-            name,
-            kind,
-            columns,
-        };
-        Ok(list.into_iter().map(info).collect())
+        Ok(list.into_iter().map(RelationInfo::from).collect())
     }
 
     /// What the daemon knows and the storage does not.
@@ -417,4 +438,28 @@ pub(crate) fn refused(status: reqwest::StatusCode, body: &str) -> Error {
         _ => refusal.error,
     };
     Error::of_kind(kind.unwrap_or(ErrorKind::Invalid), text)
+}
+
+#[cfg(test)]
+mod tests {
+    #![expect(clippy::unwrap_used, reason = "tests")]
+
+    use super::*;
+
+    #[test]
+    fn relations_of_daemons_old_and_new_are_read() {
+        let before = r#"[["words","view",[["word","Utf8View",true],["c","Int64",false]]]]"#;
+        let now = r#"[{"name":"words","kind":"view","topic":"facts","sql":"SELECT 1","columns":[
+            {"name":"word","type":"varchar","nullable":true,"role":"key","of_tomorrow":1},
+            {"name":"c","type":"bigint","nullable":false,"role":"aggregate","combines":true}]}]"#;
+        for (text, topic, combines) in [(before, None, false), (now, Some("facts"), true)] {
+            let read: Vec<Listed> = serde_json::from_str(text).unwrap();
+            let read: Vec<RelationInfo> = read.into_iter().map(RelationInfo::from).collect();
+            assert_eq!(read[0].topic.as_deref(), topic);
+            let names: Vec<&str> = read[0].columns.iter().map(|c| c.name.as_str()).collect();
+            assert_eq!(names, ["word", "c"]);
+            assert_eq!(read[0].columns[1].combines, combines);
+            assert!(!read[0].columns[1].nullable);
+        }
+    }
 }

@@ -3,13 +3,13 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use anabranch_serving::SqlService;
+use anabranch_serving::{RelationInfo, SqlService};
 use anabranch_shared::{Error, ErrorKind, ReadMode, Result};
 use async_trait::async_trait;
 use parking_lot::Mutex;
 
 use crate::project::context::Context;
-use crate::reader::answers::{Answer, RelationInfo, Session};
+use crate::reader::answers::{Answer, Session};
 use crate::reader::client::Client;
 use crate::reader::local_service::local_service_without;
 
@@ -93,11 +93,11 @@ impl QuerySession {
         if let Answerer::Daemon(client) = answerer.as_ref() {
             match answer(&answerer, sql, mode, patience).await {
                 Err(e) if e.kind() == ErrorKind::Unavailable && self.replace(client).await? => {}
-                answered => return answered,
+                answered => return Ok(told(answered?, mode)),
             }
         }
         let answerer = self.answerer.lock().clone();
-        answer(&answerer, sql, mode, patience).await
+        Ok(told(answer(&answerer, sql, mode, patience).await?, mode))
     }
 
     /// The rows of a query.
@@ -111,9 +111,20 @@ impl QuerySession {
             Answerer::Daemon(client) => client.relations().await,
             Answerer::Local(service) => {
                 let relations = service.pinner().relations().await?;
-                Ok(relations.iter().map(info).collect())
+                Ok(relations.iter().map(RelationInfo::of).collect())
             }
         }
+    }
+}
+
+/// The answer with what a person needs to be told of it: a merged one leaves nothing out.
+fn told(answer: Answer, mode: ReadMode) -> Answer {
+    match mode {
+        ReadMode::Batch => answer,
+        ReadMode::Merged => Answer {
+            freshness: String::new(),
+            ..answer
+        },
     }
 }
 
@@ -147,17 +158,6 @@ async fn answer(
                 notes: a.notes,
             })
         }
-    }
-}
-
-fn info(relation: &anabranch_shared::Relation) -> RelationInfo {
-    let columns = relation.schema.fields().iter();
-    RelationInfo {
-        name: relation.name.clone(),
-        kind: relation.kind.to_owned(),
-        columns: columns
-            .map(|f| (f.name().clone(), f.data_type().to_string(), f.is_nullable()))
-            .collect(),
     }
 }
 

@@ -258,7 +258,7 @@ impl Pinner for LocalPinner {
                 name: name.clone(),
                 kind: "topic",
                 schema,
-                sql: None,
+                view: None,
             });
         }
         for (name, view) in &entry.views {
@@ -276,7 +276,7 @@ impl Pinner for LocalPinner {
                     name: name.clone(),
                     kind: "view",
                     schema,
-                    sql: Some(live.definition.sql.clone()),
+                    view: Some(view),
                 });
             }
         }

@@ -2,9 +2,10 @@
 
 mod words;
 
-use super::RelationInfo;
-use super::command::COMMANDS;
-use super::lex::{Kind, Lexer, Token, pieces};
+use anabranch_serving::RelationInfo;
+
+use super::command::{SETTINGS, names};
+use super::lex::{Kind, Token, pieces, tokens};
 use crate::output::Format;
 use words::{FUNCTIONS, KEYWORDS, RESERVED, STARTS};
 
@@ -22,7 +23,7 @@ pub(super) fn candidates(
         return command_candidates(relations, before);
     }
     let (statement, offset) = current_statement(line, pos);
-    let tokens: Vec<Token> = Lexer::new(statement).collect();
+    let tokens = tokens(statement);
     let cursor = pos - offset;
     if tokens.iter().any(|token| hides(*token, cursor, statement)) {
         return (pos, Vec::new());
@@ -71,24 +72,40 @@ fn command_candidates(relations: &[RelationInfo], before: &str) -> (usize, Vec<S
             typed: line,
             texts: Vec::new(),
         };
-        COMMANDS
+        names()
             .iter()
-            .for_each(|(name, _, _)| found.offer(name, (*name).to_owned()));
+            .for_each(|name| found.offer(name, (*name).to_owned()));
         return (before.len() - line.len(), found.texts);
     };
-    let typed = argument.trim_start();
+    let argument = argument.trim_start();
+    // A value of a setting is completed as that of the command which sets it.
+    let (name, typed) = match (name, argument.split_once(' ')) {
+        ("\\pset", Some((setting, value))) => (setting, value.trim_start()),
+        _ => (name, argument),
+    };
     let mut found = Found {
         typed,
         texts: Vec::new(),
     };
     match name {
-        "\\d" => relations
+        "\\d" | "\\d+" | "\\dt" | "\\dv" => relations
             .iter()
+            .filter(|relation| match name {
+                "\\dt" => relation.kind != "view",
+                "\\dv" => relation.kind == "view",
+                _ => true,
+            })
             .for_each(|relation| found.offer(&relation.name, relation.name.clone())),
-        "\\format" => Format::ALL
+        "\\pset" => SETTINGS
+            .iter()
+            .for_each(|setting| found.offer(setting, (*setting).to_owned())),
+        "\\x" | "expanded" => ["on", "off", "auto"]
+            .iter()
+            .for_each(|switch| found.offer(switch, (*switch).to_owned())),
+        "\\format" | "format" => Format::ALL
             .iter()
             .for_each(|format| found.offer(format.name(), format.name().to_owned())),
-        "\\timing" => ["on", "off"]
+        "\\timing" | "\\t" | "footer" | "pager" | "tuples_only" => ["on", "off"]
             .iter()
             .for_each(|switch| found.offer(switch, (*switch).to_owned())),
         _ => {}
@@ -145,8 +162,8 @@ fn general(found: &mut Found<'_>, relations: &[RelationInfo], scope: &Scope, at_
     if found.typed.is_empty() && scope.names.is_empty() {
         return;
     }
-    for (name, _, _) in columns_of.iter().flat_map(|relation| &relation.columns) {
-        found.offer(name, quoted(name));
+    for column in columns_of.iter().flat_map(|relation| &relation.columns) {
+        found.offer(&column.name, quoted(&column.name));
     }
     if found.typed.is_empty() {
         return;
@@ -187,8 +204,8 @@ fn qualified(
     }
     let target = scope.resolve(qualifier).unwrap_or(qualifier);
     for relation in relations.iter().filter(|relation| relation.name == target) {
-        for (name, _, _) in &relation.columns {
-            found.offer(name, quoted(name));
+        for column in &relation.columns {
+            found.offer(&column.name, quoted(&column.name));
         }
     }
 }

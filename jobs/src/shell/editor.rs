@@ -3,20 +3,23 @@
 
 use std::borrow::Cow;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, PoisonError, RwLock, mpsc};
-use std::{fs, io, thread};
+use std::sync::{Arc, Mutex, PoisonError, RwLock, mpsc};
+use std::{fs, io, io::Write as _, thread};
 
+use anabranch_serving::RelationInfo;
 use rustyline::completion::{Completer, FilenameCompleter, Pair};
 use rustyline::error::ReadlineError;
 use rustyline::highlight::Highlighter;
+use rustyline::hint::Hinter;
 use rustyline::history::{FileHistory, History};
-use rustyline::validate::{ValidationContext, ValidationResult, Validator};
-use rustyline::{CompletionType, Config, Context, Editor, Helper, Hinter};
+use rustyline::{CompletionType, Config, Context, Editor, Event, EventHandler, Helper, Validator};
 use tokio::sync::mpsc as async_mpsc;
 
+use super::ShellError;
 use super::complete::candidates;
-use super::lex::is_complete;
-use super::{RelationInfo, ShellError};
+use super::lex::Unfinished;
+use super::paste::{self, Read};
+use super::typed;
 
 /// The relations that Tab knows, replaced by the shell while a person types.
 pub(super) type Known = Arc<RwLock<Vec<RelationInfo>>>;
@@ -24,8 +27,8 @@ pub(super) type Known = Arc<RwLock<Vec<RelationInfo>>>;
 /// What came from the prompt.
 #[derive(Debug)]
 pub(super) enum Heard {
-    /// One or more whole statements, or a command.
-    Text(String),
+    /// A line, or several that were pasted.
+    Line(String),
     /// Ctrl-C: what was typed is gone.
     Interrupted,
     /// Ctrl-D on an empty line.
@@ -36,10 +39,24 @@ pub(super) enum Heard {
     Failed(ReadlineError),
 }
 
+/// A statement's lines before the one being edited.
+type Before = Arc<Mutex<String>>;
+
+/// What the prompt's thread is asked for.
+enum Asked {
+    /// A line, of a statement that these lines come before.
+    Line {
+        waits_for: Option<Unfinished>,
+        before: String,
+    },
+    /// To keep a whole statement in the history.
+    Remember(String),
+}
+
 /// The prompt's thread, which reads only when asked: between, the terminal is as the shell found it,
 /// so that Ctrl-C reaches a running query as a signal.
 pub(super) struct Prompt {
-    ask: mpsc::Sender<()>,
+    ask: mpsc::Sender<Asked>,
     heard: async_mpsc::Receiver<Heard>,
     known: Known,
 }
@@ -48,7 +65,7 @@ impl Prompt {
     /// Starts the thread. It ends when the `Prompt` is dropped and the line being read, if any, has
     /// been ended.
     pub(super) fn start(
-        text: String,
+        name: String,
         color: bool,
         history: Option<PathBuf>,
     ) -> Result<Self, ShellError> {
@@ -58,13 +75,15 @@ impl Prompt {
         let known = Known::default();
         let helper = SqlHelper {
             known: known.clone(),
+            before: Before::default(),
+            paste: paste::Watch::default(),
             files: FilenameCompleter::new(),
             color,
         };
         thread::Builder::new()
             .name("shell-prompt".to_owned())
             .spawn(move || {
-                if let Err(error) = serve(&asked, &say, &text, helper, history) {
+                if let Err(error) = serve(&asked, &say, &name, helper, history) {
                     // Without a listener the shell has ended already.
                     say.blocking_send(Heard::Failed(error)).ok();
                 }
@@ -73,9 +92,17 @@ impl Prompt {
         Ok(Self { ask, heard, known })
     }
 
-    /// Shows the prompt; its answer comes from [`Prompt::hear`]. False once the thread has ended.
-    pub(super) fn ask(&self) -> bool {
-        self.ask.send(()).is_ok()
+    /// Shows a prompt, for the next line of a statement; its answer comes from [`Prompt::hear`]. False
+    /// once the thread has ended.
+    pub(super) fn ask(&self, waits_for: Option<Unfinished>, before: &str) -> bool {
+        let before = before.to_owned();
+        self.ask.send(Asked::Line { waits_for, before }).is_ok()
+    }
+
+    /// Keeps a whole statement in the history.
+    pub(super) fn remember(&self, text: &str) {
+        // A thread that has ended says why when it is asked for a line.
+        self.ask.send(Asked::Remember(text.to_owned())).ok();
     }
 
     /// The next word from the prompt; `None` once the thread has ended.
@@ -90,9 +117,9 @@ impl Prompt {
 }
 
 fn serve(
-    asked: &mpsc::Receiver<()>,
+    asked: &mpsc::Receiver<Asked>,
     say: &async_mpsc::Sender<Heard>,
-    prompt: &str,
+    name: &str,
     helper: SqlHelper,
     history: Option<PathBuf>,
 ) -> Result<(), ReadlineError> {
@@ -105,6 +132,9 @@ fn serve(
         .tab_stop(4)
         .build();
     let mut editor: Editor<SqlHelper, FileHistory> = Editor::with_config(config)?;
+    let watch = Box::new(helper.paste.clone());
+    editor.bind_sequence(Event::Any, EventHandler::Conditional(watch));
+    let before = helper.before.clone();
     editor.set_helper(Some(helper));
     let mut history = history;
     if let Some(path) = &history
@@ -114,24 +144,39 @@ fn serve(
             .ok();
         history = None;
     }
-    while asked.recv().is_ok() {
-        let heard = match editor.readline(prompt) {
-            Ok(text) => {
-                if !text.trim().is_empty() {
-                    let added = editor.add_history_entry(text.as_str());
-                    if let Some(path) = &history
-                        && let Err(error) = added.and_then(|_| editor.append_history(path))
-                    {
-                        say.blocking_send(Heard::NoHistory(no_history(path, &error)))
-                            .ok();
-                        history = None;
-                    }
-                }
-                Heard::Text(text)
+    while let Ok(asked) = asked.recv() {
+        let (prompt, lines) = match asked {
+            Asked::Line {
+                waits_for,
+                before: lines,
+            } => {
+                let mut before = before.lock().unwrap_or_else(PoisonError::into_inner);
+                before.clone_from(&lines);
+                (typed::prompt(name, waits_for), lines)
             }
-            Err(ReadlineError::Interrupted) => Heard::Interrupted,
-            Err(ReadlineError::Eof) => Heard::End,
-            Err(error) => return Err(error),
+            Asked::Remember(text) => {
+                let added = editor.add_history_entry(text.trim_end());
+                if let Some(path) = &history
+                    && let Err(error) = added.and_then(|_| editor.append_history(path))
+                {
+                    say.blocking_send(Heard::NoHistory(no_history(path, &error)))
+                        .ok();
+                    history = None;
+                }
+                continue;
+            }
+        };
+        let heard = match paste::read(|| editor.readline(&prompt)) {
+            Read::Pasted(pasted) => {
+                let mut out = io::stdout();
+                out.write_all(pasted.to_show(name, &lines).as_bytes())?;
+                out.flush()?;
+                Heard::Line(pasted.text)
+            }
+            Read::Typed(Ok(text)) => Heard::Line(text),
+            Read::Typed(Err(ReadlineError::Interrupted)) => Heard::Interrupted,
+            Read::Typed(Err(ReadlineError::Eof)) => Heard::End,
+            Read::Typed(Err(error)) => return Err(error),
         };
         if say.blocking_send(heard).is_err() {
             return Ok(());
@@ -164,9 +209,12 @@ fn no_history(path: &Path, error: &ReadlineError) -> String {
     format!("history is not kept: `{}`: {error}", path.display())
 }
 
-#[derive(Helper, Hinter)]
+/// Every line is handed on as it is: the shell decides what goes on.
+#[derive(Helper, Validator)]
 struct SqlHelper {
     known: Known,
+    before: Before,
+    paste: paste::Watch,
     files: FilenameCompleter,
     color: bool,
 }
@@ -180,11 +228,23 @@ impl Completer for SqlHelper {
         pos: usize,
         context: &Context<'_>,
     ) -> rustyline::Result<(usize, Vec<Pair>)> {
-        if line.trim_start().starts_with("\\i ") {
+        let takes_files = ["\\i ", "\\o ", "\\e "];
+        let typed = line.trim_start();
+        if takes_files.iter().any(|command| typed.starts_with(command)) {
             return self.files.complete(line, pos, context);
         }
         let known = self.known.read().unwrap_or_else(PoisonError::into_inner);
-        let (start, texts) = candidates(&known, line, pos);
+        let before = self.before.lock().unwrap_or_else(PoisonError::into_inner);
+        // A command stands alone; a statement's earlier lines say what its later ones mean.
+        let (start, texts) = match before.is_empty() || typed.starts_with('\\') {
+            true => candidates(&known, line, pos),
+            false => {
+                let whole = format!("{before}\n{line}");
+                let offset = whole.len() - line.len();
+                let (start, texts) = candidates(&known, &whole, offset + pos);
+                (start.saturating_sub(offset), texts)
+            }
+        };
         let pairs = texts.into_iter().map(|text| Pair {
             display: text.clone(),
             replacement: text,
@@ -193,15 +253,13 @@ impl Completer for SqlHelper {
     }
 }
 
-impl Validator for SqlHelper {
-    fn validate(&self, context: &mut ValidationContext<'_>) -> rustyline::Result<ValidationResult> {
-        let whole =
-            is_complete(context.input()) || super::command::parse_word(context.input()).is_some();
-        Ok(if whole {
-            ValidationResult::Valid(None)
-        } else {
-            ValidationResult::Incomplete
-        })
+impl Hinter for SqlHelper {
+    type Hint = String;
+
+    /// The editor asks for a hint whenever its line has changed.
+    fn hint(&self, line: &str, pos: usize, _: &Context<'_>) -> Option<String> {
+        self.paste.changed(line, pos);
+        None
     }
 }
 

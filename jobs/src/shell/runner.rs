@@ -1,51 +1,56 @@
-//! Owns the running of statements and commands, for the prompt and for scripts alike: what is written
-//! to `out` (answers), what to `err` (freshness, notes, errors), and when to stop.
+//! Owns the running of statements, for the prompt and for scripts alike: in what order, when to stop,
+//! and what is said of an error. Answers go out by [`show`], commands are done in [`acts`].
+
+mod acts;
+mod show;
 
 use std::io::{self, Write};
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anabranch_shared::{Error, ErrorKind, Result};
-use arrow::array::RecordBatch;
-use arrow::datatypes::SchemaRef;
-use arrow::util::display::array_value_to_string;
 use tokio::pin;
 use tokio::time::timeout;
 
-use super::command::{self, Command, Switch};
+use super::command;
 use super::lex::split_statements;
-use super::{Answer, RelationInfo, ScriptOutcome, Session, ShellOptions};
-use crate::output::{
-    Format, Style, for_people, human_count, human_duration, rows_table, write_batches,
-};
-
-/// Files that include files may go this deep, so that one that includes itself ends.
-const DEEPEST_INCLUDE: usize = 16;
+use super::signals::Interrupt;
+use super::{Answer, ScriptOutcome, Session, ShellOptions};
+use crate::output::{Expanded, Style, for_people};
+use show::Place;
 
 /// A query that takes longer shows that it runs.
 const QUIET: Duration = Duration::from_millis(700);
 const REDRAW: Duration = Duration::from_millis(500);
 
 /// Who gives the statements.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone)]
 pub(super) enum Giver {
-    Person,
+    /// A person at a terminal, whose Ctrl-C this is.
+    Person(Arc<Interrupt>),
     Script,
 }
 
 pub(super) struct Runner<'a> {
     session: &'a dyn Session,
-    out: &'a mut (dyn Write + Send),
+    place: Place<'a>,
     err: &'a mut (dyn Write + Send),
     options: ShellOptions,
     giver: Giver,
+    /// A statement without `;`, for the command that comes next.
+    held: Option<String>,
+    /// The statement that was run last.
+    last: Option<String>,
 }
 
 /// How a text ended.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Ran {
-    /// `quit` is set when it asked to leave the shell.
-    Through { statements: usize, quit: bool },
+    Through {
+        statements: usize,
+        then: Then,
+    },
     Failed {
         statements: usize,
         line: usize,
@@ -54,11 +59,21 @@ pub(super) enum Ran {
     },
 }
 
+/// What a text that ran through leads to.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Then {
+    GoOn,
+    /// It asked to leave the shell.
+    Quit,
+    /// This is to be taken as typed: it comes from an editor.
+    Typed(String),
+}
+
 /// How one statement or command ended.
 enum Step {
     Done,
-    Answered,
-    Quit,
+    Answered(usize),
+    Leads(Then),
     Failed(Error),
     Include { path: PathBuf, text: String },
 }
@@ -67,6 +82,7 @@ enum Step {
 struct Pending {
     sql: String,
     line: usize,
+    ended: bool,
     /// The file that it stands in, unless it is the text itself.
     file: Option<PathBuf>,
     depth: usize,
@@ -82,11 +98,23 @@ impl<'a> Runner<'a> {
     ) -> Self {
         Self {
             session,
-            out,
+            place: Place::new(out),
             err,
             options,
             giver,
+            held: None,
+            last: None,
         }
+    }
+
+    /// Ends the file that answers go to, if they go to one.
+    pub(super) fn finish(&mut self) -> io::Result<()> {
+        self.place.close()?;
+        self.place.flush()
+    }
+
+    fn is_person(&self) -> bool {
+        matches!(self.giver, Giver::Person(_))
     }
 
     /// Runs all statements of `text`, and those of files that it includes, up to the first error,
@@ -95,27 +123,23 @@ impl<'a> Runner<'a> {
         let mut waiting = Vec::new();
         queue(&mut waiting, text, None, 0);
         let mut statements = 0;
+        self.held = None;
         while let Some(next) = waiting.pop() {
-            match self.step(&next).await? {
+            match self.step(&next, waiting.last()).await? {
                 Step::Done => {}
-                Step::Answered => statements += 1,
-                Step::Quit => {
-                    return Ok(Ran::Through {
-                        statements,
-                        quit: true,
-                    });
-                }
+                Step::Answered(times) => statements += times,
+                Step::Leads(then) => return Ok(Ran::Through { statements, then }),
                 Step::Include { path, text } => {
                     queue(&mut waiting, &text, Some(path), next.depth + 1)
                 }
                 Step::Failed(error) => {
                     let (message, kind) = (error.to_string(), error.kind());
-                    let shown = match (&next.file, self.giver) {
+                    let shown = match (&next.file, self.is_person()) {
                         (Some(file), _) => {
                             format!("`{}` {}", file.display(), placed(next.line, &message))
                         }
-                        (None, Giver::Script) => placed(next.line, &message),
-                        (None, Giver::Person) => message.clone(),
+                        (None, false) => placed(next.line, &message),
+                        (None, true) => message.clone(),
                     };
                     self.error(&shown)?;
                     return Ok(Ran::Failed {
@@ -129,67 +153,70 @@ impl<'a> Runner<'a> {
         }
         Ok(Ran::Through {
             statements,
-            quit: false,
+            then: Then::GoOn,
         })
     }
 
     /// Writes an error line to `err`, below what has been answered so far.
     pub(super) fn error(&mut self, message: &str) -> io::Result<()> {
-        self.out.flush()?;
-        writeln!(
-            self.err,
-            "{}",
-            self.options
-                .error_style
-                .red(&for_people(&format!("error: {message}")))
-        )?;
+        self.place.flush()?;
+        let text = for_people(&format!("error: {message}"));
+        writeln!(self.err, "{}", self.options.error_style.red(&text))?;
         self.err.flush()
     }
 
     /// Writes a note to `err`.
     pub(super) fn note(&mut self, message: &str) -> io::Result<()> {
-        writeln!(
-            self.err,
-            "{}",
-            self.options
-                .error_style
-                .yellow(&for_people(&format!("note: {message}")))
-        )?;
+        let text = for_people(&format!("note: {message}"));
+        writeln!(self.err, "{}", self.options.error_style.yellow(&text))?;
         self.err.flush()
     }
 
-    fn remark(&mut self, message: &str) -> io::Result<()> {
+    /// Writes to `err` what a person may like to know, unless the shell is to be quiet.
+    pub(super) fn remark(&mut self, message: &str) -> io::Result<()> {
+        if self.options.quiet {
+            return Ok(());
+        }
         writeln!(self.err, "{}", self.options.error_style.dim(message))?;
         self.err.flush()
     }
 
-    /// Writes text that is an answer.
-    pub(super) fn say(&mut self, text: &str) -> io::Result<()> {
-        self.out.write_all(text.as_bytes())?;
-        self.out.flush()
-    }
-
-    async fn step(&mut self, next: &Pending) -> io::Result<Step> {
-        let parsed = if next.sql.starts_with('\\') {
-            command::parse(&next.sql).map(Some)
-        } else if self.giver == Giver::Person {
-            Ok(command::parse_word(&next.sql))
-        } else {
-            Ok(None)
+    async fn step(&mut self, next: &Pending, after: Option<&Pending>) -> io::Result<Step> {
+        let parsed = match (next.sql.starts_with('\\'), self.is_person()) {
+            (true, _) => command::parse(&next.sql).map(Some),
+            (false, true) => Ok(command::parse_word(&next.sql)),
+            (false, false) => Ok(None),
         };
         match parsed {
             Ok(Some(command)) => self.command(command, next.depth).await,
-            Ok(None) => self.query(&next.sql).await,
+            // What stands behind it in the same text is a command.
+            Ok(None) if !next.ended && after.is_some_and(|a| a.depth == next.depth) => {
+                Ok(self.hold(next, after))
+            }
+            Ok(None) => self.query(&next.sql, None).await,
             Err(error) => Ok(Step::Failed(Error::Invalid(error.to_string()))),
         }
     }
 
-    async fn query(&mut self, sql: &str) -> io::Result<Step> {
+    /// Keeps a statement without `;` for the command that stands behind it.
+    fn hold(&mut self, next: &Pending, after: Option<&Pending>) -> Step {
+        let command = after.map_or("", |after| after.sql.as_str());
+        if command::takes_statement(command) {
+            self.held = Some(next.sql.clone());
+            return Step::Done;
+        }
+        Step::Failed(Error::Invalid(format!(
+            "the statement before `{command}` has no `;`"
+        )))
+    }
+
+    async fn query(&mut self, sql: &str, expanded: Option<Expanded>) -> io::Result<Step> {
+        self.last = Some(sql.to_owned());
         let started = Instant::now();
         match self.ask(sql).await {
             Ok(answer) => {
-                self.answer(&answer, started.elapsed())?;
-                Ok(Step::Answered)
+                self.answer(&answer, started.elapsed(), expanded).await?;
+                Ok(Step::Answered(1))
             }
             Err(error) => Ok(Step::Failed(error)),
         }
@@ -197,7 +224,7 @@ impl<'a> Runner<'a> {
 
     async fn ask(&mut self, sql: &str) -> Result<Answer> {
         let query = self.session.query(sql);
-        if self.giver == Giver::Script || !self.options.error_style.terminal {
+        if matches!(self.giver, Giver::Script) || !self.options.error_style.terminal {
             return query.await;
         }
         pin!(query);
@@ -216,184 +243,19 @@ impl<'a> Runner<'a> {
             }
         }
     }
-
-    fn answer(&mut self, answer: &Answer, elapsed: Duration) -> io::Result<()> {
-        let columns = answer.schema.fields().len();
-        let format = self.options.format;
-        let style = match self.giver {
-            Giver::Person => self.options.style.resized(),
-            Giver::Script => self.options.style,
-        };
-        if format == Format::Table && is_plan(&answer.schema) {
-            for batch in &answer.batches {
-                self.out.write_all(plan_text(batch)?.as_bytes())?;
-            }
-            self.out.flush()?;
-        } else if columns > 0 {
-            write_batches(self.out, &answer.schema, &answer.batches, format, style)?;
-            self.out.flush()?;
-        }
-        let mut parts = Vec::new();
-        if columns == 0 {
-            parts.push("done".to_owned());
-        } else if format != Format::Table {
-            let rows: usize = answer.batches.iter().map(|batch| batch.num_rows()).sum();
-            parts.push(format!(
-                "{} {}",
-                human_count(rows as u64),
-                if rows == 1 { "row" } else { "rows" }
-            ));
-        }
-        if self.options.timing {
-            parts.push(human_duration(elapsed));
-        }
-        if !answer.freshness.is_empty() {
-            parts.push(answer.freshness.clone());
-        }
-        if !parts.is_empty() {
-            self.remark(&parts.join(" · "))?;
-        }
-        answer.notes.iter().try_for_each(|note| self.note(note))
-    }
-
-    async fn command(&mut self, command: Command, depth: usize) -> io::Result<Step> {
-        match command {
-            Command::Quit => return Ok(Step::Quit),
-            Command::Help => self.say(&command::help())?,
-            Command::ShowFormat => self.remark(&format!("format is {}", self.options.format))?,
-            Command::SetFormat(format) => self.options.format = format,
-            Command::Timing(switch) => {
-                self.options.timing = match switch {
-                    Switch::On => true,
-                    Switch::Off => false,
-                    Switch::Toggle => !self.options.timing,
-                };
-                let state = if self.options.timing { "on" } else { "off" };
-                self.remark(&format!("timing is {state}"))?;
-            }
-            Command::Relations => match self.session.relations().await {
-                Ok(relations) => self.say(&relations_text(&relations))?,
-                Err(error) => return Ok(Step::Failed(error)),
-            },
-            Command::Relation(name) => {
-                let found = self
-                    .session
-                    .relations()
-                    .await
-                    .and_then(|all| relation_text(&all, &name));
-                match found {
-                    Ok(text) => self.say(&text)?,
-                    Err(error) => return Ok(Step::Failed(error)),
-                }
-            }
-            Command::Include(path) => return Ok(include(&path, depth).await),
-        }
-        Ok(Step::Done)
-    }
-}
-
-/// Whether an answer is that of EXPLAIN: texts of many lines, which no table shows well.
-fn is_plan(schema: &SchemaRef) -> bool {
-    let names: Vec<&str> = schema.fields().iter().map(|f| f.name().as_str()).collect();
-    names == ["plan_type", "plan"]
-}
-
-fn plan_text(batch: &RecordBatch) -> io::Result<String> {
-    let text = |column: usize, row| {
-        array_value_to_string(batch.column(column), row).map_err(io::Error::other)
-    };
-    let mut all = String::new();
-    for row in 0..batch.num_rows() {
-        all += &format!("{}\n", text(0, row)?);
-        for line in text(1, row)?.lines() {
-            all += &format!("  {line}\n");
-        }
-    }
-    Ok(all)
 }
 
 /// The last statement is at the bottom, because the top is taken first.
 fn queue(waiting: &mut Vec<Pending>, text: &str, file: Option<PathBuf>, depth: usize) {
     for statement in split_statements(text).into_iter().rev() {
-        let (sql, line) = (statement.sql.to_owned(), statement.line);
         waiting.push(Pending {
-            sql,
-            line,
+            sql: statement.sql.to_owned(),
+            line: statement.line,
+            ended: statement.ended,
             file: file.clone(),
             depth,
         });
     }
-}
-
-async fn include(path: &str, depth: usize) -> Step {
-    if depth >= DEEPEST_INCLUDE {
-        return Step::Failed(Error::Invalid(format!(
-            "`\\i {path}` is {DEEPEST_INCLUDE} files deep: does a file include itself?"
-        )));
-    }
-    let path = match (path.strip_prefix("~/"), std::env::var_os("HOME")) {
-        (Some(rest), Some(home)) => PathBuf::from(home).join(rest),
-        _ => PathBuf::from(path),
-    };
-    match tokio::fs::read_to_string(&path).await {
-        Ok(text) => Step::Include { path, text },
-        Err(error) => {
-            let kind = match error.kind() {
-                io::ErrorKind::NotFound => ErrorKind::NotFound,
-                _ => ErrorKind::Unavailable,
-            };
-            let text = format!("can't read `{}`: {error}", path.display());
-            Step::Failed(Error::of_kind(kind, text))
-        }
-    }
-}
-
-fn relations_text(relations: &[RelationInfo]) -> String {
-    if relations.is_empty() {
-        return "no relations yet\n".to_owned();
-    }
-    let rows = relations
-        .iter()
-        .map(|relation| {
-            vec![
-                relation.name.clone(),
-                relation.kind.clone(),
-                human_count(relation.columns.len() as u64),
-            ]
-        })
-        .collect();
-    rows_table(&["name", "kind", "columns"], rows)
-}
-
-fn relation_text(relations: &[RelationInfo], name: &str) -> Result<String> {
-    let exact = relations.iter().find(|relation| relation.name == name);
-    let folded = || {
-        relations
-            .iter()
-            .find(|relation| relation.name.eq_ignore_ascii_case(name))
-    };
-    let Some(relation) = exact.or_else(folded) else {
-        return Err(Error::NotFound(format!(
-            "there is no relation `{name}`: `\\d` lists them"
-        )));
-    };
-    let rows = relation
-        .columns
-        .iter()
-        .map(|(name, data_type, nullable)| {
-            vec![
-                name.clone(),
-                data_type.clone(),
-                if *nullable { "" } else { "not null" }.to_owned(),
-            ]
-        })
-        .collect();
-    Ok(format!(
-        "{} ({})\n{}",
-        relation.name,
-        relation.kind,
-        rows_table(&["column", "type", ""], rows)
-    ))
 }
 
 /// An error of the statement that begins on a line of a script, with its place in the script: what it

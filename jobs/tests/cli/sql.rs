@@ -1,6 +1,6 @@
 //! `anabranch sql` and `POST /sql`: EXPLAIN, freshness, formats, exit codes, refusals.
 
-use anyhow::{Result, ensure};
+use anyhow::{Context, Result, ensure};
 
 use super::support::Project;
 
@@ -54,9 +54,147 @@ fn explains(project: &Project) -> Result<()> {
         "SET anabranch.read = 'batch'; EXPLAIN SELECT c FROM words",
     ])?;
     ensure!(batch.contains("states=0"), "{batch}");
-    let fresh = project.run(&["sql", "-c", "SELECT sum(c) AS n FROM words"])?;
-    let fresh = String::from_utf8(fresh.stderr)?;
-    ensure!(fresh.contains("words: up to [0:850"), "{fresh}");
+    // A merged answer leaves nothing out, so there is nothing to say; one without the delta does.
+    let said = |sql: &str, more: &[&str]| {
+        let out = project.run(&[&["sql", "-c", sql], more].concat())?;
+        anyhow::Ok(String::from_utf8(out.stderr)?)
+    };
+    let merged = said("SELECT sum(c) AS n FROM words", &[])?;
+    ensure!(merged.is_empty(), "{merged}");
+    let batch = "SET anabranch.read = 'batch'; SELECT sum(c) AS n FROM words";
+    let stale = said(batch, &[])?;
+    let left_out = "words: as of its last refresh; what came after [0:800] is left out";
+    ensure!(stale.contains(left_out), "{stale}");
+    for off in [
+        said(batch, &["-q"])?,
+        said(&format!("\\pset footer off\n{batch}"), &[])?,
+    ] {
+        ensure!(!off.contains("left out"), "{off}");
+    }
+    Ok(())
+}
+
+/// What a view is made of, its types in SQL's words, and what columns without a name are called: the
+/// same from the daemon and without one.
+fn describes(project: &Project) -> Result<()> {
+    let view = project.ok(&["sql", "\\d+ words"])?;
+    let expected = "\
+view words over facts
+column  type     made by  value  combine
+word    varchar  key
+c       bigint   count    exact  yes
+a       double   avg      exact  yes
+sql
+  SELECT word, count(*) AS c, avg(x) AS a FROM facts GROUP BY word
+";
+    ensure!(view == expected, "{view}");
+    let topic = project.ok(&["sql", "\\d facts"])?;
+    ensure!(
+        topic.contains("ts ") && topic.contains("timestamp  not null\n"),
+        "{topic}"
+    );
+    let near = project.fails(66, &["sql", "\\d word"])?;
+    ensure!(near.contains("did you mean `words`?"), "{near}");
+    let functions = project.ok(&["sql", "-x", "\\df combine"])?;
+    ensure!(functions.contains("│ combine\n"), "{functions}");
+    let names = "SELECT count(*), max(c), 1, 'a' || 'b', count(c), word FROM words WHERE c > 0 GROUP BY word LIMIT 0";
+    let csv = project.ok(&["sql", "--csv", names])?;
+    ensure!(csv == "count,max,?column?,?column?,count,word\n", "{csv}");
+    Ok(())
+}
+
+#[test]
+fn relations_are_told_with_and_without_a_daemon() -> Result<()> {
+    let project = project()?;
+    describes(&project)?;
+    let (_daemon, address) = project.daemon()?;
+    describes(&project)?;
+    let get = |path: &str| -> Result<serde_json::Value> {
+        let (status, body) = get(&address, path)?;
+        ensure!(status == 200, "{path}: {status} {body}");
+        Ok(serde_json::from_str(&body)?)
+    };
+    let objects = get("/relations?as=objects")?;
+    let words = objects
+        .as_array()
+        .and_then(|all| all.iter().find(|r| r["name"] == "words"));
+    let words = words.context("no `words`")?;
+    ensure!(
+        words["columns"][1]
+            == serde_json::json!({
+                "name": "c", "type": "bigint", "nullable": true, "role": "aggregate",
+                "function": "count", "exactness": "exact", "combines": true,
+            }),
+        "{words}"
+    );
+    // The form that older shells read.
+    let before = get("/relations")?;
+    ensure!(
+        before
+            .as_array()
+            .is_some_and(|all| all.iter().any(|r| r[0] == "words")),
+        "{before}"
+    );
+    Ok(())
+}
+
+/// The answer to a GET: its status and body.
+fn get(address: &str, path: &str) -> Result<(u16, String)> {
+    let runtime = tokio::runtime::Runtime::new()?;
+    runtime.block_on(async {
+        let client = reqwest::Client::builder().no_proxy().build()?;
+        let sent = client.get(format!("http://{address}{path}")).send().await?;
+        Ok((sent.status().as_u16(), sent.text().await?))
+    })
+}
+
+/// The options that psql has, and a statement without any.
+#[test]
+fn statements_and_options_are_given_as_to_psql() -> Result<()> {
+    let project = Project::new(&[])?;
+    let sql = "SELECT 1 AS a, 'x|y' AS b, NULL AS c UNION ALL SELECT 2, 'z', 'w' ORDER BY 1";
+    let with = |options: &[&str]| project.ok(&[&["sql"], options, &[sql]].concat());
+    ensure!(with(&[])?.starts_with('┌'));
+    for (options, expected) in [
+        (&["-A"][..], "a|b|c\n1|x|y|\n2|z|w\n(2 rows)\n"),
+        (&["-tA"], "1|x|y|\n2|z|w\n"),
+        (&["-qtA"], "1|x|y|\n2|z|w\n"),
+        (&["-t"], " 1 | x|y | NULL\n 2 | z   | w\n"),
+        (&["--csv"], "a,b,c\n1,x|y,\n2,z,w\n"),
+        (&["--csv", "--tuples-only"], "1,x|y,\n2,z,w\n"),
+        (
+            &["-x"],
+            "─[ row 1 ]\na │ 1\nb │ x|y\nc │ NULL\n─[ row 2 ]\na │ 2\nb │ z\nc │ w\n(2 rows)\n",
+        ),
+    ] {
+        let found = with(options)?;
+        ensure!(found == expected, "{options:?}: {found}");
+    }
+    project.ingest(0..3)?;
+    // Names that repeat are told apart where a name can't be there twice.
+    let twice = project.json(&["sql", "SELECT 1, count(*), 2 FROM facts"])?;
+    ensure!(
+        twice == serde_json::json!([{"?column?": 1, "count": 3, "?column?_2": 2}]),
+        "{twice}"
+    );
+    let both = project.fails(2, &["sql", "SELECT 1", "-c", "SELECT 2"])?;
+    ensure!(both.contains("cannot be used with"), "{both}");
+    Ok(())
+}
+
+#[test]
+fn shells_of_the_system_complete_the_command() -> Result<()> {
+    let project = Project::new(&[])?;
+    for (shell, says) in [
+        ("bash", "complete -F _anabranch"),
+        ("zsh", "#compdef anabranch"),
+        ("fish", "complete -c anabranch"),
+    ] {
+        let script = project.ok(&["completions", shell])?;
+        ensure!(script.contains(says), "{shell}");
+        ensure!(script.contains("dead-letters") && script.contains("tuples-only"));
+    }
+    project.fails(2, &["completions", "csh"])?;
     Ok(())
 }
 

@@ -41,7 +41,7 @@ pub fn mismatch(expected: &DataType, found: &str, reject: Reject) -> String {
     format!("expected {}, found {found}{}", sql_type(expected), reject.0)
 }
 
-/// The name under which a topic declares a type.
+/// A type in SQL's words: that under which a topic declares it, for those that a topic can have.
 pub fn sql_type(data_type: &DataType) -> String {
     match data_type {
         DataType::Boolean => "boolean".to_owned(),
@@ -49,14 +49,22 @@ pub fn sql_type(data_type: &DataType) -> String {
         DataType::Int16 => "smallint".to_owned(),
         DataType::Int32 => "int".to_owned(),
         DataType::Int64 => "bigint".to_owned(),
+        DataType::UInt8 => "tinyint unsigned".to_owned(),
+        DataType::UInt16 => "smallint unsigned".to_owned(),
+        DataType::UInt32 => "int unsigned".to_owned(),
+        DataType::UInt64 => "bigint unsigned".to_owned(),
         DataType::Float32 => "real".to_owned(),
         DataType::Float64 => "double".to_owned(),
         DataType::Decimal128(precision, scale) => format!("decimal({precision},{scale})"),
-        DataType::Utf8View => "varchar".to_owned(),
-        DataType::BinaryView => "binary".to_owned(),
+        DataType::Utf8 | DataType::LargeUtf8 | DataType::Utf8View => "varchar".to_owned(),
+        DataType::Binary | DataType::LargeBinary | DataType::BinaryView => "binary".to_owned(),
         DataType::Date32 => "date".to_owned(),
         DataType::Timestamp(_, _) => "timestamp".to_owned(),
-        DataType::List(item) => format!("{}[]", sql_type(item.data_type())),
+        DataType::Time32(_) | DataType::Time64(_) => "time".to_owned(),
+        DataType::Interval(_) => "interval".to_owned(),
+        DataType::List(item) | DataType::LargeList(item) => {
+            format!("{}[]", sql_type(item.data_type()))
+        }
         other => other.to_string(),
     }
 }

@@ -38,16 +38,20 @@ impl Inexact {
     }
 }
 
+/// Whether a function keeps a t-digest.
+pub(super) fn is_digest(function: &str) -> bool {
+    DIGESTS.contains(&function)
+}
+
 impl View {
     /// What of the view's answer depends on the order in which its states were merged.
     pub fn inexact(&self) -> Result<Inexact> {
-        let digest = |name: &str| DIGESTS.contains(&name);
         let leaf: Vec<bool> = match self.aggregate() {
             None => vec![false; self.leaf_schema().fields().len()],
             Some(split) => {
                 let keys = self.key_count();
                 let columns = split.columns().iter();
-                let columns = columns.map(|c| digest(c.aggregate().fun().name()));
+                let columns = columns.map(|c| is_digest(c.aggregate().fun().name()));
                 std::iter::repeat_n(false, keys).chain(columns).collect()
             }
         };

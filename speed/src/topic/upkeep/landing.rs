@@ -81,7 +81,6 @@ impl Upkeep {
 
 impl UpkeepTurn<'_> {
     pub(super) async fn try_land(&self) -> Result<u64> {
-        let begun = Instant::now();
         let (of, memory) = (self.of, &*self.of.memory);
         let FailedLanding { pieces, put } = of.to_land();
         if pieces.is_empty() {

@@ -1,0 +1,95 @@
+//! Relations as they are told to people and programs: columns with their types in SQL's words, and for
+//! a view what each column is. Owns the form in which `GET /relations?as=objects` says it.
+
+use anabranch_shared::Relation;
+use anabranch_shared::convert::sql_type;
+use anabranch_shared::view::Role;
+use serde::{Deserialize, Serialize};
+
+/// A relation that can be queried.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
+pub struct RelationInfo {
+    /// The name as SQL resolves it, without quotes.
+    pub name: String,
+    /// `topic`, `view` or `table`.
+    pub kind: String,
+    /// The topic that a view reads.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub topic: Option<String>,
+    /// The SQL of a view.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub sql: Option<String>,
+    /// The columns.
+    pub columns: Vec<ColumnInfo>,
+}
+
+/// A column of a relation.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
+pub struct ColumnInfo {
+    /// Its name, without quotes.
+    pub name: String,
+    /// Its type in SQL's words.
+    #[serde(rename = "type")]
+    pub sql_type: String,
+    /// Whether NULL is allowed.
+    pub nullable: bool,
+    /// What it is in a view: `key`, `aggregate` or `computed`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub role: Option<String>,
+    /// The function of an aggregate.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub function: Option<String>,
+    /// What an aggregate's value can be trusted for: `exact`, `approximate` or `by order`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub exactness: Option<String>,
+    /// Whether `combine` takes it.
+    #[serde(default)]
+    pub combines: bool,
+}
+
+impl RelationInfo {
+    /// What there is to be told of a relation.
+    pub fn of(relation: &Relation) -> Self {
+        let mut roles = relation.view.iter().flat_map(|view| view.roles());
+        let column = |field: &std::sync::Arc<arrow::datatypes::Field>| {
+            let plain = ColumnInfo {
+                name: field.name().clone(),
+                sql_type: sql_type(field.data_type()),
+                nullable: field.is_nullable(),
+                ..ColumnInfo::default()
+            };
+            match roles.next() {
+                None => plain,
+                Some(role) => plain.with(role),
+            }
+        };
+        Self {
+            name: relation.name.clone(),
+            kind: relation.kind.to_owned(),
+            topic: relation.view.as_ref().map(|v| v.topic().name.clone()),
+            sql: relation.view.as_ref().map(|v| v.definition().sql.clone()),
+            columns: relation.schema.fields().iter().map(column).collect(),
+        }
+    }
+}
+
+impl ColumnInfo {
+    fn with(mut self, role: Role) -> Self {
+        let name = match role {
+            Role::Key => "key",
+            Role::Computed => "computed",
+            Role::Aggregate {
+                function,
+                exactness,
+                combines,
+            } => {
+                self.function = Some(function);
+                self.exactness = Some(exactness.text().to_owned());
+                self.combines = combines;
+                "aggregate"
+            }
+        };
+        self.role = Some(name.to_owned());
+        self
+    }
+}
