@@ -277,13 +277,13 @@ impl SqlService {
         asked.taken_in(&query.stop);
         let waiter = query.waiter();
         query.turn().await?;
-        match self.answered((query, waiter), text, mode).await {
+        match self.in_its_turn((query, waiter), text, mode).await {
             Err(e) => Err(self.explained(e, text).await),
             answer => answer,
         }
     }
 
-    async fn answered(
+    async fn in_its_turn(
         &self,
         (query, waiter): (Arc<Running>, Waiter),
         text: &str,

@@ -82,7 +82,7 @@ impl Journal {
     pub(crate) fn tell(&self, daemon: &Daemon) {
         let mut came = std::mem::take(&mut *self.came.lock());
         for (topic, stream) in daemon.topics().iter() {
-            let all = stream.intake();
+            let all = stream.writer().intake();
             let before = self.told.lock().insert(topic.clone(), all);
             let new = since(&all, &before.unwrap_or_default());
             let over_http = came.remove(topic).unwrap_or_default();
