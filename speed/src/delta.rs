@@ -25,9 +25,9 @@ pub use self::folded::{Folded, Run};
 use crate::delta::fold_landed::{Following, follow_log};
 pub use crate::delta::piece::StatePiece;
 pub(crate) use crate::delta::piece::of_view;
-use crate::delta::recently_landed::Lately;
+use crate::delta::recently_landed::RecentlyLanded;
 use crate::delta::unlanded::Unlanded;
-use crate::intake::payload::FactPiece;
+use crate::intake::payload::PlacedFacts;
 
 mod folded;
 
@@ -126,7 +126,7 @@ pub struct TopicDelta {
     /// The deltas of the topic's views.
     pub views: BTreeMap<String, ViewDelta>,
     /// Facts that have landed a moment ago, and when, for daemons that have not followed yet.
-    pub lately: Lately,
+    pub recently_landed: RecentlyLanded,
     /// Counts how often the pieces of `unlanded` got other numbers, so that what was folded by their
     /// former ones is not used.
     pub numbering: u64,
@@ -140,7 +140,7 @@ pub struct TopicDelta {
 pub struct Landed {
     /// Those that this daemon did not hold any more, because it gave up their partition while they
     /// landed.
-    pub given_up: Vec<Arc<FactPiece>>,
+    pub given_up: Vec<Arc<PlacedFacts>>,
     /// What is not needed any more; dropped once the delta's lock is not held.
     pub(crate) removed: Removed,
 }
@@ -152,7 +152,7 @@ pub struct Followed {
     pub back: Vec<PartitionId>,
     /// The pieces of facts that are not unlanded any more: they have landed, or their source has
     /// to give them again.
-    pub removed: Vec<Arc<FactPiece>>,
+    pub removed: Vec<Arc<PlacedFacts>>,
     /// What is not needed any more; dropped once the delta's lock is not held.
     pub(crate) unneeded: Removed,
 }
@@ -160,7 +160,7 @@ pub struct Followed {
 impl TopicDelta {
     /// Adds facts that are durable. Returns whether they are where the lane goes on: otherwise
     /// nothing is added, and their source has to go to where it does.
-    pub fn push(&mut self, piece: FactPiece) -> bool {
+    pub fn push(&mut self, piece: PlacedFacts) -> bool {
         match self.lanes.get_mut(&piece.partition) {
             Some(next) if *next == piece.range.start => *next = piece.range.end,
             _ => return false,
@@ -181,7 +181,7 @@ impl TopicDelta {
     /// Removes the pieces of facts that have landed, which are of `ranges`, and adds their states.
     pub(crate) fn landed(
         &mut self,
-        pieces: &[Arc<FactPiece>],
+        pieces: &[Arc<PlacedFacts>],
         ranges: &Ranges,
         states: Vec<(String, Result<Arc<StatePiece>>)>,
     ) -> Landed {
@@ -220,7 +220,7 @@ impl TopicDelta {
             };
         }
         if !within.is_empty() {
-            let split = |p: &&Arc<FactPiece>| {
+            let split = |p: &&Arc<PlacedFacts>| {
                 within.contains(&p.partition) && p.splits_at(head.get(p.partition))
             };
             back.extend(self.unlanded.iter().filter(split).map(|p| p.partition));
@@ -260,7 +260,10 @@ impl TopicDelta {
 
     /// Ends to fill a partition: facts of it that have not landed are somebody else's to bring.
     /// Returns them, and what is not needed any more.
-    pub(crate) fn leave_lane(&mut self, partition: PartitionId) -> (Vec<Arc<FactPiece>>, Removed) {
+    pub(crate) fn leave_lane(
+        &mut self,
+        partition: PartitionId,
+    ) -> (Vec<Arc<PlacedFacts>>, Removed) {
         if planted("planted-lane-kept") {
             self.lanes.remove(&partition);
             return Default::default();
@@ -287,16 +290,16 @@ impl TopicDelta {
     /// Bytes of memory.
     pub fn size_bytes(&self) -> usize {
         let views = self.views.values().map(ViewDelta::size_bytes);
-        self.unlanded.bytes() + self.lately.bytes() + views.sum::<usize>()
+        self.unlanded.bytes() + self.recently_landed.bytes() + views.sum::<usize>()
     }
 }
 
 /// The states of pieces of facts.
-pub(crate) fn fold_pieces(view: &Arc<View>, pieces: &[Arc<FactPiece>]) -> Result<RecordBatch> {
+pub(crate) fn fold_pieces(view: &Arc<View>, pieces: &[Arc<PlacedFacts>]) -> Result<RecordBatch> {
     of_view(view.name(), || fold(view, pieces))
 }
 
-fn fold(view: &Arc<View>, pieces: &[Arc<FactPiece>]) -> Result<RecordBatch> {
+fn fold(view: &Arc<View>, pieces: &[Arc<PlacedFacts>]) -> Result<RecordBatch> {
     fail::fail_point!(&format!("fold-of-{}", view.name()));
     let mut facts: Vec<RecordBatch> = pieces.iter().map(|p| p.facts.clone()).collect();
     if planted("planted-late-fact-dropped") {

@@ -18,7 +18,7 @@ use axum::routing::{get, post};
 
 use crate::daemon::Daemon;
 use crate::http::refusal::{refuse, unread};
-use crate::http::request_memory::{RequestRoom, Taken, read_body, within_room};
+use crate::http::request_memory::{RequestPermit, RequestRoom, read_body, within_room};
 use crate::intake::body::{BodyFormat, RequestBody};
 use crate::intake::files::Separator;
 use crate::intake::idempotency::RequestKey;
@@ -100,7 +100,7 @@ async fn write(
     State(daemon): State<Arc<Daemon>>,
     Path(topic): Path<String>,
     query: std::result::Result<Query<WriteQuery>, QueryRejection>,
-    Extension(taken): Extension<Arc<Taken>>,
+    Extension(taken): Extension<Arc<RequestPermit>>,
     headers: HeaderMap,
     body: Body,
 ) -> Response {
@@ -204,7 +204,7 @@ async fn accept(
     query: WriteQuery,
     headers: &HeaderMap,
     body: Bytes,
-    taken: Arc<Taken>,
+    taken: Arc<RequestPermit>,
 ) -> Result<WriteOutcome> {
     let topics = daemon.topics();
     let stream = topics

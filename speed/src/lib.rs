@@ -16,7 +16,7 @@ pub mod wal;
 pub use daemon::Daemon;
 pub use delta::fold_landed::{Following, follow_log};
 pub use delta::pressure::{DeltaUse, Wanted};
-pub use delta::recently_landed::Lately;
+pub use delta::recently_landed::RecentlyLanded;
 pub use delta::unlanded::Unlanded;
 pub use delta::{Folded, Landed, Run, StatePiece, TopicDelta, ViewDelta};
 pub use http::{Accepted, DELTA, HELD, IDEMPOTENCY_KEY, INGEST_FROM, INGEST_ID, PAYLOAD, router};
@@ -24,7 +24,7 @@ pub use intake::body::{BodyFormat, ContentEncoding, RequestBody, RequestMemory, 
 pub use intake::counts::{DeadLetterBound, IntakeCount};
 pub use intake::dedup::{Dedup, DedupStatus};
 pub use intake::idempotency::{KeptAnswer, KeptRequest, RequestKey};
-pub use intake::payload::{FactPiece, Payload};
+pub use intake::payload::{Payload, PlacedFacts};
 pub use metrics::{SpeedMetrics, TopicGauges};
 pub use options::{DaemonOptions, TopicOptions};
 pub use peers::{DeltaRequest, Peer, PeerReply, Peers, WantedView};

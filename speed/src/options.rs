@@ -47,7 +47,7 @@ pub struct DaemonOptions {
     pub most_pieces: usize,
     /// Bytes of facts of a topic that are kept for a moment after they have landed, where other
     /// daemons ask.
-    pub lately_bytes: usize,
+    pub recently_landed_bytes: usize,
     /// Commits between checkpoints of a log.
     pub checkpoint_every: u64,
     /// Threads that fold.

@@ -22,7 +22,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::delta::fold_landed::{Following, follow_log};
 use crate::delta::fold_pieces;
-use crate::intake::payload::FactPiece;
+use crate::intake::payload::PlacedFacts;
 
 mod answer;
 mod choice;
@@ -115,13 +115,13 @@ pub(crate) struct TopicParts {
 
 /// What this daemon holds, at the moment of a pin.
 #[derive(Debug)]
-pub(crate) struct Own {
+pub(crate) struct OwnHoldings {
     /// For each partition up to where landed facts are in the pin.
     pub(crate) upto: Offsets,
     /// For each partition that this daemon fills, where its unlanded facts end.
     pub(crate) lanes: BTreeMap<PartitionId, Offset>,
     /// Those facts.
-    pub(crate) unlanded: Vec<Arc<FactPiece>>,
+    pub(crate) unlanded: Vec<Arc<PlacedFacts>>,
     /// The views, and how many of the pin's states are of landed facts.
     pub(crate) views: BTreeMap<String, (Arc<Master>, usize)>,
 }
@@ -173,7 +173,7 @@ impl Gathering<'_> {
     pub(crate) async fn gather(
         &self,
         peers: &[Arc<dyn Peer>],
-        own: &Own,
+        own: &OwnHoldings,
         parts: TopicParts,
         pinned: &mut Pinned,
     ) -> Result<()> {
@@ -230,7 +230,12 @@ impl Gathering<'_> {
         )))
     }
 
-    async fn ask(&self, peer: &Arc<dyn Peer>, request: DeltaRequest, own: &Own) -> Result<Asked> {
+    async fn ask(
+        &self,
+        peer: &Arc<dyn Peer>,
+        request: DeltaRequest,
+        own: &OwnHoldings,
+    ) -> Result<Asked> {
         let request = DeltaRequest {
             wal: peer.wal(),
             ..request
@@ -283,7 +288,7 @@ impl Gathering<'_> {
         &self,
         peers: &[Arc<dyn Peer>],
         asked: Vec<Asked>,
-        own: &Own,
+        own: &OwnHoldings,
         choices: &BTreeMap<PartitionId, Choice>,
         parts: TopicParts,
         pinned: &mut Pinned,
@@ -332,15 +337,15 @@ impl Gathering<'_> {
     /// Leaves out what this daemon holds of partitions that are taken from others.
     async fn drop_lost_own(
         &self,
-        own: &Own,
+        own: &OwnHoldings,
         choices: &BTreeMap<PartitionId, Choice>,
         pinned: &mut Pinned,
     ) -> Result<()> {
-        let is_kept = |p: &&Arc<FactPiece>| {
+        let is_kept = |p: &&Arc<PlacedFacts>| {
             let choice = choices.get(&p.partition);
             choice.is_none_or(|c| c.holder == Holder::Own)
         };
-        let kept: Vec<Arc<FactPiece>> = own.unlanded.iter().filter(is_kept).cloned().collect();
+        let kept: Vec<Arc<PlacedFacts>> = own.unlanded.iter().filter(is_kept).cloned().collect();
         if kept.len() == own.unlanded.len() || planted("planted-overlap-counted-twice") {
             return Ok(());
         }
@@ -361,7 +366,7 @@ impl Gathering<'_> {
     /// where the pin's landed facts reach.
     async fn follow_up_to_held(
         &self,
-        own: &Own,
+        own: &OwnHoldings,
         choices: &BTreeMap<PartitionId, Choice>,
         parts: TopicParts,
         pinned: &mut Pinned,
@@ -415,7 +420,7 @@ fn lost_lanes(
 }
 
 /// What of a piece lies at or past an offset.
-fn past(piece: &FactPiece, from: Offset) -> Result<Option<(RecordBatch, Option<RecordBatch>)>> {
+fn past(piece: &PlacedFacts, from: Offset) -> Result<Option<(RecordBatch, Option<RecordBatch>)>> {
     if piece.range.start >= from || planted("planted-peer-facts-not-cut") {
         return Ok(Some((piece.facts.clone(), piece.dead.clone())));
     }

@@ -43,7 +43,7 @@ pub(crate) async fn open(
         max_request_bytes: 1 << 20,
         idempotency_window: Duration::from_secs(3_600),
         idempotency_keys: 1_000,
-        lately_bytes: 1 << 20,
+        recently_landed_bytes: 1 << 20,
         most_pieces: 24,
         checkpoint_every: 2,
         threads: 1,

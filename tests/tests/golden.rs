@@ -104,6 +104,7 @@ async fn project(lie: Lie) -> anyhow::Result<(tempfile::TempDir, Daemon)> {
     send("reads", "reads-1.ndjson").await?;
     let absorbs = matches!(lie, Lie::Half | Lie::Absorbed);
     if absorbs {
+        daemon.landed("posts", 3).await?;
         daemon.landed("reads", READS).await?;
         batch("refresh")?;
     }

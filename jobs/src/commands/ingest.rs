@@ -16,7 +16,7 @@ use anabranch_speed::intake::files::{
     self, Chunks, ContentDigest, Hashed, Options, Separator, Source,
 };
 use anabranch_speed::wal::WalLock;
-use anabranch_speed::{Dedup, FactPiece, Payload};
+use anabranch_speed::{Dedup, Payload, PlacedFacts};
 use futures::{StreamExt, TryStreamExt};
 use indicatif::{ProgressBar, ProgressStyle};
 
@@ -152,7 +152,7 @@ pub(crate) enum Target {
 pub(crate) struct Direct {
     log: Arc<Log>,
     partition: PartitionId,
-    pieces: Vec<FactPiece>,
+    pieces: Vec<PlacedFacts>,
     /// At which record of which content the pieces start.
     from: BTreeMap<String, u64>,
     records: u64,

@@ -59,7 +59,7 @@ fn daemon_options(context: &Context) -> DaemonOptions {
         idempotency_window: daemon.idempotency_window,
         idempotency_keys: daemon.idempotency_keys,
         most_pieces: MOST_PIECES,
-        lately_bytes: LATELY_BYTES,
+        recently_landed_bytes: LATELY_BYTES,
         checkpoint_every: daemon.checkpoint_every,
         threads: threads(context.project.batch.threads),
         now_us,

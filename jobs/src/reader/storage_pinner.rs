@@ -10,7 +10,7 @@ use anabranch_shared::{
     Error, FoldOptions, FoldProgress, Log, Master, Offsets, PartitionId, Pin, Pinner, ReadMode,
     Relation, Result, Spill, Topic, TopicPin, ViewEntry, ViewPin,
 };
-use anabranch_speed::{FactPiece, Following, TopicStream, follow_log};
+use anabranch_speed::{Following, PlacedFacts, TopicStream, follow_log};
 use async_trait::async_trait;
 
 use crate::clock::now_ms;
@@ -36,7 +36,7 @@ struct Opened {
     /// Up to where facts are taken from the log.
     landed: Offsets,
     head: Offsets,
-    unlanded: Vec<FactPiece>,
+    unlanded: Vec<PlacedFacts>,
     /// The id of the WAL on this machine.
     wal: Option<String>,
 }
@@ -128,7 +128,7 @@ impl LocalPinner {
     }
 
     /// What of this machine's WAL has not landed, from where the log ends.
-    async fn read_wal(&self, log: &Log, partition: PartitionId) -> Result<Vec<FactPiece>> {
+    async fn read_wal(&self, log: &Log, partition: PartitionId) -> Result<Vec<PlacedFacts>> {
         for _ in 0..WAL_TRIES {
             let landed = log.head().get(partition);
             let (root, topic) = (self.context.project.daemon.wal.clone(), log.topic());

@@ -26,13 +26,18 @@ use crate::Error;
 /// any.
 pub fn casts_apart(state: &SessionState, statement: &Statement, e: &Error) -> Option<Statement> {
     let Error::Query(e) = e else { return None };
-    let DataFusionError::SchemaError(e, _) = e.find_root() else {
-        return None;
+    let is_duplicate = match e.find_root() {
+        DataFusionError::SchemaError(e, _) => matches!(
+            e.as_ref(),
+            SchemaError::DuplicateUnqualifiedField { .. }
+                | SchemaError::DuplicateQualifiedField { .. }
+        ),
+        DataFusionError::Plan(text) => text.contains("require unique expression names"),
+        _ => false,
     };
-    let is_duplicate = matches!(
-        e.as_ref(),
-        SchemaError::DuplicateUnqualifiedField { .. } | SchemaError::DuplicateQualifiedField { .. }
-    );
+    if !is_duplicate {
+        return None;
+    }
     let mut apart = statement.clone();
     let sql: &mut Sql = match &mut apart {
         Statement::Statement(sql) => sql,
@@ -45,7 +50,7 @@ pub fn casts_apart(state: &SessionState, statement: &Statement, e: &Error) -> Op
     let mut selects = Selects { state, taken: 0 };
     // The visit never ends early.
     let (ControlFlow::Continue(()) | ControlFlow::Break(())) = VisitMut::visit(sql, &mut selects);
-    (is_duplicate && selects.taken > 0).then_some(apart)
+    (selects.taken > 0).then_some(apart)
 }
 
 struct Selects<'a> {

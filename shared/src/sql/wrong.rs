@@ -332,7 +332,9 @@ mod tests {
             let state = context.state();
             let statement = super::super::parse(&state, sql)?;
             let plan = state.statement_to_plan(statement).await?;
-            state.optimize(&plan)?;
+            datafusion::prelude::DataFrame::new(state, plan)
+                .collect()
+                .await?;
             Ok::<_, Error>(())
         };
         let e = match run.await {

@@ -6,13 +6,13 @@ use std::sync::Arc;
 
 use anabranch_shared::{PartitionId, planted};
 
-use crate::intake::payload::FactPiece;
+use crate::intake::payload::PlacedFacts;
 
 /// A queue of facts. Each piece has a number, one more than the piece before it; numbers are given
 /// anew where a piece is taken out of the middle, so they hold for one epoch of the delta.
 #[derive(Debug, Default)]
 pub struct Unlanded {
-    pieces: VecDeque<Arc<FactPiece>>,
+    pieces: VecDeque<Arc<PlacedFacts>>,
     /// The number of the first piece.
     first: u64,
     facts: usize,
@@ -21,7 +21,7 @@ pub struct Unlanded {
 
 impl Unlanded {
     /// Adds a piece.
-    pub(crate) fn push(&mut self, piece: Arc<FactPiece>) {
+    pub(crate) fn push(&mut self, piece: Arc<PlacedFacts>) {
         self.facts += piece.facts.num_rows();
         self.bytes += piece.bytes;
         self.pieces.push_back(piece);
@@ -38,12 +38,12 @@ impl Unlanded {
     }
 
     /// The pieces, in order.
-    pub fn iter(&self) -> impl Iterator<Item = &Arc<FactPiece>> {
+    pub fn iter(&self) -> impl Iterator<Item = &Arc<PlacedFacts>> {
         self.pieces.iter()
     }
 
     /// The pieces whose numbers are in `[from, to)`.
-    pub(crate) fn between(&self, from: u64, to: u64) -> impl Iterator<Item = &Arc<FactPiece>> {
+    pub(crate) fn between(&self, from: u64, to: u64) -> impl Iterator<Item = &Arc<PlacedFacts>> {
         let skipped = usize::try_from(from.saturating_sub(self.first)).unwrap_or(usize::MAX);
         let end = usize::try_from(to.saturating_sub(self.first)).unwrap_or(usize::MAX);
         let taken = end.saturating_sub(skipped);
@@ -52,10 +52,10 @@ impl Unlanded {
 
     /// Removes pieces that were the first ones a while ago. Returns those that were taken out
     /// meanwhile.
-    pub(crate) fn remove_landed(&mut self, landed: &[Arc<FactPiece>]) -> Vec<Arc<FactPiece>> {
+    pub(crate) fn remove_landed(&mut self, landed: &[Arc<PlacedFacts>]) -> Vec<Arc<PlacedFacts>> {
         let mut absent = Vec::new();
         for piece in landed {
-            let is_it = |first: &mut Arc<FactPiece>| {
+            let is_it = |first: &mut Arc<PlacedFacts>| {
                 Arc::ptr_eq(first, piece) || planted("planted-landed-by-count")
             };
             let Some(removed) = self.pieces.pop_front_if(is_it) else {
@@ -72,8 +72,8 @@ impl Unlanded {
     /// Removes the pieces for which `gone` holds, and gives them.
     pub(crate) fn remove_where(
         &mut self,
-        gone: impl Fn(&FactPiece) -> bool,
-    ) -> Vec<Arc<FactPiece>> {
+        gone: impl Fn(&PlacedFacts) -> bool,
+    ) -> Vec<Arc<PlacedFacts>> {
         let mut removed = Vec::new();
         self.pieces.retain(|piece| {
             let keep = !gone(piece);

@@ -32,7 +32,7 @@ pub(crate) struct RequestRoom {
 
 /// Room that one request has; given back when this is dropped.
 #[derive(Debug)]
-pub(crate) struct Taken {
+pub(crate) struct RequestPermit {
     room: RequestRoom,
     /// None before the first byte.
     permit: Mutex<Option<OwnedSemaphorePermit>>,
@@ -61,7 +61,7 @@ impl RequestRoom {
     }
 }
 
-impl RequestMemory for Taken {
+impl RequestMemory for RequestPermit {
     fn grow(&self, bytes: u64) -> Result<()> {
         let mut permit = self.permit.lock();
         let held = permit.as_ref().map_or(0, OwnedSemaphorePermit::num_permits);
@@ -105,7 +105,7 @@ pub(crate) async fn within_room(
     if length.is_some_and(|length| length > limit) {
         return unread(Unread::TooLarge, limit);
     }
-    let taken = Taken {
+    let taken = RequestPermit {
         room,
         permit: Mutex::default(),
     };
@@ -116,7 +116,7 @@ pub(crate) async fn within_room(
 /// Reads a body of at most `limit` bytes.
 pub(crate) async fn read_body(
     body: Body,
-    taken: &Taken,
+    taken: &RequestPermit,
     limit: u64,
 ) -> std::result::Result<Bytes, Unread> {
     // What it is said to have bounds what is taken ahead, and takes nothing itself.
@@ -149,8 +149,8 @@ pub(crate) async fn read_body(
 mod tests {
     use super::*;
 
-    fn taken(room: &RequestRoom) -> Taken {
-        Taken {
+    fn taken(room: &RequestRoom) -> RequestPermit {
+        RequestPermit {
             room: room.clone(),
             permit: Mutex::default(),
         }

@@ -123,7 +123,7 @@ struct DeadHeader {
 
 /// Facts and dead letters of one range of offsets.
 #[derive(Clone, Debug)]
-pub struct FactPiece {
+pub struct PlacedFacts {
     /// The partition.
     pub partition: PartitionId,
     /// The range, also where it holds no fact.
@@ -365,7 +365,7 @@ impl Payload {
         schema: &SchemaRef,
         partition: PartitionId,
         first: Offset,
-    ) -> Result<FactPiece> {
+    ) -> Result<PlacedFacts> {
         let rows = self.facts.num_rows();
         let records = i64::try_from(self.records).unwrap_or(i64::MAX);
         let no_holes = self.dead.is_empty() && self.duplicates.is_empty();
@@ -395,7 +395,7 @@ impl Payload {
         };
         let letters = self.dead.iter().map(|d| (first.0 + d.record as i64, d));
         let dead: Vec<_> = letters.collect();
-        let mut piece = FactPiece::placed(&place, &self.facts, offsets, &dead)?;
+        let mut piece = PlacedFacts::placed(&place, &self.facts, offsets, &dead)?;
         piece.ingest = self.ingest.clone();
         Ok(piece)
     }
@@ -456,7 +456,7 @@ pub(crate) struct Place<'a> {
     pub(crate) source: Option<&'a str>,
 }
 
-impl FactPiece {
+impl PlacedFacts {
     /// Whether an offset of its partition is inside it.
     pub(crate) fn splits_at(&self, at: Offset) -> bool {
         self.range.start < at && at < self.range.end

@@ -13,7 +13,7 @@ use bytes::Bytes;
 
 use super::wire::{SentStates, encode};
 use super::{DeltaRequest, PeerDelta, WantedView, past};
-use crate::intake::payload::FactPiece;
+use crate::intake::payload::PlacedFacts;
 
 /// What a topic's daemon holds, at one moment.
 pub(crate) struct Snapshot {
@@ -22,9 +22,9 @@ pub(crate) struct Snapshot {
     /// The partitions that it fills, and up to where.
     pub(crate) lanes: BTreeMap<PartitionId, Offset>,
     /// Facts that have landed a moment ago.
-    pub(crate) lately: Vec<Arc<FactPiece>>,
+    pub(crate) recently_landed: Vec<Arc<PlacedFacts>>,
     /// Facts that have not landed.
-    pub(crate) unlanded: Vec<Arc<FactPiece>>,
+    pub(crate) unlanded: Vec<Arc<PlacedFacts>>,
     /// Views, with the states of `unlanded`.
     pub(crate) views: BTreeMap<String, (Arc<Master>, Vec<RecordBatch>)>,
 }
@@ -77,7 +77,12 @@ impl Taken {
             }
             // What was kept of landed facts counts as far as it reaches to the others.
             let mut start = snapshot.upto.get(*p);
-            for piece in snapshot.lately.iter().rev().filter(|f| f.partition == *p) {
+            for piece in snapshot
+                .recently_landed
+                .iter()
+                .rev()
+                .filter(|f| f.partition == *p)
+            {
                 if piece.range.end == start {
                     start = piece.range.start;
                 }
@@ -85,19 +90,19 @@ impl Taken {
             let start = start.max(request.from.get(*p));
             lanes.insert(*p, OffsetRange::new(start.min(*end), *end));
         }
-        let rows = |piece: &Arc<FactPiece>| -> Result<Option<Rows>> {
+        let rows = |piece: &Arc<PlacedFacts>| -> Result<Option<Rows>> {
             match lanes.get(&piece.partition) {
                 Some(range) => past(piece, range.start),
                 None => Ok(None),
             }
         };
-        let rows = |pieces: &[Arc<FactPiece>]| -> Result<Vec<Rows>> {
+        let rows = |pieces: &[Arc<PlacedFacts>]| -> Result<Vec<Rows>> {
             pieces.iter().filter_map(|p| rows(p).transpose()).collect()
         };
         // Those that have landed before the chain of landed pieces begins end before its start.
-        let landed = rows(&snapshot.lately)?;
+        let landed = rows(&snapshot.recently_landed)?;
         let unlanded = rows(&snapshot.unlanded)?;
-        let is_whole = |piece: &Arc<FactPiece>| {
+        let is_whole = |piece: &Arc<PlacedFacts>| {
             let lane = lanes.get(&piece.partition);
             lane.is_some_and(|range| piece.range.start >= range.start)
         };

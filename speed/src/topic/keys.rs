@@ -7,7 +7,7 @@ use parking_lot::Mutex;
 
 use super::memory::TopicMemory;
 use crate::intake::dedup::{Dedup, DedupStatus, read_keys};
-use crate::intake::payload::FactPiece;
+use crate::intake::payload::PlacedFacts;
 use crate::options::{DaemonOptions, TopicOptions};
 
 /// The keys of the facts in the log and of those that have not landed; none where the topic does
@@ -15,7 +15,7 @@ use crate::options::{DaemonOptions, TopicOptions};
 pub(super) async fn open_keys(
     log: &Log,
     settings: &TopicOptions,
-    unlanded: &[FactPiece],
+    unlanded: &[PlacedFacts],
     options: &DaemonOptions,
 ) -> Result<Option<Arc<HeldMutex<Dedup>>>> {
     let Some(settings) = &settings.dedup else {
@@ -100,7 +100,7 @@ impl Keys {
 
     /// Remembers the keys of facts that have landed although they were given up, and with them
     /// their keys.
-    pub(super) async fn remember(&self, landed: Vec<Arc<FactPiece>>) -> Result<()> {
+    pub(super) async fn remember(&self, landed: Vec<Arc<PlacedFacts>>) -> Result<()> {
         let Some(seen) = self.seen.clone().filter(|_| !landed.is_empty()) else {
             return Ok(());
         };
@@ -110,7 +110,7 @@ impl Keys {
 
     /// Forgets the keys of facts that this daemon does not hold any more, but for those that have
     /// landed: where they come again they are new.
-    pub(super) fn forget_removed(&self, seen: Option<&mut Dedup>, removed: &[Arc<FactPiece>]) {
+    pub(super) fn forget_removed(&self, seen: Option<&mut Dedup>, removed: &[Arc<PlacedFacts>]) {
         let Some(seen) = seen else { return };
         let own = self.memory.partition;
         for piece in removed.iter().filter(|p| p.partition != own) {

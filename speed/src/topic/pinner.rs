@@ -15,7 +15,7 @@ use super::memory::TopicMemory;
 use super::upkeep::{Asked, Upkeep};
 use crate::delta::{TopicDelta, check_no_gap, fold_unlanded, merge_unlanded};
 use crate::peers::{
-    DeltaRequest, Gathering, Own, Peer, Peers, Pinned, Snapshot, TopicParts, answer,
+    DeltaRequest, Gathering, OwnHoldings, Peer, Peers, Pinned, Snapshot, TopicParts, answer,
 };
 
 /// No more facts than this are folded while other queries wait for their pins, as a rule: it takes
@@ -36,7 +36,7 @@ pub(super) struct FoldingTurns {
 }
 
 /// Up to where a pin reaches.
-struct Moment {
+struct Reach {
     head: Offsets,
     /// The partitions that this daemon fills, and up to where.
     lanes: BTreeMap<PartitionId, Offset>,
@@ -44,7 +44,7 @@ struct Moment {
     target: u64,
 }
 
-impl Moment {
+impl Reach {
     /// The moment up to which the states of all of some views reach, where they reach to one and
     /// the same: at least to `target`, of a numbering that still holds. Without views it is now.
     fn of(delta: &TopicDelta, views: &[String], (numbering, target): (u64, u64)) -> Option<Self> {
@@ -131,10 +131,10 @@ impl TopicPinner {
         let peers = peers.map(|p| p.of(self.memory.name())).unwrap_or_default();
         let asks = mode == ReadMode::Merged && !peers.is_empty();
         let takes_facts = parts.facts || parts.dead_letters || asks;
-        let read = |delta: &TopicDelta, at: &Moment| {
+        let read = |delta: &TopicDelta, at: &Reach| {
             let pinned = pinned(delta, views, at, mode)?;
             let unlanded = delta.unlanded.between(0, at.target);
-            let own = Own {
+            let own = OwnHoldings {
                 upto: delta.upto.clone(),
                 lanes: at.lanes.clone(),
                 unlanded: match takes_facts {
@@ -173,7 +173,7 @@ impl TopicPinner {
     async fn gather(
         &self,
         peers: &[Arc<dyn Peer>],
-        own: &Own,
+        own: &OwnHoldings,
         parts: TopicParts,
         pinned: &mut Pinned,
     ) -> Result<()> {
@@ -210,7 +210,7 @@ impl TopicPinner {
     /// What another daemon may ask for, with the states of some views.
     async fn snapshot(&self, views: &[String], now_ms: i64) -> Result<Snapshot> {
         self.asked.note(now_ms);
-        let read = |delta: &TopicDelta, at: &Moment| {
+        let read = |delta: &TopicDelta, at: &Reach| {
             let states = |name: &String| {
                 let view = delta.views.get(name)?;
                 // One that has failed is folded anew.
@@ -221,7 +221,7 @@ impl TopicPinner {
             Ok(Snapshot {
                 upto: delta.upto.clone(),
                 lanes: at.lanes.clone(),
-                lately: delta.lately.iter().cloned().collect(),
+                recently_landed: delta.recently_landed.iter().cloned().collect(),
                 unlanded: delta.unlanded.between(0, at.target).cloned().collect(),
                 views: views.iter().filter_map(states).collect(),
             })
@@ -234,7 +234,7 @@ impl TopicPinner {
     async fn settled<T>(
         &self,
         views: &[String],
-        read: impl Fn(&TopicDelta, &Moment) -> Result<T>,
+        read: impl Fn(&TopicDelta, &Reach) -> Result<T>,
     ) -> Result<T> {
         self.give_way.note();
         let mut times = 0;
@@ -259,7 +259,7 @@ impl TopicPinner {
                     self.fold_to(&name, reaches.1).await?;
                 }
                 let delta = self.memory.delta.lock();
-                if let Some(at) = Moment::of(&delta, views, reaches) {
+                if let Some(at) = Reach::of(&delta, views, reaches) {
                     break 'ahead read(&delta, &at);
                 }
             }
@@ -339,7 +339,7 @@ impl TopicPinner {
         &self,
         head: Offsets,
         views: BTreeMap<String, ViewPin>,
-        own: &Own,
+        own: &OwnHoldings,
         parts: TopicParts,
     ) -> Result<Pinned> {
         let mut topic = TopicPin {
@@ -376,7 +376,7 @@ impl TopicPinner {
 fn pinned(
     delta: &TopicDelta,
     views: &[String],
-    at: &Moment,
+    at: &Reach,
     mode: ReadMode,
 ) -> Result<BTreeMap<String, ViewPin>> {
     let mut pinned = BTreeMap::new();

@@ -7,7 +7,7 @@ use bytes::Bytes;
 
 use super::TopicStream;
 use crate::intake::idempotency::KeptRequest;
-use crate::intake::payload::{FactPiece, Payload, REPLAYED};
+use crate::intake::payload::{Payload, PlacedFacts, REPLAYED};
 use crate::options::DaemonOptions;
 use crate::topic::appender::wal_error;
 use crate::wal::{Claim, KeyLog, RealFiles, Wal, WalOptions, check_claim};
@@ -16,7 +16,7 @@ use crate::wal::{Claim, KeyLog, RealFiles, Wal, WalOptions, check_claim};
 pub(super) struct OpenedWal {
     pub(super) wal: Wal,
     /// What has not landed.
-    pub(super) pieces: Vec<FactPiece>,
+    pub(super) pieces: Vec<PlacedFacts>,
     pub(super) key_log: KeyLog,
     /// Requests that may be repeated, some perhaps twice.
     pub(super) requests: Vec<KeptRequest>,
@@ -94,7 +94,7 @@ pub(super) async fn open_wal(
 fn check_wal(
     topic: &Topic,
     wal: &Wal,
-    pieces: &[FactPiece],
+    pieces: &[PlacedFacts],
     (landed, synced): (Offset, Offset),
 ) -> Result<()> {
     if wal.truncated_bytes() > 0 {
@@ -141,7 +141,7 @@ impl TopicStream {
         topic: &Topic,
         partition: PartitionId,
         landed: Offset,
-    ) -> Result<Vec<FactPiece>> {
+    ) -> Result<Vec<PlacedFacts>> {
         // The partition belongs to this WAL.
         check_claim(root, &topic.name, Claim::Claimed, Arc::new(RealFiles)).map_err(wal_error)?;
         let records = Wal::read_only(root, &topic.name, &RealFiles).map_err(wal_error)?;

@@ -81,11 +81,11 @@ impl TendingTurn<'_> {
     /// Adopts the boundaries of views, where they could be looked at, and merges their pieces.
     pub(super) async fn tend(
         &self,
-        views: Vec<((String, Arc<Master>), Result<bool>)>,
+        views: impl Iterator<Item = ((String, Arc<Master>), Result<bool>)>,
     ) -> Result<()> {
         let mut following = self.memory().following();
         following.fold.memory_bytes /= VIEWS_AT_ONCE;
-        let tended = views.into_iter().map(|((name, master), looked)| {
+        let tended = views.map(|((name, master), looked)| {
             let following = &following;
             async move { self.tend_one(&name, &master, looked, following).await }
         });

@@ -147,7 +147,7 @@ impl Upkeep {
     /// Follows what others have landed, and the boundaries that others have moved.
     pub async fn follow(&self) -> Result<()> {
         let now_ms = self.memory.options.now_ms();
-        let expired = self.memory.delta.lock().lately.expire(now_ms);
+        let expired = self.memory.delta.lock().recently_landed.expire(now_ms);
         drop(expired);
         self.turn().await.follow_where_room().await?;
         let masters = self.memory.masters();
@@ -155,7 +155,7 @@ impl Upkeep {
         let looks = stream::iter(looks.collect::<Vec<_>>()).buffered(LOOKS_AT_ONCE);
         let looked: Vec<Result<bool>> = looks.collect().await;
         let turn = self.tending.turn().await;
-        turn.tend(masters.into_iter().zip(looked).collect()).await
+        turn.tend(masters.into_iter().zip(looked)).await
     }
 
     /// Serves a generation of a view, once its pieces reach without a gap from its boundary. Most of

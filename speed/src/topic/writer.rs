@@ -20,7 +20,7 @@ use crate::intake::arrow_stream::of_request;
 use crate::intake::body::RequestBody;
 use crate::intake::counts::{DeadLetterBound, Intake, IntakeCount};
 use crate::intake::idempotency::{RequestKey, Requests, Standing};
-use crate::intake::payload::{FactPiece, Payload};
+use crate::intake::payload::{Payload, PlacedFacts};
 use crate::intake::turns::in_turn;
 use crate::options::{DaemonOptions, TopicOptions};
 use crate::topic::appender::{AppenderHandle, WriteRequest, Written, other_body};
@@ -373,7 +373,7 @@ impl Writer {
     /// Makes facts visible of a partition that is not the WAL's. Returns `false`, and does nothing,
     /// where the lane does not go on at the start of the piece: another daemon has landed facts of
     /// it, or it was given up. Duplicates are not looked for.
-    pub fn push(&self, piece: FactPiece) -> bool {
+    pub fn push(&self, piece: PlacedFacts) -> bool {
         let memory = &self.memory;
         if piece.partition == memory.partition {
             return false;
@@ -397,7 +397,7 @@ impl Writer {
         &self,
         admitted: Admitted,
         now_us: i64,
-        place: impl FnOnce(Admitted) -> Result<FactPiece>,
+        place: impl FnOnce(Admitted) -> Result<PlacedFacts>,
     ) -> Result<bool> {
         // Held until the facts are visible or their keys forgotten, and taken before the delta's
         // lock, as the appender does.

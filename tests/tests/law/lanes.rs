@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use anabranch_shared::settings::Ack;
 use anabranch_shared::{Offset, OffsetRange, PartitionId};
-use anabranch_speed::{FactPiece, TopicStream};
+use anabranch_speed::{PlacedFacts, TopicStream};
 use anabranch_tests::facts;
 use arrow::array::{
     ArrayRef, BinaryViewArray, Int32Array, Int64Array, RecordBatch, StringViewArray,
@@ -56,7 +56,7 @@ impl World<'_> {
                 .find(|m| m.partition == partition && m.range.start == next);
             let message =
                 message.ok_or_else(|| anyhow::anyhow!("{partition}: no message at {next}"))?;
-            let piece = FactPiece {
+            let piece = PlacedFacts {
                 partition,
                 range: message.range,
                 facts: facts::stored(&message.facts, &stream.topic())?,

@@ -229,7 +229,7 @@ fn daemon_options(wal: PathBuf) -> DaemonOptions {
         max_request_bytes: 1 << 20,
         idempotency_window: Duration::from_secs(3_600),
         idempotency_keys: 1_000,
-        lately_bytes: 0,
+        recently_landed_bytes: 0,
         most_pieces: 2,
         checkpoint_every: 3,
         threads: 2,
@@ -293,7 +293,7 @@ impl<'a> World<'a> {
             options: DaemonOptions {
                 spill_at_bytes,
                 spill_bytes,
-                lately_bytes: if rng.random_bool(0.3) { 1 << 20 } else { 0 },
+                recently_landed_bytes: if rng.random_bool(0.3) { 1 << 20 } else { 0 },
                 ..daemon_options(wals.join(format!("{i}")))
             },
             ack: match rng.random_bool(0.2) {

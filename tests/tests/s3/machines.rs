@@ -81,7 +81,8 @@ async fn a_daemon_is_found_and_missed() -> anyhow::Result<()> {
     );
     let status = run_well(there.path(), &["status"]).await?;
     anyhow::ensure!(
-        status.contains("does not answer; partitions: facts 0")
+        status.contains("does not answer")
+            && status.contains("partitions: facts 0")
             && status.contains("start it again"),
         "{status}"
     );

@@ -23,7 +23,7 @@ use rdkafka::{ClientConfig, ClientContext, TopicPartitionList};
 use super::messages::Messages;
 use super::start::{Held, StartDecision, decide};
 use super::{KafkaState, gap_text, identity};
-use crate::intake::payload::{FactPiece, Place};
+use crate::intake::payload::{Place, PlacedFacts};
 use crate::topic::TopicStream;
 
 /// How long one call waits for a message.
@@ -522,7 +522,7 @@ impl Shared {
         };
         let name = self.stream.name();
         let skip = |range: OffsetRange, gap: bool| {
-            let piece = FactPiece::empty(&self.stream.topic(), id, range, gap);
+            let piece = PlacedFacts::empty(&self.stream.topic(), id, range, gap);
             // Where the lane has moved on meanwhile, the next message finds that out.
             self.stream.writer().push(piece);
             range.end

@@ -12,7 +12,7 @@ use rdkafka::message::{Headers, Message};
 use crate::intake::admission::{
     Admission, AdmissionError, Admitted, DeadLetter, RAW_BYTES, is_blank, push_line,
 };
-use crate::intake::payload::{FactPiece, Place};
+use crate::intake::payload::{Place, PlacedFacts};
 
 /// Bytes before a value that a schema registry's serializer has framed: a zero and the number of a
 /// schema (<https://docs.confluent.io/platform/current/schema-registry/fundamentals/serdes-develop/index.html#wire-format>).
@@ -121,7 +121,7 @@ impl Messages {
         admitted: Admitted,
         settings: &KafkaSettings,
         place: &Place<'_>,
-    ) -> Result<FactPiece> {
+    ) -> Result<PlacedFacts> {
         let of = |record: &u64| self.at(*record).map(|(offset, _)| *offset);
         let offsets: Vec<i64> = admitted.records.iter().map(of).collect::<Result<_>>()?;
         let mut placed = Vec::with_capacity(admitted.dead.len());
@@ -138,7 +138,7 @@ impl Messages {
         dead.extend(placed);
         dead.sort_by_key(|(offset, _)| *offset);
         let letters: Vec<(i64, &DeadLetter)> = dead.iter().map(|(o, d)| (*o, d)).collect();
-        FactPiece::placed(place, &admitted.facts, offsets, &letters)
+        PlacedFacts::placed(place, &admitted.facts, offsets, &letters)
     }
 }
 

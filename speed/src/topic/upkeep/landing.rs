@@ -10,12 +10,12 @@ use arrow::array::RecordBatch;
 
 use super::{Upkeep, UpkeepTurn};
 use crate::delta::{Landed, StatePiece, fold_pieces};
-use crate::intake::payload::FactPiece;
+use crate::intake::payload::PlacedFacts;
 
 /// A landing that failed: what it is of, and what it has put so far.
 #[derive(Debug)]
 pub(super) struct FailedLanding {
-    pieces: Vec<Arc<FactPiece>>,
+    pieces: Vec<Arc<PlacedFacts>>,
     put: Arc<PutFiles>,
 }
 
@@ -47,14 +47,14 @@ impl Upkeep {
         if let Some(failed) = failed {
             let delta = self.memory.delta.lock();
             let mut unlanded = delta.unlanded.iter();
-            let same = |p: &Arc<FactPiece>| unlanded.next().is_some_and(|q| Arc::ptr_eq(p, q));
+            let same = |p: &Arc<PlacedFacts>| unlanded.next().is_some_and(|q| Arc::ptr_eq(p, q));
             if failed.pieces.iter().all(same) {
                 return failed;
             }
         }
         let mut facts = 0;
         let limit = self.memory.options.land_facts.max(1);
-        let fits = |p: &&Arc<FactPiece>| {
+        let fits = |p: &&Arc<PlacedFacts>| {
             let before = facts;
             facts += p.facts.num_rows() as u64;
             before == 0 || facts <= limit * 2
@@ -150,15 +150,15 @@ impl UpkeepTurn<'_> {
         });
         let now_ms = memory.options.now_ms();
         let lately = of.asked.is_lately(now_ms).then(|| pieces.clone());
-        let (of_delta, not_lately) = {
+        let (of_delta, no_longer) = {
             let mut delta = memory.delta.lock();
             let of_delta = delta.landed(&pieces, &landing.ranges, states);
-            let mut not_lately = delta.lately.expire(now_ms);
+            let mut no_longer = delta.recently_landed.expire(now_ms);
             if let Some(lately) = lately {
-                let most = memory.options.lately_bytes;
-                not_lately.extend(delta.lately.add(lately, now_ms, most));
+                let most = memory.options.recently_landed_bytes;
+                no_longer.extend(delta.recently_landed.add(lately, now_ms, most));
             }
-            (of_delta, not_lately)
+            (of_delta, no_longer)
         };
         let Landed { given_up, removed } = of_delta;
         // Who waits is told whatever fails from here on: the facts are there.
@@ -179,7 +179,7 @@ impl UpkeepTurn<'_> {
         let offsets = landing.ranges.iter().map(|(_, r)| r.end.0 - r.start.0);
         let offsets = u64::try_from(offsets.sum::<i64>()).unwrap_or(0);
         // To free what thousands of small requests have brought takes long enough for others to wait.
-        tokio::task::spawn_blocking(move || drop((landing, pieces, removed, not_lately)));
+        tokio::task::spawn_blocking(move || drop((landing, pieces, removed, no_longer)));
         Ok(offsets)
     }
 }

@@ -94,7 +94,7 @@ fn message(offset: i64, key: Option<&[u8]>, value: Option<&[u8]>) -> OwnedMessag
 /// Offsets and `n` of the facts; offsets, reasons and bytes of the dead letters.
 type Found = (Vec<(i64, Option<i64>)>, Vec<(i64, String, Vec<u8>)>);
 
-fn found(piece: &FactPiece) -> Found {
+fn found(piece: &PlacedFacts) -> Found {
     let offsets = |batch: &arrow::array::RecordBatch| {
         let offsets = batch.column_by_name("_offset").unwrap();
         offsets.as_primitive::<Int64Type>().values().to_vec()
@@ -118,7 +118,7 @@ fn found(piece: &FactPiece) -> Found {
 }
 
 /// What becomes of messages of these offsets, keys and values.
-fn taken(more: &str, messages: &[OwnedMessage]) -> FactPiece {
+fn taken(more: &str, messages: &[OwnedMessage]) -> PlacedFacts {
     let (topic, settings, admission) = source(more);
     let mut batch = Messages::default();
     messages.iter().for_each(|m| batch.add(m, &settings));
