@@ -75,10 +75,13 @@ impl Beside {
 impl World<'_> {
     /// A daemon takes facts of the other topic, and perhaps lands them.
     pub(crate) async fn write_beside(&mut self, i: usize) -> anyhow::Result<()> {
+        let Some(beside) = &mut self.beside else {
+            return Ok(());
+        };
         self.coverage.count("event: write beside");
         let stream = self.machines[i].stream_of(TOPIC)?;
         let partition = stream.partition();
-        let end = self.beside.acknowledged.entry(partition).or_default();
+        let end = beside.acknowledged.entry(partition).or_default();
         let rows = self.rng.random_range(1..30);
         let line = |id| format!("{{\"ts\":\"2026-01-01T00:00:00Z\",\"id\":{id}}}\n");
         let body: String = (*end..*end + rows).map(line).collect();
@@ -112,7 +115,9 @@ impl World<'_> {
 
     /// The view of the other topic absorbs what has landed of it.
     pub(crate) async fn refresh_beside(&mut self) -> anyhow::Result<()> {
-        let Beside { log, master, .. } = &self.beside;
+        let Some(Beside { log, master, .. }) = &self.beside else {
+            return Ok(());
+        };
         log.refresh().await?;
         master.refresh().await?;
         let (head, options) = (log.head(), batch_options(1 << 30));
@@ -122,6 +127,9 @@ impl World<'_> {
 
     /// A daemon lands all that it has of the other topic.
     pub(crate) async fn settle_beside(&self, i: usize) -> anyhow::Result<()> {
+        if self.beside.is_none() {
+            return Ok(());
+        }
         let stream = self.machines[i].stream_of(TOPIC)?;
         while stream.upkeep().land().await? > 0 {}
         Ok(())
@@ -129,9 +137,12 @@ impl World<'_> {
 
     /// All of the other topic that was acknowledged is in its log.
     pub(crate) async fn check_beside_landed(&self) -> anyhow::Result<()> {
-        self.beside.log.refresh().await?;
-        let head = self.beside.log.head();
-        for (partition, end) in &self.beside.acknowledged {
+        let Some(beside) = &self.beside else {
+            return Ok(());
+        };
+        beside.log.refresh().await?;
+        let head = beside.log.head();
+        for (partition, end) in &beside.acknowledged {
             let landed = head.get(*partition).0;
             anyhow::ensure!(
                 landed == *end,
@@ -143,7 +154,7 @@ impl World<'_> {
 
     /// A daemon counts all facts of the other topic below its head, each once, and all of its own.
     pub(crate) async fn check_beside(&mut self, i: usize) -> anyhow::Result<()> {
-        let Some(daemon) = self.machines[i].daemon.clone() else {
+        let (Some(beside), Some(daemon)) = (&self.beside, self.machines[i].daemon.clone()) else {
             return Ok(());
         };
         let pin = daemon.pin(&[VIEW.to_owned()], ReadMode::Merged).await?;
@@ -151,7 +162,7 @@ impl World<'_> {
         let head: Offsets = head.ok_or_else(|| anyhow::anyhow!("no `{VIEW}` is served"))?;
         let own = self.machines[i].stream_of(TOPIC)?.partition();
         let (mut facts, mut ids) = (0, 0);
-        for (partition, acknowledged) in &self.beside.acknowledged {
+        for (partition, acknowledged) in &beside.acknowledged {
             let end = head.get(*partition).0;
             anyhow::ensure!(
                 end <= *acknowledged && (*partition != own || end == *acknowledged),

@@ -54,7 +54,8 @@ impl World<'_> {
         self.faults.set_percent(if faulty { 40 } else { 0 });
         let done = match self.rng.random_range(0..35) {
             0..=4 => self.write(i).await,
-            5 => self.write_beside(i).await,
+            5 if self.beside.is_some() => self.write_beside(i).await,
+            5 => self.write(i).await,
             6..=8 => self.land_own(i).await,
             9..=10 => self.land_other().await,
             11..=12 => self.follow(i).await,
@@ -513,7 +514,10 @@ impl World<'_> {
             let master = Master::open(&self.storage, &planned, view.generation(), NOW);
             view.master = Arc::new(master.await?);
         }
-        self.beside.reopen(&self.storage).await
+        match &mut self.beside {
+            Some(beside) => beside.reopen(&self.storage).await,
+            None => Ok(()),
+        }
     }
 
     /// Another version of the software, whose states are of another format, looks at the view.

@@ -177,8 +177,8 @@ pub(crate) struct World<'a> {
     pub(crate) log: Arc<Log>,
     /// The views over it.
     pub(crate) views: Vec<WorldView>,
-    /// Another topic of the same daemons, and what of it was acknowledged.
-    pub(crate) beside: Beside,
+    /// Another topic of the same daemons, where there is one, and what of it was acknowledged.
+    pub(crate) beside: Option<Beside>,
     pub(crate) machines: Vec<Machine>,
     /// The daemons that ask each other, where they do.
     pub(crate) living: Option<Arc<Living>>,
@@ -266,14 +266,20 @@ impl<'a> World<'a> {
         let log = Arc::new(Log::open(&storage, &topic, NOW).await?);
         let declared = |name: &str| topic.fields.iter().any(|f| f.name == name);
         let mut of_topic = Vec::new();
-        for name in &NAMES[..rng.random_range(1..=NAMES.len())] {
+        // A planted bug is of one view and topic: with more it would only be noticed later.
+        let is_small = std::env::var("ANABRANCH_LAW_PLANTED").is_ok();
+        let several = !is_small && rng.random_bool(0.4);
+        for name in &NAMES[..1 + usize::from(several)] {
             let random = views::view_over(&mut rng, &declared);
             random.covers.iter().for_each(|c| coverage.count(c));
             let place = (&storage, &*catalogue);
             of_topic.push(WorldView::new((name, random), &topic, place).await?);
         }
         coverage.count(&format!("views of a topic: {}", of_topic.len()));
-        let beside = Beside::new(&storage, &catalogue).await?;
+        let beside = match !is_small && rng.random_bool(0.3) {
+            true => Some(Beside::new(&storage, &catalogue).await?),
+            false => None,
+        };
         let options = ServingOptions {
             memory_bytes: 1 << 30,
             threads: rng.random_range(1..4),
@@ -343,8 +349,10 @@ impl<'a> World<'a> {
             ack: self.machines[i].ack,
             ..Default::default()
         };
-        let topics = ["facts", beside::TOPIC].map(|name| (name.to_owned(), settings.clone()));
-        let topics = topics.into_iter().collect();
+        let beside = self.beside.is_some().then_some(beside::TOPIC);
+        let topics = ["facts"].into_iter().chain(beside);
+        let topics = topics.map(|name| (name.to_owned(), settings.clone()));
+        let topics = topics.collect();
         let catalogue = Arc::new(Catalogue::open(&self.storage).await?);
         let options = self.machines[i].options.clone();
         let daemon = Daemon::open(&self.storage, catalogue, &topics, options).await?;
