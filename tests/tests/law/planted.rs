@@ -14,22 +14,22 @@ const BUGS: &[Bug] = &[
     (
         "planted-boundary-offset-lost",
         "a refresh leaves out the offset at its boundary",
-        1_000_000,
+        1_000_002,
     ),
     (
         "planted-boundary-offset-doubled",
         "a refresh takes the offset before its boundary too",
-        1_000_000,
+        1_000_010,
     ),
     (
         "planted-piece-after-its-boundary",
         "a piece is counted after the boundary has passed it",
-        1_000_000,
+        1_000_009,
     ),
     (
         "planted-straddled-piece-kept",
         "a piece is kept whole that the boundary cuts through",
-        1_000_000,
+        1_000_061,
     ),
     (
         "planted-piece-dropped-before-its-query",
@@ -39,32 +39,32 @@ const BUGS: &[Bug] = &[
     (
         "planted-spilled-piece-lost",
         "a piece is lost when it is spilled",
-        1_000_000,
+        1_000_009,
     ),
     (
         "planted-spilled-file-removed-at-once",
         "the file of a piece is gone before the query that pinned it",
-        1_000_000,
+        1_000_076,
     ),
     (
         "planted-piece-lost-in-merge",
         "a piece is lost when pieces are merged",
-        1_000_000,
+        1_000_008,
     ),
     (
         "planted-files-removed-at-once",
         "files are removed while a pin still reads them",
-        1_000_000,
+        1_000_038,
     ),
     (
         "planted-rebuild-over-refresh",
         "a rebuild replaces a later refresh",
-        1_000_000,
+        1_000_038,
     ),
     (
         "planted-generations-mixed",
         "a new definition answers from the old one's states",
-        1_000_000,
+        1_000_004,
     ),
     (
         "planted-null-key-lost",
@@ -74,22 +74,22 @@ const BUGS: &[Bug] = &[
     (
         "planted-batch-replayed",
         "a batch is replayed after a restart that was there already",
-        1_000_000,
+        1_000_016,
     ),
     (
         "planted-stale-snapshot",
         "a new boundary with the files of the one before",
-        1_000_000,
+        1_000_002,
     ),
     (
         "planted-other-format",
         "states of another format are merged",
-        1_000_000,
+        1_000_004,
     ),
     (
         "planted-late-fact-dropped",
         "facts a day late are dropped",
-        1_000_000,
+        1_000_006,
     ),
     (
         "planted-dead-letter-counted",
@@ -99,7 +99,7 @@ const BUGS: &[Bug] = &[
     (
         "planted-cut-before-commit",
         "the WAL is cut before the commit",
-        1_000_000,
+        1_000_016,
     ),
     (
         "planted-lane-kept",
@@ -109,22 +109,22 @@ const BUGS: &[Bug] = &[
     (
         "planted-landed-by-count",
         "as many facts as have landed are taken for those, although some were given up meanwhile",
-        1_000_000,
+        1_000_024,
     ),
     (
         "planted-states-of-landed-kept",
         "what was folded of facts before they landed is counted beside what they landed as",
-        1_000_000,
+        1_000_012,
     ),
     (
         "planted-run-lost-in-merge",
         "states of facts that have not landed are lost when they are merged",
-        1_000_000,
+        1_000_012,
     ),
     (
         "planted-dead-letters-replaced",
         "who reads a partition too replaces the dead letters of who landed it",
-        1_000_000,
+        1_000_024,
     ),
     (
         "planted-nan-pruned",
@@ -134,37 +134,37 @@ const BUGS: &[Bug] = &[
     (
         "planted-fence-ignored",
         "a commit is taken whose start is not the boundary",
-        1_000_000,
+        1_000_023,
     ),
     (
         "planted-compaction-drops-an-edge",
         "a compaction loses the last fact of a file",
-        1_000_000,
+        1_000_008,
     ),
     (
         "planted-maintenance-fence-ignored",
         "a compaction is committed over another one's",
-        1_000_000,
+        1_000_008,
     ),
     (
         "planted-low-above-a-boundary",
         "retention removes facts that a view has not absorbed",
-        1_000_000,
+        1_000_087,
     ),
     (
         "planted-marks-crossed",
         "retention goes up to where no run ends",
-        1_000_000,
+        1_000_315,
     ),
     (
         "planted-rebuild-drops-removed",
         "a rebuild drops the runs of facts that retention has removed",
-        1_000_000,
+        1_000_024,
     ),
     (
         "planted-removed-skipped",
         "a daemon skips what retention has removed before it followed",
-        1_000_000,
+        1_000_044,
     ),
     (
         "planted-removed-read-as-empty",
@@ -179,22 +179,22 @@ const BUGS: &[Bug] = &[
     (
         "planted-ties-left-open",
         "which of equal rows a limit takes is left to the order of merging",
-        1_000_000,
+        1_000_005,
     ),
     (
         "planted-overlap-counted-twice",
         "a partition that two daemons hold is taken from both",
-        1_000_000,
+        1_000_023,
     ),
     (
         "planted-hole-not-followed",
         "what another daemon has landed is neither in its answer nor read from the log",
-        1_000_000,
+        1_000_014,
     ),
     (
         "planted-carry-lost",
         "a sum that has left its type comes back into it wrapped",
-        1_000_000,
+        1_000_123,
     ),
     (
         "planted-column-by-position",
