@@ -10,6 +10,7 @@ mod counted;
 mod damage;
 mod error;
 mod export;
+pub mod files;
 mod fit;
 mod fold_log;
 pub mod functions;
@@ -74,10 +75,7 @@ pub use scan::{
 pub use spill::{DeltaPart, Spill, SpilledStates, split_parts};
 pub use steady::Stamp;
 pub use stop::{Stop, StopReason};
-pub use storage::{
-    CreateOutcome, FolderFiles, FolderSync, RealFolderFiles, RequestKind, Requests, StagedFile,
-    Storage,
-};
+pub use storage::{CreateOutcome, RequestKind, Requests, StagedFile, Storage};
 pub use table::parquet::{
     EncodedFile, FileBytes, FileEncoder, encode_parquet, keep_ranges, parquet_footer, read_file,
     read_parquet,

@@ -1,36 +1,34 @@
 //! The object store that holds the log, the views and the catalogue: a folder, which is made
 //! durable here, or a bucket of an S3 server. Knows nothing of what is kept in it.
 
-use std::path::{Path as FsPath, PathBuf};
+use std::path::Path as FsPath;
 use std::sync::Arc;
-use std::time::Duration;
 
 use bytes::Bytes;
 use datafusion::execution::object_store::ObjectStoreUrl;
 use datafusion::execution::runtime_env::RuntimeEnv;
-use futures::{StreamExt, TryStreamExt};
 use object_store::path::Path;
 use object_store::{ObjectStore, ObjectStoreExt, PutMode, PutOptions, PutPayload};
 
+use crate::files::{Files, RealFiles};
 use crate::layout;
 use crate::settings::StorageSettings;
 use crate::{Error, Monotonic, Result};
 
+mod bucket;
 mod counting;
 mod durable;
 mod folder;
 mod probe;
 mod s3;
 #[cfg(test)]
-mod testing;
-#[cfg(test)]
 mod tests;
 mod upkeep;
 
+use bucket::Bucket;
 use counting::{CountingStore, RangeReads};
 pub use counting::{RequestKind, Requests};
 use durable::DurableFiles;
-pub use durable::{FolderFiles, FolderSync, RealFolderFiles};
 use folder::{DurableFolder, OwnersAlone};
 pub use upkeep::StagedFile;
 
@@ -42,11 +40,7 @@ const ENGINE_URL: &str = "anabranch://storage";
 pub struct Storage {
     url: String,
     store: Arc<dyn ObjectStore>,
-    folder: Option<PathBuf>,
-    /// Where the storage is a folder, what makes it durable.
-    files: Option<Arc<DurableFiles>>,
-    /// Where the storage is a bucket, which one.
-    bucket: Option<Arc<BucketName>>,
+    kind: Kind,
     requests: Arc<Requests>,
     /// By which it is judged whether what was read is too old to build on.
     clock: Monotonic,
@@ -56,11 +50,15 @@ pub struct Storage {
     orphan_grace_ms: i64,
 }
 
-/// A bucket and the server that it lies on, for messages.
-#[derive(Debug)]
-struct BucketName {
-    name: String,
-    server: String,
+/// What the store is, and what that kind of storage can do beside storing objects.
+#[derive(Clone, Debug)]
+enum Kind {
+    /// A folder, with what makes it durable.
+    Folder(Arc<DurableFiles>),
+    /// A bucket of an S3 server.
+    Bucket(Arc<Bucket>),
+    /// A store to read from, of which no more is known.
+    Unknown,
 }
 
 /// How long a file stays that no commit names where no settings say it: a day, in milliseconds.
@@ -72,17 +70,6 @@ fn orphan_grace_ms(settings: &StorageSettings) -> i64 {
 
 /// Rights of the files of a folder, where its settings are not known.
 const DEFAULT_MODE: u32 = 0o640;
-
-/// Larger objects are sent to a bucket in parts of this size, so that a part and not the whole is
-/// what may time out and is repeated.
-const PART_BYTES: usize = 16 << 20;
-
-/// A put-if-absent in a bucket is given up after so long: its objects are small, and its sender can
-/// find out what became of it.
-const CREATE_WITHIN: Duration = Duration::from_secs(15);
-
-/// Parts that are sent side by side.
-const PARTS_AT_ONCE: usize = 4;
 
 /// What a put-if-absent came to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -96,30 +83,27 @@ pub enum CreateOutcome {
 impl Storage {
     /// A folder, created if it is absent. Every put is durable when it returns.
     pub fn folder(path: &FsPath) -> Result<Self> {
-        Self::folder_with(path, Arc::new(RealFolderFiles))
+        Self::folder_with(path, Arc::new(RealFiles))
     }
 
     /// A folder on a given layer of file operations.
-    pub fn folder_with(path: &FsPath, files: Arc<dyn FolderFiles>) -> Result<Self> {
+    pub fn folder_with(path: &FsPath, files: Arc<dyn Files>) -> Result<Self> {
         Self::folder_of(path, files, DEFAULT_MODE)
     }
 
-    fn folder_of(path: &FsPath, files: Arc<dyn FolderFiles>, mode: u32) -> Result<Self> {
+    fn folder_of(path: &FsPath, files: Arc<dyn Files>, mode: u32) -> Result<Self> {
         let opened = DurableFiles::open(path, files, mode);
         let files = Arc::new(opened.map_err(|e| Error::io(path, e))?);
-        let path = files.root().to_path_buf();
         let requests = Arc::new(Requests::default());
         let store = Arc::new(DurableFolder::new(files.clone())?);
         Ok(Self {
-            url: format!("file://{}", path.display()),
+            url: format!("file://{}", files.root().display()),
             store: Arc::new(CountingStore::new(
                 store,
                 requests.clone(),
                 RangeReads::Together,
             )),
-            folder: Some(path),
-            files: Some(files),
-            bucket: None,
+            kind: Kind::Folder(files),
             requests,
             clock: Monotonic::default(),
             read_only: false,
@@ -155,7 +139,7 @@ impl Storage {
                 "`endpoint`, `region` and `path_style` in `[storage]` are for `s3://BUCKET/PREFIX`, and `url` is `{url}`; take them out"
             )));
         }
-        let files = Arc::new(RealFolderFiles);
+        let files = Arc::new(RealFiles);
         Ok(Self {
             orphan_grace_ms: orphan_grace_ms(settings),
             ..Self::folder_of(&project.join(path), files, settings.mode)?
@@ -166,21 +150,14 @@ impl Storage {
         settings: &StorageSettings,
         variables: impl IntoIterator<Item = (String, String)>,
     ) -> Result<Self> {
-        let bucket = s3::open(settings, &variables.into_iter().collect())?;
         let requests = Arc::new(Requests::default());
+        let opened = s3::open(settings, &variables.into_iter().collect())?;
+        let counting = CountingStore::new(opened.store, requests.clone(), RangeReads::Coalesced);
+        let bucket = Arc::new(Bucket::new(Arc::new(counting), opened.name, opened.server));
         Ok(Self {
             url: settings.url.clone(),
-            store: Arc::new(CountingStore::new(
-                bucket.store,
-                requests.clone(),
-                RangeReads::Coalesced,
-            )),
-            folder: None,
-            files: None,
-            bucket: Some(Arc::new(BucketName {
-                name: bucket.name,
-                server: bucket.server,
-            })),
+            store: bucket.clone(),
+            kind: Kind::Bucket(bucket),
             requests,
             clock: Monotonic::default(),
             read_only: false,
@@ -243,7 +220,10 @@ impl Storage {
 
     /// The folder, where the storage is one.
     pub fn as_folder(&self) -> Option<&FsPath> {
-        self.folder.as_deref()
+        match &self.kind {
+            Kind::Folder(files) => Some(files.root()),
+            Kind::Bucket(_) | Kind::Unknown => None,
+        }
     }
 
     /// The store itself.
@@ -266,9 +246,7 @@ impl Storage {
         Self {
             url: store.to_string(),
             store,
-            folder: None,
-            files: None,
-            bucket: None,
+            kind: Kind::Unknown,
             requests: Arc::default(),
             clock: Monotonic::default(),
             read_only: true,
@@ -286,17 +264,18 @@ impl Storage {
     /// durable before this process writes anything that may build on them: an object can be seen
     /// before its writer has made its name durable, and that writer may have died.
     pub fn note_found(&self, dir: &Path) {
-        if let (Some(root), Some(files)) = (&self.folder, &self.files) {
-            files.note_found(root.join(dir.as_ref()));
+        if let Kind::Folder(files) = &self.kind {
+            files.note_found(files.root().join(dir.as_ref()));
         }
     }
 
     /// Makes durable what was found. Needed only before something is answered for that rests on it
     /// without anything being written.
     pub async fn settle(&self) -> Result<()> {
-        let Some(files) = self.files.clone() else {
+        let Kind::Folder(files) = &self.kind else {
             return Ok(());
         };
+        let files = files.clone();
         crate::blocking(move || files.settle().map_err(|e| Error::io(files.root(), e))).await
     }
 
@@ -307,17 +286,7 @@ impl Storage {
             mode: PutMode::Create,
             ..Default::default()
         };
-        let put = self.store.put_opts(path, body.into(), options);
-        let put = match self.bucket {
-            None => put.await,
-            Some(_) => tokio::time::timeout(CREATE_WITHIN, put).await.map_err(|_| {
-                Error::Unavailable(format!(
-                    "`{path}`: the storage has not answered for {} s; whether the object is there is not known",
-                    CREATE_WITHIN.as_secs()
-                ))
-            })?,
-        };
-        match put {
+        match self.store.put_opts(path, body.into(), options).await {
             Ok(_) => Ok(CreateOutcome::Created),
             Err(object_store::Error::AlreadyExists { .. }) => Ok(CreateOutcome::Exists),
             Err(e) => Err(e.into()),
@@ -327,11 +296,8 @@ impl Storage {
     /// Writes an object, replacing one of that name.
     pub async fn put(&self, path: &Path, body: impl Into<PutPayload>) -> Result<()> {
         self.check_writable(path)?;
-        let body = body.into();
-        match self.bucket.is_some() && body.content_length() > 2 * PART_BYTES {
-            true => self.put_in_parts(path, body).await,
-            false => Ok(self.store.put(path, body).await.map(|_| ())?),
-        }
+        self.store.put(path, body.into()).await?;
+        Ok(())
     }
 
     /// As [`Storage::put`], of an object that in a folder its owner alone may read.
@@ -343,34 +309,12 @@ impl Storage {
         Ok(())
     }
 
-    async fn put_in_parts(&self, path: &Path, body: PutPayload) -> Result<()> {
-        let mut upload = self.store.put_multipart(path).await?;
-        let parts: Vec<_> = parts(body, PART_BYTES)
-            .into_iter()
-            .map(|part| upload.put_part(part))
-            .collect();
-        let sent: Result<Vec<()>, _> = futures::stream::iter(parts)
-            .buffer_unordered(PARTS_AT_ONCE)
-            .try_collect()
-            .await;
-        let done = match sent {
-            Ok(_) => upload.complete().await,
-            Err(e) => Err(e),
-        };
-        if done.is_err()
-            && let Err(e) = upload.abort().await
-        {
-            tracing::warn!(%path, error = %e, "parts of an object that was not written may stay in the bucket");
-        }
-        Ok(done.map(|_| ())?)
-    }
-
     /// The time by the storage's own clock, in milliseconds since 1970, read from an object just
     /// written; `None` for a folder, whose clock is the machine's.
     pub async fn own_time_ms(&self) -> Result<Option<i64>> {
-        if self.bucket.is_none() {
+        let Kind::Bucket(_) = &self.kind else {
             return Ok(None);
-        }
+        };
         let path = layout::clock(&uuid::Uuid::new_v4().to_string());
         self.put(&path, Bytes::new()).await?;
         let found = self.store.head(&path).await;
@@ -410,26 +354,6 @@ impl Storage {
             Err(e) => Err(e.into()),
         }
     }
-}
-
-/// Cuts a body into parts of one size; the last may be smaller.
-fn parts(body: PutPayload, size: usize) -> Vec<PutPayload> {
-    let (mut parts, mut part, mut room) = (Vec::new(), Vec::<Bytes>::new(), size);
-    for mut bytes in body {
-        while !bytes.is_empty() {
-            let taken = bytes.split_to(room.min(bytes.len()));
-            room -= taken.len();
-            part.push(taken);
-            if room == 0 {
-                parts.push(std::mem::take(&mut part).into_iter().collect());
-                room = size;
-            }
-        }
-    }
-    if !part.is_empty() {
-        parts.push(part.into_iter().collect());
-    }
-    parts
 }
 
 /// The path of a name below another path.

@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
+use anabranch_shared::files::RealFiles;
 use anabranch_shared::{
     Catalogue, Error, GiveWay, Pin, Pinner, ReadMode, Relation, Result, Storage,
 };
@@ -22,7 +23,7 @@ use crate::options::{DaemonOptions, TopicOptions};
 use crate::peers::{DeltaRequest, Peers, TopicParts};
 use crate::sources::kafka::KafkaSource;
 use crate::topic::TopicStream;
-use crate::wal::{RealFiles, WalLock, wal_id};
+use crate::wal::{WalLock, wal_id};
 
 mod declared;
 mod running;

@@ -51,8 +51,6 @@ mod lock;
 mod replay;
 mod segments;
 mod synced;
-#[cfg(any(test, feature = "testing"))]
-pub mod testing;
 #[cfg(test)]
 mod tests;
 
@@ -61,13 +59,13 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use anabranch_shared::files::{Files, OpenFile, SyncPoint};
 use anabranch_shared::metrics::wait_times;
 use bytes::Bytes;
 use prometheus_client::metrics::histogram::Histogram;
 
 pub use claim::{Claim, check_claim};
 pub use error::{FullCause, WalError};
-pub use files::{RealFiles, SyncPoint, WalFile, WalFiles};
 pub use frame::MAX_GROUP_BYTES;
 pub use identity::{found_wal_id, wal_id};
 pub use keys::KeyLog;
@@ -138,7 +136,7 @@ pub struct WalExtent {
 #[derive(Debug)]
 pub struct Wal {
     dir: PathBuf,
-    files: Arc<dyn WalFiles>,
+    files: Arc<dyn Files>,
     options: WalOptions,
     owner: Owner,
     synced: Synced,
@@ -166,12 +164,12 @@ struct Active {
     sequence: u64,
     bytes: u64,
     /// Open while something is appended now and then: see [`Wal::close_files`].
-    file: Option<Box<dyn WalFile>>,
+    file: Option<Box<dyn OpenFile>>,
 }
 
 impl Active {
     /// Its file, opened where it was closed. Where that fails nothing of the segment has changed.
-    fn file(&mut self, files: &dyn WalFiles) -> Result<&mut Box<dyn WalFile>, WalError> {
+    fn file(&mut self, files: &dyn Files) -> Result<&mut Box<dyn OpenFile>, WalError> {
         let open = match self.file.take() {
             Some(open) => open,
             None => files
@@ -207,7 +205,7 @@ impl Wal {
         root: &Path,
         topic: &str,
         options: WalOptions,
-        files: Arc<dyn WalFiles>,
+        files: Arc<dyn Files>,
     ) -> Result<(Self, Vec<Record>), WalError> {
         let mut records = Vec::new();
         let wal = Self::open_each(root, topic, options, files, &mut |record| {
@@ -226,7 +224,7 @@ impl Wal {
         root: &Path,
         topic: &str,
         options: WalOptions,
-        files: Arc<dyn WalFiles>,
+        files: Arc<dyn Files>,
         each: &mut dyn FnMut(Record),
     ) -> Result<Self, WalError> {
         let dir = topic_dir(root, topic)?;
@@ -294,11 +292,7 @@ impl Wal {
     ///
     /// Those of [`Wal::open`]; damage is reported only once it is seen repeatedly, because a file
     /// read while it is rolled or cut can look damaged.
-    pub fn read_only(
-        root: &Path,
-        topic: &str,
-        files: &dyn WalFiles,
-    ) -> Result<Vec<Record>, WalError> {
+    pub fn read_only(root: &Path, topic: &str, files: &dyn Files) -> Result<Vec<Record>, WalError> {
         let owner = Owner::read(root, topic, files)?;
         replay::read_only(files, &topic_dir(root, topic)?, &owner)
     }
@@ -309,7 +303,7 @@ impl Wal {
     /// # Errors
     ///
     /// Those of [`Wal::read_only`].
-    pub fn look(root: &Path, topic: &str, files: &dyn WalFiles) -> Result<WalExtent, WalError> {
+    pub fn look(root: &Path, topic: &str, files: &dyn Files) -> Result<WalExtent, WalError> {
         let owner = Owner::read(root, topic, files)?;
         replay::look(files, &topic_dir(root, topic)?, &owner)
     }

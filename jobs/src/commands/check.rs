@@ -7,13 +7,14 @@ use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
+use anabranch_shared::files::RealFiles;
 use anabranch_shared::settings::{Project, ViewSettings};
 use anabranch_shared::view::unnamed_columns;
 use anabranch_shared::{
     Catalogue, CheckProgress, CheckReport, Error, ErrorKind, Finding, FindingKind, Log,
     PartitionId, Result, Storage, blocking, check_storage, counted,
 };
-use anabranch_speed::wal::{KeyLog, RealFiles, Wal, WalError, WalExtent};
+use anabranch_speed::wal::{KeyLog, Wal, WalError, WalExtent};
 
 use super::{LINE_EVERY, SHOW_EVERY, progress_bar};
 use crate::commands::printing::Printing;

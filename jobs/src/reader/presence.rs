@@ -6,9 +6,10 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use anabranch_shared::files::RealFiles;
 use anabranch_shared::{Catalogue, Error, Offset, PartitionId, Result, Storage, layout};
 use anabranch_speed::Daemon;
-use anabranch_speed::wal::{RealFiles, WalError, found_wal_id};
+use anabranch_speed::wal::{WalError, found_wal_id};
 use object_store::path::Path;
 use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};

@@ -9,10 +9,7 @@
 //! 4. The folder that holds it is synced before the put is answered.
 
 use std::collections::{BTreeSet, HashSet};
-use std::fmt;
-use std::fs::{self, File};
-use std::io::{self, Write};
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
+use std::io::{self, IoSlice};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -20,107 +17,7 @@ use bytes::Bytes;
 use object_store::PutMode;
 use parking_lot::Mutex;
 
-/// Why a sync is done. Every sync names its reason, so that a test can take out one reason at a
-/// time and show what it would lose.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum FolderSync {
-    /// The entry of a folder in its parent, before anything is made inside it.
-    Directory,
-    /// The entries that other processes have made, before anything is built on them.
-    Found,
-    /// The bytes of an object, before it has its name.
-    Object,
-    /// The name of an object, before its put is answered.
-    Entry,
-    /// The removal of objects, before it is answered.
-    Removal,
-}
-
-impl FolderSync {
-    /// Every reason.
-    pub const ALL: [Self; 5] = [
-        Self::Directory,
-        Self::Found,
-        Self::Object,
-        Self::Entry,
-        Self::Removal,
-    ];
-}
-
-/// The file operations that durability rests on, so that tests can watch them and lose power.
-///
-/// # Contract
-///
-/// Nothing is durable before the sync that covers it returns: a file's bytes by
-/// [`FolderFiles::sync_file`], entries made or removed in a folder by [`FolderFiles::sync_dir`].
-pub trait FolderFiles: fmt::Debug + Send + Sync {
-    /// Whether there is a folder.
-    fn is_dir(&self, path: &Path) -> bool;
-    /// Creates one folder with these rights, whose parent exists; succeeds if it is already there.
-    fn create_dir(&self, path: &Path, mode: u32) -> io::Result<()>;
-    /// Writes a new file with these rights.
-    fn write(&self, path: &Path, parts: &[Bytes], mode: u32) -> io::Result<()>;
-    /// Makes a file's bytes durable.
-    fn sync_file(&self, path: &Path, reason: FolderSync) -> io::Result<()>;
-    /// Gives a file a second name; fails if that name exists.
-    fn link(&self, from: &Path, to: &Path) -> io::Result<()>;
-    /// Renames a file within its folder, replacing one of that name.
-    fn rename(&self, from: &Path, to: &Path) -> io::Result<()>;
-    /// Removes a file.
-    fn remove(&self, path: &Path) -> io::Result<()>;
-    /// Makes the entries of a folder durable.
-    fn sync_dir(&self, path: &Path, reason: FolderSync) -> io::Result<()>;
-}
-
-/// The operating system's file operations.
-#[derive(Debug)]
-pub struct RealFolderFiles;
-
-impl FolderFiles for RealFolderFiles {
-    fn is_dir(&self, path: &Path) -> bool {
-        path.is_dir()
-    }
-
-    fn create_dir(&self, path: &Path, mode: u32) -> io::Result<()> {
-        match fs::DirBuilder::new().mode(mode).create(path) {
-            Err(e) if e.kind() == io::ErrorKind::AlreadyExists && path.is_dir() => Ok(()),
-            // The process's mask may have taken some of the rights.
-            outcome => outcome.and_then(|()| fs::set_permissions(path, rights(mode))),
-        }
-    }
-
-    fn write(&self, path: &Path, parts: &[Bytes], mode: u32) -> io::Result<()> {
-        let mut options = File::options();
-        options.write(true).create_new(true).mode(mode);
-        let mut file = options.open(path)?;
-        file.set_permissions(rights(mode))?;
-        parts.iter().try_for_each(|p| file.write_all(p))
-    }
-
-    fn sync_file(&self, path: &Path, _reason: FolderSync) -> io::Result<()> {
-        File::open(path)?.sync_data()
-    }
-
-    fn link(&self, from: &Path, to: &Path) -> io::Result<()> {
-        fs::hard_link(from, to)
-    }
-
-    fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
-        fs::rename(from, to)
-    }
-
-    fn remove(&self, path: &Path) -> io::Result<()> {
-        fs::remove_file(path)
-    }
-
-    fn sync_dir(&self, path: &Path, _reason: FolderSync) -> io::Result<()> {
-        File::open(path)?.sync_all()
-    }
-}
-
-fn rights(mode: u32) -> fs::Permissions {
-    fs::Permissions::from_mode(mode)
-}
+use crate::files::{Files, SyncPoint, ensure_dir};
 
 /// Rights of a folder that holds files of these rights: who may read them may enter it.
 fn folder_mode(mode: u32) -> u32 {
@@ -133,7 +30,7 @@ pub(super) struct DurableFiles {
     root: PathBuf,
     /// Rights of the files that are made in it.
     mode: u32,
-    files: Arc<dyn FolderFiles>,
+    files: Arc<dyn Files>,
     /// Folders whose entries this process has synced.
     synced: Mutex<HashSet<PathBuf>>,
     /// Folders in which entries of others were found and not yet synced.
@@ -144,10 +41,10 @@ pub(super) struct DurableFiles {
 
 impl DurableFiles {
     /// A folder, created if it is absent, whose files get these rights.
-    pub(super) fn open(root: &Path, files: Arc<dyn FolderFiles>, mode: u32) -> io::Result<Self> {
-        let exists = files.is_dir(root);
+    pub(super) fn open(root: &Path, files: Arc<dyn Files>, mode: u32) -> io::Result<Self> {
+        let exists = files.is_dir(root)?;
         if !exists {
-            create_below(files.as_ref(), root, folder_mode(mode))?;
+            ensure_dir(files.as_ref(), root, folder_mode(mode)).map_err(|e| e.source)?;
         }
         let root = root.canonicalize()?;
         let synced = (!exists).then(|| root.clone()).into_iter().collect();
@@ -182,7 +79,7 @@ impl DurableFiles {
         let dirs = std::mem::take(&mut *self.found.lock());
         let mut left = dirs.iter();
         while let Some(dir) = left.next() {
-            match self.files.sync_dir(dir, FolderSync::Found) {
+            match self.files.sync_dir(dir, SyncPoint::Found) {
                 Err(e) if e.kind() != io::ErrorKind::NotFound => {
                     let mut found = self.found.lock();
                     found.insert(dir.clone());
@@ -210,8 +107,10 @@ impl DurableFiles {
         let files = self.files.as_ref();
         let staged = staged(path);
         let placed = (|| {
-            files.write(&staged, parts, rights)?;
-            files.sync_file(&staged, FolderSync::Object)?;
+            let mut file = files.create(&staged, rights)?;
+            let mut parts: Vec<_> = parts.iter().map(|part| IoSlice::new(part)).collect();
+            file.write_at(0, &mut parts)?;
+            file.sync(SyncPoint::Object)?;
             match mode {
                 PutMode::Create => files.link(&staged, path),
                 _ => files.rename(&staged, path),
@@ -223,7 +122,7 @@ impl DurableFiles {
             files.remove(&staged).ok();
         }
         placed?;
-        files.sync_dir(dir, FolderSync::Entry)
+        files.sync_dir(dir, SyncPoint::ObjectEntry)
     }
 
     /// Removes objects, in order. Fails at the first that can't be removed; those before it are
@@ -239,7 +138,7 @@ impl DurableFiles {
             dirs.extend(path.parent());
         }
         for dir in dirs {
-            let synced = self.files.sync_dir(dir, FolderSync::Removal);
+            let synced = self.files.sync_dir(dir, SyncPoint::Removal);
             synced.map_err(|e| (dir.to_path_buf(), e))?;
         }
         removed
@@ -249,7 +148,7 @@ impl DurableFiles {
     /// synced once: its maker may have died before it came to that.
     fn ensure_dir(&self, dir: &Path) -> io::Result<()> {
         let files = self.files.as_ref();
-        if self.synced.lock().contains(dir) && files.is_dir(dir) {
+        if self.synced.lock().contains(dir) && files.is_dir(dir)? {
             return Ok(());
         }
         let parent = match dir.parent() {
@@ -263,38 +162,17 @@ impl DurableFiles {
         files.create_dir(dir, folder_mode(self.mode))?;
         match dir == self.root {
             true => sync_if_readable(files, parent)?,
-            false => files.sync_dir(parent, FolderSync::Directory)?,
+            false => files.sync_dir(parent, SyncPoint::Directory)?,
         }
         self.synced.lock().insert(dir.to_path_buf());
         Ok(())
     }
 }
 
-/// Creates a folder and what is missing above it, each durable before the next is made inside it.
-fn create_below(files: &dyn FolderFiles, path: &Path, mode: u32) -> io::Result<()> {
-    let Some(parent) = parent(path) else {
-        return Ok(());
-    };
-    match files.is_dir(parent) {
-        false => create_below(files, parent, mode)?,
-        // Who made that one may have died before making it durable.
-        true => self::parent(parent).map_or(Ok(()), |above| sync_if_readable(files, above))?,
-    }
-    files.create_dir(path, mode)?;
-    files.sync_dir(parent, FolderSync::Directory)
-}
-
-fn parent(path: &Path) -> Option<&Path> {
-    match path.parent()? {
-        parent if parent.as_os_str().is_empty() => Some(Path::new(".")),
-        parent => Some(parent),
-    }
-}
-
 /// Makes the entries of a folder above the storage durable. Who may not read it did not make the
 /// storage in it either.
-fn sync_if_readable(files: &dyn FolderFiles, dir: &Path) -> io::Result<()> {
-    match files.sync_dir(dir, FolderSync::Directory) {
+fn sync_if_readable(files: &dyn Files, dir: &Path) -> io::Result<()> {
+    match files.sync_dir(dir, SyncPoint::Directory) {
         Err(e) if e.kind() == io::ErrorKind::PermissionDenied => Ok(()),
         synced => synced,
     }

@@ -7,7 +7,7 @@ use object_store::path::Path;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
-use super::{BucketName, CreateOutcome, Storage};
+use super::{Bucket, CreateOutcome, Kind, Storage};
 use crate::layout;
 use crate::{Error, Result};
 
@@ -34,11 +34,11 @@ impl Storage {
     /// `NotFound` where there is no such bucket, `Invalid` where the keys are refused,
     /// `Unavailable` where the server does not answer, `Conflict` where it breaks the promise.
     pub async fn probe(&self) -> Result<()> {
-        let Some(bucket) = self.bucket.clone() else {
+        let Kind::Bucket(bucket) = &self.kind else {
             return Ok(());
         };
         let known = verdict_path(&bucket.server);
-        let answered = |e| explain(e, &bucket);
+        let answered = |e| explain(e, bucket);
         let found = self.get(&known).await.map_err(answered)?;
         let passed = found.and_then(|bytes| serde_json::from_slice::<Verdict>(&bytes).ok());
         if passed.is_some_and(|verdict| verdict.server == bucket.server) {
@@ -91,8 +91,8 @@ fn verdict_path(server: &str) -> Path {
 }
 
 /// Says of a first request's failure what to do about it.
-fn explain(e: Error, bucket: &BucketName) -> Error {
-    let BucketName { name, server } = bucket;
+fn explain(e: Error, bucket: &Bucket) -> Error {
+    let Bucket { name, server, .. } = bucket;
     let Error::Store(cause) = &e else {
         return e;
     };

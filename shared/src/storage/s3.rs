@@ -40,8 +40,8 @@ const KEY_SOURCES: [&str; 5] = [
 /// Variables of the environment, by name.
 pub(super) type Variables = BTreeMap<String, String>;
 
-/// A bucket's store, and what server it lies on.
-pub(super) struct Bucket {
+/// A client of a bucket, and what server it lies on.
+pub(super) struct Opened {
     pub(super) store: Arc<dyn ObjectStore>,
     pub(super) name: String,
     /// For people and as a key: scheme and host, or AWS and its region.
@@ -52,7 +52,7 @@ pub(super) struct Bucket {
 ///
 /// # Errors
 /// `Invalid` where the bucket, the prefix or the keys are missing or can't be used.
-pub(super) fn open(settings: &StorageSettings, variables: &Variables) -> Result<Bucket> {
+pub(super) fn open(settings: &StorageSettings, variables: &Variables) -> Result<Opened> {
     let url = &settings.url;
     let rest = url.strip_prefix("s3://").unwrap_or(url);
     let (name, prefix) = rest.split_once('/').unwrap_or((rest, ""));
@@ -130,7 +130,7 @@ pub(super) fn open(settings: &StorageSettings, variables: &Variables) -> Result<
         true => Arc::new(store),
         false => Arc::new(PrefixStore::new(store, prefix)),
     };
-    Ok(Bucket {
+    Ok(Opened {
         store,
         name: name.to_owned(),
         server: endpoint.unwrap_or_else(|| format!("AWS, region {region}")),

@@ -4,7 +4,7 @@
 
 mod landings;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -13,8 +13,19 @@ use object_store::path::Path;
 use tempfile::TempDir;
 use tokio::runtime::Runtime;
 
-use super::testing::{RecordingFiles, Skip, Survivors, reasons};
-use super::{CreateOutcome, FolderSync, Storage};
+use super::{CreateOutcome, Storage};
+use crate::files::SyncPoint;
+use crate::files::testing::{RecordingFiles, Survivors};
+
+/// Which syncs do nothing and say that they succeeded.
+#[derive(Clone, Copy, Debug)]
+enum Skip {
+    Nothing,
+    /// Those for a reason.
+    Reason(SyncPoint),
+    /// The n-th ever, counted from 0.
+    Nth(usize),
+}
 
 /// How the machine or the process ends.
 #[derive(Clone, Copy, Debug)]
@@ -48,8 +59,12 @@ impl Bench {
     /// An empty disk.
     fn disk(&self, skip: Skip) -> RecordingFiles {
         let base = self.base.path().canonicalize().unwrap();
-        let files = RecordingFiles::new(&base, skip);
-        files.lose_power(Survivors::Synced).unwrap();
+        let files = RecordingFiles::mirrored(&base);
+        match skip {
+            Skip::Nothing => {}
+            Skip::Reason(point) => files.skip(point),
+            Skip::Nth(nth) => files.skip_nth(nth),
+        }
         files
     }
 
@@ -199,14 +214,13 @@ fn die(bench: &Bench, at: usize, end: End, skip: Skip) -> Result<(), String> {
         // Losing the power is why this fails; what that broke shows later.
         runs.block_on(live(&storage, &mut ledger)).ok();
     }
-    let io = |e: std::io::Error| e.to_string();
     match end {
         End::Killed => files.restart(),
-        End::PowerLost(survivors) => files.lose_power(survivors).map_err(io)?,
+        End::PowerLost(survivors) => files.lose_power(survivors),
     }
     let storage = bench.storage(&files)?;
     let head = runs.block_on(build_on(&storage, &mut ledger))?;
-    files.lose_power(Survivors::Synced).map_err(io)?;
+    files.lose_power(Survivors::Synced);
     let storage = bench.storage(&files)?;
     for entry in &ENTRIES[..head] {
         let found = runs.block_on(storage.get(&(*entry).into()));
@@ -218,14 +232,14 @@ fn die(bench: &Bench, at: usize, end: End, skip: Skip) -> Result<(), String> {
 }
 
 /// The whole life's operations and syncs.
-fn whole(bench: &Bench) -> (usize, Vec<FolderSync>) {
+fn whole(bench: &Bench) -> (usize, Vec<SyncPoint>) {
     let files = bench.disk(Skip::Nothing);
     let storage = bench.storage(&files).unwrap();
     let lived = bench
         .runtime
         .block_on(live(&storage, &mut Ledger::default()));
     lived.unwrap();
-    (files.operations(), files.syncs())
+    (files.operations().len(), files.syncs())
 }
 
 /// The ends by which the absence of a sync shows.
@@ -249,7 +263,7 @@ fn no_promise_is_broken_wherever_the_power_fails() {
 fn without_any_one_reason_to_sync_a_promise_is_broken() {
     let bench = Bench::new();
     let (operations, _) = whole(&bench);
-    for reason in FolderSync::ALL {
+    for reason in SyncPoint::OF_STORAGE {
         let mut deaths = (0..=operations).flat_map(|at| PLAIN.map(|end| (at, end)));
         let broken = deaths.any(|(at, end)| die(&bench, at, end, Skip::Reason(reason)).is_err());
         assert!(broken, "nothing shows that {reason:?} is needed");
@@ -260,7 +274,8 @@ fn without_any_one_reason_to_sync_a_promise_is_broken() {
 fn without_any_one_sync_a_promise_is_broken() {
     let bench = Bench::new();
     let (operations, syncs) = whole(&bench);
-    assert!(reasons(&syncs).len() >= 4, "{syncs:?}");
+    let reasons: BTreeSet<_> = syncs.iter().collect();
+    assert!(reasons.len() >= 4, "{syncs:?}");
     for nth in 0..syncs.len() {
         let end = End::PowerLost(Survivors::Synced);
         let broken = (0..=operations).any(|at| die(&bench, at, end, Skip::Nth(nth)).is_err());

@@ -46,7 +46,7 @@ impl Storage {
     /// In a folder, the files that writers have staged: some are at it, others were killed. Other
     /// storages have none.
     pub async fn staged_files(&self) -> Result<Vec<StagedFile>> {
-        let Some(folder) = self.folder.clone() else {
+        let Some(folder) = self.as_folder().map(FsPath::to_owned) else {
             return Ok(Vec::new());
         };
         blocking(move || {

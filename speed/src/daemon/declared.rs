@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Instant;
 
+use anabranch_shared::files::RealFiles;
 use anabranch_shared::view::View;
 use anabranch_shared::{
     Backoff, Entry, Error, Log, PartitionId, Result, blocking, panic_text, retry_text,
@@ -18,7 +19,7 @@ use super::{AT_ONCE, Daemon, FOLLOW_EVERY, LONGEST_WAIT};
 use crate::options::TopicOptions;
 use crate::sources::kafka::KafkaSource;
 use crate::topic::TopicStream;
-use crate::wal::{Claim, RealFiles, check_claim};
+use crate::wal::{Claim, check_claim};
 
 /// What of a topic could not be taken.
 #[derive(Debug)]

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use anabranch_shared::files::RealFiles;
 use anabranch_shared::{Error, Log, Offset, PartitionId, Result, Topic, blocking};
 use bytes::Bytes;
 
@@ -10,7 +11,7 @@ use crate::intake::idempotency::KeptRequest;
 use crate::intake::payload::{Payload, PlacedFacts, REPLAYED};
 use crate::options::DaemonOptions;
 use crate::topic::appender::wal_error;
-use crate::wal::{Claim, KeyLog, RealFiles, Wal, WalOptions, check_claim};
+use crate::wal::{Claim, KeyLog, Wal, WalOptions, check_claim};
 
 /// A topic's WAL, and what was found in it.
 pub(super) struct OpenedWal {

@@ -6,7 +6,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use super::files::topic_dir;
-use super::{Wal, WalError, WalFiles, WalOptions};
+use super::{Files, Wal, WalError, WalOptions};
 
 /// What the catalogue says of a topic and a WAL.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -28,7 +28,7 @@ pub fn check_claim(
     root: &Path,
     topic: &str,
     claim: Claim,
-    files: Arc<dyn WalFiles>,
+    files: Arc<dyn Files>,
 ) -> Result<(), WalError> {
     let dir = topic_dir(root, topic)?;
     let names = match files.list(&dir) {

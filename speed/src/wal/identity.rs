@@ -5,7 +5,8 @@ use std::path::Path;
 
 use uuid::Uuid;
 
-use super::{SyncPoint, WalError, WalFiles};
+use super::files::FILE_MODE;
+use super::{Files, SyncPoint, WalError};
 
 const ID_FILE: &str = "ID";
 
@@ -18,7 +19,7 @@ pub(super) struct Owner {
 
 impl Owner {
     /// The owner of the segments of `topic` below `root`.
-    pub(super) fn read(root: &Path, topic: &str, files: &dyn WalFiles) -> Result<Self, WalError> {
+    pub(super) fn read(root: &Path, topic: &str, files: &dyn Files) -> Result<Self, WalError> {
         let path = root.join(ID_FILE);
         let id = match files.read(&path) {
             Ok(bytes) => parse(&bytes)
@@ -44,7 +45,7 @@ impl Owner {
 ///
 /// [`WalError::Corrupt`] if the id is damaged, or missing where there are segments;
 /// [`WalError::Io`] if the file system refuses.
-pub fn found_wal_id(root: &Path, files: &dyn WalFiles) -> Result<Option<String>, WalError> {
+pub fn found_wal_id(root: &Path, files: &dyn Files) -> Result<Option<String>, WalError> {
     let path = root.join(ID_FILE);
     let bytes = match files.read(&path) {
         Ok(bytes) => bytes,
@@ -76,7 +77,7 @@ pub fn found_wal_id(root: &Path, files: &dyn WalFiles) -> Result<Option<String>,
 /// their records would be landed once more. [`WalError::Io`] if the file system refuses.
 pub fn wal_id(
     root: &Path,
-    files: &dyn WalFiles,
+    files: &dyn Files,
     fresh: impl FnOnce() -> String,
 ) -> Result<String, WalError> {
     let path = root.join(ID_FILE);
@@ -97,7 +98,7 @@ pub fn wal_id(
             .open(&path)
             .map_err(|source| WalError::io(&path, "open", source))?,
         false => files
-            .create(&path)
+            .create(&path, FILE_MODE)
             .map_err(|source| WalError::io(&path, "create", source))?,
     };
     let id = match found {
@@ -127,7 +128,7 @@ fn parse(bytes: &[u8]) -> Option<Uuid> {
     (id.to_string() == text).then_some(id)
 }
 
-fn has_segments(root: &Path, files: &dyn WalFiles) -> Result<bool, WalError> {
+fn has_segments(root: &Path, files: &dyn Files) -> Result<bool, WalError> {
     let list = |dir: &Path| {
         files
             .list(dir)

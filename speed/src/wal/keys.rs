@@ -22,8 +22,8 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
-use super::files::topic_dir;
-use super::{SyncPoint, WalError, WalFile, WalFiles};
+use super::files::{FILE_MODE, topic_dir};
+use super::{Files, OpenFile, SyncPoint, WalError};
 
 const MAGIC: [u8; 4] = *b"AKEY";
 const VERSION: u32 = 1;
@@ -34,7 +34,7 @@ const SUFFIX: &str = ".keys";
 #[derive(Debug)]
 pub struct KeyLog {
     dir: PathBuf,
-    files: Arc<dyn WalFiles>,
+    files: Arc<dyn Files>,
     active: Option<Active>,
     /// The number of the next file.
     next: u64,
@@ -47,7 +47,7 @@ struct Active {
     path: PathBuf,
     bytes: u64,
     /// `None` until something is kept again: see [`KeyLog::close_file`].
-    file: Option<Box<dyn WalFile>>,
+    file: Option<Box<dyn OpenFile>>,
 }
 
 impl KeyLog {
@@ -60,7 +60,7 @@ impl KeyLog {
     pub fn open(
         root: &Path,
         topic: &str,
-        files: Arc<dyn WalFiles>,
+        files: Arc<dyn Files>,
         each: &mut dyn FnMut(Bytes),
     ) -> Result<Self, WalError> {
         let dir = topic_dir(root, topic)?;
@@ -134,7 +134,7 @@ impl KeyLog {
         self.stale.push(path.clone());
         let file = self
             .files
-            .create(&path)
+            .create(&path, FILE_MODE)
             .map_err(|source| WalError::io(&path, "create", source))?;
         let mut active = Active {
             path,
@@ -150,7 +150,7 @@ impl KeyLog {
         fail::fail_point!("wal-keys-before-removal");
         // One that comes back after a power loss holds nothing that would be wrong.
         let files = &self.files;
-        self.stale.retain(|path| match files.remove(path) {
+        self.stale.retain(|path| match files.discard(path) {
             Ok(()) => false,
             Err(e) => e.kind() != io::ErrorKind::NotFound,
         });
@@ -162,7 +162,7 @@ fn file_name(number: u64) -> String {
     format!("{number:020}{SUFFIX}")
 }
 
-fn write(files: &dyn WalFiles, active: &mut Active, payload: &[u8]) -> Result<(), WalError> {
+fn write(files: &dyn Files, active: &mut Active, payload: &[u8]) -> Result<(), WalError> {
     let Ok(len) = u32::try_from(payload.len()) else {
         let too_large = io::Error::from(io::ErrorKind::FileTooLarge);
         return Err(WalError::io(&active.path, "write", too_large));

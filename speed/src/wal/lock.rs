@@ -5,7 +5,9 @@ use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
 use super::files::{FILE_MODE, ensure_dir};
-use super::{RealFiles, WalError};
+use anabranch_shared::files::RealFiles;
+
+use super::WalError;
 
 const LOCK_FILE: &str = "LOCK";
 

@@ -11,7 +11,7 @@ use super::frame::{
 };
 use super::identity::Owner;
 use super::synced::synced_end;
-use super::{Record, WalError, WalExtent, WalFiles};
+use super::{Files, Record, WalError, WalExtent};
 
 /// How often a reader beside a writer starts over when a segment vanishes or looks damaged.
 const READ_ATTEMPTS: usize = 10;
@@ -41,7 +41,7 @@ pub(super) enum Place {
 
 /// Reads all segments of `dir` in order and hands each record to `each`.
 pub(super) fn replay(
-    files: &dyn WalFiles,
+    files: &dyn Files,
     dir: &Path,
     owner: &Owner,
     each: &mut dyn FnMut(Record),
@@ -104,7 +104,7 @@ pub(super) fn replay(
     }
 }
 
-fn list_starts(files: &dyn WalFiles, dir: &Path) -> Result<Vec<u64>, WalError> {
+fn list_starts(files: &dyn Files, dir: &Path) -> Result<Vec<u64>, WalError> {
     let names = files
         .list(dir)
         .map_err(|source| WalError::io(dir, "list", source))?;
@@ -233,7 +233,7 @@ fn check_torn(
 
 /// Reads the records of a WAL that another process may own.
 pub(super) fn read_only(
-    files: &dyn WalFiles,
+    files: &dyn Files,
     dir: &Path,
     owner: &Owner,
 ) -> Result<Vec<Record>, WalError> {
@@ -246,7 +246,7 @@ pub(super) fn read_only(
 }
 
 /// What a WAL that another process may own holds, all of which is read.
-pub(super) fn look(files: &dyn WalFiles, dir: &Path, owner: &Owner) -> Result<WalExtent, WalError> {
+pub(super) fn look(files: &dyn Files, dir: &Path, owner: &Owner) -> Result<WalExtent, WalError> {
     let segments = beside_a_writer(dir, || replay(files, dir, owner, &mut |_| {}))?;
     let segments = segments.unwrap_or_default();
     Ok(WalExtent {

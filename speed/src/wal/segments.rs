@@ -3,11 +3,10 @@
 use std::io::{self, IoSlice};
 use std::path::{Path, PathBuf};
 
+use super::files::FILE_MODE;
 use super::frame::{SegmentHeader, segment_name};
 use super::replay::Segment;
-use super::{
-    Active, Condition, FullCause, Sealed, SyncPoint, Wal, WalError, WalFiles, is_no_space,
-};
+use super::{Active, Condition, Files, FullCause, Sealed, SyncPoint, Wal, WalError, is_no_space};
 
 /// How much an active segment whose records are all cut must hold to be worth a new file, as a
 /// fraction of the smaller of segment size and limit.
@@ -103,7 +102,7 @@ impl Wal {
     }
 
     fn remove(&mut self, path: &Path) -> Result<(), WalError> {
-        match self.files.remove(path) {
+        match self.files.discard(path) {
             // Somebody has removed it by hand; all that it held has landed.
             Err(source) if source.kind() == io::ErrorKind::NotFound => {
                 tracing::warn!(path = %path.display(), "a segment of the WAL was gone before it was removed");
@@ -133,7 +132,7 @@ pub(super) struct CreateFailure {
 /// Makes a segment whose header and directory entry are durable on return, so that records in it
 /// count as soon as they are synced, and the position as soon as older segments are removed.
 pub(super) fn create_segment(
-    files: &dyn WalFiles,
+    files: &dyn Files,
     dir: &Path,
     start: u64,
     header: &SegmentHeader,
@@ -148,9 +147,10 @@ pub(super) fn create_segment(
             source,
         }
     };
-    let mut file = files
-        .create(&path)
-        .map_err(failure(Left::Nothing, &path, "create"))?;
+    let mut file =
+        files
+            .create(&path, FILE_MODE)
+            .map_err(failure(Left::Nothing, &path, "create"))?;
     file.write_at(0, &mut [IoSlice::new(&header.bytes)])
         .map_err(failure(Left::Unwritten, &path, "write header"))?;
     file.sync(SyncPoint::SegmentHeader)
@@ -171,7 +171,7 @@ pub(super) fn create_segment(
 ///
 /// The last group is written again before the sync: after a failed sync the kernel may hold its
 /// pages as clean though the disk never got them, and then a sync alone would do nothing.
-pub(super) fn reopen_last(files: &dyn WalFiles, last: Segment) -> Result<Active, WalError> {
+pub(super) fn reopen_last(files: &dyn Files, last: Segment) -> Result<Active, WalError> {
     let Segment {
         path,
         header,

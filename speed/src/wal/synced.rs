@@ -14,8 +14,9 @@
 use std::io::{self, IoSlice};
 use std::path::{Path, PathBuf};
 
+use super::files::FILE_MODE;
 use super::identity::Owner;
-use super::{WalFile, WalFiles};
+use super::{Files, OpenFile};
 
 const NAME: &str = "SYNCED";
 const MAGIC: [u8; 4] = *b"ASYN";
@@ -33,7 +34,7 @@ pub(super) struct Synced {
 /// The file of a note.
 #[derive(Debug)]
 enum NoteFile {
-    Open(Box<dyn WalFile>),
+    Open(Box<dyn OpenFile>),
     /// Until something is noted again.
     Closed,
     /// After an error: the note stays as it is.
@@ -42,7 +43,7 @@ enum NoteFile {
 
 impl Synced {
     /// Opens the note for writing. Where that is refused there is none: nothing rests on it.
-    pub(super) fn open(files: &dyn WalFiles, dir: &Path, owner: &Owner) -> Self {
+    pub(super) fn open(files: &dyn Files, dir: &Path, owner: &Owner) -> Self {
         let mut synced = Self {
             path: dir.join(NAME),
             owner: owner.clone(),
@@ -53,14 +54,14 @@ impl Synced {
         synced
     }
 
-    fn opened(&self, files: &dyn WalFiles) -> io::Result<Box<dyn WalFile>> {
+    fn opened(&self, files: &dyn Files) -> io::Result<Box<dyn OpenFile>> {
         match files.open(&self.path) {
-            Err(e) if e.kind() == io::ErrorKind::NotFound => files.create(&self.path),
+            Err(e) if e.kind() == io::ErrorKind::NotFound => files.create(&self.path, FILE_MODE),
             opened => opened,
         }
     }
 
-    fn keep(&mut self, file: io::Result<Box<dyn WalFile>>) {
+    fn keep(&mut self, file: io::Result<Box<dyn OpenFile>>) {
         self.file = match file {
             Ok(file) => NoteFile::Open(file),
             Err(error) => {
@@ -84,7 +85,7 @@ impl Synced {
     }
 
     /// Notes that the WAL is synced up to an offset.
-    pub(super) fn note(&mut self, files: &dyn WalFiles, end: u64) {
+    pub(super) fn note(&mut self, files: &dyn Files, end: u64) {
         let opened = match std::mem::replace(&mut self.file, NoteFile::Failed) {
             NoteFile::Failed => return,
             NoteFile::Open(file) => Ok(file),
@@ -100,7 +101,7 @@ impl Synced {
 }
 
 /// The offset up to which a WAL was synced at least; 0 where no note says.
-pub(super) fn synced_end(files: &dyn WalFiles, dir: &Path, owner: &Owner) -> u64 {
+pub(super) fn synced_end(files: &dyn Files, dir: &Path, owner: &Owner) -> u64 {
     let found = files.read(&dir.join(NAME)).unwrap_or_default();
     let end = found.get(8..16).and_then(|b| b.first_chunk());
     let end = end.map_or(0, |b| u64::from_le_bytes(*b));

@@ -11,10 +11,11 @@ mod power;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use anabranch_shared::files::RealFiles;
+use anabranch_shared::files::testing::{Operation, RecordingFiles};
 use bytes::Bytes;
 
 use super::frame::{FRAME_HEADER_BYTES, NameOutcome, parse_name, segment_name};
-use super::testing::{Operation, RecordingFiles};
 use super::*;
 
 const ROOT: &str = "/data/wal";
@@ -183,7 +184,7 @@ fn format_2_stays_as_it_is() {
     let root = Path::new(ROOT);
     super::files::ensure_dir(&files, root).unwrap();
     let id = uuid::Uuid::from_bytes(std::array::from_fn(|n| n as u8));
-    let mut file = files.create(&root.join("ID")).unwrap();
+    let mut file = files.create(&root.join("ID"), 0o600).unwrap();
     let text = id.to_string();
     file.write_at(0, &mut [std::io::IoSlice::new(text.as_bytes())])
         .unwrap();

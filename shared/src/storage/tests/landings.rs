@@ -144,10 +144,9 @@ fn die(bench: &Bench, at: usize, end: End, skip: Skip) -> Result<(), String> {
     if let Ok(storage) = bench.storage(&files) {
         runs.block_on(landed.live(&storage)).ok();
     }
-    let io = |e: std::io::Error| e.to_string();
     match end {
         End::Killed => files.restart(),
-        End::PowerLost(survivors) => files.lose_power(survivors).map_err(io)?,
+        End::PowerLost(survivors) => files.lose_power(survivors),
     }
     let storage = bench.storage(&files)?;
     let log = runs.block_on(landed.check(&storage))?;
@@ -158,11 +157,11 @@ fn die(bench: &Bench, at: usize, end: End, skip: Skip) -> Result<(), String> {
     let publish = storage.put(&path, boundary.to_string());
     runs.block_on(publish).map_err(text)?;
     landed.acknowledged = boundary;
-    files.lose_power(Survivors::Synced).map_err(io)?;
+    files.lose_power(Survivors::Synced);
     let storage = bench.storage(&files)?;
     let log = runs.block_on(landed.check(&storage))?;
     runs.block_on(landed.land(&log)).map_err(text)?;
-    files.lose_power(Survivors::Some(at as u64)).map_err(io)?;
+    files.lose_power(Survivors::Some(at as u64));
     let storage = bench.storage(&files)?;
     runs.block_on(landed.check(&storage)).map(drop)
 }
@@ -172,7 +171,7 @@ fn whole(bench: &Bench) -> usize {
     let storage = bench.storage(&files).unwrap();
     let mut landed = Landed::default();
     bench.runtime.block_on(landed.live(&storage)).unwrap();
-    files.operations()
+    files.operations().len()
 }
 
 #[test]
@@ -194,8 +193,8 @@ fn without_any_one_reason_to_sync_a_landing_is_lost() {
     let bench = Bench::new();
     let operations = whole(&bench);
     // Landings remove nothing.
-    let reasons = FolderSync::ALL.into_iter();
-    for reason in reasons.filter(|reason| *reason != FolderSync::Removal) {
+    let reasons = SyncPoint::OF_STORAGE.into_iter();
+    for reason in reasons.filter(|reason| *reason != SyncPoint::Removal) {
         let mut deaths = (0..=operations).flat_map(|at| PLAIN.map(|end| (at, end)));
         let broken = deaths.any(|(at, end)| die(&bench, at, end, Skip::Reason(reason)).is_err());
         assert!(broken, "nothing shows that {reason:?} is needed");

@@ -1,5 +1,6 @@
 //! What the appender does when it can't go on.
 
+use anabranch_shared::files::RealFiles;
 use anabranch_shared::settings::{FieldReads, FieldType, UnknownFields};
 use anabranch_shared::{Log, Storage, Topic, TopicField};
 
@@ -7,7 +8,7 @@ use super::*;
 use crate::failure::Failure;
 use crate::intake::admission::Admission;
 use crate::intake::idempotency::RequestBounds;
-use crate::wal::{RealFiles, WalOptions};
+use crate::wal::WalOptions;
 
 /// What is durable and can't be made visible ends the daemon: later records would be acknowledged
 /// over a hole. Their senders learn that they are not acknowledged.

@@ -55,12 +55,12 @@ struct CutMeanwhile {
     reads: AtomicUsize,
 }
 
-impl WalFiles for CutMeanwhile {
+impl Files for CutMeanwhile {
     fn is_dir(&self, path: &Path) -> io::Result<bool> {
         self.files.is_dir(path)
     }
-    fn create_dir(&self, path: &Path) -> io::Result<()> {
-        self.files.create_dir(path)
+    fn create_dir(&self, path: &Path, mode: u32) -> io::Result<()> {
+        self.files.create_dir(path, mode)
     }
     fn list(&self, dir: &Path) -> io::Result<Vec<String>> {
         self.files.list(dir)
@@ -72,14 +72,23 @@ impl WalFiles for CutMeanwhile {
         }
         self.files.read(path)
     }
-    fn create(&self, path: &Path) -> io::Result<Box<dyn WalFile>> {
-        self.files.create(path)
+    fn create(&self, path: &Path, mode: u32) -> io::Result<Box<dyn OpenFile>> {
+        self.files.create(path, mode)
     }
-    fn open(&self, path: &Path) -> io::Result<Box<dyn WalFile>> {
+    fn open(&self, path: &Path) -> io::Result<Box<dyn OpenFile>> {
         self.files.open(path)
+    }
+    fn link(&self, from: &Path, to: &Path) -> io::Result<()> {
+        self.files.link(from, to)
+    }
+    fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
+        self.files.rename(from, to)
     }
     fn remove(&self, path: &Path) -> io::Result<()> {
         self.files.remove(path)
+    }
+    fn discard(&self, path: &Path) -> io::Result<()> {
+        self.files.discard(path)
     }
     fn sync_dir(&self, dir: &Path, point: SyncPoint) -> io::Result<()> {
         self.files.sync_dir(dir, point)

@@ -193,7 +193,7 @@ fn missing_exchanged_and_alien_segments_are_damage() {
 
     let files = three_segments();
     files
-        .create(&Path::new(ROOT).join(TOPIC).join("9.wal"))
+        .create(&Path::new(ROOT).join(TOPIC).join("9.wal"), 0o600)
         .unwrap();
     assert_corrupt(
         open(&files, small()),

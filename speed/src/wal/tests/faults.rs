@@ -1,7 +1,7 @@
 //! Failed writes and syncs, and disks without space.
 
 use super::*;
-use crate::wal::testing::{Fault, Survivors};
+use anabranch_shared::files::testing::{Fault, Survivors};
 
 fn assert_poisoned(wal: &mut Wal, files: &RecordingFiles) {
     let before = files.operations().len();

@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::wal::identity::wal_id;
-use crate::wal::testing::Survivors;
+use anabranch_shared::files::testing::Survivors;
 
 fn id(number: u64) -> String {
     uuid::Uuid::from_u128(u128::from(number)).to_string()

@@ -3,7 +3,7 @@
 use super::*;
 use crate::wal::KeyLog;
 use crate::wal::files::ensure_dir;
-use crate::wal::testing::Survivors;
+use anabranch_shared::files::testing::Survivors;
 
 fn open_keys(files: &RecordingFiles) -> Result<(KeyLog, Vec<Bytes>), WalError> {
     ensure_dir(files, &Path::new(ROOT).join(TOPIC))?;
@@ -123,7 +123,7 @@ fn without_the_syncs_of_keys_some_are_lost() {
 
 #[test]
 fn a_write_that_fails_leaves_what_was_kept_and_the_next_goes_well() {
-    use crate::wal::testing::Fault;
+    use anabranch_shared::files::testing::Fault;
     for fault in [
         Fault::Write,
         Fault::Sync(SyncPoint::Keys),

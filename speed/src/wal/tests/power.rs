@@ -1,7 +1,7 @@
 //! Power lost after every operation, with and without each reason to sync.
 
 use super::*;
-use crate::wal::testing::Survivors;
+use anabranch_shared::files::testing::Survivors;
 
 /// How the machine or the process ends.
 #[derive(Clone, Copy, Debug)]
@@ -177,7 +177,7 @@ fn without_any_one_reason_to_sync_a_promise_is_broken() {
     let deaths = deaths();
     // A rollback needs a full disk: the next test. Ids and keys have tests of their own.
     use SyncPoint::{Identity, IdentityEntry, Keys, KeysEntry, RollBack};
-    for point in SyncPoint::ALL
+    for point in SyncPoint::OF_WAL
         .into_iter()
         .filter(|point| ![RollBack, Identity, IdentityEntry, Keys, KeysEntry].contains(point))
     {

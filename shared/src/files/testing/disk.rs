@@ -5,20 +5,24 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::io;
 use std::path::{Path, PathBuf};
 
-use super::{Fault, Operation, Survivors, SyncPoint};
+use super::{Fault, Operation, Survivors};
+use crate::files::SyncPoint;
 
 /// The unit in bytes in which an unsynced write survives a power loss or doesn't. Small, so that
 /// small tests tear records too.
 const SECTOR_BYTES: usize = 16;
 
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Disk {
+    pub(super) root: PathBuf,
     pub(super) operations: Vec<Operation>,
     pub(super) nodes: HashMap<u64, Node>,
     pub(super) entries: BTreeMap<PathBuf, Entry>,
     pub(super) durable_entries: BTreeMap<PathBuf, Entry>,
-    pub(super) unsynced_entries: Vec<(PathBuf, Option<Entry>)>,
+    /// Changes of one directory's entries, each of which survives as a whole or not.
+    pub(super) unsynced_entries: Vec<Vec<(PathBuf, Option<Entry>)>>,
     pub(super) skipped: BTreeSet<SyncPoint>,
+    pub(super) skipped_nth: Option<usize>,
     pub(super) faults: Vec<Fault>,
     pub(super) capacity_bytes: Option<u64>,
     pub(super) power_fails_at: Option<usize>,
@@ -52,11 +56,49 @@ pub(super) enum Verdict {
 }
 
 impl Disk {
-    pub(super) fn node_at(&mut self, path: &Path) -> io::Result<&mut Node> {
+    pub(super) fn new(root: impl Into<PathBuf>) -> Self {
+        Self {
+            root: root.into(),
+            operations: Vec::new(),
+            nodes: HashMap::new(),
+            entries: BTreeMap::new(),
+            durable_entries: BTreeMap::new(),
+            unsynced_entries: Vec::new(),
+            skipped: BTreeSet::new(),
+            skipped_nth: None,
+            faults: Vec::new(),
+            capacity_bytes: None,
+            power_fails_at: None,
+        }
+    }
+
+    pub(super) fn file_at(&self, path: &Path) -> io::Result<u64> {
         match self.entries.get(path) {
-            Some(Entry::File(id)) => self.nodes.get_mut(id).ok_or_else(not_found),
+            Some(Entry::File(id)) => Ok(*id),
             _ => Err(not_found()),
         }
+    }
+
+    pub(super) fn node_at(&mut self, path: &Path) -> io::Result<&mut Node> {
+        let id = self.file_at(path)?;
+        self.nodes.get_mut(&id).ok_or_else(not_found)
+    }
+
+    /// The reasons of all syncs so far.
+    pub(super) fn syncs(&self) -> impl Iterator<Item = SyncPoint> {
+        self.operations.iter().filter_map(|done| match done {
+            Operation::Sync(_, point) | Operation::SyncDir(_, point) => Some(*point),
+            _ => None,
+        })
+    }
+
+    /// Whether the sync that was begun last does nothing.
+    pub(super) fn is_skipped(&self, point: SyncPoint) -> bool {
+        let is_nth = || {
+            self.skipped_nth
+                .is_some_and(|nth| nth + 1 == self.syncs().count())
+        };
+        self.skipped.contains(&point) || is_nth()
     }
 
     pub(super) fn begin(&mut self, operation: Operation) -> io::Result<Verdict> {
@@ -79,20 +121,23 @@ impl Disk {
         }
     }
 
-    pub(super) fn set_entry(&mut self, path: &Path, entry: Option<Entry>) {
-        apply_entry(&mut self.entries, path, entry);
-        self.unsynced_entries.push((path.to_path_buf(), entry));
+    /// Changes entries of one directory, which survives as a whole or not.
+    pub(super) fn change<const N: usize>(&mut self, changes: [(&Path, Option<Entry>); N]) {
+        let changes = changes.map(|(path, entry)| (path.to_path_buf(), entry));
+        apply(&mut self.entries, &changes);
+        self.unsynced_entries.push(changes.into());
     }
 
     pub(super) fn sync_dir(&mut self, dir: &Path) {
-        let changes = std::mem::take(&mut self.unsynced_entries);
-        for (path, entry) in changes {
-            if path.parent() == Some(dir) {
-                apply_entry(&mut self.durable_entries, &path, entry);
-            } else {
-                self.unsynced_entries.push((path, entry));
-            }
+        let is_in_it = |change: &Vec<(PathBuf, Option<Entry>)>| {
+            change.iter().any(|(path, _)| path.parent() == Some(dir))
+        };
+        let unsynced = std::mem::take(&mut self.unsynced_entries);
+        let (synced, left): (Vec<_>, Vec<_>) = unsynced.into_iter().partition(is_in_it);
+        for change in synced {
+            apply(&mut self.durable_entries, &change);
         }
+        self.unsynced_entries = left;
     }
 
     /// Bytes that the disk still has room for.
@@ -112,16 +157,16 @@ impl Disk {
 
     pub(super) fn lose_power(&mut self, survivors: Survivors) {
         let mut coin = Coin::new(survivors);
-        for (path, entry) in std::mem::take(&mut self.unsynced_entries) {
+        for change in std::mem::take(&mut self.unsynced_entries) {
             if coin.survives() {
-                apply_entry(&mut self.durable_entries, &path, entry);
+                apply(&mut self.durable_entries, &change);
             }
         }
         // In order, so parents come before what is inside them.
         let mut reachable = BTreeMap::new();
         for (path, entry) in std::mem::take(&mut self.durable_entries) {
-            let parent = path.parent().unwrap_or(Path::new("/"));
-            if parent == Path::new("/") || reachable.contains_key(parent) {
+            let parent = path.parent().unwrap_or(&self.root);
+            if parent == self.root || reachable.get(parent) == Some(&Entry::Dir) {
                 reachable.insert(path, entry);
             }
         }
@@ -238,11 +283,13 @@ impl Verdict {
     }
 }
 
-fn apply_entry(entries: &mut BTreeMap<PathBuf, Entry>, path: &Path, entry: Option<Entry>) {
-    match entry {
-        Some(entry) => entries.insert(path.to_path_buf(), entry),
-        None => entries.remove(path),
-    };
+fn apply(entries: &mut BTreeMap<PathBuf, Entry>, change: &[(PathBuf, Option<Entry>)]) {
+    for (path, entry) in change {
+        match entry {
+            Some(entry) => entries.insert(path.clone(), *entry),
+            None => entries.remove(path),
+        };
+    }
 }
 
 pub(super) fn not_found() -> io::Error {

@@ -1,17 +1,20 @@
-//! A file system in memory that records what is done to it, loses power, and fails on demand.
+//! A file system in memory that records what is done to it, loses power, and fails on demand. On
+//! demand it also does all of it in a real folder, so that others can read it there; a power loss puts
+//! that folder into a state that the disk could be in.
 //!
 //! It is stricter than a real one: without a sync nothing is durable, and at a power loss any
 //! part of what wasn't synced may survive without the rest.
 
 mod disk;
 
+use std::fs;
 use std::io::{self, IoSlice};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use parking_lot::Mutex;
 
-use super::{SyncPoint, WalFile, WalFiles};
+use super::{Files, OpenFile, RealFiles, SyncPoint};
 use disk::{Change, Disk, Entry, Node, not_found};
 
 /// Something that was asked of the file system and changes it.
@@ -34,6 +37,10 @@ pub enum Operation {
     Truncate(PathBuf, u64),
     /// A file was synced.
     Sync(PathBuf, SyncPoint),
+    /// A file was given a second name.
+    Link(PathBuf, PathBuf),
+    /// A file was given another name.
+    Rename(PathBuf, PathBuf),
     /// A file was removed.
     Remove(PathBuf),
     /// A directory was synced.
@@ -63,16 +70,37 @@ pub enum Survivors {
     Some(u64),
 }
 
-/// The file system; clones share it. Its root `/` exists.
-#[derive(Clone, Debug, Default)]
+/// The file system; clones share it. Its root exists and is durable.
+#[derive(Clone, Debug)]
 pub struct RecordingFiles {
     disk: Arc<Mutex<Disk>>,
+    /// The real folder that is kept alike.
+    mirror: Option<PathBuf>,
+}
+
+impl Default for RecordingFiles {
+    fn default() -> Self {
+        Self::new()
+    }
 }
 
 impl RecordingFiles {
-    /// An empty file system.
+    /// An empty file system whose root is `/`.
     pub fn new() -> Self {
-        Self::default()
+        Self {
+            disk: Arc::new(Mutex::new(Disk::new("/"))),
+            mirror: None,
+        }
+    }
+
+    /// An empty file system whose root is a real folder, which is emptied.
+    pub fn mirrored(folder: &Path) -> Self {
+        let files = Self {
+            disk: Arc::new(Mutex::new(Disk::new(folder))),
+            mirror: Some(folder.to_owned()),
+        };
+        files.lose_power(Survivors::Synced);
+        files
     }
 
     /// What was asked so far, in order, whether or not it succeeded.
@@ -80,9 +108,19 @@ impl RecordingFiles {
         self.disk.lock().operations.clone()
     }
 
+    /// The reasons of all syncs so far, in order.
+    pub fn syncs(&self) -> Vec<SyncPoint> {
+        self.disk.lock().syncs().collect()
+    }
+
     /// From now on syncs for this reason do nothing and say that they succeeded.
     pub fn skip(&self, point: SyncPoint) {
         self.disk.lock().skipped.insert(point);
+    }
+
+    /// The `nth` sync ever, counted from 0, does nothing and says that it succeeded.
+    pub fn skip_nth(&self, nth: usize) {
+        self.disk.lock().skipped_nth = Some(nth);
     }
 
     /// Fails one operation.
@@ -106,7 +144,12 @@ impl RecordingFiles {
     /// Drops what wasn't synced, except for the survivors. Files that are open must not be used
     /// any more.
     pub fn lose_power(&self, survivors: Survivors) {
-        self.disk.lock().lose_power(survivors);
+        let mut disk = self.disk.lock();
+        disk.lose_power(survivors);
+        #[expect(clippy::expect_used, reason = "a test's own folder")]
+        if let Some(folder) = &self.mirror {
+            make_anew(folder, &disk).expect("the folder is made anew");
+        }
     }
 
     /// As if the process had been killed: everything done so far is there, synced or not.
@@ -127,18 +170,69 @@ impl RecordingFiles {
         node.unsynced.clear();
         Ok(())
     }
-}
 
-impl WalFiles for RecordingFiles {
-    fn is_dir(&self, path: &Path) -> io::Result<bool> {
-        Ok(path == Path::new("/") || self.disk.lock().entries.get(path) == Some(&Entry::Dir))
+    /// Does the same in the real folder.
+    fn also<T>(&self, act: impl FnOnce(&RealFiles) -> io::Result<T>) -> io::Result<Option<T>> {
+        self.mirror.as_ref().map(|_| act(&RealFiles)).transpose()
     }
 
-    fn create_dir(&self, path: &Path) -> io::Result<()> {
+    /// Whether a path is none of this file system's: it is a real one above the folder.
+    fn is_outside(&self, path: &Path) -> bool {
+        self.mirror
+            .as_ref()
+            .is_some_and(|folder| !path.starts_with(folder))
+    }
+
+    fn handle(&self, id: u64, path: &Path, real: Option<Box<dyn OpenFile>>) -> RecordingFile {
+        RecordingFile {
+            disk: Arc::clone(&self.disk),
+            id,
+            path: path.to_path_buf(),
+            real,
+        }
+    }
+
+    fn unlink(&self, path: &Path) -> io::Result<()> {
+        let mut disk = self.disk.lock();
+        let verdict = disk.begin(Operation::Remove(path.to_path_buf()))?;
+        disk.take_fault(Fault::Remove)?;
+        disk.node_at(path)?;
+        self.also(|real| real.remove(path))?;
+        disk.change([(path, None)]);
+        verdict.heard()
+    }
+}
+
+/// Puts what a disk holds into a real folder, and nothing else.
+fn make_anew(folder: &Path, disk: &Disk) -> io::Result<()> {
+    for entry in fs::read_dir(folder)? {
+        fs::remove_dir_all(entry?.path())?;
+    }
+    // In order, so directories come before what is inside them.
+    for (path, entry) in &disk.entries {
+        match entry {
+            Entry::Dir => fs::create_dir(path)?,
+            Entry::File(id) => fs::write(path, disk.nodes.get(id).map_or(&[][..], |n| &n.bytes))?,
+        }
+    }
+    Ok(())
+}
+
+impl Files for RecordingFiles {
+    fn is_dir(&self, path: &Path) -> io::Result<bool> {
+        if self.is_outside(path) {
+            return RealFiles.is_dir(path);
+        }
+        let disk = self.disk.lock();
+        Ok(path == disk.root || disk.entries.get(path) == Some(&Entry::Dir))
+    }
+
+    fn create_dir(&self, path: &Path, mode: u32) -> io::Result<()> {
         let mut disk = self.disk.lock();
         let verdict = disk.begin(Operation::CreateDir(path.to_path_buf()))?;
+        self.also(|real| real.create_dir(path, mode))?;
         if !disk.entries.contains_key(path) {
-            disk.set_entry(path, Some(Entry::Dir));
+            disk.change([(path, Some(Entry::Dir))]);
         }
         verdict.heard()
     }
@@ -161,54 +255,67 @@ impl WalFiles for RecordingFiles {
         Ok(self.disk.lock().node_at(path)?.bytes.clone())
     }
 
-    fn create(&self, path: &Path) -> io::Result<Box<dyn WalFile>> {
+    fn create(&self, path: &Path, mode: u32) -> io::Result<Box<dyn OpenFile>> {
         let mut disk = self.disk.lock();
         let verdict = disk.begin(Operation::Create(path.to_path_buf()))?;
         if disk.entries.contains_key(path) {
             return Err(io::ErrorKind::AlreadyExists.into());
         }
+        let real = self.also(|real| real.create(path, mode))?;
         let id = disk.nodes.len() as u64;
         disk.nodes.insert(id, Node::default());
-        disk.set_entry(path, Some(Entry::File(id)));
+        disk.change([(path, Some(Entry::File(id)))]);
         verdict.heard()?;
-        Ok(Box::new(self.handle(id, path)))
+        Ok(Box::new(self.handle(id, path, real)))
     }
 
-    fn open(&self, path: &Path) -> io::Result<Box<dyn WalFile>> {
-        match self.disk.lock().entries.get(path) {
-            Some(Entry::File(id)) => Ok(Box::new(self.handle(*id, path))),
-            _ => Err(not_found()),
-        }
+    fn open(&self, path: &Path) -> io::Result<Box<dyn OpenFile>> {
+        let id = self.disk.lock().file_at(path)?;
+        let real = self.also(|real| real.open(path))?;
+        Ok(Box::new(self.handle(id, path, real)))
     }
 
-    fn remove(&self, path: &Path) -> io::Result<()> {
+    fn link(&self, from: &Path, to: &Path) -> io::Result<()> {
         let mut disk = self.disk.lock();
-        let verdict = disk.begin(Operation::Remove(path.to_path_buf()))?;
-        disk.take_fault(Fault::Remove)?;
-        disk.node_at(path)?;
-        disk.set_entry(path, None);
+        let verdict = disk.begin(Operation::Link(from.to_owned(), to.to_owned()))?;
+        let id = disk.file_at(from)?;
+        if disk.entries.contains_key(to) {
+            return Err(io::ErrorKind::AlreadyExists.into());
+        }
+        self.also(|real| real.link(from, to))?;
+        disk.change([(to, Some(Entry::File(id)))]);
         verdict.heard()
     }
 
+    fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
+        let mut disk = self.disk.lock();
+        let verdict = disk.begin(Operation::Rename(from.to_owned(), to.to_owned()))?;
+        let id = disk.file_at(from)?;
+        self.also(|real| real.rename(from, to))?;
+        disk.change([(from, None), (to, Some(Entry::File(id)))]);
+        verdict.heard()
+    }
+
+    fn remove(&self, path: &Path) -> io::Result<()> {
+        self.unlink(path)
+    }
+
+    fn discard(&self, path: &Path) -> io::Result<()> {
+        self.unlink(path)
+    }
+
     fn sync_dir(&self, dir: &Path, point: SyncPoint) -> io::Result<()> {
+        if self.is_outside(dir) {
+            return Ok(());
+        }
         let mut disk = self.disk.lock();
         disk.begin(Operation::SyncDir(dir.to_path_buf(), point))?
             .heard()?;
         disk.take_fault(Fault::Sync(point))?;
-        if !disk.skipped.contains(&point) {
+        if !disk.is_skipped(point) {
             disk.sync_dir(dir);
         }
         Ok(())
-    }
-}
-
-impl RecordingFiles {
-    fn handle(&self, id: u64, path: &Path) -> RecordingFile {
-        RecordingFile {
-            disk: Arc::clone(&self.disk),
-            id,
-            path: path.to_path_buf(),
-        }
     }
 }
 
@@ -217,6 +324,8 @@ struct RecordingFile {
     disk: Arc<Mutex<Disk>>,
     id: u64,
     path: PathBuf,
+    /// The same file in the real folder.
+    real: Option<Box<dyn OpenFile>>,
 }
 
 impl RecordingFile {
@@ -229,19 +338,20 @@ impl RecordingFile {
     }
 }
 
-impl WalFile for RecordingFile {
+impl OpenFile for RecordingFile {
     fn write_at(&mut self, position: u64, parts: &mut [IoSlice<'_>]) -> io::Result<()> {
         let mut bytes = parts
             .iter()
             .flat_map(|part| part.iter().copied())
             .collect::<Vec<_>>();
-        let mut disk = self.disk.lock();
+        let disk = Arc::clone(&self.disk);
+        let mut disk = disk.lock();
         let verdict = disk.begin(Operation::Write {
             path: self.path.clone(),
             position,
             bytes: bytes.len() as u64,
         })?;
-        let position = usize::try_from(position).map_err(io::Error::other)?;
+        let at = usize::try_from(position).map_err(io::Error::other)?;
         let mut outcome = disk.take_fault(Fault::Write);
         if outcome.is_err() {
             bytes.truncate(bytes.len() / 2);
@@ -249,19 +359,32 @@ impl WalFile for RecordingFile {
         let node_bytes = disk.nodes.get(&self.id).ok_or_else(not_found)?.bytes.len();
         let fits = disk
             .room_bytes()
-            .saturating_add(node_bytes.saturating_sub(position));
+            .saturating_add(node_bytes.saturating_sub(at));
         if bytes.len() > fits {
             bytes.truncate(fits);
             outcome = Err(io::ErrorKind::StorageFull.into());
         }
-        self.change(&mut disk, Change::Write { position, bytes })?;
+        if let Some(real) = &mut self.real {
+            real.write_at(position, &mut [IoSlice::new(&bytes)])?;
+        }
+        self.change(
+            &mut disk,
+            Change::Write {
+                position: at,
+                bytes,
+            },
+        )?;
         outcome.and_then(|()| verdict.heard())
     }
 
     fn truncate(&mut self, bytes: u64) -> io::Result<()> {
-        let mut disk = self.disk.lock();
+        let disk = Arc::clone(&self.disk);
+        let mut disk = disk.lock();
         let verdict = disk.begin(Operation::Truncate(self.path.clone(), bytes))?;
         disk.take_fault(Fault::Truncate)?;
+        if let Some(real) = &mut self.real {
+            real.truncate(bytes)?;
+        }
         let bytes = usize::try_from(bytes).map_err(io::Error::other)?;
         self.change(&mut disk, Change::Truncate(bytes))?;
         verdict.heard()
@@ -272,11 +395,11 @@ impl WalFile for RecordingFile {
         disk.begin(Operation::Sync(self.path.clone(), point))?
             .heard()?;
         let outcome = disk.take_fault(Fault::Sync(point));
-        let skipped = disk.skipped.contains(&point);
+        let is_skipped = disk.is_skipped(point);
         let node = disk.nodes.get_mut(&self.id).ok_or_else(not_found)?;
         if outcome.is_err() {
             node.unsynced.clear();
-        } else if !skipped {
+        } else if !is_skipped {
             node.sync();
         }
         outcome
