@@ -6,6 +6,7 @@ use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use anabranch_shared::files::RealFiles;
 use anabranch_shared::ipc::IpcLimit;
 use anabranch_shared::settings::{Project, UnknownFields};
 use anabranch_shared::table::Table;
@@ -16,7 +17,7 @@ use anabranch_shared::{
 };
 use anabranch_speed::intake::admission::Admission;
 use anabranch_speed::intake::files::{Format, Options, Source, open};
-use anabranch_speed::wal::{RealFiles, Record, Wal, WalOptions, wal_id};
+use anabranch_speed::wal::{Record, Wal, WalOptions, wal_id};
 use anabranch_speed::{Payload, decoders};
 use arrow::array::RecordBatch;
 use arrow::ipc::CompressionType;

@@ -6,7 +6,7 @@ use anabranch_tests::process::Setup;
 
 use super::bucket::{Project, Server};
 use super::requests::{asked, since};
-use crate::gather::{ask, both_answer_with_all, prepare, race, seconds, start};
+use crate::doors::gather::{ask, both_answer_with_all, prepare, race, seconds, start};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn both_answer_with_all_of_a_bucket() -> anyhow::Result<()> {

@@ -16,9 +16,7 @@ use anabranch_tests::ledger::{Ledger, REQUEST, check_law, line};
 use anabranch_tests::places;
 use anabranch_tests::process::{EDITED, Process, Setup, VIEW, run_well, until, write_project};
 
-#[path = "gather/kafka.rs"]
 mod kafka;
-#[path = "gather/silent.rs"]
 mod silent;
 
 /// A view without an aggregate.

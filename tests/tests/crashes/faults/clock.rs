@@ -19,7 +19,7 @@ use anabranch_tests::sender::{PER_REQUEST, Sender};
 use super::Time;
 use super::process::{LAND_EVERY, two};
 use super::settle::settle;
-use crate::clock::open;
+use crate::crashes::clock::open;
 
 const DAY_MS: i64 = 86_400_000;
 

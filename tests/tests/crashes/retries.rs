@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use anabranch_tests::daemon::Daemon;
 use anabranch_tests::places;
 
-use crate::bad_input::{good, write_project};
+use crate::sources::bad_input::{good, write_project};
 
 /// The data files of a topic's log, those of no commit among them.
 fn data_files(dir: &Path) -> anyhow::Result<usize> {

@@ -350,7 +350,7 @@ impl Here {
     /// A daemon of the project, with its WAL in a folder.
     async fn open(dir: &Path, wal: &Path, view: &str) -> anyhow::Result<Self> {
         let context = Context::open(dir).await?;
-        let daemon = crate::clock::open(&context, wal, || 0).await?;
+        let daemon = crate::crashes::clock::open(&context, wal, || 0).await?;
         let stream = daemon.topics().get("facts").cloned();
         let stream = stream.ok_or_else(|| anyhow::anyhow!("no such topic"))?;
         anyhow::ensure!(

@@ -157,7 +157,7 @@ fn one_decoder() -> anyhow::Result<()> {
 fn tried_out(name: &str, dir: &Path) -> anyhow::Result<String> {
     let last = dir.join(name);
     let out = Command::new(std::env::current_exe()?)
-        .args(["--exact", "fuzz::one_decoder", "--nocapture"])
+        .args(["--exact", "sources::fuzz::one_decoder", "--nocapture"])
         .env(DECODER, name)
         .env(LAST, &last)
         .output()?;

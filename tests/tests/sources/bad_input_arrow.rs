@@ -16,7 +16,7 @@ use arrow::ipc::writer::{IpcWriteOptions, StreamWriter};
 use rand::rngs::SmallRng;
 use rand::{Rng, SeedableRng};
 
-use crate::bad_input::write_project;
+use crate::sources::bad_input::write_project;
 
 const ARROW: &[(&str, &str)] = &[("content-type", "application/vnd.apache.arrow.stream")];
 /// How many torn streams are sent.

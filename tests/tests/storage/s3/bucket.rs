@@ -21,7 +21,7 @@ use object_store::{ObjectStore, ObjectStoreExt};
 use tempfile::TempDir;
 
 /// A server with a bucket.
-pub(super) enum Server {
+pub(crate) enum Server {
     /// The tests' own, and its folder for as long as it lives.
     Own(
         S3Server,
@@ -32,7 +32,7 @@ pub(super) enum Server {
 }
 
 impl Server {
-    pub(super) fn own() -> anyhow::Result<Self> {
+    pub(crate) fn own() -> anyhow::Result<Self> {
         let dir = places::folder()?;
         Ok(Self::Own(
             S3Server::start(dir.path(), Locking::PerKey)?,
@@ -40,7 +40,7 @@ impl Server {
         ))
     }
 
-    pub(super) fn endpoint(&self) -> &str {
+    pub(crate) fn endpoint(&self) -> &str {
         match self {
             Self::Own(server, _) => server.endpoint(),
             Self::Moto(moto) => &moto.endpoint,
@@ -49,7 +49,7 @@ impl Server {
 }
 
 /// A moto server; it is killed when this is dropped.
-pub(super) struct Moto {
+pub(crate) struct Moto {
     child: Child,
     endpoint: String,
 }
@@ -64,7 +64,7 @@ impl Drop for Moto {
 impl Moto {
     /// Starts moto with the Python that `ANABRANCH_S3_MOTO` names, and makes the bucket; `None`,
     /// said aloud, where it names none.
-    pub(super) async fn start() -> anyhow::Result<Option<Self>> {
+    pub(crate) async fn start() -> anyhow::Result<Option<Self>> {
         let Some(python) = std::env::var_os("ANABRANCH_S3_MOTO") else {
             skipped("`ANABRANCH_S3_MOTO` names no Python with moto");
             return Ok(None);

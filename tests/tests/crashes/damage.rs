@@ -352,7 +352,11 @@ async fn damage_is_never_read() -> anyhow::Result<()> {
 #[test]
 fn a_reader_that_checks_nothing_is_caught() -> anyhow::Result<()> {
     let out = std::process::Command::new(std::env::current_exe()?)
-        .args(["--exact", "damage::damage_is_never_read", "--nocapture"])
+        .args([
+            "--exact",
+            "crashes::damage::damage_is_never_read",
+            "--nocapture",
+        ])
         .env("FAILPOINTS", "planted-damage-read=return")
         .env("ANABRANCH_DAMAGE_PLANTED", "1")
         .output()?;

@@ -41,7 +41,7 @@ const LIES: [Lie; 5] = [
 const READS: i64 = 24;
 
 fn golden() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden")
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/law/golden")
 }
 
 /// Whether what is expected is written.

@@ -1,0 +1,5 @@
+//! What holds of the repository itself: its layout, its lists of cases and bounds.
+
+mod cases;
+mod layout;
+mod tables;

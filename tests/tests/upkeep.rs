@@ -1,0 +1,7 @@
+//! What keeps a storage small and readable for others: merges, retention, exports.
+
+mod compaction;
+mod export;
+mod maintain;
+mod open_formats;
+mod retention;
