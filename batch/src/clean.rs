@@ -299,11 +299,18 @@ async fn clean_listed(
     Ok(report)
 }
 
-/// Whether a generation is the one that answers by the newest of the catalogue's entries.
+/// Whether a generation answers by the newest of the catalogue's entries, or may come to.
 fn answers(entries: &[Arc<Entry>], view: &str, generation: Generation) -> bool {
-    let newest = entries.last().and_then(|entry| entry.views.get(view));
-    let live = newest.and_then(|view| view.live.as_ref());
-    live.is_some_and(|live| live.generation == generation)
+    entries
+        .last()
+        .is_some_and(|newest| plays_a_part(newest, view, generation))
+}
+
+/// Whether a generation answers by an entry of the catalogue, is built beside the one that does, or is
+/// kept for a roll-back.
+fn plays_a_part(entry: &Entry, view: &str, generation: Generation) -> bool {
+    let known = entry.views.get(view);
+    known.is_some_and(|known| known.roles().any(|(_, of)| of.generation == generation))
 }
 
 /// How a generation stands to the catalogue.
@@ -323,7 +330,7 @@ enum GenerationStanding {
 /// current one last.
 fn standing(entries: &[Arc<Entry>], view: &str, generation: Generation) -> GenerationStanding {
     let live = |e: &Arc<Entry>| Some(e.views.get(view)?.live.as_ref()?.generation);
-    if entries.iter().any(|e| live(e) == Some(generation)) {
+    if entries.iter().any(|e| plays_a_part(e, view, generation)) {
         return GenerationStanding::Needed;
     }
     let Some(current) = entries.last() else {

@@ -1,6 +1,7 @@
 //! Batch layer: reads the whole log, publishes master views.
 
 mod build;
+mod candidate;
 mod clean;
 mod compact;
 mod export;
@@ -10,6 +11,7 @@ mod retain;
 mod seen;
 
 pub use build::{BatchOptions, BatchOutcome, rebuild, refresh};
+pub use candidate::{build_up, copy_states};
 pub use clean::{
     CleanAction, CleanOptions, CleanReason, CleanReport, Cleaned, clean_storage, clean_table,
     clean_view,

@@ -10,7 +10,7 @@
 //! What is old by a wall clock may not be: it goes once upkeep has seen it for `seen_ms` by a clock that
 //! nobody sets (`seen.rs`).
 
-use std::collections::BTreeMap;
+use std::collections::BTreeSet;
 
 use anabranch_shared::{
     Catalogue, Generation, Log, LogTable, Mark, Master, MasterPin, Offsets, RemovedFacts, Result,
@@ -272,7 +272,7 @@ enum Chosen {
     /// Up to a mark that is an edge of these generations.
     Low {
         mark: Mark,
-        live: BTreeMap<String, Generation>,
+        live: BTreeSet<(String, Generation)>,
     },
 }
 
@@ -298,10 +298,11 @@ async fn choose(
     if old.is_empty() {
         return Ok(Chosen::Nothing);
     }
-    let live = Catalogue::live_over(&catalogue.current(), log.name());
-    let mut masters: Vec<(&String, MasterPin)> = Vec::new();
+    let live = Catalogue::kept_over(&catalogue.current(), log.name());
+    let mut masters: Vec<(&str, MasterPin)> = Vec::new();
     for (view, generation) in &live {
-        masters.push((view, Master::look(storage, view, *generation).await?));
+        let pin = Master::look(storage, view, *generation).await?;
+        masters.push((view.as_str(), pin));
     }
     let mut waits = None;
     for mark in old.into_iter().rev() {
@@ -341,7 +342,7 @@ fn wanted(
 }
 
 /// Why facts below a mark can't go yet, if they can't.
-fn keeps(masters: &[(&String, MasterPin)], at: &Offsets) -> Result<Option<String>> {
+fn keeps(masters: &[(&str, MasterPin)], at: &Offsets) -> Result<Option<String>> {
     for (view, pin) in masters {
         if !pin.boundary.covers(at) && !planted("planted-low-above-a-boundary") {
             return Ok(Some(format!(

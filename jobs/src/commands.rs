@@ -9,14 +9,18 @@ use anabranch_shared::{Error, Result};
 use clap::{Parser, Subcommand};
 use indicatif::{ProgressBar, ProgressFinish, ProgressStyle};
 
+use crate::commands::apply::ApplyArgs;
 use crate::commands::batch::BatchCommand;
 use crate::commands::completions::CompletionsArgs;
 use crate::commands::dead_letters::DeadLettersCommand;
+use crate::commands::diff::DiffArgs;
 use crate::commands::generate::GenerateArgs;
 use crate::commands::ingest::IngestArgs;
 use crate::commands::jobs::JobsCommand;
+use crate::commands::plan::PlanArgs;
 use crate::commands::printing::Printing;
 use crate::commands::queries::QueriesCommand;
+use crate::commands::rollback::RollbackArgs;
 use crate::commands::settings::SettingsArgs;
 use crate::commands::sql::SqlArgs;
 use crate::commands::tail::TailArgs;
@@ -27,11 +31,13 @@ use crate::project::context::Context;
 use crate::signal::stop_token;
 use crate::work::schedule;
 
+pub mod apply;
 pub mod batch;
 pub mod check;
 pub mod completions;
 pub mod dead_letters;
 pub mod demo;
+pub mod diff;
 pub mod du;
 mod fitting;
 pub mod generate;
@@ -39,8 +45,10 @@ pub mod ingest;
 pub mod init;
 pub mod jobs;
 pub mod maintain;
+pub mod plan;
 pub mod printing;
 pub mod queries;
+pub mod rollback;
 pub mod settings;
 pub mod sql;
 pub mod status;
@@ -51,6 +59,10 @@ pub mod verify;
 pub const FOUND_WRONG: u8 = 1;
 /// The exit code when there were dead letters.
 pub const DEAD_LETTERS: u8 = 2;
+/// The exit code of `plan` when there is something to do.
+pub const CHANGES: u8 = 2;
+/// The exit code of `apply` when it stopped because of a gate.
+pub const GATE_BROKEN: u8 = 3;
 
 /// How often progress is shown.
 const SHOW_EVERY: Duration = Duration::from_millis(200);
@@ -102,7 +114,8 @@ Examples:
   anabranch sql -c 'SELECT * FROM post_minutes LIMIT 5'
   anabranch status
 
-Exit codes: 0 done; 1 `verify` or `demo` found a difference; 2 dead letters, or wrong arguments;
+Exit codes: 0 done; 1 `verify`, `diff` or `demo` found a difference; 2 dead letters, wrong arguments, or
+`plan` found something to do; 3 `apply` stopped at a gate;
 64 wrong input, SQL or settings; 65 damaged data; 66 no such thing; 69 unavailable, or a bound was
 reached; 70 a defect; 75 stopped, or another process was first: try again.
 ANABRANCH_LOG sets what is logged on standard error: error, warn, info (default), debug;
@@ -148,6 +161,28 @@ enum Command {
     Up,
     /// Runs the views' jobs at their times, without the daemon
     Schedule,
+    /// Shows what would change between the project and what runs, why and at what cost; exit code 2 where
+    /// something would
+    #[command(after_help = PLAN_EXAMPLES)]
+    Plan(PlanArgs),
+    /// Does what `plan` shows, after a question: builds, compares, lets gates decide, cuts over; exit code
+    /// 3 where a gate is broken
+    #[command(after_help = APPLY_EXAMPLES)]
+    Apply(ApplyArgs),
+    /// Compares two generations of a view row by row at the same offsets; exit code 1 where they differ
+    #[command(after_help = DIFF_EXAMPLES)]
+    Diff(DiffArgs),
+    /// Lets the generation that answered before answer again, with all facts that came since
+    #[command(
+        after_help = "Examples:\n  anabranch rollback post_minutes -m 'visitors are counted twice'"
+    )]
+    Rollback(RollbackArgs),
+    /// Shows which generation of a view took whose place: when, by whom, why, and in what they differed
+    #[command(after_help = "Examples:\n  anabranch history post_minutes")]
+    History {
+        /// The view
+        view: String,
+    },
     /// Rebuilds, refreshes and drops master views, and keeps the storage in shape
     #[command(subcommand)]
     Batch(BatchCommand),
@@ -211,6 +246,24 @@ Examples:
   anabranch ingest pageviews https://example.org/day.csv --separator ';'
   zcat day.gz | anabranch ingest pageviews - --id day-2026-01-01";
 
+const PLAN_EXAMPLES: &str = "\
+Examples:
+  anabranch plan
+  anabranch plan --markdown > plan.md
+  anabranch plan --explain post_minutes";
+
+const APPLY_EXAMPLES: &str = "\
+Examples:
+  anabranch apply -m 'count visitors too'
+  anabranch apply 1f3a90c2d4e5 --yes
+  anabranch apply --no-cut-over";
+
+const DIFF_EXAMPLES: &str = "\
+Examples:
+  anabranch diff post_minutes
+  anabranch diff post_minutes previous live --where \"minute < now() - INTERVAL '1 day'\"
+  anabranch --format json diff post_minutes live candidate";
+
 const VERIFY_EXAMPLES: &str = "\
 Examples:
   anabranch verify
@@ -243,6 +296,9 @@ impl Command {
             Self::Sql(_)
             | Self::Verify(_)
             | Self::Status
+            | Self::Plan(_)
+            | Self::Diff(_)
+            | Self::History { .. }
             | Self::Du
             | Self::Check
             | Self::Jobs { .. }
@@ -258,6 +314,8 @@ impl Command {
             | Self::Up
             | Self::Schedule
             | Self::Batch(_)
+            | Self::Apply(_)
+            | Self::Rollback(_)
             | Self::Demo { .. } => false,
         }
     }
@@ -266,7 +324,7 @@ impl Command {
     /// it in its own place, and the answer to a query has what concerns the query.
     fn says_notes(&self) -> bool {
         let one_query = matches!(self, Self::Sql(args) if args.is_given_statements());
-        !one_query && !matches!(self, Self::Status)
+        !one_query && !matches!(self, Self::Status | Self::Plan(_) | Self::Apply(_))
     }
 
     /// Whether it gives rows, which may be printed as CSV.
@@ -327,6 +385,7 @@ pub async fn execute(cli: Cli) -> Result<u8> {
         Command::Settings(args) => return settings::run(args, &cli.project, printing),
         Command::Completions(args) => return completions::run(args, printing).map(|()| 0),
         Command::Check => return check::run(&cli.project, printing).await,
+        Command::Apply(args) => return apply::run(args, &cli.project, printing).await,
         Command::Generate(args) if !args.into_daemon => return generate::run(args).await,
         _ => {}
     }
@@ -345,6 +404,10 @@ pub async fn execute(cli: Cli) -> Result<u8> {
         Command::Speed => node::run::run(&context, false).await.map(|()| 0),
         Command::Up => node::run::run(&context, true).await.map(|()| 0),
         Command::Schedule => schedule::run(context, None, stop_token()).await.map(|()| 0),
+        Command::Plan(args) => plan::run(&args, &context, printing).await,
+        Command::Diff(args) => diff::run(&args, &context, printing).await,
+        Command::Rollback(args) => rollback::run(&args, &context, printing).await,
+        Command::History { view } => rollback::history(&view, &context, printing).await,
         Command::Batch(command) => batch::run(command, &context, printing).await,
         Command::Sql(args) => sql::run(args, &context, printing).await,
         Command::Verify(args) => verify::run(&args, &context, printing).await,
@@ -359,6 +422,7 @@ pub async fn execute(cli: Cli) -> Result<u8> {
         | Command::Demo { .. }
         | Command::Settings(_)
         | Command::Completions(_)
+        | Command::Apply(_)
         | Command::Check => Ok(0),
     }
 }

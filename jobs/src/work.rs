@@ -1,8 +1,14 @@
 //! What is done with a project's views and logs: builds, verification, upkeep, and their schedule.
 
+pub mod apply;
 pub mod build;
 pub mod compare;
+pub mod diff;
+mod doer;
+pub mod history;
 pub mod job_states;
+pub mod judge;
+pub mod plan;
 pub mod refresh_requests;
 pub mod schedule;
 pub mod schedule_times;

@@ -2,6 +2,8 @@
 
 #[path = "cli/bad_views.rs"]
 mod bad_views;
+#[path = "cli/generations.rs"]
+mod generations;
 #[path = "cli/ingest_ids.rs"]
 mod ingest_ids;
 #[path = "cli/ingest_urls.rs"]

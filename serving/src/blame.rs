@@ -94,7 +94,7 @@ async fn own_error(error: &Error, state: &SessionState, views: &[ViewPin]) -> Op
         {
             let name = view.view.name();
             let reason = format!(
-                "what its SQL computes over the aggregation fails: {text}; correct it (for example with `nullif` or `try_cast`) and run `anabranch batch rebuild {name}`"
+                "what its SQL computes over the aggregation fails: {text}; correct it (for example with `nullif` or `try_cast`) and run `anabranch apply`"
             );
             return Some(Error::view(name, reason));
         }

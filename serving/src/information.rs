@@ -167,8 +167,8 @@ impl Information {
         let names = &state.config_options().catalog;
         let (catalog, schema) = (&names.default_catalog, &names.default_schema);
         let in_schema = |r: &&Relation| Listed {
-            schema: schema.clone(),
-            name: r.name.clone(),
+            schema: place(schema, r).0.to_owned(),
+            name: place(schema, r).1.to_owned(),
             kind: match is_view(r) {
                 true => VIEW,
                 false => TABLE,
@@ -188,6 +188,12 @@ impl Information {
             engine,
         })
     }
+}
+
+/// The schema and the name of a relation: generations that don't answer have schemas of their own.
+fn place<'a>(default: &'a str, relation: &'a Relation) -> (&'a str, &'a str) {
+    let name = relation.name.as_str();
+    name.split_once('.').unwrap_or((default, name))
 }
 
 fn is_view(relation: &Relation) -> bool {
@@ -242,8 +248,14 @@ fn of_views(catalog: &str, schema: &str, views: Vec<&Relation>) -> Columns {
     };
     vec![
         ("table_catalog", same(catalog, views.len())),
-        ("table_schema", same(schema, views.len())),
-        ("table_name", texts(views.iter().map(|v| v.name.as_str()))),
+        (
+            "table_schema",
+            texts(views.iter().map(|v| place(schema, v).0)),
+        ),
+        (
+            "table_name",
+            texts(views.iter().map(|v| place(schema, v).1)),
+        ),
         ("definition", sql()),
         ("view_definition", sql()),
         ("check_option", same("NONE", views.len())),
@@ -272,10 +284,10 @@ fn digits(data_type: &DataType) -> Option<(u64, u64, Option<u64>)> {
 }
 
 fn columns(catalog: &str, schema: &str, relations: &[&Relation]) -> Columns {
-    let mut all: Vec<(&str, u64, &Field)> = Vec::new();
+    let mut all: Vec<((&str, &str), u64, &Field)> = Vec::new();
     for relation in relations {
-        for (place, field) in (1..).zip(relation.schema.fields()) {
-            all.push((relation.name.as_str(), place, field.as_ref()));
+        for (nth, field) in (1..).zip(relation.schema.fields()) {
+            all.push((place(schema, relation), nth, field.as_ref()));
         }
     }
     let numbers = |of: &dyn Fn(&DataType) -> Option<u64>| -> ArrayRef {
@@ -292,8 +304,8 @@ fn columns(catalog: &str, schema: &str, relations: &[&Relation]) -> Columns {
     let of_time = |t: &DataType| matches!(t, DataType::Timestamp(..)).then_some(6);
     vec![
         ("table_catalog", same(catalog, all.len())),
-        ("table_schema", same(schema, all.len())),
-        ("table_name", texts(all.iter().map(|c| c.0))),
+        ("table_schema", texts(all.iter().map(|c| c.0.0))),
+        ("table_name", texts(all.iter().map(|c| c.0.1))),
         (
             "column_name",
             texts(all.iter().map(|c| c.2.name().as_str())),

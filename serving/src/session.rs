@@ -10,12 +10,12 @@ use anabranch_shared::sql::KnownNames;
 use anabranch_shared::view::{KeySample, View, build_session, session_builder};
 use anabranch_shared::{
     Error, ErrorKind, OFFSET, PARTITION, Pin, Pinner, ReadMode, Relation, Result, Stop, Storage,
-    TopicPin, ViewPin, dead_letter_schema, sql, timestamp_type,
+    TopicPin, ViewPin, dead_letter_schema, is_schema_of_generations, sql, timestamp_type,
 };
 use arrow::array::RecordBatch;
 use arrow::datatypes::SchemaRef;
-use datafusion::catalog::TableProvider;
-use datafusion::common::{Column, JoinType, ScalarValue};
+use datafusion::catalog::{MemorySchemaProvider, TableProvider};
+use datafusion::common::{Column, JoinType, ScalarValue, TableReference};
 use datafusion::datasource::ViewTable;
 use datafusion::execution::context::SQLOptions;
 use datafusion::execution::memory_pool::{FairSpillPool, MemoryPool};
@@ -543,14 +543,39 @@ fn relation_names(state: &SessionState, statement: &Statement) -> Result<Names> 
         .iter()
         .partition(|reference| information::is_of_information(reference));
     Ok(Names {
-        relations: relations.iter().map(|r| r.table().to_owned()).collect(),
+        relations: relations.iter().map(|r| relation_name(r)).collect(),
         of_information: !of_information.is_empty(),
     })
 }
 
+/// The name of a relation as pins have it: generations that don't answer lie in schemas of their own.
+fn relation_name(reference: &TableReference) -> String {
+    match reference.schema() {
+        Some(schema) if is_schema_of_generations(schema) => {
+            format!("{schema}.{}", reference.table())
+        }
+        _ => reference.table().to_owned(),
+    }
+}
+
 fn register(context: &SessionContext, pin: &Pin) -> Result<()> {
+    let catalog = context
+        .state()
+        .config_options()
+        .catalog
+        .default_catalog
+        .clone();
     for (name, view) in &pin.views {
-        context.register_table(name.as_str(), view_table(view)?)?;
+        let Some((schema, table)) = name.split_once('.') else {
+            context.register_table(name.as_str(), view_table(view)?)?;
+            continue;
+        };
+        if let Some(catalog) = context.catalog(&catalog)
+            && catalog.schema(schema).is_none()
+        {
+            catalog.register_schema(schema, Arc::new(MemorySchemaProvider::new()))?;
+        }
+        context.register_table(TableReference::partial(schema, table), view_table(view)?)?;
     }
     let mut dead: Option<LogicalPlan> = None;
     for (name, topic) in &pin.topics {

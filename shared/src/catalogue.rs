@@ -1,7 +1,7 @@
 //! The catalogue: which topics, partitions and generations there are. Numbered entries, written by
 //! put-if-absent; each holds the whole catalogue, and the highest is current.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -17,11 +17,25 @@ use crate::storage::{CreateOutcome, Storage};
 use crate::view::Definition;
 use crate::{Backoff, Error, Generation, Offsets, PartitionId, Result, Topic, planted};
 
-/// The format of an entry; readers refuse a later one.
-const FORMAT: u32 = 2;
+mod roles;
 
-/// The format of an entry without retention: what knows no `low` would answer with less.
-const FORMAT_WITHOUT_LOW: u32 = 1;
+pub use roles::{
+    Act, Candidate, CutOverOf, Doer, Judged, Named, Previous, Role, Succession,
+    is_schema_of_generations, numbered,
+};
+
+/// The format of an entry; readers refuse a later one.
+const FORMAT: u32 = 3;
+
+/// The format of an entry in which generations are candidates, kept for a roll-back, or have taken the
+/// place of others: what does not know that would forget it with its next entry.
+const FORMAT_WITH_ROLES: u32 = 3;
+
+/// The format of an entry with retention: what knows no `low` would answer with less.
+const FORMAT_WITH_LOW: u32 = 2;
+
+/// The format of an entry that every version reads.
+const FORMAT_PLAIN: u32 = 1;
 
 /// How often a change that keeps losing its number is tried again.
 const CHANGE_TRIES: usize = 1_000;
@@ -85,6 +99,28 @@ pub struct ViewEntry {
     pub live: Option<GenerationEntry>,
     /// The highest number that a generation of the view ever had.
     pub last_generation: Generation,
+    /// The generation that is built in the shadow of the live one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub candidate: Option<Candidate>,
+    /// The generation that answered before, where it is kept for a roll-back.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub previous: Option<Previous>,
+    /// How the live one came to answer, where it took another's place.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub came: Option<Succession>,
+}
+
+impl ViewEntry {
+    /// A view without a generation, the highest number of which was this one.
+    fn none_since(last_generation: Generation) -> Self {
+        Self {
+            live: None,
+            last_generation,
+            candidate: None,
+            previous: None,
+            came: None,
+        }
+    }
 }
 
 /// A generation in the catalogue.
@@ -284,8 +320,7 @@ impl Catalogue {
             let Some(mut next) = change(&current)? else {
                 return Ok(current);
             };
-            let with_low = next.topics.values().any(|t| !is_zero(&t.low));
-            next.format = if with_low { FORMAT } else { FORMAT_WITHOUT_LOW };
+            next.format = format_of(&next);
             next.number = current.number + 1;
             next.id = uuid::Uuid::new_v4().to_string();
             next.change = what.to_owned();
@@ -476,10 +511,7 @@ impl Catalogue {
                 let known = next
                     .views
                     .entry((*view).to_owned())
-                    .or_insert_with(|| ViewEntry {
-                        live: None,
-                        last_generation: before,
-                    });
+                    .or_insert_with(|| ViewEntry::none_since(before));
                 known.last_generation = Generation(known.last_generation.0 + 1);
                 claimed.insert((*view).to_owned(), known.last_generation);
             }
@@ -515,61 +547,20 @@ impl Catalogue {
         Ok(entry)
     }
 
-    /// Makes a generation, whose boundary is given, the one that answers, if the one that `from`
-    /// names still does.
-    ///
-    /// # Errors
-    /// `Conflict` when another generation was cut over to meanwhile, or retention has removed facts
-    /// past the boundary.
-    pub async fn cut_over(
-        &self,
-        view: &str,
-        from: Option<Generation>,
-        to: &GenerationEntry,
-        boundary: &Offsets,
-    ) -> Result<Arc<Entry>> {
-        fail::fail_point!("cut-over-before-entry");
-        let what = format!("cut {view} over to generation {}", to.generation);
-        let changed = self.change(&what, |entry| {
-            let mut next = entry.clone();
-            let topic = &to.definition.topic.name;
-            let low = entry.topics.get(topic).map(|t| &t.low);
-            let known = next.views.get_mut(view);
-            let live = known.as_ref().and_then(|v| v.live.as_ref()).map(|l| l.generation);
-            match known {
-                // An earlier attempt of ours, which was not answered.
-                Some(_) if live == Some(to.generation) => return Ok(None),
-                _ if low.is_some_and(|low| !boundary.covers(low)) => {
-                    return Err(Error::Conflict(format!(
-                        "view `{view}`: what was built reaches to [{boundary}], retention of topic `{topic}` has removed facts up to [{}] meanwhile; run the command again",
-                        low.unwrap_or(boundary)
-                    )));
-                }
-                Some(known) if live == from => known.live = Some(to.clone()),
-                _ => {
-                    return Err(Error::Conflict(format!(
-                        "view `{view}` was cut over or dropped by another process meanwhile; run the command again"
-                    )));
-                }
-            }
-            Ok(Some(next))
+    /// The generations over a topic that answer or may come to, each with its view.
+    pub fn kept_over(entry: &Entry, topic: &str) -> BTreeSet<(String, Generation)> {
+        let over = entry.generations();
+        let over = over.filter(|named| {
+            let forgotten =
+                planted("planted-low-above-a-kept-generation") && named.role != Role::Live;
+            named.entry.definition.topic.name == topic && !forgotten
         });
-        let entry = changed.await?;
-        fail::fail_point!("cut-over-after-entry");
-        Ok(entry)
-    }
-
-    /// The generations that answer over a topic, by view.
-    pub fn live_over(entry: &Entry, topic: &str) -> BTreeMap<String, Generation> {
-        let live = |(name, view): (&String, &ViewEntry)| {
-            let live = view.live.as_ref()?;
-            (live.definition.topic.name == topic).then(|| (name.clone(), live.generation))
-        };
-        entry.views.iter().filter_map(live).collect()
+        over.map(|named| (named.view.to_owned(), named.entry.generation))
+            .collect()
     }
 
     /// Announces that a topic's facts below `low` are removed: from here on no generation can be
-    /// cut over to that does not reach there. `seen` are those that answer and do.
+    /// cut over to that does not reach there. `seen` are those that answer, or may come to, and do.
     ///
     /// # Errors
     /// `Conflict` when another generation was cut over to since they were looked at.
@@ -577,7 +568,7 @@ impl Catalogue {
         &self,
         topic: &str,
         low: &Offsets,
-        seen: &BTreeMap<String, Generation>,
+        seen: &BTreeSet<(String, Generation)>,
     ) -> Result<Arc<Entry>> {
         fail::fail_point!("retain-before-announcement");
         let what = format!("facts of {topic} below [{low}] go");
@@ -590,7 +581,7 @@ impl Catalogue {
             if known.low.covers(low) {
                 return Ok(None);
             }
-            if Self::live_over(entry, topic) != *seen {
+            if Self::kept_over(entry, topic) != *seen {
                 return Err(Error::Conflict(format!(
                     "topic `{topic}`: a view was cut over while retention looked at it; it is tried again later"
                 )));
@@ -615,6 +606,17 @@ impl Catalogue {
             Ok(Some(next))
         })
         .await
+    }
+}
+
+/// The earliest format in which an entry says all that it holds.
+fn format_of(entry: &Entry) -> u32 {
+    if entry.views.values().any(ViewEntry::has_roles) {
+        FORMAT_WITH_ROLES
+    } else if entry.topics.values().any(|t| !is_zero(&t.low)) {
+        FORMAT_WITH_LOW
+    } else {
+        FORMAT_PLAIN
     }
 }
 

@@ -95,7 +95,7 @@ pub enum Error {
     },
     /// A view's expression failed on an admitted fact.
     #[error(
-        "view `{view}` can't be computed: partition {partition}, offsets {range}: {reason}; correct the view's SQL (for example with `nullif` or `try_cast`) and run `anabranch batch rebuild {view}`"
+        "view `{view}` can't be computed: partition {partition}, offsets {range}: {reason}; correct the view's SQL (for example with `nullif` or `try_cast`) and run `anabranch apply`"
     )]
     Expression {
         /// The view.

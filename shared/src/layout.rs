@@ -8,6 +8,7 @@
 //! topics/{topic}/retention              what retention has seen as old (below `upkeep/seen`)
 //! views/{view}/g{generation}/           Delta table: a master view's states
 //! views/{view}/export/                  Delta table: its answers, for other engines
+//! history/{view}/{entry}.json           how generations of a view came to answer
 //! jobs/                                 Delta table: the history of jobs
 //! dead_letter_retries/                  Delta table: what was sent in again
 //! daemons/{wal}.json                    the address of a running daemon
@@ -78,6 +79,16 @@ pub fn view(view: &str) -> String {
 /// A generation of a view.
 pub fn generation(view: &str, generation: Generation) -> Path {
     Path::from(format!("{VIEWS}/{view}/g{generation}"))
+}
+
+/// How generations of a view came to answer.
+pub fn history(view: &str) -> Path {
+    Path::from(format!("history/{view}"))
+}
+
+/// How one came to answer, by the catalogue's entry that did it.
+pub fn succession(view: &str, entry: u64) -> Path {
+    Path::from(format!("history/{view}/{entry:020}.json"))
 }
 
 /// A view's export.

@@ -46,7 +46,10 @@ pub mod view;
 pub use backoff::{Backoff, retry_text};
 pub use blocking::blocking;
 pub use caret::moved_down;
-pub use catalogue::{Catalogue, Entry, GenerationEntry, TopicEntry, ViewEntry};
+pub use catalogue::{
+    Act, Candidate, Catalogue, CutOverOf, Doer, Entry, GenerationEntry, Judged, Named, Previous,
+    Role, Succession, TopicEntry, ViewEntry, is_schema_of_generations, numbered,
+};
 pub use check::{CheckProgress, CheckReport, Finding, FindingKind, check_storage};
 pub use counted::counted;
 pub use damage::{damaged, lost};

@@ -17,7 +17,7 @@ use crate::table::parquet::{FileEncoder, read_file, read_parquet};
 use crate::table::{AddFile, Commit, RemoveFile, Table, TableState};
 use crate::table::{check_start, position_txns, positions};
 use crate::topic::LateReads;
-use crate::view::{SortedStates, View, convert};
+use crate::view::{Difference, SortedStates, View, convert};
 use crate::{Error, Generation, LogVersion, OffsetRange, Offsets, PartitionId, Result};
 
 mod leaf;
@@ -209,6 +209,42 @@ impl Master {
             .storage()
             .put(&self.table.file_path(&unit.add.path), body)
             .await
+    }
+
+    /// Copies the files of another generation that makes the same states, as units to be published, and
+    /// says up to where they reach.
+    ///
+    /// # Errors
+    /// `Conflict` where the other one makes other states.
+    pub async fn copies_of(&self, other: &Self) -> Result<(Vec<Unit>, Offsets)> {
+        let (own, others) = (self.view.definition(), other.view.definition());
+        let same = match other.view.difference(&self.view)? {
+            Difference::States(_) => planted("planted-copy-of-another-definition"),
+            _ => true,
+        };
+        if !same || self.stored != other.stored || own.state_format != others.state_format {
+            return Err(Error::Conflict(format!(
+                "view `{}`: generations {} and {} make other states, so they can't be copied",
+                self.view.name(),
+                other.generation,
+                self.generation
+            )));
+        }
+        let (pin, storage) = (other.pin(), self.table.storage());
+        let mut units = Vec::with_capacity(pin.files.len());
+        let lost = usize::from(planted("planted-copied-file-lost"));
+        for file in pin.files.iter().skip(lost) {
+            let mut add = AddFile::clone(file);
+            add.path = Table::new_file_name();
+            let (from, to) = (
+                other.table.file_path(&file.path),
+                self.table.file_path(&add.path),
+            );
+            storage.copy(&from, &to).await?;
+            let rows = add.rows().unwrap_or_default();
+            units.push(Unit { add, rows });
+        }
+        Ok((units, pin.boundary))
     }
 
     /// Removes units that were not published.

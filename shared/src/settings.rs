@@ -8,6 +8,7 @@ mod document;
 mod environment;
 mod field_reads;
 mod field_type;
+mod gate;
 mod in_force;
 mod kafka;
 mod reader;
@@ -34,6 +35,7 @@ pub use self::dedup::DedupSettings;
 pub use self::document::document;
 pub use self::field_reads::{EpochUnit, FieldReads, Zone};
 pub use self::field_type::{FieldType, FieldTypeError};
+pub use self::gate::{ColumnGate, GateSettings, Limit};
 pub use self::in_force::{SettingInForce, in_force};
 pub use self::kafka::{KafkaSettings, KafkaStart, OnGap, Tombstones};
 pub use self::retention::RetentionSettings;
@@ -51,7 +53,7 @@ const LONGEST_NAME: usize = 63;
 const RESERVED_NAMES: [&str; 3] = ["dead_letters", layout::DEAD_LETTER_RETRIES, layout::JOBS];
 
 /// A user's project with every setting filled in.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct Project {
     /// The project's folder.
     pub dir: PathBuf,
@@ -63,6 +65,8 @@ pub struct Project {
     pub http: HttpSettings,
     /// Refreshes, rebuilds and verifications.
     pub batch: BatchSettings,
+    /// Building generations beside those that answer.
+    pub build: BuildSettings,
     /// Answers to queries.
     pub query: QuerySettings,
     /// What daemons and schedulers write to their log.
@@ -165,6 +169,17 @@ pub struct BatchSettings {
     pub memory_bytes: u64,
     /// Threads of a job; 0 for all cores.
     pub threads: usize,
+}
+
+/// `[build]`: building generations beside those that answer.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct BuildSettings {
+    /// Threads of a build; 0 for all cores.
+    pub threads: usize,
+    /// The most bytes of memory for a build; at least 1.
+    pub memory_bytes: u64,
+    /// How long what was built and not cut over to is kept.
+    pub hold: Duration,
 }
 
 /// `[query]`: answers to queries.
@@ -271,6 +286,7 @@ impl Project {
         let daemon = reader.section(root, Section::Daemon);
         let http = reader.section(root, Section::Http);
         let batch = reader.section(root, Section::Batch);
+        let build = reader.section(root, Section::Build);
         let query = reader.section(root, Section::Query);
         let log = reader.section(root, Section::Log);
         let topic_tables = reader.named(root, Section::Topic);
@@ -297,6 +313,11 @@ impl Project {
             batch: BatchSettings {
                 memory_bytes: reader.value(&batch, &table::BATCH_MEMORY).0,
                 threads: reader.value(&batch, &table::BATCH_THREADS).0,
+            },
+            build: BuildSettings {
+                threads: reader.value(&build, &table::BUILD_THREADS).0,
+                memory_bytes: reader.value(&build, &table::BUILD_MEMORY).0,
+                hold: reader.value(&build, &table::BUILD_HOLD),
             },
             query: QuerySettings {
                 memory_bytes: reader.value(&query, &table::QUERY_MEMORY).0,

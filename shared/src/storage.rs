@@ -337,6 +337,12 @@ impl Storage {
         }
     }
 
+    /// Copies an object, replacing one of that name.
+    pub async fn copy(&self, from: &Path, to: &Path) -> Result<()> {
+        self.check_writable(to)?;
+        Ok(self.store.copy(from, to).await?)
+    }
+
     /// Whether there is an object.
     pub async fn is_there(&self, path: &Path) -> Result<bool> {
         match self.store.head(path).await {

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use anabranch_shared::files::RealFiles;
 use anabranch_shared::{
-    Catalogue, Error, GiveWay, Pin, Pinner, ReadMode, Relation, Result, Storage,
+    Catalogue, Error, GiveWay, Pin, Pinner, ReadMode, Relation, Result, Storage, numbered,
 };
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -16,9 +16,9 @@ use parking_lot::RwLock;
 use self::declared::OpenTopics;
 use self::running::Running;
 use self::served::Served;
-use crate::delta::ViewDelta;
 use crate::delta::bounds::Bounds;
 use crate::delta::pressure::{DeltaUse, Wanted, decide};
+use crate::delta::{TopicDelta, ViewDelta};
 use crate::options::{DaemonOptions, TopicOptions};
 use crate::peers::{DeltaRequest, Peers, TopicParts};
 use crate::sources::kafka::KafkaSource;
@@ -192,6 +192,23 @@ impl Daemon {
     }
 }
 
+/// Of the names that a query reads those of generations which a topic serves, each with the name that
+/// it is served under: `g7.view` is whatever the seventh is served as.
+fn served_as(delta: &TopicDelta, names: &[String]) -> Vec<(String, String)> {
+    let key = |name: &String| {
+        if delta.views.contains_key(name) {
+            return Some(name.clone());
+        }
+        let (number, view) = numbered(name)?;
+        let is_it =
+            |v: &ViewDelta| v.master.generation() == number && v.master.view().name() == view;
+        let (key, _) = delta.views.iter().find(|(_, v)| is_it(v))?;
+        Some(key.clone())
+    };
+    let served = |name: &String| Some((name.clone(), key(name)?));
+    names.iter().filter_map(served).collect()
+}
+
 #[async_trait]
 impl Pinner for Daemon {
     async fn relations(&self) -> Result<Vec<Relation>> {
@@ -225,13 +242,10 @@ impl Pinner for Daemon {
         let peers = self.peers.read().clone();
         let mut said = Vec::new();
         for (topic, stream) in self.topics().iter() {
-            let views: Vec<String> = stream.with_delta(|d| {
-                names
-                    .iter()
-                    .filter(|n| d.views.contains_key(*n))
-                    .cloned()
-                    .collect()
-            });
+            let served = stream.with_delta(|d| served_as(d, names));
+            let mut views: Vec<String> = served.iter().map(|(_, key)| key.clone()).collect();
+            views.sort_unstable();
+            views.dedup();
             let dead = names.iter().any(|n| n == "dead_letters");
             if views.is_empty() && !names.contains(topic) && !dead {
                 continue;
@@ -250,7 +264,9 @@ impl Pinner for Daemon {
                     v.head = v.boundary.clone();
                 });
             }
-            pin.views.extend(pinned.views);
+            let asked =
+                |(name, key): (String, String)| Some((name, pinned.views.get(&key)?.clone()));
+            pin.views.extend(served.into_iter().filter_map(asked));
             said.extend(pinned.notes);
             if names.contains(topic) || dead {
                 pin.topics.insert(topic.clone(), pinned.topic);

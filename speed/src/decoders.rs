@@ -37,6 +37,10 @@ pub fn body(
 /// # Errors
 /// As the daemon's own.
 pub fn held(body: &Bytes, topic: &Topic, views: Vec<Arc<View>>, limit: u64) -> Result<()> {
+    let views = views
+        .into_iter()
+        .map(|v| (v.name().to_owned(), v))
+        .collect();
     PeerDelta::decode(body, "a peer", topic, views, limit).map(|_| ())
 }
 

@@ -246,7 +246,9 @@ impl Gathering<'_> {
             PeerReply::Left => return Ok(Asked::Left),
         };
         let (name, limit) = (peer.name(), self.memory_bytes);
-        let views = own.views.values().map(|(m, _)| m.view().clone()).collect();
+        let named =
+            |(name, (m, _)): (&String, &(Arc<Master>, usize))| (name.clone(), m.view().clone());
+        let views = own.views.iter().map(named).collect();
         let topic = self.log.topic();
         let held = blocking(move || PeerDelta::decode(&body, &name, &topic, views, limit)).await?;
         if request.except.is_empty() {

@@ -227,6 +227,12 @@ impl TopicStream {
         self.memory.served(view)
     }
 
+    /// Serves a generation of a view under one more name, where it is served under another. Returns
+    /// whether it is.
+    pub(crate) fn serve_as(&self, view: &str, name: &str, generation: Generation) -> bool {
+        self.memory.serve_as(view, name, generation)
+    }
+
     /// Stops serving a view.
     pub(crate) fn forget(&self, view: &str) {
         self.memory.forget(view);

@@ -13,6 +13,7 @@ mod combine_matrix;
 mod duckdb;
 mod events;
 mod evolution;
+mod generations;
 mod golden;
 mod lanes;
 mod old_states;

@@ -2,8 +2,8 @@
 
 use clap::Subcommand;
 use std::io::IsTerminal;
-use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use anabranch_shared::settings::ViewSettings;
@@ -46,9 +46,8 @@ pub async fn build(
     let (mut reports, mut failures) = (Vec::new(), Vec::new());
     for view in views {
         let progress = Arc::new(FoldProgress::default());
-        let shower = tokio::spawn(show(view.name.clone(), progress.clone(), shown));
+        tokio::spawn(show(view.name.clone(), Arc::downgrade(&progress), shown));
         let built = build_view(context, view, build, "command", &stop, &progress).await;
-        shower.abort();
         match built {
             Ok(report) => reports.push(report),
             Err(e) => failures.push(e),
@@ -89,13 +88,17 @@ fn chosen<'a>(context: &'a Context, names: &[String]) -> Result<Vec<&'a ViewSett
     names.iter().map(find).collect()
 }
 
-async fn show(view: String, progress: Arc<FoldProgress>, shown: bool) {
+/// Shows how far a build is, for as long as somebody else holds its progress.
+pub(crate) async fn show(view: String, progress: Weak<FoldProgress>, shown: bool) {
     let style = "{msg} {bar:30} {human_pos}/{human_len} facts {per_sec} {eta} left";
     let bar = progress_bar(style, shown);
     bar.set_message(view.clone());
     let mut ticks = 0_u32;
     loop {
         tokio::time::sleep(SHOW_EVERY).await;
+        let Some(progress) = progress.upgrade() else {
+            return;
+        };
         let total = progress.facts_total.load(Ordering::Relaxed);
         let facts = progress.facts.load(Ordering::Relaxed);
         bar.set_length(total);
@@ -151,15 +154,15 @@ fn print_builds(reports: &[BuildReport], printing: Printing) -> Result<()> {
 /// What is done to master views and logs.
 #[derive(Debug, Subcommand)]
 pub enum BatchCommand {
-    /// Builds views from the whole log; an edited view is built beside the live one and cut over
+    /// Builds views anew from the whole log, by the definitions that answer; `apply` is for edited ones
     #[command(
         after_help = "Examples:\n  anabranch batch rebuild post_minutes\n  anabranch batch rebuild"
     )]
     Rebuild {
         /// The views [default: all]
         views: Vec<String>,
-        /// Builds a new or edited view also where retention has removed facts that it would need:
-        /// then it starts where they end
+        /// Builds a new view also where retention has removed facts that it would need: then it starts
+        /// where they end
         #[arg(long, requires = "views")]
         from_low: bool,
     },

@@ -1,6 +1,7 @@
 //! `anabranch demo`: the whole story in less than a minute, on a temporary folder, with the real
 //! binary as a child process that is killed on the way.
 
+use std::collections::BTreeMap;
 use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
@@ -12,11 +13,16 @@ use chrono::Utc;
 use tokio::process::{Child, Command};
 
 use crate::commands::batch::build;
+use crate::commands::{diff, plan};
 use crate::generate::{FIELDS, Generator, GeneratorOptions};
 use crate::output::{Format, Style, human_count, human_duration, human_rate, write_batches};
 use crate::project::context::Context;
 use crate::reader::client::Client;
+use crate::work::apply::{
+    ApplyOptions, Verdict, begin_candidates, build_candidate, cut_over, roll_back, verdict,
+};
 use crate::work::build::Build;
+use crate::work::plan::{Plan, plan as plan_of};
 use crate::work::verify_view::verify_view;
 
 /// The time that the facts are of, up to now.
@@ -92,6 +98,7 @@ fn write_project(dir: &Path) -> Result<()> {
     for (name, _) in views {
         text += &format!("\n[views.{name}]\nsql = \"views/{name}.sql\"\n");
     }
+    text += "\n[views.author_referrers.gate.columns.visits]\ntotal_changed = \"1%\"\n";
     let write = || {
         std::fs::create_dir_all(dir.join("views"))?;
         std::fs::write(dir.join("anabranch.toml"), text)?;
@@ -316,8 +323,7 @@ impl Story<'_> {
             found == acknowledged,
         )?;
 
-        self.cut_over(&context, &client, &mut generator, facts / 8)
-            .await?;
+        self.change(&client, &mut generator, facts / 8).await?;
 
         self.title("the law: the merged answers equal a recompute from the raw facts")?;
         terminate(&mut child).await?;
@@ -344,53 +350,110 @@ impl Story<'_> {
         self.show(client, "SELECT CASE WHEN s.shares >= 100 THEN '100 and more' WHEN s.shares >= 10 THEN '10 to 99' ELSE 'under 10' END AS shares, count(*) AS posts, round(avg(r.reads), 1) AS reads_a_post, round(avg(CAST(r.engaged_ms AS DOUBLE)) / 1000, 2) AS seconds_a_heartbeat FROM post_reading r JOIN post_shares s ON r.url = s.url GROUP BY 1 ORDER BY reads_a_post DESC").await
     }
 
-    async fn cut_over(
+    /// An edit with a mistake is planned, built, compared and stopped; mended it is cut over, taken back,
+    /// and cut over again.
+    async fn change(
         &mut self,
-        context: &Context,
         client: &Client,
         generator: &mut Generator,
         facts: u64,
     ) -> Result<()> {
-        self.title("a view's SQL is edited: it answers by its old definition until it is rebuilt")?;
-        let path = self.dir.join("views/author_referrers.sql");
-        std::fs::write(&path, EDITED).map_err(|e| Error::io(&path, e))?;
-        let edited =
+        let visitors =
             "SELECT author, visitors FROM author_referrers ORDER BY visitors DESC, author LIMIT 3";
-        let before = client.query(edited, ReadMode::Merged).await;
-        self.check("the new column is not there yet", before.is_err())?;
+        self.title("a view's SQL is edited, with a mistake: `anabranch plan`")?;
+        let wrong = EDITED.replace(" WHERE action = 'pageview'", "");
+        let (context, planned) = self.edit(&wrong).await?;
+        self.say(&indented(&plan::text(&planned)))?;
+        self.title(
+            "`anabranch apply` builds it beside what answers, compares, and stops at the gate",
+        )?;
+        let options = ApplyOptions::default();
+        let stopped = self.judge(&context, &planned, &options).await?;
+        self.check(
+            "the gate stops it: `visits` may change by 1 % and no more",
+            stopped.values().any(|v| !v.broken.is_empty()),
+        )?;
+        let before = client.query(visitors, ReadMode::Merged).await;
+        self.check("what answers has not changed", before.is_err())?;
         self.stream(client, generator, facts).await?;
-        let reopened = Context::open(&self.dir).await?;
-        build(
-            &reopened,
-            Build::Rebuild,
-            &["author_referrers".to_owned()],
-            false,
-        )
-        .await?
-        .all()?;
+
+        self.title("the mistake is mended: cut over, roll back, cut over again")?;
+        let (context, planned) = self.edit(EDITED).await?;
+        let verdicts = self.judge(&context, &planned, &options).await?;
+        let holds = verdicts.values().all(|v| v.broken.is_empty());
+        self.check("the gate lets it pass", holds && !verdicts.is_empty())?;
         let begun = Instant::now();
-        while client.query(edited, ReadMode::Merged).await.is_err() {
-            if begun.elapsed() > Duration::from_secs(30) {
-                break;
-            }
-            tokio::time::sleep(Duration::from_millis(50)).await;
-        }
+        cut_over(&context, &planned, &verdicts, &options).await?;
         self.say(&format!(
-            "   the running daemon serves the new generation {} after the cut-over",
+            "   the running daemon serves the new generation {} after the cut-over began",
             human_duration(begun.elapsed())
         ))?;
-        self.show(client, edited).await?;
-        context.catalogue.refresh().await?;
-        let entry = context.catalogue.current();
-        let live = entry
-            .views
-            .get("author_referrers")
-            .and_then(|v| v.live.as_ref());
+        self.show(client, visitors).await?;
+        let stop = options.stop.clone();
+        let count = "SELECT sum(visits) AS visits FROM author_referrers";
+        let all = client.query(count, ReadMode::Merged).await?.batches;
+        let begun = Instant::now();
+        roll_back(&context, "author_referrers", Some("to show it"), &stop).await?;
+        let took = begun.elapsed();
+        let again = client.query(count, ReadMode::Merged).await?.batches;
+        let gone = client.query(visitors, ReadMode::Merged).await.is_err();
         self.check(
-            "generation 2 answers",
-            live.is_some_and(|l| l.generation.0 == 2),
-        )
+            &format!(
+                "the former generation answers again after {}, with every visit that came since",
+                human_duration(took)
+            ),
+            gone && again == all,
+        )?;
+        roll_back(&context, "author_referrers", None, &stop).await?;
+        let answer = client.query(visitors, ReadMode::Merged).await;
+        self.check("and the roll-back is taken back", answer.is_ok())
     }
+
+    /// Writes a view's SQL anew, and looks at what would change.
+    async fn edit(&mut self, sql: &str) -> Result<(Context, Plan)> {
+        let path = self.dir.join("views/author_referrers.sql");
+        std::fs::write(&path, sql).map_err(|e| Error::io(&path, e))?;
+        let context = Context::open(&self.dir).await?;
+        let planned = plan_of(&context, &[]).await?;
+        Ok((context, planned))
+    }
+
+    /// Builds what a plan says and compares it.
+    async fn judge(
+        &mut self,
+        context: &Context,
+        planned: &Plan,
+        options: &ApplyOptions,
+    ) -> Result<BTreeMap<String, Verdict>> {
+        begin_candidates(context, planned).await?;
+        let mut verdicts = BTreeMap::new();
+        for change in planned.views.iter().filter(|v| v.is_candidate()) {
+            let built = build_candidate(context, &change.view, change.action, options).await?;
+            self.say(&format!(
+                "   {}: g{} of {}",
+                built.view,
+                built.generation,
+                counted(built.outcome.facts, "fact", "facts")
+            ))?;
+            let found = verdict(context, &change.view, options).await?;
+            if let Some(judged) = &found.judged {
+                self.say(&indented(&diff::text(judged)))?;
+            }
+            for broken in &found.broken {
+                self.say(&format!(
+                    "   `{}` allows {}, found {}",
+                    broken.limit, broken.allowed, broken.found
+                ))?;
+            }
+            verdicts.insert(change.view.clone(), found);
+        }
+        Ok(verdicts)
+    }
+}
+
+fn indented(text: &str) -> String {
+    let lines: Vec<String> = text.lines().map(|line| format!("   {line}")).collect();
+    lines.join("\n")
 }
 
 /// Ends the daemon as an operator would, and waits until it has landed everything.

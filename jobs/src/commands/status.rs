@@ -5,7 +5,8 @@ use std::sync::Arc;
 
 use anabranch_shared::table::AddFile;
 use anabranch_shared::{
-    INGESTED_AT, Log, Master, OffsetRange, Offsets, PartitionId, Result, TopicEntry,
+    Entry, INGESTED_AT, Log, Master, Named, OffsetRange, Offsets, PartitionId, Result, Role,
+    TopicEntry,
 };
 use anabranch_speed::{DedupStatus, IntakeCount, KafkaState, PartitionLag};
 use arrow::datatypes::SchemaRef;
@@ -125,10 +126,12 @@ fn kafka_statuses(daemon: &DaemonStatus) -> Vec<KafkaStatus> {
 /// A view.
 #[derive(Debug, Serialize)]
 pub struct ViewStatus {
-    /// Its name.
+    /// Its name; with `candidate.` or `previous.` before it where that generation does not answer.
     pub view: String,
-    /// The generation that answers.
+    /// The generation.
     pub generation: u64,
+    /// Until when it is kept for a roll-back.
+    pub kept_until: Option<DateTime<Utc>>,
     /// Whether the project holds another definition than the one that answers.
     pub edited: bool,
     /// For each partition the first offset that it holds, where that is not 0: retention had removed
@@ -220,14 +223,15 @@ pub async fn status(context: &Context) -> Result<Status> {
     let mut views = Vec::new();
     let entry = context.catalogue.current();
     let daemon_of_views = daemon.as_ref();
-    let looks = entry.views.keys().map(|name| async move {
-        let status = view_status(context, name, daemon_of_views).await;
+    let looks = entry.generations().map(|named| async move {
+        let name = named.relation();
+        let status = view_status(context, &name, daemon_of_views).await;
         (name, status)
     });
     let looks: Vec<_> = looks.collect();
     let mut looking = stream::iter(looks).buffered(LOOKED_AT_ONCE);
     while let Some((name, status)) = looking.next().await {
-        let (own, rest) = jobs.into_iter().partition(|j| j.view == *name);
+        let (own, rest) = jobs.into_iter().partition(|j| j.view == name);
         jobs = rest;
         match status {
             Ok(None) => {}
@@ -236,13 +240,13 @@ pub async fn status(context: &Context) -> Result<Status> {
                     notes.insert(format!("{name} failed"), why);
                 }
                 views.push(ViewStatus {
-                    edited: edited.contains(name),
+                    edited: edited.contains(&name),
                     jobs: own,
                     ..view
                 });
             }
             Err(e) => {
-                notes.insert(name.clone(), e.to_string());
+                notes.insert(name, e.to_string());
             }
         }
     }
@@ -399,16 +403,23 @@ fn latest(file: &AddFile, schema: &SchemaRef, column: &str) -> Option<i64> {
     }
 }
 
+/// Until when a generation is kept that answered before.
+fn kept_until(named: &Named<'_>, entry: &Entry) -> Option<DateTime<Utc>> {
+    let previous = entry.views.get(named.view)?.previous.as_ref()?;
+    let is_it = named.role == Role::Previous;
+    is_it.then(|| DateTime::from_timestamp_millis(previous.until_ms))?
+}
+
 async fn view_status(
     context: &Context,
     name: &str,
     daemon: Option<&DaemonStatus>,
 ) -> Result<Option<ViewStatus>> {
     let entry = context.catalogue.current();
-    let Some(live) = entry.views.get(name).and_then(|v| v.live.as_ref()) else {
+    let Some(named) = entry.named(name) else {
         return Ok(None);
     };
-    let view = context.live_view(name, &live.definition)?;
+    let (view, live) = (context.generation_view(&named)?, named.entry);
     let master = Master::open(&context.storage, &view, live.generation, now_ms()).await?;
     let head = context.log(&live.definition.topic.name).await?.head();
     let pin = master.pin();
@@ -416,6 +427,7 @@ async fn view_status(
     Ok(Some(ViewStatus {
         view: name.to_owned(),
         generation: live.generation.0,
+        kept_until: kept_until(&named, &entry),
         edited: false,
         from: (live.from != Offsets::default()).then(|| live.from.to_string()),
         boundary: pin.boundary.to_string(),

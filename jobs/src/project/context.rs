@@ -6,9 +6,9 @@ use std::path::Path;
 use std::sync::Arc;
 
 use anabranch_shared::settings::{Project, TopicSettings, ViewSettings};
-use anabranch_shared::view::{Definition, View, refuse_relation, relations_read};
+use anabranch_shared::view::{View, refuse_relation, relations_read};
 use anabranch_shared::{
-    Catalogue, Error, Export, Log, Offsets, Pin, Relation, Result, Storage, Topic,
+    Catalogue, Error, Export, Log, Named, Offsets, Pin, Relation, Result, Storage, Topic,
     dead_letters_queried, nearest,
 };
 
@@ -105,14 +105,14 @@ impl Context {
         Ok(view)
     }
 
-    /// Plans the definition by which a view answers; one that was planned already is not planned
-    /// again.
-    pub fn live_view(&self, name: &str, live: &Definition) -> Result<Arc<View>> {
-        if let Some(view) = self.planned.of_definition(name, live) {
+    /// Plans a generation of the catalogue; one that was planned already is not planned again.
+    pub fn generation_view(&self, named: &Named<'_>) -> Result<Arc<View>> {
+        let (relation, definition) = (named.relation(), &named.entry.definition);
+        if let Some(view) = self.planned.of_definition(&relation, definition) {
             return Ok(view);
         }
-        let view = Arc::new(View::from_definition(name, live)?);
-        self.planned.note_definition(name, live, &view);
+        let view = Arc::new(View::from_definition(named.view, definition)?);
+        self.planned.note_definition(&relation, definition, &view);
         Ok(view)
     }
 

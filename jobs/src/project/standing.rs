@@ -206,7 +206,7 @@ impl Context {
         match live.map(|live| View::from_definition(name, &live.definition)) {
             Some(Err(e)) => e.to_string(),
             _ => format!(
-                "view `{name}` was edited and still answers by its old definition; run `anabranch batch rebuild {name}` to cut over"
+                "view `{name}` was edited and still answers by its old definition; `anabranch plan` shows what would change, `anabranch apply` does it"
             ),
         }
     }

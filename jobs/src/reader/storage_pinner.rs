@@ -7,8 +7,8 @@ use std::sync::atomic::AtomicBool;
 
 use anabranch_shared::view::fold_facts;
 use anabranch_shared::{
-    Error, FoldOptions, FoldProgress, Log, Master, Offsets, PartitionId, Pin, Pinner, ReadMode,
-    Relation, Result, Spill, Topic, TopicPin, ViewEntry, ViewPin,
+    Error, FoldOptions, FoldProgress, Log, Master, Named, Offsets, PartitionId, Pin, Pinner,
+    ReadMode, Relation, Result, Spill, Topic, TopicPin, ViewPin,
 };
 use anabranch_speed::{Following, PlacedFacts, TopicStream, follow_log};
 use async_trait::async_trait;
@@ -216,13 +216,11 @@ impl LocalPinner {
         Ok(view)
     }
 
-    async fn open_master(&self, name: &str, entry: &ViewEntry) -> Result<Option<Arc<Master>>> {
-        let Some(live) = &entry.live else {
-            return Ok(None);
-        };
-        let view = self.context.live_view(name, &live.definition)?;
-        let master = Master::open(&self.context.storage, &view, live.generation, now_ms()).await?;
-        Ok(Some(Arc::new(master)))
+    async fn open_master(&self, named: &Named<'_>) -> Result<Arc<Master>> {
+        let view = self.context.generation_view(named)?;
+        let generation = named.entry.generation;
+        let master = Master::open(&self.context.storage, &view, generation, now_ms()).await?;
+        Ok(Arc::new(master))
     }
 }
 
@@ -261,24 +259,22 @@ impl Pinner for LocalPinner {
                 view: None,
             });
         }
-        for (name, view) in &entry.views {
-            if let Some(live) = &view.live {
-                let view = match self.context.live_view(name, &live.definition) {
-                    Ok(view) => view,
-                    // Whoever asks it is told why; the others are listed all the same.
-                    Err(e) => {
-                        tracing::warn!(view = %name, error = %e, "a view is not listed");
-                        continue;
-                    }
-                };
-                let schema = view.schema();
-                relations.push(Relation {
-                    name: name.clone(),
-                    kind: "view",
-                    schema,
-                    view: Some(view),
-                });
-            }
+        for named in entry.generations() {
+            let name = named.relation();
+            let view = match self.context.generation_view(&named) {
+                Ok(view) => view,
+                // Whoever asks it is told why; the others are listed all the same.
+                Err(e) => {
+                    tracing::warn!(view = %name, error = %e, "a view is not listed");
+                    continue;
+                }
+            };
+            relations.push(Relation {
+                name,
+                kind: "view",
+                schema: view.schema(),
+                view: Some(view),
+            });
         }
         relations.extend(self.context.relations());
         Ok(relations)
@@ -292,10 +288,8 @@ impl Pinner for LocalPinner {
         // Boundaries are read before heads, so that no head is below a boundary.
         let mut masters = Vec::new();
         for name in names {
-            if let Some(view) = entry.views.get(name)
-                && let Some(master) = self.open_master(name, view).await?
-            {
-                masters.push((name.clone(), master));
+            if let Some(named) = entry.named(name) {
+                masters.push((name.clone(), self.open_master(&named).await?));
             }
         }
         let dead = names.iter().any(|n| n == "dead_letters");

@@ -11,7 +11,8 @@ use anabranch_batch::{
 use anabranch_shared::settings::ViewSettings;
 use anabranch_shared::view::View;
 use anabranch_shared::{
-    Error, FoldProgress, GenerationEntry, Log, Master, Offsets, Result, ViewEntry, counted,
+    CutOverOf, Error, FoldProgress, GenerationEntry, Log, Master, Named, Offsets, Result, Role,
+    ViewEntry, counted,
 };
 
 use crate::clock::{now_ms, now_us};
@@ -20,6 +21,7 @@ use crate::project::job_history::{self, JobRecord, peak_memory_bytes};
 use crate::project::limits::threads;
 use crate::project::standing::ViewStanding;
 use crate::reader::daemon_status::Served;
+use crate::work::doer::doer;
 use crate::work::upkeep;
 
 /// How often a view is refreshed so that its export need not go back.
@@ -176,7 +178,7 @@ async fn build_one(
         (Ok(view), _) => view,
         // What answers is refreshed whatever became of its file.
         (Err(e), Build::Refresh) => {
-            return refresh_former(context, &settings.name, e, options).await;
+            return build_former(context, &settings.name, build, e, options).await;
         }
         (Err(e), _) => return Err(e),
     };
@@ -185,24 +187,48 @@ async fn build_one(
         (ViewStanding::Live, _) if is_readable(context, &view).await? => {
             build_live(context, &view, build, options).await
         }
+        // What answers is made whole; what the project says now takes its place by `apply`.
+        (ViewStanding::Edited, Build::Rebuild | Build::Refresh)
+            if former_is_readable(context, view.name()).await? =>
+        {
+            let none = never_built(view.name());
+            build_former(context, view.name(), build, none, options).await
+        }
+        (ViewStanding::Edited, Build::RebuildFromLow) => Err(Error::Invalid(format!(
+            "view `{}` was edited; run `anabranch apply --from-low --view {}`",
+            view.name(),
+            view.name()
+        ))),
         (_, Build::Rebuild | Build::RebuildFromLow) => {
             build_new(context, &view, build, options).await
         }
         (ViewStanding::Edited, Build::Refresh) => {
             let none = never_built(view.name());
-            refresh_former(context, view.name(), none, options).await
+            build_former(context, view.name(), build, none, options).await
         }
         (ViewStanding::New, Build::Refresh) => Err(never_built(view.name())),
     }
 }
 
-/// Refreshes the definition that answers, which is not the project's.
+/// Whether the generation of a view that answers by another definition than the project's can be read.
+async fn former_is_readable(context: &Context, name: &str) -> Result<bool> {
+    let entry = context.catalogue.current();
+    let live = entry.views.get(name).and_then(|v| v.live.as_ref());
+    let Some(live) = live else { return Ok(false) };
+    match View::from_definition(name, &live.definition) {
+        Ok(view) => is_readable(context, &Arc::new(view)).await,
+        Err(_) => Ok(false),
+    }
+}
+
+/// Builds on the definition that answers, which is not the project's.
 ///
 /// # Errors
 /// `none` where none answers.
-async fn refresh_former(
+async fn build_former(
     context: &Context,
     name: &str,
+    build: Build,
     none: Error,
     options: &BatchOptions,
 ) -> Result<Built> {
@@ -211,8 +237,8 @@ async fn refresh_former(
         return Err(none);
     };
     let view = Arc::new(View::from_definition(name, &live.definition)?);
-    tracing::warn!(view = %name, "the view was edited; its old definition is refreshed until `anabranch batch rebuild`");
-    build_live(context, &view, Build::Refresh, options).await
+    tracing::warn!(view = %name, "the view was edited; the definition that answers is built on until `anabranch apply`");
+    build_live(context, &view, build, options).await
 }
 
 /// Whether the live master view can be read: its table is whole, and its states are of the format
@@ -253,17 +279,56 @@ async fn build_live(
         Build::Rebuild | Build::RebuildFromLow => {
             rebuild(&master, &log, &head, options, now_ms).await?
         }
-        Build::Refresh => refresh(&master, &log, &head, options, now_ms).await?,
+        Build::Refresh => {
+            let outcome = refresh(&master, &log, &head, options, now_ms).await?;
+            refresh_others(context, view.name(), options).await;
+            outcome
+        }
     };
-    match merge_small_runs(&master, &log, options, now_ms()).await {
-        Ok(_) | Err(Error::Conflict(_)) => {}
-        Err(e) => return Err(e),
-    }
+    merge_runs(&master, &log, options).await?;
     Ok(Built {
         outcome,
         master,
         cut_over: false,
     })
+}
+
+async fn merge_runs(master: &Arc<Master>, log: &Arc<Log>, options: &BatchOptions) -> Result<()> {
+    match merge_small_runs(master, log, options, now_ms()).await {
+        Ok(_) | Err(Error::Conflict(_)) => Ok(()),
+        Err(e) => Err(e),
+    }
+}
+
+/// Refreshes the generations of a view that don't answer and are kept: its candidate, and the one that
+/// a roll-back would bring back. One that fails is nobody's trouble but its own.
+async fn refresh_others(context: &Context, view: &str, options: &BatchOptions) {
+    let entry = context.catalogue.current();
+    let of_view = entry.generations().filter(|named| named.view == view);
+    for named in of_view.filter(|named| named.role != Role::Live) {
+        let options = BatchOptions {
+            progress: Arc::default(),
+            ..options.clone()
+        };
+        if let Err(error) = refresh_generation(context, &named, &options).await {
+            tracing::warn!(view = %named.relation(), %error, "was not refreshed; the next refresh tries again");
+        }
+    }
+}
+
+/// Refreshes one generation up to the end of its topic's log. Returns its master view.
+pub(crate) async fn refresh_generation(
+    context: &Context,
+    named: &Named<'_>,
+    options: &BatchOptions,
+) -> Result<Arc<Master>> {
+    let view = context.generation_view(named)?;
+    let generation = named.entry.generation;
+    let master = Arc::new(Master::open(&context.storage, &view, generation, now_ms()).await?);
+    let log = context.log(&view.topic().name).await?;
+    refresh(&master, &log, &log.head(), options, now_ms).await?;
+    merge_runs(&master, &log, options).await?;
+    Ok(master)
 }
 
 /// Builds a new generation beside the live one, and cuts over.
@@ -300,11 +365,14 @@ async fn build_new(
     };
     context
         .catalogue
-        .cut_over(
-            view.name(),
-            live.map(|l| l.generation),
-            &entry,
-            &outcome.boundary,
+        .cut_over_all(
+            &[CutOverOf::new(
+                view.name(),
+                live.map(|l| l.generation),
+                entry,
+                outcome.boundary.clone(),
+            )],
+            &doer(None),
         )
         .await?;
     Ok(Built {

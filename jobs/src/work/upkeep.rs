@@ -83,9 +83,42 @@ pub async fn maintain(
     time: UpkeepTime,
     action: CleanAction,
 ) -> Result<CleanReport> {
+    if action == CleanAction::Remove {
+        retire(context, &time, None).await?;
+    }
     let options = clean_options(context, time, action);
     let others = [layout::JOBS, layout::DEAD_LETTER_RETRIES].map(Path::from);
     clean_storage(&context.storage, &context.catalogue, &others, &options).await
+}
+
+/// Ends that former generations are kept whose time is over, and gives up candidates that nobody has cut
+/// over to for too long; of all views, or of one.
+async fn retire(context: &Context, time: &UpkeepTime, only: Option<&str>) -> Result<()> {
+    let entry = context.catalogue.current();
+    let hold = context.project.build.hold;
+    let hold_ms = i64::try_from(hold.as_millis()).unwrap_or(i64::MAX);
+    let mut given_up = BTreeMap::new();
+    let views = entry.views.iter();
+    for (name, known) in views.filter(|(name, _)| only.is_none_or(|only| only == *name)) {
+        if let Some(previous) = &known.previous
+            && previous.until_ms <= time.now_ms
+        {
+            let generation = previous.entry.generation;
+            context.catalogue.retire_previous(name, generation).await?;
+            tracing::info!(view = %name, %generation, "the former generation is not kept any more");
+        }
+        if let Some(candidate) = &known.candidate
+            && candidate.begun_at_ms.saturating_add(hold_ms) <= time.now_ms
+        {
+            let generation = candidate.entry.generation;
+            tracing::warn!(view = %name, %generation, "the candidate was not cut over to within `hold` of `[build]` and is given up");
+            given_up.insert(name.clone(), generation);
+        }
+    }
+    if !given_up.is_empty() {
+        context.catalogue.drop_candidates(&given_up).await?;
+    }
+    Ok(())
 }
 
 /// Cleans what belongs to a view after one of its jobs. What goes wrong is only said: the job is
@@ -93,7 +126,9 @@ pub async fn maintain(
 pub async fn after_job(context: &Context, view: &str) {
     let cleaned = async {
         let action = CleanAction::Remove;
-        let options = clean_options(context, upkeep_time(context, action).await?, action);
+        let time = upkeep_time(context, action).await?;
+        retire(context, &time, Some(view)).await?;
+        let options = clean_options(context, time, action);
         clean_view(&context.storage, &context.catalogue, view, &options).await
     };
     match cleaned.await {

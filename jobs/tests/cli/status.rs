@@ -55,7 +55,7 @@ fn status_tells_what_there_is_and_what_is_not_done() -> Result<()> {
     let status = project.json(&["status"])?;
     ensure!(status["views"][0]["edited"] == true, "{status}");
     ensure!(
-        status["notes"].to_string().contains("batch rebuild words"),
+        status["notes"].to_string().contains("anabranch apply"),
         "{status}"
     );
     let shown = project.ok(&["status"])?;

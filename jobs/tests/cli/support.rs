@@ -193,3 +193,13 @@ impl Drop for Process {
         self.child.wait().ok();
     }
 }
+
+/// Waits until something is so.
+pub(crate) fn wait_for_true(mut is_so: impl FnMut() -> Result<bool>) -> Result<()> {
+    let begun = std::time::Instant::now();
+    while !is_so()? {
+        ensure!(begun.elapsed() < PATIENCE, "not so in {PATIENCE:?}");
+        std::thread::sleep(Duration::from_millis(100));
+    }
+    Ok(())
+}

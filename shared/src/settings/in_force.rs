@@ -70,7 +70,12 @@ pub fn in_force(text: &str, environment: &dyn Fn(&str) -> Option<String>) -> Vec
 fn is_shown_without(root: &DeTable<'_>, section: Section) -> bool {
     match section {
         Section::Topic | Section::View => root.get(section.key()).is_none(),
-        Section::Field | Section::Kafka | Section::Dedup | Section::Retention => false,
+        Section::Field
+        | Section::Kafka
+        | Section::Dedup
+        | Section::Retention
+        | Section::Gate
+        | Section::GateColumn => false,
         _ => true,
     }
 }
@@ -95,7 +100,8 @@ fn tables_of<'t>(root: &'t DeTable<'t>, section: Section) -> Vec<(String, &'t De
     let below = |path: &'static [&'static str]| {
         let tables = named().filter_map(move |(name, topic)| {
             let found = path.iter().try_fold(topic, |at, key| table(at.get(*key)))?;
-            Some((format!("[topics.{name}.{}]", path.join(".")), found))
+            let top = section.key();
+            Some((format!("[{top}.{name}.{}]", path.join(".")), found))
         });
         tables.collect()
     };
@@ -119,6 +125,21 @@ fn tables_of<'t>(root: &'t DeTable<'t>, section: Section) -> Vec<(String, &'t De
         Section::Kafka => below(&["source", "kafka"]),
         Section::Dedup => below(&["dedup"]),
         Section::Retention => below(&["retention"]),
+        Section::Gate => below(&["gate"]),
+        Section::GateColumn => {
+            let columns = named().filter_map(|(name, view)| {
+                let gate = table(view.get("gate"))?;
+                Some((name, table(gate.get("columns"))?))
+            });
+            let tables = columns.flat_map(|(name, columns)| {
+                let entries = in_file_order(columns).into_iter();
+                entries.filter_map(move |column| {
+                    let header = format!("[views.{name}.gate.columns.{}]", column.key);
+                    Some((header, table(Some(column.value))?))
+                })
+            });
+            tables.collect()
+        }
         _ => vec![(section.header(), top)],
     }
 }

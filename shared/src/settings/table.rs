@@ -8,6 +8,7 @@ use super::choice::{
     Ack, DeadLetterShare, LogFormat, RegionName, ServerUrl, StorageUrl, UnknownFields,
 };
 use super::field_reads::EpochUnit;
+use super::gate::Limit;
 use super::kafka::{KafkaStart, OnGap, PartitionList, Tombstones, Word};
 use super::value::{
     Address, Count, FieldName, FileMode, HostList, PeriodOrOff, ProjectPath, Schedule,
@@ -21,6 +22,7 @@ pub(super) enum Section {
     Daemon,
     Http,
     Batch,
+    Build,
     Query,
     Log,
     Topic,
@@ -29,14 +31,17 @@ pub(super) enum Section {
     Dedup,
     Retention,
     View,
+    Gate,
+    GateColumn,
 }
 
 impl Section {
-    pub(super) const ALL: [Self; 12] = [
+    pub(super) const ALL: [Self; 15] = [
         Self::Storage,
         Self::Daemon,
         Self::Http,
         Self::Batch,
+        Self::Build,
         Self::Query,
         Self::Log,
         Self::Topic,
@@ -45,6 +50,8 @@ impl Section {
         Self::Dedup,
         Self::Retention,
         Self::View,
+        Self::Gate,
+        Self::GateColumn,
     ];
 
     /// The key at the top of the file that the section is under.
@@ -54,10 +61,11 @@ impl Section {
             Self::Daemon => "daemon",
             Self::Http => "http",
             Self::Batch => "batch",
+            Self::Build => "build",
             Self::Query => "query",
             Self::Log => "log",
             Self::Topic | Self::Field | Self::Kafka | Self::Dedup | Self::Retention => "topics",
-            Self::View => "views",
+            Self::View | Self::Gate | Self::GateColumn => "views",
         }
     }
 
@@ -69,6 +77,8 @@ impl Section {
             Self::Kafka => "[topics.NAME.source.kafka]".to_owned(),
             Self::Dedup => format!("[{}.NAME.dedup]", self.key()),
             Self::Retention => format!("[{}.NAME.retention]", self.key()),
+            Self::Gate => format!("[{}.NAME.gate]", self.key()),
+            Self::GateColumn => format!("[{}.NAME.gate.columns.COLUMN]", self.key()),
             _ => format!("[{}]", self.key()),
         }
     }
@@ -80,6 +90,7 @@ impl Section {
             Self::Daemon => "The speed layer: `anabranch up` and `anabranch speed`.",
             Self::Http => "What the daemon takes over HTTP, and from whom.",
             Self::Batch => "The batch layer: refreshes, rebuilds, verifications.",
+            Self::Build => "Building generations beside those that answer: `anabranch apply`.",
             Self::Query => "Answers to queries.",
             Self::Log => "What `anabranch up`, `speed` and `schedule` write to standard error.",
             Self::Topic => "One table for each topic.",
@@ -94,6 +105,12 @@ impl Section {
                 "Which facts of a topic are removed, once its views hold them: views go on counting them."
             }
             Self::View => "One table for each view.",
+            Self::Gate => {
+                "How far a new generation of the view may differ: `anabranch apply` stops before the cut-over where it goes past this."
+            }
+            Self::GateColumn => {
+                "The same of one column; `\"*\"` stands for all that have none of their own."
+            }
         }
     }
 
@@ -333,6 +350,13 @@ settings! {
     /// Threads of a job; 0 for all cores.
     BATCH_THREADS: Defaulted<Threads> = Batch."threads", Defaulted(|| Threads(0));
 
+    /// Threads of such a build; 0 for all cores. What answers meanwhile goes before.
+    BUILD_THREADS: Defaulted<Threads> = Build."threads", Defaulted(|| Threads(1));
+    /// The most memory for such a build, and for comparing what it made.
+    BUILD_MEMORY: Defaulted<Size> = Build."memory", Defaulted(|| Size::megabytes(1_000));
+    /// What was built and not cut over to is given up after so long; until then retention waits for it.
+    BUILD_HOLD: Defaulted<Duration> = Build."hold", Defaulted(|| minutes(7 * 24 * 60));
+
     /// The most memory for queries, all together.
     QUERY_MEMORY: Defaulted<Size> = Query."memory", Defaulted(|| Size::megabytes(2_000));
     /// A query that takes longer is cancelled; the time counts from when it comes.
@@ -454,6 +478,26 @@ settings! {
     TIMEZONE: Defaulted<ZoneName> = View."timezone", Defaulted(|| ZoneName("UTC".to_owned()));
     /// Also write one finished row a key for other engines, anew after each job: `views/NAME/export`.
     EXPORT: Defaulted<bool> = View."export", Defaulted(|| false);
+    /// How long the former generation is kept fresh after a cut-over, so that a roll-back is exact at once; "off" for not at all.
+    KEEP_PREVIOUS: Defaulted<PeriodOrOff> = View."keep_previous", Defaulted(|| PeriodOrOff(Some(minutes(24 * 60))));
+    /// How far a new generation may differ; its settings are below.
+    GATE: OptionalTable = View."gate", OptionalTable { example: "{ rows_changed = \"5%\", keys_lost = 0 }" };
+
+    /// Rows of both generations whose values differ, at most.
+    ROWS_CHANGED: Optional<Limit> = Gate."rows_changed", optional("\"5%\"");
+    /// Rows that the new generation lacks, at most.
+    KEYS_LOST: Optional<Limit> = Gate."keys_lost", optional("0");
+    /// Rows that only the new generation has, at most.
+    KEYS_NEW: Optional<Limit> = Gate."keys_new", optional("\"1%\"");
+    /// Which rows are judged, as a condition over the view's columns: history must not move.
+    GATE_WHERE: Optional<Word> = Gate."where", optional("\"minute < now() - INTERVAL '1 day'\"");
+    /// Limits of single columns; their settings are below.
+    COLUMNS_OF_GATE: OptionalTable = Gate."columns", OptionalTable { example: "{ page_views = { total_changed = \"1%\" } }" };
+
+    /// Rows of both generations in which the column differs, at most.
+    COLUMN_ROWS_CHANGED: Optional<Limit> = GateColumn."rows_changed", optional("\"5%\"");
+    /// By how much the column's total over all rows changes, at most.
+    TOTAL_CHANGED: Optional<Limit> = GateColumn."total_changed", optional("\"1%\"");
 }
 
 /// The reference of all settings, for people: each table with the name, type, default and meaning

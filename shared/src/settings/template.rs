@@ -44,6 +44,7 @@ pub fn template(name: &str) -> (String, Vec<(PathBuf, String)>) {
         Section::Daemon,
         Section::Http,
         Section::Batch,
+        Section::Build,
         Section::Query,
         Section::Log,
     ] {

@@ -61,8 +61,8 @@ fn other_value(section: Section, key: &str) -> &'static str {
         ) => "\"7s\"",
         (Section::Daemon, "land_facts" | "checkpoint_every" | "idempotency_keys") => "7",
         (Section::Daemon, _) => "\"7MiB\"",
-        (Section::Batch | Section::Query, "memory") => "7",
-        (Section::Batch | Section::Query, "threads") => "7",
+        (Section::Batch | Section::Build | Section::Query, "memory" | "threads") => "7",
+        (Section::Build, "hold") => "\"8d\"",
         (Section::Query, "timeout" | "verify_timeout") => "\"7s\"",
         (Section::Query, "at_once" | "waiting" | "max_terms" | "verifications") => "7",
         (Section::Query, _) => "\"7MiB\"",
@@ -101,6 +101,11 @@ fn other_value(section: Section, key: &str) -> &'static str {
         (Section::View, "rebuild_cron" | "verify_cron") => "\"7 3 * * *\"",
         (Section::View, "timezone") => "\"Europe/Berlin\"",
         (Section::View, "export") => "true",
+        (Section::View, "keep_previous") => "\"off\"",
+        (Section::View, "gate") => "{ keys_lost = 0 }",
+        (Section::Gate, "where") => "\"c > 1\"",
+        (Section::Gate, "columns") => "{ c = { rows_changed = 1 } }",
+        (Section::Gate | Section::GateColumn, _) => "\"7%\"",
         _ => panic!("add a value of `{key}` in `{}` here", section.header()),
     }
 }
@@ -108,7 +113,12 @@ fn other_value(section: Section, key: &str) -> &'static str {
 fn is_off_unless_written(section: Section) -> bool {
     matches!(
         section,
-        Section::Field | Section::Kafka | Section::Dedup | Section::Retention
+        Section::Field
+            | Section::Kafka
+            | Section::Dedup
+            | Section::Retention
+            | Section::Gate
+            | Section::GateColumn
     )
 }
 
@@ -297,6 +307,11 @@ fn defaults_are_those_of_the_documentation() {
             memory_bytes: 1_000_000_000,
             threads: 0,
         },
+        build: BuildSettings {
+            threads: 1,
+            memory_bytes: 1_000_000_000,
+            hold: Duration::from_secs(7 * 24 * 3_600),
+        },
         query: QuerySettings {
             memory_bytes: 2_000_000_000,
             timeout: Duration::from_secs(300),
@@ -331,6 +346,8 @@ fn defaults_are_those_of_the_documentation() {
         verify_cron: None,
         timezone: "UTC".to_owned(),
         export: false,
+        keep_previous: Some(Duration::from_secs(24 * 3_600)),
+        gate: GateSettings::default(),
     };
     assert_eq!(project.views, [view]);
 }

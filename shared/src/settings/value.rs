@@ -71,7 +71,7 @@ impl<'a> Found<'a> {
     }
 
     /// A whole number, also one that came from the environment, where everything is text.
-    fn whole(&self) -> Result<u64, Mismatch> {
+    pub(super) fn whole(&self) -> Result<u64, Mismatch> {
         match self {
             Self::Integer { digits, radix } => {
                 u64::from_str_radix(digits, *radix).map_err(|_| Mismatch::Plain)

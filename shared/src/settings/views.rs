@@ -4,11 +4,14 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use super::choice::resolve;
+use super::gate::{self, GateSettings};
 use super::reader::{Reader, Table};
-use super::table::{EXPORT, REBUILD_CRON, REFRESH_EVERY, SQL, TIMEZONE, VERIFY_CRON};
+use super::table::{
+    EXPORT, KEEP_PREVIOUS, REBUILD_CRON, REFRESH_EVERY, SQL, TIMEZONE, VERIFY_CRON,
+};
 
 /// A view as it is declared.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct ViewSettings {
     /// Name: a-z, 0-9 and `_`, at most 63 characters; no topic of the project has it.
     pub name: String,
@@ -26,6 +29,10 @@ pub struct ViewSettings {
     pub timezone: String,
     /// Whether one finished row a key is also written for other engines.
     pub export: bool,
+    /// How long the former generation is kept fresh after a cut-over; not at all where absent.
+    pub keep_previous: Option<Duration>,
+    /// How far a new generation may differ before it is cut over to.
+    pub gate: GateSettings,
 }
 
 /// Reads a view and its SQL file; `None` where a problem is on record.
@@ -40,6 +47,8 @@ pub(super) fn read(
     let verify_cron = reader.optional(table, &VERIFY_CRON);
     let timezone = reader.value(table, &TIMEZONE);
     let export = reader.value(table, &EXPORT);
+    let keep_previous = reader.value(table, &KEEP_PREVIOUS).0;
+    let gate = gate::read(reader, table).unwrap_or_default();
     let written = reader.required(table, &SQL)?;
     let sql_path = resolve(dir, Path::new(&written.0));
     let sql_text = sql_text(reader, &sql_path, name, table)?;
@@ -52,6 +61,8 @@ pub(super) fn read(
         verify_cron: verify_cron.map(|schedule| schedule.0),
         timezone: timezone.0,
         export,
+        keep_previous,
+        gate,
     })
 }
 

@@ -7,10 +7,10 @@ use datafusion::execution::{SessionState, SessionStateBuilder};
 
 use super::arguments::AggregateArguments;
 use super::bit_xor::BitXor;
-use super::redefined;
 use super::spread::Spread;
 use super::sum::Sum;
 use super::text_sets::Count;
+use super::{float_keys, redefined};
 use crate::{Result, functions};
 
 /// A session of the engine with its default features, and with this project's aggregates in the
@@ -18,6 +18,7 @@ use crate::{Result, functions};
 pub fn session_builder() -> SessionStateBuilder {
     let mut builder = SessionStateBuilder::new_with_default_features()
         .with_optimizer_rules(redefined::rules())
+        .with_physical_optimizer_rules(float_keys::rules())
         .with_analyzer_rule(Arc::new(AggregateArguments));
     let ours = Spread::udafs().into_iter();
     let ours = ours.chain([Sum::udaf(), BitXor::udaf(), Count::udaf()]);

@@ -140,39 +140,47 @@ impl Daemon {
         let entry = self.catalogue.current();
         self.take_declared(&entry).await;
         let topics = self.topics();
+        let generations = entry.generations();
+        let relations: BTreeMap<String, &GenerationEntry> =
+            generations.map(|g| (g.relation(), g.entry)).collect();
         for stream in topics.values() {
             let known: Vec<String> = stream.with_delta(|d| d.views.keys().cloned().collect());
             for name in known {
-                let alive = entry.views.get(&name).and_then(|v| v.live.as_ref());
-                if alive.is_none_or(|l| l.definition.topic.name != stream.topic().name) {
+                let alive = relations.get(&name);
+                if alive.is_none_or(|g| g.definition.topic.name != stream.topic().name) {
                     stream.forget(&name);
                 }
             }
         }
         let mut serving = JoinSet::new();
-        for (name, view) in &entry.views {
-            let Some(live) = &view.live else { continue };
-            let Some(stream) = topics.get(&live.definition.topic.name) else {
+        for named in entry.generations() {
+            let (name, of) = (named.relation(), named.entry.clone());
+            let Some(stream) = topics.get(&of.definition.topic.name) else {
                 continue;
             };
-            if stream.served(name) == Some(live.generation) || !self.served.is_due(name) {
+            if stream.served(&name) == Some(of.generation) || !self.served.is_due(&name) {
+                continue;
+            }
+            // What it was served as until now it goes on as, at once.
+            if stream.serve_as(named.view, &name, of.generation) {
+                tracing::info!(view = %name, generation = %of.generation, "serving");
                 continue;
             }
             if serving.len() >= AT_ONCE {
                 self.note_ended(serving.join_next().await);
             }
-            let (daemon, name, stream) = (self.clone(), name.clone(), stream.clone());
-            let live = live.clone();
+            let (daemon, stream) = (self.clone(), stream.clone());
+            let view = named.view.to_owned();
             serving.spawn(async move {
-                let served = daemon.serve(&name, &live, &stream).await;
+                let served = daemon.serve((&view, &name), &of, &stream).await;
                 daemon.served.note_waiting(&name, &served);
-                daemon.served.note_served(&name, live.generation, served);
+                daemon.served.note_served(&name, of.generation, served);
             });
         }
         while let Some(ended) = serving.join_next().await {
             self.note_ended(Some(ended));
         }
-        let gone = |name: &String| entry.views.get(name).is_none_or(|v| v.live.is_none());
+        let gone = |name: &String| !relations.contains_key(name);
         self.served.unserved.write().retain(|name, _| !gone(name));
         self.served.waiting.lock().retain(|name, _| !gone(name));
     }
@@ -231,13 +239,14 @@ impl Daemon {
         Ok(())
     }
 
+    /// Serves a generation of a view under a name.
     async fn serve(
         &self,
-        name: &str,
-        live: &GenerationEntry,
+        (view, name): (&str, &str),
+        of: &GenerationEntry,
         stream: &Arc<TopicStream>,
     ) -> Result<()> {
-        let made = of_view(name, || View::from_definition(name, &live.definition));
+        let made = of_view(name, || View::from_definition(view, &of.definition));
         let view = Arc::new(made?);
         if let Some(field) = stream.field_not_taken(&view) {
             // What answered before is none that answers any more.
@@ -245,10 +254,10 @@ impl Daemon {
             return Err(self.not_taken(&view, field));
         }
         let now = self.options.now_ms();
-        let master = Arc::new(Master::open(&self.storage, &view, live.generation, now).await?);
+        let master = Arc::new(Master::open(&self.storage, &view, of.generation, now).await?);
         stream.upkeep().follow().await?;
-        stream.upkeep().serve(master).await?;
-        tracing::info!(view = %name, generation = %live.generation, "serving");
+        stream.upkeep().serve(name, master).await?;
+        tracing::info!(view = %name, generation = %of.generation, "serving");
         Ok(())
     }
 }

@@ -124,7 +124,8 @@ impl Taken {
                 let view = master.view().clone();
                 let mut states = kept.clone();
                 states.extend(folded(&view, landed)?);
-                Ok(SentStates { view, states })
+                let name = wanted.name.clone();
+                Ok(SentStates { name, view, states })
             }
             served => {
                 let view = match served {
@@ -137,7 +138,8 @@ impl Taken {
                 };
                 let states = folded(&view, landed.chain(unlanded))?;
                 let states = states.into_iter().collect();
-                Ok(SentStates { view, states })
+                let name = wanted.name.clone();
+                Ok(SentStates { name, view, states })
             }
         }
     }

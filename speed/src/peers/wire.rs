@@ -44,6 +44,8 @@ pub(crate) struct PeerDelta {
 
 /// States as they are sent.
 pub(crate) struct SentStates {
+    /// The name under which they were asked for.
+    pub(crate) name: String,
     pub(crate) view: Arc<View>,
     pub(crate) states: Vec<RecordBatch>,
 }
@@ -87,7 +89,7 @@ pub(crate) fn encode(
         let (schema, batches) = sent.view.to_send(&sent.states)?;
         let bytes = section(&schema, &batches)?;
         views.push(ViewSection {
-            name: sent.view.name().to_owned(),
+            name: sent.name.clone(),
             state_format: sent.view.definition().state_format.clone(),
             bytes: bytes.len(),
         });
@@ -129,7 +131,7 @@ impl PeerDelta {
         body: &Bytes,
         peer: &str,
         topic: &Topic,
-        views: Vec<Arc<View>>,
+        views: Vec<(String, Arc<View>)>,
         limit: u64,
     ) -> Result<Self> {
         let damaged = |what: String| {
@@ -163,7 +165,7 @@ impl PeerDelta {
         };
         for sent in header.views {
             let batch = take(sent.bytes)?;
-            let Some(view) = views.iter().find(|v| v.name() == sent.name) else {
+            let Some((_, view)) = views.iter().find(|(name, _)| *name == sent.name) else {
                 continue;
             };
             let other = || {
@@ -178,8 +180,9 @@ impl PeerDelta {
             let states = states.ok_or_else(other)?;
             delta.states.insert(sent.name, states);
         }
-        if let Some(view) = views.iter().find(|v| !delta.states.contains_key(v.name())) {
-            return Err(damaged(format!("it lacks view `{}`", view.name())));
+        let lacks = |(name, _): &&(String, _)| !delta.states.contains_key(name);
+        if let Some((name, _)) = views.iter().find(lacks) {
+            return Err(damaged(format!("it lacks view `{name}`")));
         }
         let facts = take(header.facts_bytes)?;
         delta
@@ -251,6 +254,7 @@ mod tests {
             ..PeerDelta::default()
         };
         let sent = SentStates {
+            name: view.name().to_owned(),
             view: view.clone(),
             states: vec![states.clone()],
         };
@@ -269,7 +273,7 @@ mod tests {
         let view = Arc::new(View::compile("v", sql, &topic())?);
         let (body, states) = sent(&view)?;
         let read = |body: &Bytes| {
-            let views = vec![view.clone()];
+            let views = vec![("v".to_owned(), view.clone())];
             PeerDelta::decode(body, "10.0.0.7:1", &topic(), views, 1 << 20)
         };
         let held = read(&body)?;
@@ -295,7 +299,13 @@ mod tests {
         let theirs = compile("SELECT count(n) AS c FROM facts")?;
         let ours = compile("SELECT sum(n) AS c FROM facts")?;
         let (body, _) = sent(&theirs)?;
-        let read = PeerDelta::decode(&body, "10.0.0.7:1", &topic(), vec![ours], 1 << 20);
+        let read = PeerDelta::decode(
+            &body,
+            "10.0.0.7:1",
+            &topic(),
+            vec![("v".to_owned(), ours)],
+            1 << 20,
+        );
         let conflict = |e: &Error| {
             let text = e.to_string();
             e.kind() == ErrorKind::Conflict && text.contains("10.0.0.7:1") && text.contains("`v`")

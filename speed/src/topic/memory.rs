@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use anabranch_shared::{
     Error, FoldOptions, FoldProgress, Generation, HeldMutex, Log, Master, Offsets, PartitionId,
-    Result,
+    Result, planted,
 };
 
 use crate::delta::TopicDelta;
@@ -59,6 +59,28 @@ impl TopicMemory {
     pub(super) fn forget(&self, view: &str) {
         let removed = self.delta.lock().views.remove(view);
         drop(removed);
+    }
+
+    /// Serves a generation of a view under one more name, where it is served under another: its pieces
+    /// are those of both. Returns whether it is.
+    pub(super) fn serve_as(&self, view: &str, name: &str, generation: Generation) -> bool {
+        let mut delta = self.delta.lock();
+        let is_it = |v: &&crate::delta::ViewDelta| {
+            let is_it = v.master.generation() == generation
+                || planted("planted-generation-of-another-number");
+            let is_of = v.master.view().name() == view && is_it;
+            is_of && v.failed.is_none()
+        };
+        let Some(mut found) = delta.views.values().find(is_it).cloned() else {
+            return false;
+        };
+        if planted("planted-pieces-lost-on-cut-over") {
+            found.pieces.clear();
+        }
+        let before = delta.views.insert(name.to_owned(), found);
+        drop(delta);
+        drop(before);
+        true
     }
 
     /// The views that are served.

@@ -167,7 +167,7 @@ impl TendingTurn<'_> {
         let pieces = above_boundary(log, &view, &pin.boundary, &following).await?;
         fail::fail_point!("delta-before-adopt");
         fail::fail_point!(&format!("adopt-of-{name}"));
-        self.exchange(&view, pieces, Some(pin));
+        self.exchange(name, &view, pieces, Some(pin));
         fail::fail_point!("delta-after-adopt");
         Ok(true)
     }
@@ -179,7 +179,7 @@ impl TendingTurn<'_> {
         };
         let (most_bytes, of) = (self.memory().eighth(), view.clone());
         if let Some(pieces) = blocking(move || merge_pieces(&of, most, most_bytes)).await? {
-            self.exchange(&view, pieces, None);
+            self.exchange(name, &view, pieces, None);
         }
         Ok(())
     }
@@ -188,15 +188,22 @@ impl TendingTurn<'_> {
     /// are for. What has landed since then stays beside them.
     fn exchange(
         &self,
+        name: &str,
         before: &ViewDelta,
         mut pieces: Vec<Arc<StatePiece>>,
         pin: Option<MasterPin>,
     ) {
         let mut delta = self.memory().delta.lock();
-        let Some(view) = delta.views.get_mut(before.master.view().name()) else {
+        let Some(view) = delta.views.get_mut(name) else {
             return;
         };
         if !Arc::ptr_eq(&view.master, &before.master) {
+            return;
+        }
+        if planted("planted-kept-by-its-first-boundary") && name.contains('.') {
+            if let Some(pin) = pin {
+                view.pin = pin;
+            }
             return;
         }
         match pin {

@@ -158,11 +158,10 @@ impl Upkeep {
         turn.tend(masters.into_iter().zip(looked)).await
     }
 
-    /// Serves a generation of a view, once its pieces reach without a gap from its boundary. Most of
+    /// Serves a generation of a view under a name, once its pieces reach without a gap from its boundary. Most of
     /// what it has to read is read before others wait for that.
-    pub(crate) async fn serve(&self, master: Arc<Master>) -> Result<()> {
+    pub(crate) async fn serve(&self, name: &str, master: Arc<Master>) -> Result<()> {
         let log = &self.memory.log;
-        let name = master.view().name().to_owned();
         let pin = master.pin();
         let followed = self.memory.upto();
         let following = self.memory.following();
@@ -192,8 +191,8 @@ impl Upkeep {
             failed,
             superseded: false,
         };
-        check_no_gap(&name, &view, &upto)?;
-        turn.insert(&name, view);
+        check_no_gap(name, &view, &upto)?;
+        turn.insert(name, view);
         drop(turn);
         self.tending.turn().await.relieve().await;
         Ok(())

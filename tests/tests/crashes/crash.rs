@@ -193,7 +193,7 @@ async fn a_cut_over_that_dies_happened_or_did_not() -> anyhow::Result<()> {
         ("cut-over-before-entry", VIEW),
         ("cut-over-after-entry", EDITED),
     ] {
-        let mut build = Process::start_to_stop(dir.path(), &["batch", "rebuild"], point, 1)?;
+        let mut build = Process::start_to_stop(dir.path(), &["apply", "--yes"], point, 1)?;
         build.stopped().await?;
         build.kill()?;
         // The daemon follows a cut-over within a moment.

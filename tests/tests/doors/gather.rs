@@ -146,7 +146,7 @@ pub(crate) async fn both_answer_with_all(
     }
     // A definition is built beside the live one while everything is in WALs alone.
     std::fs::write(paths[1].join("words.sql"), EDITED)?;
-    run_well(paths[1], &["batch", "rebuild", "words"]).await?;
+    run_well(paths[1], &["apply", "--yes"]).await?;
     for client in &clients {
         until("the cut-over", || async {
             let answer = client

@@ -9,8 +9,8 @@ use anabranch_batch::{
 use anabranch_shared::settings::Ack;
 use anabranch_shared::view::{Definition, View};
 use anabranch_shared::{
-    Catalogue, Error, ErrorKind, GenerationEntry, Landing, Log, Master, Offset, OffsetRange,
-    Offsets, PartitionId, Result,
+    Catalogue, CutOverOf, Doer, Error, ErrorKind, GenerationEntry, Landing, Log, Master, Offset,
+    OffsetRange, Offsets, PartitionId, Result,
 };
 use anabranch_speed::{BodyFormat, IngestChunk, RequestBody, TopicStream, Write, WriteOutcome};
 use anabranch_tests::{facts, views};
@@ -52,6 +52,12 @@ impl World<'_> {
             self.coverage.count("event: storage fails");
         }
         self.faults.set_percent(if faulty { 40 } else { 0 });
+        // Not drawn where there are none, so that cases of before are what they were.
+        if self.changes_generations && self.rng.random_bool(0.12) {
+            let done = self.change_generations().await;
+            self.faults.set_percent(0);
+            return done;
+        }
         let done = match self.rng.random_range(0..35) {
             0..=4 => self.write(i).await,
             5 if self.beside.is_some() => self.write_beside(i).await,
@@ -71,6 +77,7 @@ impl World<'_> {
             26..=27 => self.compact().await,
             28..=31 => self.retain().await,
             32..=33 => self.declare().await,
+
             _ => {
                 self.coverage.count("event: daemon crashes");
                 self.machines[i].crash()
@@ -272,6 +279,13 @@ impl World<'_> {
             }
             view.master.refresh().await?;
             unless_faulty(refresh(&view.master, &self.log, &head, &options, || NOW).await)?;
+            // As a job does, for who has a roll-back in mind.
+            if let Some(kept) = &view.previous
+                && self.rng.random_bool(0.7)
+            {
+                kept.master.refresh().await?;
+                unless_faulty(refresh(&kept.master, &self.log, &head, &options, || NOW).await)?;
+            }
         }
         if self.rng.random_bool(0.5) {
             self.refresh_beside().await?;
@@ -439,7 +453,10 @@ impl World<'_> {
         let from = Some(self.views[nth].generation());
         let cut = self
             .catalogue
-            .cut_over(name, from, &entry, &outcome.boundary)
+            .cut_over_all(
+                &[CutOverOf::new(name, from, entry, outcome.boundary.clone())],
+                &Doer::default(),
+            )
             .await;
         self.faults.set_percent(0);
         if cut.is_err() {
@@ -457,8 +474,9 @@ impl World<'_> {
         );
         if live == Some(master.generation()) {
             random.covers.iter().for_each(|c| self.coverage.count(c));
-            self.views[nth].master = master;
-            self.views[nth].definitions.push(random);
+            let view = &mut self.views[nth];
+            (view.master, view.candidate, view.previous) = (master, None, None);
+            view.definitions.push(random);
         }
         Ok(())
     }
@@ -513,6 +531,16 @@ impl World<'_> {
             let planned = Arc::new(View::from_definition(view.name, definition)?);
             let master = Master::open(&self.storage, &planned, view.generation(), NOW);
             view.master = Arc::new(master.await?);
+            for kept in [&mut view.candidate, &mut view.previous]
+                .into_iter()
+                .flatten()
+            {
+                let definition = kept.master.view().definition();
+                let planned = Arc::new(View::from_definition(view.name, definition)?);
+                let generation = kept.master.generation();
+                let master = Master::open(&self.storage, &planned, generation, NOW);
+                kept.master = Arc::new(master.await?);
+            }
         }
         match &mut self.beside {
             Some(beside) => beside.reopen(&self.storage).await,

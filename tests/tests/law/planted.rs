@@ -3,6 +3,8 @@
 use std::process::Command;
 use std::time::Instant;
 
+use super::world;
+
 /// Cases within which each bug must be noticed.
 const CASES: u64 = 1_500;
 
@@ -223,14 +225,53 @@ const BUGS: &[Bug] = &[
     ),
 ];
 
+/// The same of generations beside the ones that answer.
+const OF_GENERATIONS: &[Bug] = &[
+    (
+        "planted-generation-of-another-number",
+        "a daemon goes on with another generation of the view where one is cut over to",
+        1_000_000,
+    ),
+    (
+        "planted-pieces-lost-on-cut-over",
+        "the pieces of a generation are lost where it is served under another name",
+        1_000_000,
+    ),
+    (
+        "planted-copied-file-lost",
+        "a file is left out where states are copied to a new generation",
+        1_000_000,
+    ),
+    (
+        "planted-candidate-run-lost",
+        "a candidate that is gone on with leaves out a run",
+        1_000_000,
+    ),
+    (
+        "planted-copy-of-another-definition",
+        "states are copied although the definition was narrowed",
+        1_000_000,
+    ),
+    (
+        "planted-low-above-a-kept-generation",
+        "retention forgets generations that don't answer",
+        1_000_000,
+    ),
+    (
+        "planted-kept-by-its-first-boundary",
+        "a generation that is kept answers by the boundary that it was served with",
+        1_000_000,
+    ),
+];
+
 /// Runs the law's test with a bug switched on. Returns what it printed where it failed.
-fn broken_by(bug: &str, seed: u64) -> anyhow::Result<Option<String>> {
+fn broken_by(bug: &str, seed: u64, of: &str) -> anyhow::Result<Option<String>> {
     let out = Command::new(std::env::current_exe()?)
         .args(["--exact", "law::the_law_holds", "--nocapture"])
         .env("FAILPOINTS", format!("{bug}=return"))
         .env("ANABRANCH_LAW_CASES", CASES.to_string())
         .env("ANABRANCH_LAW_SEED", seed.to_string())
-        .env("ANABRANCH_LAW_PLANTED", "1")
+        .env("ANABRANCH_LAW_PLANTED", of)
         .env("RUST_BACKTRACE", "0")
         .output()?;
     let printed =
@@ -245,9 +286,13 @@ fn broken_by(bug: &str, seed: u64) -> anyhow::Result<Option<String>> {
 #[test]
 fn every_planted_bug_is_caught() -> anyhow::Result<()> {
     let mut missed: Vec<&str> = Vec::new();
-    for (bug, what, seed) in BUGS {
+    let plain = BUGS.iter().map(|bug| (bug, "1"));
+    let of_generations = OF_GENERATIONS
+        .iter()
+        .map(|bug| (bug, world::OF_GENERATIONS));
+    for ((bug, what, seed), of) in plain.chain(of_generations) {
         let begun = Instant::now();
-        match broken_by(bug, *seed)? {
+        match broken_by(bug, *seed, of)? {
             Some(printed) => {
                 let mut broken = printed.lines().filter(|l| l.contains("breaks the law"));
                 let at = broken.next().unwrap_or_default();

@@ -140,7 +140,7 @@ fn lines(ids: impl Iterator<Item = i64>) -> String {
 /// What every message about a failing view says: which view, which fact, which expression, and what to do.
 fn check_message(message: &str, view: &str, offset: i64, expression: &str) -> anyhow::Result<()> {
     let place = format!("partition 0, offsets [{offset}, {})", offset + 1);
-    let rebuild = format!("anabranch batch rebuild {view}");
+    let rebuild = "anabranch apply".to_owned();
     for part in [&format!("`{view}`"), &place, expression, &rebuild] {
         anyhow::ensure!(message.contains(part), "{view}: no `{part}` in: {message}");
     }

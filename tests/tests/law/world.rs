@@ -12,8 +12,8 @@ use anabranch_serving::{ServingOptions, SqlService};
 use anabranch_shared::settings::Ack;
 use anabranch_shared::view::View;
 use anabranch_shared::{
-    Catalogue, FoldOptions, FoldProgress, Generation, GenerationEntry, Log, Master, OffsetRange,
-    Offsets, PartitionId, Pin, Pinner, ReadMode, Relation, Storage, Topic,
+    Catalogue, CutOverOf, Doer, FoldOptions, FoldProgress, Generation, GenerationEntry, Log,
+    Master, OffsetRange, Offsets, PartitionId, Pin, Pinner, ReadMode, Relation, Storage, Topic,
 };
 use anabranch_speed::{Daemon, DaemonOptions, TopicOptions, TopicStream};
 use anabranch_tests::faults::{Faults, faulty};
@@ -26,6 +26,7 @@ use rand::{Rng, SeedableRng};
 
 use super::Coverage;
 use super::beside::{self, Beside};
+use super::generations::Kept;
 use super::peers::Living;
 
 /// The time, in milliseconds since 1970.
@@ -104,6 +105,9 @@ pub(crate) fn is_late(name: &str) -> bool {
     facts::LATE.iter().any(|(late, _)| *late == name)
 }
 
+/// The planted bug is of generations beside the ones that answer.
+pub(crate) const OF_GENERATIONS: &str = "generations";
+
 /// The names that views have.
 const NAMES: [&str; 2] = ["v", "w"];
 
@@ -116,6 +120,10 @@ pub(crate) struct WorldView {
     pub(crate) definitions: Vec<RandomView>,
     /// From where on each generation holds facts.
     pub(crate) starts: BTreeMap<Generation, Offsets>,
+    /// The generation that is built in the shadow of the live one.
+    pub(crate) candidate: Option<Kept>,
+    /// The one that a roll-back would bring back.
+    pub(crate) previous: Option<Kept>,
 }
 
 impl WorldView {
@@ -131,6 +139,8 @@ impl WorldView {
             master: first_generation(storage, catalogue, &view).await?,
             definitions: vec![random],
             starts: BTreeMap::new(),
+            candidate: None,
+            previous: None,
         })
     }
 
@@ -158,8 +168,8 @@ pub(crate) async fn first_generation(
         from: Offsets::default(),
     };
     let boundary = Offsets::default();
-    let cut = catalogue.cut_over(view.name(), None, &entry, &boundary);
-    cut.await?;
+    let first = CutOverOf::new(view.name(), None, entry, boundary);
+    catalogue.cut_over_all(&[first], &Doer::default()).await?;
     Ok(master)
 }
 
@@ -189,6 +199,8 @@ pub(crate) struct World<'a> {
     pub(crate) passed_ms: i64,
     /// A pin whose query runs later.
     pub(crate) held: Option<Pin>,
+    /// Whether there are generations beside the ones that answer.
+    pub(crate) changes_generations: bool,
     pub(crate) service: SqlService,
     pub(crate) coverage: &'a mut Coverage,
     _dir: tempfile::TempDir,
@@ -267,7 +279,9 @@ impl<'a> World<'a> {
         let declared = |name: &str| topic.fields.iter().any(|f| f.name == name);
         let mut of_topic = Vec::new();
         // A planted bug is of one view and topic: with more it would only be noticed later.
-        let is_small = std::env::var("ANABRANCH_LAW_PLANTED").is_ok();
+        let planted = std::env::var("ANABRANCH_LAW_PLANTED").ok();
+        let is_small = planted.is_some();
+        let changes_generations = planted.is_none_or(|of| of == OF_GENERATIONS);
         let several = !is_small && rng.random_bool(0.4);
         for name in &NAMES[..1 + usize::from(several)] {
             let random = views::view_over(&mut rng, &declared);
@@ -327,6 +341,7 @@ impl<'a> World<'a> {
             sourced: Vec::new(),
             passed_ms: 0,
             held: None,
+            changes_generations,
             service,
             coverage,
             _dir: dir,
@@ -417,8 +432,9 @@ impl<'a> World<'a> {
         self.rng.random_range(0..self.views.len())
     }
 
-    /// The view of a name.
+    /// The view that a name in queries is of.
     pub(crate) fn view(&self, name: &str) -> anyhow::Result<&WorldView> {
+        let name = name.rsplit('.').next().unwrap_or(name);
         let view = self.views.iter().find(|v| v.name == name);
         view.ok_or_else(|| anyhow::anyhow!("the case has no view `{name}`"))
     }

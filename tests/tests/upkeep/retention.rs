@@ -2,6 +2,7 @@
 //! is gone is refused with its place. Each command is a process of its own, so the millisecond that
 //! facts are kept has passed by the next one.
 
+use std::collections::BTreeSet;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -14,8 +15,8 @@ use anabranch_jobs::work::upkeep::maintain;
 use anabranch_shared::table::{Commit, RemoveFile};
 use anabranch_shared::view::View;
 use anabranch_shared::{
-    Error, ErrorKind, Generation, GenerationEntry, Landing, Log, Master, Offset, OffsetRange,
-    Offsets, PartitionId,
+    CutOverOf, Doer, Error, ErrorKind, Generation, GenerationEntry, Landing, Log, Master, Offset,
+    OffsetRange, Offsets, PartitionId,
 };
 use anabranch_tests::ledger::line;
 use anabranch_tests::places;
@@ -190,18 +191,15 @@ async fn a_new_definition_is_refused_unless_it_may_start_at_low() -> anyhow::Res
     let dir = dir.path();
     ingest(dir, 100..150).await?;
     std::fs::write(dir.join("words.sql"), EDITED)?;
-    let says = [
-        "view `words`",
-        "[0, 101) of partition 0",
-        "100 facts",
-        "batch rebuild words --from-low",
-    ];
-    refused(dir, &["batch", "rebuild", "words"], &says).await?;
-    refused(dir, &["batch", "rebuild"], &says).await?;
+    let says = ["view `words`", "[0:101]", "100 facts", "apply --from-low"];
+    refused(dir, &["plan"], &says).await?;
+    refused(dir, &["apply", "--yes"], &says).await?;
+    // What answers is made whole by its own definition, as far as the log goes.
+    run_well(dir, &["batch", "rebuild", "words"]).await?;
     // The former definition answers on, also of what is gone.
     let found = sql(dir, "SELECT sum(facts), sum(ids) FROM words").await?;
     assert_eq!(found, counts(150));
-    run_well(dir, &["batch", "rebuild", "words", "--from-low"]).await?;
+    run_well(dir, &["apply", "--yes", "--from-low"]).await?;
     let found = sql(dir, "SELECT sum(facts), max(newest) FROM words").await?;
     assert_eq!(found, "25,148");
     run_well(dir, &["verify"]).await?;
@@ -210,7 +208,7 @@ async fn a_new_definition_is_refused_unless_it_may_start_at_low() -> anyhow::Res
     // What starts there needs no less: another edit loses nothing.
     let again = EDITED.replace("id % 2 = 0", "id % 5 = 0");
     std::fs::write(dir.join("words.sql"), again)?;
-    run_well(dir, &["batch", "rebuild", "words"]).await?;
+    run_well(dir, &["apply", "--yes"]).await?;
     assert_eq!(sql(dir, "SELECT sum(facts) FROM words").await?, "10");
 
     let settings = dir.join("anabranch.toml");
@@ -420,7 +418,15 @@ async fn no_generation_is_cut_over_to_that_lacks_what_was_removed() -> anyhow::R
     let catalogue = &world.context.catalogue;
     let from = Some(Generation(1));
     let cut = catalogue
-        .cut_over("words", from, &entry, &outcome.boundary)
+        .cut_over_all(
+            &[CutOverOf::new(
+                "words",
+                from,
+                entry,
+                outcome.boundary.clone(),
+            )],
+            &Doer::default(),
+        )
         .await;
     match cut {
         Err(e) if e.kind() == ErrorKind::Conflict => {
@@ -440,10 +446,13 @@ async fn no_generation_is_cut_over_to_that_lacks_what_was_removed() -> anyhow::R
     )
     .await?;
     let catalogue = &world.context.catalogue;
-    let seen = [("words".to_owned(), Generation(1))].into_iter().collect();
+    let seen = BTreeSet::from([("words".to_owned(), Generation(1))]);
     let entry = world.entry(&beside);
     catalogue
-        .cut_over("words", from, &entry, &Offsets::default())
+        .cut_over_all(
+            &[CutOverOf::new("words", from, entry, Offsets::default())],
+            &Doer::default(),
+        )
         .await?;
     let raised = catalogue.raise_low("facts", &world.log.head(), &seen).await;
     anyhow::ensure!(

@@ -3,6 +3,8 @@
 
 use chrono::TimeDelta;
 
+use anabranch_shared::settings::GateSettings;
+
 use super::*;
 use crate::work::schedule_times::next_time;
 
@@ -16,6 +18,8 @@ fn view(cron: Option<&str>, every: Option<u64>, zone: &str) -> ViewSettings {
         verify_cron: None,
         timezone: zone.into(),
         export: false,
+        keep_previous: None,
+        gate: GateSettings::default(),
     }
 }
 

@@ -168,8 +168,8 @@ fn unknown_keys_and_tables_name_what_is_near_or_known() {
     );
     assert_told(
         "[users]",
-        "unknown table `[users]`; known tables: `[storage]`, `[daemon]`, `[http]`, `[batch]`, `[query]`, `[log]`, \
-         `[topics.NAME]`, `[topics.NAME.fields.FIELD]`, `[topics.NAME.source.kafka]`, `[topics.NAME.dedup]`, `[topics.NAME.retention]`, `[views.NAME]`",
+        "unknown table `[users]`; known tables: `[storage]`, `[daemon]`, `[http]`, `[batch]`, `[build]`, `[query]`, `[log]`, \
+         `[topics.NAME]`, `[topics.NAME.fields.FIELD]`, `[topics.NAME.source.kafka]`, `[topics.NAME.dedup]`, `[topics.NAME.retention]`, `[views.NAME]`, `[views.NAME.gate]`, `[views.NAME.gate.columns.COLUMN]`",
         "users",
     );
     assert_told(
@@ -179,7 +179,7 @@ fn unknown_keys_and_tables_name_what_is_near_or_known() {
     );
     assert_told(
         "threads = 1",
-        "unknown key `threads` outside of any table; it belongs in `[batch]` or `[query]`",
+        "unknown key `threads` outside of any table; it belongs in `[batch]` or `[build]` or `[query]`",
         "threads",
     );
 }

@@ -141,7 +141,7 @@ fn what_0_1_0_sends_is_read() -> Outcome {
         let Definition { sql, topic, .. } = &definition;
         for view in [former, View::compile("v", sql, topic)?] {
             let view = Arc::new(view);
-            let views = vec![view.clone()];
+            let views = vec![("v".to_owned(), view.clone())];
             let held = PeerDelta::decode(&body, "10.0.0.7:1", topic, views, 1 << 30)?;
             let found = held.states.get("v").ok_or("no states")?;
             assert_eq!(found.num_rows(), states.num_rows());
@@ -178,6 +178,7 @@ fn what_0_1_0_asks_is_answered_as_it_reads_it() -> Outcome {
         let facts = RecordBatch::new_empty(view.topic().schema());
         let states = fold_facts(&view, &[facts])?;
         let sent = SentStates {
+            name: "v".to_owned(),
             view,
             states: vec![states],
         };
@@ -195,7 +196,8 @@ fn an_answer_of_another_form_is_refused() -> Outcome {
     let (schema, _) = view.to_send(&[])?;
     let body = written(&definition, &in_memory(&stored("whole")?, &schema)?)?;
     let other = [b"ABDELTA\x02", &body[8..]].concat().into();
-    let refused = PeerDelta::decode(&other, "10.0.0.7:1", &definition.topic, vec![view], 1 << 30);
+    let views = vec![("v".to_owned(), view)];
+    let refused = PeerDelta::decode(&other, "10.0.0.7:1", &definition.topic, views, 1 << 30);
     let refused = refused.err().ok_or("it was read")?;
     assert_eq!(refused.kind(), ErrorKind::Unavailable);
     assert!(refused.to_string().contains("10.0.0.7:1"), "{refused}");

@@ -68,7 +68,7 @@ async fn every_command(server: &Server) -> anyhow::Result<()> {
     anyhow::ensure!(said.lines().last() == Some(wanted), "{said}");
 
     std::fs::write(dir.join("words.sql"), EDITED)?;
-    run_well(dir, &["batch", "rebuild"]).await?;
+    run_well(dir, &["apply", "--yes"]).await?;
     until("the cut-over", || async {
         let answer = client.query("SELECT * FROM words", anabranch_shared::ReadMode::Merged);
         Ok(answer.await?.schema.column_with_name("newest").is_some())

@@ -80,7 +80,7 @@ async fn nothing_is_listed_on_hot_paths() -> anyhow::Result<()> {
     run_well(project.path(), &["batch", "refresh"]).await?;
     ledger = ledger.send(&client, 1).await;
     std::fs::write(project.path().join("words.sql"), EDITED)?;
-    run_well(project.path(), &["batch", "rebuild"]).await?;
+    run_well(project.path(), &["apply", "--yes"]).await?;
     until("the cut-over", || async {
         let answer = client.query("SELECT * FROM words", anabranch_shared::ReadMode::Merged);
         Ok(answer.await?.schema.column_with_name("newest").is_some())

@@ -1,0 +1,317 @@
+//! Compares two generations of a view at the same offsets, and holds the difference against the view's
+//! gate.
+
+use std::sync::Arc;
+
+use anabranch_serving::SqlService;
+use anabranch_shared::settings::{GateSettings, Limit};
+use anabranch_shared::view::View;
+use anabranch_shared::{Error, Offsets, Pin, Pinner, ReadMode, Result, Stop, blocking};
+use arrow::datatypes::{Schema, SchemaRef};
+use futures::StreamExt;
+use serde::Serialize;
+
+use crate::project::context::Context;
+use crate::reader::local_service::local_service;
+use crate::reader::storage_pinner::LocalPinner;
+use crate::work::diff::{Diff, Differ, Side, keys_of};
+
+/// How two generations are compared.
+#[derive(Clone, Debug, Default)]
+pub struct JudgeOptions {
+    /// Which rows are compared, as a condition in SQL over the view's columns; all where none.
+    pub only_where: Option<String>,
+    /// Bytes of memory that rows may take; beyond them they go to temporary files.
+    pub memory_bytes: usize,
+    /// Tells it to stop early.
+    pub stop: Stop,
+}
+
+/// Two generations of a view, compared.
+#[derive(Clone, Debug, Serialize)]
+pub struct Judged {
+    /// The view.
+    pub view: String,
+    /// The relation that is compared with, such as `post_minutes`.
+    pub a: String,
+    /// The relation that is compared, such as `candidate.post_minutes`.
+    pub b: String,
+    /// The generations of both.
+    pub generations: [u64; 2],
+    /// For each partition the first offset that neither holds: both are compared at these.
+    pub head: Offsets,
+    /// The keys of both, where they are not the same: then they are compared by those that both have.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub grain: Option<[Vec<String>; 2]>,
+    /// What they differ in.
+    pub diff: Diff,
+}
+
+/// A limit that a difference goes past.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Broken {
+    /// The limit's name, such as `rows_changed`.
+    pub limit: String,
+    /// What is allowed.
+    pub allowed: String,
+    /// What was found.
+    pub found: String,
+}
+
+/// Compares two generations, pinned at one head for both.
+///
+/// # Errors
+/// `NotFound` where one is not there; `Invalid` where the condition can't be one, or the two have no
+/// keys in common; `Conflict` when stopped.
+pub async fn judge(
+    context: &Context,
+    (a, b): (&str, &str),
+    options: &JudgeOptions,
+) -> Result<Judged> {
+    let service = local_service(context)?;
+    let pinner = LocalPinner::new(context.clone()).stopped_by(options.stop.flag());
+    let names = [a.to_owned(), b.to_owned()];
+    let pin = pinner.pin(&names, ReadMode::Merged).await?;
+    let (context, names, options) = (context.clone(), names, options.clone());
+    drop(context);
+    anabranch_serving::compute(async move { judge_pinned(&service, &pin, &names, &options).await })
+        .await
+}
+
+async fn judge_pinned(
+    service: &SqlService,
+    pin: &Pin,
+    [a, b]: &[String; 2],
+    options: &JudgeOptions,
+) -> Result<Judged> {
+    let of = |name: &String| {
+        let missing = || {
+            Error::NotFound(format!(
+                "no generation `{name}`; `anabranch status` shows which there are"
+            ))
+        };
+        pin.views.get(name).ok_or_else(missing)
+    };
+    let (of_a, of_b) = (of(a)?, of(b)?);
+    let (keys_a, keys_b) = (keys_of(&of_a.view), keys_of(&of_b.view));
+    let common: Vec<String> = keys_a
+        .iter()
+        .filter(|k| keys_b.contains(k))
+        .cloned()
+        .collect();
+    let grain = (keys_a.len() != common.len() || keys_b.len() != common.len())
+        .then(|| [keys_a.clone(), keys_b.clone()]);
+    if grain.is_some() && common.len() < keys_a.len().min(keys_b.len()) {
+        return Err(Error::Invalid(format!(
+            "the keys of `{a}` ({}) and of `{b}` ({}) are other ones: neither grain contains the other, so rows can't be compared",
+            keys_a.join(", "),
+            keys_b.join(", ")
+        )));
+    }
+    let mut sides = Vec::new();
+    for (name, view, keys) in [(a, &of_a.view, &keys_a), (b, &of_b.view, &keys_b)] {
+        let sql = statement(name, view, keys, &common, options.only_where.as_deref());
+        sides.push(service.query_on(&sql, pin, ReadMode::Merged).await?);
+    }
+    let (Some(answer_b), Some(answer_a)) = (sides.pop(), sides.pop()) else {
+        return Err(Error::Internal("two answers".into()));
+    };
+    let (schema_a, schema_b) = (nullable(&answer_a.schema), nullable(&answer_b.schema));
+    let mut differ = Differ::new(
+        (&of_a.view, &schema_a),
+        (&of_b.view, &schema_b),
+        &common,
+        options.memory_bytes,
+    )?;
+    for (side, answer) in [(Side::A, answer_a), (Side::B, answer_b)] {
+        let mut rows = answer.stream;
+        while let Some(batch) = options.stop.within(async { Ok(rows.next().await) }).await? {
+            let batch = batch?;
+            differ = blocking(move || {
+                differ.push(side, &batch)?;
+                Ok(differ)
+            })
+            .await?;
+        }
+    }
+    let stop = options.stop.clone();
+    let diff = blocking(move || {
+        while differ.compare_next()?.is_some() {
+            stop.check()?;
+        }
+        differ.finish()
+    })
+    .await?;
+    Ok(Judged {
+        view: of_a.view.name().to_owned(),
+        a: a.clone(),
+        b: b.clone(),
+        generations: [of_a.generation.0, of_b.generation.0],
+        head: of_a.head.clone(),
+        grain,
+        diff,
+    })
+}
+
+fn nullable(schema: &SchemaRef) -> SchemaRef {
+    let fields = schema.fields().iter();
+    let fields = fields.map(|f| f.as_ref().clone().with_nullable(true));
+    Arc::new(Schema::new(fields.collect::<Vec<_>>()))
+}
+
+fn quoted(name: &str) -> String {
+    format!("\"{}\"", name.replace('"', "\"\""))
+}
+
+/// The rows of a generation: as they are, or merged to the keys that both have.
+fn statement(
+    relation: &str,
+    view: &View,
+    keys: &[String],
+    common: &[String],
+    only_where: Option<&str>,
+) -> String {
+    let relation = match relation.split_once('.') {
+        Some((schema, name)) => format!("{}.{}", quoted(schema), quoted(name)),
+        None => quoted(relation),
+    };
+    let condition = only_where.map_or(String::new(), |only| format!(" WHERE {only}"));
+    if keys.len() == common.len() {
+        return format!("SELECT * FROM {relation}{condition}");
+    }
+    let schema = view.schema();
+    let columns = view.roles().into_iter().zip(schema.fields());
+    let merged = columns.filter_map(|(role, field)| {
+        let name = quoted(field.name());
+        let combines = matches!(
+            role,
+            anabranch_shared::view::Role::Aggregate { combines: true, .. }
+        );
+        combines.then(|| format!("combine({name}) AS {name}"))
+    });
+    let keys: Vec<String> = common.iter().map(|k| quoted(k)).collect();
+    let all: Vec<String> = keys.iter().cloned().chain(merged).collect();
+    let group = match keys.is_empty() {
+        true => String::new(),
+        false => format!(" GROUP BY {}", keys.join(", ")),
+    };
+    format!(
+        "SELECT {} FROM {relation}{condition}{group}",
+        all.join(", ")
+    )
+}
+
+/// The limits of a gate that a difference goes past.
+pub fn broken(gate: &GateSettings, diff: &Diff) -> Vec<Broken> {
+    let mut broken = Vec::new();
+    let mut check = |name: String, limit: Option<Limit>, part: f64, whole: f64, unit: &str| {
+        let Some(limit) = limit.filter(|limit| limit.is_over(part, whole)) else {
+            return;
+        };
+        let share = match whole > 0.0 {
+            true => format!(" ({:.2}%)", part / whole * 100.0),
+            false => String::new(),
+        };
+        broken.push(Broken {
+            limit: name,
+            allowed: limit.to_string(),
+            found: format!("{part} of {whole} {unit}{share}"),
+        });
+    };
+    let (both, a) = (diff.rows_of_both() as f64, diff.rows_a as f64);
+    check(
+        "rows_changed".into(),
+        gate.rows_changed,
+        diff.changed as f64,
+        both,
+        "rows",
+    );
+    check(
+        "keys_lost".into(),
+        gate.keys_lost,
+        diff.only_a as f64,
+        a,
+        "rows",
+    );
+    check(
+        "keys_new".into(),
+        gate.keys_new,
+        diff.only_b as f64,
+        a,
+        "rows",
+    );
+    for column in &diff.columns {
+        let Some(limits) = gate.of_column(&column.name) else {
+            continue;
+        };
+        let name = |what: &str| format!("columns.{}.{what}", column.name);
+        check(
+            name("rows_changed"),
+            limits.rows_changed,
+            column.changed as f64,
+            both,
+            "rows",
+        );
+        if let (Some(a), Some(b)) = (column.total_a, column.total_b) {
+            check(
+                name("total_changed"),
+                limits.total_changed,
+                (b - a).abs(),
+                a.abs(),
+                "in all",
+            );
+        }
+    }
+    broken
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use anabranch_shared::settings::ColumnGate;
+
+    use super::*;
+    use crate::work::diff::ColumnDiff;
+
+    #[test]
+    fn a_gate_names_what_goes_past_it() {
+        let diff = Diff {
+            rows_a: 100,
+            rows_b: 101,
+            only_a: 1,
+            only_b: 2,
+            changed: 10,
+            columns: vec![ColumnDiff {
+                name: "views".into(),
+                changed: 10,
+                total_a: Some(1_000.0),
+                total_b: Some(980.0),
+                compared: None,
+            }],
+            ..Diff::default()
+        };
+        let column = ColumnGate {
+            total_changed: Some(Limit::Percent(1.0)),
+            rows_changed: Some(Limit::Count(10)),
+        };
+        let gate = GateSettings {
+            rows_changed: Some(Limit::Percent(5.0)),
+            keys_lost: Some(Limit::Count(0)),
+            keys_new: Some(Limit::Percent(2.0)),
+            only_where: None,
+            columns: BTreeMap::from([("*".to_owned(), column)]),
+        };
+        let found: Vec<String> = broken(&gate, &diff).into_iter().map(|b| b.limit).collect();
+        assert_eq!(
+            found,
+            ["rows_changed", "keys_lost", "columns.views.total_changed"]
+        );
+        assert!(broken(&GateSettings::default(), &diff).is_empty());
+    }
+
+    #[test]
+    fn names_are_quoted() {
+        assert_eq!(quoted("a\"b"), "\"a\"\"b\"");
+    }
+}

@@ -1,0 +1,250 @@
+//! `plan`, `apply`, `diff`, `rollback` and `history`: an edit is looked at, built beside what answers,
+//! compared, stopped by a gate, cut over, and taken back; with the daemon and without.
+
+use anyhow::{Context, Result, ensure};
+use serde_json::Value;
+
+use super::support::{Project, wait_for_true};
+
+const WORDS: &str = "SELECT word, count(*) AS c, sum(n) AS s FROM facts GROUP BY word";
+const EDITED: &str =
+    "SELECT word, count(*) AS c, sum(n) AS s FROM facts WHERE n >= 100 GROUP BY word";
+
+fn project(gate: &str) -> Result<Project> {
+    let project = Project::new(&[("words", WORDS, gate)])?;
+    project.ingest(0..1_000)?;
+    project.ok(&["batch", "rebuild"])?;
+    project.ingest(1_000..1_200)?;
+    Ok(project)
+}
+
+fn planned(project: &Project) -> Result<Value> {
+    let out = project.run(&["--format", "json", "plan"])?;
+    ensure!(out.status.code() == Some(2), "{:?}", out.status);
+    Ok(serde_json::from_slice(&out.stdout)?)
+}
+
+fn count(project: &Project, relation: &str) -> Result<String> {
+    let sql = format!("SELECT sum(c) AS c FROM {relation}");
+    let answer = project.ok(&["--format", "csv", "sql", "-c", &sql])?;
+    answer.lines().nth(1).map(str::to_owned).context("no row")
+}
+
+/// All keys of the storage and their sizes.
+fn keys(project: &Project) -> Result<Vec<(String, u64)>> {
+    fn below(dir: &std::path::Path, found: &mut Vec<(String, u64)>) -> Result<()> {
+        for entry in std::fs::read_dir(dir)? {
+            let entry = entry?;
+            match entry.file_type()?.is_dir() {
+                true => below(&entry.path(), found)?,
+                false => {
+                    found.push((entry.path().display().to_string(), entry.metadata()?.len()));
+                }
+            }
+        }
+        Ok(())
+    }
+    let mut found = Vec::new();
+    below(&project.path("data"), &mut found)?;
+    found.sort();
+    Ok(found)
+}
+
+#[test]
+fn a_plan_says_why_and_writes_nothing() -> Result<()> {
+    let project = project("")?;
+    ensure!(project.ok(&["plan"])?.contains("nothing to do"));
+    project.write_views(&[
+        ("words", EDITED, ""),
+        ("total", "SELECT count(*) AS c FROM facts", ""),
+    ])?;
+    let before = keys(&project)?;
+    let plan = planned(&project)?;
+    ensure!(keys(&project)? == before, "a plan has written something");
+    let views = plan["views"].as_array().context("no views")?;
+    ensure!(views.len() == 2, "{plan}");
+    let words = &views[0];
+    ensure!(
+        words["action"] == "build" && words["facts"] == 1_200,
+        "{words}"
+    );
+    let why = words["why"][0].as_str().context("no reason")?;
+    ensure!(
+        why.starts_with("filter added: ") && why.contains("100"),
+        "{why}"
+    );
+    ensure!(
+        words["sql"]
+            .as_str()
+            .is_some_and(|s| s.contains("+SELECT word")),
+        "{words}"
+    );
+    ensure!(views[1]["action"] == "first", "{plan}");
+    let markdown = project.run(&["plan", "--markdown"])?;
+    let markdown = String::from_utf8(markdown.stdout)?;
+    ensure!(
+        markdown.contains("| view `words` | build a new generation"),
+        "{markdown}"
+    );
+    let explained = project.ok(&["plan", "--explain", "words"])?;
+    ensure!(explained.contains("c = count("), "{explained}");
+    // What is written otherwise is no change, and what stands above reads no fact.
+    for (sql, action) in [
+        (
+            "select word,\n count(*) as c, sum(n) as s from facts group by word -- hm",
+            "note",
+        ),
+        (
+            "SELECT word, count(*) AS c, sum(n) + 1 AS s FROM facts GROUP BY word",
+            "copy",
+        ),
+    ] {
+        project.write_views(&[("words", sql, "")])?;
+        let plan = planned(&project)?;
+        ensure!(plan["views"][0]["action"] == action, "{plan}");
+    }
+    project.write_views(&[])?;
+    ensure!(planned(&project)?["views"][0]["action"] == "drop");
+    Ok(())
+}
+
+#[test]
+fn an_edit_is_compared_gated_cut_over_and_taken_back() -> Result<()> {
+    let gate = "[views.words.gate]\nrows_changed = \"1%\"\nkeys_lost = 0\n";
+    let project = project(gate)?;
+    ensure!(count(&project, "words")? == "1200");
+    project.write_views(&[("words", EDITED, gate)])?;
+    let id = planned(&project)?["id"]
+        .as_str()
+        .context("no id")?
+        .to_owned();
+    // Nobody is there to answer a question, and another plan is not done.
+    ensure!(project.fails(64, &["apply"])?.contains("--yes"));
+    ensure!(
+        project
+            .fails(75, &["apply", "0123456789ab", "--yes"])?
+            .contains(&id)
+    );
+    let out = project.run(&["--format", "json", "apply", &id, "--yes", "-m", "old ones"])?;
+    ensure!(out.status.code() == Some(3), "{out:?}");
+    let stopped: Value = serde_json::from_slice(&out.stdout)?;
+    ensure!(stopped["cut_over"] == false, "{stopped}");
+    let broken = stopped["compared"][0]["broken"]
+        .as_array()
+        .context("no verdict")?;
+    ensure!(!broken.is_empty(), "{stopped}");
+    // What answers has not changed, and the candidate can be asked beside it.
+    ensure!(count(&project, "words")? == "1200" && count(&project, "candidate.words")? == "1100");
+    ensure!(count(&project, "g2.words")? == "1100" && count(&project, "g1.words")? == "1200");
+    let diff = project.run(&["--format", "json", "diff", "words"])?;
+    ensure!(diff.status.code() == Some(1), "{diff:?}");
+    let diff: Value = serde_json::from_slice(&diff.stdout)?;
+    let (rows, lost) = (&diff["diff"]["rows_a"], &diff["diff"]["only_a"]);
+    ensure!(rows.as_u64() > Some(0), "{diff}");
+    let column = |name: &str| {
+        let columns = diff["diff"]["columns"].as_array().into_iter().flatten();
+        columns.clone().find(|c| c["name"] == name).cloned()
+    };
+    let c = column("c").context("no column")?;
+    ensure!(
+        c["total_a"] == 1200.0 && c["total_b"] == 1100.0,
+        "{c}, {lost}"
+    );
+    // The gate is mended: the candidate is there already, and is gone on with.
+    let wide = "[views.words.gate]\nrows_changed = \"100%\"\n";
+    project.write_views(&[("words", EDITED, wide)])?;
+    let applied = project.json(&["apply", "--yes", "-m", "old ones are tests"])?;
+    ensure!(
+        applied["cut_over"] == true && applied["built"][0]["generation"] == 2,
+        "{applied}"
+    );
+    ensure!(applied["built"][0]["resumed"] == true, "{applied}");
+    ensure!(count(&project, "words")? == "1100" && count(&project, "previous.words")? == "1200");
+    ensure!(project.ok(&["plan"])?.contains("nothing to do"));
+    // Facts go on coming; the former generation has them too.
+    project.ingest(1_200..1_300)?;
+    project.ok(&["batch", "refresh"])?;
+    ensure!(count(&project, "words")? == "1200" && count(&project, "previous.words")? == "1300");
+    let rolled = project.json(&["rollback", "words", "-m", "they were none"])?;
+    ensure!(rolled["from"] == 2 && rolled["to"] == 1, "{rolled}");
+    ensure!(count(&project, "words")? == "1300" && count(&project, "previous.words")? == "1200");
+    project.ok(&["rollback", "words"])?;
+    ensure!(count(&project, "words")? == "1200");
+    let history = project.json(&["history", "words"])?;
+    let history = history.as_array().context("no history")?;
+    let acts: Vec<&str> = history.iter().filter_map(|s| s["act"].as_str()).collect();
+    ensure!(
+        acts == ["roll_back", "roll_back", "cut_over"],
+        "{history:?}"
+    );
+    ensure!(history[2]["message"] == "old ones are tests", "{history:?}");
+    ensure!(
+        history[2]["judged"]["summary"]
+            .as_str()
+            .is_some_and(|s| s.contains("before"))
+    );
+    project.ok(&["verify"])?;
+    Ok(())
+}
+
+#[test]
+fn what_stands_above_reads_no_fact() -> Result<()> {
+    let project = project("")?;
+    let above = "SELECT word, count(*) AS c, sum(n) * 2 AS s FROM facts GROUP BY word";
+    project.write_views(&[("words", above, "")])?;
+    let applied = project.json(&["apply", "--yes"])?;
+    ensure!(applied["built"][0]["facts"] == 0, "{applied}");
+    let s = project.ok(&[
+        "--format",
+        "csv",
+        "sql",
+        "-c",
+        "SELECT sum(s) AS s FROM words",
+    ])?;
+    ensure!(s.lines().nth(1) == Some("1438800"), "{s}");
+    project.ok(&["verify"])?;
+    // Only words: the generation stays.
+    let words = "SELECT word,\n  count(*) AS c, sum(n) * 2 AS s FROM facts GROUP BY word -- twice";
+    project.write_views(&[("words", words, "")])?;
+    let applied = project.json(&["apply", "--yes"])?;
+    ensure!(
+        applied["noted"][0] == "words" && applied["cut_over"] == false,
+        "{applied}"
+    );
+    ensure!(project.ok(&["plan"])?.contains("nothing to do"));
+    Ok(())
+}
+
+#[test]
+fn a_daemon_serves_candidate_previous_and_the_one_that_answers() -> Result<()> {
+    let project = Project::new(&[("words", WORDS, "")])?;
+    project.ingest(0..1_000)?;
+    let (daemon, http) = project.daemon()?;
+    let post = |numbers: std::ops::Range<u64>| -> Result<()> {
+        let path = project.path(&format!("more-{}.ndjson", numbers.start));
+        std::fs::write(&path, super::support::lines(numbers))?;
+        let path = path.display().to_string();
+        project.ok(&["ingest", "facts", &path])?;
+        Ok(())
+    };
+    post(1_000..1_100)?;
+    project.write_views(&[("words", EDITED, "")])?;
+    project.ok(&["apply", "--yes", "--no-cut-over"])?;
+    let counts = |relation: &str, wanted: &str| {
+        wait_for_true(|| Ok(count(&project, relation).is_ok_and(|found| found == wanted)))
+            .with_context(|| format!("{relation} at {http}: {wanted}"))
+    };
+    counts("words", "1100")?;
+    counts("candidate.words", "1000")?;
+    project.ok(&["apply", "--yes"])?;
+    ensure!(count(&project, "words")? == "1000");
+    counts("previous.words", "1100")?;
+    post(1_100..1_150)?;
+    counts("words", "1050")?;
+    counts("previous.words", "1150")?;
+    project.ok(&["rollback", "words"])?;
+    ensure!(count(&project, "words")? == "1150");
+    let (code, log) = daemon.end(rustix::process::Signal::TERM)?;
+    ensure!(code == Some(0), "{code:?} {log}");
+    Ok(())
+}

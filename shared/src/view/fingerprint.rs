@@ -1,0 +1,369 @@
+//! What says that two definitions compute the same, and in what they differ where they don't: of the
+//! text as its syntax tree prints it, of the filters, of the keys, of each aggregate, and of what stands
+//! above. In doubt two are told apart: that costs a build, the opposite would be a wrong answer.
+//!
+//! Filters, keys and aggregates are written over the topic's own fields, as they are once the engine has
+//! resolved names and types and folded constants: without aliases and sub-queries, the terms of AND and
+//! OR in one order, comparisons in one direction.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use datafusion::common::tree_node::{Transformed, TreeNode};
+use datafusion::common::{Column, Result as EngineResult};
+use datafusion::logical_expr::expr::{Alias, BinaryExpr};
+use datafusion::logical_expr::utils::split_conjunction_owned;
+use datafusion::logical_expr::{Expr, ExprSchemable, LogicalPlan, Operator};
+
+use super::View;
+use super::plan::planning_session;
+use crate::{Result, sql};
+
+/// What a view computes, in parts that can be compared.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Fingerprint {
+    /// The text as its syntax tree prints it: without comments and white space.
+    text: String,
+    topic: String,
+    /// The conditions that a fact has to meet.
+    pub filters: BTreeSet<String>,
+    /// The keys, in their order.
+    pub keys: Vec<String>,
+    /// The aggregates, in their order; of a view whose rows are facts, its columns.
+    pub aggregates: Vec<String>,
+    /// The names under which keys and aggregates are shown, by what they are.
+    shown: BTreeMap<String, String>,
+    /// What stands above them.
+    upper: String,
+    settings: Vec<(String, String)>,
+    state_format: String,
+}
+
+/// How a definition stands to another.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Difference {
+    /// Nothing differs, not even the text.
+    None,
+    /// The text differs in comments, white space and the like.
+    Formatting,
+    /// The text differs, what is computed doesn't.
+    Wording,
+    /// Only what stands above the aggregation differs: the states are the same.
+    Above,
+    /// The states differ.
+    States(StatesDiffer),
+}
+
+/// In what states differ.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct StatesDiffer {
+    /// The topics, where it is another one: before and after.
+    pub topic: Option<(String, String)>,
+    /// Conditions that only the former has, and only the later.
+    pub filters: [Vec<String>; 2],
+    /// Keys that only the former has, and only the later.
+    pub keys: [Vec<String>; 2],
+    /// Aggregates that only the former has, and only the later, by the names of their columns.
+    pub columns: [Vec<String>; 2],
+    /// Aggregates that stand in another order, or are the same in states of another format.
+    pub form: Option<(String, String)>,
+}
+
+impl Fingerprint {
+    fn of(view: &View) -> Result<Self> {
+        let definition = view.definition();
+        let lower = &view.planned.lower;
+        let (input, keys, aggregates) = match lower {
+            LogicalPlan::Aggregate(a) => (a.input.as_ref(), &a.group_expr[..], &a.aggr_expr[..]),
+            rows => (rows, &[][..], &[][..]),
+        };
+        let written = |expr: &Expr| -> EngineResult<String> {
+            let data_type = expr.get_type(input.schema())?;
+            Ok(format!("{}: {data_type}", resolved(expr.clone(), input)?))
+        };
+        let mut filters = BTreeSet::new();
+        conditions(input, &mut filters)?;
+        let keys = keys
+            .iter()
+            .map(&written)
+            .collect::<EngineResult<Vec<_>>>()?;
+        let of_rows = || input.schema().columns().into_iter().map(Expr::Column);
+        let aggregates: Vec<Expr> = match lower {
+            LogicalPlan::Aggregate(_) => aggregates.to_vec(),
+            _ => of_rows().collect(),
+        };
+        let aggregates = aggregates
+            .iter()
+            .map(&written)
+            .collect::<EngineResult<Vec<_>>>()?;
+        let all = keys.iter().chain(&aggregates).enumerate();
+        let shown = all.filter_map(|(at, what)| Some((what.clone(), view.shown_as(at)?)));
+        Ok(Self {
+            text: printed(&definition.sql)?,
+            topic: definition.topic.name.clone(),
+            shown: shown.collect(),
+            upper: upper_of(view)?,
+            settings: definition.settings.clone(),
+            state_format: definition.state_format.clone(),
+            filters,
+            keys,
+            aggregates,
+        })
+    }
+
+    /// The name under which a key or an aggregate is shown, or what it is where it is not shown.
+    pub fn name_of<'a>(&'a self, what: &'a str) -> &'a str {
+        self.shown.get(what).map_or(what, String::as_str)
+    }
+
+    /// What stands above the aggregation, for people.
+    pub fn above(&self) -> &str {
+        &self.upper
+    }
+
+    /// How a later definition stands to this one.
+    pub fn difference(&self, later: &Self) -> Difference {
+        let mut states = StatesDiffer::default();
+        if self.topic != later.topic {
+            states.topic = Some((self.topic.clone(), later.topic.clone()));
+        }
+        let sets = |a: &Self, b: &Self| -> Vec<String> {
+            a.filters.difference(&b.filters).cloned().collect()
+        };
+        states.filters = [sets(self, later), sets(later, self)];
+        states.keys = [
+            only(self, &self.keys, &later.keys),
+            only(later, &later.keys, &self.keys),
+        ];
+        states.columns = [
+            only(self, &self.aggregates, &later.aggregates),
+            only(later, &later.aggregates, &self.aggregates),
+        ];
+        let form = |of: &Self| (of.settings.clone(), of.state_format.clone());
+        let same_order = self.keys == later.keys && self.aggregates == later.aggregates;
+        if form(self) != form(later) || (states == StatesDiffer::default() && !same_order) {
+            states.form = Some((self.state_format.clone(), later.state_format.clone()));
+        }
+        if states != StatesDiffer::default() {
+            return Difference::States(states);
+        }
+        if self.upper != later.upper {
+            Difference::Above
+        } else if self.text != later.text {
+            Difference::Wording
+        } else {
+            Difference::Formatting
+        }
+    }
+}
+
+impl View {
+    /// What the view computes, in parts that can be compared.
+    ///
+    /// # Errors
+    /// `Query` where the engine can't say of what type something is.
+    pub fn fingerprint(&self) -> Result<Fingerprint> {
+        Fingerprint::of(self)
+    }
+
+    /// How a later definition stands to this view's.
+    ///
+    /// # Errors
+    /// As [`View::fingerprint`].
+    pub fn difference(&self, later: &Self) -> Result<Difference> {
+        if self.definition().sql == later.definition().sql
+            && self.definition().makes_same_states(later.definition())
+        {
+            return Ok(Difference::None);
+        }
+        Ok(self.fingerprint()?.difference(&later.fingerprint()?))
+    }
+}
+
+/// Those of some keys or aggregates that others lack, under the names that they are shown by. Each
+/// counts as often as it is there.
+fn only(of: &Fingerprint, all: &[String], others: &[String]) -> Vec<String> {
+    let mut left: Vec<&String> = others.iter().collect();
+    let mut found = Vec::new();
+    for one in all {
+        match left.iter().position(|other| *other == one) {
+            Some(at) => drop(left.swap_remove(at)),
+            None => found.push(of.name_of(one).to_owned()),
+        }
+    }
+    found
+}
+
+/// A statement as its syntax tree prints it.
+fn printed(text: &str) -> Result<String> {
+    let state = planning_session()?.state();
+    let statement = sql::on_large_stack(|| sql::parse(&state, text))?;
+    Ok(statement.to_string())
+}
+
+/// The conditions of all filters down to the topic, over its fields.
+fn conditions(plan: &LogicalPlan, found: &mut BTreeSet<String>) -> EngineResult<()> {
+    if let LogicalPlan::Filter(filter) = plan {
+        let predicate = resolved(filter.predicate.clone(), &filter.input)?;
+        let terms = split_conjunction_owned(predicate);
+        found.extend(terms.iter().map(Expr::to_string));
+    }
+    plan.inputs()
+        .into_iter()
+        .try_for_each(|input| conditions(input, found))
+}
+
+/// An expression over a plan's columns as one over the topic's fields, in the one form that it has.
+fn resolved(expr: Expr, plan: &LogicalPlan) -> EngineResult<Expr> {
+    let over_input = |expr: Expr, of: &dyn Fn(usize) -> Expr| {
+        let replaced = expr.transform_up(|e| match &e {
+            Expr::Column(column) => match plan.schema().maybe_index_of_column(column) {
+                Some(at) => Ok(Transformed::yes(of(at))),
+                None => Ok(Transformed::no(e)),
+            },
+            _ => Ok(Transformed::no(e)),
+        });
+        replaced.map(|r| r.data)
+    };
+    match plan {
+        LogicalPlan::Projection(p) => {
+            let of = |at: usize| p.expr.get(at).cloned().unwrap_or_default();
+            resolved(over_input(expr, &of)?, &p.input)
+        }
+        LogicalPlan::SubqueryAlias(a) => {
+            let below = a.input.schema().columns();
+            let of = |at: usize| below.get(at).cloned().map(Expr::Column).unwrap_or_default();
+            resolved(over_input(expr, &of)?, &a.input)
+        }
+        LogicalPlan::Filter(f) => resolved(expr, &f.input),
+        _ => {
+            let columns = plan.schema().columns();
+            let of = |at: usize| {
+                let name = columns.get(at).map(|c| c.name.clone()).unwrap_or_default();
+                Expr::Column(Column::new_unqualified(name))
+            };
+            let expr = over_input(expr, &of)?;
+            Ok(expr
+                .transform_up(|e| Ok(Transformed::yes(in_one_form(e))))?
+                .data)
+        }
+    }
+}
+
+/// What stands above the leaf, and the names and types that it gives columns.
+fn upper_of(view: &View) -> EngineResult<String> {
+    let shape = shape(&view.planned.upper)?;
+    let columns = view.schema();
+    let columns = columns.fields().iter();
+    let columns: Vec<String> = columns
+        .map(|f| format!("{}: {}", f.name(), f.data_type()))
+        .collect();
+    Ok(format!("{} = {shape}", columns.join(", ")))
+}
+
+/// A plan whose columns stand as their places, so that the names within it don't count.
+fn shape(plan: &LogicalPlan) -> EngineResult<String> {
+    let inputs = plan.inputs();
+    let below: Vec<String> = inputs
+        .iter()
+        .map(|i| shape(i))
+        .collect::<EngineResult<_>>()?;
+    let below = below.join(", ");
+    let place = |column: &Column| {
+        let mut before = 0;
+        for input in &inputs {
+            if let Some(at) = input.schema().maybe_index_of_column(column) {
+                return Some(before + at);
+            }
+            before += input.schema().fields().len();
+        }
+        None
+    };
+    let by_place = |expr: Expr| {
+        let replaced = expr.transform_up(|e| {
+            let placed = match &e {
+                Expr::Column(column) => place(column),
+                _ => None,
+            };
+            Ok(Transformed::yes(match placed {
+                Some(at) => Expr::Column(Column::new_unqualified(format!("#{at}"))),
+                None => in_one_form(e),
+            }))
+        });
+        Ok(replaced?.data.to_string())
+    };
+    let exprs = plan.expressions().into_iter().map(by_place);
+    let exprs: Vec<String> = exprs.collect::<EngineResult<_>>()?;
+    let as_it_is = || {
+        exprs
+            .iter()
+            .enumerate()
+            .all(|(at, e)| *e == format!("#{at}"))
+    };
+    let what = match plan {
+        LogicalPlan::TableScan(_) => return Ok("leaf".to_owned()),
+        LogicalPlan::SubqueryAlias(_) => return Ok(below),
+        LogicalPlan::Projection(p) => {
+            let all = p.input.schema().fields().len() == exprs.len();
+            if all && as_it_is() {
+                return Ok(below);
+            }
+            "project".to_owned()
+        }
+        LogicalPlan::Filter(_) => "filter".to_owned(),
+        LogicalPlan::Sort(sort) => {
+            let ways = sort.expr.iter().map(|by| (by.asc, by.nulls_first));
+            format!("sort {:?} {:?}", ways.collect::<Vec<_>>(), sort.fetch)
+        }
+        LogicalPlan::Limit(_) => "limit".to_owned(),
+        LogicalPlan::Window(_) => "window".to_owned(),
+        LogicalPlan::Aggregate(a) => format!("aggregate by {}", a.group_expr.len()),
+        other => other.display().to_string(),
+    };
+    Ok(format!("{what} [{}] ({below})", exprs.join(", ")))
+}
+
+/// An expression, whose parts are in the one form that they have, in its own.
+fn in_one_form(expr: Expr) -> Expr {
+    match expr {
+        Expr::Alias(Alias { expr, .. }) => *expr,
+        Expr::BinaryExpr(BinaryExpr { left, op, right }) => match op {
+            Operator::And | Operator::Or => {
+                let mut terms = Vec::new();
+                flatten(*left, op, &mut terms);
+                flatten(*right, op, &mut terms);
+                terms.sort_by_cached_key(Expr::to_string);
+                terms.dedup();
+                let joined = |a: Expr, b: Expr| binary(a, op, b);
+                terms.into_iter().reduce(joined).unwrap_or_default()
+            }
+            Operator::Gt => binary(*right, Operator::Lt, *left),
+            Operator::GtEq => binary(*right, Operator::LtEq, *left),
+            Operator::Eq | Operator::NotEq if left.to_string() > right.to_string() => {
+                binary(*right, op, *left)
+            }
+            _ => binary(*left, op, *right),
+        },
+        other => other,
+    }
+}
+
+fn binary(left: Expr, op: Operator, right: Expr) -> Expr {
+    Expr::BinaryExpr(BinaryExpr::new(Box::new(left), op, Box::new(right)))
+}
+
+fn flatten(expr: Expr, op: Operator, terms: &mut Vec<Expr>) {
+    match expr {
+        Expr::BinaryExpr(BinaryExpr {
+            left,
+            op: own,
+            right,
+        }) if own == op => {
+            flatten(*left, op, terms);
+            flatten(*right, op, terms);
+        }
+        other => terms.push(other),
+    }
+}
+
+#[cfg(test)]
+mod tests;
