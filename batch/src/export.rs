@@ -10,8 +10,8 @@ use std::sync::Arc;
 use anabranch_shared::table::{AddFile, Table};
 use anabranch_shared::view::planning_session;
 use anabranch_shared::{
-    Error, ErrorKind, Export, ExportStanding, FileEncoder, Master, MasterLeaf, MasterPin, Result,
-    blocking,
+    Answering, Error, ErrorKind, Export, ExportStanding, FileEncoder, Master, MasterLeaf,
+    MasterPin, Result, blocking,
 };
 use arrow::array::RecordBatch;
 use datafusion::execution::memory_pool::FairSpillPool;
@@ -63,13 +63,14 @@ pub enum ExportOutcome {
 }
 
 /// Replaces the export of a view by the finished rows of its master view at its boundary, in one
-/// commit.
+/// commit. `since` is the entry of the catalogue by which the generation answers.
 ///
 /// # Errors
 /// `Unavailable` when a file of the master view is gone; `View` when the view's columns can't be
 /// exported; those of the view's own SQL. Nothing is changed then.
 pub async fn export(
     master: &Arc<Master>,
+    since: u64,
     when: ExportWhen,
     options: &BatchOptions,
     now_ms: impl Fn() -> i64,
@@ -77,8 +78,12 @@ pub async fn export(
     master.refresh().await?;
     let pin = master.pin();
     let storage = master.table().storage();
-    let export = Export::open(storage, master.view(), master.generation()).await?;
-    let standing = |e: &Export| e.pin().standing(master.generation(), &pin.boundary);
+    let answering = Answering {
+        since,
+        generation: master.generation(),
+    };
+    let export = Export::open(storage, master.view(), answering).await?;
+    let standing = |e: &Export| e.pin().standing(answering, &pin.boundary);
     match (standing(&export), when) {
         (ExportStanding::Newer, _) | (ExportStanding::Same, ExportWhen::Always) => {}
         (ExportStanding::Same | ExportStanding::Older, _) => return Ok(ExportOutcome::Unchanged),

@@ -8,6 +8,7 @@ mod export;
 mod keep;
 mod merge;
 mod retain;
+mod retire;
 mod seen;
 
 pub use build::{BatchOptions, BatchOutcome, rebuild, refresh};
@@ -21,4 +22,5 @@ pub use export::{ExportOutcome, ExportWhen, export};
 pub use keep::{KeepReport, KeepRule, is_to_keep, keep_small};
 pub use merge::merge_small_runs;
 pub use retain::{RetainReport, RetentionRule, find_retention, retain};
+pub use retire::{RetireRule, retire};
 pub use seen::UpkeepTime;

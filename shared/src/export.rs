@@ -6,12 +6,14 @@
 //!   views/{view}/export/              beside the master views `views/{view}/g{generation}`
 //!     _delta_log/…json                 metaData: the view's columns in types that Delta has
 //!                                      txn `{topic}/partition/{p}`: the first offset that is not in it
-//!                                      configuration `anabranch.generation`: whose rows they are
+//!                                      configuration `anabranch.generation`: whose rows they are, and
+//!                                      `anabranch.since`: by which entry of the catalogue it answers
 //!     part-….parquet                   one finished row a key
 //! ```
 //!
-//! Each commit replaces all rows. The generation never decreases, and neither does the boundary of
-//! a topic: positions are named after the topic, because a changed definition may read another.
+//! Each commit replaces all rows. What came to answer later replaces what answered before. The boundary
+//! of a topic never decreases: positions are named after the topic, because a changed definition may read
+//! another.
 
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
@@ -35,6 +37,28 @@ use crate::{Error, Generation, LogVersion, Offset, Offsets, PartitionId, Result}
 /// The table property that names the generation whose rows the table holds.
 const GENERATION: &str = "anabranch.generation";
 
+/// The table property that names the entry of the catalogue since which that generation answers.
+const SINCE: &str = "anabranch.since";
+
+/// A generation that answers. One that came to answer later is later, whatever its number: after a
+/// roll-back that is a smaller one.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Answering {
+    /// The number of the catalogue's entry since which it answers; 0 for one that took nobody's place.
+    pub since: u64,
+    /// The generation.
+    pub generation: Generation,
+}
+
+impl From<Generation> for Answering {
+    fn from(generation: Generation) -> Self {
+        Self {
+            since: 0,
+            generation,
+        }
+    }
+}
+
 /// Casts that lose something are errors.
 const EXACT: CastOptions<'static> = CastOptions {
     safe: false,
@@ -45,7 +69,7 @@ const EXACT: CastOptions<'static> = CastOptions {
 #[derive(Debug)]
 pub struct Export {
     view: Arc<View>,
-    generation: Generation,
+    answering: Answering,
     schema: SchemaRef,
     table: Table,
 }
@@ -54,7 +78,7 @@ pub struct Export {
 #[derive(Clone, Debug, Default)]
 pub struct ExportPin {
     /// Whose rows they are; `None` while there are none.
-    pub generation: Option<Generation>,
+    pub answering: Option<Answering>,
     /// For each partition of the view's topic the first offset that is not in them.
     pub boundary: Offsets,
     /// The files.
@@ -82,23 +106,28 @@ impl ExportPin {
             let partition = app.strip_prefix(&prefix)?.parse().ok()?;
             Some((PartitionId(partition), Offset(version)))
         };
-        let generation = state.configuration.get(GENERATION);
+        let number = |name| state.configuration.get(name)?.parse().ok();
+        let answering = number(GENERATION).map(|generation| Answering {
+            since: number(SINCE).unwrap_or_default(),
+            generation: Generation(generation),
+        });
         Self {
-            generation: generation.and_then(|g| g.parse().ok()).map(Generation),
+            answering,
             boundary: state.txns.iter().filter_map(position).collect(),
             files: state.files.values().cloned().collect(),
         }
     }
 
     /// How an export of a generation at a boundary stands to this.
-    pub fn standing(&self, generation: Generation, boundary: &Offsets) -> ExportStanding {
-        let Some(held) = self.generation else {
+    pub fn standing(&self, answering: impl Into<Answering>, boundary: &Offsets) -> ExportStanding {
+        let answering = answering.into();
+        let Some(held) = self.answering else {
             return ExportStanding::Newer;
         };
         let covers = boundary.covers(&self.boundary);
-        if held > generation {
+        if held > answering {
             ExportStanding::Older
-        } else if held < generation {
+        } else if held < answering {
             match covers {
                 true => ExportStanding::Newer,
                 false => ExportStanding::Behind,
@@ -165,12 +194,16 @@ impl Export {
     ///
     /// # Errors
     /// As [`Export::schema`].
-    pub async fn open(storage: &Storage, view: &Arc<View>, generation: Generation) -> Result<Self> {
+    pub async fn open(
+        storage: &Storage,
+        view: &Arc<View>,
+        answering: impl Into<Answering>,
+    ) -> Result<Self> {
         Ok(Self {
             schema: Self::schema(view)?,
             table: Table::open(storage, Self::root(view.name())).await?,
             view: view.clone(),
-            generation,
+            answering: answering.into(),
         })
     }
 
@@ -231,14 +264,14 @@ impl Export {
         let topic = &self.view.topic().name;
         let commit = self.table.commit(now_ms, |state| {
             let held = ExportPin::of(state, topic);
-            match held.standing(self.generation, boundary) {
+            match held.standing(self.answering, boundary) {
                 ExportStanding::Newer | ExportStanding::Same => {}
                 ExportStanding::Older | ExportStanding::Behind => {
                     return Err(Error::Conflict(format!(
                         "view `{}`: its export holds offsets up to [{}] of generation {} by now; run the job again",
                         self.view.name(),
                         held.boundary,
-                        held.generation.unwrap_or_default(),
+                        held.answering.unwrap_or_default().generation,
                     )));
                 }
             }
@@ -249,16 +282,20 @@ impl Export {
 
     fn replacement(&self, state: &TableState, boundary: &Offsets, files: &[AddFile]) -> Commit {
         let topic = &self.view.topic().name;
-        let generation = self.generation.to_string();
+        let generation = self.answering.generation.to_string();
+        let since = self.answering.since.to_string();
         let configuration = HashMap::from([
             (GENERATION.to_owned(), generation.clone()),
+            (SINCE.to_owned(), since.clone()),
             (SCHEMA_MAY_CHANGE.to_owned(), "true".to_owned()),
         ]);
         let definition = TableDefinition {
             schema: self.schema.clone(),
             configuration,
         };
-        let changed = state.configuration.get(GENERATION) != Some(&generation);
+        let held = |name| state.configuration.get(name);
+        let changed = held(GENERATION) != Some(&generation)
+            || (held(SINCE) != Some(&since) && self.answering.since > 0);
         let remove = |path: &String| RemoveFile {
             path: path.clone(),
             ..Default::default()

@@ -71,6 +71,11 @@ pub fn retention(topic: &str) -> String {
     format!("topics/{topic}/retention")
 }
 
+/// What was seen of the parts that a view's generations play, as a part of [`seen`].
+pub fn roles(view: &str) -> String {
+    format!("roles/{view}")
+}
+
 /// All that belongs to a view.
 pub fn view(view: &str) -> String {
     format!("{VIEWS}/{view}")

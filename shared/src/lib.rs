@@ -54,7 +54,7 @@ pub use check::{CheckProgress, CheckReport, Finding, FindingKind, check_storage}
 pub use counted::counted;
 pub use damage::{damaged, lost};
 pub use error::{Error, ErrorKind, Result, StatementError};
-pub use export::{Export, ExportPin, ExportStanding};
+pub use export::{Answering, Export, ExportPin, ExportStanding};
 pub use fold_log::{FoldOptions, FoldProgress, fold_log, fold_log_unplaced, join_ranges};
 pub use give_way::GiveWay;
 pub use held_lock::{HeldGuard, HeldMutex, Hold, LONGEST_OVER_S, LockHolds};

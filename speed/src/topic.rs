@@ -11,6 +11,7 @@ use parking_lot::Mutex;
 use tokio::sync::{mpsc, watch};
 
 use self::keys::{Keys, open_keys};
+pub(crate) use self::memory::ServedAs;
 use self::memory::TopicMemory;
 use self::pinner::TopicPinner;
 use self::recovery::{OpenedWal, open_wal};
@@ -225,12 +226,6 @@ impl TopicStream {
     /// The generation of a view that answers.
     pub fn served(&self, view: &str) -> Option<Generation> {
         self.memory.served(view)
-    }
-
-    /// Serves a generation of a view under one more name, where it is served under another. Returns
-    /// whether it is.
-    pub(crate) fn serve_as(&self, view: &str, name: &str, generation: Generation) -> bool {
-        self.memory.serve_as(view, name, generation)
     }
 
     /// Stops serving a view.

@@ -164,7 +164,7 @@ async fn work(
         match (&found.judged, &found.not_compared) {
             (Some(judged), _) => say(diff::text(judged))?,
             (None, why) => say(format!(
-                "view {}: not compared, because what answers fails: {}\n",
+                "view {}: not compared: {}\n",
                 change.view,
                 why.as_deref().unwrap_or_default()
             ))?,

@@ -8,7 +8,7 @@ use crate::output::{human_count, rows_table};
 use crate::project::context::{Context, no_view};
 use crate::signal::stop_flag;
 use crate::work::diff::Diff;
-use crate::work::judge::{JudgeOptions, Judged, judge};
+use crate::work::judge::{JudgeOptions, Judged, Judgement, judge};
 
 /// The share of the memory bound of a build that rows may take.
 const ROWS_SHARE: u64 = 4;
@@ -182,7 +182,10 @@ pub(crate) async fn run(args: &DiffArgs, context: &Context, printing: Printing) 
             .unwrap_or(usize::MAX),
         stop: Stop::by_flag(&stop_flag()),
     };
-    let judged = judge(context, (&a, &b), &options).await?;
+    let judged = match judge(context, (&a, &b), &options).await? {
+        Judgement::Compared(judged) => judged,
+        Judgement::OtherGrain(why) => return Err(Error::Invalid(why)),
+    };
     printing.either(|| text(&judged), &judged)?;
     Ok(if judged.diff.is_equal() {
         0

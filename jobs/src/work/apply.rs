@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use anabranch_batch::{BatchOptions, BatchOutcome, build_up, copy_states, refresh};
-use anabranch_shared::settings::ViewSettings;
+use anabranch_shared::settings::{GateSettings, ViewSettings};
 use anabranch_shared::view::View;
 use anabranch_shared::{
     Candidate, CutOverOf, Error, ErrorKind, FoldProgress, Generation, GenerationEntry, Log, Master,
@@ -20,10 +20,10 @@ use crate::project::job_history::{self, JobRecord, peak_memory_bytes};
 use crate::project::limits::threads;
 use crate::reader::daemon_status::Served;
 use crate::reader::local_service::local_service;
-use crate::work::build::{Build, BuildReport, build_view, drop_view};
+use crate::work::build::{Build, BuildReport, build_view, drop_view, export_view};
 use crate::work::doer::doer;
 use crate::work::history;
-use crate::work::judge::{Broken, JudgeOptions, Judged, broken, judge};
+use crate::work::judge::{Broken, JudgeOptions, Judged, Judgement, broken, judge};
 use crate::work::plan::{Action, Plan, candidate_of};
 use crate::work::served;
 use crate::work::upkeep;
@@ -65,10 +65,12 @@ pub struct BuiltCandidate {
 /// A candidate as it was compared with what answers.
 #[derive(Clone, Debug)]
 pub struct Verdict {
-    /// The comparison; none where what answers fails.
+    /// The comparison; none where what answers fails, or has other keys.
     pub judged: Option<Judged>,
     /// Why there is none.
     pub not_compared: Option<String>,
+    /// Whether there are answers to go back to.
+    pub answers: bool,
     /// The limits of the gate that it goes past.
     pub broken: Vec<Broken>,
 }
@@ -328,17 +330,33 @@ pub async fn verdict(context: &Context, name: &str, options: &ApplyOptions) -> R
         stop: Stop::by_flag(&options.stop),
     };
     match judge(context, (name, &candidate), &judging).await {
-        Ok(judged) => Ok(Verdict {
+        Ok(Judgement::Compared(judged)) => Ok(Verdict {
             broken: broken(gate, &judged.diff),
-            judged: Some(judged),
+            judged: Some(*judged),
             not_compared: None,
+            answers: true,
+        }),
+        // A gate that is to keep rows as they are has none left to keep.
+        Ok(Judgement::OtherGrain(why)) => Ok(Verdict {
+            broken: (*gate != GateSettings::default())
+                .then(|| Broken {
+                    limit: "gate".to_owned(),
+                    allowed: "rows that can be compared".to_owned(),
+                    found: "other keys".to_owned(),
+                })
+                .into_iter()
+                .collect(),
+            judged: None,
+            not_compared: Some(why),
+            answers: true,
         }),
         Err(e) => match fails(context, name).await {
             // There are no answers that a gate could keep as they are.
             Some(why) => Ok(Verdict {
                 judged: None,
                 broken: Vec::new(),
-                not_compared: Some(why),
+                not_compared: Some(format!("what answers fails: {why}")),
+                answers: false,
             }),
             None => Err(e),
         },
@@ -376,7 +394,9 @@ pub async fn cut_over(
         let boundary = catch_up(context, name, &live, &master, &log, &batch).await?;
         history::keep(context, name).await?;
         let settings = settings_of(context, name)?;
-        let keep = settings.keep_previous.map(|keep| {
+        let answers = verdicts.get(name).is_none_or(|v| v.answers);
+        let keep = settings.keep_previous.filter(|_| answers);
+        let keep = keep.map(|keep| {
             let ms = i64::try_from(keep.as_millis()).unwrap_or(i64::MAX);
             who.at_ms.saturating_add(ms)
         });
@@ -405,9 +425,33 @@ pub async fn cut_over(
     context.catalogue.cut_over_all(&changes, &who).await?;
     for change in &changes {
         history::keep(context, &change.view).await?;
+        export_follows(context, &change.view, options).await;
         upkeep::after_job(context, &change.view).await;
     }
     served::wait(context, &reports, &options.stop).await
+}
+
+/// Writes the export of a view anew, whose rows are those of what answers now. What fails is made up for
+/// by the view's next job.
+async fn export_follows(context: &Context, name: &str, options: &ApplyOptions) {
+    let is_exported = settings_of(context, name).is_ok_and(|settings| settings.export);
+    if !is_exported {
+        return;
+    }
+    let written = async {
+        let entry = context.catalogue.current();
+        let named = entry
+            .named(name)
+            .ok_or_else(|| Error::NotFound(name.to_owned()))?;
+        let view = context.generation_view(&named)?;
+        let generation = named.entry.generation;
+        let master = Master::open(&context.storage, &view, generation, now_ms()).await?;
+        let batch = batch_options(context, options);
+        export_view(context, &Arc::new(master), Build::Rebuild, &batch).await
+    };
+    if let Err(error) = written.await {
+        tracing::warn!(view = %name, %error, "its export was not written anew; the view's next job makes it up");
+    }
 }
 
 /// Makes the previous generation of a view the one that answers again. Returns which took whose place.
@@ -415,7 +459,7 @@ pub async fn roll_back(
     context: &Context,
     name: &str,
     message: Option<&str>,
-    stop: &AtomicBool,
+    stop: &Arc<AtomicBool>,
 ) -> Result<(Generation, Generation)> {
     context.catalogue.refresh().await?;
     let entry = context.catalogue.current();
@@ -443,6 +487,11 @@ pub async fn roll_back(
         .roll_back(name, to, &pin.boundary, until, &who)
         .await?;
     history::keep(context, name).await?;
+    let options = ApplyOptions {
+        stop: stop.clone(),
+        ..ApplyOptions::default()
+    };
+    export_follows(context, name, &options).await;
     let report = BuildReport {
         view: name.to_owned(),
         outcome: BatchOutcome::default(),

@@ -132,7 +132,7 @@ pub async fn build_view(
 
 /// Writes the export of a view that was built. A changed definition may be built up to fewer offsets
 /// than the former one's export holds; then it is refreshed first.
-async fn export_view(
+pub(crate) async fn export_view(
     context: &Context,
     master: &Arc<Master>,
     build: Build,
@@ -143,7 +143,8 @@ async fn export_view(
         Build::Refresh => ExportWhen::Moved,
     };
     for _ in 0..EXPORT_TRIES {
-        match export(master, when, options, now_ms).await? {
+        let since = answers_since(context, master);
+        match export(master, since, when, options, now_ms).await? {
             ExportOutcome::Written { .. } | ExportOutcome::Unchanged => return Ok(()),
             ExportOutcome::Behind => {}
         }
@@ -158,6 +159,15 @@ async fn export_view(
         "view `{}`: its export holds more than its master view, whoever refreshes it; run the job again",
         master.view().name()
     )))
+}
+
+/// The entry of the catalogue by which a generation answers; 0 where it took nobody's place.
+fn answers_since(context: &Context, master: &Master) -> u64 {
+    let entry = context.catalogue.current();
+    let known = entry.views.get(master.view().name());
+    let came = known.and_then(|v| v.came.as_ref());
+    came.filter(|c| c.to == master.generation())
+        .map_or(0, |c| c.entry)
 }
 
 /// What a build made.

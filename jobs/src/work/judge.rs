@@ -4,9 +4,12 @@
 use std::sync::Arc;
 
 use anabranch_serving::SqlService;
+use anabranch_shared::convert::sql_type;
 use anabranch_shared::settings::{GateSettings, Limit};
 use anabranch_shared::view::View;
-use anabranch_shared::{Error, Offsets, Pin, Pinner, ReadMode, Result, Stop, blocking};
+use anabranch_shared::{
+    Error, Offsets, Pin, Pinner, ReadMode, Result, Stop, blocking, counted, nearest,
+};
 use arrow::datatypes::{Schema, SchemaRef};
 use futures::StreamExt;
 use serde::Serialize;
@@ -14,7 +17,7 @@ use serde::Serialize;
 use crate::project::context::Context;
 use crate::reader::local_service::local_service;
 use crate::reader::storage_pinner::LocalPinner;
-use crate::work::diff::{Diff, Differ, Side, keys_of};
+use crate::work::diff::{ColumnDiff, Diff, Differ, Side, keys_of};
 
 /// How two generations are compared.
 #[derive(Clone, Debug, Default)]
@@ -47,6 +50,15 @@ pub struct Judged {
     pub diff: Diff,
 }
 
+/// What came of comparing two generations.
+#[derive(Clone, Debug)]
+pub enum Judgement {
+    /// They were compared.
+    Compared(Box<Judged>),
+    /// Their rows can't be told to be one another's, for the reason that is told.
+    OtherGrain(String),
+}
+
 /// A limit that a difference goes past.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Broken {
@@ -61,13 +73,12 @@ pub struct Broken {
 /// Compares two generations, pinned at one head for both.
 ///
 /// # Errors
-/// `NotFound` where one is not there; `Invalid` where the condition can't be one, or the two have no
-/// keys in common; `Conflict` when stopped.
+/// `NotFound` where one is not there; `Invalid` where the condition can't be one; `Conflict` when stopped.
 pub async fn judge(
     context: &Context,
     (a, b): (&str, &str),
     options: &JudgeOptions,
-) -> Result<Judged> {
+) -> Result<Judgement> {
     let service = local_service(context)?;
     let pinner = LocalPinner::new(context.clone()).stopped_by(options.stop.flag());
     let names = [a.to_owned(), b.to_owned()];
@@ -83,7 +94,7 @@ async fn judge_pinned(
     pin: &Pin,
     [a, b]: &[String; 2],
     options: &JudgeOptions,
-) -> Result<Judged> {
+) -> Result<Judgement> {
     let of = |name: &String| {
         let missing = || {
             Error::NotFound(format!(
@@ -102,7 +113,7 @@ async fn judge_pinned(
     let grain = (keys_a.len() != common.len() || keys_b.len() != common.len())
         .then(|| [keys_a.clone(), keys_b.clone()]);
     if grain.is_some() && common.len() < keys_a.len().min(keys_b.len()) {
-        return Err(Error::Invalid(format!(
+        return Ok(Judgement::OtherGrain(format!(
             "the keys of `{a}` ({}) and of `{b}` ({}) are other ones: neither grain contains the other, so rows can't be compared",
             keys_a.join(", "),
             keys_b.join(", ")
@@ -142,7 +153,7 @@ async fn judge_pinned(
         differ.finish()
     })
     .await?;
-    Ok(Judged {
+    Ok(Judgement::Compared(Box::new(Judged {
         view: of_a.view.name().to_owned(),
         a: a.clone(),
         b: b.clone(),
@@ -150,7 +161,7 @@ async fn judge_pinned(
         head: of_a.head.clone(),
         grain,
         diff,
-    })
+    })))
 }
 
 fn nullable(schema: &SchemaRef) -> SchemaRef {
@@ -201,68 +212,86 @@ fn statement(
     )
 }
 
-/// The limits of a gate that a difference goes past.
-pub fn broken(gate: &GateSettings, diff: &Diff) -> Vec<Broken> {
-    let mut broken = Vec::new();
-    let mut check = |name: String, limit: Option<Limit>, part: f64, whole: f64, unit: &str| {
-        let Some(limit) = limit.filter(|limit| limit.is_over(part, whole)) else {
-            return;
+/// Refuses a gate that names what it can't judge.
+///
+/// # Errors
+/// `Invalid` for a column that the view has not, or whose values have no total.
+pub fn check_gate(gate: &GateSettings, view: &View) -> Result<()> {
+    let schema = view.schema();
+    for (name, limits) in gate.columns.iter().filter(|(name, _)| *name != "*") {
+        let of = format!("`[views.{}.gate.columns.{name}]`", view.name());
+        let Ok(field) = schema.field_with_name(name) else {
+            let columns = schema.fields().iter().map(|f| f.name().as_str());
+            let near = nearest(name, columns)
+                .map_or_else(String::new, |near| format!("; did you mean `{near}`?"));
+            return Err(Error::Invalid(format!(
+                "{of}: the view has no column `{name}`{near}"
+            )));
         };
-        let share = match whole > 0.0 {
-            true => format!(" ({:.2}%)", part / whole * 100.0),
-            false => String::new(),
-        };
-        broken.push(Broken {
-            limit: name,
-            allowed: limit.to_string(),
-            found: format!("{part} of {whole} {unit}{share}"),
-        });
-    };
-    let (both, a) = (diff.rows_of_both() as f64, diff.rows_a as f64);
-    check(
-        "rows_changed".into(),
-        gate.rows_changed,
-        diff.changed as f64,
-        both,
-        "rows",
-    );
-    check(
-        "keys_lost".into(),
-        gate.keys_lost,
-        diff.only_a as f64,
-        a,
-        "rows",
-    );
-    check(
-        "keys_new".into(),
-        gate.keys_new,
-        diff.only_b as f64,
-        a,
-        "rows",
-    );
-    for column in &diff.columns {
-        let Some(limits) = gate.of_column(&column.name) else {
-            continue;
-        };
-        let name = |what: &str| format!("columns.{}.{what}", column.name);
-        check(
-            name("rows_changed"),
-            limits.rows_changed,
-            column.changed as f64,
-            both,
-            "rows",
-        );
-        if let (Some(a), Some(b)) = (column.total_a, column.total_b) {
-            check(
-                name("total_changed"),
-                limits.total_changed,
-                (b - a).abs(),
-                a.abs(),
-                "in all",
-            );
+        if limits.total_changed.is_some() && !field.data_type().is_numeric() {
+            return Err(Error::Invalid(format!(
+                "{of}: `total_changed` is of numbers, and the column is {}; take it out",
+                sql_type(field.data_type())
+            )));
         }
     }
-    broken
+    Ok(())
+}
+
+/// The limits of a gate that a difference goes past.
+pub fn broken(gate: &GateSettings, diff: &Diff) -> Vec<Broken> {
+    let (both, a) = (diff.rows_of_both(), diff.rows_a);
+    let mut found = vec![
+        rows("rows_changed", gate.rows_changed, diff.changed, both),
+        rows("keys_lost", gate.keys_lost, diff.only_a, a),
+        rows("keys_new", gate.keys_new, diff.only_b, a),
+    ];
+    for column in &diff.columns {
+        if let Some(limits) = gate.of_column(&column.name) {
+            let name = |what: &str| format!("columns.{}.{what}", column.name);
+            found.push(rows(
+                &name("rows_changed"),
+                limits.rows_changed,
+                column.changed,
+                both,
+            ));
+            found.push(total(&name("total_changed"), limits.total_changed, column));
+        }
+    }
+    found.into_iter().flatten().collect()
+}
+
+/// A limit of rows, where `part` of `whole` goes past it.
+fn rows(name: &str, limit: Option<Limit>, part: u64, whole: u64) -> Option<Broken> {
+    let (some, all) = (part as f64, whole as f64);
+    let limit = limit.filter(|limit| limit.is_over(some, all))?;
+    let share = match whole {
+        0 => String::new(),
+        _ => format!(" ({:.2}%)", some / all * 100.0),
+    };
+    Some(Broken {
+        limit: name.to_owned(),
+        allowed: limit.to_string(),
+        found: format!("{part} of {}{share}", counted(whole, "row", "rows")),
+    })
+}
+
+/// A limit of a column's total, where its change goes past it. One that is no number any more does.
+fn total(name: &str, limit: Option<Limit>, column: &ColumnDiff) -> Option<Broken> {
+    let (a, b) = (column.total_a?, column.total_b?);
+    let is_over = |limit: &Limit| match a.is_nan() || b.is_nan() {
+        true => a.is_nan() != b.is_nan(),
+        false => limit.is_over((b - a).abs(), a.abs()),
+    };
+    let limit = limit.filter(is_over)?;
+    let share = column
+        .total_changed()
+        .map_or_else(String::new, |share| format!(" ({:+.2}%)", share * 100.0));
+    Some(Broken {
+        limit: name.to_owned(),
+        allowed: limit.to_string(),
+        found: format!("a total of {b} after {a}{share}"),
+    })
 }
 
 #[cfg(test)]
@@ -308,6 +337,14 @@ mod tests {
             ["rows_changed", "keys_lost", "columns.views.total_changed"]
         );
         assert!(broken(&GateSettings::default(), &diff).is_empty());
+        // What is no number any more has no total to be near to.
+        let mut diff = diff;
+        diff.columns[0].total_b = Some(f64::NAN);
+        assert!(
+            broken(&gate, &diff)
+                .iter()
+                .any(|b| b.found.starts_with("a total of NaN"))
+        );
     }
 
     #[test]

@@ -16,6 +16,7 @@ use similar::TextDiff;
 use crate::clock::now_us;
 use crate::project::context::Context;
 use crate::project::job_history::LastRows;
+use crate::work::judge::check_gate;
 
 /// How far back the jobs lie whose rate is taken for what a build will take.
 const RATE_OF: Duration = Duration::from_secs(90 * 24 * 3_600);
@@ -234,6 +235,9 @@ async fn view_change(
         Ok(view) => view,
         Err(e) => return Ok(change(name, Action::Refused, vec![e.to_string()])),
     };
+    if let Err(e) = check_gate(&settings.gate, &view) {
+        return Ok(change(name, Action::Refused, vec![e.to_string()]));
+    }
     let Some(live) = entry.views.get(name).and_then(|v| v.live.as_ref()) else {
         let first = change(name, Action::First, vec!["new".to_owned()]);
         return costs(context, entry, &view, first, rate).await;

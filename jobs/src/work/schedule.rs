@@ -150,7 +150,7 @@ impl Scheduler {
             let Some(view) = views.get(index).filter(|_| !stop.load(Ordering::Relaxed)) else {
                 break;
             };
-            // A rebuild cuts over to the definition that the project holds, so it must be known.
+            // What a rebuild is to be of may be gone from the project.
             if job == Job::Rebuild && self.unreadable.is_some() {
                 continue;
             }

@@ -8,8 +8,8 @@ use std::time::{Duration, Instant};
 
 use anabranch_batch::{
     CleanAction, CleanOptions, CleanReport, CompactOptions, CompactReport, KeepReport,
-    RetainReport, RetentionRule, UpkeepTime, clean_storage, clean_view, compact, find_compaction,
-    find_retention, keep_small, retain,
+    RetainReport, RetentionRule, RetireRule, UpkeepTime, clean_storage, clean_view, compact,
+    find_compaction, find_retention, keep_small, retain, retire,
 };
 use anabranch_shared::table::Table;
 use anabranch_shared::{
@@ -84,41 +84,21 @@ pub async fn maintain(
     action: CleanAction,
 ) -> Result<CleanReport> {
     if action == CleanAction::Remove {
-        retire(context, &time, None).await?;
+        retire_old(context, &time, None).await?;
     }
     let options = clean_options(context, time, action);
     let others = [layout::JOBS, layout::DEAD_LETTER_RETRIES].map(Path::from);
     clean_storage(&context.storage, &context.catalogue, &others, &options).await
 }
 
-/// Ends that former generations are kept whose time is over, and gives up candidates that nobody has cut
-/// over to for too long; of all views, or of one.
-async fn retire(context: &Context, time: &UpkeepTime, only: Option<&str>) -> Result<()> {
-    let entry = context.catalogue.current();
-    let hold = context.project.build.hold;
-    let hold_ms = i64::try_from(hold.as_millis()).unwrap_or(i64::MAX);
-    let mut given_up = BTreeMap::new();
-    let views = entry.views.iter();
-    for (name, known) in views.filter(|(name, _)| only.is_none_or(|only| only == *name)) {
-        if let Some(previous) = &known.previous
-            && previous.until_ms <= time.now_ms
-        {
-            let generation = previous.entry.generation;
-            context.catalogue.retire_previous(name, generation).await?;
-            tracing::info!(view = %name, %generation, "the former generation is not kept any more");
-        }
-        if let Some(candidate) = &known.candidate
-            && candidate.begun_at_ms.saturating_add(hold_ms) <= time.now_ms
-        {
-            let generation = candidate.entry.generation;
-            tracing::warn!(view = %name, %generation, "the candidate was not cut over to within `hold` of `[build]` and is given up");
-            given_up.insert(name.clone(), generation);
-        }
-    }
-    if !given_up.is_empty() {
-        context.catalogue.drop_candidates(&given_up).await?;
-    }
-    Ok(())
+/// Retires generations that do not answer and whose time is over; of all views, or of one.
+async fn retire_old(context: &Context, time: &UpkeepTime, only: Option<&str>) -> Result<()> {
+    let ms = |d: Duration| i64::try_from(d.as_millis()).unwrap_or(i64::MAX);
+    let rule = RetireRule {
+        hold_ms: ms(context.project.build.hold),
+        grace_ms: ms(context.project.storage.grace),
+    };
+    retire(&context.storage, &context.catalogue, only, rule, time).await
 }
 
 /// Cleans what belongs to a view after one of its jobs. What goes wrong is only said: the job is
@@ -127,7 +107,7 @@ pub async fn after_job(context: &Context, view: &str) {
     let cleaned = async {
         let action = CleanAction::Remove;
         let time = upkeep_time(context, action).await?;
-        retire(context, &time, Some(view)).await?;
+        retire_old(context, &time, Some(view)).await?;
         let options = clean_options(context, time, action);
         clean_view(&context.storage, &context.catalogue, view, &options).await
     };

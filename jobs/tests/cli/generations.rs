@@ -248,3 +248,66 @@ fn a_daemon_serves_candidate_previous_and_the_one_that_answers() -> Result<()> {
     ensure!(code == Some(0), "{code:?} {log}");
     Ok(())
 }
+
+/// Whose rows the export of `words` holds, by its table's newest metadata.
+fn exported(project: &Project) -> Result<String> {
+    let log = project.path("data/views/words/export/_delta_log");
+    let mut entries: Vec<_> = std::fs::read_dir(log)?.collect::<std::io::Result<_>>()?;
+    entries.retain(|e| e.path().extension().is_some_and(|x| x == "json"));
+    entries.sort_by_key(std::fs::DirEntry::path);
+    let mut newest = String::new();
+    for entry in entries {
+        for line in std::fs::read_to_string(entry.path())?.lines() {
+            let action: Value = serde_json::from_str(line)?;
+            let of = &action["metaData"]["configuration"]["anabranch.generation"];
+            newest = of.as_str().map_or(newest, str::to_owned);
+        }
+    }
+    Ok(newest)
+}
+
+#[test]
+fn the_export_follows_what_answers() -> Result<()> {
+    let project = project("export = true")?;
+    ensure!(exported(&project)? == "1");
+    project.write_views(&[("words", EDITED, "export = true")])?;
+    project.ok(&["apply", "--yes"])?;
+    ensure!(exported(&project)? == "2");
+    project.ok(&["rollback", "words"])?;
+    ensure!(
+        exported(&project)? == "1",
+        "the export stayed with the generation of before"
+    );
+    project.ok(&["rollback", "words"])?;
+    ensure!(exported(&project)? == "2");
+    Ok(())
+}
+
+#[test]
+fn a_gate_that_can_judge_nothing_is_refused() -> Result<()> {
+    let project = project("")?;
+    for (gate, says) in [
+        (
+            "[views.words.gate.columns.d]\nrows_changed = 1\n",
+            "no column `d`",
+        ),
+        (
+            "[views.words.gate.columns.word]\ntotal_changed = 1\n",
+            "`total_changed` is of numbers",
+        ),
+        (
+            "[views.words.gate]\nrows_changed = \"101%\"\n",
+            "a percentage such as",
+        ),
+    ] {
+        project.write_views(&[("words", EDITED, gate)])?;
+        let said = project.fails(64, &["plan"])?;
+        ensure!(said.contains(says), "{said}");
+    }
+    let gate = "[views.words.gate]\nkeys_lost = 0\nwhere = \"nothing > 1\"\n";
+    project.write_views(&[("words", EDITED, gate)])?;
+    let said = project.fails(64, &["apply", "--yes"])?;
+    ensure!(said.contains("nothing"), "{said}");
+    ensure!(count(&project, "words")? == "1200");
+    Ok(())
+}

@@ -162,7 +162,7 @@ fn an_older_project_elsewhere_changes_nothing() -> Result<()> {
 
 /// Whoever asks after the command has ended is answered by what it built, and told nothing else.
 #[test]
-fn a_rebuild_returns_when_the_daemon_serves_it() -> Result<()> {
+fn apply_returns_when_the_daemon_serves_it() -> Result<()> {
     let project = Project::new(&[("words", WORDS, "")])?;
     let (_daemon, _) = project.daemon()?;
     project.ingest(0..100)?;
@@ -172,7 +172,7 @@ fn a_rebuild_returns_when_the_daemon_serves_it() -> Result<()> {
     {
         let sql = format!("SELECT word, count(*) AS c, {column} FROM facts GROUP BY word");
         project.write_views(&[("words", &sql, "")])?;
-        project.ok(&["batch", "rebuild", "words"])?;
+        project.ok(&["apply", "--yes"])?;
         let asked = [
             "--format",
             "csv",

@@ -47,7 +47,6 @@ impl Role {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Candidate {
     /// The generation.
-    #[serde(flatten)]
     pub entry: GenerationEntry,
     /// The generation that answered when it was begun; it takes the place of no other.
     pub instead_of: Option<Generation>,
@@ -63,7 +62,6 @@ pub struct Candidate {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Previous {
     /// The generation.
-    #[serde(flatten)]
     pub entry: GenerationEntry,
     /// Until when it is kept, in milliseconds since 1970.
     pub until_ms: i64,

@@ -15,7 +15,7 @@ fn offsets(list: &[(i32, i64)]) -> Offsets {
 #[test]
 fn an_export_never_goes_back() {
     let held = ExportPin {
-        generation: Some(Generation(2)),
+        answering: Some(Generation(2).into()),
         boundary: offsets(&[(0, 5), (1, 3)]),
         files: Vec::new(),
     };
@@ -30,6 +30,18 @@ fn an_export_never_goes_back() {
     assert_eq!(standing(3, &[(0, 5), (1, 3)]), ExportStanding::Newer);
     assert_eq!(standing(3, &[(0, 9)]), ExportStanding::Behind);
     assert_eq!(standing(1, &[(0, 9), (1, 9)]), ExportStanding::Older);
+    // What came to answer later is later, also where its number is smaller: after a roll-back.
+    let back = |since| Answering {
+        since,
+        generation: Generation(1),
+    };
+    let all = offsets(&[(0, 5), (1, 3)]);
+    assert_eq!(held.standing(back(7), &all), ExportStanding::Newer);
+    assert_eq!(
+        held.standing(back(7), &offsets(&[])),
+        ExportStanding::Behind
+    );
+    assert_eq!(held.standing(back(0), &all), ExportStanding::Older);
     let nothing = ExportPin::default();
     assert_eq!(
         nothing.standing(Generation(1), &offsets(&[])),

@@ -9,7 +9,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use datafusion::common::tree_node::{Transformed, TreeNode};
-use datafusion::common::{Column, Result as EngineResult};
+use datafusion::common::{Column, Result as EngineResult, ScalarValue};
 use datafusion::logical_expr::expr::{Alias, BinaryExpr};
 use datafusion::logical_expr::utils::split_conjunction_owned;
 use datafusion::logical_expr::{Expr, ExprSchemable, LogicalPlan, Operator};
@@ -326,6 +326,7 @@ fn shape(plan: &LogicalPlan) -> EngineResult<String> {
 fn in_one_form(expr: Expr) -> Expr {
     match expr {
         Expr::Alias(Alias { expr, .. }) => *expr,
+        Expr::Literal(value, _) => Expr::Column(Column::new_unqualified(as_sql(&value))),
         Expr::BinaryExpr(BinaryExpr { left, op, right }) => match op {
             Operator::And | Operator::Or => {
                 let mut terms = Vec::new();
@@ -338,12 +339,31 @@ fn in_one_form(expr: Expr) -> Expr {
             }
             Operator::Gt => binary(*right, Operator::Lt, *left),
             Operator::GtEq => binary(*right, Operator::LtEq, *left),
-            Operator::Eq | Operator::NotEq if left.to_string() > right.to_string() => {
+            Operator::Eq | Operator::NotEq if place_of(&left) > place_of(&right) => {
                 binary(*right, op, *left)
             }
             _ => binary(*left, op, *right),
         },
         other => other,
+    }
+}
+
+/// Where an operand of an equality stands: fields come before everything else.
+fn place_of(operand: &Expr) -> (bool, String) {
+    let is_field =
+        matches!(operand, Expr::Column(c) if c.name.starts_with(|c: char| c.is_alphabetic()));
+    (!is_field, operand.to_string())
+}
+
+/// A constant as one writes it in SQL. Its type is told where the text alone would not tell it.
+fn as_sql(value: &ScalarValue) -> String {
+    let quoted = |text: &str| format!("'{}'", text.replace('\'', "''"));
+    match value {
+        ScalarValue::Utf8View(Some(text)) => quoted(text),
+        ScalarValue::Int64(Some(_)) | ScalarValue::Boolean(Some(_)) => value.to_string(),
+        ScalarValue::Float64(Some(number)) => format!("{number:?}"),
+        value if value.is_null() => format!("NULL of {}", value.data_type()),
+        value => format!("{} {}", value.data_type(), quoted(&value.to_string())),
     }
 }
 

@@ -14,7 +14,7 @@ use tokio::task::JoinSet;
 use super::{AT_ONCE, Daemon, FOLLOW_EVERY, LONGEST_WAIT};
 use crate::delta::{ViewDelta, of_view};
 use crate::failure::Reason;
-use crate::topic::TopicStream;
+use crate::topic::{ServedAs, TopicStream};
 
 /// Of views and topics, why they don't answer.
 type Troubles = BTreeMap<String, (ErrorKind, String)>;
@@ -143,7 +143,22 @@ impl Daemon {
         let generations = entry.generations();
         let relations: BTreeMap<String, &GenerationEntry> =
             generations.map(|g| (g.relation(), g.entry)).collect();
-        for stream in topics.values() {
+        for (topic, stream) in topics.iter() {
+            // What it was served as until now it goes on as, at once, before that name goes.
+            let wanted = entry.generations().filter(|g| {
+                let is_new = stream.served(&g.relation()) != Some(g.entry.generation);
+                g.entry.definition.topic.name == *topic && is_new
+            });
+            let wanted: Vec<ServedAs> = wanted
+                .map(|g| ServedAs {
+                    view: g.view.to_owned(),
+                    name: g.relation(),
+                    generation: g.entry.generation,
+                })
+                .collect();
+            if !wanted.is_empty() {
+                stream.upkeep().serve_as(&wanted).await;
+            }
             let known: Vec<String> = stream.with_delta(|d| d.views.keys().cloned().collect());
             for name in known {
                 let alive = relations.get(&name);
@@ -159,11 +174,6 @@ impl Daemon {
                 continue;
             };
             if stream.served(&name) == Some(of.generation) || !self.served.is_due(&name) {
-                continue;
-            }
-            // What it was served as until now it goes on as, at once.
-            if stream.serve_as(named.view, &name, of.generation) {
-                tracing::info!(view = %name, generation = %of.generation, "serving");
                 continue;
             }
             if serving.len() >= AT_ONCE {

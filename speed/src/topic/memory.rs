@@ -7,11 +7,19 @@ use anabranch_shared::{
     Result, planted,
 };
 
-use crate::delta::TopicDelta;
 use crate::delta::bounds::Bounds;
 use crate::delta::fold_landed::Following;
+use crate::delta::{TopicDelta, ViewDelta};
 use crate::metrics::TopicGauges;
 use crate::options::DaemonOptions;
+
+/// A generation of a view, and the name that it is to be served under.
+#[derive(Clone, Debug)]
+pub(crate) struct ServedAs {
+    pub(crate) view: String,
+    pub(crate) name: String,
+    pub(crate) generation: Generation,
+}
 
 /// One topic's log and memory.
 #[derive(Debug)]
@@ -61,26 +69,32 @@ impl TopicMemory {
         drop(removed);
     }
 
-    /// Serves a generation of a view under one more name, where it is served under another: its pieces
-    /// are those of both. Returns whether it is.
-    pub(super) fn serve_as(&self, view: &str, name: &str, generation: Generation) -> bool {
+    /// Serves generations of views under further names, as far as they are served under others: the
+    /// pieces are those of both. All at once, because one may take the name of another. Nobody may make
+    /// pieces for the names meanwhile.
+    pub(super) fn serve_as(&self, wanted: &[ServedAs]) {
         let mut delta = self.delta.lock();
-        let is_it = |v: &&crate::delta::ViewDelta| {
-            let is_it = v.master.generation() == generation
-                || planted("planted-generation-of-another-number");
-            let is_of = v.master.view().name() == view && is_it;
-            is_of && v.failed.is_none()
+        let of = |wanted: &ServedAs| {
+            let is_it = |v: &&ViewDelta| {
+                let is_number = v.master.generation() == wanted.generation
+                    || planted("planted-generation-of-another-number");
+                is_number && v.master.view().name() == wanted.view && v.failed.is_none()
+            };
+            let mut found = delta.views.values().find(is_it)?.clone();
+            if planted("planted-pieces-lost-on-cut-over") {
+                found.pieces.clear();
+            }
+            Some((wanted.name.clone(), found))
         };
-        let Some(mut found) = delta.views.values().find(is_it).cloned() else {
-            return false;
-        };
-        if planted("planted-pieces-lost-on-cut-over") {
-            found.pieces.clear();
+        let found: Vec<(String, ViewDelta)> = wanted.iter().filter_map(of).collect();
+        let mut before = Vec::new();
+        for (name, view) in found {
+            let generation = view.master.generation();
+            tracing::info!(view = %name, %generation, "serving");
+            before.push(delta.views.insert(name, view));
         }
-        let before = delta.views.insert(name.to_owned(), found);
         drop(delta);
         drop(before);
-        true
     }
 
     /// The views that are served.

@@ -14,7 +14,7 @@ use self::landing::FailedLanding;
 pub use self::retries::Doing;
 use self::retries::Retries;
 use super::keys::Keys;
-use super::memory::TopicMemory;
+use super::memory::{ServedAs, TopicMemory};
 use super::tending::Tending;
 use crate::delta::{Folded, ViewDelta, check_no_gap, fold_landed::follow_log, is_of_view};
 use crate::topic::appender::{AppenderHandle, WriteRequest};
@@ -196,6 +196,14 @@ impl Upkeep {
         drop(turn);
         self.tending.turn().await.relieve().await;
         Ok(())
+    }
+
+    /// Serves generations of views under further names, as far as they are served under others. Nobody
+    /// lands or follows meanwhile: what is made for a name is of the generation that has it.
+    pub(crate) async fn serve_as(&self, wanted: &[ServedAs]) {
+        let _turn = self.turn().await;
+        let _tending = self.tending.turn().await;
+        self.memory.serve_as(wanted);
     }
 
     /// Whether the log is not followed because there is no room.

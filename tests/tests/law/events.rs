@@ -53,7 +53,7 @@ impl World<'_> {
         }
         self.faults.set_percent(if faulty { 40 } else { 0 });
         // Not drawn where there are none, so that cases of before are what they were.
-        if self.changes_generations && self.rng.random_bool(0.12) {
+        if self.generations > 0.0 && self.rng.random_bool(self.generations) {
             let done = self.change_generations().await;
             self.faults.set_percent(0);
             return done;

@@ -204,7 +204,7 @@ async fn add_device(dir: &Path) -> anyhow::Result<()> {
     let sql = std::fs::read_to_string(&view)?;
     let sql = sql.replace("url, count", "url, device, count");
     std::fs::write(&view, sql.replace("GROUP BY 1, 2", "GROUP BY 1, 2, 3"))?;
-    run_well(dir, &["batch", "rebuild"]).await?;
+    run_well(dir, &["apply", "--yes"]).await?;
     Ok(())
 }
 

@@ -11,6 +11,7 @@ use anabranch_shared::{
 };
 use anabranch_tests::views::{self, RandomView};
 use rand::Rng;
+use rand::seq::IndexedRandom;
 
 use super::events::unless_faulty;
 use super::world::{NOW, World, WorldView, batch_options};
@@ -50,13 +51,12 @@ impl World<'_> {
         let nth = self.any_view();
         let view = &self.views[nth];
         let (candidate, previous) = (view.candidate.is_some(), view.previous.is_some());
-        match self.rng.random_range(0..10) {
-            0..=3 if candidate => self.cut_over_to_candidate(nth).await?,
-            4 if candidate => self.give_up_candidate(nth).await?,
-            5 if candidate => self.go_on_with_candidate(nth).await?,
-            0..=5 => self.begin_candidate(nth).await?,
-            6..=8 if previous => self.roll_back(nth).await?,
-            9 if previous => self.retire_previous(nth).await?,
+        match self.rng.random_range(0..16) {
+            0..=4 if previous => self.roll_back(nth).await?,
+            5 if previous => self.retire_previous(nth).await?,
+            0..=12 if candidate => self.cut_over_to_candidate(nth).await?,
+            13 if candidate => self.give_up_candidate(nth).await?,
+            14 if candidate => self.go_on_with_candidate(nth).await?,
             _ => self.begin_candidate(nth).await?,
         }
         self.faults.set_percent(0);
@@ -159,9 +159,13 @@ impl World<'_> {
         master.refresh().await?;
         let (at, low, mut end) = (master.boundary(), self.log.low(), self.log.head());
         if self.rng.random_bool(0.5) {
+            // Where something that was acknowledged ends: a boundary cuts through none of it.
             for (p, head) in self.log.head().iter() {
-                let from = at.get(p).max(low.get(p)).0;
-                end.set(p, Offset(self.rng.random_range(from..=head.0.max(from))));
+                let least = at.get(p).max(low.get(p));
+                let all = self.acknowledged.iter().chain(&self.sourced);
+                let ends = all.filter(|a| a.partition == p).map(|a| a.range.end);
+                let ends: Vec<Offset> = ends.filter(|e| *e >= least && *e <= head).collect();
+                end.set(p, ends.choose(&mut self.rng).copied().unwrap_or(least));
             }
         }
         let options = batch_options(1 << 30);

@@ -268,7 +268,7 @@ async fn a_fact_that_breaks_a_view_stops_that_view_alone() -> anyhow::Result<()>
 async fn mend(dir: &Path, daemon: &Daemon) -> anyhow::Result<()> {
     for (view, _, _, mended) in CASES {
         std::fs::write(dir.join(format!("{view}.sql")), mended)?;
-        let ran = run(dir, &["batch", "rebuild", view])?;
+        let ran = run(dir, &["apply", "--yes", "--view", view])?;
         anyhow::ensure!(ran.code == Some(0), "{view}: {ran:?}");
     }
     daemon.serves_all().await?;

@@ -199,8 +199,8 @@ pub(crate) struct World<'a> {
     pub(crate) passed_ms: i64,
     /// A pin whose query runs later.
     pub(crate) held: Option<Pin>,
-    /// Whether there are generations beside the ones that answer.
-    pub(crate) changes_generations: bool,
+    /// How often something becomes of generations beside the ones that answer, from 0 to 1.
+    pub(crate) generations: f64,
     pub(crate) service: SqlService,
     pub(crate) coverage: &'a mut Coverage,
     _dir: tempfile::TempDir,
@@ -281,7 +281,11 @@ impl<'a> World<'a> {
         // A planted bug is of one view and topic: with more it would only be noticed later.
         let planted = std::env::var("ANABRANCH_LAW_PLANTED").ok();
         let is_small = planted.is_some();
-        let changes_generations = planted.is_none_or(|of| of == OF_GENERATIONS);
+        let generations = match planted {
+            None => [0.1, 0.1, 0.5][rng.random_range(0..3)],
+            Some(of) if of == OF_GENERATIONS => 0.5,
+            Some(_) => 0.0,
+        };
         let several = !is_small && rng.random_bool(0.4);
         for name in &NAMES[..1 + usize::from(several)] {
             let random = views::view_over(&mut rng, &declared);
@@ -341,7 +345,7 @@ impl<'a> World<'a> {
             sourced: Vec::new(),
             passed_ms: 0,
             held: None,
-            changes_generations,
+            generations,
             service,
             coverage,
             _dir: dir,

@@ -21,7 +21,7 @@ use anabranch_shared::{
 };
 use anabranch_tests::commands::{build, ingest_lines};
 use anabranch_tests::places;
-use anabranch_tests::process::{Process, Setup, write_project};
+use anabranch_tests::process::{Process, Setup, run_well, write_project};
 
 const HOUR: i64 = 3_600_000;
 const DAY: i64 = 24 * HOUR;
@@ -248,12 +248,19 @@ async fn old_generations_go_after_the_grace() -> anyhow::Result<()> {
         .filter(|f| f.starts_with(dir.path().join("data/views/words/g1")))
         .collect();
     anyhow::ensure!(first.len() == 3, "two commits and a run: {first:?}");
+    let settings = dir.path().join("anabranch.toml");
+    let text = std::fs::read_to_string(&settings)?;
+    let text = text.replace("[views.words]", "[views.words]\nkeep_previous = \"off\"");
+    std::fs::write(&settings, text)?;
+    // A candidate whose build dies: its generation is 2. Another one takes its place.
+    let sql = "SELECT id % 3 AS third, count(*) AS n FROM facts GROUP BY 1";
+    std::fs::write(dir.path().join("words.sql"), sql)?;
+    let point = "publish-before-commit";
+    Process::killed_at(dir.path(), &["apply", "--yes"], point).await?;
     let sql = "SELECT id % 2 AS odd, count(*) AS n FROM facts GROUP BY 1";
     std::fs::write(dir.path().join("words.sql"), sql)?;
+    run_well(dir.path(), &["apply", "--yes"]).await?;
     let context = Context::open(dir.path()).await?;
-    // A rebuild of the new definition that dies: its generation is 2.
-    Process::killed_at(dir.path(), &["batch", "rebuild"], "publish-before-commit").await?;
-    build(&context, Build::Rebuild).await?;
     let now = now_ms();
     see(&context, now).await?;
     let (_, gone) = clean(&context, now + HOUR - 30_000).await?;
