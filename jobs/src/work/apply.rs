@@ -215,7 +215,7 @@ pub async fn build_candidate(
     let ended_at = now_us().max(started_at);
     let mut record = JobRecord {
         view: name.to_owned(),
-        job: "build",
+        job: Build::Rebuild.name(),
         trigger: "apply".to_owned(),
         started_at,
         ended_at,

@@ -574,7 +574,7 @@ fn differs(a: &ArrayRef, b: &ArrayRef, closeness: Closeness) -> Result<BooleanAr
     let fields = vec![SortField::new(a.data_type().clone())];
     let converter = RowConverter::new(fields)?;
     let (a, b) = (
-        converter.convert_columns(&[a.clone()])?,
+        converter.convert_columns(std::slice::from_ref(a))?,
         converter.convert_columns(&[b])?,
     );
     Ok((0..a.num_rows())

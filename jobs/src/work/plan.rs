@@ -16,6 +16,7 @@ use similar::TextDiff;
 use crate::clock::now_us;
 use crate::project::context::Context;
 use crate::project::job_history::LastRows;
+use crate::work::build::Build;
 use crate::work::judge::check_gate;
 
 /// How far back the jobs lie whose rate is taken for what a build will take.
@@ -419,7 +420,7 @@ async fn rate(context: &Context) -> Result<Option<f64>> {
     rows.follow(&context.storage).await?;
     let (mut facts, mut seconds) = (0.0, 0.0);
     for job in rows.take_ended() {
-        let is_build = matches!(job.key.1.as_str(), "rebuild" | "build");
+        let is_build = job.key.1 == Build::Rebuild.name();
         if is_build && job.outcome == "done" && job.facts > 0 {
             facts += job.facts as f64;
             seconds += (job.ended_at - job.started_at) as f64 / 1e6;

@@ -50,7 +50,7 @@ pub enum Difference {
     /// Only what stands above the aggregation differs: the states are the same.
     Above,
     /// The states differ.
-    States(StatesDiffer),
+    States(Box<StatesDiffer>),
 }
 
 /// In what states differ.
@@ -144,7 +144,7 @@ impl Fingerprint {
             states.form = Some((self.state_format.clone(), later.state_format.clone()));
         }
         if states != StatesDiffer::default() {
-            return Difference::States(states);
+            return Difference::States(Box::new(states));
         }
         if self.upper != later.upper {
             Difference::Above

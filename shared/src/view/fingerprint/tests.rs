@@ -1,5 +1,5 @@
 //! Rewritings that must not change what a definition is, and edits that must.
-#![expect(clippy::unwrap_used, reason = "tests")]
+#![expect(clippy::unwrap_used, clippy::panic, reason = "tests")]
 
 use super::*;
 use crate::view::tests::topic;
@@ -14,7 +14,7 @@ fn difference(before: &str, after: &str) -> Difference {
 
 fn states(before: &str, after: &str) -> StatesDiffer {
     match difference(before, after) {
-        Difference::States(states) => states,
+        Difference::States(states) => *states,
         other => panic!("{before}\n{after}\n{other:?}"),
     }
 }
@@ -160,7 +160,7 @@ fn columns_are_told_by_their_names() {
     let more = BASE.replace("sum(n) AS total,", "sum(n) AS total, max(n) AS most,");
     let found = states(BASE, &more);
     assert_eq!(found.columns, [vec![], vec!["most".to_owned()]]);
-    assert_eq!(found.form.is_some(), true);
+    assert!(found.form.is_some());
     let found = states(&more, BASE);
     assert_eq!(found.columns, [vec!["most".to_owned()], vec![]]);
     // The order of states is part of them.
