@@ -18,7 +18,7 @@ use crate::table::{AddFile, Commit, RemoveFile, Table, TableState};
 use crate::table::{check_start, position_txns, positions};
 use crate::topic::LateReads;
 use crate::view::{Difference, SortedStates, View, convert};
-use crate::{Error, Generation, LogVersion, OffsetRange, Offsets, PartitionId, Result};
+use crate::{Error, Generation, LogVersion, Offset, OffsetRange, Offsets, PartitionId, Result};
 
 mod leaf;
 #[cfg(test)]
@@ -244,7 +244,14 @@ impl Master {
             let rows = add.rows().unwrap_or_default();
             units.push(Unit { add, rows });
         }
-        Ok((units, pin.boundary))
+        let mut boundary = pin.boundary;
+        if planted("planted-copied-to-a-lower-boundary") {
+            let lower = boundary
+                .iter()
+                .map(|(p, o)| (p, Offset(o.0.saturating_sub(1))));
+            boundary = lower.collect();
+        }
+        Ok((units, boundary))
     }
 
     /// Removes units that were not published.

@@ -76,13 +76,18 @@ impl TopicMemory {
         let mut delta = self.delta.lock();
         let of = |wanted: &ServedAs| {
             let is_it = |v: &&ViewDelta| {
-                let is_number = v.master.generation() == wanted.generation
-                    || planted("planted-generation-of-another-number");
-                is_number && v.master.view().name() == wanted.view && v.failed.is_none()
+                v.master.generation() == wanted.generation
+                    && v.master.view().name() == wanted.view
+                    && v.failed.is_none()
             };
             let mut found = delta.views.values().find(is_it)?.clone();
             if planted("planted-pieces-lost-on-cut-over") {
                 found.pieces.clear();
+            }
+            if planted("planted-boundary-of-the-former")
+                && let Some(former) = delta.views.get(&wanted.name)
+            {
+                found.pin = former.pin.clone();
             }
             Some((wanted.name.clone(), found))
         };

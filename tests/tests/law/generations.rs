@@ -78,7 +78,7 @@ impl World<'_> {
         let random = match (own, self.rng.random_range(0..4)) {
             // What only stands above is copied, and so can be what is the same.
             (Some(own), 0) => own,
-            (Some(own), 1) => views::narrowed(&own).unwrap_or_else(|| self.random_view()),
+            (Some(own), 1..=2) => views::narrowed(&own).unwrap_or_else(|| self.random_view()),
             _ => self.random_view(),
         };
         let view = Arc::new(View::compile(name, &random.sql, &self.topic)?);

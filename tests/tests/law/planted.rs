@@ -228,8 +228,13 @@ const BUGS: &[Bug] = &[
 /// The same of generations beside the ones that answer.
 const OF_GENERATIONS: &[Bug] = &[
     (
-        "planted-generation-of-another-number",
-        "a daemon goes on with another generation of the view where one is cut over to",
+        "planted-boundary-of-the-former",
+        "a generation that is served under another name answers by the boundary of the one that had it",
+        1_000_000,
+    ),
+    (
+        "planted-copied-to-a-lower-boundary",
+        "copied states are said to reach less far than they do",
         1_000_000,
     ),
     (
@@ -240,27 +245,27 @@ const OF_GENERATIONS: &[Bug] = &[
     (
         "planted-copied-file-lost",
         "a file is left out where states are copied to a new generation",
-        1_000_000,
+        1_000_038,
     ),
     (
         "planted-candidate-run-lost",
         "a candidate that is gone on with leaves out a run",
-        1_000_000,
+        1_000_017,
     ),
     (
         "planted-copy-of-another-definition",
         "states are copied although the definition was narrowed",
-        1_000_000,
+        1_000_021,
     ),
     (
         "planted-low-above-a-kept-generation",
         "retention forgets generations that don't answer",
-        1_000_000,
+        1_000_078,
     ),
     (
         "planted-kept-by-its-first-boundary",
         "a generation that is kept answers by the boundary that it was served with",
-        1_000_000,
+        1_000_002,
     ),
 ];
 
