@@ -230,12 +230,12 @@ const OF_GENERATIONS: &[Bug] = &[
     (
         "planted-boundary-of-the-former",
         "a generation that is served under another name answers by the boundary of the one that had it",
-        1_000_000,
+        1_000_002,
     ),
     (
         "planted-copied-to-a-lower-boundary",
         "copied states are said to reach less far than they do",
-        1_000_000,
+        1_000_043,
     ),
     (
         "planted-pieces-lost-on-cut-over",
