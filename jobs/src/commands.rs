@@ -15,6 +15,7 @@ use crate::commands::completions::CompletionsArgs;
 use crate::commands::dead_letters::DeadLettersCommand;
 use crate::commands::diff::DiffArgs;
 use crate::commands::generate::GenerateArgs;
+use crate::commands::graph::GraphArgs;
 use crate::commands::ingest::IngestArgs;
 use crate::commands::jobs::JobsCommand;
 use crate::commands::plan::PlanArgs;
@@ -41,6 +42,7 @@ pub mod diff;
 pub mod du;
 mod fitting;
 pub mod generate;
+pub mod graph;
 pub mod ingest;
 pub mod init;
 pub mod jobs;
@@ -165,6 +167,11 @@ enum Command {
     /// something would
     #[command(after_help = PLAN_EXAMPLES)]
     Plan(PlanArgs),
+    /// Draws which sources, topics, views, generations and exports are made from which
+    #[command(
+        after_help = "Examples:\n  anabranch graph\n  anabranch graph --as mermaid > graph.mmd\n  anabranch graph --as dot | dot -Tsvg > graph.svg"
+    )]
+    Graph(GraphArgs),
     /// Does what `plan` shows, after a question: builds, compares, lets gates decide, cuts over; exit code
     /// 3 where a gate is broken
     #[command(after_help = APPLY_EXAMPLES)]
@@ -297,6 +304,7 @@ impl Command {
             | Self::Verify(_)
             | Self::Status
             | Self::Plan(_)
+            | Self::Graph(_)
             | Self::Diff(_)
             | Self::History { .. }
             | Self::Du
@@ -405,6 +413,7 @@ pub async fn execute(cli: Cli) -> Result<u8> {
         Command::Up => node::run::run(&context, true).await.map(|()| 0),
         Command::Schedule => schedule::run(context, None, stop_token()).await.map(|()| 0),
         Command::Plan(args) => plan::run(&args, &context, printing).await,
+        Command::Graph(args) => graph::run(&args, &context, printing),
         Command::Diff(args) => diff::run(&args, &context, printing).await,
         Command::Rollback(args) => rollback::run(&args, &context, printing).await,
         Command::History { view } => rollback::history(&view, &context, printing).await,

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
 
-use anabranch_shared::{Error, Result, blocking, layout};
+use anabranch_shared::{Entry, Error, Result, Role, ViewEntry, blocking, layout};
 use arrow::array::{ArrayRef, RecordBatch, StringViewArray, UInt64Array};
 use futures::TryStreamExt;
 
@@ -75,18 +75,30 @@ impl Part {
         }
     }
 
-    /// What it is; `live` are the generations that answer.
-    fn what(&self, live: &BTreeMap<String, u64>) -> String {
+    /// What it is; the catalogue's entry tells which generations play a part.
+    fn what(&self, entry: &Entry) -> String {
         match self {
             Self::Log(_) => "log".to_owned(),
             Self::DeadLetters(_) => "dead letters".to_owned(),
             Self::Wal(_) => "WAL".to_owned(),
             Self::Export(_) => "export".to_owned(),
-            Self::Generation { view, generation } => match live.get(view) {
-                Some(number) if number == generation => format!("generation {generation}"),
-                Some(number) if number > generation => format!("generation {generation} (former)"),
-                _ => format!("generation {generation} (does not answer)"),
-            },
+            Self::Generation { view, generation } => {
+                let known = entry.views.get(view);
+                let mut roles = known.into_iter().flat_map(ViewEntry::roles);
+                let role = roles.find(|(_, of)| of.generation.0 == *generation);
+                let live = known.and_then(|v| v.live.as_ref());
+                match (role, live) {
+                    (Some((Role::Live, _)), _) => format!("generation {generation}"),
+                    (Some((Role::Candidate, _)), _) => {
+                        format!("generation {generation} (candidate)")
+                    }
+                    (Some((Role::Previous, _)), _) => format!("generation {generation} (previous)"),
+                    (None, Some(live)) if live.generation.0 > *generation => {
+                        format!("generation {generation} (former)")
+                    }
+                    _ => format!("generation {generation} (does not answer)"),
+                }
+            }
             Self::Jobs => "history of jobs".to_owned(),
             Self::Retries => "retries of dead letters".to_owned(),
             Self::Spilled => "spilled, temporary".to_owned(),
@@ -167,7 +179,7 @@ fn local_files(dir: &Path, part: Option<&Part>, all: &mut BTreeMap<Part, Use>) -
 }
 
 /// The parts for people.
-fn text(parts: &BTreeMap<Part, Use>, live: &BTreeMap<String, u64>, style: Style) -> String {
+fn text(parts: &BTreeMap<Part, Use>, entry: &Entry, style: Style) -> String {
     let mut total = Use::default();
     let mut rows: Vec<Vec<String>> = Vec::new();
     for (part, of_part) in parts {
@@ -175,7 +187,7 @@ fn text(parts: &BTreeMap<Part, Use>, live: &BTreeMap<String, u64>, style: Style)
         total.bytes += of_part.bytes;
         rows.push(vec![
             part.of_what().to_owned(),
-            part.what(live),
+            part.what(entry),
             human_count(of_part.files),
             human_bytes(of_part.bytes),
         ]);
@@ -190,7 +202,7 @@ fn text(parts: &BTreeMap<Part, Use>, live: &BTreeMap<String, u64>, style: Style)
 }
 
 /// The parts as rows.
-fn rows(parts: &BTreeMap<Part, Use>, live: &BTreeMap<String, u64>) -> Result<RecordBatch> {
+fn rows(parts: &BTreeMap<Part, Use>, entry: &Entry) -> Result<RecordBatch> {
     let texts = |of: &dyn Fn(&Part) -> String| -> ArrayRef {
         Arc::new(StringViewArray::from_iter_values(parts.keys().map(of)))
     };
@@ -199,7 +211,7 @@ fn rows(parts: &BTreeMap<Part, Use>, live: &BTreeMap<String, u64>) -> Result<Rec
     };
     Ok(RecordBatch::try_from_iter([
         ("of", texts(&|p| p.of_what().to_owned())),
-        ("what", texts(&|p| p.what(live))),
+        ("what", texts(&|p| p.what(entry))),
         ("files", numbers(&|u| u.files)),
         ("bytes", numbers(&|u| u.bytes)),
     ])?)
@@ -209,12 +221,9 @@ fn rows(parts: &BTreeMap<Part, Use>, live: &BTreeMap<String, u64>) -> Result<Rec
 pub(crate) async fn run(context: &Context, printing: Printing) -> Result<u8> {
     let parts = look(context).await?;
     let entry = context.catalogue.current();
-    let live = entry.views.iter();
-    let live = live.filter_map(|(name, v)| Some((name.clone(), v.live.as_ref()?.generation.0)));
-    let live: BTreeMap<String, u64> = live.collect();
     match printing.is_for_people() {
-        true => printing.text(&text(&parts, &live, printing.style))?,
-        false => printing.rows(&rows(&parts, &live)?)?,
+        true => printing.text(&text(&parts, &entry, printing.style))?,
+        false => printing.rows(&rows(&parts, &entry)?)?,
     }
     Ok(0)
 }
@@ -244,9 +253,5 @@ mod tests {
         ] {
             assert_eq!(Part::of(path), part, "{path}");
         }
-        let live = BTreeMap::from([("v".to_owned(), 2)]);
-        assert_eq!(generation(1).what(&live), "generation 1 (former)");
-        assert_eq!(generation(2).what(&live), "generation 2");
-        assert_eq!(generation(3).what(&live), "generation 3 (does not answer)");
     }
 }

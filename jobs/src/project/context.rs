@@ -116,6 +116,11 @@ impl Context {
         Ok(view)
     }
 
+    /// The name of the topic that a view of the project reads; none where it reads none.
+    pub fn topic_of(&self, settings: &ViewSettings) -> Option<String> {
+        self.topic_read(settings).ok().map(|topic| topic.name)
+    }
+
     /// The topic that a view of the project reads, as it is declared.
     pub(super) fn topic_read(&self, settings: &ViewSettings) -> Result<Topic> {
         // What doesn't parse is planned over any topic that it names: planning says where it is wrong.

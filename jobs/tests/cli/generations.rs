@@ -311,3 +311,58 @@ fn a_gate_that_can_judge_nothing_is_refused() -> Result<()> {
     ensure!(count(&project, "words")? == "1200");
     Ok(())
 }
+
+#[test]
+fn the_graph_shows_what_is_made_from_what() -> Result<()> {
+    let project = project("")?;
+    project.write_views(&[
+        ("words", EDITED, "refresh_every = \"5m\"\nexport = true"),
+        ("broken", "SELECT word, FROM facts", ""),
+    ])?;
+    project.fails(64, &["apply", "--yes"])?;
+    project.ok(&["apply", "words", "--yes", "--no-cut-over"])?;
+    let of_candidate = |what: &str| -> Result<bool> {
+        let rows = project.json(&["du"])?;
+        let rows = rows.as_array().context("no array")?;
+        Ok(rows.iter().any(|r| r["of"] == "words" && r["what"] == what))
+    };
+    ensure!(of_candidate("generation 2 (candidate)")?);
+    let tree = project.ok(&["graph"])?;
+    for line in [
+        "topic facts  (by ts)",
+        "├─ view broken  (never built, can't be used: ",
+        "└─ view words  (g1, refresh every 5 m 00 s)",
+        "   ├─ candidate.words  (g2)",
+        "   └─ export of words",
+    ] {
+        ensure!(tree.lines().any(|l| l.starts_with(line)), "{line}: {tree}");
+    }
+    let graph = project.json(&["graph"])?;
+    let nodes = graph["nodes"].as_array().context("no nodes")?;
+    let candidate = nodes.iter().find(|n| n["kind"] == "generation");
+    let from = candidate
+        .and_then(|n| n["from"].as_u64())
+        .context("no place")?;
+    ensure!(nodes[usize::try_from(from)?]["name"] == "words", "{graph}");
+    // What the project lacks and the storage has is drawn too, where it belongs.
+    project.ok(&["apply", "words", "--yes"])?;
+    project.write_views(&[])?;
+    let tree = project.ok(&["graph"])?;
+    ensure!(
+        tree.contains("└─ view words  (g2, not in the project)"),
+        "{tree}"
+    );
+    ensure!(tree.contains("   └─ previous.words  (g1)"), "{tree}");
+    ensure!(of_candidate("generation 1 (previous)")?);
+    let mermaid = project.ok(&["graph", "--as", "mermaid"])?;
+    ensure!(
+        mermaid.starts_with("flowchart LR\n  n0[(\"facts<br>by ts\")]\n"),
+        "{mermaid}"
+    );
+    let dot = project.ok(&["graph", "--as", "dot"])?;
+    ensure!(
+        dot.contains("n0 -> n1;\n  n1 -> n2 [style=dashed, dir=none];"),
+        "{dot}"
+    );
+    Ok(())
+}

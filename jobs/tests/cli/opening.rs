@@ -30,7 +30,7 @@ fn files(dir: &Path) -> Result<BTreeMap<String, Vec<u8>>> {
 }
 
 /// Every command that only reads.
-const READING: [&[&str]; 15] = [
+const READING: [&[&str]; 16] = [
     &["status"],
     &["--format", "json", "status"],
     &["jobs"],
@@ -55,6 +55,7 @@ const READING: [&[&str]; 15] = [
     ],
     &["dead-letters", "list"],
     &["du"],
+    &["graph"],
     &["--format", "csv", "du"],
     &["settings"],
     &["--format", "json", "settings"],
