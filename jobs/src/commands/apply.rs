@@ -85,6 +85,11 @@ fn check(planned: &Plan, args: &ApplyArgs) -> Result<()> {
     if let Some(meant) = &args.plan
         && *meant != planned.id
     {
+        if planned.views.iter().any(|v| v.view == *meant) {
+            return Err(Error::Invalid(format!(
+                "`{meant}` is a view, and what stands here is the id of a plan: `anabranch apply --view {meant}` does one view alone"
+            )));
+        }
         return Err(Error::Conflict(format!(
             "the plan is `{}` by now, not `{meant}`: what runs, retention or the project has changed; look at `anabranch plan` again",
             planned.id

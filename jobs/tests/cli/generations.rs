@@ -317,10 +317,11 @@ fn the_graph_shows_what_is_made_from_what() -> Result<()> {
     let project = project("")?;
     project.write_views(&[
         ("words", EDITED, "refresh_every = \"5m\"\nexport = true"),
-        ("broken", "SELECT word, FROM facts", ""),
+        ("broken", "SELECT wrod FROM facts", ""),
     ])?;
-    project.fails(64, &["apply", "--yes"])?;
-    project.ok(&["apply", "words", "--yes", "--no-cut-over"])?;
+    let said = project.fails(64, &["apply", "words", "--yes"])?;
+    ensure!(said.contains("`anabranch apply --view words`"), "{said}");
+    project.ok(&["apply", "--view", "words", "--yes", "--no-cut-over"])?;
     let of_candidate = |what: &str| -> Result<bool> {
         let rows = project.json(&["du"])?;
         let rows = rows.as_array().context("no array")?;
@@ -345,7 +346,7 @@ fn the_graph_shows_what_is_made_from_what() -> Result<()> {
         .context("no place")?;
     ensure!(nodes[usize::try_from(from)?]["name"] == "words", "{graph}");
     // What the project lacks and the storage has is drawn too, where it belongs.
-    project.ok(&["apply", "words", "--yes"])?;
+    project.ok(&["apply", "--view", "words", "--yes"])?;
     project.write_views(&[])?;
     let tree = project.ok(&["graph"])?;
     ensure!(

@@ -16,6 +16,9 @@ const MOST_VALUES: usize = 50_000;
 /// A segment is told whose rows differ so much more often than all do.
 const LEAST_LIFT: f64 = 1.5;
 
+/// The least part of all rows that differ which a segment has: a few rows among hundreds explain nothing.
+const LEAST_SHARE: f64 = 0.02;
+
 /// How many are told.
 const TOLD: usize = 8;
 
@@ -99,7 +102,8 @@ impl Segments {
         for values in &self.0 {
             for (value, [of_it, rows]) in values.counts.iter().flatten() {
                 let lift = *of_it as f64 / *rows as f64 / usual;
-                if *of_it == 0 || lift < LEAST_LIFT {
+                let share = *of_it as f64 / differing as f64;
+                if lift < LEAST_LIFT || share < LEAST_SHARE {
                     continue;
                 }
                 found.push(Segment {
@@ -107,7 +111,7 @@ impl Segments {
                     value: value.clone(),
                     differing: *of_it,
                     rows: *rows,
-                    share: *of_it as f64 / differing as f64,
+                    share,
                     lift,
                 });
             }
