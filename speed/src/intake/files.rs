@@ -87,7 +87,7 @@ pub enum FileError {
     },
     /// Name the format.
     #[error(
-        "can't tell the format of `{file}` from its name: pass `ndjson`, `csv`, `tsv`, `parquet` or `arrow`"
+        "can't tell the format of `{file}` from its name: pass `--input-format` with `ndjson`, `csv`, `tsv`, `parquet` or `arrow`"
     )]
     UnknownFormat {
         /// The file.
