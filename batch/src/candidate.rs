@@ -66,11 +66,17 @@ fn steps(log: &Log, from: &Offsets, end: &Offsets) -> Result<Vec<Offsets>> {
     Ok(steps)
 }
 
-/// Gives a generation that has absorbed nothing the states of another that makes the same ones.
+/// Gives a generation that has absorbed nothing the states of another, or those below a vector of offsets,
+/// where there is no fact any more that it could be built of.
 ///
 /// # Errors
-/// `Conflict` where the two don't store the same; `NotFound` where a file is gone meanwhile.
-pub async fn copy_states(from: &Master, to: &Master, now_ms: i64) -> Result<BatchOutcome> {
+/// `Conflict` where its states can't be made of those; `NotFound` where a file is gone meanwhile.
+pub async fn take_states(
+    from: &Master,
+    to: &Master,
+    below: Option<&Offsets>,
+    now_ms: i64,
+) -> Result<BatchOutcome> {
     to.refresh().await?;
     if to.boundary() != Offsets::default() {
         // An earlier try came so far.
@@ -80,7 +86,7 @@ pub async fn copy_states(from: &Master, to: &Master, now_ms: i64) -> Result<Batc
         });
     }
     from.refresh().await?;
-    let (units, boundary) = to.copies_of(from).await?;
+    let (units, boundary) = to.units_of(from, below).await?;
     let ranges = Offsets::default().ranges_to(&boundary);
     if !ranges.is_empty() {
         let published = to.publish_refresh(&ranges, &units, now_ms).await;

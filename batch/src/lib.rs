@@ -12,7 +12,7 @@ mod retire;
 mod seen;
 
 pub use build::{BatchOptions, BatchOutcome, rebuild, refresh};
-pub use candidate::{build_up, copy_states};
+pub use candidate::{build_up, take_states};
 pub use clean::{
     CleanAction, CleanOptions, CleanReason, CleanReport, Cleaned, clean_storage, clean_table,
     clean_view,

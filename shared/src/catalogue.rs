@@ -599,11 +599,7 @@ impl Catalogue {
     pub async fn drop_view(&self, view: &str) -> Result<Arc<Entry>> {
         self.change(&format!("drop view {view}"), |entry| {
             let mut next = entry.clone();
-            let Some(known) = next.views.remove(view) else {
-                return Ok(None);
-            };
-            next.dropped.insert(view.to_owned(), known.last_generation);
-            Ok(Some(next))
+            Ok(roles::drop_in(&mut next, view).then_some(next))
         })
         .await
     }

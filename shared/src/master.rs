@@ -17,7 +17,7 @@ use crate::table::parquet::{FileEncoder, read_file, read_parquet};
 use crate::table::{AddFile, Commit, RemoveFile, Table, TableState};
 use crate::table::{check_start, position_txns, positions};
 use crate::topic::LateReads;
-use crate::view::{Difference, SortedStates, View, convert};
+use crate::view::{Difference, Fold, SortedStates, StatesTaken, View, convert};
 use crate::{Error, Generation, LogVersion, Offset, OffsetRange, Offsets, PartitionId, Result};
 
 mod leaf;
@@ -77,17 +77,29 @@ impl MasterPin {
     /// # Errors
     /// `Conflict` where a run crosses it.
     pub fn files_from(files: &[Arc<AddFile>], low: &Offsets) -> Result<Vec<Arc<AddFile>>> {
+        Self::on_side(files, low, Side::Above)
+    }
+
+    /// Those of a master view's files that are below a vector of offsets.
+    ///
+    /// # Errors
+    /// `Conflict` where a run crosses it.
+    fn files_below(files: &[Arc<AddFile>], low: &Offsets) -> Result<Vec<Arc<AddFile>>> {
+        Self::on_side(files, low, Side::Below)
+    }
+
+    fn on_side(files: &[Arc<AddFile>], low: &Offsets, wanted: Side) -> Result<Vec<Arc<AddFile>>> {
         let mut kept = Vec::new();
         for file in files {
             match side(file.ranges()?, low) {
-                Side::Above => kept.push(file.clone()),
-                Side::Below => {}
                 Side::Across => {
                     return Err(Error::Conflict(format!(
                         "file `{}` of a master view crosses [{low}], below which retention has removed the facts",
                         file.path
                     )));
                 }
+                found if found == wanted => kept.push(file.clone()),
+                _ => {}
             }
         }
         Ok(kept)
@@ -185,22 +197,7 @@ impl Master {
     /// Writes states as a file that [`Master::publish_refresh`] or [`Master::publish_rebuild`] can
     /// make part of the view. Blocks: call it from a thread that may compute.
     pub fn encode(&self, states: RecordBatch, ranges: &Ranges) -> Result<(Unit, bytes::Bytes)> {
-        let codec = self.view.codec();
-        let name = Table::new_file_name();
-        let mut file = FileEncoder::new(name, &self.stored, codec.keys())?;
-        for sorted in SortedStates::new(states, codec.keys())? {
-            let mut sorted = sorted?;
-            if planted("planted-null-key-lost") && codec.keys() > 0 {
-                let present = arrow::compute::is_not_null(sorted.column(0))?;
-                sorted = arrow::compute::filter_record_batch(&sorted, &present)?;
-            }
-            file.write(&convert(&sorted, &self.stored)?)?;
-        }
-        let rows = file.rows() as u64;
-        let encoded = file.finish()?;
-        let mut add = encoded.add;
-        add.set_ranges(ranges)?;
-        Ok((Unit { add, rows }, encoded.body))
+        encode(&self.view, &self.stored, states, ranges)
     }
 
     /// Puts the bytes of a unit into the storage.
@@ -211,40 +208,37 @@ impl Master {
             .await
     }
 
-    /// Copies the files of another generation that makes the same states, as units to be published, and
-    /// says up to where they reach.
+    /// Makes units to be published of the states of another generation, and says up to where they reach:
+    /// of all its states, or of those below a vector of offsets.
     ///
     /// # Errors
-    /// `Conflict` where the other one makes other states.
-    pub async fn copies_of(&self, other: &Self) -> Result<(Vec<Unit>, Offsets)> {
-        let (own, others) = (self.view.definition(), other.view.definition());
-        let same = match other.view.difference(&self.view)? {
-            Difference::States(_) => planted("planted-copy-of-another-definition"),
-            _ => true,
+    /// `Conflict` where they can't be made of those, or where a file crosses the offsets.
+    pub async fn units_of(
+        &self,
+        other: &Self,
+        below: Option<&Offsets>,
+    ) -> Result<(Vec<Unit>, Offsets)> {
+        let way = self.way_from(other, below.is_some())?;
+        let pin = other.pin();
+        let (files, mut boundary) = match below {
+            None => (pin.files, pin.boundary),
+            Some(low) => (MasterPin::files_below(&pin.files, low)?, low.clone()),
         };
-        if !same || self.stored != other.stored || own.state_format != others.state_format {
-            return Err(Error::Conflict(format!(
-                "view `{}`: generations {} and {} make other states, so they can't be copied",
-                self.view.name(),
-                other.generation,
-                self.generation
-            )));
-        }
-        let (pin, storage) = (other.pin(), self.table.storage());
-        let mut units = Vec::with_capacity(pin.files.len());
+        let mut units = Vec::with_capacity(files.len());
         let lost = usize::from(planted("planted-copied-file-lost"));
-        for file in pin.files.iter().skip(lost) {
-            let mut add = AddFile::clone(file);
-            add.path = Table::new_file_name();
-            let (from, to) = (
-                other.table.file_path(&file.path),
-                self.table.file_path(&add.path),
-            );
-            storage.copy(&from, &to).await?;
-            let rows = add.rows().unwrap_or_default();
-            units.push(Unit { add, rows });
+        for file in files.iter().skip(lost) {
+            let made = match &way {
+                Way::Copied => self.copied(other, file).await,
+                Way::Taken(taken) => self.taken(other, file, taken).await,
+            };
+            match made {
+                Ok(unit) => units.push(unit),
+                Err(e) => {
+                    self.discard(&units).await;
+                    return Err(e);
+                }
+            }
         }
-        let mut boundary = pin.boundary;
         if planted("planted-copied-to-a-lower-boundary") {
             let lower = boundary
                 .iter()
@@ -252,6 +246,62 @@ impl Master {
             boundary = lower.collect();
         }
         Ok((units, boundary))
+    }
+
+    /// How states of another generation become this one's. They may lack columns where that is all that
+    /// is left of the facts.
+    fn way_from(&self, other: &Self, may_lack: bool) -> Result<Way> {
+        let (own, others) = (self.view.definition(), other.view.definition());
+        let same = match other.view.difference(&self.view)? {
+            Difference::States(_) => planted("planted-copy-of-another-definition"),
+            _ => true,
+        };
+        if same && self.stored == other.stored && own.state_format == others.state_format {
+            return Ok(Way::Copied);
+        }
+        let taken = self.view.states_taken(&other.view)?;
+        let taken = taken.filter(|taken| may_lack || taken.lacks().is_empty());
+        taken.map(Way::Taken).ok_or_else(|| {
+            Error::Conflict(format!(
+                "view `{}`: generation {} makes other states than generation {}, which can't be made of those",
+                self.view.name(),
+                self.generation,
+                other.generation
+            ))
+        })
+    }
+
+    /// A copy of a file of another generation.
+    async fn copied(&self, other: &Self, file: &Arc<AddFile>) -> Result<Unit> {
+        let mut add = AddFile::clone(file);
+        add.path = Table::new_file_name();
+        let (from, to) = (
+            other.table.file_path(&file.path),
+            self.table.file_path(&add.path),
+        );
+        self.table.storage().copy(&from, &to).await?;
+        let rows = add.rows().unwrap_or_default();
+        Ok(Unit { add, rows })
+    }
+
+    /// What a file of another generation is under this one's keys and columns.
+    async fn taken(&self, other: &Self, file: &Arc<AddFile>, taken: &StatesTaken) -> Result<Unit> {
+        let states = other.read(file).await?;
+        let (taken, view) = (taken.clone(), self.view.clone());
+        let folded = blocking(move || {
+            let mut fold = Fold::new(&view)?;
+            for batch in &states {
+                fold.states(&taken.of(batch)?)?;
+            }
+            fold.into_states()
+        });
+        let states = folded.await?;
+        let ranges = file.ranges()?.to_vec();
+        let (view, stored) = (self.view.clone(), self.stored.clone());
+        let encoded = blocking(move || encode(&view, &stored, states, &ranges));
+        let (unit, body) = encoded.await?;
+        self.put(&unit, body).await?;
+        Ok(unit)
     }
 
     /// Removes units that were not published.
@@ -395,6 +445,38 @@ impl Master {
         })
         .await
     }
+}
+
+/// States as a file that holds the columns of `stored`.
+fn encode(
+    view: &View,
+    stored: &SchemaRef,
+    states: RecordBatch,
+    ranges: &Ranges,
+) -> Result<(Unit, bytes::Bytes)> {
+    let codec = view.codec();
+    let mut file = FileEncoder::new(Table::new_file_name(), stored, codec.keys())?;
+    for sorted in SortedStates::new(states, codec.keys())? {
+        let mut sorted = sorted?;
+        if planted("planted-null-key-lost") && codec.keys() > 0 {
+            let present = arrow::compute::is_not_null(sorted.column(0))?;
+            sorted = arrow::compute::filter_record_batch(&sorted, &present)?;
+        }
+        file.write(&convert(&sorted, stored)?)?;
+    }
+    let rows = file.rows() as u64;
+    let encoded = file.finish()?;
+    let mut add = encoded.add;
+    add.set_ranges(ranges)?;
+    Ok((Unit { add, rows }, encoded.body))
+}
+
+/// How states of one generation become those of another.
+enum Way {
+    /// They are the same, and so are their files.
+    Copied,
+    /// They are made of them.
+    Taken(StatesTaken),
 }
 
 fn pin_of(state: &TableState) -> MasterPin {

@@ -295,15 +295,16 @@ impl Project {
             check_name(reader, "topic", name, table);
             topics.extend(topics::read(reader, name, table));
         }
-        let mut views = Vec::new();
-        for (name, table) in reader.named(root, Section::View) {
-            check_name(reader, "view", name, &table);
-            if topic_tables.iter().any(|(topic, _)| *topic == name) {
+        let (mut views, view_tables) = (Vec::new(), reader.named(root, Section::View));
+        for (name, table) in &view_tables {
+            check_name(reader, "view", name, table);
+            if topic_tables.iter().any(|(topic, _)| topic == name) {
                 let message = format!("view `{name}` has the name of a topic; rename one of them");
                 reader.report(&table.span, message);
             }
-            views.extend(views::read(reader, dir, name, &table));
+            views.extend(views::read(reader, dir, name, table));
         }
+        views::check_moved(reader, &views, &view_tables);
         let timeout = reader.value(&query, &table::TIMEOUT);
         Self {
             dir: dir.to_path_buf(),

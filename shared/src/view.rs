@@ -47,6 +47,7 @@ mod sample;
 mod spread;
 mod states;
 mod sum;
+mod taken;
 mod terms;
 mod text_sets;
 mod ties;
@@ -66,6 +67,7 @@ pub use roles::{Exactness, Role};
 pub use sample::KeySample;
 pub(crate) use states::convert;
 pub use states::{SortedStates, StateCodec};
+pub use taken::StatesTaken;
 pub use terms::Recompute;
 
 use formats::Formats;

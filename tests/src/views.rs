@@ -1,5 +1,7 @@
 //! Random views of the supported family.
 
+use std::collections::BTreeMap;
+
 use rand::Rng;
 use rand::rngs::SmallRng;
 use rand::seq::IndexedRandom;
@@ -164,6 +166,23 @@ fn group_by(keys: &[&str]) -> String {
     }
 }
 
+/// An aggregation by some keys, and the same in DuckDB's dialect.
+fn in_both(keys: &[&str], picked: &[Picked], filter: &str) -> (String, String) {
+    let ours = picked.iter().enumerate();
+    let ours: Vec<String> = ours.map(|(i, p)| format!("{} AS a{i}", p.sql())).collect();
+    let theirs = picked.iter().enumerate().flat_map(|(i, p)| {
+        let (value, bound) = duckdb::aggregate(p);
+        let bound = bound.map(|b| format!("{b} AS a{i}_bound"));
+        [format!("{value} AS a{i}")].into_iter().chain(bound)
+    });
+    let theirs: Vec<String> = theirs.collect();
+    let their_keys: Vec<&str> = keys.iter().map(|k| duckdb::key(k)).collect();
+    (
+        select(keys, &ours, filter) + &group_by(keys),
+        select(&their_keys, &theirs, filter) + &group_by(keys),
+    )
+}
+
 /// Makes a random view.
 pub fn view(rng: &mut SmallRng) -> RandomView {
     view_over(rng, &|_| false)
@@ -211,23 +230,7 @@ pub fn view_over(rng: &mut SmallRng, declared: &dyn Fn(&str) -> bool) -> RandomV
     });
     let picked: Vec<Picked> = picked.collect();
     let mut covers: Vec<String> = picked.iter().map(Picked::covers).collect();
-    let ours: Vec<String> = picked
-        .iter()
-        .enumerate()
-        .map(|(i, p)| format!("{} AS a{i}", p.sql()))
-        .collect();
-    let theirs: Vec<String> = picked
-        .iter()
-        .enumerate()
-        .flat_map(|(i, p)| {
-            let (value, bound) = duckdb::aggregate(p);
-            let bound = bound.map(|b| format!("{b} AS a{i}_bound"));
-            [format!("{value} AS a{i}")].into_iter().chain(bound)
-        })
-        .collect();
-    let plain = select(&keys, &ours, filter) + &group_by(&keys);
-    let their_keys: Vec<&str> = keys.iter().map(|k| duckdb::key(k)).collect();
-    let other = select(&their_keys, &theirs, filter) + &group_by(&keys);
+    let (plain, other) = in_both(&keys, &picked, filter);
     let around = |how: &dyn Fn(&str) -> String| (how(&plain), how(&other), None);
     // DuckDB has no order of its own for rows that are equal, and another one of floating point.
     let by_keys = || {
@@ -290,5 +293,36 @@ pub fn narrowed(view: &RandomView) -> Option<RandomView> {
         duckdb: narrow(&view.duckdb)?,
         rolled_up,
         ..view.clone()
+    })
+}
+
+/// A view of the same facts by one of the keys alone, with some of the columns in another order: its
+/// states are made of those of the other one. `None` where that one is no plain aggregation by keys.
+pub fn coarser(view: &RandomView) -> Option<RandomView> {
+    let of = view.rolled_up.as_ref()?;
+    let plain = AGGREGATES.iter().copied();
+    let late = LATE_AGGREGATES.iter().map(|(_, name, sql)| (*name, *sql));
+    let named: BTreeMap<&str, &'static str> =
+        plain.chain(late).map(|(name, sql)| (sql, name)).collect();
+    let picked = of.aggregates.iter().skip(1).chain(of.aggregates.first());
+    let picked = picked.take(of.aggregates.len().max(2) - 1);
+    let picked = picked.map(|&(sql, filtered)| {
+        let name = named.get(sql).copied()?;
+        Some(Picked {
+            name,
+            sql,
+            filtered,
+        })
+    });
+    let picked: Vec<Picked> = picked.collect::<Option<_>>()?;
+    let (sql, duckdb) = in_both(&[&of.key], &picked, &of.filter);
+    Some(RandomView {
+        sql,
+        duckdb,
+        covers: vec!["coarser".into()],
+        rolled_up: Some(RolledUp {
+            aggregates: picked.iter().map(|p| (p.sql, p.filtered)).collect(),
+            ..of.clone()
+        }),
     })
 }

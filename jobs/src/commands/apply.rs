@@ -159,13 +159,13 @@ async fn work(
     let mut built = Vec::new();
     for change in &meant.views {
         let options = with_progress(options, &change.view);
-        let report = build_candidate(context, &change.view, change.action, &options).await?;
+        let report = build_candidate(context, change, &options).await?;
         say(built_text(&report, change.action))?;
         built.push(report);
     }
     let mut verdicts: BTreeMap<String, Verdict> = BTreeMap::new();
     for change in &meant.views {
-        let found = verdict(context, &change.view, options).await?;
+        let found = verdict(context, change, options).await?;
         match (&found.judged, &found.not_compared) {
             (Some(judged), _) => say(diff::text(judged))?,
             (None, why) => say(format!(
@@ -192,11 +192,16 @@ async fn work(
         cut_over(context, &meant, &verdicts, options).await?;
         cut = !meant.views.is_empty();
         dropped = drop_views(context, planned).await?;
-        for report in &built {
-            say(format!(
-                "view {}: g{} answers now; `anabranch rollback {}` goes back\n",
-                report.view, report.generation, report.view
-            ))?;
+        for (report, change) in built.iter().zip(&meant.views) {
+            let (view, generation) = (&report.view, report.generation);
+            say(match &change.moved_from {
+                Some(former) => {
+                    format!("view {view}: g{generation} answers now, and nothing as {former}\n")
+                }
+                None => format!(
+                    "view {view}: g{generation} answers now; `anabranch rollback {view}` goes back\n"
+                ),
+            })?;
         }
         for view in &dropped {
             say(format!("view {view}: was dropped\n"))?;

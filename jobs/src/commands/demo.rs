@@ -428,14 +428,14 @@ impl Story<'_> {
         begin_candidates(context, planned).await?;
         let mut verdicts = BTreeMap::new();
         for change in planned.views.iter().filter(|v| v.is_candidate()) {
-            let built = build_candidate(context, &change.view, change.action, options).await?;
+            let built = build_candidate(context, change, options).await?;
             self.say(&format!(
                 "   {}: g{} of {}",
                 built.view,
                 built.generation,
                 counted(built.outcome.facts, "fact", "facts")
             ))?;
-            let found = verdict(context, &change.view, options).await?;
+            let found = verdict(context, change, options).await?;
             if let Some(judged) = &found.judged {
                 self.say(&indented(&diff::text(judged)))?;
             }

@@ -1,13 +1,16 @@
 //! `anabranch diff`: two generations of a view, compared row by row at the same offsets.
 
-use anabranch_shared::{Error, Result, Role, Stop};
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use anabranch_shared::{Error, Result, Role, Stop, counted};
 
 use crate::commands::FOUND_WRONG;
 use crate::commands::printing::Printing;
 use crate::output::{human_count, rows_table};
 use crate::project::context::{Context, no_view};
 use crate::signal::stop_flag;
-use crate::work::diff::Diff;
+use crate::work::diff::{Diff, RowsFile};
 use crate::work::judge::{JudgeOptions, Judged, Judgement, judge};
 
 /// The share of the memory bound of a build that rows may take.
@@ -26,6 +29,23 @@ pub struct DiffArgs {
     /// Compares only rows that meet a condition in SQL over the view's columns
     #[arg(long = "where", value_name = "CONDITION")]
     pub only_where: Option<String>,
+    /// Compares only a part of the keys, such as `1%`
+    #[arg(long, value_name = "SHARE", value_parser = share, conflicts_with = "only_where")]
+    pub sample: Option<f64>,
+    /// Also writes every row that differs to a file: `.csv`, `.ndjson` or `.parquet`
+    #[arg(long, value_name = "FILE")]
+    pub rows: Option<PathBuf>,
+}
+
+/// A share of the keys.
+fn share(text: &str) -> std::result::Result<f64, String> {
+    let percent = text
+        .strip_suffix('%')
+        .and_then(|n| n.trim().parse::<f64>().ok());
+    match percent {
+        Some(percent) if percent > 0.0 && percent <= 100.0 => Ok(percent / 100.0),
+        _ => Err("a percentage above 0% and up to 100%, such as `1%`".to_owned()),
+    }
 }
 
 /// The relation of a view's generation that a word means.
@@ -68,6 +88,9 @@ pub(crate) fn text(judged: &Judged) -> String {
         judged.head,
         diff.summary()
     );
+    if let Some(share) = judged.sample {
+        text += &format!("  of {}% of the keys\n", share * 100.0);
+    }
     if let Some([a, b]) = &judged.grain {
         text += &format!(
             "  the grain changed from ({}) to ({}): compared by ({})\n",
@@ -176,8 +199,12 @@ pub(crate) async fn run(args: &DiffArgs, context: &Context, printing: Printing) 
     };
     let a = relation(&args.view, args.a.as_deref().unwrap_or("live"))?;
     let b = relation(&args.view, &other)?;
+    let rows = args.rows.as_deref().map(RowsFile::create).transpose()?;
+    let rows = rows.map(Arc::new);
     let options = JudgeOptions {
         only_where: args.only_where.clone(),
+        sample: args.sample,
+        rows: rows.clone(),
         memory_bytes: usize::try_from(context.project.build.memory_bytes / ROWS_SHARE)
             .unwrap_or(usize::MAX),
         stop: Stop::by_flag(&stop_flag()),
@@ -186,7 +213,15 @@ pub(crate) async fn run(args: &DiffArgs, context: &Context, printing: Printing) 
         Judgement::Compared(judged) => judged,
         Judgement::OtherGrain(why) => return Err(Error::Invalid(why)),
     };
-    printing.either(|| text(&judged), &judged)?;
+    let written = rows.map(|file| file.finish()).transpose()?;
+    let told = match (&args.rows, written) {
+        (Some(path), Some(rows)) => {
+            let rows = counted(rows, "row", "rows");
+            format!("  {rows} in `{}`\n", path.display())
+        }
+        _ => String::new(),
+    };
+    printing.either(|| text(&judged) + &told, &judged)?;
     Ok(if judged.diff.is_equal() {
         0
     } else {

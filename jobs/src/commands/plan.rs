@@ -25,7 +25,11 @@ pub struct PlanArgs {
 
 /// What is done, in a few words.
 fn doing(change: &ViewChange) -> String {
-    let live = change.live.map_or(String::new(), |live| format!("g{live}"));
+    let live = match (change.live, &change.moved_from) {
+        (None, _) => String::new(),
+        (Some(live), None) => format!("g{live}"),
+        (Some(live), Some(former)) => format!("g{live} of {former}"),
+    };
     match (change.action, change.candidate) {
         (Action::Nothing, _) => "as it runs".to_owned(),
         (Action::Note, _) => "only the text is noted".to_owned(),

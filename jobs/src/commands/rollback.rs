@@ -66,7 +66,10 @@ pub(crate) async fn history(view: &str, context: &Context, printing: Printing) -
             vec![
                 at,
                 done(s).to_owned(),
-                format!("g{} → g{}", s.from, s.to),
+                match &s.moved_from {
+                    Some(former) => format!("g{} of {former} → g{}", s.from, s.to),
+                    None => format!("g{} → g{}", s.from, s.to),
+                },
                 s.by.clone(),
                 s.message.clone().unwrap_or_default(),
                 judged.unwrap_or_default(),

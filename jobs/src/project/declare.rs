@@ -43,7 +43,8 @@ impl Context {
         let new = self.project.views.iter().filter(|settings| {
             let known = entry.views.get(&settings.name);
             let answers = known.is_some_and(|v| v.live.is_some());
-            !answers && !entry.dropped.contains_key(&settings.name)
+            let waits = self.answers_as(settings).is_some();
+            !answers && !waits && !entry.dropped.contains_key(&settings.name)
         });
         let new = new.filter_map(|settings| self.compile(settings).ok());
         let new: Vec<Arc<View>> = new.filter(|v| self.removed_below(v).is_none()).collect();

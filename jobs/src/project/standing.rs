@@ -30,6 +30,20 @@ impl Context {
         }
     }
 
+    /// The view that still answers under the former name of one of the project's, which is to take its
+    /// place.
+    pub fn answers_as(&self, settings: &ViewSettings) -> Option<String> {
+        let (former, entry) = (settings.moved.as_ref()?, self.catalogue.current());
+        let answers = |name: &String| entry.views.get(name).is_some_and(|v| v.live.is_some());
+        (answers(former) && !answers(&settings.name)).then(|| former.clone())
+    }
+
+    /// The view of the project that is to take the place of one which still answers.
+    pub fn takes_place_of(&self, former: &str) -> Option<&ViewSettings> {
+        let mut views = self.project.views.iter();
+        views.find(|v| self.answers_as(v).as_deref() == Some(former))
+    }
+
     /// For each view that does not answer as the project says, what to do about it; likewise for
     /// topics.
     pub fn notes(&self) -> BTreeMap<String, String> {
@@ -49,7 +63,7 @@ impl Context {
         let answering = entry.views.iter().filter(|(_, view)| view.live.is_some());
         let known: BTreeSet<&String> = self.project.views.iter().map(|v| &v.name).collect();
         for (name, _) in answering.filter(|(name, _)| !known.contains(name)) {
-            notes.insert(name.clone(), not_of_project(name));
+            notes.insert(name.clone(), self.not_of_project(name));
         }
         notes
     }
@@ -63,7 +77,7 @@ impl Context {
                 return self.view_note(settings).or_else(trouble);
             }
             if entry.views.get(name).is_some_and(|v| v.live.is_some()) {
-                return Some(not_of_project(name));
+                return Some(self.not_of_project(name));
             }
             let topic = self.project.topics.iter().find(|t| t.name == *name)?;
             Some(self.topic_trouble(topic)?.1)
@@ -122,6 +136,9 @@ impl Context {
         let known = entry.views.get(name);
         if known.is_some_and(|v| v.live.is_some()) {
             return None;
+        }
+        if let Some(former) = self.answers_as(settings) {
+            return Some((ErrorKind::NotFound, to_be_moved(name, &former)));
         }
         Some(match self.compile(settings) {
             Err(e) => (e.kind(), e.to_string()),
@@ -199,6 +216,16 @@ impl Context {
         }
     }
 
+    /// What to say of a view that answers and is none of the project's.
+    fn not_of_project(&self, name: &str) -> String {
+        match self.takes_place_of(name) {
+            Some(later) => to_be_moved(&later.name, name),
+            None => format!(
+                "view `{name}` is not in this project and still answers; run `anabranch batch drop {name}` to drop it"
+            ),
+        }
+    }
+
     /// What to say of a view whose live definition is not the project's.
     fn edited_note(&self, name: &str) -> String {
         let entry = self.catalogue.current();
@@ -212,9 +239,9 @@ impl Context {
     }
 }
 
-/// What to say of a view that answers and is none of the project's.
-fn not_of_project(name: &str) -> String {
+/// What to say of a view that has another name in the project than where it answers.
+pub(crate) fn to_be_moved(name: &str, former: &str) -> String {
     format!(
-        "view `{name}` is not in this project and still answers; run `anabranch batch drop {name}` to drop it"
+        "view `{name}` answers as `{former}` until it takes that one's place; `anabranch plan` shows what would change, `anabranch apply` does it"
     )
 }

@@ -6,12 +6,12 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use anabranch_batch::{BatchOptions, BatchOutcome, build_up, copy_states, refresh};
+use anabranch_batch::{BatchOptions, BatchOutcome, build_up, refresh, take_states};
 use anabranch_shared::settings::{GateSettings, ViewSettings};
 use anabranch_shared::view::View;
 use anabranch_shared::{
-    Candidate, CutOverOf, Error, ErrorKind, FoldProgress, Generation, GenerationEntry, Log, Master,
-    Named, Offsets, ReadMode, Result, Role, Stop,
+    Candidate, CutOverOf, Entry, Error, ErrorKind, FoldProgress, Generation, GenerationEntry, Log,
+    Master, Named, Offsets, ReadMode, Result, Role, Stop,
 };
 
 use crate::clock::{now_ms, now_us};
@@ -24,7 +24,7 @@ use crate::work::build::{Build, BuildReport, build_view, drop_view, export_view}
 use crate::work::doer::doer;
 use crate::work::history;
 use crate::work::judge::{Broken, JudgeOptions, Judged, Judgement, broken, judge};
-use crate::work::plan::{Action, Plan, candidate_of};
+use crate::work::plan::{Action, Past, Plan, ViewChange, candidate_of, past_of};
 use crate::work::served;
 use crate::work::upkeep;
 
@@ -128,11 +128,11 @@ pub(crate) fn settings_of<'c>(context: &'c Context, name: &str) -> Result<&'c Vi
 /// Those of an earlier try that are of the same definitions are gone on with.
 pub async fn begin_candidates(context: &Context, plan: &Plan) -> Result<()> {
     let entry = context.catalogue.current();
-    let mut new: Vec<(Arc<View>, Option<Generation>)> = Vec::new();
+    let mut new: Vec<(Arc<View>, &ViewChange)> = Vec::new();
     for change in plan.views.iter().filter(|v| v.is_candidate()) {
         let view = context.compile(settings_of(context, &change.view)?)?;
         if candidate_of(&entry, &change.view, &view).is_none() {
-            new.push((view, change.live));
+            new.push((view, change));
         }
     }
     if new.is_empty() {
@@ -145,18 +145,19 @@ pub async fn begin_candidates(context: &Context, plan: &Plan) -> Result<()> {
     let claimed = context.catalogue.claim_generations(&names).await?;
     let by = doer(None);
     let mut candidates = Vec::new();
-    for (view, live) in new {
+    for (view, change) in new {
         let none = || Error::Internal(format!("no generation of `{}`", view.name()));
         let generation = claimed.get(view.name()).copied().ok_or_else(none)?;
+        let from = starts_from(context, &entry, &view, change).await?;
         // Its table is there before anybody is told of it.
         Master::open(&context.storage, &view, generation, now_ms()).await?;
         let candidate = Candidate {
             entry: GenerationEntry {
                 generation,
                 definition: view.definition().clone(),
-                from: context.log(&view.topic().name).await?.low(),
+                from,
             },
-            instead_of: live,
+            instead_of: change.live.filter(|_| change.moved_from.is_none()),
             plan: plan.id.clone(),
             begun_at_ms: by.at_ms,
             by: by.by.clone(),
@@ -167,6 +168,36 @@ pub async fn begin_candidates(context: &Context, plan: &Plan) -> Result<()> {
     Ok(())
 }
 
+/// From where on a candidate holds facts: as far back as what answers does where it takes the states that
+/// stand for facts which are gone, otherwise as far as the log does.
+async fn starts_from(
+    context: &Context,
+    entry: &Entry,
+    view: &Arc<View>,
+    change: &ViewChange,
+) -> Result<Offsets> {
+    let log = context.log(&view.topic().name).await?;
+    let live = entry.views.get(change.former());
+    let live = live.and_then(|v| v.live.as_ref());
+    let Some(live) = live else {
+        return Ok(log.low());
+    };
+    let named = Named {
+        view: change.former(),
+        role: Role::Live,
+        entry: live,
+    };
+    let takes = match change.action {
+        Action::Copy => true,
+        _ => {
+            let former = context.generation_view(&named).ok();
+            let found = past_of(live, former.as_ref(), view, &log)?;
+            matches!(found, Past::Taken(_))
+        }
+    };
+    Ok(if takes { live.from.clone() } else { log.low() })
+}
+
 /// What a candidate of a view is built of.
 struct Opened {
     entry: GenerationEntry,
@@ -175,17 +206,18 @@ struct Opened {
     log: Arc<Log>,
 }
 
-async fn open_candidate(context: &Context, name: &str) -> Result<Opened> {
+async fn open_candidate(context: &Context, change: &ViewChange) -> Result<Opened> {
     context.catalogue.refresh().await?;
-    let entry = context.catalogue.current();
-    let known = entry.views.get(name);
+    let (name, entry) = (change.view.as_str(), context.catalogue.current());
     let gone = || {
         Error::Conflict(format!(
             "the candidate of view `{name}` was given up or cut over to by another process meanwhile; run the command again"
         ))
     };
-    let candidate = known.and_then(|v| v.candidate.as_ref()).ok_or_else(gone)?;
-    let live = known.and_then(|v| v.live.as_ref()).ok_or_else(gone)?;
+    let candidate = entry.views.get(name).and_then(|v| v.candidate.as_ref());
+    let live = entry.views.get(change.former());
+    let live = live.and_then(|v| v.live.as_ref()).ok_or_else(gone)?;
+    let candidate = candidate.ok_or_else(gone)?;
     let named = Named {
         view: name,
         role: Role::Candidate,
@@ -206,15 +238,14 @@ async fn open_candidate(context: &Context, name: &str) -> Result<Opened> {
 /// history of jobs.
 pub async fn build_candidate(
     context: &Context,
-    name: &str,
-    action: Action,
+    change: &ViewChange,
     options: &ApplyOptions,
 ) -> Result<BuiltCandidate> {
     let started_at = now_us();
-    let built = build_one(context, name, action, options).await;
+    let built = build_one(context, change, options).await;
     let ended_at = now_us().max(started_at);
     let mut record = JobRecord {
-        view: name.to_owned(),
+        view: change.view.clone(),
         job: Build::Rebuild.name(),
         trigger: "apply".to_owned(),
         started_at,
@@ -241,7 +272,7 @@ pub async fn build_candidate(
     }
     let (generation, outcome, resumed) = built?;
     Ok(BuiltCandidate {
-        view: name.to_owned(),
+        view: change.view.clone(),
         generation,
         resumed,
         outcome,
@@ -251,8 +282,7 @@ pub async fn build_candidate(
 
 async fn build_one(
     context: &Context,
-    name: &str,
-    action: Action,
+    change: &ViewChange,
     options: &ApplyOptions,
 ) -> Result<(Generation, BatchOutcome, bool)> {
     let Opened {
@@ -260,23 +290,29 @@ async fn build_one(
         live,
         master,
         log,
-    } = open_candidate(context, name).await?;
+    } = open_candidate(context, change).await?;
+    let (action, former) = (change.action, change.former());
     let resumed = master.boundary() != Offsets::default();
     let batch = batch_options(context, options);
-    let mut outcome = match action {
-        Action::Copy => {
-            let named = Named {
-                view: name,
-                role: Role::Live,
-                entry: &live,
-            };
-            let former = context.generation_view(&named)?;
-            let from = Master::open(&context.storage, &former, live.generation, now_ms()).await?;
-            copy_states(&from, &master, now_ms()).await?
-        }
-        _ => build_up(&master, &log, &log.head(), &batch, now_ms).await?,
-    };
-    outcome.boundary = catch_up(context, name, &live, &master, &log, &batch).await?;
+    let low = log.low();
+    // What the log does not hold any more, and the candidate does.
+    let below = (action != Action::Copy).then_some(&low);
+    let takes = below.is_none() || !entry.from.covers(&low);
+    let mut outcome = BatchOutcome::default();
+    if takes && !resumed {
+        let named = Named {
+            view: former,
+            role: Role::Live,
+            entry: &live,
+        };
+        let view = context.generation_view(&named)?;
+        let from = Master::open(&context.storage, &view, live.generation, now_ms()).await?;
+        outcome = take_states(&from, &master, below, now_ms()).await?;
+    }
+    if action != Action::Copy {
+        outcome = build_up(&master, &log, &log.head(), &batch, now_ms).await?;
+    }
+    outcome.boundary = catch_up(context, (former, &live), &master, &log, &batch).await?;
     Ok((entry.generation, outcome, resumed))
 }
 
@@ -293,8 +329,7 @@ pub(crate) fn batch_options(context: &Context, options: &ApplyOptions) -> BatchO
 /// Refreshes a candidate until its boundary covers that of what answers. Returns its boundary.
 async fn catch_up(
     context: &Context,
-    name: &str,
-    live: &GenerationEntry,
+    (name, live): (&str, &GenerationEntry),
     master: &Arc<Master>,
     log: &Arc<Log>,
     batch: &BatchOptions,
@@ -320,7 +355,12 @@ async fn catch_up(
 }
 
 /// Compares the candidate of a view with what answers, both at the same offsets.
-pub async fn verdict(context: &Context, name: &str, options: &ApplyOptions) -> Result<Verdict> {
+pub async fn verdict(
+    context: &Context,
+    change: &ViewChange,
+    options: &ApplyOptions,
+) -> Result<Verdict> {
+    let (name, former) = (change.view.as_str(), change.former());
     let gate = &settings_of(context, name)?.gate;
     let candidate = Role::Candidate.relation(name);
     let judging = JudgeOptions {
@@ -328,8 +368,9 @@ pub async fn verdict(context: &Context, name: &str, options: &ApplyOptions) -> R
         memory_bytes: usize::try_from(context.project.build.memory_bytes / ROWS_SHARE)
             .unwrap_or(usize::MAX),
         stop: Stop::by_flag(&options.stop),
+        ..JudgeOptions::default()
     };
-    match judge(context, (name, &candidate), &judging).await {
+    match judge(context, (former, &candidate), &judging).await {
         Ok(Judgement::Compared(judged)) => Ok(Verdict {
             broken: broken(gate, &judged.diff),
             judged: Some(*judged),
@@ -350,7 +391,7 @@ pub async fn verdict(context: &Context, name: &str, options: &ApplyOptions) -> R
             not_compared: Some(why),
             answers: true,
         }),
-        Err(e) => match fails(context, name).await {
+        Err(e) => match fails(context, former).await {
             // There are no answers that a gate could keep as they are.
             Some(why) => Ok(Verdict {
                 judged: None,
@@ -383,16 +424,16 @@ pub async fn cut_over(
     let who = doer(options.message.as_deref());
     let (mut changes, mut reports) = (Vec::new(), Vec::new());
     for change in plan.views.iter().filter(|v| v.is_candidate()) {
-        let name = &change.view;
+        let (name, former) = (&change.view, change.former());
         let Opened {
             entry,
             live,
             master,
             log,
-        } = open_candidate(context, name).await?;
+        } = open_candidate(context, change).await?;
         let batch = batch_options(context, options);
-        let boundary = catch_up(context, name, &live, &master, &log, &batch).await?;
-        history::keep(context, name).await?;
+        let boundary = catch_up(context, (former, &live), &master, &log, &batch).await?;
+        history::keep(context, former).await?;
         let settings = settings_of(context, name)?;
         let answers = verdicts.get(name).is_none_or(|v| v.answers);
         let keep = settings.keep_previous.filter(|_| answers);
@@ -402,6 +443,7 @@ pub async fn cut_over(
         });
         changes.push(CutOverOf {
             keep_until_ms: keep,
+            moved_from: change.moved_from.clone(),
             judged: verdicts.get(name).and_then(|v| {
                 let judged = v.judged.as_ref()?;
                 Some(anabranch_shared::Judged {

@@ -19,7 +19,7 @@ use crate::clock::{now_ms, now_us};
 use crate::project::context::{Context, no_view};
 use crate::project::job_history::{self, JobRecord, peak_memory_bytes};
 use crate::project::limits::threads;
-use crate::project::standing::ViewStanding;
+use crate::project::standing::{ViewStanding, to_be_moved};
 use crate::reader::daemon_status::Served;
 use crate::work::doer::doer;
 use crate::work::upkeep;
@@ -192,6 +192,9 @@ async fn build_one(
         }
         (Err(e), _) => return Err(e),
     };
+    if let Some(former) = context.answers_as(settings) {
+        return Err(Error::Invalid(to_be_moved(&settings.name, &former)));
+    }
     match (context.standing(&view), build) {
         (ViewStanding::Live, Build::Refresh) => build_live(context, &view, build, options).await,
         (ViewStanding::Live, _) if is_readable(context, &view).await? => {

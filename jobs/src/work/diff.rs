@@ -6,6 +6,7 @@
 //! and one at a time is compared.
 
 use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
 
 use anabranch_shared::view::{Exactness, Role, View};
 use anabranch_shared::{Error, Result};
@@ -19,10 +20,12 @@ use arrow::util::display::{ArrayFormatter, FormatOptions};
 use serde::Serialize;
 
 use self::bucket::Bucket;
+pub use self::rows::RowsFile;
 pub use self::segments::Segment;
 use self::segments::Segments;
 
 mod bucket;
+mod rows;
 mod segments;
 
 /// How many buckets there are.
@@ -179,6 +182,8 @@ pub struct Differ {
     memory_bytes: usize,
     held: usize,
     segments: Segments,
+    /// Takes the rows that differ.
+    rows: Option<Arc<RowsFile>>,
     diff: Diff,
 }
 
@@ -291,8 +296,23 @@ impl Differ {
             buckets: [buckets(), buckets()],
             memory_bytes,
             held: 0,
+            rows: None,
             diff,
         })
+    }
+
+    /// The same, which writes all rows that differ to a file.
+    ///
+    /// # Errors
+    /// Where it can't be written.
+    pub fn with_rows(mut self, rows: Option<Arc<RowsFile>>) -> Result<Self> {
+        let nothing = [0, 1].map(|side: usize| RecordBatch::new_empty(self.schemas[side].clone()));
+        if let Some(file) = &rows {
+            let [a, b] = &nothing;
+            file.write(&self.differing_rows(a, b, &Matched::default(), &[])?)?;
+        }
+        self.rows = rows;
+        Ok(self)
     }
 
     /// Adds rows to one side.
@@ -361,7 +381,13 @@ impl Differ {
         let matched = self.matched(&a, &b)?;
         self.note_only(Side::A, &a, &matched.only_a)?;
         self.note_only(Side::B, &b, &matched.only_b)?;
-        self.note_both(&a, &b, &matched)?;
+        let changed = self.note_both(&a, &b, &matched)?;
+        if let Some(file) = &self.rows {
+            let rows = self.differing_rows(&a, &b, &matched, &changed)?;
+            if rows.num_rows() > 0 {
+                file.write(&rows)?;
+            }
+        }
         self.totals(Side::A, &a)?;
         self.totals(Side::B, &b)?;
         Ok(Some(()))
@@ -430,7 +456,13 @@ impl Differ {
             .collect()
     }
 
-    fn note_both(&mut self, a: &RecordBatch, b: &RecordBatch, matched: &Matched) -> Result<()> {
+    /// Notes the differences of rows that both have. Returns which of them differ.
+    fn note_both(
+        &mut self,
+        a: &RecordBatch,
+        b: &RecordBatch,
+        matched: &Matched,
+    ) -> Result<Vec<bool>> {
         let places = |side: Side| -> UInt32Array {
             matched
                 .both
@@ -490,7 +522,7 @@ impl Differ {
             self.segments.note(&keys, rows, of)?;
         }
         self.diff.changed += changed.iter().filter(|c| **c).count() as u64;
-        Ok(())
+        Ok(changed)
     }
 
     fn is_large(&self, by: f64) -> bool {

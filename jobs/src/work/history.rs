@@ -19,11 +19,31 @@ pub(crate) async fn keep(context: &Context, view: &str) -> Result<()> {
     }
 }
 
-/// How generations of a view came to answer, the newest first.
+/// How generations of a view came to answer, the newest first, also under the names that it had before.
 ///
 /// # Errors
 /// `Corrupt` for what is no such record.
 pub async fn of_view(context: &Context, view: &str) -> Result<Vec<Succession>> {
+    let (mut all, mut names, mut read) = (Vec::new(), vec![view.to_owned()], 0);
+    while let Some(name) = names.get(read).cloned() {
+        for succession in of_name(context, &name).await? {
+            let former = succession.moved_from.iter();
+            names.extend(
+                former
+                    .filter(|former| !names.contains(former))
+                    .cloned()
+                    .collect::<Vec<_>>(),
+            );
+            all.push(succession);
+        }
+        read += 1;
+    }
+    all.sort_by_key(|s| std::cmp::Reverse(s.entry));
+    Ok(all)
+}
+
+/// The same under one name.
+async fn of_name(context: &Context, view: &str) -> Result<Vec<Succession>> {
     let mut all: Vec<Succession> = Vec::new();
     for object in context.storage.list_below(&layout::history(view)).await? {
         let Some(body) = context.storage.get(&object.location).await? else {
@@ -43,6 +63,5 @@ pub async fn of_view(context: &Context, view: &str) -> Result<Vec<Succession>> {
     {
         all.push(came.clone());
     }
-    all.sort_by_key(|s| std::cmp::Reverse(s.entry));
     Ok(all)
 }

@@ -6,24 +6,29 @@ use std::sync::Arc;
 use anabranch_serving::SqlService;
 use anabranch_shared::convert::sql_type;
 use anabranch_shared::settings::{GateSettings, Limit};
-use anabranch_shared::view::View;
+use anabranch_shared::view::{KeySample, View};
 use anabranch_shared::{
     Error, Offsets, Pin, Pinner, ReadMode, Result, Stop, blocking, counted, nearest,
 };
 use arrow::datatypes::{Schema, SchemaRef};
+use datafusion::execution::memory_pool::{FairSpillPool, MemoryPool};
 use futures::StreamExt;
 use serde::Serialize;
 
 use crate::project::context::Context;
 use crate::reader::local_service::local_service;
 use crate::reader::storage_pinner::LocalPinner;
-use crate::work::diff::{ColumnDiff, Diff, Differ, Side, keys_of};
+use crate::work::diff::{ColumnDiff, Diff, Differ, RowsFile, Side, keys_of};
 
 /// How two generations are compared.
 #[derive(Clone, Debug, Default)]
 pub struct JudgeOptions {
     /// Which rows are compared, as a condition in SQL over the view's columns; all where none.
     pub only_where: Option<String>,
+    /// Compares only this share of the keys, above 0 and below 1; all where none.
+    pub sample: Option<f64>,
+    /// Takes all rows that differ.
+    pub rows: Option<Arc<RowsFile>>,
     /// Bytes of memory that rows may take; beyond them they go to temporary files.
     pub memory_bytes: usize,
     /// Tells it to stop early.
@@ -43,6 +48,9 @@ pub struct Judged {
     pub generations: [u64; 2],
     /// For each partition the first offset that neither holds: both are compared at these.
     pub head: Offsets,
+    /// The share of the keys that was compared, where not all were.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub sample: Option<f64>,
     /// The keys of both, where they are not the same: then they are compared by those that both have.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub grain: Option<[Vec<String>; 2]>,
@@ -119,23 +127,38 @@ async fn judge_pinned(
             keys_b.join(", ")
         )));
     }
+    let sample = options
+        .sample
+        .map(|share| sampled(&of_a.view, &of_b.view, share));
+    let sample = sample.transpose()?;
+    let pool = FairSpillPool::new(options.memory_bytes);
+    let pool: Arc<dyn MemoryPool> = Arc::new(pool);
     let mut sides = Vec::new();
-    for (name, view, keys) in [(a, &of_a.view, &keys_a), (b, &of_b.view, &keys_b)] {
-        let sql = statement(name, view, keys, &common, options.only_where.as_deref());
-        sides.push(service.query_on(&sql, pin, ReadMode::Merged).await?);
+    for (name, of, keys) in [(a, of_a, &keys_a), (b, of_b, &keys_b)] {
+        sides.push(match &sample {
+            Some(_) => {
+                service
+                    .view_answer(of, sample.as_ref(), &pool, &options.stop)
+                    .await?
+            }
+            None => {
+                let sql = statement(name, &of.view, keys, &common, options.only_where.as_deref());
+                service.query_on(&sql, pin, ReadMode::Merged).await?.stream
+            }
+        });
     }
     let (Some(answer_b), Some(answer_a)) = (sides.pop(), sides.pop()) else {
         return Err(Error::Internal("two answers".into()));
     };
-    let (schema_a, schema_b) = (nullable(&answer_a.schema), nullable(&answer_b.schema));
+    let (schema_a, schema_b) = (nullable(&answer_a.schema()), nullable(&answer_b.schema()));
     let mut differ = Differ::new(
         (&of_a.view, &schema_a),
         (&of_b.view, &schema_b),
         &common,
         options.memory_bytes,
-    )?;
-    for (side, answer) in [(Side::A, answer_a), (Side::B, answer_b)] {
-        let mut rows = answer.stream;
+    )?
+    .with_rows(options.rows.clone())?;
+    for (side, mut rows) in [(Side::A, answer_a), (Side::B, answer_b)] {
         while let Some(batch) = options.stop.within(async { Ok(rows.next().await) }).await? {
             let batch = batch?;
             differ = blocking(move || {
@@ -159,9 +182,26 @@ async fn judge_pinned(
         b: b.clone(),
         generations: [of_a.generation.0, of_b.generation.0],
         head: of_a.head.clone(),
+        sample: options.sample,
         grain,
         diff,
     })))
+}
+
+/// A sample of the keys that two generations have.
+fn sampled(a: &View, b: &View, share: f64) -> Result<KeySample> {
+    let (keys_a, keys_b) = (a.fingerprint()?.keys, b.fingerprint()?.keys);
+    if keys_a.is_empty() || keys_b.is_empty() {
+        return Err(Error::Invalid(
+            "a view without keys has none to sample by; compare it without `--sample`".to_owned(),
+        ));
+    }
+    if keys_a != keys_b {
+        return Err(Error::Invalid(
+            "the two group by other keys, or in another order, so that a sample of the one is none of the other; compare them without `--sample`".to_owned(),
+        ));
+    }
+    Ok(KeySample { share, seed: 0 })
 }
 
 fn nullable(schema: &SchemaRef) -> SchemaRef {

@@ -51,6 +51,9 @@ pub struct ViewChange {
     pub action: Action,
     /// Why, each in a few words.
     pub why: Vec<String>,
+    /// The name under which it answers until then, where it is another one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub moved_from: Option<String>,
     /// The generation that answers.
     pub live: Option<Generation>,
     /// The generation that was built for this already, and is gone on with.
@@ -74,6 +77,11 @@ impl ViewChange {
     /// Whether there is something to do.
     pub fn is_change(&self) -> bool {
         self.action != Action::Nothing
+    }
+
+    /// The name under which it answers until then.
+    pub fn former(&self) -> &str {
+        self.moved_from.as_deref().unwrap_or(&self.view)
     }
 
     /// Whether a generation is made that takes another's place.
@@ -134,7 +142,10 @@ pub async fn plan(context: &Context, names: &[String]) -> Result<Plan> {
         .views
         .iter()
         .filter(|(name, known)| known.live.is_some() && !settings.iter().any(|v| v.name == **name));
-    let gone: Vec<&String> = gone.map(|(name, _)| name).collect();
+    let gone = gone.map(|(name, _)| name);
+    let gone: Vec<&String> = gone
+        .filter(|name| context.takes_place_of(name).is_none())
+        .collect();
     for name in names {
         if !settings.iter().any(|v| v.name == *name) && !gone.contains(&name) {
             let known = settings.iter().map(|v| &v.name).chain(gone);
@@ -168,6 +179,7 @@ fn change(view: &str, action: Action, why: Vec<String>) -> ViewChange {
         view: view.to_owned(),
         action,
         why,
+        moved_from: None,
         live: None,
         candidate: None,
         sql: None,
@@ -239,32 +251,80 @@ async fn view_change(
     if let Err(e) = check_gate(&settings.gate, &view) {
         return Ok(change(name, Action::Refused, vec![e.to_string()]));
     }
-    let Some(live) = entry.views.get(name).and_then(|v| v.live.as_ref()) else {
+    let moved_from = context.answers_as(settings);
+    let answers = moved_from.as_ref().unwrap_or(name);
+    let Some(live) = entry.views.get(answers).and_then(|v| v.live.as_ref()) else {
         let first = change(name, Action::First, vec!["new".to_owned()]);
         return costs(context, entry, &view, first, rate).await;
     };
     let named = Named {
-        view: name,
+        view: answers,
         role: Role::Live,
         entry: live,
     };
-    let (action, why) = match context.generation_view(&named) {
-        Ok(former) => compared(&former, &view)?,
-        Err(e @ Error::Conflict(_)) => (Action::Build, vec![format!("engine: {e}")]),
+    let former = match context.generation_view(&named) {
+        Ok(former) => Ok(former),
+        Err(e @ Error::Conflict(_)) => Err(format!("engine: {e}")),
         Err(e) => return Err(e),
     };
+    let (mut action, mut why) = match &former {
+        Ok(former) => compared(former, &view)?,
+        Err(engine) => (Action::Build, vec![engine.clone()]),
+    };
+    if moved_from.is_some() {
+        why.insert(0, format!("renamed from {answers}"));
+        if matches!(action, Action::Nothing | Action::Note) {
+            action = Action::Copy;
+        }
+    }
     let sql =
         (action != Action::Nothing).then(|| sql_diff(&live.definition.sql, &settings.sql_text));
     let found = ViewChange {
+        moved_from,
         live: Some(live.generation),
         candidate: candidate_of(entry, name, &view).map(|c| c.generation),
         sql: sql.filter(|text| !text.is_empty()),
         ..change(name, action, why)
     };
-    match found.is_candidate() {
-        true => costs(context, entry, &view, found, rate).await,
-        false => Ok(found),
+    if !found.is_candidate() {
+        return Ok(found);
     }
+    let found = costs(context, entry, &view, found, rate).await?;
+    with_past(context, live, former.ok().as_ref(), &view, found).await
+}
+
+/// The same with what becomes of the facts that retention has removed.
+async fn with_past(
+    context: &Context,
+    live: &GenerationEntry,
+    former: Option<&Arc<View>>,
+    view: &Arc<View>,
+    mut found: ViewChange,
+) -> Result<ViewChange> {
+    if found.action != Action::Build {
+        return Ok(found);
+    }
+    let log = context.log(&view.topic().name).await?;
+    let removed = counted(log.removed_facts(), "fact", "facts");
+    match past_of(live, former, view, &log)? {
+        Past::Whole => {}
+        Past::Taken(lacks) => found.why.push(format!(
+            "retention has removed {removed}, up to [{}]: what they came to is taken from the states that answer, and {} from there on alone",
+            log.low(),
+            match lacks.as_slice() {
+                [one] => format!("`{one}` counts"),
+                more => format!("`{}` count", more.join("`, `")),
+            }
+        )),
+        Past::Lost => {
+            found.why.push(format!(
+                "retention has removed {removed} that it would need, up to [{}]; `anabranch apply --from-low` builds it from there on, and what was before is lost",
+                log.low()
+            ));
+            found.action = Action::Refused;
+        }
+    }
+    Ok(found)
 }
 
 /// The candidate of a view that was built for what the project says now, in the place of what answers
@@ -291,7 +351,14 @@ fn compared(former: &Arc<View>, later: &Arc<View>) -> Result<(Action, Vec<String
             vec!["written otherwise, computes the same".to_owned()],
         ),
         Difference::Above => (Action::Copy, vec!["logic above the aggregation".to_owned()]),
-        Difference::States(states) => (Action::Build, reasons(&states)),
+        Difference::States(states) => {
+            let taken = later.states_taken(former)?;
+            let action = match taken.is_some_and(|taken| taken.lacks().is_empty()) {
+                true => Action::Copy,
+                false => Action::Build,
+            };
+            (action, reasons(&states))
+        }
     })
 }
 
@@ -346,16 +413,14 @@ async fn costs(
     let name = view.name();
     let mut found = found;
     if let Some(live) = found.live {
-        let pin = Master::look(&context.storage, name, live).await?;
-        found.keeps_bytes = pin
-            .files
-            .iter()
-            .filter_map(|f| u64::try_from(f.size).ok())
-            .sum();
-        let settings = context.project.views.iter().find(|v| v.name == name);
-        found.keeps_for = settings
-            .and_then(|s| s.keep_previous)
-            .map(|d| d.as_secs_f64());
+        if found.moved_from.is_none() {
+            let pin = Master::look(&context.storage, name, live).await?;
+            let sizes = pin.files.iter().filter_map(|f| u64::try_from(f.size).ok());
+            found.keeps_bytes = sizes.sum();
+            let settings = context.project.views.iter().find(|v| v.name == name);
+            let keeps = settings.and_then(|s| s.keep_previous);
+            found.keeps_for = keeps.map(|d| d.as_secs_f64());
+        }
         if found.action == Action::Copy {
             return Ok(found);
         }
@@ -375,13 +440,6 @@ async fn costs(
     };
     (found.facts, found.bytes) = left_to_read(&log, &from)?;
     found.seconds = rate.map(|rate| found.facts as f64 / rate);
-    let live = entry.views.get(name).and_then(|v| v.live.as_ref());
-    if let Some(text) = loses_history(live, &log)
-        && found.action == Action::Build
-    {
-        found.why.push(text);
-        found.action = Action::Refused;
-    }
     Ok(found)
 }
 
@@ -399,18 +457,33 @@ fn left_to_read(log: &Log, from: &Offsets) -> Result<(u64, u64)> {
     Ok((facts, bytes))
 }
 
-/// What an edit would lose, because retention has removed the facts that it would need.
-fn loses_history(live: Option<&GenerationEntry>, log: &Log) -> Option<String> {
-    let held = live.map(|l| l.from.clone()).unwrap_or_default();
-    let missing = held.ranges_to(&log.low());
-    if missing.is_empty() {
-        return None;
+/// What a generation that is built anew has of the facts which retention has removed.
+pub(crate) enum Past {
+    /// None is missing.
+    Whole,
+    /// The states that answer have what they came to, but for some columns.
+    Taken(Vec<String>),
+    /// Nothing.
+    Lost,
+}
+
+/// What a later definition has of what the one that answers holds and the log does not.
+pub(crate) fn past_of(
+    live: &GenerationEntry,
+    former: Option<&Arc<View>>,
+    later: &Arc<View>,
+    log: &Log,
+) -> Result<Past> {
+    if live.from.covers(&log.low()) {
+        return Ok(Past::Whole);
     }
-    Some(format!(
-        "retention has removed {} that it would need, up to [{}]; `anabranch apply --from-low` builds it from there on, and what was before is lost",
-        counted(log.removed_facts(), "fact", "facts"),
-        log.low()
-    ))
+    let taken = former
+        .map(|former| later.states_taken(former))
+        .transpose()?;
+    Ok(match taken.flatten() {
+        Some(taken) => Past::Taken(taken.lacks().to_vec()),
+        None => Past::Lost,
+    })
 }
 
 /// Facts a second of past builds; none where there were none.
@@ -443,7 +516,7 @@ fn id_of(context: &Context, entry: &Entry, topics: &[TopicChange], views: &[View
     for view in views.iter().filter(|v| v.is_change()) {
         add(&view.view);
         add(&format!("{:?} {:?} {:?}", view.action, view.live, view.why));
-        let known = entry.views.get(&view.view).and_then(|v| v.live.as_ref());
+        let known = entry.views.get(view.former()).and_then(|v| v.live.as_ref());
         let topic = known.map(|live| &live.definition.topic.name);
         let low = topic
             .and_then(|t| entry.topics.get(t))

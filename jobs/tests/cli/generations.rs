@@ -216,6 +216,207 @@ fn what_stands_above_reads_no_fact() -> Result<()> {
 }
 
 #[test]
+fn all_rows_that_differ_go_to_a_file() -> Result<()> {
+    let project = project("")?;
+    let edited =
+        "SELECT word, count(*) AS c, max(n) AS top FROM facts WHERE n >= 300 GROUP BY word";
+    project.write_views(&[("words", edited, "")])?;
+    project.ok(&["apply", "--yes", "--no-cut-over"])?;
+    let diff = |arguments: &[&str]| -> Result<Value> {
+        let out = project.run(&[&["--format", "json", "diff", "words"], arguments].concat())?;
+        ensure!(out.status.code() == Some(1), "{out:?}");
+        Ok(serde_json::from_slice(&out.stdout)?)
+    };
+    let of = |diff: &Value| -> Vec<u64> {
+        let numbers = ["only_a", "only_b", "changed", "rows_a"];
+        numbers
+            .iter()
+            .filter_map(|n| diff["diff"][n].as_u64())
+            .collect()
+    };
+    let whole = of(&diff(&[])?);
+    let csv = project.path("rows.csv").display().to_string();
+    ensure!(of(&diff(&["--rows", &csv])?) == whole);
+    let text = std::fs::read_to_string(&csv)?;
+    let mut lines = text.lines();
+    ensure!(
+        lines.next() == Some("change,word,c_before,c_after,s_before,top_after"),
+        "{text}"
+    );
+    let count = |word: &str| text.lines().filter(|l| l.starts_with(word)).count() as u64;
+    ensure!(
+        [count("lost"), count("new"), count("changed")] == whole[..3],
+        "{whole:?}"
+    );
+    ensure!(
+        whole[0] > 0 && whole[2] > 0 && lines.all(|l| l.split(',').count() == 6),
+        "{text}"
+    );
+    let parquet = project.path("rows.parquet").display().to_string();
+    diff(&["--rows", &parquet, "--where", "false"])
+        .err()
+        .context("rows of nothing differ")?;
+    ensure!(std::fs::read(&parquet)?.starts_with(b"PAR1"));
+    let said = project.fails(64, &["diff", "words", "--rows", "rows.txt"])?;
+    ensure!(said.contains("`.parquet`"), "{said}");
+    // The same keys on both sides.
+    let part = of(&diff(&["--sample", "30%"])?);
+    ensure!(
+        part[3] > 0 && part[3] < whole[3] && part[0] < whole[0],
+        "{part:?} of {whole:?}"
+    );
+    let most = of(&diff(&["--sample", "100%"])?);
+    ensure!(most == whole, "{most:?} {whole:?}");
+    Ok(())
+}
+
+/// Fewer columns in another order, and fewer keys, are made of the states that answer.
+#[test]
+fn what_is_left_out_reads_no_fact() -> Result<()> {
+    let project = project("")?;
+    let sums = |sql: &str| project.ok(&["--format", "csv", "sql", "-c", sql]);
+    for (sql, why, query, expected) in [
+        (
+            "SELECT sum(n) AS total, word FROM facts GROUP BY word",
+            "columns dropped: c",
+            "SELECT sum(total) AS s, count(*) AS words FROM words",
+            "719400,1000",
+        ),
+        (
+            "SELECT sum(n) AS total FROM facts",
+            "keys dropped: word",
+            "SELECT total, 1 FROM words",
+            "719400,1",
+        ),
+    ] {
+        project.write_views(&[("words", sql, "")])?;
+        let plan = planned(&project)?;
+        let change = &plan["views"][0];
+        ensure!(
+            change["action"] == "copy" && change["why"][0] == why,
+            "{plan}"
+        );
+        let applied = project.json(&["apply", "--yes"])?;
+        ensure!(applied["built"][0]["facts"] == 0, "{applied}");
+        let found = sums(query)?;
+        ensure!(found.lines().nth(1) == Some(expected), "{found}");
+        project.ok(&["verify"])?;
+    }
+    // Which word a fact had is not in those states.
+    project.write_views(&[("words", WORDS, "")])?;
+    let plan = planned(&project)?;
+    ensure!(plan["views"][0]["action"] == "build", "{plan}");
+    project.ok(&["apply", "--yes"])?;
+    ensure!(count(&project, "words")? == "1200");
+    Ok(())
+}
+
+#[test]
+fn a_view_is_renamed_with_its_states() -> Result<()> {
+    let project = project("")?;
+    project.write_views(&[("words", WORDS, ""), ("terms", WORDS, "moved = \"words\"")])?;
+    let said = project.fails(64, &["plan"])?;
+    ensure!(
+        said.contains("view `words` is still in the project"),
+        "{said}"
+    );
+    project.write_views(&[
+        ("terms", WORDS, "moved = \"words\""),
+        ("other", WORDS, "moved = \"words\""),
+    ])?;
+    let said = project.fails(64, &["plan"])?;
+    ensure!(
+        said.contains("can't both take the place of `words`"),
+        "{said}"
+    );
+
+    project.write_views(&[("terms", WORDS, "moved = \"words\"")])?;
+    // Nobody but `apply` makes the view anew, and what answers goes on.
+    project.ingest(1_200..1_300)?;
+    for command in [
+        &["batch", "rebuild", "terms"][..],
+        &["sql", "-c", "SELECT * FROM terms"],
+    ] {
+        let out = project.run(command)?;
+        let said = String::from_utf8_lossy(&out.stderr).into_owned();
+        ensure!(
+            said.contains("answers as `words`") && !out.status.success(),
+            "{said}"
+        );
+    }
+    ensure!(count(&project, "words")? == "1300");
+    let status = project.ok(&["status"])?;
+    ensure!(
+        status.contains("view `terms` answers as `words`") && !status.contains("batch drop"),
+        "{status}"
+    );
+    let plan = planned(&project)?;
+    let views = plan["views"].as_array().context("no views")?;
+    ensure!(views.len() == 1, "{plan}");
+    ensure!(
+        views[0]["action"] == "copy" && views[0]["moved_from"] == "words",
+        "{plan}"
+    );
+    ensure!(views[0]["why"][0] == "renamed from words", "{plan}");
+
+    project.ok(&["apply", "--yes", "--no-cut-over"])?;
+    ensure!(count(&project, "words")? == "1300" && count(&project, "candidate.terms")? == "1300");
+    let applied = project.json(&["apply", "--yes", "-m", "they are terms"])?;
+    ensure!(
+        applied["cut_over"] == true && applied["built"][0]["facts"] == 0,
+        "{applied}"
+    );
+    ensure!(
+        applied["compared"][0]["compared"]["diff"]["changed"] == 0,
+        "{applied}"
+    );
+    ensure!(count(&project, "terms")? == "1300");
+    let gone = project.fails(66, &["sql", "-c", "SELECT * FROM words"])?;
+    ensure!(gone.contains("words"), "{gone}");
+    ensure!(project.ok(&["plan"])?.contains("nothing to do"));
+    project.ingest(1_300..1_400)?;
+    project.ok(&["batch", "refresh"])?;
+    ensure!(count(&project, "terms")? == "1400");
+    project.ok(&["verify"])?;
+    let history = project.json(&["history", "terms"])?;
+    ensure!(
+        history[0]["moved_from"] == "words" && history[0]["message"] == "they are terms",
+        "{history}"
+    );
+
+    // Renamed back and edited at once, in one go.
+    project.write_views(&[("words", EDITED, "moved = \"terms\"")])?;
+    let plan = planned(&project)?;
+    ensure!(plan["views"][0]["action"] == "build", "{plan}");
+    project.ok(&["apply", "--yes"])?;
+    ensure!(count(&project, "words")? == "1300");
+    let history = project.json(&["history", "words"])?;
+    ensure!(
+        history.as_array().is_some_and(|all| all.len() == 2),
+        "{history}"
+    );
+    project.ok(&["verify"])?;
+    Ok(())
+}
+
+#[test]
+fn a_daemon_follows_a_rename() -> Result<()> {
+    let project = Project::new(&[("words", WORDS, "")])?;
+    project.ingest(0..1_000)?;
+    let (daemon, http) = project.daemon()?;
+    project.write_views(&[("terms", WORDS, "moved = \"words\"")])?;
+    project.ok(&["apply", "--yes"])?;
+    ensure!(count(&project, "terms")? == "1000", "{http}");
+    let path = project.path("more.ndjson");
+    std::fs::write(&path, super::support::lines(1_000..1_100))?;
+    project.ok(&["ingest", "facts", &path.display().to_string()])?;
+    wait_for_true(|| Ok(count(&project, "terms").is_ok_and(|found| found == "1100")))?;
+    let (code, log) = daemon.end(rustix::process::Signal::TERM)?;
+    ensure!(code == Some(0), "{code:?} {log}");
+    Ok(())
+}
+
+#[test]
 fn a_daemon_serves_candidate_previous_and_the_one_that_answers() -> Result<()> {
     let project = Project::new(&[("words", WORDS, "")])?;
     project.ingest(0..1_000)?;

@@ -97,6 +97,9 @@ pub struct Succession {
     /// Why, as they said.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub message: Option<String>,
+    /// The name that the view had until then, under which the generation before answered.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub moved_from: Option<String>,
     /// What the two differed in, and up to where that was judged.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub judged: Option<Judged>,
@@ -118,6 +121,8 @@ pub struct CutOverOf {
     pub view: String,
     /// The generation that answers now.
     pub from: Option<Generation>,
+    /// The name under which that one answers, where it is another one: it is dropped then.
+    pub moved_from: Option<String>,
     /// The one that is to.
     pub to: GenerationEntry,
     /// Up to where that one was built.
@@ -140,6 +145,7 @@ impl CutOverOf {
         Self {
             view: view.to_owned(),
             from,
+            moved_from: None,
             to,
             boundary,
             keep_until_ms: None,
@@ -346,6 +352,7 @@ impl Catalogue {
             let change = CutOverOf {
                 view: view.to_owned(),
                 from: live,
+                moved_from: None,
                 to: previous.ok_or_else(|| moved(view))?.clone(),
                 boundary: boundary.clone(),
                 keep_until_ms: Some(keep_until_ms),
@@ -401,6 +408,13 @@ impl Catalogue {
     }
 }
 
+/// Drops a view in an entry. Returns whether it was there.
+pub(super) fn drop_in(next: &mut Entry, view: &str) -> bool {
+    let known = next.views.remove(view);
+    let dropped = known.map(|known| next.dropped.insert(view.to_owned(), known.last_generation));
+    dropped.is_some()
+}
+
 fn moved(view: &str) -> Error {
     Error::Conflict(format!(
         "view `{view}` was cut over or dropped by another process meanwhile; run the command again"
@@ -424,8 +438,16 @@ fn cut_over_in(
             change.boundary
         )));
     }
+    let answers = change.moved_from.as_deref().unwrap_or(view);
+    let former = next.views.get(answers).ok_or_else(|| moved(answers))?;
+    if former.live.as_ref().map(|l| l.generation) != change.from {
+        return Err(moved(answers));
+    }
+    if answers != view {
+        drop_in(next, answers);
+    }
     let known = next.views.get_mut(view).ok_or_else(|| moved(view))?;
-    if known.live.as_ref().map(|l| l.generation) != change.from {
+    if answers != view && known.live.is_some() {
         return Err(moved(view));
     }
     let before = known.live.replace(to.clone());
@@ -444,6 +466,7 @@ fn cut_over_in(
         at_ms: doer.at_ms,
         by: doer.by.clone(),
         message: doer.message.clone(),
+        moved_from: change.moved_from.clone(),
         judged: change.judged.clone(),
     });
     Ok(())

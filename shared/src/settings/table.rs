@@ -12,7 +12,7 @@ use super::gate::Limit;
 use super::kafka::{KafkaStart, OnGap, PartitionList, Tombstones, Word};
 use super::value::{
     Address, Count, FieldName, FileMode, HostList, PeriodOrOff, ProjectPath, Schedule,
-    SettingValue, Size, SizeOrOff, Terms, Threads, ZoneName, minutes,
+    SettingValue, Size, SizeOrOff, Terms, Threads, ViewName, ZoneName, minutes,
 };
 
 /// A table of `anabranch.toml`.
@@ -480,6 +480,8 @@ settings! {
     EXPORT: Defaulted<bool> = View."export", Defaulted(|| false);
     /// How long the former generation is kept fresh after a cut-over, so that a roll-back is exact at once; "off" for not at all.
     KEEP_PREVIOUS: Defaulted<PeriodOrOff> = View."keep_previous", Defaulted(|| PeriodOrOff(Some(minutes(24 * 60))));
+    /// The name that the view had before: `apply` makes it of the states of that one, which it takes the place of.
+    MOVED: Optional<ViewName> = View."moved", optional("\"post_minutes\"");
     /// How far a new generation may differ; its settings are below.
     GATE: OptionalTable = View."gate", OptionalTable { example: "{ rows_changed = \"5%\", keys_lost = 0 }" };
 

@@ -102,6 +102,7 @@ fn other_value(section: Section, key: &str) -> &'static str {
         (Section::View, "timezone") => "\"Europe/Berlin\"",
         (Section::View, "export") => "true",
         (Section::View, "keep_previous") => "\"off\"",
+        (Section::View, "moved") => "\"former\"",
         (Section::View, "gate") => "{ keys_lost = 0 }",
         (Section::Gate, "where") => "\"c > 1\"",
         (Section::Gate, "columns") => "{ c = { rows_changed = 1 } }",
@@ -347,6 +348,7 @@ fn defaults_are_those_of_the_documentation() {
         timezone: "UTC".to_owned(),
         export: false,
         keep_previous: Some(Duration::from_secs(24 * 3_600)),
+        moved: None,
         gate: GateSettings::default(),
     };
     assert_eq!(project.views, [view]);

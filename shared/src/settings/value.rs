@@ -467,6 +467,23 @@ impl SettingValue for FieldName {
     }
 }
 
+/// Name of a view.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct ViewName(pub(super) String);
+
+impl SettingValue for ViewName {
+    const TYPE: &'static str = "view";
+    const EXPECTED: &'static str = "the name of a view";
+
+    fn read(found: &Found<'_>) -> Result<Self, Mismatch> {
+        Ok(Self(found.text()?.to_owned()))
+    }
+
+    fn write(&self) -> String {
+        quoted(&self.0)
+    }
+}
+
 /// A schedule of five cron fields.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Schedule(pub(super) String);

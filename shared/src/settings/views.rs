@@ -7,7 +7,7 @@ use super::choice::resolve;
 use super::gate::{self, GateSettings};
 use super::reader::{Reader, Table};
 use super::table::{
-    EXPORT, KEEP_PREVIOUS, REBUILD_CRON, REFRESH_EVERY, SQL, TIMEZONE, VERIFY_CRON,
+    EXPORT, KEEP_PREVIOUS, MOVED, REBUILD_CRON, REFRESH_EVERY, SQL, TIMEZONE, VERIFY_CRON,
 };
 
 /// A view as it is declared.
@@ -31,6 +31,8 @@ pub struct ViewSettings {
     pub export: bool,
     /// How long the former generation is kept fresh after a cut-over; not at all where absent.
     pub keep_previous: Option<Duration>,
+    /// The name that the view had before; none where it always had this one.
+    pub moved: Option<String>,
     /// How far a new generation may differ before it is cut over to.
     pub gate: GateSettings,
 }
@@ -48,6 +50,7 @@ pub(super) fn read(
     let timezone = reader.value(table, &TIMEZONE);
     let export = reader.value(table, &EXPORT);
     let keep_previous = reader.value(table, &KEEP_PREVIOUS).0;
+    let moved = reader.optional(table, &MOVED);
     let gate = gate::read(reader, table).unwrap_or_default();
     let written = reader.required(table, &SQL)?;
     let sql_path = resolve(dir, Path::new(&written.0));
@@ -62,8 +65,38 @@ pub(super) fn read(
         timezone: timezone.0,
         export,
         keep_previous,
+        moved: moved.map(|former| former.0),
         gate,
     })
+}
+
+/// Refuses that a view takes the place of one that is still in the project, or of one of which another
+/// view does.
+pub(super) fn check_moved(
+    reader: &mut Reader<'_>,
+    views: &[ViewSettings],
+    tables: &[(&str, Table<'_>)],
+) {
+    for (nth, view) in views.iter().enumerate() {
+        let (name, Some(former)) = (&view.name, &view.moved) else {
+            continue;
+        };
+        let wrong = if views.iter().any(|v| v.name == *former) {
+            format!(
+                "view `{former}` is still in the project, so `{name}` can't take its place; take `[views.{former}]` or this `moved` out"
+            )
+        } else if let Some(other) = views[..nth].iter().find(|v| v.moved == view.moved) {
+            format!(
+                "views `{}` and `{name}` can't both take the place of `{former}`; take one `moved` out",
+                other.name
+            )
+        } else {
+            continue;
+        };
+        let table = tables.iter().find(|(table, _)| table == name);
+        let value = table.and_then(|(_, table)| table.get(MOVED.key));
+        reader.report(&value.map(|v| v.span()).unwrap_or_default(), wrong);
+    }
 }
 
 fn sql_text(reader: &mut Reader<'_>, path: &Path, name: &str, table: &Table<'_>) -> Option<String> {

@@ -2,7 +2,9 @@
 
 use std::sync::Arc;
 
-use arrow::array::{Array, ArrayRef, AsArray, BooleanArray, RecordBatch, RecordBatchOptions};
+use arrow::array::{
+    Array, ArrayRef, AsArray, BooleanArray, RecordBatch, RecordBatchOptions, new_null_array,
+};
 use arrow::compute::{SortColumn, concat, concat_batches, lexsort_to_indices, take};
 use arrow::datatypes::Schema;
 use datafusion::logical_expr::utils::AggregateOrderSensitivity;
@@ -192,12 +194,22 @@ impl Groups {
 /// The states of no facts of an aggregation without GROUP BY: its answer is one row all the same.
 /// `None` for other views, whose answer over no facts is empty.
 pub fn identity_states(view: &Arc<View>) -> Result<Option<RecordBatch>> {
-    let Some(split) = view.aggregate().filter(|s| s.is_global()) else {
-        return Ok(None);
-    };
+    let global = view.aggregate().filter(|s| s.is_global());
+    global.map(states_of_nothing).transpose()
+}
+
+/// The states that no facts have, under one key: merged with others they change nothing.
+pub(super) fn states_of_nothing(split: &Arc<AggregateSplit>) -> Result<RecordBatch> {
     let mut groups = Groups::new(split)?;
-    let key: ArrayRef = Arc::new(arrow::array::Int8Array::from(vec![0]));
-    groups.keys.intern(&[key], &mut groups.ids)?;
+    let keys: Vec<ArrayRef> = match split.is_global() {
+        true => vec![Arc::new(arrow::array::Int8Array::from(vec![0]))],
+        false => {
+            let schema = split.key_schema();
+            let types = schema.fields().iter().map(|f| f.data_type().clone());
+            types.map(|t| new_null_array(&t, 1)).collect()
+        }
+    };
+    groups.keys.intern(&keys, &mut groups.ids)?;
     // A row that is filtered away, not no row: accumulators take a group without rows for one in
     // which every value was seen.
     let nothing = RecordBatch::new_empty(split.input_schema().clone());
@@ -205,11 +217,11 @@ pub fn identity_states(view: &Arc<View>) -> Result<Option<RecordBatch>> {
     for (slot, column) in groups.accumulators.iter_mut().zip(split.columns()) {
         let arguments = arguments(column, &nothing)?
             .iter()
-            .map(|a| arrow::array::new_null_array(a.data_type(), 1))
+            .map(|a| new_null_array(a.data_type(), 1))
             .collect();
         slot.feed(arguments, &[0], Some(&away), 1)?;
     }
-    Ok(Some(groups.into_states()?))
+    groups.into_states()
 }
 
 /// Merged states as finished values of one column, row by row.

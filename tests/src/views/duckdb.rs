@@ -94,7 +94,7 @@ fn greatest(column: &str, only: &dyn Fn(&str) -> String) -> String {
 
 /// A key. Zeroes of both signs are one group in either engine; here that group's key is 0.0, there
 /// it is the sign of whichever fact came first.
-pub(super) fn key(key: &'static str) -> &'static str {
+pub(super) fn key(key: &str) -> &str {
     match key {
         "f" => "CASE WHEN f = 0 THEN '0'::DOUBLE ELSE f END",
         key => key,

@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use anabranch_batch::{build_up, copy_states, refresh};
+use anabranch_batch::{build_up, refresh, take_states};
 use anabranch_shared::view::View;
 use anabranch_shared::{
     Candidate, CutOverOf, Doer, ErrorKind, GenerationEntry, Master, Offset, Offsets, Role,
@@ -78,7 +78,8 @@ impl World<'_> {
         let random = match (own, self.rng.random_range(0..4)) {
             // What only stands above is copied, and so can be what is the same.
             (Some(own), 0) => own,
-            (Some(own), 1..=2) => views::narrowed(&own).unwrap_or_else(|| self.random_view()),
+            (Some(own), 1) => views::narrowed(&own).unwrap_or_else(|| self.random_view()),
+            (Some(own), 2) => views::coarser(&own).unwrap_or_else(|| self.random_view()),
             _ => self.random_view(),
         };
         let view = Arc::new(View::compile(name, &random.sql, &self.topic)?);
@@ -86,7 +87,14 @@ impl World<'_> {
             self.log.refresh().await?;
             let generation = self.catalogue.claim_generation(name).await?;
             let master = Arc::new(Master::open(&self.storage, &view, generation, NOW).await?);
-            let from = self.log.low();
+            let (former, low) = (self.views[nth].master.view(), self.log.low());
+            // What retention has removed is only in states that can be taken.
+            let taken = view.states_taken(former)?;
+            let takes = taken.is_some_and(|t| t.lacks().is_empty()) && self.rng.random_bool(0.5);
+            let from = match takes {
+                true => self.views[nth].start_of(live),
+                false => low,
+            };
             let candidate = Candidate {
                 entry: GenerationEntry {
                     generation,
@@ -136,22 +144,32 @@ impl World<'_> {
             return Ok(());
         };
         let (master, live) = (kept.master.clone(), self.views[nth].master.clone());
-        let same = live.view().definition().sql == master.view().definition().sql;
+        let taken = master.view().states_taken(live.view())?;
+        let fits = taken.is_some_and(|taken| taken.lacks().is_empty())
+            || live.view().definition().sql == master.view().definition().sql;
         let starts = &self.views[nth];
-        let as_far_back =
-            starts.start_of(live.generation()) == starts.start_of(master.generation());
+        let start = starts.start_of(master.generation());
+        let as_far_back = starts.start_of(live.generation()) == start;
         self.log.refresh().await?;
-        let tries = same || self.rng.random_bool(0.5);
-        if tries && as_far_back && master.boundary() == Offsets::default() {
-            match copy_states(&live, &master, NOW).await {
-                // The states of another definition are none of this one.
-                Err(e) if e.kind() == ErrorKind::Conflict && !same => {
-                    self.coverage.count("event: other states are not copied");
-                }
-                copied => {
-                    self.coverage.count("event: states are copied");
-                    unless_faulty(copied)?;
-                    return Ok(());
+        let low = self.log.low();
+        if master.boundary() == Offsets::default() {
+            let (all, tries) = (self.rng.random_bool(0.5), self.rng.random_bool(0.7));
+            let lacks_facts = !start.covers(&low);
+            if as_far_back && (lacks_facts || tries) {
+                let below = (!all).then_some(&low);
+                match take_states(&live, &master, below, NOW).await {
+                    // The states of another definition are none of this one.
+                    Err(e) if e.kind() == ErrorKind::Conflict && !fits => {
+                        self.coverage.count("event: other states are not taken");
+                    }
+                    taken => {
+                        self.coverage.count(match all {
+                            true => "event: states are taken",
+                            false => "event: states of what is removed are taken",
+                        });
+                        unless_faulty(taken)?;
+                        return Ok(());
+                    }
                 }
             }
         }
@@ -183,6 +201,11 @@ impl World<'_> {
         let options = batch_options(1 << 30);
         self.log.refresh().await?;
         let head = self.log.head();
+        let start = self.views[nth].start_of(master.generation());
+        if !start.covers(&self.log.low()) && master.boundary() == Offsets::default() {
+            // What it is to have of removed facts is in no log.
+            return self.go_on_with_candidate(nth).await;
+        }
         let built = async {
             build_up(&master, &self.log, &head, &options, || NOW).await?;
             refresh(&master, &self.log, &head, &options, || NOW).await

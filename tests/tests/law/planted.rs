@@ -230,42 +230,47 @@ const OF_GENERATIONS: &[Bug] = &[
     (
         "planted-boundary-of-the-former",
         "a generation that is served under another name answers by the boundary of the one that had it",
-        1_000_002,
+        1_000_000,
     ),
     (
         "planted-copied-to-a-lower-boundary",
         "copied states are said to reach less far than they do",
-        1_000_043,
+        1_000_039,
     ),
     (
         "planted-pieces-lost-on-cut-over",
         "the pieces of a generation are lost where it is served under another name",
-        1_000_000,
+        1_000_006,
     ),
     (
         "planted-copied-file-lost",
         "a file is left out where states are copied to a new generation",
-        1_000_038,
+        1_000_021,
     ),
     (
         "planted-candidate-run-lost",
         "a candidate that is gone on with leaves out a run",
-        1_000_017,
+        1_000_021,
+    ),
+    (
+        "planted-taken-past-a-filter",
+        "the states of a definition are taken for one with another filter",
+        1_000_341,
     ),
     (
         "planted-copy-of-another-definition",
         "states are copied although the definition was narrowed",
-        1_000_021,
+        1_000_147,
     ),
     (
         "planted-low-above-a-kept-generation",
         "retention forgets generations that don't answer",
-        1_000_078,
+        1_000_063,
     ),
     (
         "planted-kept-by-its-first-boundary",
         "a generation that is kept answers by the boundary that it was served with",
-        1_000_002,
+        1_000_006,
     ),
 ];
 

@@ -229,6 +229,42 @@ async fn a_new_definition_is_refused_unless_it_may_start_at_low() -> anyhow::Res
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn an_edit_keeps_what_removed_facts_came_to() -> anyhow::Result<()> {
+    let dir = retained().await?;
+    let dir = dir.path();
+    ingest(dir, 100..150).await?;
+    let edit = |sql: &str| std::fs::write(dir.join("words.sql"), sql);
+    edit(
+        "SELECT word, min(id) AS oldest, count(*) AS facts, sum(id) AS ids FROM facts GROUP BY word",
+    )?;
+    let plan = run(dir, &["plan"]).await?;
+    let plan = String::from_utf8_lossy(&plan.stdout).into_owned();
+    let says = [
+        "columns changed: different → oldest",
+        "100 facts, up to [0:101]",
+        "`oldest` counts from there on",
+    ];
+    anyhow::ensure!(says.iter().all(|s| plan.contains(s)), "{plan}");
+    run_well(dir, &["apply", "--yes"]).await?;
+    let found = sql(dir, "SELECT sum(facts), sum(ids) FROM words").await?;
+    assert_eq!(found, counts(150));
+    assert_eq!(sql(dir, "SELECT min(oldest) FROM words").await?, "100");
+    run_well(dir, &["verify"]).await?;
+    // What was taken stays the view's past, however often it is edited.
+    edit("SELECT word, count(*) + 0 AS facts, sum(id) AS ids FROM facts GROUP BY word")?;
+    run_well(dir, &["apply", "--yes"]).await?;
+    run_well(dir, &["batch", "rebuild", "words"]).await?;
+    let found = sql(dir, "SELECT sum(facts), sum(ids) FROM words").await?;
+    assert_eq!(found, counts(150));
+    let status = json(dir, &["status"]).await?;
+    anyhow::ensure!(status["views"][0]["from"].is_null(), "{status}");
+    // Which of those facts a filter leaves is not in the states.
+    edit(EDITED)?;
+    refused(dir, &["apply", "--yes"], &["100 facts", "apply --from-low"]).await?;
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_removal_that_dies_is_made_up_for() -> anyhow::Result<()> {
     let mut kills = tokio::task::JoinSet::new();
     for (point, held, dead) in [

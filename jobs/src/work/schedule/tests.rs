@@ -19,6 +19,7 @@ fn view(cron: Option<&str>, every: Option<u64>, zone: &str) -> ViewSettings {
         timezone: zone.into(),
         export: false,
         keep_previous: None,
+        moved: None,
         gate: GateSettings::default(),
     }
 }
