@@ -17,7 +17,8 @@ use percent_encoding::{AsciiSet, CONTROLS, percent_decode, utf8_percent_encode};
 use crate::described::RelationInfo;
 use crate::encode::{ARROW, Encoder, JSON, NDJSON, Texts};
 use crate::metrics::Door;
-use crate::session::{Answer, SqlService, read_setting};
+use crate::reading::{Reading, setting};
+use crate::session::{Answer, SqlService};
 use crate::workers::compute;
 
 /// What is escaped in notes: header values are ASCII.
@@ -35,6 +36,9 @@ pub struct SqlRequest {
     /// `merged` (default) or `batch`.
     #[serde(default)]
     pub read: Option<String>,
+    /// Schemas in which names are looked for, such as `candidate,public`.
+    #[serde(default)]
+    pub search_path: Option<String>,
 }
 
 /// The parameters of `GET /relations`.
@@ -167,13 +171,18 @@ async fn answer(
             )));
         }
     };
-    if let Some(setting) = read_setting(sql) {
+    let search_path = request.search_path.as_deref().map(str::parse).transpose()?;
+    if let Some(setting) = setting(sql) {
         setting?;
         return Err(Error::Invalid(
-            "a request has no session; give `?read=batch` with each statement instead".into(),
+            "a request has no session; give `?read=batch` or `?search_path=candidate,public` with each statement instead".into(),
         ));
     }
-    let answer = service.query_by((Door::Http, who), sql, mode).await?;
+    let reading = Reading {
+        mode,
+        search_path: search_path.unwrap_or_default(),
+    };
+    let answer = service.query_by((Door::Http, who), sql, &reading).await?;
     let asked = answer.asked();
     let accept = headers
         .get(header::ACCEPT)

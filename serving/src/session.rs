@@ -1,6 +1,7 @@
 //! SQL sessions: a query pins what it reads, is planned over the pins, and runs within bounds of
 //! memory and time.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -37,6 +38,7 @@ use crate::metrics::{Asked, Door, QueryMetrics};
 use crate::naming::ColumnNames;
 use crate::planning;
 use crate::pool::QueryPool;
+use crate::reading::{PUBLIC, Reading, SearchPath};
 use crate::running::{Queries, QueryInfo, Running, Verification, Waiter};
 use crate::statement;
 use crate::stoppable::{largest_constant, stoppable};
@@ -47,9 +49,6 @@ use crate::workers;
 
 /// The name of the table of all topics' dead letters.
 const DEAD_LETTERS: &str = "dead_letters";
-
-/// The setting that chooses between merged and batch answers.
-const READ_SETTING: &str = "anabranch.read";
 
 /// Who asks where nobody says.
 const THIS_PROCESS: &str = "this process";
@@ -240,8 +239,9 @@ impl SqlService {
     ///
     /// # Errors
     /// Those of [`SqlService::query_by`].
-    pub async fn query(&self, text: &str, mode: ReadMode) -> Result<Answer> {
-        self.query_by((Door::Local, THIS_PROCESS), text, mode).await
+    pub async fn query(&self, text: &str, reading: impl Into<Reading>) -> Result<Answer> {
+        let who = (Door::Local, THIS_PROCESS);
+        self.query_by(who, text, &reading.into()).await
     }
 
     /// Answers one statement that somebody asks, in its turn. Its time counts from now on, and dropping
@@ -254,10 +254,10 @@ impl SqlService {
         &self,
         (door, who): (Door, &str),
         text: &str,
-        mode: ReadMode,
+        reading: &Reading,
     ) -> Result<Answer> {
         let asked = self.options.metrics.asked(door);
-        match self.answered(&asked, who, text, mode).await {
+        match self.answered(&asked, who, text, reading).await {
             Ok(answer) => Ok(answer.told(asked)),
             Err(e) => {
                 asked.failed(&e);
@@ -271,13 +271,13 @@ impl SqlService {
         asked: &Asked,
         who: &str,
         text: &str,
-        mode: ReadMode,
+        reading: &Reading,
     ) -> Result<Answer> {
         let query = self.queries.arrive(who, text, self.options.timeout)?;
         asked.taken_in(&query.stop);
         let waiter = query.waiter();
         query.turn().await?;
-        match self.in_its_turn((query, waiter), text, mode).await {
+        match self.in_its_turn((query, waiter), text, reading).await {
             Err(e) => Err(self.explained(e, text).await),
             answer => answer,
         }
@@ -287,29 +287,37 @@ impl SqlService {
         &self,
         (query, waiter): (Arc<Running>, Waiter),
         text: &str,
-        mode: ReadMode,
+        reading: &Reading,
     ) -> Result<Answer> {
-        let (read, names) = self.read(&query, text).await?;
+        let (read, names) = self.read(&query, text, &reading.search_path).await?;
         let known = self.known(&query, &names).await?;
+        let relations = names.relations();
         let pin = query
             .stop
             .clone()
-            .within(self.pinner.pin(&names.relations, mode))
+            .within(self.pinner.pin(&relations, reading.mode))
             .await?;
-        self.query_pinned((query, waiter), (read, known), &pin, mode)
+        let pin = names.found(pin)?;
+        self.query_pinned((query, waiter), (read, known), &pin, reading.mode)
             .await
     }
 
     /// Reads a statement on the threads for queries, and says which relations it names.
-    async fn read(&self, query: &Arc<Running>, text: &str) -> Result<(Read, Names)> {
+    async fn read(
+        &self,
+        query: &Arc<Running>,
+        text: &str,
+        path: &SearchPath,
+    ) -> Result<(Read, Names)> {
         let (service, text, held) = (self.clone(), text.to_owned(), query.clone());
+        let path = path.clone();
         let bounds = self.options.limits.statement;
         let reading = workers::compute(async move {
             let state = service.state_of(&held)?;
             let statement = sql::parse_within(&state, &text, bounds)?;
             statement::check(&statement, &text)?;
             let statement = statement::written_out(&state, statement)?;
-            let names = relation_names(&state, &statement)?;
+            let names = relation_names(&state, &statement, &path)?;
             Ok((workers::Kept::new((state, statement)), names))
         });
         query.stop.within(reading).await
@@ -373,7 +381,8 @@ impl SqlService {
         let query = self.queries.arrive(THIS_PROCESS, text, limit)?;
         let waiter = query.waiter();
         query.turn().await?;
-        let (read, names) = self.read(&query, text).await?;
+        let path = SearchPath::default();
+        let (read, names) = self.read(&query, text, &path).await?;
         let known = self.known(&query, &names).await?;
         let answer = self.query_pinned((query, waiter), (read, known), pin, mode);
         match answer.await {
@@ -441,9 +450,49 @@ type Known = Option<Vec<Relation>>;
 
 /// What a statement names.
 struct Names {
+    /// Relations that it names with their schema, or of schemas where only one comes into question.
     relations: Vec<String>,
+    /// Names without a schema, and the relations that each may mean, the first that is there.
+    looked_for: Vec<(String, Vec<String>)>,
     /// Whether it asks which relations there are.
     of_information: bool,
+}
+
+impl Names {
+    /// Every relation that it may mean.
+    fn relations(&self) -> Vec<String> {
+        let looked_for = self.looked_for.iter().flat_map(|(_, all)| all);
+        self.relations.iter().chain(looked_for).cloned().collect()
+    }
+
+    /// The pin, in which each name without a schema is the first of the relations that it may mean, and
+    /// nothing else is.
+    fn found(&self, mut pin: Pin) -> Result<Pin> {
+        for (name, relations) in &self.looked_for {
+            let there = |r: &&String| {
+                pin.views.contains_key(*r)
+                    || pin.topics.contains_key(*r)
+                    || pin.plain.contains_key(*r)
+            };
+            let meant = relations.iter().find(there).cloned();
+            if meant.as_ref() == Some(name) {
+                continue;
+            }
+            if self.relations.contains(name) {
+                return Err(Error::Invalid(format!(
+                    "the statement names both `{name}` and `{PUBLIC}.{name}`, which are not the same by the `search_path`; name the schema of both"
+                )));
+            }
+            pin.views.remove(name);
+            if let Some(view) = meant.and_then(|meant| pin.views.get(&meant)).cloned() {
+                pin.views.insert(name.clone(), view);
+            }
+        }
+        let looked_for = self.looked_for.iter().map(|(name, _)| name);
+        let named: BTreeSet<&String> = self.relations.iter().chain(looked_for).collect();
+        pin.views.retain(|name, _| named.contains(name));
+        Ok(pin)
+    }
 }
 
 /// Plans a statement over a pin and begins to compute it, on the threads for queries.
@@ -509,27 +558,6 @@ fn task_of(context: &SessionContext, constant_bytes: usize) -> Arc<TaskContext> 
     Arc::new(task.with_session_config(config))
 }
 
-/// What of `SET anabranch.read = '…'` a statement is: the mode that it sets.
-pub fn read_setting(sql: &str) -> Option<Result<ReadMode>> {
-    let rest = sql.trim().trim_end_matches(';').trim();
-    let lower = rest.to_lowercase();
-    let value = lower
-        .strip_prefix("set ")?
-        .trim_start()
-        .strip_prefix(READ_SETTING)?;
-    let value = value.trim_start();
-    let value = value
-        .strip_prefix('=')
-        .or_else(|| value.strip_prefix("to "))?;
-    Some(match value.trim().trim_matches('\'') {
-        "merged" => Ok(ReadMode::Merged),
-        "batch" => Ok(ReadMode::Batch),
-        other => Err(Error::Invalid(format!(
-            "`{READ_SETTING}` = `{other}`: write 'merged' or 'batch'"
-        ))),
-    })
-}
-
 fn read_only() -> SQLOptions {
     SQLOptions::new()
         .with_allow_ddl(false)
@@ -537,13 +565,24 @@ fn read_only() -> SQLOptions {
         .with_allow_statements(false)
 }
 
-fn relation_names(state: &SessionState, statement: &Statement) -> Result<Names> {
+fn relation_names(state: &SessionState, statement: &Statement, path: &SearchPath) -> Result<Names> {
     let references = state.resolve_table_references(statement)?;
     let (of_information, relations): (Vec<_>, Vec<_>) = references
         .iter()
         .partition(|reference| information::is_of_information(reference));
+    let (mut named, mut looked_for) = (Vec::new(), Vec::new());
+    for reference in relations {
+        match reference.schema() {
+            None if *path != SearchPath::default() => {
+                let name = reference.table();
+                looked_for.push((name.to_owned(), path.relations(name)));
+            }
+            _ => named.push(relation_name(reference)),
+        }
+    }
     Ok(Names {
-        relations: relations.iter().map(|r| relation_name(r)).collect(),
+        relations: named,
+        looked_for,
         of_information: !of_information.is_empty(),
     })
 }

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use anabranch_serving::{ColumnInfo, QueryInfo, RelationInfo, note_of};
+use anabranch_serving::{ColumnInfo, QueryInfo, Reading, RelationInfo, SearchPath, note_of};
 use anabranch_shared::ipc::{CheckedStream, IpcLimit};
 use anabranch_shared::{Error, ErrorKind, ReadMode, Result, Storage};
 use anabranch_speed::{INGEST_FROM, INGEST_ID, PAYLOAD};
@@ -258,14 +258,22 @@ impl Client {
     }
 
     /// Asks the daemon.
-    pub async fn query(&self, sql: &str, mode: ReadMode) -> Result<RemoteAnswer> {
-        let read = match mode {
+    pub async fn query(&self, sql: &str, reading: impl Into<Reading>) -> Result<RemoteAnswer> {
+        let reading = reading.into();
+        let mut url = self.url("/sql");
+        let read = match reading.mode {
             ReadMode::Merged => "merged",
             ReadMode::Batch => "batch",
         };
+        url += &format!("?read={read}");
+        // What a daemon of before does not know is asked of it only where somebody wants it.
+        if reading.search_path != SearchPath::default() {
+            let path = in_path(&reading.search_path.to_string()).to_string();
+            url += &format!("&search_path={path}");
+        }
         let sent = self
             .http
-            .post(self.url(&format!("/sql?read={read}")))
+            .post(url)
             .header("accept", "application/vnd.apache.arrow.stream; views=true")
             .body(sql.to_owned())
             .send()

@@ -3,8 +3,10 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use anabranch_serving::{RelationInfo, SqlService};
+use anabranch_serving::{Reading, RelationInfo, Setting, SqlService};
 use anabranch_shared::{Error, ErrorKind, ReadMode, Result};
+use arrow::array::{ArrayRef, RecordBatch, StringArray};
+use arrow::datatypes::Schema;
 use async_trait::async_trait;
 use parking_lot::Mutex;
 
@@ -30,7 +32,7 @@ pub enum Answerer {
 pub struct QuerySession {
     context: Context,
     answerer: Mutex<Arc<Answerer>>,
-    mode: Mutex<ReadMode>,
+    reading: Mutex<Reading>,
 }
 
 /// Whoever can answer now.
@@ -48,7 +50,7 @@ impl QuerySession {
         Ok(Self {
             context: context.clone(),
             answerer: Mutex::new(answerer(context).await?),
-            mode: Mutex::default(),
+            reading: Mutex::default(),
         })
     }
 
@@ -77,31 +79,53 @@ impl QuerySession {
     }
 
     async fn ask(&self, sql: &str) -> Result<Answer> {
-        if let Some(mode) = anabranch_serving::read_setting(sql) {
-            *self.mode.lock() = mode?;
-            let schema = Arc::new(arrow::datatypes::Schema::empty());
-            return Ok(Answer {
-                schema,
-                batches: vec![],
-                freshness: String::new(),
-                notes: vec![],
-            });
+        if let Some(setting) = anabranch_serving::setting(sql) {
+            return self.set(setting?);
         }
-        let mode = *self.mode.lock();
+        let reading = self.reading.lock().clone();
+        let mode = reading.mode;
         let answerer = self.answerer.lock().clone();
         let patience = self.context.project.query.timeout + PATIENCE;
         if let Answerer::Daemon(client) = answerer.as_ref() {
-            match answer(&answerer, sql, mode, patience).await {
+            match answer(&answerer, sql, &reading, patience).await {
                 Err(e) if e.kind() == ErrorKind::Unavailable && self.replace(client).await? => {}
                 answered => return Ok(told(answered?, mode)),
             }
         }
         let answerer = self.answerer.lock().clone();
-        Ok(told(answer(&answerer, sql, mode, patience).await?, mode))
+        let answered = answer(&answerer, sql, &reading, patience).await?;
+        Ok(told(answered, mode))
+    }
+
+    /// Does what a statement asks of the session's settings.
+    fn set(&self, setting: Setting) -> Result<Answer> {
+        let mut reading = self.reading.lock();
+        let batches = match setting {
+            Setting::Read(mode) => {
+                reading.mode = mode;
+                Vec::new()
+            }
+            Setting::SearchPath(path) => {
+                reading.search_path = path;
+                Vec::new()
+            }
+            Setting::ShowSearchPath => {
+                let path = [reading.search_path.to_string()];
+                let path: ArrayRef = Arc::new(StringArray::from_iter_values(path));
+                vec![RecordBatch::try_from_iter([("search_path", path)])?]
+            }
+        };
+        let schema = batches.first().map(RecordBatch::schema);
+        Ok(Answer {
+            schema: schema.unwrap_or_else(|| Arc::new(Schema::empty())),
+            batches,
+            freshness: String::new(),
+            notes: vec![],
+        })
     }
 
     /// The rows of a query.
-    pub async fn rows(&self, sql: &str) -> Result<Vec<arrow::array::RecordBatch>> {
+    pub async fn rows(&self, sql: &str) -> Result<Vec<RecordBatch>> {
         Ok(self.ask(sql).await?.batches)
     }
 
@@ -131,12 +155,12 @@ fn told(answer: Answer, mode: ReadMode) -> Answer {
 async fn answer(
     answerer: &Answerer,
     sql: &str,
-    mode: ReadMode,
+    reading: &Reading,
     patience: Duration,
 ) -> Result<Answer> {
     match answerer {
         Answerer::Daemon(client) => {
-            let asked = tokio::time::timeout(patience, client.query(sql, mode)).await;
+            let asked = tokio::time::timeout(patience, client.query(sql, reading.clone())).await;
             let a = asked.map_err(|_| {
                 let at = client.reached();
                 Error::Unavailable(format!("the daemon at {at} has not answered in time"))
@@ -149,7 +173,7 @@ async fn answer(
             })
         }
         Answerer::Local(service) => {
-            let a = service.query(sql, mode).await?;
+            let a = service.query(sql, reading.clone()).await?;
             let batches = datafusion::physical_plan::common::collect(a.stream).await?;
             Ok(Answer {
                 schema: a.schema,

@@ -215,6 +215,81 @@ fn what_stands_above_reads_no_fact() -> Result<()> {
     Ok(())
 }
 
+/// One setting points every query at the candidates, and the rest where it was.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_search_path_points_queries_at_candidates() -> Result<()> {
+    let project = project("")?;
+    project.write_views(&[
+        ("words", EDITED, ""),
+        ("sums", "SELECT sum(n) AS s FROM facts", ""),
+    ])?;
+    project.ok(&["apply", "--view", "sums", "--yes"])?;
+    project.ok(&["apply", "--view", "words", "--yes", "--no-cut-over"])?;
+    let ask = |sql: &str| project.ok(&["--format", "csv", "sql", "-c", sql]);
+    let lines = |text: String| -> Vec<String> { text.lines().map(str::to_owned).collect() };
+    let all = "SET search_path = candidate, public;
+        SELECT sum(w.c) AS c, max(s.s) AS s FROM words AS w, sums AS s;
+        SELECT sum(words.c) AS c FROM words WHERE words.c > 0;
+        WITH words AS (SELECT 7 AS c) SELECT c FROM words;
+        SELECT sum(a.c) - sum(b.c) AS c FROM words a JOIN g1.words b USING (word);
+        SELECT count(*) AS c FROM facts;
+        SHOW search_path;
+        RESET search_path;
+        SELECT sum(c) AS c FROM words";
+    let with_daemon = |of: &str| -> Result<()> {
+        let found = lines(ask(all)?);
+        let found: Vec<&str> = found
+            .iter()
+            .map(String::as_str)
+            .filter(|l| !l.is_empty())
+            .collect();
+        let expected = [
+            "c,s",
+            "1100,719400",
+            "c",
+            "1100",
+            "c",
+            "7",
+            "c",
+            "-100",
+            "c",
+            "1200",
+            "search_path",
+            "\"candidate, public\"",
+            "c",
+            "1200",
+        ];
+        ensure!(found == expected, "{of}: {found:?}");
+        Ok(())
+    };
+    with_daemon("without a daemon")?;
+    let said = project.fails(64, &["sql", "-c", "SET search_path = staging"])?;
+    ensure!(
+        said.contains("no schema `staging`") && said.contains("`candidate`"),
+        "{said}"
+    );
+    let both =
+        "SET search_path = candidate, public; SELECT * FROM words JOIN public.words USING (word)";
+    let said = project.fails(64, &["sql", "-c", both])?;
+    ensure!(
+        said.contains("names both `words` and `public.words`"),
+        "{said}"
+    );
+    let only = "SET search_path = candidate; SELECT * FROM sums";
+    let said = project.fails(66, &["sql", "-c", only])?;
+    ensure!(said.contains("sums"), "{said}");
+    let (daemon, http) = project.daemon()?;
+    with_daemon("with a daemon")?;
+    let url = format!("http://{http}/sql?search_path=candidate,public");
+    let told = reqwest::Client::builder().no_proxy().build()?.post(url);
+    let told = told.body("SELECT sum(c) AS c FROM words").send().await?;
+    let told = told.text().await?;
+    ensure!(told.contains("1100"), "{told}");
+    let (code, log) = daemon.end(rustix::process::Signal::TERM)?;
+    ensure!(code == Some(0), "{code:?} {log}");
+    Ok(())
+}
+
 #[test]
 fn all_rows_that_differ_go_to_a_file() -> Result<()> {
     let project = project("")?;

@@ -1,0 +1,188 @@
+//! How a statement reads: how fresh, and in which schemas it looks for a name that has none. A session
+//! sets both, a request gives them.
+
+use std::fmt;
+use std::str::FromStr;
+
+use anabranch_shared::{Error, ReadMode, Result, Role, is_schema_of_generations};
+
+/// The setting that chooses between merged and batch answers.
+const READ: &str = "anabranch.read";
+
+/// The setting that says in which schemas names are looked for.
+const SEARCH_PATH: &str = "search_path";
+
+/// The schema of topics, of tables, and of views as they answer.
+pub(crate) const PUBLIC: &str = "public";
+
+/// How a statement reads.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Reading {
+    /// How fresh.
+    pub mode: ReadMode,
+    /// Where it looks for names without a schema.
+    pub search_path: SearchPath,
+}
+
+impl From<ReadMode> for Reading {
+    fn from(mode: ReadMode) -> Self {
+        Self {
+            mode,
+            ..Self::default()
+        }
+    }
+}
+
+/// The schemas in which a name without one is looked for, in order.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SearchPath(Vec<String>);
+
+impl Default for SearchPath {
+    fn default() -> Self {
+        Self(vec![PUBLIC.to_owned()])
+    }
+}
+
+impl SearchPath {
+    /// The relations that a name without a schema may mean, the one that it does mean first.
+    pub(crate) fn relations(&self, name: &str) -> Vec<String> {
+        let relation = |schema: &String| match schema == PUBLIC {
+            true => name.to_owned(),
+            false => format!("{schema}.{name}"),
+        };
+        self.0.iter().map(relation).collect()
+    }
+}
+
+impl fmt::Display for SearchPath {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0.join(", "))
+    }
+}
+
+impl FromStr for SearchPath {
+    type Err = Error;
+
+    fn from_str(text: &str) -> Result<Self> {
+        let mut schemas = Vec::new();
+        for word in text
+            .split(',')
+            .map(|word| word.trim().trim_matches(['\'', '"']))
+        {
+            if word != PUBLIC && !is_schema_of_generations(word) {
+                let mut known: Vec<&str> = Role::ALL.iter().filter_map(|r| r.schema()).collect();
+                known.insert(0, PUBLIC);
+                return Err(Error::Invalid(format!(
+                    "`{SEARCH_PATH}`: there is no schema `{word}`; write {}, or the number of a generation such as `g7`, with commas between them",
+                    known
+                        .iter()
+                        .map(|k| format!("`{k}`"))
+                        .collect::<Vec<_>>()
+                        .join(", ")
+                )));
+            }
+            schemas.push(word.to_owned());
+        }
+        Ok(Self(schemas))
+    }
+}
+
+/// What a statement asks of a session's settings.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Setting {
+    /// From now on answers are this fresh.
+    Read(ReadMode),
+    /// From now on names are looked for there.
+    SearchPath(SearchPath),
+    /// To be told where names are looked for.
+    ShowSearchPath,
+}
+
+/// What of a session's settings a statement is about; none where it is another statement.
+pub fn setting(sql: &str) -> Option<Result<Setting>> {
+    let text = sql.trim().trim_end_matches(';').trim();
+    let lower = text.to_lowercase();
+    let words: Vec<&str> = lower.split_whitespace().collect();
+    match words.as_slice() {
+        ["show", name] if *name == SEARCH_PATH => return Some(Ok(Setting::ShowSearchPath)),
+        ["reset", name] if *name == SEARCH_PATH => {
+            return Some(Ok(Setting::SearchPath(SearchPath::default())));
+        }
+        _ => {}
+    }
+    let rest = lower.strip_prefix("set ")?.trim_start();
+    let rest = rest.strip_prefix("session ").unwrap_or(rest).trim_start();
+    let name = [READ, SEARCH_PATH]
+        .into_iter()
+        .find(|n| rest.starts_with(n))?;
+    let value = rest[name.len()..].trim_start();
+    let value = value
+        .strip_prefix('=')
+        .or_else(|| value.strip_prefix("to "))?;
+    let value = value.trim();
+    Some(match (name, value.trim_matches('\'')) {
+        (SEARCH_PATH, "default") => Ok(Setting::SearchPath(SearchPath::default())),
+        (SEARCH_PATH, _) => value.parse().map(Setting::SearchPath),
+        (_, "merged") => Ok(Setting::Read(ReadMode::Merged)),
+        (_, "batch") => Ok(Setting::Read(ReadMode::Batch)),
+        (_, other) => Err(Error::Invalid(format!(
+            "`{READ}` = `{other}`: write 'merged' or 'batch'"
+        ))),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    #![expect(clippy::unwrap_used, reason = "tests")]
+
+    use super::*;
+
+    fn path(text: &str) -> SearchPath {
+        match setting(text) {
+            Some(Ok(Setting::SearchPath(path))) => path,
+            other => panic!("{text}: {other:?}"),
+        }
+    }
+
+    #[test]
+    fn settings_are_told_from_statements() {
+        assert_eq!(
+            path("SET search_path = candidate, public;").to_string(),
+            "candidate, public"
+        );
+        assert_eq!(
+            path("set session search_path to 'g7' , \"public\"").to_string(),
+            "g7, public"
+        );
+        for text in [
+            "RESET search_path",
+            "set search_path TO DEFAULT",
+            "set search_path='public'",
+        ] {
+            assert_eq!(path(text), SearchPath::default());
+        }
+        assert_eq!(
+            path("set search_path = candidate").relations("v"),
+            ["candidate.v"]
+        );
+        let shown = setting("show  Search_Path ;").unwrap();
+        assert_eq!(shown.unwrap(), Setting::ShowSearchPath);
+        let batch = setting("SET anabranch.read = 'batch'").unwrap();
+        assert_eq!(batch.unwrap(), Setting::Read(ReadMode::Batch));
+        for wrong in [
+            "SET anabranch.read = 'x'",
+            "SET search_path = other",
+            "SET search_path =",
+        ] {
+            assert!(setting(wrong).unwrap().is_err(), "{wrong}");
+        }
+        for other in [
+            "SET x = 1",
+            "SELECT 1",
+            "SHOW TABLES",
+            "SET search_pathology = 1",
+        ] {
+            assert!(setting(other).is_none(), "{other}");
+        }
+    }
+}
