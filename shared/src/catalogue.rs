@@ -13,6 +13,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::damage::{damaged, lost};
 use crate::layout;
+use crate::settings::RunSettings;
 use crate::storage::{CreateOutcome, Storage};
 use crate::view::Definition;
 use crate::{Backoff, Error, Generation, Offsets, PartitionId, Result, Topic, planted};
@@ -108,6 +109,10 @@ pub struct ViewEntry {
     /// How the live one came to answer, where it took another's place.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub came: Option<Succession>,
+    /// How the view is run, as the project had it that was last applied; by whichever project a process
+    /// has where that was never noted.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub run: Option<RunSettings>,
 }
 
 impl ViewEntry {
@@ -119,6 +124,7 @@ impl ViewEntry {
             candidate: None,
             previous: None,
             came: None,
+            run: None,
         }
     }
 }

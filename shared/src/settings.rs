@@ -13,6 +13,7 @@ mod in_force;
 mod kafka;
 mod reader;
 mod retention;
+mod run;
 mod table;
 mod template;
 mod topics;
@@ -39,6 +40,7 @@ pub use self::gate::{ColumnGate, GateSettings, Limit};
 pub use self::in_force::{SettingInForce, in_force};
 pub use self::kafka::{KafkaSettings, KafkaStart, OnGap, Tombstones};
 pub use self::retention::RetentionSettings;
+pub use self::run::RunSettings;
 pub use self::table::reference;
 pub use self::template::template;
 pub use self::topics::{FieldSettings, TopicSettings};
@@ -178,6 +180,8 @@ pub struct BuildSettings {
     pub threads: usize,
     /// The most bytes of memory for a build; at least 1.
     pub memory_bytes: u64,
+    /// How far the process that builds steps back behind others, from 0 to 19.
+    pub nice: u8,
     /// How long what was built and not cut over to is kept.
     pub hold: Duration,
 }
@@ -318,6 +322,7 @@ impl Project {
             build: BuildSettings {
                 threads: reader.value(&build, &table::BUILD_THREADS).0,
                 memory_bytes: reader.value(&build, &table::BUILD_MEMORY).0,
+                nice: reader.value(&build, &table::BUILD_NICE).0,
                 hold: reader.value(&build, &table::BUILD_HOLD),
             },
             query: QuerySettings {

@@ -19,7 +19,7 @@ use crate::project::context::Context;
 use crate::signal::stop_flag;
 use crate::work::apply::{
     ApplyOptions, BuiltCandidate, Verdict, begin_candidates, build_candidate, build_first,
-    cut_over, drop_views, note_words, verdict,
+    cut_over, drop_views, note_run, note_words, verdict,
 };
 use crate::work::plan::{Action, Plan, plan};
 
@@ -67,6 +67,7 @@ pub(crate) async fn run(args: &ApplyArgs, project: &Path, printing: Printing) ->
     drop(reader);
     // Declares what is new and hurts nobody.
     let context = Context::open(project).await?;
+    step_back(context.project.build.nice);
     let options = ApplyOptions {
         from_low: args.from_low,
         message: args.message.clone(),
@@ -78,6 +79,15 @@ pub(crate) async fn run(args: &ApplyArgs, project: &Path, printing: Printing) ->
         printing.json(&done.json)?;
     }
     Ok(done.code)
+}
+
+/// Lets other processes go before this one.
+fn step_back(nice: u8) {
+    if nice > 0
+        && let Err(e) = rustix::process::setpriority_process(None, i32::from(nice))
+    {
+        tracing::warn!(error = %e, nice, "the system does not let this process step back (`nice` in `[build]`)");
+    }
 }
 
 /// Refuses a plan that can't be done, or that is not the one which is meant.
@@ -142,8 +152,9 @@ async fn work(
         false => Ok(()),
     };
     let noted = note_words(context, planned).await?;
+    note_run(context, planned, false).await?;
     for view in &noted {
-        say(format!("view {view}: its text was noted\n"))?;
+        say(format!("view {view}: noted\n"))?;
     }
     for change in planned.views.iter().filter(|v| v.action == Action::First) {
         let options = with_progress(options, &change.view);

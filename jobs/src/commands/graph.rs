@@ -86,10 +86,10 @@ impl Graph {
             || "never built".to_owned(),
             |live| format!("g{}", live.generation),
         )];
-        match settings {
-            Some(settings) => notes.extend(schedule(settings)),
-            None => notes.push("not in the project".to_owned()),
+        if !context.project.views.iter().any(|v| v.name == name) {
+            notes.push("not in the project".to_owned());
         }
+        notes.extend(settings.into_iter().flat_map(schedule));
         if let Some(Err(e)) = settings.map(|s| context.compile(s)) {
             notes.push(format!("can't be used: {}", first_line(&e.to_string())));
         }
@@ -162,7 +162,8 @@ fn graph(context: &Context) -> Graph {
         .map(|t| t.name.as_str())
         .chain(entry.topics.keys().map(String::as_str))
         .collect();
-    let settings_of = |view: &str| project.views.iter().find(|v| v.name == view);
+    let run = context.views_that_run();
+    let settings_of = |view: &str| run.iter().find(|v| v.name == view);
     let read_by = |view: &str| {
         let read = settings_of(view).and_then(|settings| context.topic_of(settings));
         // Of a view that names no topic now, and of one that the project lacks: what it read.

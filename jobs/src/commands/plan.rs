@@ -32,6 +32,7 @@ fn doing(change: &ViewChange) -> String {
     };
     match (change.action, change.candidate) {
         (Action::Nothing, _) => "as it runs".to_owned(),
+        (Action::Note, _) if change.sql.is_none() => "only its settings are noted".to_owned(),
         (Action::Note, _) => "only the text is noted".to_owned(),
         (Action::Copy, _) => format!("a new generation of the states of {live}"),
         (Action::Build, Some(candidate)) => {
@@ -47,6 +48,7 @@ fn doing(change: &ViewChange) -> String {
 /// What is said of a change, as names and texts.
 fn details(change: &ViewChange) -> Vec<(&'static str, String)> {
     let mut all: Vec<(&str, String)> = change.why.iter().map(|why| ("why", why.clone())).collect();
+    all.extend(change.settings.iter().map(|what| ("sets", what.clone())));
     match change.action {
         Action::Build | Action::First => {
             let facts = human_count(change.facts);

@@ -1,8 +1,10 @@
 //! Declaring what of a project is new and hurts nobody: all that opening one writes.
 
+use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
 
+use anabranch_shared::settings::RunSettings;
 use anabranch_shared::view::View;
 use anabranch_shared::{Error, GenerationEntry, Master, Offsets, Result, Topic};
 use futures::{StreamExt, TryStreamExt};
@@ -48,10 +50,21 @@ impl Context {
         });
         let new = new.filter_map(|settings| self.compile(settings).ok());
         let new: Vec<Arc<View>> = new.filter(|v| self.removed_below(v).is_none()).collect();
-        match new.is_empty() {
-            true => Ok(()),
-            false => self.first_generations(&new).await,
+        if !new.is_empty() {
+            self.first_generations(&new).await?;
         }
+        // How a view is run is noted once; edits of it wait for `apply`.
+        let entry = self.catalogue.current();
+        let unnoted = self.project.views.iter().filter(|settings| {
+            let known = entry.views.get(&settings.name);
+            known.is_some_and(|v| v.live.is_some() && v.run.is_none())
+        });
+        let unnoted: BTreeMap<String, RunSettings> =
+            unnoted.map(|v| (v.name.clone(), v.run())).collect();
+        if !unnoted.is_empty() {
+            self.catalogue.note_run(&unnoted).await?;
+        }
+        Ok(())
     }
 
     async fn first_generations(&self, views: &[Arc<View>]) -> Result<()> {

@@ -30,6 +30,39 @@ impl Context {
         }
     }
 
+    /// A view of the project as it is run: by what was noted when it was last applied.
+    pub fn as_it_runs(&self, settings: &ViewSettings) -> ViewSettings {
+        let entry = self.catalogue.current();
+        let known = entry.views.get(&settings.name);
+        let run = known
+            .filter(|v| v.live.is_some())
+            .and_then(|v| v.run.as_ref());
+        run.map_or_else(|| settings.clone(), |run| settings.run_as(run))
+    }
+
+    /// All views that are run: those of the project, and those that answer and are none of it.
+    pub fn views_that_run(&self) -> Vec<ViewSettings> {
+        let own = self.project.views.iter();
+        let mut all: Vec<ViewSettings> = own.map(|v| self.as_it_runs(v)).collect();
+        let entry = self.catalogue.current();
+        for (name, known) in &entry.views {
+            if let (Some(live), Some(run)) = (&known.live, &known.run)
+                && !self.project.views.iter().any(|v| v.name == *name)
+            {
+                all.push(ViewSettings::of_catalogue(name, &live.definition.sql, run));
+            }
+        }
+        all
+    }
+
+    /// In what a view of the project is to be run otherwise than it is.
+    pub fn run_differences(&self, settings: &ViewSettings) -> Vec<String> {
+        let entry = self.catalogue.current();
+        let known = entry.views.get(&settings.name);
+        let run = known.and_then(|v| v.run.as_ref());
+        run.map_or(Vec::new(), |run| run.differences(&settings.run()))
+    }
+
     /// The view that still answers under the former name of one of the project's, which is to take its
     /// place.
     pub fn answers_as(&self, settings: &ViewSettings) -> Option<String> {
@@ -89,6 +122,13 @@ impl Context {
     fn view_note(&self, settings: &ViewSettings) -> Option<String> {
         let (name, entry) = (&settings.name, self.catalogue.current());
         let live = entry.views.get(name).and_then(|v| v.live.as_ref());
+        let run = self.run_differences(settings);
+        if live.is_some() && !run.is_empty() {
+            return Some(format!(
+                "view `{name}` runs as it did before its settings were edited ({}); `anabranch apply` notes them",
+                run.join(", ")
+            ));
+        }
         if live.is_some_and(|live| self.is_surely(settings, &live.definition)) {
             return None;
         }

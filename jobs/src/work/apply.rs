@@ -90,6 +90,22 @@ pub async fn note_words(context: &Context, plan: &Plan) -> Result<Vec<String>> {
     Ok(definitions.into_iter().map(|(name, ..)| name).collect())
 }
 
+/// Notes how views of a plan are run from now on: those that get no other generation, or those that got
+/// one.
+pub async fn note_run(context: &Context, plan: &Plan, candidates: bool) -> Result<()> {
+    let mut all = BTreeMap::new();
+    for change in plan.views.iter().filter(|v| v.is_candidate() == candidates) {
+        if matches!(change.action, Action::Note | Action::Copy | Action::Build) {
+            let settings = settings_of(context, &change.view)?;
+            all.insert(change.view.clone(), settings.run());
+        }
+    }
+    if !all.is_empty() {
+        context.catalogue.note_run(&all).await?;
+    }
+    Ok(())
+}
+
 /// Drops the views of a plan that are to go. Returns their names.
 pub async fn drop_views(context: &Context, plan: &Plan) -> Result<Vec<String>> {
     let mut dropped = Vec::new();
@@ -465,6 +481,7 @@ pub async fn cut_over(
         return Ok(());
     }
     context.catalogue.cut_over_all(&changes, &who).await?;
+    note_run(context, plan, true).await?;
     for change in &changes {
         history::keep(context, &change.view).await?;
         export_follows(context, &change.view, options).await;

@@ -73,6 +73,7 @@ pub async fn build_view(
     progress: &Arc<FoldProgress>,
 ) -> Result<BuildReport> {
     let started_at = now_us();
+    let settings = &context.as_it_runs(settings);
     let options = BatchOptions {
         threads: threads(context.project.batch.threads),
         memory_bytes: context.project.batch.memory_bytes,

@@ -82,7 +82,7 @@ pub async fn states(context: &Context, now: DateTime<Utc>) -> Result<Vec<JobStat
     history.follow(&context.storage).await?;
     let (runs, times) = (last_runs(&history), last_times(&history));
     let mut states = Vec::new();
-    for view in &context.project.views {
+    for view in &context.views_that_run() {
         for job in Job::ALL {
             let key = (view.name.clone(), job);
             let last = runs.get(&key).cloned();
@@ -120,7 +120,7 @@ pub(crate) struct FailedJob {
 
 /// The jobs of the project's views that failed when they last ran, from the history.
 pub(crate) fn last_failures(context: &Context, history: &LastRows) -> Vec<FailedJob> {
-    let views = &context.project.views;
+    let views = context.views_that_run();
     let runs = last_runs(history).into_iter();
     let known = runs.filter(|((view, _), _)| views.iter().any(|v| v.name == *view));
     let state = |((view, job), last): ((String, Job), LastRun)| JobState {
@@ -187,9 +187,9 @@ pub async fn is_scheduled(context: &Context) -> Result<bool> {
 
 /// That nobody runs the jobs that have a schedule, or that several do.
 pub async fn scheduler_note(context: &Context) -> Result<Option<String>> {
-    let views = context.project.views.iter();
+    let views = context.views_that_run();
     let scheduled = |v: &ViewSettings| Job::ALL.iter().any(|job| schedule_text(v, *job).is_some());
-    if !views.into_iter().any(scheduled) {
+    if !views.iter().any(scheduled) {
         return Ok(None);
     }
     let running = schedulers::running(&context.storage).await?;

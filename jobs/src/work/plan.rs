@@ -58,6 +58,9 @@ pub struct ViewChange {
     pub live: Option<Generation>,
     /// The generation that was built for this already, and is gone on with.
     pub candidate: Option<Generation>,
+    /// In what it is run otherwise, each in a few words.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub settings: Vec<String>,
     /// How the SQL differs, line by line.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub sql: Option<String>,
@@ -182,6 +185,7 @@ fn change(view: &str, action: Action, why: Vec<String>) -> ViewChange {
         moved_from: None,
         live: None,
         candidate: None,
+        settings: Vec::new(),
         sql: None,
         facts: 0,
         bytes: 0,
@@ -277,12 +281,17 @@ async fn view_change(
             action = Action::Copy;
         }
     }
+    let run = context.run_differences(settings);
+    if !run.is_empty() && action == Action::Nothing {
+        action = Action::Note;
+    }
     let sql =
         (action != Action::Nothing).then(|| sql_diff(&live.definition.sql, &settings.sql_text));
     let found = ViewChange {
         moved_from,
         live: Some(live.generation),
         candidate: candidate_of(entry, name, &view).map(|c| c.generation),
+        settings: run,
         sql: sql.filter(|text| !text.is_empty()),
         ..change(name, action, why)
     };
@@ -524,7 +533,7 @@ fn id_of(context: &Context, entry: &Entry, topics: &[TopicChange], views: &[View
         add(&low.unwrap_or_default());
         if let Some(settings) = context.project.views.iter().find(|v| v.name == view.view) {
             add(settings.sql_text.trim());
-            add(&format!("{:?} {:?}", settings.gate, settings.keep_previous));
+            add(&format!("{:?}", settings.run()));
         }
     }
     hex::encode(hash.finalize())[..12].to_owned()

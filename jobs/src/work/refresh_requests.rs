@@ -285,7 +285,7 @@ async fn refresh(context: &Context, view: &str, bytes: u64, stop: &Arc<AtomicBoo
     // The project may have been edited since.
     let now = Context::open(&context.project.dir).await;
     let context = now.as_ref().unwrap_or(context);
-    let views = &context.project.views;
+    let views = context.views_that_run();
     let Some(settings) = views.iter().find(|v| v.name == view) else {
         // It was dropped from the project: nobody keeps its delta for long.
         return Ok(());

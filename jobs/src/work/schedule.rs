@@ -9,7 +9,7 @@ use std::time::Duration;
 use anabranch_shared::settings::{Project, ViewSettings};
 use anabranch_shared::{Error, FoldProgress, Result, counted};
 use anabranch_speed::Daemon;
-use chrono::{DateTime, Utc};
+use chrono::{DateTime, TimeDelta, Utc};
 use tokio_util::sync::CancellationToken;
 
 use crate::project::context::Context;
@@ -25,6 +25,9 @@ use crate::work::verify_view;
 
 /// How often the clock is looked at.
 const TICK: Duration = Duration::from_millis(500);
+
+/// How often it is looked how views are run.
+const LOOK_EVERY: TimeDelta = TimeDelta::seconds(5);
 
 /// Runs jobs until told to stop, and beside them the refreshes that daemons ask for: the one of
 /// this process, if it has one, and others.
@@ -93,6 +96,8 @@ pub struct Scheduler {
     /// When each job last began, by the history, as far as this scheduler took it into account.
     known: BTreeMap<(String, Job), DateTime<Utc>>,
     claims: Claims,
+    /// When it last looked how views are run.
+    looked: DateTime<Utc>,
 }
 
 impl Scheduler {
@@ -109,6 +114,7 @@ impl Scheduler {
             known: last.clone(),
             last,
             begun: now,
+            looked: now,
             unreadable: None,
             running: Running::default(),
             history,
@@ -142,11 +148,12 @@ impl Scheduler {
     /// Runs what is due at `now`.
     pub async fn tick(&mut self, now: DateTime<Utc>, stop: &Arc<AtomicBool>) -> Vec<JobEnd> {
         self.reload().await;
+        self.look(now).await;
         forget_future(&mut self.last, &mut self.begun, now);
         let context = self.context.clone();
-        let views = &context.project.views;
+        let views = context.views_that_run();
         let mut ends = Vec::new();
-        for (index, job) in due(views, &self.last, self.begun, now) {
+        for (index, job) in due(&views, &self.last, self.begun, now) {
             let Some(view) = views.get(index).filter(|_| !stop.load(Ordering::Relaxed)) else {
                 break;
             };
@@ -204,6 +211,18 @@ impl Scheduler {
         ends
     }
 
+    /// Looks how views are run by now: whoever applies an edit of that may sit elsewhere.
+    async fn look(&mut self, now: DateTime<Utc>) {
+        let since = now.signed_duration_since(self.looked).abs();
+        if since < LOOK_EVERY {
+            return;
+        }
+        self.looked = now;
+        if let Err(e) = self.context.catalogue.refresh().await {
+            tracing::warn!(error = %e, "can't read the catalogue; jobs go on as they were last known");
+        }
+    }
+
     /// Follows edits of the project: a rebuild by its former text would undo a cut-over.
     async fn reload(&mut self) {
         let dir = self.context.project.dir.clone();
@@ -216,7 +235,7 @@ impl Scheduler {
             Ok(None) => self.unreadable = None,
             Ok(Some(context)) => {
                 tracing::info!(
-                    "the project was edited; its schedules are followed as they are now"
+                    "the project was edited; what it says of views that answer waits for `anabranch apply`"
                 );
                 self.context = context;
                 self.unreadable = None;

@@ -588,9 +588,76 @@ fn a_gate_that_can_judge_nothing_is_refused() -> Result<()> {
     Ok(())
 }
 
+/// What the project says of how a view is run waits for `apply`, as what it computes does.
+#[test]
+fn schedules_run_as_they_were_applied() -> Result<()> {
+    let project = project("refresh_every = \"5m\"")?;
+    let schedules = || -> Result<Vec<String>> {
+        let jobs = project.json(&["jobs"])?;
+        let jobs = jobs.as_array().context("no jobs")?.clone();
+        let text = |j: &Value| {
+            j["schedule"]
+                .as_str()
+                .map(|s| format!("{} {s}", j["job"].as_str().unwrap_or_default()))
+        };
+        Ok(jobs.iter().filter_map(text).collect())
+    };
+    ensure!(schedules()? == ["refresh every 5m"], "{:?}", schedules()?);
+    let later =
+        "refresh_every = \"1m\"\nrebuild_cron = \"0 3 * * *\"\n[views.words.gate]\nkeys_lost = 0\n";
+    project.write_views(&[("words", WORDS, later)])?;
+    project.ingest(1_200..1_300)?;
+    ensure!(schedules()? == ["refresh every 5m"], "{:?}", schedules()?);
+    let status = project.ok(&["status"])?;
+    ensure!(
+        status.contains("runs as it did before its settings were edited"),
+        "{status}"
+    );
+    let plan = planned(&project)?;
+    let change = &plan["views"][0];
+    ensure!(
+        change["action"] == "note" && change["sql"].is_null(),
+        "{plan}"
+    );
+    let sets = [
+        "gate.keys_lost: unset → 0",
+        "rebuild_cron: unset → 0 3 * * *",
+        "refresh_every: 5m → 1m",
+    ];
+    ensure!(
+        change["settings"]
+            .as_array()
+            .is_some_and(|s| s.iter().eq(sets)),
+        "{plan}"
+    );
+    let applied = project.json(&["apply", "--yes"])?;
+    ensure!(
+        applied["noted"][0] == "words" && applied["cut_over"] == false,
+        "{applied}"
+    );
+    ensure!(
+        schedules()? == ["rebuild 0 3 * * * UTC", "refresh every 1m"],
+        "{:?}",
+        schedules()?
+    );
+    ensure!(project.ok(&["plan"])?.contains("nothing to do"));
+    // With an edit of what it computes they come in force when that does.
+    project.write_views(&[("words", EDITED, "")])?;
+    project.ok(&["apply", "--yes", "--no-cut-over"])?;
+    ensure!(schedules()?.len() == 2);
+    project.ok(&["apply", "--yes"])?;
+    ensure!(schedules()?.is_empty(), "{:?}", schedules()?);
+    // A view that a project lacks runs as it did.
+    project.write_views(&[("words", EDITED, "refresh_every = \"2m\"")])?;
+    project.ok(&["apply", "--yes"])?;
+    project.write_views(&[])?;
+    ensure!(schedules()? == ["refresh every 2m"], "{:?}", schedules()?);
+    Ok(())
+}
+
 #[test]
 fn the_graph_shows_what_is_made_from_what() -> Result<()> {
-    let project = project("")?;
+    let project = project("refresh_every = \"5m\"\nexport = true")?;
     project.write_views(&[
         ("words", EDITED, "refresh_every = \"5m\"\nexport = true"),
         ("broken", "SELECT wrod FROM facts", ""),
@@ -626,10 +693,10 @@ fn the_graph_shows_what_is_made_from_what() -> Result<()> {
     project.write_views(&[])?;
     let tree = project.ok(&["graph"])?;
     ensure!(
-        tree.contains("└─ view words  (g2, not in the project)"),
+        tree.contains("└─ view words  (g2, not in the project, refresh every 5 m 00 s)"),
         "{tree}"
     );
-    ensure!(tree.contains("   └─ previous.words  (g1)"), "{tree}");
+    ensure!(tree.contains("   ├─ previous.words  (g1)"), "{tree}");
     ensure!(of_candidate("generation 1 (previous)")?);
     let mermaid = project.ok(&["graph", "--as", "mermaid"])?;
     ensure!(

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize};
 
 use super::{Catalogue, Entry, GenerationEntry, ViewEntry, several};
+use crate::settings::RunSettings;
 use crate::view::Definition;
 use crate::{Error, Generation, Offsets, Result};
 
@@ -384,6 +385,22 @@ impl Catalogue {
                 let live = next.views.get_mut(view).and_then(|v| v.live.as_mut());
                 let live = live.filter(|l| l.generation == *generation);
                 live.ok_or_else(|| moved(view))?.definition = definition.clone();
+            }
+            Ok((next != *entry).then_some(next))
+        })
+        .await
+    }
+
+    /// Notes how views are run from now on, all in one entry. A view that is gone is left out.
+    pub async fn note_run(&self, views: &BTreeMap<String, RunSettings>) -> Result<Arc<Entry>> {
+        let names = views.keys().map(String::as_str);
+        let what = format!("settings of {}", several("", names));
+        self.change(&what, |entry| {
+            let mut next = entry.clone();
+            for (view, run) in views {
+                if let Some(known) = next.views.get_mut(view) {
+                    known.run = Some(run.clone());
+                }
             }
             Ok((next != *entry).then_some(next))
         })

@@ -25,6 +25,33 @@ pub struct GateSettings {
 }
 
 impl GateSettings {
+    /// Tells each limit by its name.
+    pub(super) fn each(&self, mut tell: impl FnMut(&str, String)) {
+        let rows = [
+            (ROWS_CHANGED.key, self.rows_changed),
+            (KEYS_LOST.key, self.keys_lost),
+            (KEYS_NEW.key, self.keys_new),
+        ];
+        for (name, limit) in rows {
+            limit.iter().for_each(|limit| tell(name, limit.to_string()));
+        }
+        self.only_where
+            .iter()
+            .for_each(|w| tell(GATE_WHERE.key, w.clone()));
+        for (column, gate) in &self.columns {
+            let of_column = [
+                (COLUMN_ROWS_CHANGED.key, gate.rows_changed),
+                (TOTAL_CHANGED.key, gate.total_changed),
+            ];
+            for (name, limit) in of_column {
+                let name = format!("{}.{column}.{name}", COLUMNS_OF_GATE.key);
+                limit
+                    .iter()
+                    .for_each(|limit| tell(&name, limit.to_string()));
+            }
+        }
+    }
+
     /// The limits of a column.
     pub fn of_column(&self, name: &str) -> Option<&ColumnGate> {
         self.columns.get(name).or_else(|| self.columns.get("*"))

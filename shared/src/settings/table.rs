@@ -11,7 +11,7 @@ use super::field_reads::EpochUnit;
 use super::gate::Limit;
 use super::kafka::{KafkaStart, OnGap, PartitionList, Tombstones, Word};
 use super::value::{
-    Address, Count, FieldName, FileMode, HostList, PeriodOrOff, ProjectPath, Schedule,
+    Address, Count, FieldName, FileMode, HostList, Nice, PeriodOrOff, ProjectPath, Schedule,
     SettingValue, Size, SizeOrOff, Terms, Threads, ViewName, ZoneName, minutes,
 };
 
@@ -354,6 +354,8 @@ settings! {
     BUILD_THREADS: Defaulted<Threads> = Build."threads", Defaulted(|| Threads(1));
     /// The most memory for such a build, and for comparing what it made.
     BUILD_MEMORY: Defaulted<Size> = Build."memory", Defaulted(|| Size::megabytes(1_000));
+    /// How far the process that builds steps back behind others that want the same processors, from 0, not at all, to 19.
+    BUILD_NICE: Defaulted<Nice> = Build."nice", Defaulted(|| Nice(10));
     /// What was built and not cut over to is given up after so long; until then retention waits for it.
     BUILD_HOLD: Defaulted<Duration> = Build."hold", Defaulted(|| minutes(7 * 24 * 60));
 

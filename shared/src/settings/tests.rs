@@ -62,6 +62,7 @@ fn other_value(section: Section, key: &str) -> &'static str {
         (Section::Daemon, "land_facts" | "checkpoint_every" | "idempotency_keys") => "7",
         (Section::Daemon, _) => "\"7MiB\"",
         (Section::Batch | Section::Build | Section::Query, "memory" | "threads") => "7",
+        (Section::Build, "nice") => "7",
         (Section::Build, "hold") => "\"8d\"",
         (Section::Query, "timeout" | "verify_timeout") => "\"7s\"",
         (Section::Query, "at_once" | "waiting" | "max_terms" | "verifications") => "7",
@@ -311,6 +312,7 @@ fn defaults_are_those_of_the_documentation() {
         build: BuildSettings {
             threads: 1,
             memory_bytes: 1_000_000_000,
+            nice: 10,
             hold: Duration::from_secs(7 * 24 * 3_600),
         },
         query: QuerySettings {

@@ -315,6 +315,27 @@ impl SettingValue for Threads {
     }
 }
 
+/// How far a process steps back behind others, as `nice` of POSIX has it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Nice(pub(super) u8);
+
+impl SettingValue for Nice {
+    const TYPE: &'static str = "whole number";
+    const EXPECTED: &'static str = "a whole number from 0 to 19";
+
+    fn read(found: &Found<'_>) -> Result<Self, Mismatch> {
+        u8::try_from(found.whole()?)
+            .ok()
+            .filter(|nice| *nice <= 19)
+            .map(Self)
+            .ok_or(Mismatch::Plain)
+    }
+
+    fn write(&self) -> String {
+        self.0.to_string()
+    }
+}
+
 impl SettingValue for bool {
     const TYPE: &'static str = "true or false";
     const EXPECTED: &'static str = "`true` or `false`";
