@@ -28,6 +28,7 @@ fn main() -> ExitCode {
     };
     let runtime = match tokio::runtime::Builder::new_multi_thread()
         .enable_all()
+        .max_blocking_threads(most_waiting())
         .build()
     {
         Ok(runtime) => runtime,
@@ -43,6 +44,14 @@ fn main() -> ExitCode {
         Ok(code) => ExitCode::from(code),
         Err(e) => fail_with(&e, format),
     }
+}
+
+/// How many threads may wait for the system, or compute apart from those that serve I/O. Every topic has
+/// some such work at times, which then waits. It is more than builds and verifications hold at once, whose
+/// threads wait for others of these: they fold with a thread a core.
+fn most_waiting() -> usize {
+    let cores = std::thread::available_parallelism().map_or(1, usize::from);
+    64 + 8 * cores
 }
 
 fn fail_with(e: &Error, format: LogFormat) -> ExitCode {

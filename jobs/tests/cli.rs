@@ -20,6 +20,8 @@ mod opening;
 mod reading;
 #[path = "cli/settings.rs"]
 mod settings;
+#[path = "cli/several_hands.rs"]
+mod several_hands;
 #[path = "cli/sql.rs"]
 mod sql;
 #[path = "cli/sql_errors.rs"]

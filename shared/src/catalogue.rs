@@ -529,11 +529,21 @@ impl Catalogue {
 
     /// Makes the first generations of views the ones that answer, all in one entry; each holds no
     /// fact yet. A view that answers by another one meanwhile, or whose topic retention has removed
-    /// facts of, is left as it is.
-    pub async fn first_answers(&self, first: &[(&str, GenerationEntry)]) -> Result<Arc<Entry>> {
+    /// facts of, is left as it is. How views are run is noted where that was not.
+    pub async fn first_answers(
+        &self,
+        first: &[(&str, GenerationEntry)],
+        run: &BTreeMap<String, RunSettings>,
+    ) -> Result<Arc<Entry>> {
         fail::fail_point!("cut-over-before-entry");
         let names = first.iter().map(|(view, _)| *view);
-        let what = format!("cut {} over to their first generations", several("", names));
+        let what = match first.is_empty() {
+            true => format!(
+                "settings of {}",
+                several("", run.keys().map(String::as_str))
+            ),
+            false => format!("cut {} over to their first generations", several("", names)),
+        };
         let changed = self.change(&what, |entry| {
             let mut next = entry.clone();
             for (view, generation) in first {
@@ -544,6 +554,14 @@ impl Catalogue {
                     && has_all
                 {
                     known.live = Some(generation.clone());
+                }
+            }
+            for (view, run) in run {
+                if let Some(known) = next.views.get_mut(view)
+                    && known.live.is_some()
+                    && known.run.is_none()
+                {
+                    known.run = Some(run.clone());
                 }
             }
             Ok((next != *entry).then_some(next))

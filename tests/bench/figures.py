@@ -21,6 +21,8 @@ memory          growth of resident memory over distinct groups of the delta, aft
 top10           top 10 of the last 4 hours, `--delta-facts` of the facts in the delta; batch only; all absorbed;
                 ClickHouse's merge of states; and while ingesting `--rate` facts/s in large and in small requests
 recovery        kill -9 with `--recovery-facts` unabsorbed, a tenth of them unlanded → exact answer
+changes         a view that is edited: queries and acknowledgements beside its build, the comparison of both
+                generations, cut-over and roll-back as a client sees them that asks 100 times a second
 landing         a landing's commit, besides its Parquet, at 10 files in the log, a twentieth of `--log-files`, and all of them
 
 Exit codes: 0 done; 2 a figure could not be measured, with the reason on stderr.
@@ -35,6 +37,7 @@ import tempfile
 import time
 
 import measures
+import measures_changes
 import measures_live
 from project import Tools
 from runs import Failure, machine, say
@@ -50,6 +53,7 @@ FIGURES = {
     "top10": measures_live.top10,
     "recovery": measures_live.recovery,
     "landing": measures_live.landing,
+    "changes": measures_changes.changes,
 }
 PEERS = ["clickhouse", "duckdb"]
 
@@ -92,6 +96,9 @@ def parser():
     size("times", 50, "queries of a run of top10")
     size("busy-seconds", 60, "most seconds of ingest beside the queries of top10")
     size("log-files", 20_000, "files of the largest log of landing")
+    size("change-facts", 20_000_000, "facts of changes")
+    size("change-rate", 2_000, "facts a second that come in meanwhile")
+    size("change-seconds", 20, "most seconds of each measurement of changes")
     size("recovery-facts", 5_000_000, "facts of recovery")
     out.add_argument("--land-every", default="1s", help="the daemon's `land_every` of ingest-ndjson and ingest-arrow (default 1s)")
     out.add_argument("--daemon-memory", default="2GB", help="the daemon's bound (default 2GB)")

@@ -315,13 +315,19 @@ pub fn coarser(view: &RandomView) -> Option<RandomView> {
         })
     });
     let picked: Vec<Picked> = picked.collect::<Option<_>>()?;
-    let (sql, duckdb) = in_both(&[&of.key], &picked, &of.filter);
+    let filter = match (picked.len() % 2, of.filter.as_str()) {
+        (0, filter) => filter.to_owned(),
+        (_, "") => format!(" WHERE {} IS NOT NULL", of.key),
+        (_, filter) => format!("{filter} AND {} IS NOT NULL", of.key),
+    };
+    let (sql, duckdb) = in_both(&[&of.key], &picked, &filter);
     Some(RandomView {
         sql,
         duckdb,
         covers: vec!["coarser".into()],
         rolled_up: Some(RolledUp {
             aggregates: picked.iter().map(|p| (p.sql, p.filtered)).collect(),
+            filter,
             ..of.clone()
         }),
     })

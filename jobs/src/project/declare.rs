@@ -50,26 +50,30 @@ impl Context {
         });
         let new = new.filter_map(|settings| self.compile(settings).ok());
         let new: Vec<Arc<View>> = new.filter(|v| self.removed_below(v).is_none()).collect();
-        if !new.is_empty() {
-            self.first_generations(&new).await?;
-        }
         // How a view is run is noted once; edits of it wait for `apply`.
-        let entry = self.catalogue.current();
+        let is_new = |name: &str| new.iter().any(|view| view.name() == name);
         let unnoted = self.project.views.iter().filter(|settings| {
             let known = entry.views.get(&settings.name);
-            known.is_some_and(|v| v.live.is_some() && v.run.is_none())
+            is_new(&settings.name) || known.is_some_and(|v| v.live.is_some() && v.run.is_none())
         });
         let unnoted: BTreeMap<String, RunSettings> =
             unnoted.map(|v| (v.name.clone(), v.run())).collect();
-        if !unnoted.is_empty() {
-            self.catalogue.note_run(&unnoted).await?;
+        match new.is_empty() && unnoted.is_empty() {
+            true => Ok(()),
+            false => self.first_generations(&new, &unnoted).await,
         }
-        Ok(())
     }
 
-    async fn first_generations(&self, views: &[Arc<View>]) -> Result<()> {
+    async fn first_generations(
+        &self,
+        views: &[Arc<View>],
+        run: &BTreeMap<String, RunSettings>,
+    ) -> Result<()> {
         let names: Vec<&str> = views.iter().map(|v| v.name()).collect();
-        let claimed = self.catalogue.claim_generations(&names).await?;
+        let claimed = match names.is_empty() {
+            true => BTreeMap::new(),
+            false => self.catalogue.claim_generations(&names).await?,
+        };
         let now_ms = now_ms();
         let opening = views.iter().map(|view| {
             let generation = claimed.get(view.name()).copied();
@@ -89,6 +93,6 @@ impl Context {
         let opening = futures::stream::iter(opening).buffered(AT_ONCE);
         let first: Vec<_> = opening.try_collect().await?;
         // Where another process was as quick, its generation stays.
-        self.catalogue.first_answers(&first).await.map(|_| ())
+        self.catalogue.first_answers(&first, run).await.map(|_| ())
     }
 }

@@ -230,7 +230,10 @@ async fn open_candidate(context: &Context, change: &ViewChange) -> Result<Opened
             "the candidate of view `{name}` was given up or cut over to by another process meanwhile; run the command again"
         ))
     };
+    // One that another process builds for what another project says is none of this plan.
+    let meant = context.compile(settings_of(context, name)?)?;
     let candidate = entry.views.get(name).and_then(|v| v.candidate.as_ref());
+    let candidate = candidate.filter(|c| meant.is_of(&c.entry.definition));
     let live = entry.views.get(change.former());
     let live = live.and_then(|v| v.live.as_ref()).ok_or_else(gone)?;
     let candidate = candidate.ok_or_else(gone)?;
@@ -407,6 +410,11 @@ pub async fn verdict(
             not_compared: Some(why),
             answers: true,
         }),
+        Err(e) if e.kind() == ErrorKind::NotFound => {
+            // Another process may have been as quick.
+            open_candidate(context, change).await?;
+            Err(e)
+        }
         Err(e) => match fails(context, former).await {
             // There are no answers that a gate could keep as they are.
             Some(why) => Ok(Verdict {

@@ -80,8 +80,10 @@ impl Fingerprint {
             let data_type = expr.get_type(input.schema())?;
             Ok(format!("{}: {data_type}", resolved(expr.clone(), input)?))
         };
-        let mut filters = BTreeSet::new();
-        conditions(input, &mut filters)?;
+        let mut found = Vec::new();
+        conditions(input, &mut found)?;
+        let filters = found.into_iter().map(in_form).map(|f| Ok(f?.to_string()));
+        let filters = filters.collect::<EngineResult<_>>()?;
         let keys = keys
             .iter()
             .map(&written)
@@ -200,12 +202,44 @@ fn printed(text: &str) -> Result<String> {
     Ok(statement.to_string())
 }
 
+/// A term of what a view does to facts, over the topic's fields.
+pub(super) struct Term {
+    /// As it is compared.
+    pub(super) form: String,
+    /// As it is computed.
+    pub(super) expr: Expr,
+}
+
+/// The keys and the conditions of a view that aggregates facts, each over the topic's fields.
+pub(super) fn terms(view: &View) -> Result<(Vec<Term>, Vec<Term>)> {
+    let LogicalPlan::Aggregate(aggregate) = &view.planned.lower else {
+        return Ok((Vec::new(), Vec::new()));
+    };
+    let input = aggregate.input.as_ref();
+    let keys = aggregate.group_expr.iter();
+    let keys = keys.map(|key| over_fields(key.clone(), input));
+    let mut filters = Vec::new();
+    conditions(input, &mut filters)?;
+    let term = |expr: Expr| -> Result<Term> {
+        let expr = expr.unalias();
+        let form = form_of(&expr)?;
+        Ok(Term { form, expr })
+    };
+    let keys = keys.map(|key| term(key?)).collect::<Result<_>>()?;
+    let filters = filters.into_iter().map(term).collect::<Result<_>>()?;
+    Ok((keys, filters))
+}
+
+/// An expression over a topic's fields as it is compared.
+pub(super) fn form_of(expr: &Expr) -> Result<String> {
+    Ok(in_form(expr.clone())?.to_string())
+}
+
 /// The conditions of all filters down to the topic, over its fields.
-fn conditions(plan: &LogicalPlan, found: &mut BTreeSet<String>) -> EngineResult<()> {
+fn conditions(plan: &LogicalPlan, found: &mut Vec<Expr>) -> EngineResult<()> {
     if let LogicalPlan::Filter(filter) = plan {
-        let predicate = resolved(filter.predicate.clone(), &filter.input)?;
-        let terms = split_conjunction_owned(predicate);
-        found.extend(terms.iter().map(Expr::to_string));
+        let predicate = over_fields(filter.predicate.clone(), &filter.input)?;
+        found.extend(split_conjunction_owned(predicate));
     }
     plan.inputs()
         .into_iter()
@@ -214,6 +248,17 @@ fn conditions(plan: &LogicalPlan, found: &mut BTreeSet<String>) -> EngineResult<
 
 /// An expression over a plan's columns as one over the topic's fields, in the one form that it has.
 fn resolved(expr: Expr, plan: &LogicalPlan) -> EngineResult<Expr> {
+    in_form(over_fields(expr, plan)?)
+}
+
+/// An expression, all parts of which are in the one form that they have.
+fn in_form(expr: Expr) -> EngineResult<Expr> {
+    let formed = expr.transform_up(|e| Ok(Transformed::yes(in_one_form(e))));
+    Ok(formed?.data)
+}
+
+/// An expression over a plan's columns as one over the topic's fields.
+fn over_fields(expr: Expr, plan: &LogicalPlan) -> EngineResult<Expr> {
     let over_input = |expr: Expr, of: &dyn Fn(usize) -> Expr| {
         let replaced = expr.transform_up(|e| match &e {
             Expr::Column(column) => match plan.schema().maybe_index_of_column(column) {
@@ -227,24 +272,21 @@ fn resolved(expr: Expr, plan: &LogicalPlan) -> EngineResult<Expr> {
     match plan {
         LogicalPlan::Projection(p) => {
             let of = |at: usize| p.expr.get(at).cloned().unwrap_or_default();
-            resolved(over_input(expr, &of)?, &p.input)
+            over_fields(over_input(expr, &of)?, &p.input)
         }
         LogicalPlan::SubqueryAlias(a) => {
             let below = a.input.schema().columns();
             let of = |at: usize| below.get(at).cloned().map(Expr::Column).unwrap_or_default();
-            resolved(over_input(expr, &of)?, &a.input)
+            over_fields(over_input(expr, &of)?, &a.input)
         }
-        LogicalPlan::Filter(f) => resolved(expr, &f.input),
+        LogicalPlan::Filter(f) => over_fields(expr, &f.input),
         _ => {
             let columns = plan.schema().columns();
             let of = |at: usize| {
                 let name = columns.get(at).map(|c| c.name.clone()).unwrap_or_default();
                 Expr::Column(Column::new_unqualified(name))
             };
-            let expr = over_input(expr, &of)?;
-            Ok(expr
-                .transform_up(|e| Ok(Transformed::yes(in_one_form(e))))?
-                .data)
+            over_input(expr, &of)
         }
     }
 }
