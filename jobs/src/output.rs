@@ -24,7 +24,7 @@ use arrow::error::ArrowError;
 use arrow::record_batch::RecordBatch;
 
 pub use human::{
-    human_bytes, human_count, human_duration, human_rate, key_value_table, rows_table,
+    human_bytes, human_count, human_duration, human_number, human_rate, key_value_table, rows_table,
 };
 pub use layout::{Expanded, Layout};
 pub use value::for_people;

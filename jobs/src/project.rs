@@ -6,4 +6,5 @@ mod declare;
 pub mod job_history;
 pub mod limits;
 pub mod planned_views;
+mod rollups;
 pub mod standing;

@@ -78,14 +78,17 @@ pub fn all_of(errors: Vec<Error>) -> Option<Error> {
 
 fn chosen<'a>(context: &'a Context, names: &[String]) -> Result<Vec<&'a ViewSettings>> {
     let all = &context.project.views;
-    if names.is_empty() {
-        return Ok(all.iter().collect());
-    }
     let find = |name: &String| {
         let found = all.iter().find(|v| v.name == *name);
         found.ok_or_else(|| no_view(name, all.iter().map(|v| &v.name)))
     };
-    names.iter().map(find).collect()
+    let mut chosen: Vec<&ViewSettings> = match names.is_empty() {
+        true => all.iter().collect(),
+        false => names.iter().map(find).collect::<Result<_>>()?,
+    };
+    // What is made of the states of others comes after them.
+    chosen.sort_by_key(|view| context.depth_of(&view.name));
+    Ok(chosen)
 }
 
 /// Shows how far a build is, for as long as somebody else holds its progress.

@@ -7,7 +7,7 @@ use anabranch_shared::{Error, Result, Role, Stop, counted};
 
 use crate::commands::FOUND_WRONG;
 use crate::commands::printing::Printing;
-use crate::output::{human_count, rows_table};
+use crate::output::{human_count, human_number, rows_table};
 use crate::project::context::{Context, no_view};
 use crate::signal::stop_flag;
 use crate::work::diff::{Diff, RowsFile};
@@ -68,14 +68,7 @@ fn percent(part: u64, whole: u64) -> String {
 }
 
 fn amount(number: Option<f64>) -> String {
-    match number {
-        None => String::new(),
-        Some(n) if n.fract() == 0.0 && n.abs() < 1e15 => {
-            let sign = if n < 0.0 { "-" } else { "" };
-            format!("{sign}{}", human_count(n.abs() as u64))
-        }
-        Some(n) => format!("{n:.3}"),
-    }
+    number.map_or(String::new(), human_number)
 }
 
 /// A comparison for people.

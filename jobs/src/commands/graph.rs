@@ -72,6 +72,12 @@ impl Graph {
     }
 
     /// A view with its generations and its export. `settings` are absent where the project lacks it.
+    /// Where a view was drawn.
+    fn view(&self, name: &str) -> Option<usize> {
+        let is_it = |node: &Node| matches!(node.kind, Kind::View) && node.name == name;
+        self.nodes.iter().position(is_it)
+    }
+
     fn add_view(
         &mut self,
         context: &Context,
@@ -171,6 +177,8 @@ fn graph(context: &Context) -> Graph {
         read.or_else(|| Some(live()?.definition.topic.name.clone()))
     };
     let mut drawn: BTreeSet<&str> = BTreeSet::new();
+    let mut by_depth: Vec<&str> = views.iter().copied().collect();
+    by_depth.sort_by_key(|view| context.depth_of(view));
     for name in topics {
         let settings = project.topics.iter().find(|t| t.name == name);
         let kafka = settings.and_then(|t| t.kafka.as_ref());
@@ -181,10 +189,14 @@ fn graph(context: &Context) -> Graph {
         let absent = || vec!["not in the project".to_owned()];
         let notes = settings.map_or_else(absent, topic_notes);
         let topic = graph.add(Kind::Topic, name, notes, source);
-        for view in &views {
+        for view in &by_depth {
             if read_by(view).as_deref() == Some(name) {
                 drawn.insert(view);
-                graph.add_view(context, view, settings_of(view), Some(topic));
+                let parent = context
+                    .parent_of(view)
+                    .and_then(|parent| graph.view(parent));
+                let from = parent.unwrap_or(topic);
+                graph.add_view(context, view, settings_of(view), Some(from));
             }
         }
     }

@@ -280,10 +280,7 @@ async fn refresh_notes(context: Context, daemon: Arc<Daemon>) {
         let dir = context.project.dir.clone();
         match anabranch_shared::settings::Project::load(&dir) {
             Ok(project) => {
-                let now = Context {
-                    project: Arc::new(project),
-                    ..context.clone()
-                };
+                let now = context.with_project(project);
                 daemon.want_topics(topic_options(&now));
                 note(&now, &daemon);
             }

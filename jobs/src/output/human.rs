@@ -26,6 +26,15 @@ pub fn human_count(count: u64) -> String {
     text
 }
 
+/// A number with a comma between thousands: `1,234,567`, `-1.250`.
+pub fn human_number(number: f64) -> String {
+    if number.fract() == 0.0 && number.abs() < 1e15 {
+        let sign = if number < 0.0 { "-" } else { "" };
+        return format!("{sign}{}", human_count(number.abs() as u64));
+    }
+    format!("{number:.3}")
+}
+
 /// A duration with about three digits: `820 ns`, `1.24 ms`, `350 ms`, `1.24 s`, `2 m 03 s`,
 /// `1 h 02 m`, `3 d 04 h`.
 pub fn human_duration(duration: Duration) -> String {

@@ -16,6 +16,7 @@ use crate::clock::now_ms;
 use crate::project::dead_letter_retries::{self, RetriesTable};
 use crate::project::job_history;
 use crate::project::planned_views::PlannedViews;
+use crate::project::rollups::RollUps;
 
 /// An opened project.
 #[derive(Clone, Debug)]
@@ -30,6 +31,8 @@ pub struct Context {
     pub retries: Arc<RetriesTable>,
     /// The views that were planned.
     pub planned: Arc<PlannedViews>,
+    /// The views of the project that read a view.
+    pub(super) rollups: Arc<RollUps>,
 }
 
 /// What may be done to the storage of a project that is open.
@@ -61,6 +64,7 @@ impl Context {
         storage.probe().await?;
         let catalogue = Arc::new(Catalogue::open(&storage).await?);
         Ok(Self {
+            rollups: Arc::new(RollUps::of(&project)),
             project,
             storage,
             catalogue,
@@ -93,8 +97,15 @@ impl Context {
         let view = match self.planned.of_text(settings, &topic) {
             Some(view) => view,
             None => {
-                let view = View::compile(&settings.name, &settings.sql_text, &topic);
-                let view = Arc::new(view.map_err(|e| self.in_file(settings, e))?);
+                let view = View::compile(&settings.name, &self.sql_of(settings)?, &topic);
+                let view = view.map_err(|e| match (e, self.parent_of(&settings.name)) {
+                    (Error::View { view, reason }, Some(parent)) => Error::view(
+                        &view,
+                        format!("as the view over the topic that it equals, with what `{parent}` says: {reason}"),
+                    ),
+                    (e, _) => self.in_file(settings, e),
+                });
+                let view = Arc::new(view?);
                 self.planned.note_text(settings, topic, &view);
                 view
             }
@@ -124,10 +135,11 @@ impl Context {
     /// The topic that a view of the project reads, as it is declared.
     pub(super) fn topic_read(&self, settings: &ViewSettings) -> Result<Topic> {
         // What doesn't parse is planned over any topic that it names: planning says where it is wrong.
-        let relations = relations_read(&settings.sql_text);
+        let sql = self.sql_of(settings)?;
+        let relations = relations_read(&sql);
         let read = |t: &&TopicSettings| match &relations {
             Ok(names) => names.contains(&t.name),
-            Err(_) => names(&settings.sql_text, &t.name),
+            Err(_) => names(&sql, &t.name),
         };
         let topics = &self.project.topics;
         let found = topics.iter().find(read);
@@ -157,24 +169,13 @@ impl Context {
                 format!("`{path}` reads no topic of the project; {listed}"),
             );
         };
-        if let Some(other) = project.views.iter().find(|v| v.name == *first) {
-            let of = relations_read(&other.sql_text).unwrap_or_default();
-            let of = of.iter().find(|name| topics.contains(&name.as_str()));
-            let over = of.map_or_else(|| "the topic".to_owned(), |t| format!("the topic `{t}`"));
-            return refused(
-                first,
-                &format!(
-                    "`{first}` is a view, and a view reads a topic; write this one over {over} with a coarser key, or leave it out and ask a query over `{first}`: `sum` adds up its counts and sums, `combine` merges its other aggregates, for example `SELECT …, sum(page_views), combine(visitors) FROM {first} GROUP BY …`"
-                ),
-            );
-        }
         let near = nearest(first, topics.iter().copied());
         let near = near.map_or_else(String::new, |near| format!("; did you mean `{near}`?"));
         refused(first, &format!("no topic `{first}`{near} ({listed})"))
     }
 
     /// An error of a view's SQL, with the file that its line is of.
-    fn in_file(&self, settings: &ViewSettings, e: Error) -> Error {
+    pub(super) fn in_file(&self, settings: &ViewSettings, e: Error) -> Error {
         match e {
             Error::View { view, reason } if reason.starts_with("line ") => {
                 let path = &settings.sql_path;

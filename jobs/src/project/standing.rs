@@ -52,6 +52,8 @@ impl Context {
                 all.push(ViewSettings::of_catalogue(name, &live.definition.sql, run));
             }
         }
+        // What is made of the states of others comes after them.
+        all.sort_by_key(|view| self.depth_of(&view.name));
         all
     }
 
@@ -144,7 +146,8 @@ impl Context {
     /// Whether a view of the project is surely what a definition says, as far as can be told without
     /// planning it: every command asks that of every view.
     fn is_surely(&self, settings: &ViewSettings, live: &Definition) -> bool {
-        let same_text = live.sql.trim() == settings.sql_text.trim();
+        let sql = self.sql_of(settings);
+        let same_text = sql.is_ok_and(|sql| live.sql.trim() == sql.trim());
         same_text
             && !settings.export
             && self.planned.makes(live)

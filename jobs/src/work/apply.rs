@@ -20,7 +20,9 @@ use crate::project::job_history::{self, JobRecord, peak_memory_bytes};
 use crate::project::limits::threads;
 use crate::reader::daemon_status::Served;
 use crate::reader::local_service::local_service;
-use crate::work::build::{Build, BuildReport, build_view, drop_view, export_view};
+use crate::work::build::{
+    Build, BuildReport, build_view, drop_view, export_view, take_from_parent,
+};
 use crate::work::doer::doer;
 use crate::work::history;
 use crate::work::judge::{Broken, JudgeOptions, Judged, Judgement, broken, judge};
@@ -327,6 +329,9 @@ async fn build_one(
         let view = context.generation_view(&named)?;
         let from = Master::open(&context.storage, &view, live.generation, now_ms()).await?;
         outcome = take_states(&from, &master, below, now_ms()).await?;
+    }
+    if action == Action::Build {
+        take_from_parent(context, &master, &entry.from).await?;
     }
     if action != Action::Copy {
         outcome = build_up(&master, &log, &log.head(), &batch, now_ms).await?;

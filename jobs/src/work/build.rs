@@ -6,13 +6,13 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use anabranch_batch::{
     BatchOptions, BatchOutcome, ExportOutcome, ExportWhen, export, merge_small_runs, rebuild,
-    refresh,
+    refresh, take_states,
 };
 use anabranch_shared::settings::ViewSettings;
 use anabranch_shared::view::View;
 use anabranch_shared::{
-    CutOverOf, Error, FoldProgress, GenerationEntry, Log, Master, Named, Offsets, Result, Role,
-    ViewEntry, counted,
+    CutOverOf, Error, ErrorKind, FoldProgress, GenerationEntry, Log, Master, Named, Offsets,
+    Result, Role, ViewEntry, counted,
 };
 
 use crate::clock::{now_ms, now_us};
@@ -294,6 +294,8 @@ async fn build_live(
             rebuild(&master, &log, &head, options, now_ms).await?
         }
         Build::Refresh => {
+            let from = live.and_then(|v| v.live.as_ref()).map(|l| l.from.clone());
+            take_from_parent(context, &master, &from.unwrap_or_default()).await?;
             let outcome = refresh(&master, &log, &head, options, now_ms).await?;
             refresh_others(context, view.name(), options).await;
             outcome
@@ -305,6 +307,81 @@ async fn build_live(
         master,
         cut_over: false,
     })
+}
+
+/// The generation of a view that a roll-up reads, directly or through others, whose states are those of the roll-up, merged by its
+/// keys, and which holds facts from just as far back: one that is built for the same plan, or the one that
+/// answers. None where a view reads a topic, or needs more than those states tell.
+pub(crate) async fn parent_states(
+    context: &Context,
+    view: &Arc<View>,
+    from: &Offsets,
+) -> Result<Option<Master>> {
+    let entry = context.catalogue.current();
+    for parent in context.parents_of(view.name()) {
+        let known = entry.views.get(parent);
+        for role in [Role::Candidate, Role::Live] {
+            let of_role = known.and_then(|known| known.of_role(role));
+            let Some(entry) = of_role.filter(|e| e.from == *from) else {
+                continue;
+            };
+            let named = Named {
+                view: parent,
+                role,
+                entry,
+            };
+            let Ok(of_parent) = context.generation_view(&named) else {
+                continue;
+            };
+            let taken = view.states_taken(&of_parent)?;
+            if taken.is_none_or(|taken| !taken.lacks().is_empty()) {
+                continue;
+            }
+            let opened =
+                Master::open(&context.storage, &of_parent, entry.generation, now_ms()).await?;
+            if opened.boundary() != Offsets::default() {
+                return Ok(Some(opened));
+            }
+        }
+    }
+    Ok(None)
+}
+
+/// Gives a generation of a roll-up that has absorbed nothing the states of its parent, where they suffice.
+pub(crate) async fn take_from_parent(
+    context: &Context,
+    master: &Master,
+    from: &Offsets,
+) -> Result<()> {
+    if master.boundary() != Offsets::default() {
+        return Ok(());
+    }
+    let Some(parent) = parent_states(context, master.view(), from).await? else {
+        return Ok(());
+    };
+    let (view, of) = (master.view().name(), parent.view().name());
+    match take_states(&parent, master, None, now_ms()).await {
+        Ok(taken) => {
+            tracing::info!(
+                %view, parent = %of, states = taken.states, boundary = %taken.boundary,
+                "was made of the states of the view that it reads"
+            );
+            Ok(())
+        }
+        // Its files were replaced meanwhile, or another process was as quick.
+        Err(e) if matches!(e.kind(), ErrorKind::NotFound | ErrorKind::Conflict) => {
+            tracing::warn!(%view, parent = %of, error = %e, "is built from the log");
+            master.refresh().await.map(|_| ())
+        }
+        Err(e) => Err(e),
+    }
+}
+
+/// From where on the view that a roll-up reads holds facts; none where a view reads a topic.
+pub(crate) fn parent_start(context: &Context, view: &str) -> Option<Offsets> {
+    let entry = context.catalogue.current();
+    let parent = entry.views.get(context.parent_of(view)?)?;
+    Some(parent.live.as_ref()?.from.clone())
 }
 
 async fn merge_runs(master: &Arc<Master>, log: &Arc<Log>, options: &BatchOptions) -> Result<()> {
@@ -362,12 +439,28 @@ async fn build_new(
         .and_then(|v| v.live.as_ref())
         .cloned();
     let log = context.log(&view.topic().name).await?;
-    if build != Build::RebuildFromLow {
+    // What retention has removed may be in the states of the view that it reads.
+    let of_parent = parent_start(context, view.name());
+    let of_parent = of_parent.filter(|from| live.is_none() && !from.covers(&log.low()));
+    let of_parent = match of_parent {
+        Some(from) => parent_states(context, view, &from).await?.map(|_| from),
+        None => None,
+    };
+    if build != Build::RebuildFromLow && of_parent.is_none() {
         check_from(context, view, live.as_ref(), &log, &log.low()).await?;
     }
     let generation = context.catalogue.claim_generation(view.name()).await?;
     let master = Arc::new(Master::open(&context.storage, view, generation, now_ms()).await?);
-    let outcome = rebuild(&master, &log, &log.head(), options, now_ms).await?;
+    if let Some(from) = &of_parent {
+        take_from_parent(context, &master, from).await?;
+    }
+    let outcome = match of_parent {
+        Some(from) if master.boundary() != Offsets::default() => BatchOutcome {
+            from,
+            ..refresh(&master, &log, &log.head(), options, now_ms).await?
+        },
+        _ => rebuild(&master, &log, &log.head(), options, now_ms).await?,
+    };
     if build != Build::RebuildFromLow {
         // Retention may have raised `low` between the two looks.
         check_from(context, view, live.as_ref(), &log, &outcome.from).await?;

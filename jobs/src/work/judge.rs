@@ -15,6 +15,7 @@ use datafusion::execution::memory_pool::{FairSpillPool, MemoryPool};
 use futures::StreamExt;
 use serde::Serialize;
 
+use crate::output::human_number;
 use crate::project::context::Context;
 use crate::reader::local_service::local_service;
 use crate::reader::storage_pinner::LocalPinner;
@@ -327,10 +328,11 @@ fn total(name: &str, limit: Option<Limit>, column: &ColumnDiff) -> Option<Broken
     let share = column
         .total_changed()
         .map_or_else(String::new, |share| format!(" ({:+.2}%)", share * 100.0));
+    let [before, after] = [a, b].map(human_number);
     Some(Broken {
         limit: name.to_owned(),
         allowed: limit.to_string(),
-        found: format!("a total of {b} after {a}{share}"),
+        found: format!("a total of {after} after {before}{share}"),
     })
 }
 

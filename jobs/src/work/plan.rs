@@ -16,7 +16,7 @@ use similar::TextDiff;
 use crate::clock::now_us;
 use crate::project::context::Context;
 use crate::project::job_history::LastRows;
-use crate::work::build::Build;
+use crate::work::build::{Build, parent_start, parent_states};
 use crate::work::judge::check_gate;
 
 /// How far back the jobs lie whose rate is taken for what a build will take.
@@ -168,6 +168,8 @@ pub async fn plan(context: &Context, names: &[String]) -> Result<Plan> {
             ..change(name, Action::Drop, vec!["not in the project".to_owned()])
         });
     }
+    // What is made of the states of others comes after them.
+    views.sort_by_key(|change| context.depth_of(&change.view));
     let topics = topic_changes(context, &entry);
     Ok(Plan {
         id: id_of(context, &entry, &topics, &views),
@@ -286,7 +288,7 @@ async fn view_change(
         action = Action::Note;
     }
     let sql =
-        (action != Action::Nothing).then(|| sql_diff(&live.definition.sql, &settings.sql_text));
+        (action != Action::Nothing).then(|| sql_diff(&live.definition.sql, &view.definition().sql));
     let found = ViewChange {
         moved_from,
         live: Some(live.generation),
@@ -438,6 +440,15 @@ async fn costs(
         return Ok(found);
     }
     let log = context.log(&view.topic().name).await?;
+    let start = match found.action {
+        Action::First => parent_start(context, name).unwrap_or_default(),
+        _ => log.low(),
+    };
+    let parent = parent_states(context, view, &start).await?;
+    if let Some(parent) = &parent {
+        let of = parent.view().name();
+        found.why.push(format!("made of the states of `{of}`"));
+    }
     let from = match found.candidate {
         // What was built already is not built again.
         Some(candidate) => {
@@ -445,7 +456,7 @@ async fn costs(
                 .await?
                 .boundary
         }
-        None => Offsets::default(),
+        None => parent.map_or(Offsets::default(), |parent| parent.boundary()),
     };
     (found.facts, found.bytes) = left_to_read(&log, &from)?;
     found.seconds = rate.map(|rate| found.facts as f64 / rate);
@@ -532,7 +543,8 @@ fn id_of(context: &Context, entry: &Entry, topics: &[TopicChange], views: &[View
             .map(|t| t.low.to_string());
         add(&low.unwrap_or_default());
         if let Some(settings) = context.project.views.iter().find(|v| v.name == view.view) {
-            add(settings.sql_text.trim());
+            let sql = context.sql_of(settings).unwrap_or_default();
+            add(sql.trim());
             add(&format!("{:?}", settings.run()));
         }
     }

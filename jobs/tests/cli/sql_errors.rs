@@ -122,9 +122,9 @@ fn a_view_is_told_the_way_out() -> Result<()> {
         (
             "SELECT c, count(*) AS n FROM words GROUP BY c",
             &[
-                "line 1, column 30: `words` is a view",
-                "the topic `facts`",
-                "`combine`",
+                "line 1, column 8: `c` is a finished value of `words`",
+                "`combine(c)`",
+                "in a query",
             ][..],
         ),
         (
