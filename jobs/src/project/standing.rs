@@ -186,6 +186,13 @@ impl Context {
         Some(match self.compile(settings) {
             Err(e) => (e.kind(), e.to_string()),
             Ok(view) => match self.removed_below(&view) {
+                Some(low) if self.parent_of(name).is_some() => (
+                    ErrorKind::Conflict,
+                    format!(
+                        "view `{name}` is new and does not answer: retention has removed facts of its topic below [{low}]; `anabranch apply` makes it of the states of `{}`, where they tell it",
+                        self.parent_of(name).unwrap_or_default()
+                    ),
+                ),
                 Some(low) => (
                     ErrorKind::Conflict,
                     format!(

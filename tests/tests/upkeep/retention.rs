@@ -265,6 +265,37 @@ async fn an_edit_keeps_what_removed_facts_came_to() -> anyhow::Result<()> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_roll_up_has_what_its_parent_has_of_removed_facts() -> anyhow::Result<()> {
+    let dir = retained().await?;
+    let dir = dir.path();
+    ingest(dir, 100..150).await?;
+    let settings = dir.join("anabranch.toml");
+    let more = "[views.whole]\nsql = \"whole.sql\"\n[views.odd]\nsql = \"odd.sql\"\n";
+    let text = std::fs::read_to_string(&settings)? + more;
+    std::fs::write(settings, text)?;
+    std::fs::write(
+        dir.join("whole.sql"),
+        "SELECT sum(facts) AS facts, sum(ids) AS ids FROM words",
+    )?;
+    std::fs::write(
+        dir.join("odd.sql"),
+        "SELECT count(*) AS facts FROM facts WHERE id % 2 = 1",
+    )?;
+    let status = run_well(dir, &["status"]).await?;
+    let says = "makes it of the states of `words`";
+    anyhow::ensure!(status.contains(says), "{status}");
+    run_well(dir, &["apply", "--yes", "--view", "whole"]).await?;
+    assert_eq!(sql(dir, "SELECT facts, ids FROM whole").await?, counts(150));
+    ingest(dir, 150..160).await?;
+    run_well(dir, &["batch", "refresh", "words", "whole"]).await?;
+    assert_eq!(sql(dir, "SELECT facts, ids FROM whole").await?, counts(160));
+    run_well(dir, &["verify"]).await?;
+    let status = json(dir, &["status"]).await?;
+    anyhow::ensure!(status["views"][0]["from"].is_null(), "{status}");
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_removal_that_dies_is_made_up_for() -> anyhow::Result<()> {
     let mut kills = tokio::task::JoinSet::new();
     for (point, held, dead) in [
