@@ -10,6 +10,7 @@
 //! | `mode(x)`, `mode() WITHIN GROUP (ORDER BY x)` | the most frequent value, the least of those that tie |
 //! | `percentile_disc(p) WITHIN GROUP (ORDER BY x)` | the first value at or above the share `p` of all |
 //! | `histogram(x)` | a map from each value to how often it came |
+//! | `sessions(ts, gap [, value …])`, `session_count(ts, gap)`, `session_seconds(ts, gap)` | runs of facts that no gap parts |
 //! | `time_bucket(interval, ts [, origin])` | the start of the bucket of `ts`, aligned as TimescaleDB does |
 //! | `date_trunc(unit, ts, zone)` | the start of the unit in a time zone, as PostgreSQL does |
 //! | `json_get_str(text, key …)`, `text ->> key`, … | values out of JSON text, by `datafusion-functions-json` |
@@ -27,6 +28,7 @@ pub use bounded::{FunctionBounds, bound_expression};
 
 mod bounded;
 mod rewritten;
+mod sessions;
 mod time;
 mod value_counts;
 
@@ -42,7 +44,8 @@ pub fn register(registry: &mut dyn FunctionRegistry) -> Result<()> {
     let texts = named(string_agg_udaf(), &["listagg", "group_concat"]);
     registry.register_udaf(Arc::new(texts))?;
     bound(registry, &FunctionBounds::default())?;
-    for udaf in rewritten::all().into_iter().chain(value_counts::all()) {
+    let ours = rewritten::all().into_iter().chain(value_counts::all());
+    for udaf in ours.chain(sessions::all()) {
         registry.register_udaf(Arc::new(udaf))?;
     }
     Ok(())

@@ -71,6 +71,14 @@ async fn functions_give_what_other_systems_give() {
             "{1: 1, 2: 2, 3: 3, 5: 1}|",
         ),
         (
+            "session_count(to_timestamp_micros(y * 1000000), INTERVAL '5 seconds'), session_seconds(to_timestamp_micros(y * 1000000), INTERVAL '10 seconds')",
+            "4|39.0",
+        ),
+        (
+            "sessions(to_timestamp_micros(y * 1000000), INTERVAL '10 seconds', x) FILTER (WHERE k = 'b')",
+            "[{start: 1970-01-01T00:00:30Z, end: 1970-01-01T00:00:40Z, facts: 2, value_1: {sum: 2, min: 2, max: 2, first: 2, last: 2}}]",
+        ),
+        (
             "mode(CASE k WHEN 'a' THEN -0.0 WHEN 'c' THEN 0.0 END)",
             "0.0",
         ),

@@ -287,7 +287,7 @@ impl Accumulator for Counting {
 }
 
 /// The values, with negative zero as zero.
-fn one_zero(values: &ArrayRef) -> ArrayRef {
+pub(super) fn one_zero(values: &ArrayRef) -> ArrayRef {
     match values.data_type() {
         DataType::Float32 => Arc::new(unary::<_, _, Float32Type>(
             values.as_primitive::<Float32Type>(),

@@ -55,7 +55,9 @@ pub(crate) const VIEWS: [(&str, &str); 4] = [
 /// Functions that version 0.1.0 did not have.
 pub(crate) const LATER: (&str, &str) = (
     "counted",
-    "SELECT s, mode(i) AS a0, percentile_disc(0.5) WITHIN GROUP (ORDER BY n) AS a1, histogram(b) AS a2
+    "SELECT s, mode(i) AS a0, percentile_disc(0.5) WITHIN GROUP (ORDER BY n) AS a1, histogram(b) AS a2,
+     session_count(ts, INTERVAL '2 minutes') AS a3, session_seconds(ts, INTERVAL '90 seconds') AS a4,
+     sessions(ts, INTERVAL '3 minutes', n, f, s, d) AS a5
      FROM facts GROUP BY s",
 );
 

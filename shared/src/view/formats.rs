@@ -31,7 +31,7 @@ use crate::table::storage_type;
 
 /// The functions of which the form of states is known, with the number of that form. DISTINCT
 /// makes another function of each.
-const FORMATS: [(&str, u32); 46] = [
+const FORMATS: [(&str, u32); 49] = [
     ("approx_distinct", 1),
     ("approx_median", 1),
     ("approx_percentile_cont", 1),
@@ -70,6 +70,9 @@ const FORMATS: [(&str, u32); 46] = [
     ("regr_sxx", 1),
     ("regr_sxy", 1),
     ("regr_syy", 1),
+    ("session_count", 1),
+    ("session_seconds", 1),
+    ("sessions", 1),
     ("stddev", 1),
     ("stddev_pop", 1),
     ("string_agg", 1),

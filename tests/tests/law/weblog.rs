@@ -120,8 +120,8 @@ const QUESTIONS: [(&str, &str, &str); 14] = [
     ),
     (
         "sessions_30min",
-        "",
-        "SELECT count(*) AS sessions, sum(views) AS views, max(views) AS longest FROM (SELECT visitor, s, count(*) AS views FROM (SELECT visitor, ts, sum(new_s) OVER (PARTITION BY visitor ORDER BY ts, event_id ROWS UNBOUNDED PRECEDING) AS s FROM (SELECT visitor, ts, event_id, CASE WHEN lag(ts) OVER (PARTITION BY visitor ORDER BY ts, event_id) IS NULL OR CAST(ts AS BIGINT) - CAST(lag(ts) OVER (PARTITION BY visitor ORDER BY ts, event_id) AS BIGINT) > 1800000000 THEN 1 ELSE 0 END AS new_s FROM facts)) GROUP BY 1, 2)",
+        "SELECT visitor, sessions(ts, INTERVAL '30 minutes') AS visits FROM facts GROUP BY visitor",
+        "SELECT count(*) AS sessions, sum(visit['facts']) AS views, max(visit['facts']) AS longest FROM (SELECT unnest(visits) AS visit FROM v)",
     ),
     (
         "late_facts",
