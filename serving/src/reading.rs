@@ -133,7 +133,7 @@ pub fn setting(sql: &str) -> Option<Result<Setting>> {
 
 #[cfg(test)]
 mod tests {
-    #![expect(clippy::unwrap_used, reason = "tests")]
+    #![expect(clippy::unwrap_used, clippy::panic, reason = "tests")]
 
     use super::*;
 

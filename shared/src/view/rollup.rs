@@ -169,7 +169,7 @@ impl Parent {
                 found: 0,
                 windows: false,
             };
-            let _ = VisitMut::visit(&mut expr.clone(), &mut aggregates);
+            let ControlFlow::Continue(()) = VisitMut::visit(&mut expr.clone(), &mut aggregates);
             if aggregates.windows {
                 return Err(way_out("a window function"));
             }
@@ -256,9 +256,9 @@ struct Aggregates<'a> {
 }
 
 impl VisitorMut for Aggregates<'_> {
-    type Break = ();
+    type Break = std::convert::Infallible;
 
-    fn pre_visit_expr(&mut self, expr: &mut Expr) -> ControlFlow<()> {
+    fn pre_visit_expr(&mut self, expr: &mut Expr) -> ControlFlow<Self::Break> {
         if let Expr::Function(f) = expr {
             self.found += usize::from(is_aggregate(f, self.state));
             self.windows |= f.over.is_some();
@@ -299,7 +299,7 @@ impl VisitorMut for Finder<'_> {
             names: Names::Columns,
             aggregates: 0,
         };
-        put.into_select(select)?;
+        put.within(select)?;
         let order = query.order_by.as_mut().map(|order| &mut order.kind);
         if let Some(OrderByKind::Expressions(all)) = order {
             put.names = Names::AliasesFirst;
@@ -355,7 +355,7 @@ const MERGED: &str = "\u{1}merged";
 const KEY: &str = "\u{1}key";
 
 impl Put<'_> {
-    fn into_select(&mut self, select: &mut Select) -> ControlFlow<Refused> {
+    fn within(&mut self, select: &mut Select) -> ControlFlow<Refused> {
         for item in &mut select.projection {
             let name = match item {
                 SelectItem::UnnamedExpr(Expr::Identifier(ident)) => ident.clone(),
@@ -398,10 +398,9 @@ impl Put<'_> {
             VisitMut::visit(having, self)?;
         }
         self.names = Names::Columns;
-        for other in [&mut select.qualify, &mut select.prewhere] {
-            if let Some(expr) = other {
-                VisitMut::visit(expr, self)?;
-            }
+        let others = [&mut select.qualify, &mut select.prewhere];
+        for expr in others.into_iter().flatten() {
+            VisitMut::visit(expr, self)?;
         }
         select.from = self.parent.select.from.clone();
         let nested = |expr: Expr| Expr::Nested(Box::new(expr));

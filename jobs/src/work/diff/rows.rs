@@ -45,7 +45,7 @@ enum Kind {
     },
     Parquet {
         file: Option<File>,
-        writer: Option<ArrowWriter<File>>,
+        writer: Option<Box<ArrowWriter<File>>>,
     },
 }
 
@@ -129,7 +129,8 @@ impl RowsFile {
                     let compression = Compression::ZSTD(ZstdLevel::default());
                     let properties = WriterProperties::builder().set_compression(compression);
                     let properties = Some(properties.build());
-                    *writer = Some(ArrowWriter::try_new(file, rows.schema(), properties)?);
+                    let made = ArrowWriter::try_new(file, rows.schema(), properties)?;
+                    *writer = Some(Box::new(made));
                 }
                 match writer {
                     Some(writer) => Ok(writer.write(rows)?),
@@ -148,7 +149,7 @@ impl RowsFile {
         match &mut writing.kind {
             Kind::Text { out, .. } => out.flush().map_err(|e| self.failed(e))?,
             Kind::Parquet { writer, .. } => {
-                writer.take().map(ArrowWriter::close).transpose()?;
+                writer.take().map(|writer| writer.close()).transpose()?;
             }
         }
         if let Some(file) = writing.file.take() {

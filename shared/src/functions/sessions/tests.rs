@@ -48,11 +48,8 @@ fn merge(into: &mut Islands, other: &mut Islands) {
 fn shown(islands: &mut Islands) -> String {
     let value = islands.evaluate().unwrap().to_array().unwrap();
     let options = FormatOptions::default().with_null("NULL");
-    let text = ArrayFormatter::try_new(&value, &options)
-        .unwrap()
-        .value(0)
-        .to_string();
-    text
+    let formatter = ArrayFormatter::try_new(&value, &options).unwrap();
+    formatter.value(0).to_string()
 }
 
 /// The sessions of facts by sorting and scanning them.
@@ -86,11 +83,8 @@ fn expected(facts: &[Fact], gap: i64) -> String {
     let time = |at: i64| {
         let at: ArrayRef = Arc::new(TimestampMicrosecondArray::from(vec![at]).with_timezone("UTC"));
         let options = FormatOptions::default();
-        let text = ArrayFormatter::try_new(&at, &options)
-            .unwrap()
-            .value(0)
-            .to_string();
-        text
+        let formatter = ArrayFormatter::try_new(&at, &options).unwrap();
+        formatter.value(0).to_string()
     };
     let sessions = scanned(facts, gap).into_iter().map(|session| {
         let numbers: Vec<(i64, i64)> = session.iter().filter_map(|f| Some((f.0, f.1?))).collect();
