@@ -12,6 +12,7 @@ mod leaf;
 mod limits;
 mod merge_states;
 mod metrics;
+mod names;
 mod naming;
 mod nan_fence;
 mod planning;

@@ -1,7 +1,6 @@
 //! SQL sessions: a query pins what it reads, is planned over the pins, and runs within bounds of
 //! memory and time.
 
-use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -11,7 +10,7 @@ use anabranch_shared::sql::KnownNames;
 use anabranch_shared::view::{KeySample, View, build_session, session_builder};
 use anabranch_shared::{
     Error, ErrorKind, OFFSET, PARTITION, Pin, Pinner, ReadMode, Relation, Result, Stop, Storage,
-    TopicPin, ViewPin, dead_letter_schema, is_schema_of_generations, sql, timestamp_type,
+    TopicPin, ViewPin, dead_letter_schema, sql, timestamp_type,
 };
 use arrow::array::RecordBatch;
 use arrow::datatypes::SchemaRef;
@@ -35,10 +34,11 @@ use crate::information;
 use crate::leaf::MergedLeaf;
 use crate::limits::QueryLimits;
 use crate::metrics::{Asked, Door, QueryMetrics};
+use crate::names::{Names, relation_names};
 use crate::naming::ColumnNames;
 use crate::planning;
 use crate::pool::QueryPool;
-use crate::reading::{PUBLIC, Reading, SearchPath};
+use crate::reading::{Reading, SearchPath};
 use crate::running::{Queries, QueryInfo, Running, Verification, Waiter};
 use crate::statement;
 use crate::stoppable::{largest_constant, stoppable};
@@ -448,53 +448,6 @@ type Read = workers::Kept<(SessionState, Statement)>;
 /// Everything that can be queried, where the statement asks for that.
 type Known = Option<Vec<Relation>>;
 
-/// What a statement names.
-struct Names {
-    /// Relations that it names with their schema, or of schemas where only one comes into question.
-    relations: Vec<String>,
-    /// Names without a schema, and the relations that each may mean, the first that is there.
-    looked_for: Vec<(String, Vec<String>)>,
-    /// Whether it asks which relations there are.
-    of_information: bool,
-}
-
-impl Names {
-    /// Every relation that it may mean.
-    fn relations(&self) -> Vec<String> {
-        let looked_for = self.looked_for.iter().flat_map(|(_, all)| all);
-        self.relations.iter().chain(looked_for).cloned().collect()
-    }
-
-    /// The pin, in which each name without a schema is the first of the relations that it may mean, and
-    /// nothing else is.
-    fn found(&self, mut pin: Pin) -> Result<Pin> {
-        for (name, relations) in &self.looked_for {
-            let there = |r: &&String| {
-                pin.views.contains_key(*r)
-                    || pin.topics.contains_key(*r)
-                    || pin.plain.contains_key(*r)
-            };
-            let meant = relations.iter().find(there).cloned();
-            if meant.as_ref() == Some(name) {
-                continue;
-            }
-            if self.relations.contains(name) {
-                return Err(Error::Invalid(format!(
-                    "the statement names both `{name}` and `{PUBLIC}.{name}`, which are not the same by the `search_path`; name the schema of both"
-                )));
-            }
-            pin.views.remove(name);
-            if let Some(view) = meant.and_then(|meant| pin.views.get(&meant)).cloned() {
-                pin.views.insert(name.clone(), view);
-            }
-        }
-        let looked_for = self.looked_for.iter().map(|(name, _)| name);
-        let named: BTreeSet<&String> = self.relations.iter().chain(looked_for).collect();
-        pin.views.retain(|name, _| named.contains(name));
-        Ok(pin)
-    }
-}
-
 /// Plans a statement over a pin and begins to compute it, on the threads for queries.
 async fn computed(
     (read, known): (Read, Known),
@@ -563,38 +516,6 @@ fn read_only() -> SQLOptions {
         .with_allow_ddl(false)
         .with_allow_dml(false)
         .with_allow_statements(false)
-}
-
-fn relation_names(state: &SessionState, statement: &Statement, path: &SearchPath) -> Result<Names> {
-    let references = state.resolve_table_references(statement)?;
-    let (of_information, relations): (Vec<_>, Vec<_>) = references
-        .iter()
-        .partition(|reference| information::is_of_information(reference));
-    let (mut named, mut looked_for) = (Vec::new(), Vec::new());
-    for reference in relations {
-        match reference.schema() {
-            None if *path != SearchPath::default() => {
-                let name = reference.table();
-                looked_for.push((name.to_owned(), path.relations(name)));
-            }
-            _ => named.push(relation_name(reference)),
-        }
-    }
-    Ok(Names {
-        relations: named,
-        looked_for,
-        of_information: !of_information.is_empty(),
-    })
-}
-
-/// The name of a relation as pins have it: generations that don't answer lie in schemas of their own.
-fn relation_name(reference: &TableReference) -> String {
-    match reference.schema() {
-        Some(schema) if is_schema_of_generations(schema) => {
-            format!("{schema}.{}", reference.table())
-        }
-        _ => reference.table().to_owned(),
-    }
 }
 
 fn register(context: &SessionContext, pin: &Pin) -> Result<()> {

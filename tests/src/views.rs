@@ -26,7 +26,7 @@ const KEYS: [&str; 9] = [
 
 /// Aggregates, with the name under which coverage is counted. Sketches with an error of their own
 /// are not here: their answers may differ between one pass and a merge.
-const AGGREGATES: [(&str, &str); 47] = [
+const AGGREGATES: [(&str, &str); 49] = [
     ("count(*)", "count(*)"),
     ("count", "count(n)"),
     ("count list", "count(list)"),
@@ -77,6 +77,11 @@ const AGGREGATES: [(&str, &str); 47] = [
     ("max_by", "max_by(s, n)"),
     ("count_if", "count_if(b)"),
     ("mode", "mode(s)"),
+    ("session_count", "session_count(ts, INTERVAL '20 minutes')"),
+    (
+        "session_seconds",
+        "session_seconds(ts, INTERVAL '40 minutes')",
+    ),
     (
         "percentile_disc",
         "percentile_disc(0.5) WITHIN GROUP (ORDER BY n)",

@@ -56,6 +56,15 @@ pub(super) fn aggregate(picked: &Picked) -> (String, Option<String>) {
         "mode" => exact(format!(
             "list_sort(list_transform(map_entries(histogram(s){filter}), lambda e: {{'c': -CAST(e.value AS BIGINT), 'v': e.key}}))[1].v"
         )),
+        // Islands of a gap are not known there: the instants in order, and how far each is from the next.
+        "session_count" => exact(format!(
+            "coalesce(len(list_filter(range(1, len({at}) + 1), lambda n: n = 1 OR {at}[n] - {at}[n - 1] > 1200000000)), 0)",
+            at = instants(&filter)
+        )),
+        "session_seconds" => exact(format!(
+            "coalesce(CAST(list_sum(list_transform(list_filter(range(2, len({at}) + 1), lambda n: {at}[n] - {at}[n - 1] <= 2400000000), lambda n: {at}[n] - {at}[n - 1])) AS DOUBLE), 0) / 1e6",
+            at = instants(&filter)
+        )),
         "percentile_disc" => exact(format!("quantile_disc(n, 0.5){filter}")),
         "array_agg" => exact(format!(
             "array_agg(i ORDER BY n DESC NULLS FIRST, {PLACE}){filter}"
@@ -63,6 +72,11 @@ pub(super) fn aggregate(picked: &Picked) -> (String, Option<String>) {
         "string_agg" => exact(format!("string_agg(s, ',' ORDER BY ts, {PLACE}){filter}")),
         _ => exact(format!("{}{filter}", picked.sql)),
     }
+}
+
+/// The instants of facts in order, in microseconds.
+fn instants(filter: &str) -> String {
+    format!("list_sort(list(epoch_us(ts)){filter})")
 }
 
 fn within_sketch(column: &str, filter: &str) -> (String, Option<String>) {

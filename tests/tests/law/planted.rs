@@ -14,24 +14,29 @@ type Bug = (&'static str, &'static str, u64);
 
 const BUGS: &[Bug] = &[
     (
+        "planted-island-split",
+        "a late fact joins one of two sessions that it bridges",
+        1_000_021,
+    ),
+    (
         "planted-boundary-offset-lost",
         "a refresh leaves out the offset at its boundary",
-        1_000_002,
+        1_000_010,
     ),
     (
         "planted-boundary-offset-doubled",
         "a refresh takes the offset before its boundary too",
-        1_000_010,
+        1_000_034,
     ),
     (
         "planted-piece-after-its-boundary",
         "a piece is counted after the boundary has passed it",
-        1_000_009,
+        1_000_025,
     ),
     (
         "planted-straddled-piece-kept",
         "a piece is kept whole that the boundary cuts through",
-        1_000_061,
+        1_000_062,
     ),
     (
         "planted-piece-dropped-before-its-query",
@@ -41,7 +46,7 @@ const BUGS: &[Bug] = &[
     (
         "planted-spilled-piece-lost",
         "a piece is lost when it is spilled",
-        1_000_009,
+        1_000_012,
     ),
     (
         "planted-spilled-file-removed-at-once",
@@ -56,7 +61,7 @@ const BUGS: &[Bug] = &[
     (
         "planted-files-removed-at-once",
         "files are removed while a pin still reads them",
-        1_000_038,
+        1_000_024,
     ),
     (
         "planted-rebuild-over-refresh",
@@ -66,7 +71,7 @@ const BUGS: &[Bug] = &[
     (
         "planted-generations-mixed",
         "a new definition answers from the old one's states",
-        1_000_004,
+        1_000_003,
     ),
     (
         "planted-null-key-lost",
@@ -76,17 +81,17 @@ const BUGS: &[Bug] = &[
     (
         "planted-batch-replayed",
         "a batch is replayed after a restart that was there already",
-        1_000_016,
+        1_000_015,
     ),
     (
         "planted-stale-snapshot",
         "a new boundary with the files of the one before",
-        1_000_002,
+        1_000_005,
     ),
     (
         "planted-other-format",
         "states of another format are merged",
-        1_000_004,
+        1_000_010,
     ),
     (
         "planted-late-fact-dropped",
@@ -101,7 +106,7 @@ const BUGS: &[Bug] = &[
     (
         "planted-cut-before-commit",
         "the WAL is cut before the commit",
-        1_000_016,
+        1_000_036,
     ),
     (
         "planted-lane-kept",
@@ -111,12 +116,12 @@ const BUGS: &[Bug] = &[
     (
         "planted-landed-by-count",
         "as many facts as have landed are taken for those, although some were given up meanwhile",
-        1_000_024,
+        1_000_016,
     ),
     (
         "planted-states-of-landed-kept",
         "what was folded of facts before they landed is counted beside what they landed as",
-        1_000_012,
+        1_000_021,
     ),
     (
         "planted-run-lost-in-merge",
@@ -136,7 +141,7 @@ const BUGS: &[Bug] = &[
     (
         "planted-fence-ignored",
         "a commit is taken whose start is not the boundary",
-        1_000_023,
+        1_000_021,
     ),
     (
         "planted-compaction-drops-an-edge",
@@ -151,7 +156,7 @@ const BUGS: &[Bug] = &[
     (
         "planted-low-above-a-boundary",
         "retention removes facts that a view has not absorbed",
-        1_000_087,
+        1_000_103,
     ),
     (
         "planted-marks-crossed",
@@ -161,12 +166,12 @@ const BUGS: &[Bug] = &[
     (
         "planted-rebuild-drops-removed",
         "a rebuild drops the runs of facts that retention has removed",
-        1_000_024,
+        1_000_044,
     ),
     (
         "planted-removed-skipped",
         "a daemon skips what retention has removed before it followed",
-        1_000_044,
+        1_000_024,
     ),
     (
         "planted-removed-read-as-empty",
@@ -201,17 +206,17 @@ const BUGS: &[Bug] = &[
     (
         "planted-column-by-position",
         "facts of before a field was declared are read by the columns' positions",
-        1_000_023,
+        1_000_039,
     ),
     (
         "planted-extra-ignored",
         "a field that was declared later is not read from what facts kept undeclared",
-        1_000_004,
+        1_000_006,
     ),
     (
         "planted-late-field-pruned",
         "files that lack a column are left out by a filter on it",
-        1_000_000,
+        1_000_006,
     ),
     (
         "planted-combine-filter-ignored",
@@ -250,7 +255,7 @@ const OF_GENERATIONS: &[Bug] = &[
     (
         "planted-candidate-run-lost",
         "a candidate that is gone on with leaves out a run",
-        1_000_021,
+        1_000_012,
     ),
     (
         "planted-taken-past-a-filter",

