@@ -260,22 +260,22 @@ const OF_GENERATIONS: &[Bug] = &[
     (
         "planted-taken-past-a-filter",
         "the states of a definition are taken for one with another filter",
-        1_000_341,
+        1_000_155,
     ),
     (
         "planted-copy-of-another-definition",
         "states are copied although the definition was narrowed",
-        1_000_147,
+        1_000_236,
     ),
     (
         "planted-low-above-a-kept-generation",
         "retention forgets generations that don't answer",
-        1_000_063,
+        1_000_143,
     ),
     (
         "planted-kept-by-its-first-boundary",
         "a generation that is kept answers by the boundary that it was served with",
-        1_000_006,
+        1_000_019,
     ),
 ];
 
