@@ -56,6 +56,7 @@ mod zones;
 
 pub use aggregate::{AggregateSplit, Column, Key, state_fields};
 pub use ast::refuse_samples;
+pub use compact::compact;
 pub use definition::Definition;
 pub use engine::{build_session, session_builder};
 pub use facts::{FactsTable, LeafTable};

@@ -8,7 +8,7 @@
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
-use anabranch_shared::view::{Exactness, Role, View};
+use anabranch_shared::view::{Exactness, Role, View, compact};
 use anabranch_shared::{Error, Result};
 use arrow::array::{
     Array, ArrayRef, AsArray, BooleanArray, Float64Array, RecordBatch, UInt32Array,
@@ -335,7 +335,8 @@ impl Differ {
         for (bucket, places) in self.buckets[side as usize].iter_mut().zip(places) {
             if !places.is_empty() {
                 let rows = take_record_batch(batch, &UInt32Array::from(places))?;
-                self.held += bucket.push(rows);
+                // Rows that are taken share the texts of all others, and would be written with them.
+                self.held += bucket.push(compact(rows)?);
             }
         }
         if self.held > self.memory_bytes {

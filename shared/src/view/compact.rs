@@ -15,8 +15,11 @@ use crate::Result;
 /// Unused bytes of an array that are not worth a copy.
 const SLACK_BYTES: usize = 4_096;
 
-/// The same states in buffers of the sizes that they need.
-pub(super) fn compact(states: RecordBatch) -> Result<RecordBatch> {
+/// The same rows in buffers of the sizes that they need.
+///
+/// # Errors
+/// Those of the engine for a batch that is none.
+pub fn compact(states: RecordBatch) -> Result<RecordBatch> {
     let rows = RecordBatchOptions::new().with_row_count(Some(states.num_rows()));
     let (schema, columns, _) = states.into_parts();
     let columns = columns.into_iter().map(compact_array);

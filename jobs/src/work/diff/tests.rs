@@ -155,3 +155,40 @@ fn empty_answers_compare() {
         (1, 0, 0, 1)
     );
 }
+
+/// Texts take on disk what they take, however many buckets their rows are dealt into.
+#[test]
+fn rows_of_long_texts_take_no_more_than_they_are() {
+    let schema = Arc::new(Schema::new(vec![
+        Field::new("site", DataType::Utf8View, true),
+        Field::new("page", DataType::Int64, true),
+        Field::new("views", DataType::Int64, true),
+        Field::new("half", DataType::Float64, true),
+    ]));
+    let (view, keys) = (view(), ["site".to_owned(), "page".to_owned()]);
+    let of = (&view, &schema);
+    let mut differ = Differ::new(of, of, &keys, 1_000_000).unwrap();
+    let (rows, mut bytes) = (8_192_i64, 0);
+    for batch in 0..5 {
+        let numbers = || -> ArrayRef {
+            Arc::new((0..rows).map(|n| n + batch * rows).collect::<Int64Array>())
+        };
+        let texts = (0..rows).map(|n| Some(format!("{n:0100}")));
+        let texts: arrow::array::StringViewArray = texts.collect();
+        let halves: ArrayRef = Arc::new(Float64Array::from(vec![0.5; 8_192]));
+        let columns = vec![Arc::new(texts) as ArrayRef, numbers(), numbers(), halves];
+        let rows = RecordBatch::try_new(schema.clone(), columns).unwrap();
+        bytes += rows.get_array_memory_size();
+        differ.push(Side::A, &rows).unwrap();
+        differ.push(Side::B, &rows).unwrap();
+    }
+    let held: usize = differ
+        .buckets
+        .iter()
+        .flatten()
+        .map(Bucket::size_bytes)
+        .sum();
+    assert!(held < 4 * bytes, "{held} bytes for twice {bytes}");
+    let diff = differ.finish().unwrap();
+    assert!(diff.is_equal() && diff.rows_a == 40_960 && diff.spilled);
+}
