@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use anabranch_serving::SqlService;
 use anabranch_shared::convert::sql_type;
-use anabranch_shared::settings::{GateSettings, Limit};
+use anabranch_shared::settings::{GateSettings, Limit, Project};
 use anabranch_shared::view::{KeySample, View};
 use anabranch_shared::{
     Error, Offsets, Pin, Pinner, ReadMode, Result, Stop, blocking, counted, nearest,
@@ -88,7 +88,10 @@ pub async fn judge(
     (a, b): (&str, &str),
     options: &JudgeOptions,
 ) -> Result<Judgement> {
-    let service = local_service(context)?;
+    // Beside what answers it takes no more threads than a build does.
+    let mut project = Project::clone(&context.project);
+    project.query.threads = project.build.threads;
+    let service = local_service(&context.with_project(project))?;
     let pinner = LocalPinner::new(context.clone()).stopped_by(options.stop.flag());
     let names = [a.to_owned(), b.to_owned()];
     let pin = pinner.pin(&names, ReadMode::Merged).await?;
