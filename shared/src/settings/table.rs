@@ -355,7 +355,7 @@ settings! {
     /// The most memory for such a build, and for comparing what it made.
     BUILD_MEMORY: Defaulted<Size> = Build."memory", Defaulted(|| Size::megabytes(1_000));
     /// How far the process that builds steps back behind others that want the same processors, from 0, not at all, to 19.
-    BUILD_NICE: Defaulted<Nice> = Build."nice", Defaulted(|| Nice(19));
+    BUILD_NICE: Defaulted<Nice> = Build."nice", Defaulted(|| Nice(10));
     /// What was built and not cut over to is given up after so long; until then retention waits for it.
     BUILD_HOLD: Defaulted<Duration> = Build."hold", Defaulted(|| minutes(7 * 24 * 60));
 

@@ -312,7 +312,7 @@ fn defaults_are_those_of_the_documentation() {
         build: BuildSettings {
             threads: 1,
             memory_bytes: 1_000_000_000,
-            nice: 19,
+            nice: 10,
             hold: Duration::from_secs(7 * 24 * 3_600),
         },
         query: QuerySettings {
