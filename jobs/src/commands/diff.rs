@@ -7,6 +7,7 @@ use anabranch_shared::{Error, Result, Role, Stop, counted};
 
 use crate::commands::FOUND_WRONG;
 use crate::commands::printing::Printing;
+use crate::commands::verify::SampleSize;
 use crate::output::{human_count, human_number, rows_table};
 use crate::project::context::{Context, no_view};
 use crate::signal::stop_flag;
@@ -39,12 +40,9 @@ pub struct DiffArgs {
 
 /// A share of the keys.
 fn share(text: &str) -> std::result::Result<f64, String> {
-    let percent = text
-        .strip_suffix('%')
-        .and_then(|n| n.trim().parse::<f64>().ok());
-    match percent {
-        Some(percent) if percent > 0.0 && percent <= 100.0 => Ok(percent / 100.0),
-        _ => Err("a percentage above 0% and up to 100%, such as `1%`".to_owned()),
+    match text.parse()? {
+        SampleSize::Share(share) => Ok(share),
+        SampleSize::Keys(_) => Err(format!("`{text}` is no share; write one such as `1%`")),
     }
 }
 
