@@ -160,7 +160,7 @@ async fn work(
         let options = with_progress(options, &change.view);
         let report = build_first(context, &change.view, &options).await?;
         say(format!(
-            "view {}: answers, with {} facts\n",
+            "view {}: answers now, {} facts were read\n",
             change.view,
             human_count(report.outcome.facts)
         ))?;

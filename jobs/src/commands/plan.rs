@@ -50,6 +50,9 @@ fn details(change: &ViewChange) -> Vec<(&'static str, String)> {
     let mut all: Vec<(&str, String)> = change.why.iter().map(|why| ("why", why.clone())).collect();
     all.extend(change.settings.iter().map(|what| ("sets", what.clone())));
     match change.action {
+        Action::Build | Action::First if change.facts == 0 => {
+            all.push(("reads", "no fact".to_owned()));
+        }
         Action::Build | Action::First => {
             let facts = human_count(change.facts);
             let took = change.seconds.map_or(String::new(), |seconds| {
