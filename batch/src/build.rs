@@ -5,8 +5,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use anabranch_shared::view::Fold;
 use anabranch_shared::{
-    Error, ErrorKind, FoldOptions, FoldProgress, Log, Master, Offset, Offsets, Ranges, Result,
-    Unit, blocking, fold_log, planted,
+    Error, ErrorKind, FoldOptions, FoldProgress, Log, Master, Met, Offset, Offsets, Ranges,
+    ReferencesAt, Result, Unit, blocking, fold_log, planted, with_references,
 };
 use arrow::array::RecordBatch;
 use parking_lot::Mutex;
@@ -77,7 +77,7 @@ pub async fn rebuild(
     let mut units = Vec::new();
     loop {
         let step = async {
-            units.extend(build(master, log, &start, &end, options).await?);
+            units.extend(build(master, log, &start, &end, options, now_ms()).await?);
             publish_or_extend(master, &low, &end, &units, now_ms()).await
         };
         match step.await {
@@ -148,7 +148,7 @@ pub async fn refresh(
                 from.set(*p, Offset(range.start.0 - 1));
             }
         }
-        let units = build(master, log, &from, end, options).await?;
+        let units = build(master, log, &from, end, options, now_ms()).await?;
         match master.publish_refresh(&ranges, &units, now_ms()).await {
             Ok(_) => return Ok(outcome(&units, master.boundary(), options)),
             Err(Error::Fenced { .. }) => master.discard(&units).await,
@@ -199,6 +199,8 @@ struct Writer {
     made: Arc<Mutex<Made>>,
     small_bytes: u64,
     runtime: Handle,
+    /// Up to where the references are that the facts meet.
+    at: ReferencesAt,
 }
 
 impl Writer {
@@ -223,7 +225,8 @@ impl Writer {
     }
 
     fn write(&self, states: RecordBatch, ranges: &Ranges) -> Result<()> {
-        let (unit, body) = self.master.encode(states, ranges)?;
+        let met = Met::of(ranges, &self.at);
+        let (unit, body) = self.master.encode(states, ranges, &met)?;
         self.runtime.block_on(self.master.put(&unit, body))?;
         self.made.lock().units.push(unit);
         Ok(())
@@ -252,6 +255,7 @@ async fn build(
     from: &Offsets,
     to: &Offsets,
     options: &BatchOptions,
+    now_ms: i64,
 ) -> Result<Vec<Unit>> {
     // Edges that come later lie at or past the head of the version that these are read from.
     if !log.head().covers(to) {
@@ -259,7 +263,7 @@ async fn build(
     }
     let mut units = Vec::new();
     for (from, to) in parts(from, to, &log.edges()) {
-        match build_part(master, log, &from, &to, options).await {
+        match build_part(master, log, (&from, &to), options, now_ms).await {
             Ok(made) => units.extend(made),
             Err(e) => {
                 master.discard(&units).await;
@@ -291,10 +295,11 @@ fn parts(from: &Offsets, to: &Offsets, edges: &[Offsets]) -> Vec<(Offsets, Offse
 async fn build_part(
     master: &Arc<Master>,
     log: &Arc<Log>,
-    from: &Offsets,
-    to: &Offsets,
+    (from, to): (&Offsets, &Offsets),
     options: &BatchOptions,
+    now_ms: i64,
 ) -> Result<Vec<Unit>> {
+    let view = with_references(master.table().storage(), master.view(), now_ms).await?;
     let files = log.files_between(from, to)?;
     let fold = FoldOptions {
         threads: threads(options, files.iter().map(|file| file.add.size).max()),
@@ -307,12 +312,13 @@ async fn build_part(
         made: Arc::default(),
         small_bytes: options.memory_bytes / SMALL_SHARE,
         runtime: Handle::current(),
+        at: view.at().clone(),
     };
     let emit = {
         let writer = writer.clone();
         move |states, ranges| writer.take(states, ranges)
     };
-    let written = match fold_log(log, master.view(), from, to, &fold, emit).await {
+    let written = match fold_log(log, &view, from, to, &fold, emit).await {
         Ok(()) => {
             let writer = writer.clone();
             blocking(move || {

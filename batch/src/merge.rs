@@ -6,7 +6,9 @@ use std::sync::Arc;
 
 use anabranch_shared::table::AddFile;
 use anabranch_shared::view::Fold;
-use anabranch_shared::{Log, Master, OffsetRange, Offsets, PartitionId, Ranges, Result, blocking};
+use anabranch_shared::{
+    Log, Master, Met, OffsetRange, Offsets, PartitionId, Ranges, Result, blocking,
+};
 
 use crate::build::{BatchOptions, SMALL_ROWS, give_up, stopped};
 
@@ -15,6 +17,10 @@ const FEWEST_FILES: usize = 8;
 
 /// A file with more bytes than this is worth a request of its own.
 const SMALL_BYTES: i64 = 16_000_000;
+
+/// With rows of references of more versions than this, which the facts of its runs met, a file is not
+/// merged further: each is read again where the view is verified. A rebuild brings all to the newest.
+const MOST_VERSIONS: usize = 64;
 
 /// Merges the small files of a master view into one, if there are many; where the log has edges,
 /// those between two of them. Returns how many files were merged.
@@ -37,6 +43,7 @@ pub async fn merge_small_runs(
     for file in pin.files {
         if file.size < SMALL_BYTES
             && file.rows().is_some_and(|rows| rows < SMALL_ROWS as u64)
+            && file.met()?.versions() < MOST_VERSIONS
             && let Some(place) = between(file.ranges()?, &edges)
         {
             small.entry(place).or_default().push(file);
@@ -72,10 +79,16 @@ async fn merge(
     now_ms: i64,
 ) -> Result<usize> {
     let mut fold = Fold::new(master.view())?;
-    let mut ranges = Ranges::new();
+    let (mut ranges, mut met) = (Ranges::new(), Met::default());
     let mut merged = Vec::new();
     for file in small {
         stopped(options)?;
+        let mut both = met.clone();
+        both.extend(&file.met()?);
+        if both.versions() > MOST_VERSIONS {
+            break;
+        }
+        met = both;
         let states = master.read(&file).await?;
         ranges.extend(file.ranges()?);
         merged.push(file);
@@ -88,9 +101,12 @@ async fn merge(
             break;
         }
     }
+    if merged.len() < 2 {
+        return Ok(0);
+    }
     ranges.sort_by_key(|(p, r)| (*p, r.start));
     let worker = master.clone();
-    let (unit, body) = blocking(move || worker.encode(fold.into_states()?, &ranges)).await?;
+    let (unit, body) = blocking(move || worker.encode(fold.into_states()?, &ranges, &met)).await?;
     master.put(&unit, body).await?;
     let units = [unit];
     if let Err(e) = master.publish_merge(&merged, &units, now_ms).await {

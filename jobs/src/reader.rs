@@ -7,3 +7,4 @@ pub mod local_service;
 pub mod presence;
 pub mod session;
 pub mod storage_pinner;
+pub(crate) mod with_references;

@@ -233,7 +233,7 @@ fn shown_keys(view: &ViewPin, states: &RecordBatch, row: usize) -> Result<String
 mod tests {
     use anabranch_shared::settings::FieldType;
     use anabranch_shared::view::View;
-    use anabranch_shared::{Generation, Offsets, Topic, TopicField};
+    use anabranch_shared::{Generation, Met, Offsets, Topic, TopicField};
     use object_store::path::Path;
 
     use super::*;
@@ -262,6 +262,7 @@ mod tests {
             root: Path::default(),
             files: Vec::new(),
             delta: Vec::new(),
+            met: Met::default(),
         })
     }
 

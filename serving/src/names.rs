@@ -35,6 +35,7 @@ impl Names {
                 pin.views.contains_key(*r)
                     || pin.topics.contains_key(*r)
                     || pin.plain.contains_key(*r)
+                    || pin.references.contains_key(*r)
             };
             let meant = relations.iter().find(there).cloned();
             if meant.as_ref() == Some(name) {

@@ -7,10 +7,10 @@ use std::time::Duration;
 use anabranch_shared::functions::{self, FunctionBounds};
 use anabranch_shared::layout;
 use anabranch_shared::sql::KnownNames;
-use anabranch_shared::view::{KeySample, View, build_session, session_builder};
+use anabranch_shared::view::{KeySample, View, build_session, planning_session, session_builder};
 use anabranch_shared::{
-    Error, ErrorKind, OFFSET, PARTITION, Pin, Pinner, ReadMode, Relation, Result, Stop, Storage,
-    TopicPin, ViewPin, dead_letter_schema, sql, timestamp_type,
+    Error, ErrorKind, OFFSET, PARTITION, Pin, Pinner, ReadMode, ReferencePin, Relation, Result,
+    Stop, Storage, TopicPin, ViewPin, dead_letter_schema, sql, timestamp_type,
 };
 use arrow::array::RecordBatch;
 use arrow::datatypes::SchemaRef;
@@ -548,6 +548,9 @@ fn register(context: &SessionContext, pin: &Pin) -> Result<()> {
             Some(others) => scan.union(others)?.build()?,
         });
     }
+    for (name, reference) in &pin.references {
+        context.register_table(name.as_str(), reference_table(reference)?)?;
+    }
     for (name, table) in &pin.plain {
         context.register_table(name.as_str(), Arc::new(FilesTable::plain(table)))?;
     }
@@ -556,6 +559,17 @@ fn register(context: &SessionContext, pin: &Pin) -> Result<()> {
         context.register_table(DEAD_LETTERS, Arc::new(ViewTable::new(plan, None)))?;
     }
     Ok(())
+}
+
+/// The rows of a reference, up to the head of its topic.
+fn reference_table(pin: &ReferencePin) -> Result<Arc<dyn TableProvider>> {
+    let context = planning_session()?;
+    let topic = FilesTable::topic(&pin.topic)?;
+    context.register_table(pin.topic.topic.name.as_str(), Arc::new(topic))?;
+    // Tables in memory are never waited for.
+    let rows = futures::executor::block_on(context.sql(&pin.reference.sql()))?;
+    let plan = rows.into_unoptimized_plan();
+    Ok(Arc::new(ViewTable::new(plan, None)))
 }
 
 /// Dead letters, with when each was last retried.

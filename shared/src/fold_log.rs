@@ -238,7 +238,11 @@ impl Worker {
         unfinished: &mut Unfinished,
         emit: &dyn Fn(RecordBatch, Ranges) -> Result<()>,
     ) -> Result<()> {
-        if unfinished.fold.is_empty() {
+        // Facts that met references and made no state: what they met has to be known all the same.
+        let is_noted = self.hand_over == HandOver::InPlace
+            && !self.view.at().is_empty()
+            && !unfinished.ranges.is_empty();
+        if unfinished.fold.is_empty() && !is_noted {
             return Ok(());
         }
         let full = std::mem::replace(&mut unfinished.fold, Fold::new(&self.view)?);

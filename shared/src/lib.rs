@@ -32,6 +32,8 @@ mod place;
 mod planted;
 pub mod process;
 mod redact;
+mod reference;
+mod references;
 mod scan;
 pub mod settings;
 mod spill;
@@ -68,10 +70,12 @@ pub use master::{Master, MasterLeaf, MasterPin, Ranges, Unit};
 pub use monotonic::Monotonic;
 pub use nearest::nearest;
 pub use panics::panic_text;
-pub use pin::{Pin, Pinner, PlainPin, ReadMode, Relation, TopicPin, ViewPin};
+pub use pin::{Pin, Pinner, PlainPin, ReadMode, ReferencePin, Relation, TopicPin, ViewPin};
 pub use place::{Generation, LogVersion, Offset, OffsetRange, Offsets, PartitionId};
 pub use planted::planted;
 pub use redact::without_passwords;
+pub use reference::{Met, MetBy, Reference, ReferenceRows, ReferencesAt, ReferencesMet};
+pub use references::{ReferenceSize, as_met, bound_reference, references_held, with_references};
 pub use scan::{
     count_files, decode_states, scan_files, scan_sorted_states, scan_spilled, statistics_tell,
 };

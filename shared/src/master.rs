@@ -12,6 +12,7 @@ use object_store::path::Path;
 use crate::blocking::blocking;
 use crate::layout;
 use crate::planted;
+use crate::reference::Met;
 use crate::storage::Storage;
 use crate::table::parquet::{FileEncoder, read_file, read_parquet};
 use crate::table::{AddFile, Commit, RemoveFile, Table, TableState};
@@ -196,8 +197,14 @@ impl Master {
 
     /// Writes states as a file that [`Master::publish_refresh`] or [`Master::publish_rebuild`] can
     /// make part of the view. Blocks: call it from a thread that may compute.
-    pub fn encode(&self, states: RecordBatch, ranges: &Ranges) -> Result<(Unit, bytes::Bytes)> {
-        encode(&self.view, &self.stored, states, ranges)
+    /// `met` says which rows of references the facts met that they are of.
+    pub fn encode(
+        &self,
+        states: RecordBatch,
+        ranges: &Ranges,
+        met: &Met,
+    ) -> Result<(Unit, bytes::Bytes)> {
+        encode(&self.view, &self.stored, states, (ranges, met))
     }
 
     /// Puts the bytes of a unit into the storage.
@@ -296,9 +303,9 @@ impl Master {
             fold.into_states()
         });
         let states = folded.await?;
-        let ranges = file.ranges()?.to_vec();
+        let (ranges, met) = (file.ranges()?.to_vec(), file.met()?);
         let (view, stored) = (self.view.clone(), self.stored.clone());
-        let encoded = blocking(move || encode(&view, &stored, states, &ranges));
+        let encoded = blocking(move || encode(&view, &stored, states, (&ranges, &met)));
         let (unit, body) = encoded.await?;
         self.put(&unit, body).await?;
         Ok(unit)
@@ -452,7 +459,7 @@ fn encode(
     view: &View,
     stored: &SchemaRef,
     states: RecordBatch,
-    ranges: &Ranges,
+    (ranges, met): (&Ranges, &Met),
 ) -> Result<(Unit, bytes::Bytes)> {
     let codec = view.codec();
     let mut file = FileEncoder::new(Table::new_file_name(), stored, codec.keys())?;
@@ -468,6 +475,7 @@ fn encode(
     let encoded = file.finish()?;
     let mut add = encoded.add;
     add.set_ranges(ranges)?;
+    add.set_met(met)?;
     Ok((Unit { add, rows }, encoded.body))
 }
 

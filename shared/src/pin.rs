@@ -10,6 +10,7 @@ use async_trait::async_trait;
 use object_store::path::Path;
 
 use crate::log::FactsFile;
+use crate::reference::{Met, Reference};
 use crate::spill::DeltaPart;
 use crate::table::AddFile;
 use crate::table::parquet::keep_ranges;
@@ -82,6 +83,22 @@ pub struct ViewPin {
     pub files: Vec<Arc<AddFile>>,
     /// The states of the offsets from the boundary to the head.
     pub delta: Vec<DeltaPart>,
+    /// Which rows of references the facts of those offsets met.
+    pub met: Met,
+}
+
+impl ViewPin {
+    /// Which rows of references the facts met that are in the states: those of the master view too.
+    ///
+    /// # Errors
+    /// `Corrupt` where a file does not say so.
+    pub fn all_met(&self) -> Result<Met> {
+        let mut met = self.met.clone();
+        for file in &self.files {
+            met.extend(&file.met()?);
+        }
+        Ok(met)
+    }
 }
 
 /// A table that is neither topic nor view, such as the history of jobs.
@@ -95,6 +112,15 @@ pub struct PlainPin {
     pub files: Vec<Arc<AddFile>>,
 }
 
+/// A reference as a query sees it.
+#[derive(Clone, Debug)]
+pub struct ReferencePin {
+    /// The reference.
+    pub reference: Reference,
+    /// Its topic.
+    pub topic: TopicPin,
+}
+
 /// All that one query reads.
 #[derive(Clone, Debug, Default)]
 pub struct Pin {
@@ -102,6 +128,8 @@ pub struct Pin {
     pub topics: BTreeMap<String, TopicPin>,
     /// The views.
     pub views: BTreeMap<String, ViewPin>,
+    /// References.
+    pub references: BTreeMap<String, ReferencePin>,
     /// Other tables.
     pub plain: BTreeMap<String, PlainPin>,
     /// What the reader should know, such as an edited view that still answers by its old
@@ -114,7 +142,7 @@ pub struct Pin {
 pub struct Relation {
     /// Its name.
     pub name: String,
-    /// `topic`, `view` or `table`.
+    /// `topic`, `view`, `reference` or `table`.
     pub kind: &'static str,
     /// Its columns.
     pub schema: SchemaRef,

@@ -12,6 +12,7 @@ mod gate;
 mod in_force;
 mod kafka;
 mod reader;
+mod references;
 mod retention;
 mod run;
 mod table;
@@ -39,6 +40,7 @@ pub use self::field_type::{FieldType, FieldTypeError};
 pub use self::gate::{ColumnGate, GateSettings, Limit};
 pub use self::in_force::{SettingInForce, in_force};
 pub use self::kafka::{KafkaSettings, KafkaStart, OnGap, Tombstones};
+pub use self::references::ReferenceSettings;
 pub use self::retention::RetentionSettings;
 pub use self::run::RunSettings;
 pub use self::table::reference;
@@ -75,6 +77,8 @@ pub struct Project {
     pub log: LogSettings,
     /// The topics, in the order of the file; no two have one name.
     pub topics: Vec<TopicSettings>,
+    /// The references, in the order of the file; no two have one name, and none has a topic's.
+    pub references: Vec<ReferenceSettings>,
     /// The views, in the order of the file; no two have one name, and none has a topic's.
     pub views: Vec<ViewSettings>,
 }
@@ -299,11 +303,27 @@ impl Project {
             check_name(reader, "topic", name, table);
             topics.extend(topics::read(reader, name, table));
         }
+        let (mut references, reference_tables) =
+            (Vec::new(), reader.named(root, Section::Reference));
+        for (name, table) in &reference_tables {
+            check_name(reader, "reference", name, table);
+            if topic_tables.iter().any(|(topic, _)| topic == name) {
+                let message =
+                    format!("reference `{name}` has the name of a topic; rename one of them");
+                reader.report(&table.span, message);
+            }
+            references.extend(references::read(reader, name, table, &topics));
+        }
         let (mut views, view_tables) = (Vec::new(), reader.named(root, Section::View));
         for (name, table) in &view_tables {
             check_name(reader, "view", name, table);
             if topic_tables.iter().any(|(topic, _)| topic == name) {
                 let message = format!("view `{name}` has the name of a topic; rename one of them");
+                reader.report(&table.span, message);
+            }
+            if reference_tables.iter().any(|(other, _)| other == name) {
+                let message =
+                    format!("view `{name}` has the name of a reference; rename one of them");
                 reader.report(&table.span, message);
             }
             views.extend(views::read(reader, dir, name, table));
@@ -344,6 +364,7 @@ impl Project {
                 slow_query: reader.value(&log, &table::SLOW_QUERY).0,
             },
             topics,
+            references,
             views,
         }
     }

@@ -1,6 +1,8 @@
 //! The object store that holds the log, the views and the catalogue: a folder, which is made
 //! durable here, or a bucket of an S3 server. Knows nothing of what is kept in it.
 
+use std::any::{Any, TypeId};
+use std::collections::HashMap;
 use std::path::Path as FsPath;
 use std::sync::Arc;
 
@@ -9,6 +11,7 @@ use datafusion::execution::object_store::ObjectStoreUrl;
 use datafusion::execution::runtime_env::RuntimeEnv;
 use object_store::path::Path;
 use object_store::{ObjectStore, ObjectStoreExt, PutMode, PutOptions, PutPayload};
+use parking_lot::Mutex;
 
 use crate::files::{Files, RealFiles};
 use crate::layout;
@@ -48,7 +51,12 @@ pub struct Storage {
     read_only: bool,
     /// How long a file surely stays that no commit names, in milliseconds.
     orphan_grace_ms: i64,
+    kept: Arc<Kept>,
 }
+
+/// What a process keeps of a storage that is open, by its type.
+#[derive(Debug, Default)]
+struct Kept(Mutex<HashMap<TypeId, Arc<dyn Any + Send + Sync>>>);
 
 /// What the store is, and what that kind of storage can do beside storing objects.
 #[derive(Clone, Debug)]
@@ -108,6 +116,7 @@ impl Storage {
             clock: Monotonic::default(),
             read_only: false,
             orphan_grace_ms: ORPHAN_GRACE_MS,
+            kept: Arc::default(),
         })
     }
 
@@ -162,6 +171,7 @@ impl Storage {
             clock: Monotonic::default(),
             read_only: false,
             orphan_grace_ms: orphan_grace_ms(settings),
+            kept: Arc::default(),
         })
     }
 
@@ -185,6 +195,24 @@ impl Storage {
             true => Err(Error::Internal(format!(
                 "`{path}` would be written by a command that only reads"
             ))),
+        }
+    }
+
+    /// What the process keeps of this storage, made where it is not there: one of a type, which whoever
+    /// has a clone of the storage gets.
+    pub(crate) fn kept<T: Any + Default + Send + Sync>(&self) -> Arc<T> {
+        let mut kept = self.kept.0.lock();
+        let made = kept
+            .entry(TypeId::of::<T>())
+            .or_insert_with(|| Arc::new(T::default()));
+        made.clone().downcast().unwrap_or_default()
+    }
+
+    /// The same storage for what is kept of it, which would otherwise hold itself.
+    pub(crate) fn apart(&self) -> Self {
+        Self {
+            kept: Arc::default(),
+            ..self.clone()
         }
     }
 
@@ -251,6 +279,7 @@ impl Storage {
             clock: Monotonic::default(),
             read_only: true,
             orphan_grace_ms: ORPHAN_GRACE_MS,
+            kept: Arc::default(),
         }
     }
 

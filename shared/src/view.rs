@@ -10,6 +10,7 @@
 //!   facts    one topic
 //! ```
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use arrow::array::{RecordBatch, RecordBatchOptions, new_null_array};
@@ -20,8 +21,11 @@ use datafusion::datasource::{provider_as_source, source_as_provider};
 use datafusion::logical_expr::{Expr, LogicalPlan, TableScanBuilder};
 
 use crate::late_fields::fit_facts;
+use crate::reference::{
+    Bound, Lookup, MetRows, Reference, ReferenceRows, ReferencesAt, ReferencesMet,
+};
 use crate::topic::LateReads;
-use crate::{Error, Result, Topic, planted};
+use crate::{Error, OffsetRange, PartitionId, Result, Topic, planted};
 
 mod aggregate;
 mod arguments;
@@ -38,6 +42,7 @@ mod float_keys;
 mod fold;
 mod formats;
 mod inexact;
+mod joins;
 mod order;
 mod plan;
 mod redefined;
@@ -74,10 +79,11 @@ pub use taken::StatesTaken;
 pub use terms::Recompute;
 
 use formats::Formats;
-use plan::Planned;
+use parking_lot::RwLock;
+use plan::{Planned, Readable};
 
 /// A view, planned: how facts become states, states merge, and merged states become values.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct View {
     name: String,
     definition: Definition,
@@ -87,6 +93,10 @@ pub struct View {
     fact_schema: SchemaRef,
     late_reads: LateReads,
     codec: StateCodec,
+    /// Up to where the references are that its facts meet, once it is bound to them.
+    at: ReferencesAt,
+    /// The view as facts meet references now.
+    newest: Arc<RwLock<Option<Arc<Self>>>>,
 }
 
 impl View {
@@ -96,8 +106,22 @@ impl View {
     /// `View`, with the reason, the place in the SQL and what to write instead, where the SQL can't
     /// be a view.
     pub fn compile(name: &str, sql: &str, topic: &Topic) -> Result<Self> {
+        Self::compile_with(name, sql, topic, &[])
+    }
+
+    /// Plans a view that may join facts with references.
+    ///
+    /// # Errors
+    /// As [`View::compile`].
+    pub fn compile_with(
+        name: &str,
+        sql: &str,
+        topic: &Topic,
+        references: &[Reference],
+    ) -> Result<Self> {
+        let read = Readable { topic, references };
         // A defect of the planner, ours or the engine's, is the trouble of one view.
-        let planned = std::panic::catch_unwind(|| Self::plan(name, sql, topic));
+        let planned = std::panic::catch_unwind(|| Self::plan(name, sql, read));
         planned.unwrap_or_else(|panic| {
             Err(Error::view(
                 name,
@@ -109,8 +133,9 @@ impl View {
         })
     }
 
-    fn plan(name: &str, sql: &str, topic: &Topic) -> Result<Self> {
-        let planned = plan::plan(name, sql, topic)?;
+    fn plan(name: &str, sql: &str, read: Readable<'_>) -> Result<Self> {
+        let topic = read.topic;
+        let planned = plan::plan(name, sql, read)?;
         let keys = planned.aggregate.as_ref().map_or(0, |a| a.keys().len());
         let sets = planned.aggregate.as_ref().map(|a| a.float_sets());
         let codec = StateCodec::new(planned.state_schema(), keys, sets.unwrap_or_default())
@@ -121,6 +146,7 @@ impl View {
             topic: topic.clone(),
             settings: plan::definition_settings(),
             state_format: formats.current().to_owned(),
+            references: planned.references.clone(),
         };
         let fact_schema = Arc::new(topic.schema().project(&planned.projection)?);
         Ok(Self {
@@ -131,6 +157,8 @@ impl View {
             planned,
             formats,
             codec,
+            at: ReferencesAt::new(),
+            newest: Arc::default(),
         })
     }
 
@@ -140,7 +168,13 @@ impl View {
     /// As [`View::compile`]; `Conflict` where this version of the software makes other states of
     /// it than the version that stored it.
     pub fn from_definition(name: &str, definition: &Definition) -> Result<Self> {
-        let view = Self::compile(name, &definition.sql, &definition.topic)?;
+        let Definition {
+            sql,
+            topic,
+            references,
+            ..
+        } = definition;
+        let view = Self::compile_with(name, sql, topic, references)?;
         let view = view.in_format_of(definition);
         if view.reads_format(&definition.state_format) || crate::planted("planted-other-format") {
             return Ok(view);
@@ -171,6 +205,92 @@ impl View {
     /// The topic that the view reads.
     pub fn topic(&self) -> &Topic {
         &self.definition.topic
+    }
+
+    /// The references that it joins facts with.
+    pub fn references(&self) -> &[Reference] {
+        &self.definition.references
+    }
+
+    /// Up to where the references are that its facts meet: nothing of a view that meets none, or is not
+    /// bound to them.
+    pub fn at(&self) -> &ReferencesAt {
+        &self.at
+    }
+
+    /// The view whose facts all meet these rows of its references.
+    pub fn bound(&self, met: &ReferencesMet) -> Result<Self> {
+        let bound = |lookup: &Lookup| {
+            let rows = met.get(&lookup.reference.name)?;
+            Some(lookup.bound_to(Bound::One(rows.clone())))
+        };
+        let own = |(name, rows): (&String, &Arc<ReferenceRows>)| {
+            let is_own = self.references().iter().any(|r| r.name == *name);
+            is_own.then(|| (name.clone(), rows.at().clone()))
+        };
+        Ok(Self {
+            planned: self.planned.bound(&bound)?,
+            at: met.iter().filter_map(own).collect(),
+            ..self.clone()
+        })
+    }
+
+    /// The view whose facts meet, each by its place, what those of ranges met.
+    pub fn bound_by_place(
+        &self,
+        met: &[(Vec<(PartitionId, OffsetRange)>, ReferencesMet)],
+    ) -> Result<Self> {
+        let of = |name: &str| {
+            let rows = met
+                .iter()
+                .filter_map(|(ranges, met)| Some((ranges.clone(), met.get(name)?.clone())));
+            Arc::new(rows.collect::<Vec<MetRows>>())
+        };
+        let names = self
+            .references()
+            .iter()
+            .map(|r| (r.name.clone(), of(&r.name)));
+        let names: BTreeMap<String, Arc<Vec<MetRows>>> = names.collect();
+        let bound = |lookup: &Lookup| {
+            let rows = names.get(&lookup.reference.name)?;
+            Some(lookup.bound_to(Bound::ByPlace(rows.clone())))
+        };
+        Ok(Self {
+            planned: self.planned.bound(&bound)?,
+            ..self.clone()
+        })
+    }
+
+    /// The view as its facts meet references now: itself where they meet none.
+    ///
+    /// # Errors
+    /// `Unavailable` where references were not brought up yet.
+    pub fn now(self: &Arc<Self>) -> Result<Arc<Self>> {
+        if self.references().is_empty() || !self.at.is_empty() {
+            return Ok(self.clone());
+        }
+        self.newest.read().clone().ok_or_else(|| {
+            let names: Vec<&str> = self.references().iter().map(|r| r.name.as_str()).collect();
+            Error::Unavailable(format!(
+                "view `{}`: reference {} is not read yet; try again",
+                self.name,
+                names.join(" and ")
+            ))
+        })
+    }
+
+    /// Lets facts meet other rows of references from now on, unless they do already.
+    pub fn bring_up(&self, met: &ReferencesMet) -> Result<Arc<Self>> {
+        let mut newest = self.newest.write();
+        if let Some(known) = newest.as_ref().filter(|known| known.meets(met)) {
+            return Ok(known.clone());
+        }
+        Ok(newest.insert(Arc::new(self.bound(met)?)).clone())
+    }
+
+    fn meets(&self, met: &ReferencesMet) -> bool {
+        let at = |name: &String| met.get(name).map(|rows| rows.at());
+        self.at.iter().all(|(name, known)| at(name) == Some(known))
     }
 
     /// The columns of a fact that the view reads. They are bound by name: a fact may have been stored

@@ -14,8 +14,8 @@ use std::sync::Arc;
 
 use anabranch_shared::view::{Fold, View, fold_facts};
 use anabranch_shared::{
-    DeltaPart, Error, ErrorKind, HeldMutex, Log, Master, MasterPin, Offset, Offsets, PartitionId,
-    Ranges, Result, join_ranges, planted,
+    DeltaPart, Error, ErrorKind, HeldMutex, Log, Master, MasterPin, Met, Offset, OffsetRange,
+    Offsets, PartitionId, Ranges, Result, join_ranges, planted,
 };
 use arrow::array::{AsArray, BooleanArray, RecordBatch};
 use arrow::compute::filter_record_batch;
@@ -68,6 +68,21 @@ impl ViewDelta {
         let landed = self.pieces.iter().flat_map(|p| p.parts.iter().cloned());
         let unlanded = self.unlanded.states().cloned().map(DeltaPart::from);
         landed.chain(unlanded).collect()
+    }
+
+    /// Which rows of references the facts met that are in the states: those that have landed, and, up to
+    /// where `lanes` end, those that have not.
+    pub(crate) fn met(
+        &self,
+        lanes: impl Iterator<Item = (PartitionId, Offset)>,
+        upto: &Offsets,
+    ) -> Met {
+        let mut met = Met::default();
+        self.pieces.iter().for_each(|piece| met.extend(&piece.met));
+        let unlanded = lanes.map(|(p, end)| (p, OffsetRange::new(upto.get(p), end)));
+        let unlanded: Ranges = unlanded.filter(|(_, range)| !range.is_empty()).collect();
+        met.extend(&Met::of(&unlanded, self.unlanded.at()));
+        met
     }
 
     /// Stops answering, because the view's SQL failed on a fact. What is kept of the delta is of no
@@ -337,7 +352,10 @@ pub(crate) fn fold_unlanded(delta: &HeldMutex<TopicDelta>, view: &str, target: u
             let pieces: Vec<_> = topic.unlanded.between(gap.0, gap.1).cloned().collect();
             (topic.numbering, gap, found.master.clone(), pieces)
         };
-        let run = fold_pieces(master.view(), &pieces).map(|states| Run::new(gap, states));
+        let run = master.view().now().and_then(|view| {
+            let states = fold_pieces(&view, &pieces)?;
+            Ok((Run::new(gap, states), view))
+        });
         let mut topic = delta.lock();
         let is_unlanded = topic.numbering == numbering && topic.unlanded.start() <= gap.0;
         let Some(found) = topic.views.get_mut(view) else {
@@ -347,7 +365,16 @@ pub(crate) fn fold_unlanded(delta: &HeldMutex<TopicDelta>, view: &str, target: u
             continue;
         }
         match run {
-            Ok(run) => found.unlanded.add(run),
+            // References went on meanwhile: the facts meet their newer rows.
+            Ok((_, view)) if !is_newest(&view, &master) => {}
+            Ok((run, view)) => {
+                let before = found.unlanded.meet(view.at());
+                found.unlanded.add(run);
+                let mut removed = Removed::new();
+                put_aside(&mut removed, before);
+                drop(topic);
+                drop(removed);
+            }
             Err(e) => {
                 let removed = found.fail(&e);
                 drop(topic);
@@ -356,6 +383,14 @@ pub(crate) fn fold_unlanded(delta: &HeldMutex<TopicDelta>, view: &str, target: u
             }
         }
     }
+}
+
+/// Whether a view is bound to the newest rows of its references.
+fn is_newest(view: &Arc<View>, master: &Arc<Master>) -> bool {
+    master
+        .view()
+        .now()
+        .is_ok_and(|newest| newest.at() == view.at())
 }
 
 /// Merges some of a view's unlanded states where they are more than `most` runs. Works outside the lock; gives up its
@@ -468,7 +503,7 @@ pub(crate) fn merge_pieces(
         by_size.pop();
     }
     let mut fold = Fold::new(view.master.view())?;
-    let mut ranges = Ranges::new();
+    let (mut ranges, mut met) = (Ranges::new(), Met::default());
     for piece in &by_size {
         for part in &piece.parts {
             if let DeltaPart::Memory(states) = part {
@@ -476,9 +511,14 @@ pub(crate) fn merge_pieces(
             }
         }
         ranges.extend(piece.ranges.iter().copied());
+        met.extend(&piece.met);
     }
     let states = fold.into_states()?;
-    kept.push(StatePiece::new(join_ranges(ranges), vec![states.into()]));
+    kept.push(StatePiece::new(
+        join_ranges(ranges),
+        vec![states.into()],
+        met,
+    ));
     Ok(Some(kept))
 }
 

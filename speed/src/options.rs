@@ -45,6 +45,8 @@ pub struct DaemonOptions {
     pub idempotency_keys: u64,
     /// With more pieces than this in a view's delta the smaller ones are merged; at least 2.
     pub most_pieces: usize,
+    /// Facts meet what has landed of references at most so much later.
+    pub meet_every: Duration,
     /// Bytes of facts of a topic that are kept for a moment after they have landed, where other
     /// daemons ask.
     pub recently_landed_bytes: usize,

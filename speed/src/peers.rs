@@ -9,10 +9,10 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use anabranch_shared::view::Definition;
+use anabranch_shared::view::{Definition, fold_facts};
 use anabranch_shared::{
-    Error, Log, Master, Offset, OffsetRange, Offsets, PartitionId, Result, TopicPin, ViewPin,
-    blocking, planted,
+    Error, Log, Master, Met, Offset, OffsetRange, Offsets, PartitionId, Ranges, Result, TopicPin,
+    ViewPin, blocking, planted,
 };
 use arrow::array::RecordBatch;
 use async_trait::async_trait;
@@ -185,8 +185,9 @@ impl Gathering<'_> {
             wal: String::new(),
             topic: self.name().to_owned(),
             from: own.upto.clone(),
-            views: own.views.iter().map(wanted).collect(),
-            facts: parts.facts,
+            // What facts meet of references is this pin's to say, so their states are made here.
+            views: own.views.iter().filter(|v| !meets(v)).map(wanted).collect(),
+            facts: parts.facts || own.views.iter().any(|v| meets(&v)),
             dead_letters: parts.dead_letters,
             except: Vec::new(),
         };
@@ -248,7 +249,7 @@ impl Gathering<'_> {
         let (name, limit) = (peer.name(), self.memory_bytes);
         let named =
             |(name, (m, _)): (&String, &(Arc<Master>, usize))| (name.clone(), m.view().clone());
-        let views = own.views.iter().map(named).collect();
+        let views = own.views.iter().filter(|v| !meets(v)).map(named).collect();
         let topic = self.log.topic();
         let held = blocking(move || PeerDelta::decode(&body, &name, &topic, views, limit)).await?;
         if request.except.is_empty() {
@@ -321,12 +322,15 @@ impl Gathering<'_> {
                     continue;
                 }
             };
+            self.fold_held(own, &held, pinned).await?;
             for (name, states) in held.states {
                 if let Some(view) = pinned.views.get_mut(&name) {
                     view.delta.push(states.into());
                 }
             }
-            pinned.topic.memory.extend(held.facts);
+            if parts.facts {
+                pinned.topic.memory.extend(held.facts);
+            }
             pinned.topic.dead_memory.extend(held.dead);
             let notes = held.notes.into_iter();
             pinned
@@ -334,6 +338,30 @@ impl Gathering<'_> {
                 .extend(notes.map(|n| format!("the daemon at {}: {n}", peer.name())));
         }
         pinned.topic.leave_removed_out()
+    }
+
+    /// Adds the states of another daemon's facts to views whose facts meet references.
+    async fn fold_held(
+        &self,
+        own: &OwnHoldings,
+        held: &PeerDelta,
+        pinned: &mut Pinned,
+    ) -> Result<()> {
+        for (name, (master, _)) in own.views.iter().filter(|v| meets(v)) {
+            let Some(view) = pinned
+                .views
+                .get_mut(name)
+                .filter(|_| !held.facts.is_empty())
+            else {
+                continue;
+            };
+            let (bound, facts) = (master.view().now()?, held.facts.clone());
+            let ranges: Ranges = held.lanes.iter().map(|(p, r)| (*p, *r)).collect();
+            view.met.extend(&Met::of(&ranges, bound.at()));
+            let states = blocking(move || fold_facts(&bound, &facts)).await?;
+            view.delta.push(states.into());
+        }
+        Ok(())
     }
 
     /// Leaves out what this daemon holds of partitions that are taken from others.
@@ -355,7 +383,10 @@ impl Gathering<'_> {
         pinned.topic.dead_memory = kept.iter().filter_map(|p| p.dead.clone()).collect();
         for (name, (master, landed)) in &own.views {
             if let Some(view) = pinned.views.get_mut(name) {
-                let (of, kept) = (master.view().clone(), kept.clone());
+                let (of, kept) = (master.view().now()?, kept.clone());
+                let ranges = kept.iter().map(|p| (p.partition, p.range));
+                view.met
+                    .extend(&Met::of(&ranges.collect::<Ranges>(), of.at()));
                 view.delta.truncate(*landed);
                 let states = blocking(move || fold_pieces(&of, &kept)).await?;
                 view.delta.push(states.into());
@@ -385,6 +416,7 @@ impl Gathering<'_> {
             let following = (self.following)();
             let pieces = follow_log(self.log, master, &own.upto, &landed, &following).await?;
             if let Some(view) = pinned.views.get_mut(name) {
+                pieces.iter().for_each(|p| view.met.extend(&p.met));
                 view.delta
                     .extend(pieces.iter().flat_map(|p| p.parts.clone()));
             }
@@ -404,6 +436,11 @@ impl Gathering<'_> {
         }
         Ok(landed)
     }
+}
+
+/// Whether the facts of a view meet references.
+fn meets((_, (master, _)): &(&String, &(Arc<Master>, usize))) -> bool {
+    !master.view().references().is_empty()
 }
 
 /// The partitions of which a daemon has given something that is taken from another.

@@ -19,6 +19,7 @@ mod lanes;
 mod old_states;
 mod peers;
 mod planted;
+mod references;
 mod sums;
 mod view_errors;
 mod weblog;

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
+use std::time::Duration;
 
 use anabranch_serving::SqlService;
 use anabranch_shared::{Pin, Pinner, ReadMode, Relation, Result};
@@ -12,9 +13,14 @@ use async_trait::async_trait;
 use crate::clock::now_us;
 use crate::project::context::Context;
 use crate::project::limits::threads;
+use crate::reader::with_references::WithReferences;
 
 /// Pieces that a view's delta may have: each costs a query about a microsecond a state.
 const MOST_PIECES: usize = 24;
+
+/// Facts meet what has landed of references at most so much later: whenever they meet other rows, what has
+/// not landed is folded anew.
+const MEET_EVERY: Duration = Duration::from_secs(10);
 
 /// Bytes of a topic's landed facts that are kept for other daemons until those have followed.
 const LATELY_BYTES: usize = 32_000_000;
@@ -59,6 +65,7 @@ fn daemon_options(context: &Context) -> DaemonOptions {
         idempotency_window: daemon.idempotency_window,
         idempotency_keys: daemon.idempotency_keys,
         most_pieces: MOST_PIECES,
+        meet_every: MEET_EVERY,
         recently_landed_bytes: LATELY_BYTES,
         checkpoint_every: daemon.checkpoint_every,
         threads: threads(context.project.batch.threads),
@@ -98,6 +105,7 @@ pub fn service(context: &Context, daemon: &Arc<Daemon>) -> Result<SqlService> {
         daemon: daemon.clone(),
         context: context.clone(),
     });
+    let pinner = WithReferences::over(pinner, context.references());
     let mut options = context.serving_options();
     // What a daemon answers slowly is in its log; who asks without one sees how long it takes.
     options.limits.slow = context.project.log.slow_query;

@@ -5,11 +5,11 @@ use std::ffi::OsString;
 use std::path::Path;
 use std::sync::Arc;
 
-use anabranch_shared::settings::{Project, TopicSettings, ViewSettings};
+use anabranch_shared::settings::{Project, ReferenceSettings, TopicSettings, ViewSettings};
 use anabranch_shared::view::{View, refuse_relation, relations_read};
 use anabranch_shared::{
-    Catalogue, Error, Export, Log, Named, Offsets, Pin, Relation, Result, Storage, Topic,
-    dead_letters_queried, nearest,
+    Catalogue, Error, Export, Log, Named, Offsets, Pin, Reference, Relation, Result, Storage,
+    Topic, bound_reference, dead_letters_queried, nearest,
 };
 
 use crate::clock::now_ms;
@@ -61,6 +61,9 @@ impl Context {
         if access == Access::Read {
             storage = storage.read_only();
         }
+        for reference in &project.references {
+            bound_reference(&storage, &reference.name, reference.memory_bytes);
+        }
         storage.probe().await?;
         let catalogue = Arc::new(Catalogue::open(&storage).await?);
         Ok(Self {
@@ -93,11 +96,12 @@ impl Context {
 
     /// Plans a view of the project; one that was planned already is not planned again.
     pub fn compile(&self, settings: &ViewSettings) -> Result<Arc<View>> {
-        let topic = self.topic_read(settings)?;
-        let view = match self.planned.of_text(settings, &topic) {
+        let read = (self.topic_read(settings)?, self.references());
+        let view = match self.planned.of_text(settings, &read) {
             Some(view) => view,
             None => {
-                let view = View::compile(&settings.name, &self.sql_of(settings)?, &topic);
+                let (name, sql) = (&settings.name, self.sql_of(settings)?);
+                let view = View::compile_with(name, &sql, &read.0, &read.1);
                 let view = view.map_err(|e| match (e, self.parent_of(&settings.name)) {
                     (Error::View { view, reason }, Some(parent)) => Error::view(
                         &view,
@@ -106,7 +110,7 @@ impl Context {
                     (e, _) => self.in_file(settings, e),
                 });
                 let view = Arc::new(view?);
-                self.planned.note_text(settings, topic, &view);
+                self.planned.note_text(settings, read, &view);
                 view
             }
         };
@@ -114,6 +118,24 @@ impl Context {
             Export::schema(&view)?;
         }
         Ok(view)
+    }
+
+    /// The references of the project.
+    pub fn references(&self) -> Vec<Reference> {
+        let of = |settings: &ReferenceSettings| {
+            let mut topics = self.project.topics.iter();
+            let topic = topics.find(|t| t.name == settings.topic)?;
+            let topic = Topic::from_settings(topic);
+            Some(Reference {
+                name: settings.name.clone(),
+                topic: self.declared(&topic).unwrap_or(topic),
+                key: settings.key.clone(),
+                latest_by: settings.latest_by.clone(),
+                fields: settings.fields.clone(),
+                deleted_when: settings.deleted_when.clone(),
+            })
+        };
+        self.project.references.iter().filter_map(of).collect()
     }
 
     /// Plans a generation of the catalogue; one that was planned already is not planned again.
@@ -169,6 +191,14 @@ impl Context {
                 format!("`{path}` reads no topic of the project; {listed}"),
             );
         };
+        if project.references.iter().any(|r| r.name == *first) {
+            return refused(
+                first,
+                &format!(
+                    "`{first}` is a reference, and a view reads a topic, whose facts may be joined with it; ask for its rows by a query"
+                ),
+            );
+        }
         let near = nearest(first, topics.iter().copied());
         let near = near.map_or_else(String::new, |near| format!("; did you mean `{near}`?"));
         refused(first, &format!("no topic `{first}`{near} ({listed})"))

@@ -3,9 +3,9 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use anabranch_shared::Topic;
 use anabranch_shared::settings::ViewSettings;
 use anabranch_shared::view::{Definition, View};
+use anabranch_shared::{Reference, Topic};
 use parking_lot::Mutex;
 
 /// The views that this process has planned: to plan hundreds takes long, and every command and every
@@ -26,9 +26,12 @@ type Made = (Vec<(String, String)>, String);
 #[derive(Debug)]
 struct PlannedText {
     text: String,
-    topic: Topic,
+    read: Read,
     view: Arc<View>,
 }
+
+/// What a view may read: its topic, and references.
+pub(super) type Read = (Topic, Vec<Reference>);
 
 impl PlannedViews {
     /// How many views of the project were planned.
@@ -36,19 +39,19 @@ impl PlannedViews {
         self.by_text.lock().len()
     }
 
-    pub(super) fn of_text(&self, settings: &ViewSettings, topic: &Topic) -> Option<Arc<View>> {
+    pub(super) fn of_text(&self, settings: &ViewSettings, read: &Read) -> Option<Arc<View>> {
         let known = self.by_text.lock();
         let planned = known.get(&settings.name)?;
-        let same = planned.text == settings.sql_text && planned.topic == *topic;
+        let same = planned.text == settings.sql_text && planned.read == *read;
         same.then(|| planned.view.clone())
     }
 
-    pub(super) fn note_text(&self, settings: &ViewSettings, topic: Topic, view: &Arc<View>) {
+    pub(super) fn note_text(&self, settings: &ViewSettings, read: Read, view: &Arc<View>) {
         let own = view.definition();
         let made = (own.settings.clone(), view.makes_format().to_owned());
         self.made.lock().insert(made);
         let (text, view) = (settings.sql_text.clone(), view.clone());
-        let planned = PlannedText { text, topic, view };
+        let planned = PlannedText { text, read, view };
         self.by_text.lock().insert(settings.name.clone(), planned);
     }
 

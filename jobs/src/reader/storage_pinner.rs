@@ -7,8 +7,8 @@ use std::sync::atomic::AtomicBool;
 
 use anabranch_shared::view::fold_facts;
 use anabranch_shared::{
-    Error, FoldOptions, FoldProgress, Log, Master, Named, Offsets, PartitionId, Pin, Pinner,
-    ReadMode, Relation, Result, Spill, Topic, TopicPin, ViewPin,
+    Error, FoldOptions, FoldProgress, Log, Master, Met, Named, Offsets, PartitionId, Pin, Pinner,
+    Ranges, ReadMode, Relation, Result, Spill, Topic, TopicPin, ViewPin, with_references,
 };
 use anabranch_speed::{Following, PlacedFacts, TopicStream, follow_log};
 use async_trait::async_trait;
@@ -181,6 +181,7 @@ impl LocalPinner {
             root: master.table().root().clone(),
             files: pin.files,
             delta: Vec::new(),
+            met: Met::default(),
         };
         if mode == ReadMode::Batch {
             return Ok(view);
@@ -205,12 +206,16 @@ impl LocalPinner {
             )?)),
             held: Arc::default(),
         };
+        let bound = with_references(&self.context.storage, master.view(), now_ms()).await?;
         let (from, to) = (&view.boundary, &topic.landed);
         let pieces = follow_log(&topic.log, master, from, to, &following).await?;
         view.delta = pieces.iter().flat_map(|p| p.parts.clone()).collect();
+        pieces.iter().for_each(|p| view.met.extend(&p.met));
         let facts: Vec<_> = topic.unlanded.iter().map(|p| p.facts.clone()).collect();
         if !facts.is_empty() {
-            view.delta.push(fold_facts(master.view(), &facts)?.into());
+            view.delta.push(fold_facts(&bound, &facts)?.into());
+            let ranges: Ranges = topic.landed.ranges_to(&topic.head);
+            view.met.extend(&Met::of(&ranges, bound.at()));
         }
         view.head = topic.head.clone();
         Ok(view)

@@ -9,7 +9,7 @@ use anabranch_shared::view::{
     Inexact, KeySample, Recompute, build_session, planning_session, session_builder,
 };
 use anabranch_shared::{
-    DeltaPart, Error, MasterPin, Pin, Result, Stop, Storage, TopicPin, ViewPin, blocking,
+    DeltaPart, Error, MasterPin, Pin, Result, Stop, Storage, TopicPin, ViewPin, as_met, blocking,
 };
 use arrow::array::RecordBatch;
 use arrow::datatypes::SchemaRef;
@@ -22,6 +22,7 @@ use futures::StreamExt;
 use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
 
+use crate::clock::now_ms;
 use crate::work::compare::{Comparer, Comparison, Side, Tolerance};
 
 /// The share of the memory bound that the engine's operators may take while one of the two answers is
@@ -158,10 +159,13 @@ pub async fn verify_pin(
         )));
     }
     // What retention has removed can't be computed again: the runs above it are compared.
-    let view = &ViewPin {
-        files: MasterPin::files_from(&view.files, &facts.low)?,
+    let files = MasterPin::files_from(&view.files, &facts.low)?;
+    let view = &mut ViewPin {
+        files,
         ..view.clone()
     };
+    view.view = as_met(storage, &view.view, &view.all_met()?, now_ms()).await?;
+    let view = &*view;
     let (sample, note) = chosen(view, options.part);
     let schema = service.answer_schema(view, sample.as_ref())?;
     let inexact = view.view.inexact()?;

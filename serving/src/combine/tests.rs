@@ -7,7 +7,7 @@ use std::time::Duration;
 use anabranch_shared::settings::{FieldReads, FieldType};
 use anabranch_shared::view::{View, fold_facts, planning_session};
 use anabranch_shared::{
-    Error, Generation, OFFSET, Offsets, PARTITION, Pin, Pinner, ReadMode, Relation, Result,
+    Error, Generation, Met, OFFSET, Offsets, PARTITION, Pin, Pinner, ReadMode, Relation, Result,
     Storage, Topic, TopicField, TopicPin, ViewPin,
 };
 use arrow::array::{
@@ -107,6 +107,7 @@ fn view_pin(name: &str, sql: &str, topic: &Topic, batches: &[RecordBatch]) -> Re
         head: Offsets::default(),
         root: Path::default(),
         files: Vec::new(),
+        met: Met::default(),
     })
 }
 

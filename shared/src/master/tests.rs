@@ -14,6 +14,7 @@ use datafusion::prelude::{DataFrame, SessionContext};
 
 use super::*;
 use crate::view::every_function::{VIEWS, facts, topic};
+use crate::reference::Met;
 use crate::view::{Definition, fold_facts, planning_session, session_builder};
 use crate::{Offset, Topic};
 
@@ -38,7 +39,7 @@ async fn absorb(master: &Master, topic: &Topic, offsets: std::ops::Range<i64>) -
     let range = OffsetRange::new(Offset(offsets.start), Offset(offsets.end));
     let ranges: Ranges = vec![(PartitionId(0), range)];
     let states = fold_facts(master.view(), &[facts(topic, offsets)])?;
-    let (unit, body) = master.encode(states, &ranges)?;
+    let (unit, body) = master.encode(states, &ranges, &Met::default())?;
     master.put(&unit, body).await?;
     master.publish_refresh(&ranges, &[unit], 1).await?;
     Ok(())

@@ -70,6 +70,7 @@ pub fn in_force(text: &str, environment: &dyn Fn(&str) -> Option<String>) -> Vec
 fn is_shown_without(root: &DeTable<'_>, section: Section) -> bool {
     match section {
         Section::Topic | Section::View => root.get(section.key()).is_none(),
+        Section::Reference => false,
         Section::Field
         | Section::Kafka
         | Section::Dedup
@@ -106,7 +107,7 @@ fn tables_of<'t>(root: &'t DeTable<'t>, section: Section) -> Vec<(String, &'t De
         tables.collect()
     };
     match section {
-        Section::Topic | Section::View => {
+        Section::Topic | Section::Reference | Section::View => {
             let tables = named().map(|(name, t)| (format!("[{}.{name}]", section.key()), t));
             tables.collect()
         }

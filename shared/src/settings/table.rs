@@ -11,8 +11,8 @@ use super::field_reads::EpochUnit;
 use super::gate::Limit;
 use super::kafka::{KafkaStart, OnGap, PartitionList, Tombstones, Word};
 use super::value::{
-    Address, Count, FieldName, FileMode, HostList, Nice, PeriodOrOff, ProjectPath, Schedule,
-    SettingValue, Size, SizeOrOff, Terms, Threads, ViewName, ZoneName, minutes,
+    Address, Count, FieldName, FieldNames, FileMode, HostList, Nice, PeriodOrOff, ProjectPath,
+    Schedule, SettingValue, Size, SizeOrOff, Terms, Threads, ViewName, ZoneName, minutes,
 };
 
 /// A table of `anabranch.toml`.
@@ -30,13 +30,14 @@ pub(super) enum Section {
     Kafka,
     Dedup,
     Retention,
+    Reference,
     View,
     Gate,
     GateColumn,
 }
 
 impl Section {
-    pub(super) const ALL: [Self; 15] = [
+    pub(super) const ALL: [Self; 16] = [
         Self::Storage,
         Self::Daemon,
         Self::Http,
@@ -49,6 +50,7 @@ impl Section {
         Self::Kafka,
         Self::Dedup,
         Self::Retention,
+        Self::Reference,
         Self::View,
         Self::Gate,
         Self::GateColumn,
@@ -65,6 +67,7 @@ impl Section {
             Self::Query => "query",
             Self::Log => "log",
             Self::Topic | Self::Field | Self::Kafka | Self::Dedup | Self::Retention => "topics",
+            Self::Reference => "references",
             Self::View | Self::Gate | Self::GateColumn => "views",
         }
     }
@@ -72,7 +75,7 @@ impl Section {
     /// The section's header, with NAME where a topic or view is named.
     pub(super) fn header(self) -> String {
         match self {
-            Self::Topic | Self::View => format!("[{}.NAME]", self.key()),
+            Self::Topic | Self::Reference | Self::View => format!("[{}.NAME]", self.key()),
             Self::Field => "[topics.NAME.fields.FIELD]".to_owned(),
             Self::Kafka => "[topics.NAME.source.kafka]".to_owned(),
             Self::Dedup => format!("[{}.NAME.dedup]", self.key()),
@@ -103,6 +106,9 @@ impl Section {
             Self::Dedup => "Duplicates of a topic: counted, and left out.",
             Self::Retention => {
                 "Which facts of a topic are removed, once its views hold them: views go on counting them."
+            }
+            Self::Reference => {
+                "One table for each reference: of each key the latest row of a topic, which facts are joined with."
             }
             Self::View => "One table for each view.",
             Self::Gate => {
@@ -468,6 +474,19 @@ settings! {
     /// The oldest facts go while the files of the log hold more than this, an eighth of it at a time.
     RETENTION_SIZE: Optional<Size> = Retention."size", optional("\"100GB\"");
 
+    /// The topic whose latest rows it has; one without retention.
+    REFERENCE_TOPIC: Required<Word> = Reference."topic", required("\"content\"");
+    /// The fields that tell its rows apart, with commas between them; of any type but real, double and lists.
+    REFERENCE_KEY: Required<FieldNames> = Reference."key", required("\"url\"");
+    /// The field by which the latest is known; among equals the one that was admitted last.
+    LATEST_BY: Required<FieldName> = Reference."latest_by", required("\"version_ts\"");
+    /// The fields that it has besides its key, with commas between them; unset, all.
+    REFERENCE_FIELDS: Optional<FieldNames> = Reference."fields", optional("\"author, section\"");
+    /// A condition over the topic's fields: a key whose latest row meets it is not there.
+    DELETED_WHEN: Optional<Word> = Reference."deleted_when", optional("\"deleted\"");
+    /// The most memory that its rows may take in a process.
+    REFERENCE_MEMORY: Defaulted<Size> = Reference."memory", Defaulted(|| Size::megabytes(1_000));
+
     /// File with the view's SELECT, relative to the project.
     SQL: Required<ProjectPath> = View."sql", required("\"views/NAME.sql\"");
     /// How often the view absorbs the facts that landed since.
@@ -545,5 +564,5 @@ Types of fields: boolean, tinyint, smallint, int, bigint, real, double, decimal(
 date, timestamp (UTC, microseconds), and TYPE[] for a list; nullable unless followed by `not null`.
 Durations: \"500ms\", \"30s\", \"5m\", \"1h 30m\". Sizes: \"256MB\" (powers of 1000), \"256MiB\" (powers of
 1024) or bytes. `${VAR}` in a string is replaced from the environment; `$${VAR}` stands for `${VAR}`.
-Names of topics and views: a-z, 0-9 and _, beginning with a letter, at most 63 characters.
+Names of topics, references and views: a-z, 0-9 and _, beginning with a letter, at most 63 characters.
 ";

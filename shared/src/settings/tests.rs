@@ -334,6 +334,7 @@ fn defaults_are_those_of_the_documentation() {
             slow_query: Some(Duration::from_secs(10)),
         },
         topics: vec![],
+        references: vec![],
         views: vec![],
     };
     assert_eq!(project, expected);

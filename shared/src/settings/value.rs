@@ -488,6 +488,32 @@ impl SettingValue for FieldName {
     }
 }
 
+/// Names of declared fields.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct FieldNames(pub(super) Vec<String>);
+
+impl SettingValue for FieldNames {
+    const TYPE: &'static str = "fields";
+    const EXPECTED: &'static str =
+        "names of declared fields, with commas between them, such as `\"site, url\"`";
+
+    fn read(found: &Found<'_>) -> Result<Self, Mismatch> {
+        let names = found.text()?.split(',').map(str::trim);
+        let mut distinct: Vec<String> = Vec::new();
+        for name in names {
+            if name.is_empty() || distinct.iter().any(|known| known == name) {
+                return Err(Mismatch::Plain);
+            }
+            distinct.push(name.to_owned());
+        }
+        Ok(Self(distinct))
+    }
+
+    fn write(&self) -> String {
+        quoted(&self.0.join(", "))
+    }
+}
+
 /// Name of a view.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct ViewName(pub(super) String);

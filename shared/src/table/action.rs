@@ -13,10 +13,14 @@ use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
 
 use crate::damage::damaged;
+use crate::reference::Met;
 use crate::{Error, OffsetRange, PartitionId, Result, planted};
 
 /// The tag of a file that names the ranges of offsets that it holds.
 const RANGES_TAG: &str = "anabranch.ranges";
+
+/// The tag of a file of states that says which rows of references its facts met.
+const MET_TAG: &str = "anabranch.references";
 
 /// One line of a commit.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -109,6 +113,31 @@ impl AddFile {
         self.ranges.get_or_init(read).as_deref().ok_or_else(|| {
             Error::Corrupt(format!(
                 "file `{}` has no `{RANGES_TAG}` tag: another writer added or rewrote it",
+                self.path
+            ))
+        })
+    }
+
+    /// Notes which rows of references the facts of the file met.
+    pub fn set_met(&mut self, met: &Met) -> Result<()> {
+        if !met.is_empty() {
+            let value = serde_json::to_string(met).map_err(|e| Error::Internal(e.to_string()))?;
+            self.set_tag(MET_TAG, value);
+        }
+        Ok(())
+    }
+
+    /// Which rows of references the facts of the file met.
+    ///
+    /// # Errors
+    /// `Corrupt` where the note can't be read.
+    pub fn met(&self) -> Result<Met> {
+        let Some(note) = self.tag(MET_TAG) else {
+            return Ok(Met::default());
+        };
+        serde_json::from_str(note).map_err(|e| {
+            Error::Corrupt(format!(
+                "file `{}`: its `{MET_TAG}` tag can't be read: {e}",
                 self.path
             ))
         })

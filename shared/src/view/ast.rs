@@ -59,7 +59,12 @@ fn is_sample(relation: &TableFactor) -> bool {
 }
 
 /// Refuses what can't be a view: everything that is found, each with its place.
-pub(super) fn check(view: &str, sql: &str, topic: &str, state: &SessionState) -> Result<()> {
+pub(super) fn check(
+    view: &str,
+    sql: &str,
+    (topic, references): (&str, &[String]),
+    state: &SessionState,
+) -> Result<()> {
     let mut statements = DFParserBuilder::new(sql)
         .build()
         .and_then(|mut p| p.parse_statements())
@@ -97,6 +102,7 @@ pub(super) fn check(view: &str, sql: &str, topic: &str, state: &SessionState) ->
     let mut checker = Checker {
         state,
         topic,
+        references,
         shadowed: false,
         ctes: Vec::new(),
         reads: 0,
@@ -124,6 +130,8 @@ fn as_planned(name: &Ident) -> String {
 struct Checker<'a> {
     state: &'a SessionState,
     topic: &'a str,
+    /// The references that it may be joined with.
+    references: &'a [String],
     /// Whether a CTE has the topic's name, so that the name alone does not tell what is read.
     shadowed: bool,
     /// The names of CTEs.
@@ -140,16 +148,30 @@ impl Checker<'_> {
         self.state.udf(name).ok().map(|f| f.signature().volatility)
     }
 
+    /// Whether a side of a join is a reference, or the topic beside one.
+    fn is_reference(&self, relation: &TableFactor) -> bool {
+        let TableFactor::Table { name, .. } = relation else {
+            return false;
+        };
+        let last = name.0.last().and_then(|part| part.as_ident());
+        last.is_some_and(|name| {
+            let name = as_planned(name);
+            self.references.contains(&name) || (name == self.topic && !self.references.is_empty())
+        })
+    }
+
     fn refuse(&mut self, span: Span, reason: impl Into<String>) {
         self.refusals.push((span, reason.into()));
     }
 
     fn check_select(&mut self, select: &Select) {
-        if let Some(table) = select.from.iter().find(|t| !t.joins.is_empty()) {
+        let joins = select.from.iter().flat_map(|t| &t.joins);
+        let mut others = joins.filter(|join| !self.is_reference(&join.relation));
+        if let Some(join) = others.next() {
             self.joined = true;
             self.refuse(
-                table.joins[0].relation.span(),
-                "a join is not supported in a view; declare a view for each side and join them in a query",
+                join.relation.span(),
+                "a view joins a topic with references alone; declare this as a reference, or a view for each side and join them in a query",
             );
         }
         if let [_, second, ..] = select.from.as_slice() {
@@ -256,7 +278,8 @@ impl Visitor for Checker<'_> {
         let name = last.map_or_else(|| relation.to_string(), as_planned);
         let is_topic = name == self.topic;
         self.reads += usize::from(is_topic);
-        if !is_topic && !self.joined && !self.ctes.contains(&name) {
+        let is_known = is_topic || self.references.contains(&name) || self.ctes.contains(&name);
+        if !is_known && !self.joined {
             self.refuse(
                 relation.span(),
                 format!(

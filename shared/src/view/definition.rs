@@ -3,6 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use crate::Topic;
+use crate::reference::Reference;
 
 /// A view's definition: what it computes. Two definitions that are equal compute the same; of two that
 /// are not, [`Definition::is_same_query`] and [`Definition::makes_same_states`] tell.
@@ -16,6 +17,9 @@ pub struct Definition {
     pub settings: Vec<(String, String)>,
     /// The format of its states: functions, the numbers of their forms, and argument types.
     pub state_format: String,
+    /// The references that it joins facts with, as declared when the view was planned.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub references: Vec<Reference>,
 }
 
 impl Definition {
@@ -31,6 +35,24 @@ impl Definition {
         self.sql.trim() == other.sql.trim()
             && self.settings == other.settings
             && self.topic.name == other.topic.name
+            && self.meets_as(other)
+    }
+
+    /// Whether both meet the same rows of references. Fields of their topics may differ.
+    fn meets_as(&self, other: &Self) -> bool {
+        let of = |of: &Self| {
+            let told = |r: &Reference| {
+                (
+                    r.topic.name.clone(),
+                    Reference {
+                        topic: self.topic.clone(),
+                        ..r.clone()
+                    },
+                )
+            };
+            of.references.iter().map(told).collect::<Vec<_>>()
+        };
+        of(self) == of(other)
     }
 
     /// Whether states of the one are states of the other: the same query, in the same format.

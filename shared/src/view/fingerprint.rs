@@ -97,6 +97,16 @@ impl Fingerprint {
             .iter()
             .map(&written)
             .collect::<EngineResult<Vec<_>>>()?;
+        let references = definition.references.iter().map(|r| {
+            let by = (
+                &r.topic.name,
+                &r.key,
+                &r.latest_by,
+                &r.fields,
+                &r.deleted_when,
+            );
+            (format!("reference {}", r.name), format!("{by:?}"))
+        });
         let all = keys.iter().chain(&aggregates).enumerate();
         let shown = all.filter_map(|(at, what)| Some((what.clone(), view.shown_as(at)?)));
         Ok(Self {
@@ -104,7 +114,12 @@ impl Fingerprint {
             topic: definition.topic.name.clone(),
             shown: shown.collect(),
             upper: upper_of(view)?,
-            settings: definition.settings.clone(),
+            settings: definition
+                .settings
+                .iter()
+                .cloned()
+                .chain(references)
+                .collect(),
             state_format: definition.state_format.clone(),
             filters,
             keys,

@@ -88,7 +88,7 @@ const FORMATS: [(&str, u32); 49] = [
 const FORMER_ENGINE: &str = "55.2.0";
 
 /// The lines of a view's states.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct Formats {
     current: String,
     /// The line of version 0.1.0, where its states can be read.

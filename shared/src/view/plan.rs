@@ -1,28 +1,31 @@
 //! Plans a view and splits it. Owns what is accepted and what is refused.
 
+use std::any::Any;
 use std::sync::Arc;
 
 use arrow::array::{BooleanArray, RecordBatch, RecordBatchOptions};
 use arrow::compute::filter_record_batch;
 use arrow::datatypes::{Field, Schema, SchemaRef};
 use datafusion::catalog::TableProvider;
-use datafusion::common::tree_node::{TreeNode, TreeNodeRecursion};
+use datafusion::common::tree_node::{Transformed, TreeNode, TreeNodeRecursion};
 use datafusion::common::{Column as ColumnRef, DFSchema};
 use datafusion::datasource::provider_as_source;
 use datafusion::execution::{SessionState, SessionStateBuilder};
 use datafusion::logical_expr::expr::{AggregateFunction, Alias, Sort};
 use datafusion::logical_expr::physical_planning_context::PhysicalPlanningContext;
 use datafusion::logical_expr::{
-    Aggregate, Expr, ExprSchemable, LogicalPlan, LogicalPlanBuilder, Projection, SubqueryAlias,
+    Aggregate, Expr, ExprSchemable, LogicalPlan, LogicalPlanBuilder, Projection, ScalarUDF,
+    SubqueryAlias,
 };
 use datafusion::optimizer::optimize_projections::OptimizeProjections;
 use datafusion::optimizer::replace_distinct_aggregate::ReplaceDistinctWithAggregate;
 use datafusion::optimizer::simplify_expressions::SimplifyExpressions;
 use datafusion::optimizer::{Optimizer, OptimizerRule};
-use datafusion::physical_expr::PhysicalExpr;
+use datafusion::physical_expr::{PhysicalExpr, ScalarFunctionExpr};
 use datafusion::prelude::{SessionConfig, SessionContext};
 
 use super::fold::evaluate;
+use super::joins;
 use super::order::{self, Needs};
 use super::{
     AggregateSplit, FactsTable, LeafTable, ast, bins, build_session, refusals, session_builder,
@@ -31,6 +34,7 @@ use super::{
 use crate::topic::OFFSET;
 
 use crate::caret::at;
+use crate::reference::{Lookup, Reference};
 use crate::sql::{KnownNames, StatementBounds, Wrong};
 use crate::{Error, Result, Topic, sql};
 
@@ -62,14 +66,14 @@ pub fn planning_session() -> Result<SessionContext> {
 }
 
 /// A step below the aggregation.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 enum Step {
     Filter(Arc<dyn PhysicalExpr>),
     Project(Vec<Arc<dyn PhysicalExpr>>, SchemaRef),
 }
 
 /// A view, planned and split.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct Planned {
     /// The columns of a fact that are read, as indices into the topic's schema.
     pub projection: Vec<usize>,
@@ -82,6 +86,8 @@ pub(super) struct Planned {
     pub whole: LogicalPlan,
     /// The node of `whole` in whose place the leaf stands in `upper`.
     pub lower: LogicalPlan,
+    /// The references that facts meet.
+    pub references: Vec<Reference>,
 }
 
 /// The relations that a statement reads, without those that it declares itself.
@@ -95,37 +101,52 @@ pub fn relations_read(sql: &str) -> Result<Vec<String>> {
     Ok(references.iter().map(|r| r.table().to_owned()).collect())
 }
 
-/// Plans and splits a view.
-pub(super) fn plan(view: &str, text: &str, topic: &Topic) -> Result<Planned> {
-    sql::on_large_stack(|| plan_here(view, text, topic))
+/// What a view may read: a topic, and references to join its facts with.
+#[derive(Clone, Copy)]
+pub(super) struct Readable<'a> {
+    pub(super) topic: &'a Topic,
+    pub(super) references: &'a [Reference],
 }
 
-fn plan_here(view: &str, text: &str, topic: &Topic) -> Result<Planned> {
+/// Plans and splits a view.
+pub(super) fn plan(view: &str, text: &str, read: Readable<'_>) -> Result<Planned> {
+    sql::on_large_stack(|| plan_here(view, text, read))
+}
+
+fn plan_here(view: &str, text: &str, read: Readable<'_>) -> Result<Planned> {
     let context = planning_session()?;
     let dialect = context.state().config_options().sql_parser.dialect;
     sql::check(&dialect, text, StatementBounds::default()).map_err(|e| Error::view(view, e))?;
-    ast::check(view, text, &topic.name, &context.state())?;
-    plan_over(&context, view, text, topic).map_err(|e| match e {
-        Error::Query(_) => Error::view(view, said_of(e, text, topic)),
+    let references: Vec<String> = read.references.iter().map(|r| r.name.clone()).collect();
+    ast::check(
+        view,
+        text,
+        (&read.topic.name, &references),
+        &context.state(),
+    )?;
+    plan_over(&context, view, text, read).map_err(|e| match e {
+        Error::Query(_) => Error::view(view, said_of(e, text, read)),
         Error::Invalid(reason) => Error::view(view, reason),
         e => e,
     })
 }
 
 /// What is wrong with a view's SQL, and where. The planner tells the place only when it is asked to.
-fn said_of(e: Error, text: &str, topic: &Topic) -> String {
+fn said_of(e: Error, text: &str, read: Readable<'_>) -> String {
     let Ok(context) = planning_session() else {
         return e.to_string();
     };
     let state = context.state();
-    let known = KnownNames::new(&state, vec![topic.name.clone()]);
+    let references = read.references.iter().map(|r| r.name.clone());
+    let relations = references.chain([read.topic.name.clone()]).collect();
+    let known = KnownNames::new(&state, relations);
     let mut config = state.config().clone();
     config.options_mut().sql_parser.collect_spans = true;
     let state = SessionStateBuilder::new_from_existing(state)
         .with_config(config)
         .build();
     let context = SessionContext::new_with_state(state);
-    let placed = raw_plan(&context, text, topic).err();
+    let placed = raw_plan(&context, text, read).err();
     let told = match (&placed, &e) {
         (Some(Error::Query(e)), _) | (_, Error::Query(e)) => Wrong::of(e, text, &known),
         _ => return e.to_string(),
@@ -134,9 +155,13 @@ fn said_of(e: Error, text: &str, topic: &Topic) -> String {
 }
 
 /// The plan of a query over a topic, as it is written.
-fn raw_plan(context: &SessionContext, text: &str, topic: &Topic) -> Result<LogicalPlan> {
-    let facts: Arc<dyn TableProvider> = Arc::new(FactsTable(topic.schema()));
-    context.register_table(topic.name.as_str(), facts)?;
+fn raw_plan(context: &SessionContext, text: &str, read: Readable<'_>) -> Result<LogicalPlan> {
+    let facts: Arc<dyn TableProvider> = Arc::new(FactsTable(read.topic.schema()));
+    context.register_table(read.topic.name.as_str(), facts)?;
+    for reference in read.references {
+        let rows = joins::ReferenceTable(Arc::new(reference.clone()));
+        context.register_table(reference.name.as_str(), Arc::new(rows))?;
+    }
     let state = context.state();
     let statement = sql::parse(&state, text)?;
     // Resolving tables in memory never waits, so this does not block.
@@ -150,8 +175,14 @@ fn raw_plan(context: &SessionContext, text: &str, topic: &Topic) -> Result<Logic
     })
 }
 
-fn plan_over(context: &SessionContext, view: &str, text: &str, topic: &Topic) -> Result<Planned> {
-    let raw = raw_plan(context, text, topic)?;
+fn plan_over(
+    context: &SessionContext,
+    view: &str,
+    text: &str,
+    read: Readable<'_>,
+) -> Result<Planned> {
+    let raw = raw_plan(context, text, read)?;
+    let (raw, references) = joins::resolve(view, text, raw)?;
     let state = context.state();
     let analyzed = state
         .analyzer()
@@ -170,10 +201,14 @@ fn plan_over(context: &SessionContext, view: &str, text: &str, topic: &Topic) ->
         chain[split_at.min(chain.len() - 1)].clone()
     };
     let ties::Decided { plan, lowest } = ties::decide(view, &plan, lowest)?;
-    match &lowest {
+    let planned = match &lowest {
         LogicalPlan::Aggregate(aggregate) => split_aggregate(view, &plan, aggregate, &state),
         rows => split_rows(&plan, rows, &state),
-    }
+    };
+    Ok(Planned {
+        references,
+        ..planned?
+    })
 }
 
 fn run_rules(
@@ -293,6 +328,7 @@ fn split_aggregate(
         upper: replace_node(plan, &leaf)?,
         whole,
         lower: LogicalPlan::Aggregate(aggregate),
+        references: Vec::new(),
     })
 }
 
@@ -330,6 +366,7 @@ fn split_rows(plan: &LogicalPlan, lower: &LogicalPlan, state: &SessionState) -> 
         upper: replace_by(plan, lower, &leaf)?,
         whole: plan.clone(),
         lower: lower.clone(),
+        references: Vec::new(),
     })
 }
 
@@ -566,6 +603,46 @@ fn rebuild(
 }
 
 impl Planned {
+    /// The same, looking rows up where `bound` says: fact by fact, and in what is computed anew.
+    pub(super) fn bound(&self, bound: &dyn Fn(&Lookup) -> Option<Arc<ScalarUDF>>) -> Result<Self> {
+        let of_expr = |expr: &Arc<dyn PhysicalExpr>| {
+            let bound = expr.clone().transform_up(|expr| {
+                let call = (expr.as_ref() as &dyn Any).downcast_ref::<ScalarFunctionExpr>();
+                let Some(call) = call else {
+                    return Ok(Transformed::no(expr));
+                };
+                let Some(function) = Lookup::of(call.fun()).and_then(bound) else {
+                    return Ok(Transformed::no(expr));
+                };
+                let field = call.return_field(&Schema::empty())?;
+                let options = Arc::new(call.config_options().clone());
+                let call = ScalarFunctionExpr::new(
+                    call.name(),
+                    function,
+                    call.args().to_vec(),
+                    field,
+                    options,
+                );
+                Ok(Transformed::yes(Arc::new(call) as Arc<dyn PhysicalExpr>))
+            });
+            Ok(bound?.data)
+        };
+        let of_step = |step: &Step| {
+            Ok(match step {
+                Step::Filter(predicate) => Step::Filter(of_expr(predicate)?),
+                Step::Project(exprs, schema) => {
+                    let exprs = exprs.iter().map(of_expr).collect::<Result<_>>()?;
+                    Step::Project(exprs, schema.clone())
+                }
+            })
+        };
+        Ok(Self {
+            steps: self.steps.iter().map(of_step).collect::<Result<_>>()?,
+            whole: joins::rebound(self.whole.clone(), bound)?,
+            ..self.clone()
+        })
+    }
+
     /// The schema of a row of states.
     pub(super) fn state_schema(&self) -> SchemaRef {
         match &self.aggregate {

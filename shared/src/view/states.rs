@@ -12,7 +12,7 @@ use crate::table::storage_type;
 use crate::{Error, Result};
 
 /// Stores rows of states and reads them back.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct StateCodec {
     state_schema: SchemaRef,
     storage_schema: SchemaRef,

@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use anabranch_shared::view::{Fold, View};
 use anabranch_shared::{
-    DeltaPart, Error, FoldOptions, Log, Master, Offsets, Result, Spill, fold_log_unplaced,
+    DeltaPart, Error, FoldOptions, Log, Master, Met, Offsets, Result, Spill, fold_log_unplaced,
 };
 use arrow::array::RecordBatch;
 use datafusion::common::utils::memory::get_record_batch_memory_size;
@@ -109,6 +109,7 @@ pub async fn follow_log(
     to: &Offsets,
     following: &Following,
 ) -> Result<Vec<Arc<StatePiece>>> {
+    let view = master.view().now()?;
     let mut pieces = Vec::new();
     // A piece of each partition: a boundary moves in each by itself.
     for (partition, range) in from.ranges_to(to) {
@@ -116,17 +117,18 @@ pub async fn follow_log(
         start.set(partition, range.start);
         end.set(partition, range.end);
         let made = Arc::new(Mutex::new(Vec::new()));
-        let (sink, keeper, view) = (made.clone(), following.clone(), master.view().clone());
+        let (sink, keeper, of) = (made.clone(), following.clone(), view.clone());
         let emit = move |states| {
-            let part = keeper.keep(&view, states)?;
+            let part = keeper.keep(&of, states)?;
             sink.lock().push(part);
             Ok(())
         };
-        fold_log_unplaced(log, master.view(), &start, &end, &following.fold, emit).await?;
+        fold_log_unplaced(log, &view, &start, &end, &following.fold, emit).await?;
         let parts = std::mem::take(&mut *made.lock());
-        let view = master.view();
-        let parts = of_view(view.name(), || following.merge(view, parts))?;
-        pieces.push(StatePiece::new(vec![(partition, range)], parts));
+        let parts = of_view(view.name(), || following.merge(&view, parts))?;
+        let ranges = vec![(partition, range)];
+        let met = Met::of(&ranges, view.at());
+        pieces.push(StatePiece::new(ranges, parts, met));
     }
     Ok(pieces)
 }

@@ -3,6 +3,7 @@
 
 use std::sync::Arc;
 
+use anabranch_shared::ReferencesAt;
 use arrow::array::RecordBatch;
 use datafusion::common::utils::memory::get_record_batch_memory_size;
 
@@ -36,6 +37,8 @@ impl Run {
 #[derive(Clone, Debug, Default)]
 pub struct Folded {
     runs: Vec<Arc<Run>>,
+    /// Up to where the references are that the facts of all runs met.
+    at: ReferencesAt,
 }
 
 impl Folded {
@@ -70,6 +73,21 @@ impl Folded {
     pub(crate) fn whole(&self, start: u64) -> Option<u64> {
         let end = self.runs.last().map_or(start, |run| run.to.max(start));
         self.gap(start, end, start).is_none().then_some(end)
+    }
+
+    /// Up to where the references are that the facts met.
+    pub(crate) fn at(&self) -> &ReferencesAt {
+        &self.at
+    }
+
+    /// Begins anew where facts meet other rows of references from now on. Returns what is not needed any
+    /// more.
+    pub(crate) fn meet(&mut self, at: &ReferencesAt) -> Vec<Arc<Run>> {
+        if self.at == *at {
+            return Vec::new();
+        }
+        self.at = at.clone();
+        self.take()
     }
 
     /// Adds a run, unless there are states of some of it.

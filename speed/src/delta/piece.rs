@@ -3,7 +3,7 @@
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 
-use anabranch_shared::{DeltaPart, Error, Offsets, Ranges, Result, panic_text};
+use anabranch_shared::{DeltaPart, Error, Met, Offsets, Ranges, Result, panic_text};
 
 /// States of some ranges of landed offsets.
 #[derive(Clone, Debug)]
@@ -12,6 +12,8 @@ pub struct StatePiece {
     pub ranges: Ranges,
     /// The states.
     pub parts: Vec<DeltaPart>,
+    /// Which rows of references the facts met.
+    pub met: Met,
     /// How many states.
     pub rows: u64,
     /// Bytes of memory.
@@ -21,9 +23,10 @@ pub struct StatePiece {
 }
 
 impl StatePiece {
-    pub(crate) fn new(ranges: Ranges, parts: Vec<DeltaPart>) -> Arc<Self> {
+    pub(crate) fn new(ranges: Ranges, parts: Vec<DeltaPart>, met: Met) -> Arc<Self> {
         Arc::new(Self {
             ranges,
+            met,
             rows: parts.iter().map(DeltaPart::rows).sum(),
             bytes: parts.iter().map(DeltaPart::memory_bytes).sum(),
             spilled_bytes: parts.iter().map(DeltaPart::spilled_bytes).sum(),

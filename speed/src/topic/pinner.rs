@@ -408,6 +408,7 @@ fn pinned(
             root: view.master.table().root().clone(),
             files: view.pin.files.clone(),
             delta: view.states(),
+            met: view.met(at.lanes.iter().map(|(p, end)| (*p, *end)), &delta.upto),
         };
         if planted("planted-piece-dropped-before-its-query") {
             pin.delta.pop();

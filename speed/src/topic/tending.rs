@@ -277,7 +277,7 @@ impl TendingTurn<'_> {
     /// Puts a piece's spilled parts in its place, where it still is there: a view may have been
     /// dropped meanwhile.
     fn replace(&self, view: &str, piece: &Arc<StatePiece>, parts: Vec<DeltaPart>) {
-        let spilled = StatePiece::new(piece.ranges.clone(), parts);
+        let spilled = StatePiece::new(piece.ranges.clone(), parts, piece.met.clone());
         // What takes its place is freed by the caller, who holds it too.
         let mut delta = self.memory().delta.lock();
         let Some(view) = delta.views.get_mut(view) else {

@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 use std::time::Instant;
 
 use anabranch_shared::settings::Ack;
-use anabranch_shared::{Error, GiveWay, Master, Offset, Ranges, Result};
+use anabranch_shared::{Error, GiveWay, Master, Offset, Ranges, Result, with_references};
 use futures::{StreamExt, stream};
 use parking_lot::Mutex;
 use tokio::sync::watch;
@@ -71,6 +71,8 @@ pub struct Upkeep {
     failed_landing: Mutex<Option<FailedLanding>>,
     retries: Mutex<Retries>,
     asked: Arc<Asked>,
+    /// When it was last looked what has landed of the views' references.
+    met: Mutex<Option<Instant>>,
 }
 
 /// The turn of one, who alone lands, follows the log or begins to serve a view meanwhile.
@@ -102,7 +104,30 @@ impl Upkeep {
             failed_landing: Mutex::default(),
             retries: Mutex::default(),
             asked: Arc::default(),
+            met: Mutex::default(),
         }
+    }
+
+    /// Lets the facts of all views meet what has landed of their references, where that was not looked at
+    /// a moment ago. What can't be read is read later: until then they meet the rows of before.
+    async fn meet_references(&self) {
+        let due = self
+            .met
+            .lock()
+            .is_none_or(|last| last.elapsed() >= self.memory.options.meet_every);
+        if !due {
+            return;
+        }
+        let (storage, now_ms) = (
+            self.memory.log.table().storage(),
+            self.memory.options.now_ms(),
+        );
+        for (name, master) in self.memory.masters() {
+            if let Err(error) = with_references(storage, master.view(), now_ms).await {
+                tracing::warn!(view = %name, %error, "its facts meet the rows of references as they were before");
+            }
+        }
+        *self.met.lock() = Some(Instant::now());
     }
 
     async fn turn(&self) -> UpkeepTurn<'_> {
@@ -149,6 +174,7 @@ impl Upkeep {
         let now_ms = self.memory.options.now_ms();
         let expired = self.memory.delta.lock().recently_landed.expire(now_ms);
         drop(expired);
+        self.meet_references().await;
         self.turn().await.follow_where_room().await?;
         let masters = self.memory.masters();
         let looks = masters.iter().map(|(_, master)| master.refresh());
@@ -162,6 +188,8 @@ impl Upkeep {
     /// what it has to read is read before others wait for that.
     pub(crate) async fn serve(&self, name: &str, master: Arc<Master>) -> Result<()> {
         let log = &self.memory.log;
+        let now_ms = self.memory.options.now_ms();
+        with_references(log.table().storage(), master.view(), now_ms).await?;
         let pin = master.pin();
         let followed = self.memory.upto();
         let following = self.memory.following();

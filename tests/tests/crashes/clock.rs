@@ -45,6 +45,7 @@ pub(crate) async fn open(
         idempotency_keys: 1_000,
         recently_landed_bytes: 1 << 20,
         most_pieces: 24,
+        meet_every: Duration::from_secs(10),
         checkpoint_every: 2,
         threads: 1,
         now_us,

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use anabranch_shared::view::{View, planning_session};
 use anabranch_shared::{
-    Error, ErrorKind, Generation, Master, MasterPin, OFFSET, Offset, Offsets, PARTITION, Pin,
+    Error, ErrorKind, Generation, Master, MasterPin, Met, OFFSET, Offset, Offsets, PARTITION, Pin,
     Pinner, ReadMode, TopicPin, ViewPin,
 };
 use anabranch_speed::{Following, follow_log};
@@ -183,6 +183,7 @@ impl World<'_> {
             root: master.table().root().clone(),
             files: pin.files,
             delta,
+            met: Met::default(),
         })
     }
 

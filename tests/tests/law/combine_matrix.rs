@@ -16,7 +16,7 @@ use anabranch_jobs::work::compare::{Tolerance, compare};
 use anabranch_serving::{ServingOptions, SqlService};
 use anabranch_shared::view::View;
 use anabranch_shared::{
-    FoldOptions, FoldProgress, Generation, Landing, Log, Master, Offset, OffsetRange, Offsets,
+    FoldOptions, FoldProgress, Generation, Landing, Log, Master, Met, Offset, OffsetRange, Offsets,
     PartitionId, Pin, Pinner, ReadMode, Relation, Topic, ViewPin,
 };
 use anabranch_speed::{Following, follow_log};
@@ -442,6 +442,7 @@ async fn pin(log: &Arc<Log>, master: &Arc<Master>, absorbed: bool) -> anyhow::Re
         root: master.table().root().clone(),
         files,
         delta,
+        met: Met::default(),
     };
     let mut pin = Pin::default();
     pin.views.insert("v".into(), view);

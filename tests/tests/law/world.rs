@@ -34,7 +34,7 @@ pub(crate) const NOW: i64 = facts::NOW_US / 1_000;
 
 /// Pins are made by hand, or come from a daemon.
 #[derive(Debug)]
-struct NoPins;
+pub(crate) struct NoPins;
 
 #[async_trait::async_trait]
 impl Pinner for NoPins {
@@ -224,7 +224,7 @@ pub(crate) fn fold_options() -> FoldOptions {
     }
 }
 
-fn daemon_options(wal: PathBuf) -> DaemonOptions {
+pub(crate) fn daemon_options(wal: PathBuf) -> DaemonOptions {
     DaemonOptions {
         wal,
         land_every: Duration::from_secs(1),
@@ -242,6 +242,7 @@ fn daemon_options(wal: PathBuf) -> DaemonOptions {
         idempotency_window: Duration::from_secs(3_600),
         idempotency_keys: 1_000,
         recently_landed_bytes: 0,
+        meet_every: Duration::ZERO,
         most_pieces: 2,
         checkpoint_every: 3,
         threads: 2,

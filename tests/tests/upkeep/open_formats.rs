@@ -13,6 +13,7 @@ use anabranch_jobs::work::build::Build;
 use anabranch_shared::ReadMode;
 use anabranch_tests::commands::{build, ingest_file};
 use anabranch_tests::places;
+use anabranch_tests::process::run_well;
 use anabranch_tests::skip::skipped;
 use arrow::array::{Array, AsArray, RecordBatch};
 use arrow::compute::cast;
@@ -194,8 +195,8 @@ async fn open_formats_other_engines_read_an_export() -> anyhow::Result<()> {
 
     let view = "SELECT author, count(*) AS n, approx_distinct(visitor) AS visitors FROM pageviews GROUP BY 1 HAVING count(*) > 1";
     write_project(dir.path(), view, "export = true\n")?;
+    run_well(dir.path(), &["apply", "--yes"]).await?;
     context = Context::open(dir.path()).await?;
-    build(&context, Build::Rebuild).await?;
     let sql =
         |table: &str| format!("SELECT author, n, visitors FROM {table} ORDER BY 1 NULLS LAST");
     let mine = ours(&context, &sql("post_minutes")).await?;

@@ -5,7 +5,7 @@ use std::sync::atomic::Ordering;
 use std::time::Instant;
 
 use anabranch_shared::settings::Ack;
-use anabranch_shared::{Error, Landing, Master, PutFiles, Result, blocking, planted};
+use anabranch_shared::{Error, Landing, Master, Met, PutFiles, Result, blocking, planted};
 use arrow::array::RecordBatch;
 
 use super::{Upkeep, UpkeepTurn};
@@ -121,10 +121,12 @@ impl UpkeepTurn<'_> {
         // Facts are folded while they are written: both take about as long.
         let folding = blocking(move || {
             let fold = |(name, master): (String, Arc<Master>)| {
-                let states = fold_pieces(master.view(), &folded);
-                let piece =
-                    |states: RecordBatch| StatePiece::new(ranges.clone(), vec![states.into()]);
-                (name, states.map(piece))
+                let piece = master.view().now().and_then(|view| {
+                    let states = fold_pieces(&view, &folded)?;
+                    let met = Met::of(&ranges, view.at());
+                    Ok(StatePiece::new(ranges.clone(), vec![states.into()], met))
+                });
+                (name, piece)
             };
             Ok(views.into_iter().map(fold).collect::<Vec<_>>())
         });

@@ -1,0 +1,257 @@
+//! The rows of a reference up to a vector of offsets, found by their keys: layers of rows, each with the
+//! latest of what it was made of. A layer never changes; what comes later is a layer more, and layers of
+//! like size are merged, so that few are looked at (a log-structured merge).
+
+use std::hash::{BuildHasher, RandomState};
+use std::sync::Arc;
+
+use arrow::array::{
+    Array, ArrayRef, BooleanArray, RecordBatch, StructArray, UInt32Array, new_null_array,
+};
+use arrow::buffer::NullBuffer;
+use arrow::compute::{concat_batches, interleave, take_record_batch};
+use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
+use arrow::row::{RowConverter, Rows, SortField};
+use hashbrown::HashTable;
+
+use super::Reference;
+use crate::topic::{INGESTED_AT, OFFSET, PARTITION};
+use crate::{Error, Offsets, Result};
+
+/// The column that says of a row that its key is not there.
+const GONE: &str = "_gone";
+
+/// A layer is merged with the one before it where that has no more than so many times its rows.
+const MERGED_BELOW: usize = 2;
+
+/// The rows of a reference up to a vector of landed offsets of its topic.
+#[derive(Debug)]
+pub struct ReferenceRows {
+    at: Offsets,
+    shape: Arc<Shape>,
+    layers: Vec<Arc<Layer>>,
+}
+
+/// How rows are compared.
+#[derive(Debug)]
+struct Shape {
+    /// Rows as they are kept: what a fact is read as, and whether the key is gone.
+    kept: SchemaRef,
+    keys: usize,
+    columns: usize,
+    /// The columns by which the latest is known.
+    order: Vec<usize>,
+    hasher: RandomState,
+}
+
+#[derive(Debug)]
+struct Layer {
+    rows: RecordBatch,
+    gone: BooleanArray,
+    keys: Rows,
+    orders: Rows,
+    index: HashTable<u32>,
+}
+
+impl Shape {
+    fn of(reference: &Reference) -> Result<Self> {
+        let read = reference.read();
+        let mut fields: Vec<Field> = read.fields().iter().map(|f| Field::clone(f)).collect();
+        fields.push(Field::new(GONE, DataType::Boolean, false));
+        let order = [reference.latest_by.as_str(), INGESTED_AT, PARTITION, OFFSET];
+        let order = order.iter().map(|name| read.index_of(name));
+        Ok(Self {
+            order: order.collect::<std::result::Result<_, _>>()?,
+            keys: reference.key.len(),
+            columns: reference.key.len() + reference.fields.len(),
+            kept: Arc::new(Schema::new(fields)),
+            hasher: RandomState::default(),
+        })
+    }
+
+    fn converted(&self, columns: &[ArrayRef]) -> Result<Rows> {
+        let types = columns
+            .iter()
+            .map(|c| SortField::new(c.data_type().clone()));
+        Ok(RowConverter::new(types.collect())?.convert_columns(columns)?)
+    }
+
+    fn keys_of(&self, rows: &RecordBatch) -> Result<Rows> {
+        self.converted(&rows.columns()[..self.keys])
+    }
+
+    fn orders_of(&self, rows: &RecordBatch) -> Result<Rows> {
+        let columns = self.order.iter().map(|at| rows.column(*at).clone());
+        self.converted(&columns.collect::<Vec<_>>())
+    }
+}
+
+impl Layer {
+    /// The latest of the rows of each key.
+    fn of(shape: &Shape, rows: &RecordBatch) -> Result<Self> {
+        let (keys, orders) = (shape.keys_of(rows)?, shape.orders_of(rows)?);
+        let is_whole = |at: usize| (0..shape.keys).all(|k| rows.column(k).is_valid(at));
+        let mut latest: HashTable<u32> = HashTable::new();
+        for at in (0..rows.num_rows()).filter(|at| is_whole(*at)) {
+            let hash = shape.hasher.hash_one(keys.row(at).as_ref());
+            let same = |other: &u32| keys.row(*other as usize) == keys.row(at);
+            let own = u32::try_from(at).map_err(|_| too_many())?;
+            match latest.find_mut(hash, same) {
+                Some(known) if orders.row(*known as usize) < orders.row(at) => *known = own,
+                Some(_) => {}
+                None => {
+                    let again =
+                        |other: &u32| shape.hasher.hash_one(keys.row(*other as usize).as_ref());
+                    latest.insert_unique(hash, own, again);
+                }
+            }
+        }
+        let mut kept: Vec<u32> = latest.into_iter().collect();
+        kept.sort_unstable();
+        let rows = take_record_batch(rows, &UInt32Array::from(kept))?;
+        let (keys, orders) = (shape.keys_of(&rows)?, shape.orders_of(&rows)?);
+        let mut index = HashTable::with_capacity(rows.num_rows());
+        let hash = |at: &u32| shape.hasher.hash_one(keys.row(*at as usize).as_ref());
+        for at in 0..u32::try_from(rows.num_rows()).map_err(|_| too_many())? {
+            index.insert_unique(hash(&at), at, hash);
+        }
+        let gone = rows.column(rows.num_columns() - 1);
+        let gone = gone.as_any().downcast_ref::<BooleanArray>();
+        let gone = gone
+            .ok_or_else(|| Error::Internal("no booleans".into()))?
+            .clone();
+        Ok(Self {
+            rows,
+            gone,
+            keys,
+            orders,
+            index,
+        })
+    }
+
+    fn find(&self, hash: u64, key: &[u8]) -> Option<usize> {
+        let same = |at: &u32| self.keys.row(*at as usize).as_ref() == key;
+        self.index.find(hash, same).map(|at| *at as usize)
+    }
+
+    fn len(&self) -> usize {
+        self.rows.num_rows()
+    }
+
+    fn size_bytes(&self) -> usize {
+        let index = self.index.capacity() * (size_of::<u32>() + 1);
+        self.rows.get_array_memory_size() + self.keys.size() + self.orders.size() + index
+    }
+}
+
+fn too_many() -> Error {
+    Error::NoRoom("a reference can't have more than 4 billion rows".to_owned())
+}
+
+impl ReferenceRows {
+    /// A reference without rows.
+    pub fn none(reference: &Reference) -> Result<Self> {
+        Ok(Self {
+            at: Offsets::default(),
+            shape: Arc::new(Shape::of(reference)?),
+            layers: Vec::new(),
+        })
+    }
+
+    /// Up to which offsets of the topic they are.
+    pub fn at(&self) -> &Offsets {
+        &self.at
+    }
+
+    /// How many rows there are, at most: those of keys that are gone count, and those of which there is a
+    /// later one in another layer.
+    pub fn rows(&self) -> usize {
+        self.layers.iter().map(|l| l.len()).sum()
+    }
+
+    /// Bytes of memory.
+    pub fn size_bytes(&self) -> usize {
+        self.layers.iter().map(|l| l.size_bytes()).sum()
+    }
+
+    /// The same rows, up to other offsets.
+    #[must_use]
+    pub fn up_to(&self, at: Offsets) -> Self {
+        Self {
+            at,
+            shape: self.shape.clone(),
+            layers: self.layers.clone(),
+        }
+    }
+
+    /// These rows, and what facts say, in the columns of [`Reference::read`]; `gone` says of which that
+    /// their key is not there.
+    pub(crate) fn with(&self, facts: &RecordBatch, gone: BooleanArray) -> Result<Self> {
+        let mut columns = facts.columns().to_vec();
+        columns.push(Arc::new(gone));
+        let rows = RecordBatch::try_new(self.shape.kept.clone(), columns)?;
+        let mut layer = Layer::of(&self.shape, &rows)?;
+        let mut layers = self.layers.clone();
+        while layers
+            .last()
+            .is_some_and(|before| before.len() <= layer.len() * MERGED_BELOW)
+            && let Some(before) = layers.pop()
+        {
+            let both = concat_batches(&self.shape.kept, [&before.rows, &layer.rows])?;
+            layer = Layer::of(&self.shape, &both)?;
+        }
+        if layer.len() > 0 {
+            layers.push(Arc::new(layer));
+        }
+        Ok(Self {
+            at: self.at.clone(),
+            shape: self.shape.clone(),
+            layers,
+        })
+    }
+
+    /// For each key its row; NULL where there is none.
+    pub(crate) fn find(
+        &self,
+        keys: &[ArrayRef],
+        columns: &arrow::datatypes::Fields,
+    ) -> Result<StructArray> {
+        let rows = keys.first().map_or(0, Array::len);
+        let none = (self.layers.len(), 0);
+        let mut picks = Vec::with_capacity(rows);
+        let wanted = self.shape.converted(keys)?;
+        for key in wanted.iter() {
+            let key = key.as_ref();
+            let hash = self.shape.hasher.hash_one(key);
+            let mut latest: Option<(usize, usize)> = None;
+            for (number, layer) in self.layers.iter().enumerate() {
+                let Some(at) = layer.find(hash, key) else {
+                    continue;
+                };
+                let is_later = latest.is_none_or(|(other, row)| {
+                    let other: &Layer = &self.layers[other];
+                    other.orders.row(row).as_ref() < layer.orders.row(at).as_ref()
+                });
+                if is_later {
+                    latest = Some((number, at));
+                }
+            }
+            let there = latest.filter(|(number, at)| !self.layers[*number].gone.value(*at));
+            picks.push(there.unwrap_or(none));
+        }
+        let is_there = picks.iter().map(|pick| *pick != none);
+        let nulls = NullBuffer::from_iter(is_there);
+        let arrays = columns
+            .iter()
+            .enumerate()
+            .take(self.shape.columns)
+            .map(|(at, field)| {
+                let absent = new_null_array(field.data_type(), 1);
+                let of_layers = self.layers.iter().map(|l| l.rows.column(at).as_ref());
+                let all: Vec<&dyn Array> = of_layers.chain([absent.as_ref()]).collect();
+                Ok(interleave(&all, &picks)?)
+            });
+        let arrays = arrays.collect::<Result<Vec<_>>>()?;
+        Ok(StructArray::try_new(columns.clone(), arrays, Some(nulls))?)
+    }
+}

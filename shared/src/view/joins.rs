@@ -1,0 +1,328 @@
+//! Joins with references below the aggregation: each becomes the look-up of one row by its whole key, so
+//! that what is left of the plan reads one topic, fact by fact.
+
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use datafusion::catalog::{Session, TableProvider};
+use datafusion::common::tree_node::{Transformed, TreeNode, TreeNodeRecursion};
+use datafusion::common::{
+    Column, DFSchemaRef, Result as EngineResult, TableReference, internal_err,
+};
+use datafusion::datasource::source_as_provider;
+use datafusion::functions::core::expr_fn::get_field;
+use datafusion::logical_expr::expr::ScalarFunction;
+use datafusion::logical_expr::utils::split_conjunction;
+use datafusion::logical_expr::{
+    BinaryExpr, Expr, ExprSchemable, Join, JoinType, LogicalPlan, LogicalPlanBuilder, Operator,
+    Projection, ScalarUDF, TableType,
+};
+use datafusion::physical_plan::ExecutionPlan;
+
+use super::order;
+use super::plan::with_place;
+use super::refusals::refuse_relation;
+use crate::reference::{Bound, Lookup, Reference};
+use crate::{Error, Result};
+
+/// Stands for a reference's rows until its joins are resolved.
+#[derive(Debug)]
+pub(super) struct ReferenceTable(pub(super) Arc<Reference>);
+
+#[async_trait]
+impl TableProvider for ReferenceTable {
+    fn schema(&self) -> arrow::datatypes::SchemaRef {
+        self.0.schema()
+    }
+
+    fn table_type(&self) -> TableType {
+        TableType::Base
+    }
+
+    async fn scan(
+        &self,
+        _state: &dyn Session,
+        _projection: Option<&Vec<usize>>,
+        _filters: &[Expr],
+        _limit: Option<usize>,
+    ) -> EngineResult<Arc<dyn ExecutionPlan>> {
+        internal_err!("a reference was read as a table")
+    }
+}
+
+/// A plan without joins of references, and the references that it looks rows up in.
+///
+/// # Errors
+/// `View` for a join that is none of a reference's whole key, with what to write.
+pub(super) fn resolve(
+    view: &str,
+    text: &str,
+    plan: LogicalPlan,
+) -> Result<(LogicalPlan, Vec<Reference>)> {
+    let mut met: Vec<Reference> = Vec::new();
+    // What is refused is no error of the engine's, so it is kept beside.
+    let mut refused = None;
+    let resolved = plan.transform_up_with_subqueries(|node| {
+        let LogicalPlan::Join(join) = &node else {
+            return Ok(Transformed::no(node));
+        };
+        match of_join(join)? {
+            Found::Resolved(plan, reference) => {
+                if !met.contains(&reference) {
+                    met.push(Reference::clone(&reference));
+                }
+                Ok(Transformed::yes(*plan))
+            }
+            Found::Other => Ok(Transformed::no(node)),
+            Found::Wrong(reference, why) => {
+                let e = refuse_relation(view, text, &reference.name, &why);
+                refused.get_or_insert(e);
+                Ok(Transformed::new(node, false, TreeNodeRecursion::Stop))
+            }
+        }
+    })?;
+    if let Some(e) = refused {
+        return Err(e);
+    }
+    let plan = resolved.data;
+    let mut left = None;
+    plan.apply_with_subqueries(|node| {
+        left = reference_of(node)
+            .map(|(reference, _)| reference)
+            .or(left.take());
+        Ok(TreeNodeRecursion::Continue)
+    })?;
+    match left {
+        None => Ok((plan, met)),
+        Some(reference) => Err(refuse_relation(
+            view,
+            text,
+            &reference.name,
+            &format!(
+                "reference `{}` can only be joined to facts here: {}; its rows alone are asked for by a query",
+                reference.name,
+                example(&reference)
+            ),
+        )),
+    }
+}
+
+/// What a join is.
+enum Found {
+    /// One of a reference, with the plan that takes its place.
+    Resolved(Box<LogicalPlan>, Arc<Reference>),
+    /// One of a reference as it can't be, and why.
+    Wrong(Arc<Reference>, String),
+    /// None of a reference.
+    Other,
+}
+
+/// How a join is written that can be.
+fn example(reference: &Reference) -> String {
+    let name = &reference.name;
+    let on = reference.key.iter().map(|k| format!("{name}.{k} = …"));
+    format!(
+        "write `LEFT JOIN {name} ON {}`",
+        on.collect::<Vec<_>>().join(" AND ")
+    )
+}
+
+/// The reference that a plan is, and the name under which it stands there.
+fn reference_of(plan: &LogicalPlan) -> Option<(Arc<Reference>, TableReference)> {
+    match plan {
+        LogicalPlan::TableScan(scan) => {
+            let provider = source_as_provider(&scan.source).ok()?;
+            let table =
+                (provider.as_ref() as &dyn std::any::Any).downcast_ref::<ReferenceTable>()?;
+            Some((table.0.clone(), scan.table_name.clone()))
+        }
+        LogicalPlan::SubqueryAlias(a) => {
+            let (reference, _) = reference_of(&a.input)?;
+            Some((reference, a.alias.clone()))
+        }
+        _ => None,
+    }
+}
+
+fn of_join(join: &Join) -> EngineResult<Found> {
+    let (facts, reference, name, join_type) =
+        match (reference_of(&join.left), reference_of(&join.right)) {
+            (None, None) => return Ok(Found::Other),
+            (_, Some((reference, name))) => (&join.left, reference, name, join.join_type),
+            (Some((reference, name)), None) => {
+                (&join.right, reference, name, join.join_type.swap())
+            }
+        };
+    let wrong = |why: String| Ok(Found::Wrong(reference.clone(), why));
+    if !matches!(join_type, JoinType::Left | JoinType::Inner) {
+        return wrong(format!(
+            "a view joins a reference by LEFT JOIN or by JOIN; {}",
+            example(&reference)
+        ));
+    }
+    let input = with_place(facts).map_err(engine_error)?;
+    let Some(place) = order::place_columns(input.schema()) else {
+        return wrong(format!(
+            "reference `{}` is joined above the aggregation, where there are no facts any more; join it below, or in a query over the view",
+            reference.name
+        ));
+    };
+    let mut keys: Vec<Option<Expr>> = vec![None; reference.key.len()];
+    let pairs = join.on.iter().map(|(l, r)| (l.clone(), r.clone()));
+    let mut pairs: Vec<(Expr, Expr)> = pairs.collect();
+    for condition in join.filter.iter().flat_map(split_conjunction) {
+        match condition {
+            Expr::BinaryExpr(BinaryExpr {
+                left,
+                op: Operator::Eq,
+                right,
+            }) => {
+                pairs.push((Expr::clone(left), Expr::clone(right)));
+            }
+            other => {
+                return wrong(format!(
+                    "`{other}` is no equality with a key of reference `{}`; put other conditions into WHERE ({})",
+                    reference.name,
+                    example(&reference)
+                ));
+            }
+        }
+    }
+    for (a, b) in pairs {
+        let key_of = |expr: &Expr| match expr {
+            Expr::Column(column) if column.relation.as_ref() == Some(&name) => {
+                reference.key.iter().position(|k| *k == column.name)
+            }
+            _ => None,
+        };
+        let of_facts = |expr: &Expr| {
+            let refs = expr.column_refs();
+            refs.iter().all(|c| facts.schema().has_column(c))
+        };
+        let (at, by) = match (key_of(&a), key_of(&b)) {
+            (Some(at), None) if of_facts(&b) => (at, b),
+            (None, Some(at)) if of_facts(&a) => (at, a),
+            _ => {
+                return wrong(format!(
+                    "`{a} = {b}` is no equality of a key of reference `{}` with what a fact says; {}",
+                    reference.name,
+                    example(&reference)
+                ));
+            }
+        };
+        if keys[at].is_some() {
+            return wrong(format!(
+                "`{}` is compared twice; {}",
+                reference.key[at],
+                example(&reference)
+            ));
+        }
+        let wanted = reference.columns()[at].data_type().clone();
+        let found = by.get_type(input.schema())?;
+        let widens = found.is_integer()
+            && wanted.is_integer()
+            && found.primitive_width() <= wanted.primitive_width()
+            && found.is_signed_integer() == wanted.is_signed_integer();
+        let is_text = |t: &arrow::datatypes::DataType| t.is_string();
+        keys[at] = match found == wanted {
+            true => Some(by),
+            false if widens || (is_text(&found) && is_text(&wanted)) => {
+                Some(by.cast_to(&wanted, input.schema())?)
+            }
+            false => {
+                return wrong(format!(
+                    "`{by}` is of the type {found}, and `{}` of reference `{}` of the type {wanted}; write a CAST of what the fact says",
+                    reference.key[at], reference.name
+                ));
+            }
+        };
+    }
+    let missing = reference
+        .key
+        .iter()
+        .zip(&keys)
+        .find(|(_, key)| key.is_none());
+    if let Some((missing, _)) = missing {
+        return wrong(format!(
+            "`{missing}` is a part of the key of reference `{}` and is not compared, so a fact could meet several rows; {}",
+            reference.name,
+            example(&reference)
+        ));
+    }
+    let mut arguments: Vec<Expr> = keys.into_iter().flatten().collect();
+    arguments.extend(place.into_iter().map(Expr::Column));
+    let plan = looked_up(
+        facts.schema(),
+        input,
+        (&reference, &name),
+        arguments,
+        join_type,
+    )?;
+    Ok(Found::Resolved(Box::new(plan), reference))
+}
+
+fn engine_error(e: Error) -> datafusion::common::DataFusionError {
+    datafusion::common::DataFusionError::External(Box::new(e))
+}
+
+/// The facts with the columns of the rows that they meet.
+fn looked_up(
+    facts: &DFSchemaRef,
+    input: LogicalPlan,
+    (reference, name): (&Arc<Reference>, &TableReference),
+    arguments: Vec<Expr>,
+    join_type: JoinType,
+) -> EngineResult<LogicalPlan> {
+    let lookup = Arc::new(ScalarUDF::from(Lookup::new(reference, Bound::No)));
+    let row = format!("_row_of_{name}");
+    let found = Expr::ScalarFunction(ScalarFunction::new_udf(lookup, arguments)).alias(&row);
+    // The place stays for joins and aggregates above that need it.
+    let mut columns: Vec<Expr> = input
+        .schema()
+        .columns()
+        .into_iter()
+        .map(Expr::Column)
+        .collect();
+    columns.push(found);
+    let looked = LogicalPlan::Projection(Projection::try_new(columns, Arc::new(input))?);
+    let row = Expr::Column(Column::from_name(row));
+    let looked = match join_type {
+        JoinType::Inner => LogicalPlanBuilder::from(looked)
+            .filter(row.clone().is_not_null())?
+            .build()?,
+        _ => looked,
+    };
+    let own = facts.columns().into_iter().map(Expr::Column);
+    let fields = reference.columns();
+    let of_row = fields.iter().map(|field| {
+        get_field(row.clone(), field.name().as_str())
+            .alias_qualified(Some(name.clone()), field.name())
+    });
+    let all: Vec<Expr> = own.chain(of_row).collect();
+    Ok(LogicalPlan::Projection(Projection::try_new(
+        all,
+        Arc::new(looked),
+    )?))
+}
+
+/// Whether a plan looks rows up, with what in their place: of each call what `bound` gives.
+pub(super) fn rebound(
+    plan: LogicalPlan,
+    bound: &dyn Fn(&Lookup) -> Option<Arc<ScalarUDF>>,
+) -> Result<LogicalPlan> {
+    let rebound = plan.transform_up_with_subqueries(|node| {
+        node.map_expressions(|expr| {
+            expr.transform_up(|expr| match expr {
+                Expr::ScalarFunction(f) => match Lookup::of(&f.func).and_then(bound) {
+                    Some(func) => {
+                        let call = ScalarFunction::new_udf(func, f.args);
+                        Ok(Transformed::yes(Expr::ScalarFunction(call)))
+                    }
+                    None => Ok(Transformed::no(Expr::ScalarFunction(f))),
+                },
+                expr => Ok(Transformed::no(expr)),
+            })
+        })
+    })?;
+    Ok(rebound.data)
+}
