@@ -36,6 +36,7 @@ pub struct GraphArgs {
 enum Kind {
     Source,
     Topic,
+    Reference,
     View,
     Generation,
     Export,
@@ -52,6 +53,9 @@ struct Node {
     /// The place in the list of what it is made from.
     #[serde(skip_serializing_if = "Option::is_none")]
     from: Option<usize>,
+    /// The references that a view joins its facts with.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    joins: Vec<String>,
 }
 
 /// What is made from what; a node comes after what it is made from.
@@ -67,8 +71,17 @@ impl Graph {
             name: name.to_owned(),
             notes,
             from,
+            joins: Vec::new(),
         });
         self.nodes.len() - 1
+    }
+
+    /// Where the references were drawn that a view joins.
+    fn joined<'a>(&'a self, view: &'a Node) -> impl Iterator<Item = usize> + 'a {
+        view.joins.iter().filter_map(|name| {
+            let is_it = |node: &Node| node.kind == Kind::Reference && node.name == *name;
+            self.nodes.iter().position(is_it)
+        })
     }
 
     /// A view with its generations and its export. `settings` are absent where the project lacks it.
@@ -96,10 +109,17 @@ impl Graph {
             notes.push("not in the project".to_owned());
         }
         notes.extend(settings.into_iter().flat_map(schedule));
-        if let Some(Err(e)) = settings.map(|s| context.compile(s)) {
-            notes.push(format!("can't be used: {}", first_line(&e.to_string())));
+        let mut joins = Vec::new();
+        match settings.map(|s| context.compile(s)) {
+            Some(Err(e)) => notes.push(format!("can't be used: {}", first_line(&e.to_string()))),
+            Some(Ok(view)) => joins = view.references().iter().map(|r| r.name.clone()).collect(),
+            None => {}
+        }
+        if !joins.is_empty() {
+            notes.push(format!("joins {}", joins.join(", ")));
         }
         let view = self.add(Kind::View, name, notes, from);
+        self.nodes[view].joins = joins;
         for (role, made) in known.into_iter().flat_map(|v| v.roles()) {
             if role != Role::Live {
                 let notes = vec![format!("g{}", made.generation)];
@@ -189,6 +209,11 @@ fn graph(context: &Context) -> Graph {
         let absent = || vec!["not in the project".to_owned()];
         let notes = settings.map_or_else(absent, topic_notes);
         let topic = graph.add(Kind::Topic, name, notes, source);
+        for reference in project.references.iter().filter(|r| r.topic == name) {
+            let key = reference.key.join(", ");
+            let notes = vec![format!("the latest {} of each {key}", reference.latest_by)];
+            graph.add(Kind::Reference, &reference.name, notes, Some(topic));
+        }
         for view in &by_depth {
             if read_by(view).as_deref() == Some(name) {
                 drawn.insert(view);
@@ -212,6 +237,7 @@ fn tree(graph: &Graph) -> String {
         let node = &graph.nodes[at];
         let kind = match node.kind {
             Kind::Topic => "topic ",
+            Kind::Reference => "reference ",
             Kind::View => "view ",
             Kind::Source | Kind::Generation | Kind::Export => "",
         };
@@ -264,6 +290,7 @@ fn mermaid(graph: &Graph) -> String {
         let (open, close) = match node.kind {
             Kind::Source => ("([", "])"),
             Kind::Topic => ("[(", ")]"),
+            Kind::Reference => ("{{", "}}"),
             Kind::View | Kind::Generation => ("[", "]"),
             Kind::Export => ("[/", "/]"),
         };
@@ -278,6 +305,9 @@ fn mermaid(graph: &Graph) -> String {
             };
             text += &format!("  n{from} {arrow} n{at}\n");
         }
+        for reference in graph.joined(node) {
+            text += &format!("  n{reference} --> n{at}\n");
+        }
     }
     text
 }
@@ -288,6 +318,7 @@ fn dot(graph: &Graph) -> String {
         let shape = match node.kind {
             Kind::Source => "oval",
             Kind::Topic => "cylinder",
+            Kind::Reference => "hexagon",
             Kind::View | Kind::Generation => "box",
             Kind::Export => "folder",
         };
@@ -303,6 +334,9 @@ fn dot(graph: &Graph) -> String {
                 _ => "",
             };
             text += &format!("  n{from} -> n{at}{style};\n");
+        }
+        for reference in graph.joined(node) {
+            text += &format!("  n{reference} -> n{at};\n");
         }
     }
     text + "}\n"

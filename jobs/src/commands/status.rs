@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use anabranch_shared::table::AddFile;
+use anabranch_shared::view::View;
 use anabranch_shared::{
     Entry, INGESTED_AT, Log, Master, Named, OffsetRange, Offsets, PartitionId, Result, Role,
     TopicEntry,
@@ -143,6 +144,10 @@ pub struct ViewStatus {
     pub boundary_offsets: Offsets,
     /// Landed offsets past the boundary.
     pub behind: u64,
+    /// For each reference that its facts meet, how many of the master view's facts met rows of before it
+    /// changed last, at most: a rebuild lets them meet the newest.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub stale: BTreeMap<String, u64>,
     /// Files of the master view.
     pub files: usize,
     /// Their bytes.
@@ -410,6 +415,30 @@ fn kept_until(named: &Named<'_>, entry: &Entry) -> Option<DateTime<Utc>> {
     is_it.then(|| DateTime::from_timestamp_millis(previous.until_ms))?
 }
 
+/// For each reference of a view, the offsets of files whose facts met rows of before it changed last.
+async fn stale(
+    context: &Context,
+    view: &View,
+    files: &[Arc<AddFile>],
+) -> Result<BTreeMap<String, u64>> {
+    let mut stale = BTreeMap::new();
+    for reference in view.references() {
+        let newest = context.log(&reference.topic.name).await?.head();
+        let mut offsets = 0;
+        for file in files {
+            for by in file.met()?.iter() {
+                if by.at.get(&reference.name) != Some(&newest) {
+                    let ranges = by.ranges.iter().map(|(_, r)| r.end.0 - r.start.0);
+                    offsets += ranges.sum::<i64>();
+                }
+            }
+        }
+        stale.insert(reference.name.clone(), u64::try_from(offsets).unwrap_or(0));
+    }
+    stale.retain(|_, offsets| *offsets > 0);
+    Ok(stale)
+}
+
 async fn view_status(
     context: &Context,
     name: &str,
@@ -433,6 +462,7 @@ async fn view_status(
         boundary: pin.boundary.to_string(),
         boundary_offsets: pin.boundary.clone(),
         behind: pin.boundary.distance_to(&head),
+        stale: stale(context, &view, &pin.files).await?,
         files: pin.files.len(),
         bytes: u64::try_from(bytes).unwrap_or(0),
         states: pin.files.iter().filter_map(|f| f.rows()).sum(),

@@ -13,8 +13,8 @@ use datafusion::logical_expr::LogicalPlan;
 use datafusion::prelude::{DataFrame, SessionContext};
 
 use super::*;
-use crate::view::every_function::{VIEWS, facts, topic};
 use crate::reference::Met;
+use crate::view::every_function::{VIEWS, facts, topic};
 use crate::view::{Definition, fold_facts, planning_session, session_builder};
 use crate::{Offset, Topic};
 

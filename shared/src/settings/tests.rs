@@ -97,6 +97,12 @@ fn other_value(section: Section, key: &str) -> &'static str {
         (Section::Dedup, "memory") => "7",
         (Section::Retention, "age") => "\"7d\"",
         (Section::Retention, "size") => "\"7GB\"",
+        (Section::Reference, "topic") => "\"other\"",
+        (Section::Reference, "key") => "\"visitor, trace_id\"",
+        (Section::Reference, "latest_by") => "\"u\"",
+        (Section::Reference, "fields") => "\"visitor\"",
+        (Section::Reference, "deleted_when") => "\"visitor IS NULL\"",
+        (Section::Reference, "memory") => "\"7MB\"",
         (Section::View, "sql") => "\"w.sql\"",
         (Section::View, "refresh_every") => "\"7m\"",
         (Section::View, "rebuild_cron" | "verify_cron") => "\"7 3 * * *\"",
@@ -119,6 +125,7 @@ fn is_off_unless_written(section: Section) -> bool {
             | Section::Kafka
             | Section::Dedup
             | Section::Retention
+            | Section::Reference
             | Section::Gate
             | Section::GateColumn
     )
@@ -139,6 +146,9 @@ fn project_with(section: Section, written: &[(&str, &str)]) -> String {
         (Section::Kafka, "brokers", "\"h:1\""),
         (Section::Dedup, "key", "\"event_id\""),
         (Section::Retention, "age", "\"30d\""),
+        (Section::Reference, "topic", "\"a_topics\""),
+        (Section::Reference, "key", "\"event_id\""),
+        (Section::Reference, "latest_by", "\"ts\""),
         (Section::View, "sql", "\"v.sql\""),
     ];
     let mut text = String::new();
@@ -149,6 +159,11 @@ fn project_with(section: Section, written: &[(&str, &str)]) -> String {
         if each == Section::Field {
             // An inline table can't be added to.
             text.push_str("[topics.a_topics.fields]\nts = \"timestamp not null\"\n");
+        }
+        if each == Section::Reference {
+            let fields = "ts = \"timestamp not null\"\nevent_id = \"varchar\"";
+            text.push_str("[topics.other]\nevent_time = \"ts\"\n[topics.other.fields]\n");
+            text.push_str(&format!("{fields}\n"));
         }
         text.push_str(&each.header().replace("NAME", &format!("a_{}", each.key())));
         text.push('\n');

@@ -16,6 +16,7 @@ use datafusion::logical_expr::{Expr, ExprSchemable, LogicalPlan, Operator};
 
 use super::View;
 use super::plan::planning_session;
+use crate::reference::Lookup;
 use crate::{Result, sql};
 
 /// What a view computes, in parts that can be compared.
@@ -78,11 +79,13 @@ impl Fingerprint {
         };
         let written = |expr: &Expr| -> EngineResult<String> {
             let data_type = expr.get_type(input.schema())?;
-            Ok(format!("{}: {data_type}", resolved(expr.clone(), input)?))
+            let resolved = by_reference(resolved(expr.clone(), input)?)?;
+            Ok(format!("{resolved}: {data_type}"))
         };
         let mut found = Vec::new();
         conditions(input, &mut found)?;
-        let filters = found.into_iter().map(in_form).map(|f| Ok(f?.to_string()));
+        let filters = found.into_iter().map(in_form);
+        let filters = filters.map(|f| Ok(by_reference(f?)?.to_string()));
         let filters = filters.collect::<EngineResult<_>>()?;
         let keys = keys
             .iter()
@@ -264,6 +267,35 @@ fn conditions(plan: &LogicalPlan, found: &mut Vec<Expr>) -> EngineResult<()> {
 /// An expression over a plan's columns as one over the topic's fields, in the one form that it has.
 fn resolved(expr: Expr, plan: &LogicalPlan) -> EngineResult<Expr> {
     in_form(over_fields(expr, plan)?)
+}
+
+/// An expression in which what a fact meets of a reference is called by that and its key, without the
+/// fact's place: `posts[url].author`.
+fn by_reference(expr: Expr) -> EngineResult<Expr> {
+    let named = |name: String| Transformed::yes(Expr::Column(Column::new_unqualified(name)));
+    let row = |expr: &Expr| match expr {
+        Expr::ScalarFunction(f) => {
+            let reference = &Lookup::of(&f.func)?.reference;
+            let key = f.args.iter().take(reference.key.len());
+            let key: Vec<String> = key.map(ToString::to_string).collect();
+            Some(format!("{}[{}]", reference.name, key.join(", ")))
+        }
+        _ => None,
+    };
+    let called = expr.transform_down(|expr| {
+        let of_row = match &expr {
+            Expr::ScalarFunction(f) if f.func.name() == "get_field" => match f.args.as_slice() {
+                [of, Expr::Literal(field, _)] => row(of).map(|row| format!("{row}.{field}")),
+                _ => None,
+            },
+            _ => None,
+        };
+        Ok(match of_row.or_else(|| row(&expr)) {
+            Some(name) => named(name),
+            None => Transformed::no(expr),
+        })
+    });
+    Ok(called?.data)
 }
 
 /// An expression, all parts of which are in the one form that they have.

@@ -18,10 +18,12 @@ use datafusion::logical_expr::{
     Projection, ScalarUDF, TableType,
 };
 use datafusion::physical_plan::ExecutionPlan;
+use datafusion::sql::unparser::expr_to_sql;
 
 use super::order;
 use super::plan::with_place;
 use super::refusals::refuse_relation;
+use crate::convert::sql_type;
 use crate::reference::{Bound, Lookup, Reference};
 use crate::{Error, Result};
 
@@ -127,6 +129,11 @@ fn example(reference: &Reference) -> String {
     )
 }
 
+/// An expression as SQL, as well as it can be said.
+fn written(expr: &Expr) -> String {
+    expr_to_sql(expr).map_or_else(|_| expr.to_string(), |sql| sql.to_string())
+}
+
 /// The reference that a plan is, and the name under which it stands there.
 fn reference_of(plan: &LogicalPlan) -> Option<(Arc<Reference>, TableReference)> {
     match plan {
@@ -181,7 +188,8 @@ fn of_join(join: &Join) -> EngineResult<Found> {
             }
             other => {
                 return wrong(format!(
-                    "`{other}` is no equality with a key of reference `{}`; put other conditions into WHERE ({})",
+                    "`{}` is no equality with a key of reference `{}`; put other conditions into WHERE ({})",
+                    written(other),
                     reference.name,
                     example(&reference)
                 ));
@@ -204,7 +212,9 @@ fn of_join(join: &Join) -> EngineResult<Found> {
             (None, Some(at)) if of_facts(&a) => (at, a),
             _ => {
                 return wrong(format!(
-                    "`{a} = {b}` is no equality of a key of reference `{}` with what a fact says; {}",
+                    "`{} = {}` is no equality of a key of reference `{}` with what a fact says; {}",
+                    written(&a),
+                    written(&b),
                     reference.name,
                     example(&reference)
                 ));
@@ -231,8 +241,12 @@ fn of_join(join: &Join) -> EngineResult<Found> {
             }
             false => {
                 return wrong(format!(
-                    "`{by}` is of the type {found}, and `{}` of reference `{}` of the type {wanted}; write a CAST of what the fact says",
-                    reference.key[at], reference.name
+                    "`{}` is of the type {}, and `{}` of reference `{}` of the type {}; write a CAST of what the fact says",
+                    written(&by),
+                    sql_type(&found),
+                    reference.key[at],
+                    reference.name,
+                    sql_type(&wanted)
                 ));
             }
         };
@@ -325,4 +339,223 @@ pub(super) fn rebound(
         })
     })?;
     Ok(rebound.data)
+}
+
+#[cfg(test)]
+mod tests {
+    use arrow::array::{ArrayRef, Int32Array, Int64Array, StringArray, new_null_array};
+    use arrow::compute::cast;
+    use arrow::datatypes::{DataType, Schema};
+    use arrow::record_batch::RecordBatch;
+
+    use super::*;
+    use crate::reference::{ReferenceRows, ReferencesMet};
+    use crate::settings::{FieldReads, FieldType};
+    use crate::topic::{OFFSET, PARTITION};
+    use crate::view::{View, fold_facts};
+    use crate::{Offset, Offsets, PartitionId, Topic, TopicField};
+
+    fn topic(name: &str, fields: &[(&str, FieldType)]) -> Topic {
+        let field = |(name, field_type): &(&str, FieldType)| TopicField {
+            name: (*name).to_owned(),
+            field_type: field_type.clone(),
+            nullable: true,
+            reads: FieldReads::default(),
+        };
+        Topic {
+            name: name.to_owned(),
+            event_time: "ts".to_owned(),
+            fields: fields.iter().map(field).collect(),
+        }
+    }
+
+    fn facts() -> Topic {
+        let (time, text) = (FieldType::Timestamp, FieldType::Varchar);
+        topic(
+            "facts",
+            &[("ts", time), ("url", text), ("n", FieldType::BigInt)],
+        )
+    }
+
+    fn posts() -> Reference {
+        let (time, text) = (FieldType::Timestamp, FieldType::Varchar);
+        let fields = [
+            ("ts", time),
+            ("url", text.clone()),
+            ("site", FieldType::Int),
+            ("author", text),
+        ];
+        Reference {
+            name: "posts".to_owned(),
+            topic: topic("content", &fields),
+            key: vec!["url".to_owned()],
+            latest_by: "ts".to_owned(),
+            fields: vec!["author".to_owned()],
+            deleted_when: None,
+        }
+    }
+
+    /// A batch in the columns of a schema, of which some are told.
+    fn batch(schema: &Schema, rows: usize, told: &[(&str, ArrayRef)]) -> Result<RecordBatch> {
+        let columns = schema.fields().iter().map(|field| {
+            let told = told.iter().find(|(name, _)| name == field.name());
+            match told {
+                Some((_, column)) => cast(column, field.data_type()).map_err(Error::from),
+                None => Ok(new_null_array(field.data_type(), rows)),
+            }
+        });
+        let nullable = schema
+            .fields()
+            .iter()
+            .map(|f| f.as_ref().clone().with_nullable(true));
+        let schema = Arc::new(Schema::new(nullable.collect::<Vec<_>>()));
+        Ok(RecordBatch::try_new(
+            schema,
+            columns.collect::<Result<_>>()?,
+        )?)
+    }
+
+    fn texts(values: &[Option<&str>]) -> ArrayRef {
+        Arc::new(StringArray::from(values.to_vec()))
+    }
+
+    fn place(rows: usize) -> [(&'static str, ArrayRef); 2] {
+        let offsets = Int64Array::from_iter_values((0..).take(rows));
+        [
+            (
+                PARTITION,
+                Arc::new(Int32Array::from(vec![0; rows])) as ArrayRef,
+            ),
+            (OFFSET, Arc::new(offsets)),
+        ]
+    }
+
+    /// The rows that some posts make, up to as many offsets as there are.
+    fn rows(posts_of: &[(Option<&str>, &str)]) -> Result<ReferencesMet> {
+        let reference = posts();
+        let count = posts_of.len();
+        let url: Vec<_> = posts_of.iter().map(|(url, _)| *url).collect();
+        let author: Vec<_> = posts_of.iter().map(|(_, author)| Some(*author)).collect();
+        let told = [("url", texts(&url)), ("author", texts(&author))];
+        let told = [&told[..], &place(count)[..]].concat();
+        let read = batch(&reference.read(), count, &told)?;
+        let at: Offsets = [(PartitionId(0), Offset(count as i64))]
+            .into_iter()
+            .collect();
+        let none = ReferenceRows::none(&reference)?.up_to(at);
+        // One by one: each is a layer, or merged with those before.
+        let rows = (0..count).try_fold(none, |rows, nth| {
+            rows.with(&read.slice(nth, 1), vec![false].into())
+        })?;
+        Ok([("posts".to_owned(), Arc::new(rows))].into_iter().collect())
+    }
+
+    fn fold(view: &Arc<View>, urls: &[Option<&str>]) -> Result<Vec<String>> {
+        let told = [&[("url", texts(urls))][..], &place(urls.len())[..]].concat();
+        let facts = batch(&facts().schema(), urls.len(), &told)?;
+        let states = fold_facts(view, &[facts])?;
+        let shown = arrow::util::pretty::pretty_format_batches(&[states])?.to_string();
+        let lines = shown.lines().skip(3).filter(|line| line.starts_with('|'));
+        let mut lines: Vec<String> = lines
+            .map(|line| line.split_whitespace().collect::<Vec<_>>().join(" "))
+            .collect();
+        lines.sort();
+        Ok(lines)
+    }
+
+    #[test]
+    fn a_fact_meets_the_latest_row_of_its_key_or_none() -> Result<()> {
+        let sql = "SELECT posts.author, count(*) AS facts FROM facts LEFT JOIN posts ON posts.url = facts.url GROUP BY 1";
+        let view = View::compile_with("v", sql, &facts(), &[posts()])?;
+        assert_eq!(view.references(), [posts()]);
+        let met = rows(&[
+            (Some("a"), "Ann"),
+            (Some("b"), "Bob"),
+            (None, "Nil"),
+            (Some("a"), "Ada"),
+        ])?;
+        let view = Arc::new(view.bound(&met)?);
+        let found = fold(&view, &[Some("a"), Some("a"), Some("b"), Some("c"), None])?;
+        assert_eq!(found, ["| Ada | 2 |", "| Bob | 1 |", "| | 2 |"]);
+        // By JOIN those that meet none are left out.
+        let inner = sql.replace("LEFT JOIN", "JOIN");
+        let view = View::compile_with("v", &inner, &facts(), &[posts()])?;
+        let view = Arc::new(view.bound(&met)?);
+        let found = fold(&view, &[Some("a"), Some("b"), Some("c"), None])?;
+        assert_eq!(found, ["| Ada | 1 |", "| Bob | 1 |"]);
+        Ok(())
+    }
+
+    #[test]
+    fn what_is_not_bound_is_an_error_and_no_answer() -> Result<()> {
+        let sql = "SELECT author, count(*) AS facts FROM facts JOIN posts USING (url) GROUP BY 1";
+        let view = Arc::new(View::compile_with("v", sql, &facts(), &[posts()])?);
+        let failed = fold(&view, &[Some("a")]).err().map(|e| e.to_string());
+        assert!(failed.is_some_and(|e| e.contains("reference `posts` is not there yet")));
+        assert!(view.now().is_err());
+        let met = rows(&[(Some("a"), "Ann")])?;
+        view.bring_up(&met)?;
+        assert_eq!(view.now()?.at().len(), 1);
+        assert_eq!(fold(&view.now()?, &[Some("a")])?, ["| Ann | 1 |"]);
+        Ok(())
+    }
+
+    #[test]
+    fn joins_that_could_meet_several_rows_are_refused() {
+        let refused = [
+            ("JOIN posts ON posts.author = p.url", "no equality of a key"),
+            ("JOIN posts ON posts.url = p.n", "is of the type bigint"),
+            (
+                "RIGHT JOIN posts ON posts.url = p.url",
+                "by LEFT JOIN or by JOIN",
+            ),
+            (
+                "JOIN posts ON posts.url = p.url AND p.n > 3",
+                "put other conditions into WHERE",
+            ),
+            (
+                "JOIN posts ON posts.url = p.url AND posts.url = p.url || 'x'",
+                "compared twice",
+            ),
+            ("CROSS JOIN posts", "is a part of the key"),
+            (
+                "WHERE p.url IN (SELECT url FROM posts)",
+                "can only be joined to facts",
+            ),
+        ];
+        for (join, why) in refused {
+            let sql = format!("SELECT count(*) AS facts FROM facts p {join}");
+            let e = View::compile_with("v", &sql, &facts(), &[posts()]).err();
+            let said = e.map(|e| e.to_string()).unwrap_or_default();
+            assert!(said.contains(why), "{join}: {said}");
+        }
+    }
+
+    #[test]
+    fn another_reference_is_another_query() -> Result<()> {
+        let sql = "SELECT author, count(*) AS facts FROM facts JOIN posts USING (url) GROUP BY 1";
+        let view = View::compile_with("v", sql, &facts(), &[posts()])?;
+        let other = Reference {
+            deleted_when: Some("author IS NULL".to_owned()),
+            ..posts()
+        };
+        let other = View::compile_with("v", sql, &facts(), &[other])?;
+        assert!(!view.definition().is_same_query(other.definition()));
+        assert!(matches!(
+            view.difference(&other)?,
+            crate::view::Difference::States(_)
+        ));
+        // A field that was added to its topic is none of the reference's.
+        let mut wider = posts();
+        wider.topic.fields.push(TopicField {
+            name: "more".to_owned(),
+            field_type: FieldType::Int,
+            nullable: true,
+            reads: FieldReads::default(),
+        });
+        let wider = View::compile_with("v", sql, &facts(), &[wider])?;
+        assert!(view.definition().is_same_query(wider.definition()));
+        assert_eq!(DataType::Utf8View, *view.schema().field(0).data_type());
+        Ok(())
+    }
 }

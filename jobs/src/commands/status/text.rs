@@ -26,7 +26,8 @@ pub fn text(status: &Status, style: Style) -> String {
     }
     text.push('\n');
     text += &views_table(&status.views, style);
-    for note in retention_notes(status).iter().chain(&status.notes) {
+    let own = [retention_notes(status), stale_notes(status)].concat();
+    for note in own.iter().chain(&status.notes) {
         text += &format!("\n{}", style.yellow(&format!("note: {note}")));
     }
     if !text.ends_with('\n') {
@@ -165,6 +166,21 @@ fn last_job(jobs: &[JobState]) -> String {
             )
         },
     )
+}
+
+/// Which views have facts that met rows of references as they were before.
+fn stale_notes(status: &Status) -> Vec<String> {
+    let of_view = |view: &ViewStatus| {
+        let name = view.view.clone();
+        let note = move |(reference, facts): (&String, &u64)| {
+            let facts = counted(*facts, "fact", "facts");
+            format!(
+                "view `{name}`: at most {facts} met rows of `{reference}` from before it last changed; `anabranch batch rebuild {name}` lets them meet the newest"
+            )
+        };
+        view.stale.iter().map(note).collect::<Vec<_>>()
+    };
+    status.views.iter().flat_map(of_view).collect()
 }
 
 /// What the facts and views of the status lack that were there once.

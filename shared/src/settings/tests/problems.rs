@@ -169,7 +169,7 @@ fn unknown_keys_and_tables_name_what_is_near_or_known() {
     assert_told(
         "[users]",
         "unknown table `[users]`; known tables: `[storage]`, `[daemon]`, `[http]`, `[batch]`, `[build]`, `[query]`, `[log]`, \
-         `[topics.NAME]`, `[topics.NAME.fields.FIELD]`, `[topics.NAME.source.kafka]`, `[topics.NAME.dedup]`, `[topics.NAME.retention]`, `[views.NAME]`, `[views.NAME.gate]`, `[views.NAME.gate.columns.COLUMN]`",
+         `[topics.NAME]`, `[topics.NAME.fields.FIELD]`, `[topics.NAME.source.kafka]`, `[topics.NAME.dedup]`, `[topics.NAME.retention]`, `[references.NAME]`, `[views.NAME]`, `[views.NAME.gate]`, `[views.NAME.gate.columns.COLUMN]`",
         "users",
     );
     assert_told(
@@ -761,4 +761,48 @@ fn hosts_and_rights_are_checked() {
     let project = parse("[http]\nhosts = \"A.example, b\"\n[storage]\nmode = \"660\"\n");
     assert_eq!(project.http.hosts, ["a.example", "b"]);
     assert_eq!(project.storage.mode, 0o660);
+}
+
+#[test]
+fn a_reference_names_a_topic_and_its_fields() {
+    let with = |reference: &str| {
+        format!(
+            "[topics.content]\nevent_time = \"ts\"\n[topics.content.fields]\nts = \"timestamp not null\"\nurl = \"varchar\"\nx = \"double\"\n[references.posts]\n{reference}"
+        )
+    };
+    let told = [
+        (
+            "topic = \"contents\"\nkey = \"url\"\nlatest_by = \"ts\"",
+            "`topic` in `[references.posts]` must name a topic of the project, found `contents`; did you mean `content`?",
+        ),
+        (
+            "topic = \"content\"\nkey = \"ulr\"\nlatest_by = \"ts\"",
+            "`key` in `[references.posts]` must name a field of topic `content`, found `ulr`; did you mean `url`?",
+        ),
+        (
+            "topic = \"content\"\nkey = \"x\"\nlatest_by = \"ts\"",
+            "field `x` can't be compared exactly, so it can't be a key of `[references.posts]`; name a field of another type",
+        ),
+        (
+            "topic = \"content\"\nkey = \"url\"\nlatest_by = \"ts\"\nfields = \"url, x\"",
+            "`url` is the key of reference `posts`, which it has anyway; take it out of `fields`",
+        ),
+        (
+            "topic = \"content\"\nkey = \"url\"\nlatest_by = \"ts\"\n[topics.content.retention]\nage = \"30d\"",
+            "topic `content` has a retention, which would remove rows of reference `posts`; take `[topics.content.retention]` out",
+        ),
+        (
+            "topic = \"content\"\nkey = \"url\"\nlatest_by = \"ts\"\n[references.content]\ntopic = \"content\"\nkey = \"url\"\nlatest_by = \"ts\"",
+            "reference `content` has the name of a topic; rename one of them",
+        ),
+    ];
+    for (reference, says) in told {
+        let error = Project::parse(
+            &with(reference),
+            std::path::Path::new("anabranch.toml"),
+            &|_| None,
+        );
+        let said = error.err().map(|e| e.to_string()).unwrap_or_default();
+        assert!(said.starts_with(says), "{reference}: {said}");
+    }
 }

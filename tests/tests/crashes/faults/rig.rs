@@ -4,13 +4,14 @@
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::time::{Duration, Instant};
 
 use anabranch_jobs::project::context::Context;
 use anabranch_shared::Offsets;
 use anabranch_tests::fates::Fates;
 use anabranch_tests::kafka::{Broker, Cluster, Mock, Producer, Sending, Shape};
 use anabranch_tests::places;
-use anabranch_tests::process::{Setup, until, write_project};
+use anabranch_tests::process::{Setup, write_project};
 use anabranch_tests::s3::{BUCKET, Locking, S3Server, environment};
 use tempfile::TempDir;
 use tokio::sync::Mutex;
@@ -21,6 +22,10 @@ pub(super) const PARTITIONS: i32 = 3;
 /// A group soon gives the partitions of a daemon away that says nothing, a lost answer is soon asked
 /// for again, and an answer is smaller than what a bad network lets through at a time.
 const PROPERTIES: &str = "\"heartbeat.interval.ms\" = 300\n\"max.poll.interval.ms\" = 8000\n\"socket.timeout.ms\" = 3000\n\"reconnect.backoff.max.ms\" = 500\n\"fetch.message.max.bytes\" = 65536\n";
+
+/// How long facts may take to land once nothing is in their way, on a machine of few cores that starts
+/// brokers and daemons beside.
+const PATIENCE: Duration = Duration::from_secs(180);
 
 /// The broker that rows share which do it no harm. It lives until [`end`].
 static SHARED: Mutex<Option<Arc<Broker>>> = Mutex::const_new(None);
@@ -203,6 +208,18 @@ pub(super) async fn landed(context: &Context) -> anyhow::Result<u64> {
 
 /// Waits until so many offsets more have landed.
 pub(super) async fn more(what: &str, context: &Context, offsets: i64) -> anyhow::Result<()> {
-    let enough = landed(context).await? + u64::try_from(offsets)?;
-    until(what, || async { Ok(landed(context).await? >= enough) }).await
+    let (begun, first) = (Instant::now(), landed(context).await?);
+    let enough = first + u64::try_from(offsets)?;
+    loop {
+        let found = landed(context).await?;
+        if found >= enough {
+            return Ok(());
+        }
+        anyhow::ensure!(
+            begun.elapsed() < PATIENCE,
+            "{what}: {found} offsets have landed, and not {enough}, in {PATIENCE:?}; there were {first}"
+        );
+        // Each look reads the log's table, beside a daemon and brokers on few cores.
+        tokio::time::sleep(Duration::from_millis(200)).await;
+    }
 }
