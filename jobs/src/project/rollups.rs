@@ -58,11 +58,13 @@ impl RollUps {
         let Some(parent) = relations.iter().find_map(of_name) else {
             return text();
         };
+        let is_reference = |name: &String| project.references.iter().any(|r| r.name == *name);
+        let read = relations.iter().filter(|name| !is_reference(name)).count();
         let cycle = path.iter().position(|name| *name == parent.name);
         let sql = if let Some(at) = cycle {
             let names = [&path[at..], &[parent.name.as_str()]].concat();
             Err(format!("views read each other: {}", names.join(" → ")))
-        } else if relations.len() > 1 {
+        } else if read > 1 {
             Err(format!(
                 "reads {}: a view over a view reads that one alone; join them in a query",
                 relations.join(" and ")

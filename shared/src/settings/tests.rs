@@ -141,7 +141,7 @@ fn project_with(section: Section, written: &[(&str, &str)]) -> String {
         (
             Section::Topic,
             "fields",
-            "{ ts = \"timestamp not null\", u = \"timestamp not null\", event_id = \"varchar\", visitor = \"varchar\", trace_id = \"varchar\" }",
+            "{ ts = \"timestamp not null\", u = \"timestamp not null\", author = \"varchar\", section = \"varchar\", deleted = \"boolean\", event_id = \"varchar\", visitor = \"varchar\", trace_id = \"varchar\" }",
         ),
         (Section::Kafka, "brokers", "\"h:1\""),
         (Section::Dedup, "key", "\"event_id\""),

@@ -10,8 +10,8 @@ use datafusion::execution::SessionState;
 use datafusion::sql::parser::Statement;
 use datafusion::sql::sqlparser::ast::{
     BinaryOperator, Expr, Function, FunctionArg, FunctionArgExpr, FunctionArguments, GroupByExpr,
-    Ident, ObjectName, OrderByKind, Query, Select, SelectItem, SetExpr, Spanned,
-    Statement as SqlStatement, TableFactor, VisitMut, VisitorMut,
+    Ident, Join, JoinConstraint, JoinOperator, ObjectName, OrderByKind, Query, Select, SelectItem,
+    SetExpr, Spanned, Statement as SqlStatement, TableFactor, TableWithJoins, VisitMut, VisitorMut,
 };
 use datafusion::sql::sqlparser::tokenizer::Span;
 
@@ -92,6 +92,7 @@ fn refused<T>(span: Span, reason: String) -> ControlFlow<Refused, T> {
 }
 
 /// What a column of the parent is.
+#[derive(Clone)]
 enum Kind {
     /// Told by its keys, or of a parent whose rows are facts by the fact.
     Key,
@@ -101,12 +102,14 @@ enum Kind {
     Computed,
 }
 
+#[derive(Clone)]
 struct Column {
     expr: Expr,
     kind: Kind,
 }
 
 /// A view that is read by another one.
+#[derive(Clone)]
 struct Parent {
     name: String,
     columns: BTreeMap<String, Column>,
@@ -139,12 +142,12 @@ impl Parent {
         let SetExpr::Select(select) = *query.body else {
             return Err(way_out("a UNION"));
         };
-        let is_table = |from: &[_]| matches!(from, [one] if is_plain_table(one));
+        let is_table = |from: &[_]| matches!(from, [one] if is_of_tables(one));
         let has_more = [
             (select.distinct.is_some(), "a DISTINCT"),
             (select.having.is_some(), "a HAVING"),
             (select.qualify.is_some(), "a QUALIFY"),
-            (!is_table(&select.from), "a sub-query or a join"),
+            (!is_table(&select.from), "a sub-query"),
         ];
         if let Some((_, what)) = has_more.iter().find(|(has, _)| *has) {
             return Err(way_out(what));
@@ -197,6 +200,25 @@ impl Parent {
         })
     }
 
+    /// The same, with the name of what it reads before each of its columns: they are not the only ones
+    /// where something is joined.
+    fn qualified(&self) -> Self {
+        let mut qualified = self.clone();
+        if let [one] = self.select.from.as_slice()
+            && one.joins.is_empty()
+            && let Some(table) = name_in(&one.relation)
+        {
+            let mut put = Qualified(Ident::with_quote('"', table));
+            for column in qualified.columns.values_mut() {
+                let ControlFlow::Continue(()) = VisitMut::visit(&mut column.expr, &mut put);
+            }
+            if let Some(condition) = &mut qualified.select.selection {
+                let ControlFlow::Continue(()) = VisitMut::visit(condition, &mut put);
+            }
+        }
+        qualified
+    }
+
     fn no_column(&self, ident: &Ident) -> String {
         let near = nearest(&ident.value, self.columns.keys().map(String::as_str));
         let near = near.map_or_else(String::new, |near| format!("; did you mean `{near}`?"));
@@ -210,16 +232,47 @@ impl Parent {
     }
 }
 
-fn is_plain_table(from: &datafusion::sql::sqlparser::ast::TableWithJoins) -> bool {
-    from.joins.is_empty()
-        && matches!(
-            &from.relation,
+/// Whether a relation, and whatever is joined with it, is named: what a reference is, joined below.
+fn is_of_tables(from: &TableWithJoins) -> bool {
+    let is_plain = |relation: &TableFactor| {
+        matches!(
+            relation,
             TableFactor::Table {
                 args: None,
                 sample: None,
                 ..
             }
         )
+    };
+    is_plain(&from.relation) && from.joins.iter().all(|join| is_plain(&join.relation))
+}
+
+/// The name under which a relation is read.
+fn name_in(relation: &TableFactor) -> Option<String> {
+    match relation {
+        TableFactor::Table {
+            alias: Some(alias), ..
+        } => Some(folded(&alias.name)),
+        TableFactor::Table {
+            name: ObjectName(parts),
+            ..
+        } => parts.last().and_then(|part| part.as_ident()).map(folded),
+        _ => None,
+    }
+}
+
+/// The condition of a join, where it is written with ON.
+fn condition_of(join: &mut Join) -> Option<&mut Expr> {
+    match &mut join.join_operator {
+        JoinOperator::Join(on)
+        | JoinOperator::Inner(on)
+        | JoinOperator::Left(on)
+        | JoinOperator::LeftOuter(on) => match on {
+            JoinConstraint::On(condition) => Some(condition),
+            _ => None,
+        },
+        _ => None,
+    }
 }
 
 /// A name as the engine has it.
@@ -245,6 +298,20 @@ fn is_distinct(function: &Function) -> bool {
     match &function.args {
         FunctionArguments::List(list) => list.duplicate_treatment.is_some(),
         _ => false,
+    }
+}
+
+/// Puts a table's name before names of columns.
+struct Qualified(Ident);
+
+impl VisitorMut for Qualified {
+    type Break = std::convert::Infallible;
+
+    fn post_visit_expr(&mut self, expr: &mut Expr) -> ControlFlow<Self::Break> {
+        if let Expr::Identifier(column) = expr {
+            *expr = Expr::CompoundIdentifier(vec![self.0.clone(), column.clone()]);
+        }
+        ControlFlow::Continue(())
     }
 }
 
@@ -274,6 +341,16 @@ struct Finder<'a> {
     found: usize,
 }
 
+impl Finder<'_> {
+    /// Whether the parent is joined with something: it can only stand once.
+    fn is_joined_again(&self, from: &TableWithJoins) -> bool {
+        from.joins.iter().any(|join| match &join.relation {
+            TableFactor::Table { name, .. } => is_named(name, &self.parent.name),
+            _ => false,
+        })
+    }
+}
+
 impl VisitorMut for Finder<'_> {
     type Break = Refused;
 
@@ -282,7 +359,7 @@ impl VisitorMut for Finder<'_> {
             return ControlFlow::Continue(());
         };
         let alias = match select.from.as_slice() {
-            [one] if is_plain_table(one) => match &one.relation {
+            [one] if is_of_tables(one) && !self.is_joined_again(one) => match &one.relation {
                 TableFactor::Table { name, alias, .. } if is_named(name, &self.parent.name) => {
                     alias.as_ref().map(|a| folded(&a.name))
                 }
@@ -291,11 +368,18 @@ impl VisitorMut for Finder<'_> {
             _ => return ControlFlow::Continue(()),
         };
         self.found += 1;
+        let joins = select.from.iter().flat_map(|from| &from.joins);
+        let joined: BTreeSet<String> = joins.filter_map(|j| name_in(&j.relation)).collect();
+        let parent = match joined.is_empty() {
+            true => self.parent.clone(),
+            false => self.parent.qualified(),
+        };
         let mut put = Put {
-            parent: self.parent,
+            parent: &parent,
             state: self.state,
             table: alias.unwrap_or_else(|| self.parent.name.clone()),
             aliases: aliases(select),
+            joined,
             names: Names::Columns,
             aggregates: 0,
         };
@@ -343,6 +427,8 @@ struct Put<'a> {
     /// The name under which the parent is read.
     table: String,
     aliases: BTreeSet<String>,
+    /// The names of what is joined with the parent, which stays as it is.
+    joined: BTreeSet<String>,
     names: Names,
     /// The aggregates that were met.
     aggregates: usize,
@@ -402,7 +488,27 @@ impl Put<'_> {
         for expr in others.into_iter().flatten() {
             VisitMut::visit(expr, self)?;
         }
+        let mut joins: Vec<Join> = select
+            .from
+            .iter()
+            .flat_map(|from| from.joins.clone())
+            .collect();
+        for join in &mut joins {
+            let span = join.relation.span();
+            match condition_of(join) {
+                Some(condition) => VisitMut::visit(condition, self)?,
+                None => {
+                    return refused(
+                        span,
+                        "is joined in another way than `LEFT JOIN … ON …` or `JOIN … ON …`; write one of these".to_owned(),
+                    );
+                }
+            }
+        }
         select.from = self.parent.select.from.clone();
+        if let Some(from) = select.from.first_mut() {
+            from.joins.extend(joins);
+        }
         let nested = |expr: Expr| Expr::Nested(Box::new(expr));
         let of_parent = self.parent.select.selection.clone();
         select.selection = match (of_parent, select.selection.take()) {
@@ -423,6 +529,16 @@ impl Put<'_> {
         Some((name, column))
     }
 
+    /// Whether a name is one of what is joined with the parent: of that by its table, or of none of the
+    /// parent's columns.
+    fn is_joined(&self, parts: &[Ident]) -> bool {
+        match parts {
+            [_] => !self.joined.is_empty(),
+            [table, ..] => self.joined.contains(&folded(table)),
+            [] => false,
+        }
+    }
+
     /// A name on its own, or with its table.
     fn named(&self, parts: &[Ident], span: Span) -> ControlFlow<Refused, Option<Expr>> {
         let by_alias = matches!(parts, [ident] if self.aliases.contains(&folded(ident)));
@@ -430,6 +546,9 @@ impl Put<'_> {
             return ControlFlow::Continue(None);
         }
         let Some((name, column)) = self.column(parts) else {
+            if self.is_joined(parts) {
+                return ControlFlow::Continue(None);
+            }
             if by_alias && self.names == Names::ColumnsFirst {
                 return ControlFlow::Continue(None);
             }
@@ -470,7 +589,12 @@ impl Put<'_> {
         };
         let column = named.as_ref().and_then(|parts| self.column(parts));
         let parent = &self.parent.name;
-        if let (Some(ident), None) = (named.as_ref().and_then(|parts| parts.last()), column) {
+        let joined = named.as_ref().is_some_and(|parts| self.is_joined(parts));
+        if let (Some(ident), None, false) = (
+            named.as_ref().and_then(|parts| parts.last()),
+            column,
+            joined,
+        ) {
             return refused(span, self.parent.no_column(ident));
         }
         if let Some((name, column)) = column

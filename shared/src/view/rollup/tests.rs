@@ -6,6 +6,7 @@ use std::sync::Arc;
 use super::rolled_up;
 use crate::view::View;
 use crate::view::every_function::topic;
+use crate::{Reference, Topic};
 
 const MINUTES: &str = "SELECT date_trunc('minute', ts) AS minute, s, count(*) AS views, sum(n) AS n, count(n) FILTER (WHERE b) AS told, max(ts) AS last_at, approx_distinct(i) AS visitors, avg(f) AS mean, sum(n) * 2 AS twice FROM facts AS x WHERE x.i > 0 GROUP BY 1, 2";
 
@@ -80,6 +81,52 @@ fn a_view_over_rows_counts_rows() {
     assert!(
         !matches!(difference, crate::view::Difference::States(_)),
         "{found} {difference:?}"
+    );
+}
+
+/// A parent may join references, and so may what is made of it, by the parent's keys.
+#[test]
+fn references_are_joined_below() {
+    let posts = Reference {
+        name: "posts".to_owned(),
+        topic: Topic {
+            name: "content".to_owned(),
+            ..topic()
+        },
+        key: vec!["s".to_owned()],
+        latest_by: "ts".to_owned(),
+        fields: vec!["b".to_owned()],
+        deleted_when: None,
+    };
+    let view = |sql: &str| {
+        let view = View::compile_with("v", sql, &topic(), std::slice::from_ref(&posts));
+        view.unwrap_or_else(|e| panic!("{sql}: {e}"))
+    };
+    let joins = "SELECT date_trunc('minute', x.ts) AS minute, posts.b AS author, count(*) AS views FROM facts AS x LEFT JOIN posts ON posts.s = x.s GROUP BY 1, 2";
+    for (child, parent, over_facts) in [
+        (
+            "SELECT author, sum(views) AS views FROM minutes GROUP BY author",
+            joins,
+            "SELECT posts.b AS author, count(*) AS views FROM facts LEFT JOIN posts ON posts.s = facts.s GROUP BY 1",
+        ),
+        (
+            "SELECT posts.b, sum(views) AS views, combine(visitors) AS visitors FROM minutes m LEFT JOIN posts ON posts.s = m.s WHERE posts.b IS NOT NULL GROUP BY 1",
+            MINUTES,
+            "SELECT posts.b, count(*) AS views, approx_distinct(i) AS visitors FROM facts LEFT JOIN posts ON posts.s = facts.s WHERE i > 0 AND posts.b IS NOT NULL GROUP BY 1",
+        ),
+    ] {
+        let compiled = rolled_up("day", child, ("minutes", parent)).unwrap();
+        let difference = view(over_facts).difference(&view(&compiled)).unwrap();
+        assert!(
+            !matches!(difference, crate::view::Difference::States(_)),
+            "{compiled} {difference:?}"
+        );
+    }
+    let using = "SELECT posts.b, sum(views) AS views FROM minutes JOIN posts USING (s) GROUP BY 1";
+    let said = compiled(using).unwrap_err();
+    assert!(
+        said.contains("`LEFT JOIN … ON …` or `JOIN … ON …`"),
+        "{said}"
     );
 }
 
