@@ -3,10 +3,10 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use anabranch_shared::view::Fold;
+use anabranch_shared::view::{Fold, View};
 use anabranch_shared::{
     Error, ErrorKind, FoldOptions, FoldProgress, Log, Master, Met, Offset, Offsets, Ranges,
-    ReferencesAt, Result, Unit, blocking, fold_log, planted, with_references,
+    ReferencesAt, Result, Unit, blocking, fold_log, planted, with_references, with_references_at,
 };
 use arrow::array::RecordBatch;
 use parking_lot::Mutex;
@@ -40,6 +40,9 @@ pub struct BatchOptions {
     pub stop: Arc<AtomicBool>,
     /// What was done so far.
     pub progress: Arc<FoldProgress>,
+    /// Facts of these ranges meet the rows of references that they met there, where the view joins those:
+    /// a generation that is compared with another differs by what it computes alone.
+    pub like: Arc<Met>,
 }
 
 /// What a build came to.
@@ -262,8 +265,12 @@ async fn build(
         log.refresh().await?;
     }
     let mut units = Vec::new();
+    let mut alike = Vec::new();
     for (from, to) in parts(from, to, &log.edges()) {
-        match build_part(master, log, (&from, &to), options, now_ms).await {
+        alike.extend(met_alike(master, (&from, &to), &options.like, now_ms).await?);
+    }
+    for (view, from, to) in alike {
+        match build_part(master, log, &view, (&from, &to), options).await {
             Ok(made) => units.extend(made),
             Err(e) => {
                 master.discard(&units).await;
@@ -272,6 +279,29 @@ async fn build(
         }
     }
     Ok(units)
+}
+
+/// The parts of `[from, to)` of which all facts meet the same rows of references: those that `like` says,
+/// the newest elsewhere.
+async fn met_alike(
+    master: &Arc<Master>,
+    (from, to): (&Offsets, &Offsets),
+    like: &Met,
+    now_ms: i64,
+) -> Result<Vec<(Arc<View>, Offsets, Offsets)>> {
+    let storage = master.table().storage();
+    let newest = with_references(storage, master.view(), now_ms).await?;
+    let mut parts = Vec::new();
+    for (at, from, to) in like.divide(from, to) {
+        let view = match at {
+            Some(at) if !newest.references().is_empty() => {
+                Arc::new(with_references_at(storage, master.view(), at, now_ms).await?)
+            }
+            _ => newest.clone(),
+        };
+        parts.push((view, from, to));
+    }
+    Ok(parts)
 }
 
 /// Divides `[from, to)` at edges, each of which lies at or past the one before it.
@@ -295,11 +325,10 @@ fn parts(from: &Offsets, to: &Offsets, edges: &[Offsets]) -> Vec<(Offsets, Offse
 async fn build_part(
     master: &Arc<Master>,
     log: &Arc<Log>,
+    view: &Arc<View>,
     (from, to): (&Offsets, &Offsets),
     options: &BatchOptions,
-    now_ms: i64,
 ) -> Result<Vec<Unit>> {
-    let view = with_references(master.table().storage(), master.view(), now_ms).await?;
     let files = log.files_between(from, to)?;
     let fold = FoldOptions {
         threads: threads(options, files.iter().map(|file| file.add.size).max()),
@@ -318,7 +347,7 @@ async fn build_part(
         let writer = writer.clone();
         move |states, ranges| writer.take(states, ranges)
     };
-    let written = match fold_log(log, &view, from, to, &fold, emit).await {
+    let written = match fold_log(log, view, from, to, &fold, emit).await {
         Ok(()) => {
             let writer = writer.clone();
             blocking(move || {
@@ -379,6 +408,7 @@ mod tests {
     #[test]
     fn as_many_files_are_read_at_once_as_fit() {
         let options = BatchOptions {
+            like: Default::default(),
             threads: 8,
             memory_bytes: 1_000_000,
             stop: Arc::default(),

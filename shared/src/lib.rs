@@ -75,7 +75,9 @@ pub use place::{Generation, LogVersion, Offset, OffsetRange, Offsets, PartitionI
 pub use planted::planted;
 pub use redact::without_passwords;
 pub use reference::{Met, MetBy, Reference, ReferenceRows, ReferencesAt, ReferencesMet};
-pub use references::{ReferenceSize, as_met, bound_reference, references_held, with_references};
+pub use references::{
+    ReferenceSize, as_met, bound_reference, references_held, with_references, with_references_at,
+};
 pub use scan::{
     count_files, decode_states, scan_files, scan_sorted_states, scan_spilled, statistics_tell,
 };

@@ -104,6 +104,29 @@ pub type ReferencesMet = BTreeMap<String, Arc<ReferenceRows>>;
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Met(Vec<MetBy>);
 
+/// Ranges as pairs of vectors, each of which holds one range of a partition at most. Of partitions that
+/// have none in a pair nothing lies between its two vectors.
+fn vectors(ranges: Vec<(PartitionId, OffsetRange)>, to: &Offsets) -> Vec<(Offsets, Offsets)> {
+    let mut pairs: Vec<(Offsets, Offsets, Vec<PartitionId>)> = Vec::new();
+    for (partition, range) in ranges {
+        let free = pairs
+            .iter()
+            .position(|(_, _, held)| !held.contains(&partition));
+        let at = free.unwrap_or_else(|| {
+            pairs.push((to.clone(), to.clone(), Vec::new()));
+            pairs.len() - 1
+        });
+        let (from, upto, held) = &mut pairs[at];
+        from.set(partition, range.start);
+        upto.set(partition, range.end);
+        held.push(partition);
+    }
+    pairs
+        .into_iter()
+        .map(|(from, upto, _)| (from, upto))
+        .collect()
+}
+
 /// What facts of some ranges met.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct MetBy {
@@ -111,6 +134,23 @@ pub struct MetBy {
     pub ranges: Vec<(PartitionId, OffsetRange)>,
     /// What they met.
     pub at: ReferencesAt,
+}
+
+impl MetBy {
+    /// Adds ranges, joined with those that they touch.
+    fn add(&mut self, ranges: &[(PartitionId, OffsetRange)]) {
+        let mut all = std::mem::take(&mut self.ranges);
+        all.extend(ranges.iter().copied());
+        all.sort_by_key(|(p, r)| (*p, r.start));
+        for (partition, range) in all {
+            match self.ranges.last_mut() {
+                Some((p, last)) if *p == partition && last.end >= range.start => {
+                    last.end = last.end.max(range.end);
+                }
+                _ => self.ranges.push((partition, range)),
+            }
+        }
+    }
 }
 
 impl Met {
@@ -129,10 +169,48 @@ impl Met {
     pub fn extend(&mut self, other: &Self) {
         for more in &other.0 {
             match self.0.iter_mut().find(|known| known.at == more.at) {
-                Some(known) => known.ranges.extend(more.ranges.iter().copied()),
+                Some(known) => known.add(&more.ranges),
                 None => self.0.push(more.clone()),
             }
         }
+    }
+
+    /// The parts of `[from, to)` in which all facts met the same, and up to where their references were:
+    /// `None` for what is not known here.
+    pub fn divide(
+        &self,
+        from: &Offsets,
+        to: &Offsets,
+    ) -> Vec<(Option<&ReferencesAt>, Offsets, Offsets)> {
+        let mut left = from.ranges_to(to);
+        let mut parts = Vec::new();
+        for by in &self.0 {
+            let mut known = Vec::new();
+            for (partition, range) in &by.ranges {
+                let mut rest = Vec::new();
+                for (p, r) in left {
+                    let (start, end) = (r.start.max(range.start), r.end.min(range.end));
+                    if p != *partition || start >= end {
+                        rest.push((p, r));
+                        continue;
+                    }
+                    known.push((p, OffsetRange::new(start, end)));
+                    let around = [
+                        OffsetRange::new(r.start, start),
+                        OffsetRange::new(end, r.end),
+                    ];
+                    rest.extend(around.into_iter().filter(|r| !r.is_empty()).map(|r| (p, r)));
+                }
+                left = rest;
+            }
+            parts.extend(
+                vectors(known, to)
+                    .into_iter()
+                    .map(|(f, t)| (Some(&by.at), f, t)),
+            );
+        }
+        parts.extend(vectors(left, to).into_iter().map(|(f, t)| (None, f, t)));
+        parts
     }
 
     /// How many different rows of references were met.
@@ -148,5 +226,65 @@ impl Met {
     /// Whether no reference was met.
     pub fn is_empty(&self) -> bool {
         self.0.is_empty()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::Offset;
+
+    fn range(start: i64, end: i64) -> OffsetRange {
+        OffsetRange::new(Offset(start), Offset(end))
+    }
+
+    fn at(end: i64) -> ReferencesAt {
+        let offsets = [(PartitionId(0), Offset(end))].into_iter().collect();
+        [("posts".to_owned(), offsets)].into_iter().collect()
+    }
+
+    fn offsets(list: &[(i32, i64)]) -> Offsets {
+        list.iter()
+            .map(|&(p, o)| (PartitionId(p), Offset(o)))
+            .collect()
+    }
+
+    /// Each offset is in one part, with what it met.
+    #[test]
+    fn what_was_met_divides_a_range() {
+        let (p0, p1) = (PartitionId(0), PartitionId(1));
+        let mut met = Met::of(&[(p0, range(0, 10)), (p1, range(3, 5))], &at(1));
+        met.extend(&Met::of(&[(p0, range(20, 30))], &at(1)));
+        met.extend(&Met::of(&[(p0, range(10, 20)), (p1, range(5, 9))], &at(2)));
+        met.extend(&Met::of(&[(p0, range(30, 31))], &at(1)));
+        assert_eq!(met.versions(), 2);
+        let (from, to) = (offsets(&[(0, 5)]), offsets(&[(0, 40), (1, 6)]));
+        let mut found = Vec::new();
+        for (known, from, to) in met.divide(&from, &to) {
+            for (p, r) in from.ranges_to(&to) {
+                found.push((p.0, r.start.0, r.end.0, known.cloned()));
+            }
+        }
+        found.sort_by_key(|(p, start, ..)| (*p, *start));
+        let (one, two) = (Some(at(1)), Some(at(2)));
+        let expected = [
+            (0, 5, 10, one.clone()),
+            (0, 10, 20, two.clone()),
+            (0, 20, 31, one.clone()),
+            (0, 31, 40, None),
+            (1, 0, 3, None),
+            (1, 3, 5, one),
+            (1, 5, 6, two),
+        ];
+        assert_eq!(found, expected);
+    }
+
+    #[test]
+    fn what_was_met_is_stored_and_read() {
+        let mut met = Met::of(&[(PartitionId(7), range(0, 10))], &at(1));
+        met.extend(&Met::of(&[(PartitionId(7), range(10, 12))], &at(2)));
+        let text = serde_json::to_string(&met).unwrap_or_default();
+        assert_eq!(serde_json::from_str::<Met>(&text).ok(), Some(met));
+        assert!(Met::of(&[(PartitionId(0), range(0, 1))], &ReferencesAt::new()).is_empty());
     }
 }

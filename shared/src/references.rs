@@ -15,7 +15,7 @@ use tokio::sync::Mutex;
 use crate::blocking::blocking;
 use crate::late_fields::fit_facts;
 use crate::log::Log;
-use crate::reference::{Met, Reference, ReferenceRows, ReferencesMet};
+use crate::reference::{Met, Reference, ReferenceRows, ReferencesAt, ReferencesMet};
 use crate::storage::Storage;
 use crate::view::{View, planning_session};
 use crate::{Error, Offsets, Result};
@@ -99,6 +99,26 @@ pub async fn with_references(
         met.insert(reference.name.clone(), rows);
     }
     view.bring_up(&met)
+}
+
+/// The view as its facts met its references up to some offsets; of references that are not named there
+/// they meet the newest rows.
+///
+/// # Errors
+/// As [`with_references`].
+pub async fn with_references_at(
+    storage: &Storage,
+    view: &Arc<View>,
+    at: &ReferencesAt,
+    now_ms: i64,
+) -> Result<View> {
+    let mut met = ReferencesMet::new();
+    for reference in view.references() {
+        let at = at.get(&reference.name).cloned();
+        let rows = rows_of(storage, reference, at, now_ms).await?;
+        met.insert(reference.name.clone(), rows);
+    }
+    view.bound(&met)
 }
 
 /// The view whose facts meet, each by its place, what `met` says.

@@ -11,7 +11,7 @@ use anabranch_shared::settings::{GateSettings, ViewSettings};
 use anabranch_shared::view::View;
 use anabranch_shared::{
     Candidate, CutOverOf, Entry, Error, ErrorKind, FoldProgress, Generation, GenerationEntry, Log,
-    Master, Named, Offsets, ReadMode, Result, Role, Stop,
+    Master, Met, Named, Offsets, ReadMode, Result, Role, Stop,
 };
 
 use crate::clock::{now_ms, now_us};
@@ -314,7 +314,11 @@ async fn build_one(
     } = open_candidate(context, change).await?;
     let (action, former) = (change.action, change.former());
     let resumed = master.boundary() != Offsets::default();
-    let batch = batch_options(context, options);
+    let batch = BatchOptions {
+        // A difference is then what the edit makes alone.
+        like: Arc::new(met_by(context, former, live.generation).await?),
+        ..batch_options(context, options)
+    };
     let low = log.low();
     // What the log does not hold any more, and the candidate does.
     let below = (action != Action::Copy).then_some(&low);
@@ -340,9 +344,20 @@ async fn build_one(
     Ok((entry.generation, outcome, resumed))
 }
 
+/// Which rows of references the facts of a generation met.
+async fn met_by(context: &Context, view: &str, generation: Generation) -> Result<Met> {
+    let held = Master::look(&context.storage, view, generation).await?;
+    let mut met = Met::default();
+    for file in &held.files {
+        met.extend(&file.met()?);
+    }
+    Ok(met)
+}
+
 pub(crate) fn batch_options(context: &Context, options: &ApplyOptions) -> BatchOptions {
     let build = &context.project.build;
     BatchOptions {
+        like: Default::default(),
         threads: threads(build.threads),
         memory_bytes: build.memory_bytes,
         stop: options.stop.clone(),

@@ -75,6 +75,7 @@ pub async fn build_view(
     let started_at = now_us();
     let settings = &context.as_it_runs(settings);
     let options = BatchOptions {
+        like: Default::default(),
         threads: threads(context.project.batch.threads),
         memory_bytes: context.project.batch.memory_bytes,
         stop: stop.clone(),

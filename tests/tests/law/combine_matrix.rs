@@ -382,6 +382,7 @@ struct Bench {
 
 fn batch_options() -> BatchOptions {
     BatchOptions {
+        like: Default::default(),
         threads: 2,
         memory_bytes: 1 << 30,
         stop: Arc::new(AtomicBool::new(false)),

@@ -432,6 +432,7 @@ async fn absorb(dir: &Path, daemon: &Daemon, command: &str, sent: usize) -> anyh
 /// Lets the views absorb the facts below an offset, as a refresh does that began when no more had landed.
 async fn absorb_upto(context: &Context, end: usize) -> anyhow::Result<()> {
     let options = BatchOptions {
+        like: Default::default(),
         threads: 2,
         memory_bytes: 1 << 30,
         stop: Arc::new(AtomicBool::new(false)),

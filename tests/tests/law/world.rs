@@ -208,6 +208,7 @@ pub(crate) struct World<'a> {
 
 pub(crate) fn batch_options(memory_bytes: u64) -> BatchOptions {
     BatchOptions {
+        like: Default::default(),
         threads: 2,
         memory_bytes,
         stop: Arc::new(AtomicBool::new(false)),

@@ -30,6 +30,7 @@ const CASES: u64 = 150;
 
 fn options(memory_bytes: u64) -> BatchOptions {
     BatchOptions {
+        like: Default::default(),
         threads: 2,
         memory_bytes,
         stop: Arc::new(AtomicBool::new(false)),

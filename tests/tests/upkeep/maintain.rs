@@ -205,6 +205,7 @@ async fn a_build_in_flight_keeps_its_files() -> anyhow::Result<()> {
     let master = Arc::new(Master::open(&context.storage, &view, Generation(1), now_ms()).await?);
     let log = context.log("facts").await?;
     let options = BatchOptions {
+        like: Default::default(),
         threads: 1,
         memory_bytes: 1 << 30,
         stop: Arc::new(AtomicBool::new(false)),

@@ -370,6 +370,7 @@ struct World {
 
 fn batch_options() -> BatchOptions {
     BatchOptions {
+        like: Default::default(),
         threads: 1,
         memory_bytes: 1 << 30,
         stop: Arc::default(),
