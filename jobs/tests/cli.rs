@@ -18,6 +18,8 @@ mod logging;
 mod opening;
 #[path = "cli/reading.rs"]
 mod reading;
+#[path = "cli/references.rs"]
+mod references;
 #[path = "cli/rollups.rs"]
 mod rollups;
 #[path = "cli/settings.rs"]

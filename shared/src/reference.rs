@@ -36,6 +36,15 @@ pub struct Reference {
 }
 
 impl Reference {
+    /// Whether both have the same rows under the same name: which fields of them are read is another matter.
+    pub fn has_same_rows(&self, other: &Self) -> bool {
+        self.name == other.name
+            && self.topic.name == other.topic.name
+            && self.key == other.key
+            && self.latest_by == other.latest_by
+            && self.deleted_when == other.deleted_when
+    }
+
     /// The columns of its rows: the key, then the fields.
     pub fn schema(&self) -> SchemaRef {
         Arc::new(Schema::new(self.columns()))
@@ -86,9 +95,9 @@ impl Reference {
             Some(condition) => format!("coalesce(({condition}), false)"),
             None => "false".to_owned(),
         };
-        let latest = format!("row_number() OVER (PARTITION BY {key} ORDER BY {order})");
+        // Whoever joins it by its key meets one row at most, which `combine` sees by the DISTINCT.
         format!(
-            "SELECT {all} FROM (SELECT {all}, {gone} AS _gone, {latest} AS _nth FROM {} WHERE {present}) WHERE _nth = 1 AND NOT _gone",
+            "SELECT {all} FROM (SELECT DISTINCT ON ({key}) {all}, {gone} AS _gone FROM {} WHERE {present} ORDER BY {key}, {order}) WHERE NOT _gone",
             quoted(&self.topic.name)
         )
     }

@@ -13,6 +13,7 @@ use datafusion::physical_expr::PhysicalExpr;
 use tokio::sync::Mutex;
 
 use crate::blocking::blocking;
+use crate::counted::counted;
 use crate::late_fields::fit_facts;
 use crate::log::Log;
 use crate::reference::{Met, Reference, ReferenceRows, ReferencesAt, ReferencesMet};
@@ -194,9 +195,9 @@ async fn known(
     now_ms: i64,
 ) -> Result<Arc<Mutex<Known>>> {
     let mut all = kept.known.lock().await;
-    if let Some(known) = all.get(&reference.name)
-        && known.lock().await.reference == *reference
-    {
+    // One of another declaration has other rows or columns.
+    let key = format!("{reference:?}");
+    if let Some(known) = all.get(&key) {
         return Ok(known.clone());
     }
     let log = Log::open(&storage.apart(), &reference.topic, now_ms).await?;
@@ -205,7 +206,7 @@ async fn known(
         log: Arc::new(log),
         newest: Arc::new(ReferenceRows::none(reference)?),
     }));
-    all.insert(reference.name.clone(), known.clone());
+    all.insert(key, known.clone());
     Ok(known)
 }
 
@@ -263,11 +264,9 @@ async fn read_files(
         .await?;
         if rows.size_bytes() as u64 > most_bytes {
             return Err(Error::NoRoom(format!(
-                "reference `{0}`: its {1} rows take {2} MB of memory, and may take {3} MB (`memory` in `[references.{0}]`); raise it, or name fewer fields in `fields`",
-                name,
-                rows.rows(),
-                rows.size_bytes() / 1_000_000,
-                most_bytes / 1_000_000
+                "reference `{name}`: {} take {} bytes of memory, and may take {most_bytes} (`memory` in `[references.{name}]`); raise it, or name fewer fields in `fields`",
+                counted(rows.rows() as u64, "row", "rows"),
+                rows.size_bytes()
             )));
         }
     }

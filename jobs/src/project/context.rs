@@ -110,6 +110,9 @@ impl Context {
                     (e, _) => self.in_file(settings, e),
                 });
                 let view = Arc::new(view?);
+                view.references()
+                    .iter()
+                    .try_for_each(|r| r.check().map_err(|e| Error::view(view.name(), e)))?;
                 self.planned.note_text(settings, read, &view);
                 view
             }

@@ -394,6 +394,9 @@ fn reasons(states: &StatesDiffer) -> Vec<String> {
     both("filter", &states.filters);
     both("keys", &states.keys);
     both("columns", &states.columns);
+    if !states.references.is_empty() {
+        why.push(format!("other rows of {}", states.references.join(", ")));
+    }
     if let (true, Some((before, after))) = (why.is_empty(), &states.form) {
         why.push(match before == after {
             true => "keys or columns in another order".to_owned(),

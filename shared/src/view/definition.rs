@@ -38,21 +38,15 @@ impl Definition {
             && self.meets_as(other)
     }
 
-    /// Whether both meet the same rows of references. Fields of their topics may differ.
+    /// Whether both meet the same rows of references.
     fn meets_as(&self, other: &Self) -> bool {
-        let of = |of: &Self| {
-            let told = |r: &Reference| {
-                (
-                    r.topic.name.clone(),
-                    Reference {
-                        topic: self.topic.clone(),
-                        ..r.clone()
-                    },
-                )
-            };
-            of.references.iter().map(told).collect::<Vec<_>>()
-        };
-        of(self) == of(other)
+        self.references.len() == other.references.len() && self.meets_those_of(other)
+    }
+
+    /// Whether each reference that this one meets has the same rows as the other's of its name.
+    pub(super) fn meets_those_of(&self, other: &Self) -> bool {
+        let same = |own: &Reference| other.references.iter().any(|r| r.has_same_rows(own));
+        self.references.iter().all(same)
     }
 
     /// Whether states of the one are states of the other: the same query, in the same format.

@@ -16,7 +16,7 @@ use datafusion::logical_expr::{Expr, ExprSchemable, LogicalPlan, Operator};
 
 use super::View;
 use super::plan::planning_session;
-use crate::reference::Lookup;
+use crate::reference::{Lookup, Reference};
 use crate::{Result, sql};
 
 /// What a view computes, in parts that can be compared.
@@ -36,6 +36,7 @@ pub struct Fingerprint {
     /// What stands above them.
     upper: String,
     settings: Vec<(String, String)>,
+    references: Vec<Reference>,
     state_format: String,
 }
 
@@ -65,6 +66,8 @@ pub struct StatesDiffer {
     pub keys: [Vec<String>; 2],
     /// Aggregates that only the former has, and only the later, by the names of their columns.
     pub columns: [Vec<String>; 2],
+    /// References that both meet and that have other rows in the later one.
+    pub references: Vec<String>,
     /// Aggregates that stand in another order, or are the same in states of another format.
     pub form: Option<(String, String)>,
 }
@@ -100,16 +103,6 @@ impl Fingerprint {
             .iter()
             .map(&written)
             .collect::<EngineResult<Vec<_>>>()?;
-        let references = definition.references.iter().map(|r| {
-            let by = (
-                &r.topic.name,
-                &r.key,
-                &r.latest_by,
-                &r.fields,
-                &r.deleted_when,
-            );
-            (format!("reference {}", r.name), format!("{by:?}"))
-        });
         let all = keys.iter().chain(&aggregates).enumerate();
         let shown = all.filter_map(|(at, what)| Some((what.clone(), view.shown_as(at)?)));
         Ok(Self {
@@ -117,12 +110,8 @@ impl Fingerprint {
             topic: definition.topic.name.clone(),
             shown: shown.collect(),
             upper: upper_of(view)?,
-            settings: definition
-                .settings
-                .iter()
-                .cloned()
-                .chain(references)
-                .collect(),
+            settings: definition.settings.clone(),
+            references: definition.references.clone(),
             state_format: definition.state_format.clone(),
             filters,
             keys,
@@ -158,6 +147,11 @@ impl Fingerprint {
             only(self, &self.aggregates, &later.aggregates),
             only(later, &later.aggregates, &self.aggregates),
         ];
+        let changed = later.references.iter().filter(|own| {
+            let mut former = self.references.iter();
+            former.any(|r| r.name == own.name && !r.has_same_rows(own))
+        });
+        states.references = changed.map(|r| r.name.clone()).collect();
         let form = |of: &Self| (of.settings.clone(), of.state_format.clone());
         let same_order = self.keys == later.keys && self.aggregates == later.aggregates;
         if form(self) != form(later) || (states == StatesDiffer::default() && !same_order) {

@@ -47,7 +47,8 @@ impl View {
             return Ok(None);
         };
         let same = self.topic().name == former.topic().name
-            && self.definition().settings == former.definition().settings;
+            && self.definition().settings == former.definition().settings
+            && self.definition().meets_those_of(former.definition());
         let (wanted, has) = (self.fingerprint()?, former.fingerprint()?);
         let all = own.columns().len() == wanted.aggregates.len()
             && others.columns().len() == has.aggregates.len();

@@ -6,7 +6,7 @@
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
-use anabranch_batch::{merge_small_runs, rebuild, refresh};
+use anabranch_batch::{BatchOptions, build_up, merge_small_runs, rebuild, refresh};
 use anabranch_serving::{ServingOptions, SqlService};
 use anabranch_shared::settings::{FieldReads, FieldType};
 use anabranch_shared::view::{View, planning_session};
@@ -250,6 +250,7 @@ impl<'a> World<'a> {
             13..=14 => self.follow(i).await,
             15..=16 => self.refresh().await,
             17 => self.rebuild().await,
+            18 if self.rng.random_bool(0.5) => self.candidate().await,
             18 => self.merge().await,
             _ => self.crash(i),
         };
@@ -358,11 +359,7 @@ impl<'a> World<'a> {
             return Ok(());
         }
         // All ranges below are at the newest rows.
-        let mut met = Met::default();
-        let pin = self.master.pin();
-        for file in &pin.files {
-            met.extend(&file.met()?);
-        }
+        let met = met_of(&self.master)?;
         anyhow::ensure!(met.versions() <= 1, "a rebuild leaves {met:?}");
         Ok(())
     }
@@ -382,6 +379,49 @@ impl<'a> World<'a> {
             self.coverage.count("references: runs are merged");
         }
         Ok(())
+    }
+
+    /// A generation beside: its facts meet what those of the live one met, and it answers the same.
+    async fn candidate(&mut self) -> anyhow::Result<()> {
+        self.coverage.count("references: a generation beside");
+        self.faults.set_percent(0);
+        let like = met_of(&self.master)?;
+        let definition = self.master.view().definition();
+        let view = Arc::new(View::from_definition("v", definition)?);
+        let generation = self.catalogue.claim_generation("v").await?;
+        let master = Arc::new(Master::open(&self.storage, &view, generation, NOW).await?);
+        self.master.refresh().await?;
+        let boundary = self.master.boundary();
+        let options = BatchOptions {
+            like: Arc::new(like.clone()),
+            ..batch_options(1 << 30)
+        };
+        let log = self.logs["facts"].clone();
+        log.refresh().await?;
+        build_up(&master, &log, &boundary, &options, || NOW).await?;
+        let made = met_of(&master)?;
+        for (at, from, to) in like.divide(&Offsets::default(), &boundary) {
+            for (found, ..) in made.divide(&from, &to) {
+                let there = self.rows.get("facts").into_iter().flatten();
+                let mut there = there.filter(|f| f.offset >= from.get(f.partition));
+                let holds = there.any(|f| f.offset < to.get(f.partition));
+                anyhow::ensure!(!holds || found == at, "{found:?}, and not {at:?}");
+            }
+        }
+        let pin = master.pin();
+        let own = ViewPin {
+            view: master.view().clone(),
+            generation,
+            boundary: pin.boundary.clone(),
+            head: pin.boundary,
+            root: master.table().root().clone(),
+            files: pin.files,
+            delta: Vec::new(),
+            met: Met::default(),
+        };
+        let mut pin = Pin::default();
+        pin.views.insert("v".to_owned(), own.clone());
+        self.check_loop(&pin, &own).await
     }
 
     /// The rows of a reference as a plain loop finds them.
@@ -517,7 +557,19 @@ impl<'a> World<'a> {
         let recomputed = DataFrame::new(session.state(), plan).collect().await;
         ensure_same(&schema, &recomputed.map_err(Error::from)?, &found)
             .map_err(|e| anyhow::anyhow!("{}\nas it is verified: {e}", VIEWS[self.view].0))?;
-        let joined = self.joined(&view.head, &met)?;
+        self.check_loop(pin, view).await
+    }
+
+    /// The answer equals what a plain loop makes of facts and rows.
+    async fn check_loop(&mut self, pin: &Pin, view: &ViewPin) -> anyhow::Result<()> {
+        let answer = self
+            .service
+            .query_on("SELECT * FROM v", pin, ReadMode::Merged)
+            .await?;
+        let schema = answer.schema.clone();
+        let found = datafusion::physical_plan::common::collect(answer.stream).await;
+        let found = found.map_err(Error::from)?;
+        let joined = self.joined(&view.head, &view.all_met()?)?;
         let plain = SessionContext::new();
         let table = MemTable::try_new(joined.schema(), vec![vec![joined]])?;
         plain.register_table("joined", Arc::new(table))?;
@@ -561,6 +613,15 @@ impl<'a> World<'a> {
         }
         self.check().await
     }
+}
+
+/// What the facts of a master view met.
+fn met_of(master: &Master) -> anyhow::Result<Met> {
+    let mut met = Met::default();
+    for file in &master.pin().files {
+        met.extend(&file.met()?);
+    }
+    Ok(met)
 }
 
 fn key_of(row: &Row, key: &[String]) -> Option<Vec<String>> {
