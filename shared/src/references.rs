@@ -19,7 +19,7 @@ use crate::log::Log;
 use crate::reference::{Met, Reference, ReferenceRows, ReferencesAt, ReferencesMet};
 use crate::storage::Storage;
 use crate::view::{View, planning_session};
-use crate::{Error, Offsets, Result};
+use crate::{Error, Offsets, Result, planted};
 
 /// Rows that are read at once.
 const ROWS_AT_ONCE: usize = 262_144;
@@ -165,7 +165,8 @@ async fn rows_of(
             known.log.head()
         }
     };
-    if *known.newest.at() == wanted {
+    let is_old = planted("planted-rows-never-newer") && *known.newest.at() != Offsets::default();
+    if *known.newest.at() == wanted || is_old {
         return Ok(known.newest.clone());
     }
     let is_newer = wanted.covers(known.newest.at());

@@ -511,7 +511,9 @@ pub(crate) fn merge_pieces(
             }
         }
         ranges.extend(piece.ranges.iter().copied());
-        met.extend(&piece.met);
+        if !planted("planted-met-lost-in-merge") {
+            met.extend(&piece.met);
+        }
     }
     let states = fold.into_states()?;
     kept.push(StatePiece::new(

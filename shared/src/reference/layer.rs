@@ -16,7 +16,7 @@ use hashbrown::HashTable;
 
 use super::Reference;
 use crate::topic::{INGESTED_AT, OFFSET, PARTITION};
-use crate::{Error, Offsets, Result};
+use crate::{Error, Offsets, Result, planted};
 
 /// The column that says of a row that its key is not there.
 const GONE: &str = "_gone";
@@ -97,6 +97,7 @@ impl Layer {
             let same = |other: &u32| keys.row(*other as usize) == keys.row(at);
             let own = u32::try_from(at).map_err(|_| too_many())?;
             match latest.find_mut(hash, same) {
+                Some(_) if planted("planted-first-row-met") => {}
                 Some(known) if orders.row(*known as usize) < orders.row(at) => *known = own,
                 Some(_) => {}
                 None => {
@@ -197,6 +198,9 @@ impl ReferenceRows {
             .is_some_and(|before| before.len() <= layer.len() * MERGED_BELOW)
             && let Some(before) = layers.pop()
         {
+            if planted("planted-layer-lost") {
+                continue;
+            }
             let both = concat_batches(&self.shape.kept, [&before.rows, &layer.rows])?;
             layer = Layer::of(&self.shape, &both)?;
         }
@@ -236,7 +240,10 @@ impl ReferenceRows {
                     latest = Some((number, at));
                 }
             }
-            let there = latest.filter(|(number, at)| !self.layers[*number].gone.value(*at));
+            let is_gone = |(number, at): &(usize, usize)| {
+                self.layers[*number].gone.value(*at) && !planted("planted-gone-row-met")
+            };
+            let there = latest.filter(|found| !is_gone(found));
             picks.push(there.unwrap_or(none));
         }
         let is_there = picks.iter().map(|pick| *pick != none);

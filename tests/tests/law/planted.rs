@@ -279,10 +279,67 @@ const OF_GENERATIONS: &[Bug] = &[
     ),
 ];
 
+/// Those of references, which the law's test of those notices.
+const OF_REFERENCES: &[Bug] = &[
+    (
+        "planted-met-noted-lower",
+        "facts are said to have met rows of a reference up to less than they did",
+        1,
+    ),
+    (
+        "planted-met-not-noted",
+        "what facts met that made no state is not noted",
+        1,
+    ),
+    (
+        "planted-first-row-met",
+        "a row of a reference that comes later does not count",
+        1,
+    ),
+    ("planted-gone-row-met", "a row that was deleted is met", 1),
+    (
+        "planted-layer-lost",
+        "rows of a reference are lost where they are merged with later ones",
+        1,
+    ),
+    (
+        "planted-rows-of-before-kept",
+        "states of facts that met rows of before are taken for those of now",
+        1,
+    ),
+    (
+        "planted-met-lost-in-merge",
+        "what facts met is lost where pieces are merged",
+        1,
+    ),
+    (
+        "planted-met-lost-in-merged-runs",
+        "what facts met is lost where runs are merged",
+        1,
+    ),
+    (
+        "planted-candidate-meets-newest",
+        "a candidate meets other rows than what it is compared with",
+        1,
+    ),
+    (
+        "planted-rows-never-newer",
+        "a rebuild meets the rows that were read first",
+        1,
+    ),
+];
+
+/// The test of references.
+const REFERENCES: &str = "law::references::facts_meet_references_as_recorded";
+
 /// Runs the law's test with a bug switched on. Returns what it printed where it failed.
 fn broken_by(bug: &str, seed: u64, of: &str) -> anyhow::Result<Option<String>> {
+    let test = match of {
+        REFERENCES => REFERENCES,
+        _ => "law::the_law_holds",
+    };
     let out = Command::new(std::env::current_exe()?)
-        .args(["--exact", "law::the_law_holds", "--nocapture"])
+        .args(["--exact", test, "--nocapture"])
         .env("FAILPOINTS", format!("{bug}=return"))
         .env("ANABRANCH_LAW_CASES", CASES.to_string())
         .env("ANABRANCH_LAW_SEED", seed.to_string())
@@ -305,7 +362,8 @@ fn every_planted_bug_is_caught() -> anyhow::Result<()> {
     let of_generations = OF_GENERATIONS
         .iter()
         .map(|bug| (bug, world::OF_GENERATIONS));
-    for ((bug, what, seed), of) in plain.chain(of_generations) {
+    let of_references = OF_REFERENCES.iter().map(|bug| (bug, REFERENCES));
+    for ((bug, what, seed), of) in plain.chain(of_generations).chain(of_references) {
         let begun = Instant::now();
         match broken_by(bug, *seed, of)? {
             Some(printed) => {
