@@ -347,7 +347,7 @@ impl Gathering<'_> {
         held: &PeerDelta,
         pinned: &mut Pinned,
     ) -> Result<()> {
-        for (name, (master, _)) in own.views.iter().filter(|v| meets(v)) {
+        for (name, (master, _)) in own.views.iter().filter(meets) {
             let Some(view) = pinned
                 .views
                 .get_mut(name)

@@ -525,7 +525,7 @@ impl<'a> World<'a> {
             let names = ["v", "facts"].map(str::to_owned);
             let pin = match daemon.pin(&names, ReadMode::Merged).await {
                 // It looks again in a moment.
-                Err(e) if matches!(e, Error::Unavailable(_)) => {
+                Err(Error::Unavailable(_)) => {
                     daemon.follow_catalogue().await;
                     daemon.pin(&names, ReadMode::Merged).await?
                 }

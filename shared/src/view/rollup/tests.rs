@@ -98,10 +98,8 @@ fn references_are_joined_below() {
         fields: vec!["b".to_owned()],
         deleted_when: None,
     };
-    let view = |sql: &str| {
-        let view = View::compile_with("v", sql, &topic(), std::slice::from_ref(&posts));
-        view.unwrap_or_else(|e| panic!("{sql}: {e}"))
-    };
+    let view =
+        |sql: &str| View::compile_with("v", sql, &topic(), std::slice::from_ref(&posts)).unwrap();
     let joins = "SELECT date_trunc('minute', x.ts) AS minute, posts.b AS author, count(*) AS views FROM facts AS x LEFT JOIN posts ON posts.s = x.s GROUP BY 1, 2";
     for (child, parent, over_facts) in [
         (
