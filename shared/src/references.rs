@@ -94,11 +94,7 @@ pub async fn with_references(
     if view.references().is_empty() || !view.at().is_empty() {
         return Ok(view.clone());
     }
-    let mut met = ReferencesMet::new();
-    for reference in view.references() {
-        let rows = rows_of(storage, reference, None, now_ms).await?;
-        met.insert(reference.name.clone(), rows);
-    }
+    let met = met_up_to(storage, view, &ReferencesAt::new(), now_ms).await?;
     view.bring_up(&met)
 }
 
@@ -113,13 +109,23 @@ pub async fn with_references_at(
     at: &ReferencesAt,
     now_ms: i64,
 ) -> Result<View> {
+    view.bound(&met_up_to(storage, view, at, now_ms).await?)
+}
+
+/// The rows of a view's references up to some offsets, and the newest of those that are not named there.
+async fn met_up_to(
+    storage: &Storage,
+    view: &View,
+    at: &ReferencesAt,
+    now_ms: i64,
+) -> Result<ReferencesMet> {
     let mut met = ReferencesMet::new();
     for reference in view.references() {
         let at = at.get(&reference.name).cloned();
         let rows = rows_of(storage, reference, at, now_ms).await?;
         met.insert(reference.name.clone(), rows);
     }
-    view.bound(&met)
+    Ok(met)
 }
 
 /// The view whose facts meet, each by its place, what `met` says.

@@ -11,10 +11,10 @@ use datafusion::logical_expr::{Expr, TableType};
 use datafusion::physical_plan::ExecutionPlan;
 
 macro_rules! placeholder {
-    ($(#[$doc:meta])* $name:ident) => {
+    ($(#[$doc:meta])* $vis:vis $name:ident) => {
         $(#[$doc])*
         #[derive(Debug)]
-        pub struct $name(pub SchemaRef);
+        $vis struct $name(pub SchemaRef);
 
         #[async_trait]
         impl TableProvider for $name {
@@ -41,9 +41,13 @@ macro_rules! placeholder {
 
 placeholder!(
     /// Stands for a topic's facts.
-    FactsTable
+    pub FactsTable
 );
 placeholder!(
     /// Stands for a view's keys and finished columns.
-    LeafTable
+    pub LeafTable
+);
+placeholder!(
+    /// Stands for a reference's rows until its joins are resolved.
+    pub(super) ReferenceTable
 );

@@ -3,54 +3,25 @@
 
 use std::sync::Arc;
 
-use async_trait::async_trait;
-use datafusion::catalog::{Session, TableProvider};
 use datafusion::common::tree_node::{Transformed, TreeNode, TreeNodeRecursion};
-use datafusion::common::{
-    Column, DFSchemaRef, Result as EngineResult, TableReference, internal_err,
-};
+use datafusion::common::{Column, DFSchemaRef, Result as EngineResult, TableReference};
 use datafusion::datasource::source_as_provider;
 use datafusion::functions::core::expr_fn::get_field;
 use datafusion::logical_expr::expr::ScalarFunction;
 use datafusion::logical_expr::utils::split_conjunction;
 use datafusion::logical_expr::{
     BinaryExpr, Expr, ExprSchemable, Join, JoinType, LogicalPlan, LogicalPlanBuilder, Operator,
-    Projection, ScalarUDF, TableType,
+    Projection, ScalarUDF,
 };
-use datafusion::physical_plan::ExecutionPlan;
 use datafusion::sql::unparser::expr_to_sql;
 
+use super::facts::ReferenceTable;
 use super::order;
 use super::plan::with_place;
 use super::refusals::refuse_relation;
 use crate::convert::sql_type;
 use crate::reference::{Bound, Lookup, Reference};
 use crate::{Error, Result};
-
-/// Stands for a reference's rows until its joins are resolved.
-#[derive(Debug)]
-pub(super) struct ReferenceTable(pub(super) Arc<Reference>);
-
-#[async_trait]
-impl TableProvider for ReferenceTable {
-    fn schema(&self) -> arrow::datatypes::SchemaRef {
-        self.0.schema()
-    }
-
-    fn table_type(&self) -> TableType {
-        TableType::Base
-    }
-
-    async fn scan(
-        &self,
-        _state: &dyn Session,
-        _projection: Option<&Vec<usize>>,
-        _filters: &[Expr],
-        _limit: Option<usize>,
-    ) -> EngineResult<Arc<dyn ExecutionPlan>> {
-        internal_err!("a reference was read as a table")
-    }
-}
 
 /// A plan without joins of references, and the references that it looks rows up in.
 ///
@@ -60,6 +31,7 @@ pub(super) fn resolve(
     view: &str,
     text: &str,
     plan: LogicalPlan,
+    known: &[Reference],
 ) -> Result<(LogicalPlan, Vec<Reference>)> {
     let mut met: Vec<Reference> = Vec::new();
     // What is refused is no error of the engine's, so it is kept beside.
@@ -68,7 +40,7 @@ pub(super) fn resolve(
         let LogicalPlan::Join(join) = &node else {
             return Ok(Transformed::no(node));
         };
-        match of_join(join)? {
+        match of_join(join, known)? {
             Found::Resolved(plan, reference) => {
                 if !met.contains(&reference) {
                     met.push(Reference::clone(&reference));
@@ -89,7 +61,7 @@ pub(super) fn resolve(
     let plan = resolved.data;
     let mut left = None;
     plan.apply_with_subqueries(|node| {
-        left = reference_of(node)
+        left = reference_of(node, known)
             .map(|(reference, _)| reference)
             .or(left.take());
         Ok(TreeNodeRecursion::Continue)
@@ -135,31 +107,35 @@ fn written(expr: &Expr) -> String {
 }
 
 /// The reference that a plan is, and the name under which it stands there.
-fn reference_of(plan: &LogicalPlan) -> Option<(Arc<Reference>, TableReference)> {
+fn reference_of(
+    plan: &LogicalPlan,
+    known: &[Reference],
+) -> Option<(Arc<Reference>, TableReference)> {
     match plan {
         LogicalPlan::TableScan(scan) => {
             let provider = source_as_provider(&scan.source).ok()?;
-            let table =
-                (provider.as_ref() as &dyn std::any::Any).downcast_ref::<ReferenceTable>()?;
-            Some((table.0.clone(), scan.table_name.clone()))
+            let is_one = (provider.as_ref() as &dyn std::any::Any).is::<ReferenceTable>();
+            let name = scan.table_name.clone();
+            let mut named = known.iter().filter(|r| is_one && r.name == name.table());
+            Some((Arc::new(named.next()?.clone()), name))
         }
         LogicalPlan::SubqueryAlias(a) => {
-            let (reference, _) = reference_of(&a.input)?;
+            let (reference, _) = reference_of(&a.input, known)?;
             Some((reference, a.alias.clone()))
         }
         _ => None,
     }
 }
 
-fn of_join(join: &Join) -> EngineResult<Found> {
-    let (facts, reference, name, join_type) =
-        match (reference_of(&join.left), reference_of(&join.right)) {
-            (None, None) => return Ok(Found::Other),
-            (_, Some((reference, name))) => (&join.left, reference, name, join.join_type),
-            (Some((reference, name)), None) => {
-                (&join.right, reference, name, join.join_type.swap())
-            }
-        };
+fn of_join(join: &Join, known: &[Reference]) -> EngineResult<Found> {
+    let (facts, reference, name, join_type) = match (
+        reference_of(&join.left, known),
+        reference_of(&join.right, known),
+    ) {
+        (None, None) => return Ok(Found::Other),
+        (_, Some((reference, name))) => (&join.left, reference, name, join.join_type),
+        (Some((reference, name)), None) => (&join.right, reference, name, join.join_type.swap()),
+    };
     let wrong = |why: String| Ok(Found::Wrong(reference.clone(), why));
     if !matches!(join_type, JoinType::Left | JoinType::Inner) {
         return wrong(format!(

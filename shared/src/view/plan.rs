@@ -24,6 +24,7 @@ use datafusion::optimizer::{Optimizer, OptimizerRule};
 use datafusion::physical_expr::{PhysicalExpr, ScalarFunctionExpr};
 use datafusion::prelude::{SessionConfig, SessionContext};
 
+use super::facts::ReferenceTable;
 use super::fold::evaluate;
 use super::joins;
 use super::order::{self, Needs};
@@ -159,7 +160,7 @@ fn raw_plan(context: &SessionContext, text: &str, read: Readable<'_>) -> Result<
     let facts: Arc<dyn TableProvider> = Arc::new(FactsTable(read.topic.schema()));
     context.register_table(read.topic.name.as_str(), facts)?;
     for reference in read.references {
-        let rows = joins::ReferenceTable(Arc::new(reference.clone()));
+        let rows = ReferenceTable(reference.schema());
         context.register_table(reference.name.as_str(), Arc::new(rows))?;
     }
     let state = context.state();
@@ -182,7 +183,7 @@ fn plan_over(
     read: Readable<'_>,
 ) -> Result<Planned> {
     let raw = raw_plan(context, text, read)?;
-    let (raw, references) = joins::resolve(view, text, raw)?;
+    let (raw, references) = joins::resolve(view, text, raw, read.references)?;
     let state = context.state();
     let analyzed = state
         .analyzer()

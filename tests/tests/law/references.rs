@@ -19,6 +19,7 @@ use anabranch_tests::commands::ensure_same;
 use anabranch_tests::faults::{Faults, faulty};
 use anabranch_tests::places;
 use arrow::array::{ArrayRef, BooleanArray, Int64Array, RecordBatch, StringArray};
+use arrow::datatypes::SchemaRef;
 use datafusion::datasource::MemTable;
 use datafusion::prelude::{DataFrame, SessionContext};
 use rand::rngs::SmallRng;
@@ -541,13 +542,7 @@ impl<'a> World<'a> {
 
     async fn check_pin(&mut self, pin: &Pin, view: &ViewPin) -> anyhow::Result<()> {
         let met = view.all_met()?;
-        let answer = self
-            .service
-            .query_on("SELECT * FROM v", pin, ReadMode::Merged)
-            .await?;
-        let schema = answer.schema.clone();
-        let found = datafusion::physical_plan::common::collect(answer.stream).await;
-        let found = found.map_err(Error::from)?;
+        let (schema, found) = self.answer(pin).await?;
         // What `verify` would compare it with.
         let bound = as_met(&self.storage, &view.view, &met, NOW).await?;
         let facts = self.service.topic_provider(&pin.topics["facts"], &bound)?;
@@ -560,15 +555,19 @@ impl<'a> World<'a> {
         self.check_loop(pin, view).await
     }
 
-    /// The answer equals what a plain loop makes of facts and rows.
-    async fn check_loop(&mut self, pin: &Pin, view: &ViewPin) -> anyhow::Result<()> {
+    async fn answer(&self, pin: &Pin) -> anyhow::Result<(SchemaRef, Vec<RecordBatch>)> {
         let answer = self
             .service
-            .query_on("SELECT * FROM v", pin, ReadMode::Merged)
-            .await?;
+            .query_on("SELECT * FROM v", pin, ReadMode::Merged);
+        let answer = answer.await?;
         let schema = answer.schema.clone();
-        let found = datafusion::physical_plan::common::collect(answer.stream).await;
-        let found = found.map_err(Error::from)?;
+        let rows = datafusion::physical_plan::common::collect(answer.stream).await;
+        Ok((schema, rows.map_err(Error::from)?))
+    }
+
+    /// The answer equals what a plain loop makes of facts and rows.
+    async fn check_loop(&mut self, pin: &Pin, view: &ViewPin) -> anyhow::Result<()> {
+        let (schema, found) = self.answer(pin).await?;
         let joined = self.joined(&view.head, &view.all_met()?)?;
         let plain = SessionContext::new();
         let table = MemTable::try_new(joined.schema(), vec![vec![joined]])?;
