@@ -63,7 +63,7 @@ pub const FOUND_WRONG: u8 = 1;
 pub const DEAD_LETTERS: u8 = 2;
 /// The exit code of `plan` when there is something to do.
 pub const CHANGES: u8 = 2;
-/// The exit code of `apply` when it stopped because of a gate.
+/// The exit code of `apply` when it stopped because of a gate, and of `plan` when that is how it stands.
 pub const GATE_BROKEN: u8 = 3;
 
 /// How often progress is shown.
@@ -117,7 +117,7 @@ Examples:
   anabranch status
 
 Exit codes: 0 done; 1 `verify`, `diff` or `demo` found a difference; 2 dead letters, wrong arguments, or
-`plan` found something to do; 3 `apply` stopped at a gate;
+`plan` found something to do; 3 `apply` stopped at a gate, or `plan` found that it had;
 64 wrong input, SQL or settings; 65 damaged data; 66 no such thing; 69 unavailable, or a bound was
 reached; 70 a defect; 75 stopped, or another process was first: try again.
 ANABRANCH_LOG sets what is logged on standard error: error, warn, info (default), debug;
@@ -164,7 +164,7 @@ enum Command {
     /// Runs the views' jobs at their times, without the daemon
     Schedule,
     /// Shows what would change between the project and what runs, why and at what cost; exit code 2 where
-    /// something would
+    /// something would, 3 where a gate has stopped that
     #[command(after_help = PLAN_EXAMPLES)]
     Plan(PlanArgs),
     /// Draws which sources, topics, views, generations and exports are made from which

@@ -21,7 +21,7 @@ use crate::{Backoff, Error, Generation, Offsets, PartitionId, Result, Topic, pla
 mod roles;
 
 pub use roles::{
-    Act, Candidate, CutOverOf, Doer, Judged, Named, Previous, Role, Succession,
+    Act, Candidate, CutOverOf, Doer, Judged, Named, Previous, Role, Stopped, Succession,
     is_schema_of_generations, numbered,
 };
 

@@ -50,7 +50,7 @@ pub use blocking::blocking;
 pub use caret::moved_down;
 pub use catalogue::{
     Act, Candidate, Catalogue, CutOverOf, Doer, Entry, GenerationEntry, Judged, Named, Previous,
-    Role, Succession, TopicEntry, ViewEntry, is_schema_of_generations, numbered,
+    Role, Stopped, Succession, TopicEntry, ViewEntry, is_schema_of_generations, numbered,
 };
 pub use check::{CheckProgress, CheckReport, Finding, FindingKind, check_storage};
 pub use counted::counted;

@@ -10,6 +10,7 @@ use arrow::compute::concat_batches;
 use arrow::compute::kernels::boolean::is_null;
 use datafusion::common::DFSchema;
 use datafusion::physical_expr::PhysicalExpr;
+use serde::{Deserialize, Serialize};
 use tokio::sync::Mutex;
 
 use crate::blocking::blocking;
@@ -41,10 +42,12 @@ struct Known {
     reference: Reference,
     log: Arc<Log>,
     newest: Arc<ReferenceRows>,
+    /// Rows of before that were read last: what is read next is mostly a little newer.
+    older: Option<Arc<ReferenceRows>>,
 }
 
 /// How large a reference is in memory.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ReferenceSize {
     /// Its name.
     pub name: String,
@@ -141,16 +144,20 @@ pub async fn as_met(
     if view.references().is_empty() {
         return Ok(view.clone());
     }
-    let mut places = Vec::with_capacity(met.versions());
-    for by in met.iter() {
-        let mut rows = ReferencesMet::new();
+    // From the oldest on, so that each is read on from the one before.
+    let mut by_age: Vec<(usize, &ReferencesAt)> = met.iter().map(|by| &by.at).enumerate().collect();
+    let offsets = |at: &Offsets| Offsets::default().distance_to(at);
+    by_age.sort_by_key(|(_, at)| at.values().map(offsets).sum::<u64>());
+    let mut rows = vec![ReferencesMet::new(); by_age.len()];
+    for (nth, at) in by_age {
         for reference in view.references() {
-            let at = by.at.get(&reference.name).cloned().unwrap_or_default();
+            let at = at.get(&reference.name).cloned().unwrap_or_default();
             let found = rows_of(storage, reference, Some(at), now_ms).await?;
-            rows.insert(reference.name.clone(), found);
+            rows[nth].insert(reference.name.clone(), found);
         }
-        places.push((by.ranges.clone(), rows));
     }
+    let ranges = met.iter().map(|by| by.ranges.clone());
+    let places: Vec<_> = ranges.zip(rows).collect();
     Ok(Arc::new(view.bound_by_place(&places)?))
 }
 
@@ -176,9 +183,11 @@ async fn rows_of(
         return Ok(known.newest.clone());
     }
     let is_newer = wanted.covers(known.newest.at());
-    let from = match is_newer {
-        true => known.newest.clone(),
-        false => Arc::new(ReferenceRows::none(reference)?),
+    let from = match &known.older {
+        _ if is_newer => known.newest.clone(),
+        Some(older) if *older.at() == wanted => return Ok(older.clone()),
+        Some(older) if wanted.covers(older.at()) => older.clone(),
+        _ => Arc::new(ReferenceRows::none(reference)?),
     };
     let most = kept.most_bytes.lock().get(&reference.name).copied();
     let rows = read(
@@ -189,8 +198,9 @@ async fn rows_of(
     )
     .await?;
     let rows = Arc::new(rows);
-    if is_newer {
-        known.newest = rows.clone();
+    match is_newer {
+        true => known.newest = rows.clone(),
+        false => known.older = Some(rows.clone()),
     }
     Ok(rows)
 }
@@ -212,6 +222,7 @@ async fn known(
         reference: reference.clone(),
         log: Arc::new(log),
         newest: Arc::new(ReferenceRows::none(reference)?),
+        older: None,
     }));
     all.insert(key, known.clone());
     Ok(known)

@@ -186,10 +186,7 @@ async fn work(
             ))?,
         }
         for broken in &found.broken {
-            say(format!(
-                "  the gate is broken: `{}` allows {}, found {}\n",
-                broken.limit, broken.allowed, broken.found
-            ))?;
+            say(format!("  the gate is broken: {}\n", broken.text()))?;
         }
         verdicts.insert(change.view.clone(), found);
     }

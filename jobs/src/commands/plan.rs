@@ -4,8 +4,8 @@ use std::time::Duration;
 
 use anabranch_shared::{Error, Named, Result, Role};
 
-use crate::commands::CHANGES;
 use crate::commands::printing::Printing;
+use crate::commands::{CHANGES, GATE_BROKEN};
 use crate::output::{human_bytes, human_count, human_duration};
 use crate::project::context::Context;
 use crate::work::plan::{Action, Plan, ViewChange, plan};
@@ -48,6 +48,8 @@ fn doing(change: &ViewChange) -> String {
 /// What is said of a change, as names and texts.
 fn details(change: &ViewChange) -> Vec<(&'static str, String)> {
     let mut all: Vec<(&str, String)> = change.why.iter().map(|why| ("why", why.clone())).collect();
+    let stopped = change.stopped_by.iter();
+    all.extend(stopped.map(|by| ("gate", format!("broken when it was compared: {by}"))));
     all.extend(change.settings.iter().map(|what| ("sets", what.clone())));
     match change.action {
         Action::Build | Action::First if change.facts == 0 => {
@@ -191,7 +193,7 @@ fn explain(context: &Context, name: &str) -> Result<String> {
     Ok(text)
 }
 
-/// Shows what would change. The exit code tells whether something would.
+/// Shows what would change. The exit code tells whether something would, and whether a gate has stopped it.
 pub(crate) async fn run(args: &PlanArgs, context: &Context, printing: Printing) -> Result<u8> {
     if let Some(view) = &args.explain {
         printing.text(&explain(context, view)?)?;
@@ -214,5 +216,10 @@ pub(crate) async fn run(args: &PlanArgs, context: &Context, printing: Printing) 
     if let Some(refused) = plan.refusals().first() {
         return Err(Error::Invalid(refused.clone()));
     }
-    Ok(if plan.has_changes() { CHANGES } else { 0 })
+    let stopped = plan.views.iter().any(|v| !v.stopped_by.is_empty());
+    Ok(match plan.has_changes() {
+        true if stopped => GATE_BROKEN,
+        true => CHANGES,
+        false => 0,
+    })
 }

@@ -6,8 +6,8 @@ use std::sync::Arc;
 use anabranch_shared::table::AddFile;
 use anabranch_shared::view::View;
 use anabranch_shared::{
-    Entry, INGESTED_AT, Log, Master, Named, OffsetRange, Offsets, PartitionId, Result, Role,
-    TopicEntry,
+    Entry, INGESTED_AT, Log, Master, Named, OffsetRange, Offsets, PartitionId, ReferenceSize,
+    Result, Role, TopicEntry,
 };
 use anabranch_speed::{DedupStatus, IntakeCount, KafkaState, PartitionLag};
 use arrow::datatypes::SchemaRef;
@@ -174,6 +174,9 @@ pub struct DaemonEntry {
     pub answers: bool,
     /// What facts and deltas take of its bounds, where it said so.
     pub bounds: Option<BoundsStatus>,
+    /// The references whose rows it keeps in memory.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub references: Vec<ReferenceSize>,
 }
 
 /// What `status` shows.
@@ -202,13 +205,14 @@ pub async fn status(context: &Context) -> Result<Status> {
     let mut notes = context.notes();
     let views = context.project.views.iter().map(|v| &v.name);
     let edited: Vec<String> = views.filter(|v| notes.contains_key(*v)).cloned().collect();
-    let (mut daemon, mut bounds) = (None::<DaemonStatus>, BTreeMap::new());
+    let (mut daemon, mut memory) = (None::<DaemonStatus>, BTreeMap::new());
     let mut failing = BTreeMap::new();
     for client in &daemons.alive {
         let wal = &client.address().wal;
         match futures::future::try_join(client.status(), client.views_that_fail()).await {
             Ok((of_one, views)) => {
-                bounds.insert(wal.clone(), of_one.bounds.clone());
+                let kept = (of_one.bounds.clone(), of_one.references.clone());
+                memory.insert(wal.clone(), kept);
                 failing.extend(views);
                 match &mut daemon {
                     Some(all) => all.add(of_one),
@@ -271,7 +275,7 @@ pub async fn status(context: &Context) -> Result<Status> {
     Ok(Status {
         storage: context.storage.url().to_owned(),
         daemon: daemons.alive.first().map(|c| c.address().http.clone()),
-        daemons: entries(&daemons, bounds),
+        daemons: entries(&daemons, memory),
         topics,
         kafka: daemon.as_ref().map(kafka_statuses).unwrap_or_default(),
         views,
@@ -279,15 +283,22 @@ pub async fn status(context: &Context) -> Result<Status> {
     })
 }
 
-fn entries(daemons: &Daemons, mut bounds: BTreeMap<String, BoundsStatus>) -> Vec<DaemonEntry> {
+/// What a daemon has in memory: facts and deltas, and rows of references.
+type Memory = (BoundsStatus, Vec<ReferenceSize>);
+
+fn entries(daemons: &Daemons, mut memory: BTreeMap<String, Memory>) -> Vec<DaemonEntry> {
     let alive = daemons.alive.iter().map(|c| (c.address(), true));
     let all = alive.chain(daemons.silent.iter().map(|a| (a, false)));
-    let entry = |(address, answers): (&Address, bool)| DaemonEntry {
-        address: address.clone(),
-        started_at: DateTime::from_timestamp_millis(address.started_at_ms),
-        seen_at: DateTime::from_timestamp_millis(address.seen_at_ms),
-        answers,
-        bounds: bounds.remove(&address.wal),
+    let entry = |(address, answers): (&Address, bool)| {
+        let (bounds, references) = memory.remove(&address.wal).unzip();
+        DaemonEntry {
+            address: address.clone(),
+            started_at: DateTime::from_timestamp_millis(address.started_at_ms),
+            seen_at: DateTime::from_timestamp_millis(address.seen_at_ms),
+            answers,
+            bounds,
+            references: references.unwrap_or_default(),
+        }
     };
     all.map(entry).collect()
 }

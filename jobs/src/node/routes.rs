@@ -4,6 +4,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 
 use anabranch_serving::SqlService;
+use anabranch_shared::references_held;
 use anabranch_speed::Daemon;
 use axum::Json;
 use axum::extract::{ConnectInfo, Path, RawQuery, State};
@@ -105,6 +106,7 @@ async fn look_for_peers(State(health): State<Health>) -> StatusCode {
 /// What `anabranch status` asks for.
 async fn status(State(health): State<Health>) -> impl IntoResponse {
     Json(DaemonStatus {
+        references: references_held(&health.context.storage).await,
         ended_tasks: health.node.ended_tasks(),
         ..DaemonStatus::of(&health.daemon)
     })

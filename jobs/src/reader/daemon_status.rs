@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::hash::{DefaultHasher, Hash, Hasher};
 
-use anabranch_shared::{DeltaPart, Generation, MasterPin, Offsets};
+use anabranch_shared::{DeltaPart, Generation, MasterPin, Offsets, ReferenceSize};
 use anabranch_speed::{DedupStatus, IntakeCount, KafkaState};
 use serde::{Deserialize, Serialize};
 
@@ -48,6 +48,9 @@ pub struct DaemonStatus {
     /// What facts and deltas take of the daemon's bounds.
     #[serde(default)]
     pub bounds: BoundsStatus,
+    /// The references whose rows it keeps in memory.
+    #[serde(default)]
+    pub references: Vec<ReferenceSize>,
     /// For each view what its answers are made from.
     #[serde(default)]
     pub served: BTreeMap<String, Served>,

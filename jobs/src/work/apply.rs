@@ -11,7 +11,7 @@ use anabranch_shared::settings::{GateSettings, ViewSettings};
 use anabranch_shared::view::View;
 use anabranch_shared::{
     Candidate, CutOverOf, Entry, Error, ErrorKind, FoldProgress, Generation, GenerationEntry, Log,
-    Master, Met, Named, Offsets, ReadMode, Result, Role, Stop,
+    Master, Met, Named, Offsets, ReadMode, Result, Role, Stop, Stopped,
 };
 
 use crate::clock::{now_ms, now_us};
@@ -179,6 +179,7 @@ pub async fn begin_candidates(context: &Context, plan: &Plan) -> Result<()> {
             plan: plan.id.clone(),
             begun_at_ms: by.at_ms,
             by: by.by.clone(),
+            stopped: None,
         };
         candidates.push((view.name().to_owned(), candidate));
     }
@@ -393,8 +394,36 @@ async fn catch_up(
     )))
 }
 
-/// Compares the candidate of a view with what answers, both at the same offsets.
+/// Compares the candidate of a view with what answers, both at the same offsets, and notes where its gate
+/// stops it.
 pub async fn verdict(
+    context: &Context,
+    change: &ViewChange,
+    options: &ApplyOptions,
+) -> Result<Verdict> {
+    let found = compared(context, change, options).await?;
+    let settings = settings_of(context, &change.view)?;
+    let entry = context.catalogue.current();
+    let known = entry
+        .views
+        .get(&change.view)
+        .and_then(|v| v.candidate.as_ref());
+    if let Some(candidate) = known {
+        let by: Vec<String> = found.broken.iter().map(Broken::text).collect();
+        let stopped = (!by.is_empty()).then(|| Stopped {
+            gate: gate_text(settings),
+            by,
+        });
+        let (view, generation) = (&change.view, candidate.entry.generation);
+        let noting = context
+            .catalogue
+            .note_stopped(view, generation, stopped.as_ref());
+        noting.await?;
+    }
+    Ok(found)
+}
+
+async fn compared(
     context: &Context,
     change: &ViewChange,
     options: &ApplyOptions,

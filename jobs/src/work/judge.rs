@@ -79,6 +79,18 @@ pub struct Broken {
     pub found: String,
 }
 
+impl Broken {
+    /// It, for people.
+    pub fn text(&self) -> String {
+        let Self {
+            limit,
+            allowed,
+            found,
+        } = self;
+        format!("`{limit}` allows {allowed}, found {found}")
+    }
+}
+
 /// Compares two generations, pinned at one head for both.
 ///
 /// # Errors

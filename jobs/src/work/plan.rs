@@ -6,8 +6,8 @@ use std::time::Duration;
 use anabranch_shared::settings::ViewSettings;
 use anabranch_shared::view::{Difference, StatesDiffer, View};
 use anabranch_shared::{
-    Entry, Error, Generation, GenerationEntry, Log, Master, Named, Offsets, Result, Role, Topic,
-    counted,
+    Candidate, Entry, Error, Generation, GenerationEntry, Log, Master, Named, Offsets, Result,
+    Role, Topic, counted,
 };
 use serde::Serialize;
 use sha2::{Digest, Sha256};
@@ -58,6 +58,9 @@ pub struct ViewChange {
     pub live: Option<Generation>,
     /// The generation that was built for this already, and is gone on with.
     pub candidate: Option<Generation>,
+    /// The limits of its gate that this one broke when it was last compared, each in a few words.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub stopped_by: Vec<String>,
     /// In what it is run otherwise, each in a few words.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub settings: Vec<String>,
@@ -187,6 +190,7 @@ fn change(view: &str, action: Action, why: Vec<String>) -> ViewChange {
         moved_from: None,
         live: None,
         candidate: None,
+        stopped_by: Vec::new(),
         settings: Vec::new(),
         sql: None,
         facts: 0,
@@ -289,10 +293,14 @@ async fn view_change(
     }
     let sql =
         (action != Action::Nothing).then(|| sql_diff(&live.definition.sql, &view.definition().sql));
+    let candidate = candidate_of(entry, name, &view);
+    let stopped = candidate.and_then(|c| c.stopped.as_ref());
+    let stopped = stopped.filter(|stopped| stopped.gate == gate_text(settings));
     let found = ViewChange {
         moved_from,
         live: Some(live.generation),
-        candidate: candidate_of(entry, name, &view).map(|c| c.generation),
+        candidate: candidate.map(|c| c.entry.generation),
+        stopped_by: stopped.map_or_else(Vec::new, |stopped| stopped.by.clone()),
         settings: run,
         sql: sql.filter(|text| !text.is_empty()),
         ..change(name, action, why)
@@ -340,16 +348,17 @@ async fn with_past(
 
 /// The candidate of a view that was built for what the project says now, in the place of what answers
 /// now.
-pub(crate) fn candidate_of<'e>(
-    entry: &'e Entry,
-    name: &str,
-    view: &View,
-) -> Option<&'e GenerationEntry> {
+pub(crate) fn candidate_of<'e>(entry: &'e Entry, name: &str, view: &View) -> Option<&'e Candidate> {
     let known = entry.views.get(name)?;
     let candidate = known.candidate.as_ref()?;
     let live = known.live.as_ref().map(|l| l.generation);
     let is_it = candidate.instead_of == live && view.is_of(&candidate.entry.definition);
-    is_it.then_some(&candidate.entry)
+    is_it.then_some(candidate)
+}
+
+/// A view's gate, as what it has stopped notes it.
+pub(crate) fn gate_text(settings: &ViewSettings) -> String {
+    format!("{:?}", settings.gate)
 }
 
 /// What is to be done to come from one definition to another, and why.

@@ -133,6 +133,13 @@ fn an_edit_is_compared_gated_cut_over_and_taken_back() -> Result<()> {
         .as_array()
         .context("no verdict")?;
     ensure!(!broken.is_empty(), "{stopped}");
+    // Whoever plans is told, unless the gate is another one by now.
+    let said = project.fails(3, &["plan"])?;
+    ensure!(said.contains("broken when it was compared: `"), "{said}");
+    project.write_views(&[("words", EDITED, &gate.replace("1%", "90%"))])?;
+    let said = project.fails(2, &["plan"])?;
+    ensure!(!said.contains("broken"), "{said}");
+    project.write_views(&[("words", EDITED, gate)])?;
     // What answers has not changed, and the candidate can be asked beside it.
     ensure!(count(&project, "words")? == "1200" && count(&project, "candidate.words")? == "1100");
     ensure!(count(&project, "g2.words")? == "1100" && count(&project, "g1.words")? == "1200");

@@ -214,6 +214,8 @@ fn a_daemon_lets_facts_meet_what_has_landed() -> Result<()> {
     ];
     wait_for_true(|| Ok(by_label(&project)? == expected))?;
     project.ok(&["verify", "--daemon"])?;
+    let status = project.ok(&["status"])?;
+    ensure!(status.contains("reference names: 2 rows, "), "{status}");
     let names = rows(&project, "SELECT count(*) FROM names")?;
     ensure!(names == ["2"], "{names:?}");
     process.end(rustix::process::Signal::TERM)?;

@@ -57,6 +57,18 @@ pub struct Candidate {
     pub begun_at_ms: i64,
     /// Who began it.
     pub by: String,
+    /// What it was stopped by when it was last compared, if it was.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub stopped: Option<Stopped>,
+}
+
+/// A gate that a candidate did not keep.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Stopped {
+    /// The gate as it was: another one has not been asked.
+    pub gate: String,
+    /// The limits that were broken, each in a few words.
+    pub by: Vec<String>,
 }
 
 /// A generation that is kept fresh for a roll-back.
@@ -265,6 +277,26 @@ impl Catalogue {
                     return Err(moved(view));
                 }
                 known.candidate = Some(candidate.clone());
+            }
+            Ok((next != *entry).then_some(next))
+        })
+        .await
+    }
+
+    /// Notes what a candidate was stopped by, or that it was not. One of another generation than is named
+    /// stays as it is.
+    pub async fn note_stopped(
+        &self,
+        view: &str,
+        generation: Generation,
+        stopped: Option<&Stopped>,
+    ) -> Result<Arc<Entry>> {
+        let what = format!("candidate of {view} compared");
+        self.change(&what, |entry| {
+            let mut next = entry.clone();
+            let candidate = next.views.get_mut(view).and_then(|v| v.candidate.as_mut());
+            if let Some(candidate) = candidate.filter(|c| c.entry.generation == generation) {
+                candidate.stopped = stopped.cloned();
             }
             Ok((next != *entry).then_some(next))
         })

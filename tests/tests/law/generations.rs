@@ -105,6 +105,7 @@ impl World<'_> {
                 plan: "a plan".into(),
                 begun_at_ms: NOW,
                 by: "somebody".into(),
+                stopped: None,
             };
             let noted = [(name.to_owned(), candidate)];
             self.catalogue.note_candidates(&noted).await?;

@@ -54,6 +54,11 @@ fn daemon_text(daemon: &DaemonEntry) -> String {
     if let Some(bounds) = &daemon.bounds {
         text += &format!("         {}\n", bounds.text());
     }
+    for reference in &daemon.references {
+        let rows = counted(reference.rows as u64, "row", "rows");
+        let bytes = human_bytes(reference.bytes as u64);
+        text += &format!("         reference {}: {rows}, {bytes}\n", reference.name);
+    }
     text
 }
 
