@@ -125,7 +125,13 @@ async fn met_up_to(
     let mut met = ReferencesMet::new();
     for reference in view.references() {
         let at = at.get(&reference.name).cloned();
-        let rows = rows_of(storage, reference, at, now_ms).await?;
+        let rows = rows_of(
+            storage,
+            (reference, view.meets_as_of(&reference.name)),
+            at,
+            now_ms,
+        )
+        .await?;
         met.insert(reference.name.clone(), rows);
     }
     Ok(met)
@@ -152,7 +158,13 @@ pub async fn as_met(
     for (nth, at) in by_age {
         for reference in view.references() {
             let at = at.get(&reference.name).cloned().unwrap_or_default();
-            let found = rows_of(storage, reference, Some(at), now_ms).await?;
+            let found = rows_of(
+                storage,
+                (reference, view.meets_as_of(&reference.name)),
+                Some(at),
+                now_ms,
+            )
+            .await?;
             rows[nth].insert(reference.name.clone(), found);
         }
     }
@@ -164,12 +176,12 @@ pub async fn as_met(
 /// The rows of a reference up to some landed offsets, or up to the newest ones.
 async fn rows_of(
     storage: &Storage,
-    reference: &Reference,
+    (reference, history): (&Reference, bool),
     at: Option<Offsets>,
     now_ms: i64,
 ) -> Result<Arc<ReferenceRows>> {
     let kept = storage.kept::<Kept>();
-    let known = known(&kept, storage, reference, now_ms).await?;
+    let known = known(&kept, storage, (reference, history), now_ms).await?;
     let mut known = known.lock().await;
     let wanted = match at {
         Some(at) => at,
@@ -187,7 +199,7 @@ async fn rows_of(
         _ if is_newer => known.newest.clone(),
         Some(older) if *older.at() == wanted => return Ok(older.clone()),
         Some(older) if wanted.covers(older.at()) => older.clone(),
-        _ => Arc::new(ReferenceRows::none(reference)?),
+        _ => Arc::new(ReferenceRows::none(reference, history)?),
     };
     let most = kept.most_bytes.lock().get(&reference.name).copied();
     let rows = read(
@@ -208,12 +220,12 @@ async fn rows_of(
 async fn known(
     kept: &Kept,
     storage: &Storage,
-    reference: &Reference,
+    (reference, history): (&Reference, bool),
     now_ms: i64,
 ) -> Result<Arc<Mutex<Known>>> {
     let mut all = kept.known.lock().await;
     // One of another declaration has other rows or columns.
-    let key = format!("{reference:?}");
+    let key = format!("{history} {reference:?}");
     if let Some(known) = all.get(&key) {
         return Ok(known.clone());
     }
@@ -221,7 +233,7 @@ async fn known(
     let known = Arc::new(Mutex::new(Known {
         reference: reference.clone(),
         log: Arc::new(log),
-        newest: Arc::new(ReferenceRows::none(reference)?),
+        newest: Arc::new(ReferenceRows::none(reference, history)?),
         older: None,
     }));
     all.insert(key, known.clone());

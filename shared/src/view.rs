@@ -212,6 +212,11 @@ impl View {
         &self.definition.references
     }
 
+    /// Whether facts meet rows of a reference that were the latest before.
+    pub fn meets_as_of(&self, reference: &str) -> bool {
+        self.planned.as_of.contains(reference)
+    }
+
     /// Up to where the references are that its facts meet: nothing of a view that meets none, or is not
     /// bound to them.
     pub fn at(&self) -> &ReferencesAt {

@@ -179,6 +179,45 @@ fn a_diff_shows_what_an_edit_does_alone() -> Result<()> {
     Ok(())
 }
 
+/// Each fact meets the row that was the latest at its time.
+#[test]
+fn facts_meet_rows_as_of_their_time() -> Result<()> {
+    let sql = "SELECT date_trunc('hour', facts.ts) AS hour, names.label, count(*) AS c FROM facts ASOF JOIN names MATCH_CONDITION (facts.ts >= names.at) ON names.word = facts.word GROUP BY 1, 2";
+    let project = project(sql, "")?;
+    let fact =
+        |hour: u32| format!("{{\"ts\":\"2026-01-01T0{hour}:30:00Z\",\"word\":\"w\",\"n\":1}}\n");
+    let facts: String = [0, 1, 2, 2, 3].into_iter().map(fact).collect();
+    std::fs::write(project.path("facts.ndjson"), facts)?;
+    let label = |hour: u32, label: &str, gone: bool| {
+        format!(
+            "{{\"at\":\"2026-01-01T0{hour}:00:00Z\",\"word\":\"w\",\"label\":\"{label}\",\"gone\":{gone}}}\n"
+        )
+    };
+    // The second comes before the first.
+    let labels = label(2, "later", false) + &label(1, "first", false) + &label(3, "", true);
+    std::fs::write(project.path("labels.ndjson"), labels)?;
+    for topic in ["labels", "facts"] {
+        let file = project.path(&format!("{topic}.ndjson"));
+        project.ok(&["ingest", topic, &file.display().to_string()])?;
+    }
+    let asked = "SELECT extract(hour FROM hour) AS h, label, c FROM by_label ORDER BY 1";
+    let expected = ["0,,1", "1,first,1", "2,later,2", "3,,1"];
+    let found = rows(&project, asked)?;
+    ensure!(found == expected, "{found:?}");
+    project.ok(&["batch", "rebuild"])?;
+    let found = rows(&project, asked)?;
+    ensure!(found == expected, "{found:?}");
+    project.ok(&["verify"])?;
+    let other = sql.replace("names.at)", "names.label)");
+    std::fs::write(project.path("by_label.sql"), other)?;
+    let said = project.fails(64, &["plan"])?;
+    ensure!(
+        said.contains("write `MATCH_CONDITION (… >= names.at)`"),
+        "{said}"
+    );
+    Ok(())
+}
+
 #[test]
 fn a_daemon_lets_facts_meet_what_has_landed() -> Result<()> {
     let project = project(BY_LABEL, "")?;

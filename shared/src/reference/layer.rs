@@ -6,10 +6,11 @@ use std::hash::{BuildHasher, RandomState};
 use std::sync::Arc;
 
 use arrow::array::{
-    Array, ArrayRef, BooleanArray, RecordBatch, StructArray, UInt32Array, new_null_array,
+    Array, ArrayRef, BooleanArray, Int32Array, Int64Array, RecordBatch, StructArray, UInt32Array,
+    new_null_array,
 };
 use arrow::buffer::NullBuffer;
-use arrow::compute::{concat_batches, interleave, take_record_batch};
+use arrow::compute::{cast, concat_batches, interleave, take_record_batch};
 use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
 use arrow::row::{RowConverter, Rows, SortField};
 use hashbrown::HashTable;
@@ -41,6 +42,8 @@ struct Shape {
     columns: usize,
     /// The columns by which the latest is known.
     order: Vec<usize>,
+    /// Whether all rows of a key are kept, and not the latest alone.
+    history: bool,
     hasher: RandomState,
 }
 
@@ -50,11 +53,14 @@ struct Layer {
     gone: BooleanArray,
     keys: Rows,
     orders: Rows,
+    /// For each row the first one of its key: the rows of a key lie beside each other, from the oldest on.
+    firsts: Vec<u32>,
+    /// The latest row of each key.
     index: HashTable<u32>,
 }
 
 impl Shape {
-    fn of(reference: &Reference) -> Result<Self> {
+    fn of(reference: &Reference, history: bool) -> Result<Self> {
         let read = reference.read();
         let mut fields: Vec<Field> = read.fields().iter().map(|f| Field::clone(f)).collect();
         fields.push(Field::new(GONE, DataType::Boolean, false));
@@ -65,6 +71,7 @@ impl Shape {
             keys: reference.key.len(),
             columns: reference.key.len() + reference.fields.len(),
             kept: Arc::new(Schema::new(fields)),
+            history,
             hasher: RandomState::default(),
         })
     }
@@ -74,6 +81,26 @@ impl Shape {
             .iter()
             .map(|c| SortField::new(c.data_type().clone()));
         Ok(RowConverter::new(types.collect())?.convert_columns(columns)?)
+    }
+
+    /// Whether a row has a whole key.
+    fn is_whole(&self, rows: &RecordBatch, at: usize) -> bool {
+        (0..self.keys).all(|key| rows.column(key).is_valid(at))
+    }
+
+    /// What is not below any order of a time, for each of some times.
+    fn up_to(&self, times: &ArrayRef) -> Result<Rows> {
+        let rows = times.len();
+        let of_kind = |at: &usize| self.kept.field(*at).data_type().clone();
+        let types: Vec<DataType> = self.order.iter().map(of_kind).collect();
+        let latest: [ArrayRef; 3] = [
+            Arc::new(Int64Array::from(vec![i64::MAX; rows])),
+            Arc::new(Int32Array::from(vec![i32::MAX; rows])),
+            Arc::new(Int64Array::from(vec![i64::MAX; rows])),
+        ];
+        let columns = std::iter::once(times).chain(&latest).zip(&types);
+        let columns = columns.map(|(column, wanted)| Ok(cast(column, wanted)?));
+        self.converted(&columns.collect::<Result<Vec<_>>>()?)
     }
 
     fn keys_of(&self, rows: &RecordBatch) -> Result<Rows> {
@@ -87,12 +114,49 @@ impl Shape {
 }
 
 impl Layer {
-    /// The latest of the rows of each key.
+    /// Of the rows of each key the latest, or, where what was before is asked for, all.
     fn of(shape: &Shape, rows: &RecordBatch) -> Result<Self> {
+        let kept = match shape.history {
+            true => Self::ordered(shape, rows)?,
+            false => Self::latest(shape, rows)?,
+        };
+        let rows = take_record_batch(rows, &UInt32Array::from(kept))?;
+        let (keys, orders) = (shape.keys_of(&rows)?, shape.orders_of(&rows)?);
+        let mut index = HashTable::with_capacity(rows.num_rows());
+        let hash = |at: &u32| shape.hasher.hash_one(keys.row(*at as usize).as_ref());
+        let mut firsts: Vec<u32> = Vec::with_capacity(rows.num_rows());
+        for at in 0..rows.num_rows() {
+            let own = u32::try_from(at).map_err(|_| too_many())?;
+            let goes_on = at > 0 && keys.row(at - 1) == keys.row(at);
+            match goes_on {
+                true => firsts.push(firsts[at - 1]),
+                false => firsts.push(own),
+            }
+            // The last of a key's rows is the latest.
+            if at + 1 == rows.num_rows() || keys.row(at + 1) != keys.row(at) {
+                index.insert_unique(hash(&own), own, hash);
+            }
+        }
+        let gone = rows.column(rows.num_columns() - 1);
+        let gone = gone.as_any().downcast_ref::<BooleanArray>();
+        let gone = gone
+            .ok_or_else(|| Error::Internal("no booleans".into()))?
+            .clone();
+        Ok(Self {
+            rows,
+            gone,
+            keys,
+            orders,
+            firsts,
+            index,
+        })
+    }
+
+    /// Where the latest row of each key is.
+    fn latest(shape: &Shape, rows: &RecordBatch) -> Result<Vec<u32>> {
         let (keys, orders) = (shape.keys_of(rows)?, shape.orders_of(rows)?);
-        let is_whole = |at: usize| (0..shape.keys).all(|k| rows.column(k).is_valid(at));
         let mut latest: HashTable<u32> = HashTable::new();
-        for at in (0..rows.num_rows()).filter(|at| is_whole(*at)) {
+        for at in (0..rows.num_rows()).filter(|at| shape.is_whole(rows, *at)) {
             let hash = shape.hasher.hash_one(keys.row(at).as_ref());
             let same = |other: &u32| keys.row(*other as usize) == keys.row(at);
             let own = u32::try_from(at).map_err(|_| too_many())?;
@@ -109,25 +173,34 @@ impl Layer {
         }
         let mut kept: Vec<u32> = latest.into_iter().collect();
         kept.sort_unstable();
-        let rows = take_record_batch(rows, &UInt32Array::from(kept))?;
-        let (keys, orders) = (shape.keys_of(&rows)?, shape.orders_of(&rows)?);
-        let mut index = HashTable::with_capacity(rows.num_rows());
-        let hash = |at: &u32| shape.hasher.hash_one(keys.row(*at as usize).as_ref());
-        for at in 0..u32::try_from(rows.num_rows()).map_err(|_| too_many())? {
-            index.insert_unique(hash(&at), at, hash);
+        Ok(kept)
+    }
+
+    /// Where all rows are, by their keys and then from the oldest on.
+    fn ordered(shape: &Shape, rows: &RecordBatch) -> Result<Vec<u32>> {
+        let (keys, orders) = (shape.keys_of(rows)?, shape.orders_of(rows)?);
+        let all = 0..u32::try_from(rows.num_rows()).map_err(|_| too_many())?;
+        let mut all: Vec<u32> = all
+            .filter(|at| shape.is_whole(rows, *at as usize))
+            .collect();
+        let by = |at: &u32| (keys.row(*at as usize), orders.row(*at as usize));
+        all.sort_unstable_by(|a, b| by(a).cmp(&by(b)));
+        Ok(all)
+    }
+
+    /// The row of a key that was the latest up to some order; of those whose order is known.
+    fn as_of(&self, last: usize, upto: &[u8], order: usize) -> Option<usize> {
+        let first = self.firsts[last] as usize;
+        let (mut low, mut high) = (first, last + 1);
+        while low < high {
+            let middle = low + (high - low) / 2;
+            match self.orders.row(middle).as_ref() <= upto {
+                true => low = middle + 1,
+                false => high = middle,
+            }
         }
-        let gone = rows.column(rows.num_columns() - 1);
-        let gone = gone.as_any().downcast_ref::<BooleanArray>();
-        let gone = gone
-            .ok_or_else(|| Error::Internal("no booleans".into()))?
-            .clone();
-        Ok(Self {
-            rows,
-            gone,
-            keys,
-            orders,
-            index,
-        })
+        let found = low.checked_sub(1).filter(|at| *at >= first)?;
+        self.rows.column(order).is_valid(found).then_some(found)
     }
 
     fn find(&self, hash: u64, key: &[u8]) -> Option<usize> {
@@ -141,7 +214,9 @@ impl Layer {
 
     fn size_bytes(&self) -> usize {
         let index = self.index.capacity() * (size_of::<u32>() + 1);
-        self.rows.get_array_memory_size() + self.keys.size() + self.orders.size() + index
+        let firsts = self.firsts.len() * size_of::<u32>();
+        let rows = self.rows.get_array_memory_size() + self.keys.size() + self.orders.size();
+        rows + firsts + index
     }
 }
 
@@ -150,11 +225,11 @@ fn too_many() -> Error {
 }
 
 impl ReferenceRows {
-    /// A reference without rows.
-    pub fn none(reference: &Reference) -> Result<Self> {
+    /// A reference without rows; with `history` all rows of a key are kept, not the latest alone.
+    pub fn none(reference: &Reference, history: bool) -> Result<Self> {
         Ok(Self {
             at: Offsets::default(),
-            shape: Arc::new(Shape::of(reference)?),
+            shape: Arc::new(Shape::of(reference, history)?),
             layers: Vec::new(),
         })
     }
@@ -214,22 +289,40 @@ impl ReferenceRows {
         })
     }
 
-    /// For each key its row; NULL where there is none.
+    /// For each key its latest row, or the one that was it at a time; NULL where there is none.
     pub(crate) fn find(
         &self,
         keys: &[ArrayRef],
+        times: Option<&ArrayRef>,
         columns: &arrow::datatypes::Fields,
     ) -> Result<StructArray> {
+        if times.is_some() && !self.shape.history {
+            return Err(Error::Internal(
+                "rows of before are asked for and were not kept".into(),
+            ));
+        }
         let rows = keys.first().map_or(0, Array::len);
         let none = (self.layers.len(), 0);
         let mut picks = Vec::with_capacity(rows);
         let wanted = self.shape.converted(keys)?;
-        for key in wanted.iter() {
+        let upto = times.map(|times| self.shape.up_to(times)).transpose()?;
+        for (nth, key) in wanted.iter().enumerate() {
             let key = key.as_ref();
+            if times.is_some_and(|times| times.is_null(nth)) {
+                picks.push(none);
+                continue;
+            }
             let hash = self.shape.hasher.hash_one(key);
             let mut latest: Option<(usize, usize)> = None;
             for (number, layer) in self.layers.iter().enumerate() {
-                let Some(at) = layer.find(hash, key) else {
+                let last = layer.find(hash, key);
+                let at = match &upto {
+                    None => last,
+                    Some(upto) => last.and_then(|last| {
+                        layer.as_of(last, upto.row(nth).as_ref(), self.shape.order[0])
+                    }),
+                };
+                let Some(at) = at else {
                     continue;
                 };
                 let is_later = latest.is_none_or(|(other, row)| {

@@ -37,26 +37,35 @@ pub(crate) type MetRows = (Vec<(PartitionId, OffsetRange)>, Arc<ReferenceRows>);
 pub(crate) struct Lookup {
     pub(crate) reference: Arc<Reference>,
     bound: Bound,
+    /// Whether the row is met that was the latest at a time, which is told after the key.
+    as_of: bool,
     name: String,
     columns: Fields,
     signature: Signature,
 }
 
 impl Lookup {
-    pub(crate) fn new(reference: &Arc<Reference>, bound: Bound) -> Self {
+    pub(crate) fn new(reference: &Arc<Reference>, as_of: bool, bound: Bound) -> Self {
+        let arguments = reference.key.len() + usize::from(as_of) + 2;
+        let when = if as_of { "_as_of" } else { "" };
         Self {
             bound,
-            name: format!("row_of_{}", reference.name),
+            as_of,
+            name: format!("row_of_{}{when}", reference.name),
             columns: reference.columns(),
-            // The key, then partition and offset.
-            signature: Signature::any(reference.key.len() + 2, Volatility::Immutable),
+            // The key, the time where one is told, then partition and offset.
+            signature: Signature::any(arguments, Volatility::Immutable),
             reference: reference.clone(),
         }
     }
 
     /// The same, bound to something.
     pub(crate) fn bound_to(&self, bound: Bound) -> Arc<ScalarUDF> {
-        Arc::new(ScalarUDF::from(Self::new(&self.reference, bound)))
+        Arc::new(ScalarUDF::from(Self::new(
+            &self.reference,
+            self.as_of,
+            bound,
+        )))
     }
 
     /// The lookup that a function is, if it is one.
@@ -66,10 +75,10 @@ impl Lookup {
 
     /// What the facts of places met.
     fn by_place(&self, met: &[MetRows], arguments: &[ArrayRef]) -> EngineResult<ArrayRef> {
-        let keys = self.reference.key.len();
+        let told = self.told();
         let rows = arguments[0].len();
-        let partitions = arguments[keys].as_primitive::<Int32Type>();
-        let offsets = arguments[keys + 1].as_primitive::<Int64Type>();
+        let partitions = arguments[told].as_primitive::<Int32Type>();
+        let offsets = arguments[told + 1].as_primitive::<Int64Type>();
         let mut of_met: Vec<Vec<u32>> = vec![Vec::new(); met.len()];
         let mut picks = Vec::with_capacity(rows);
         for row in 0..rows {
@@ -89,9 +98,8 @@ impl Lookup {
         }
         let found = met.iter().zip(of_met).map(|((_, rows), of)| {
             let of = UInt32Array::from(of);
-            let keys = arguments[..keys].iter().map(|k| take(k, &of, None));
-            let keys = keys.collect::<Result<Vec<_>, _>>()?;
-            self.find(rows, &keys)
+            let told = arguments[..told].iter().map(|k| take(k, &of, None));
+            self.find(rows, &told.collect::<Result<Vec<_>, _>>()?)
         });
         let found = found.collect::<EngineResult<Vec<StructArray>>>()?;
         let found: Vec<&dyn Array> = found.iter().map(|f| f as &dyn Array).collect();
@@ -104,8 +112,19 @@ impl Lookup {
         }
     }
 
-    fn find(&self, rows: &ReferenceRows, keys: &[ArrayRef]) -> EngineResult<StructArray> {
-        let found = rows.find(keys, &self.columns);
+    /// How many arguments say which row is meant.
+    pub(crate) fn told(&self) -> usize {
+        self.reference.key.len() + usize::from(self.as_of)
+    }
+
+    /// Whether what was before is asked for.
+    pub(crate) fn is_as_of(&self) -> bool {
+        self.as_of
+    }
+
+    fn find(&self, rows: &ReferenceRows, told: &[ArrayRef]) -> EngineResult<StructArray> {
+        let (keys, times) = told.split_at(self.reference.key.len());
+        let found = rows.find(keys, times.first(), &self.columns);
         found.map_err(|e| DataFusionError::External(Box::new(e)))
     }
 }
@@ -131,10 +150,7 @@ impl ScalarUDFImpl for Lookup {
             Bound::No => {
                 return exec_err!("reference `{}` is not there yet", self.reference.name);
             }
-            Bound::One(rows) => {
-                let keys = &arguments[..self.reference.key.len()];
-                Arc::new(self.find(rows, keys)?) as ArrayRef
-            }
+            Bound::One(rows) => Arc::new(self.find(rows, &arguments[..self.told()])?) as ArrayRef,
             Bound::ByPlace(met) => self.by_place(met, &arguments)?,
         };
         Ok(ColumnarValue::Array(found))
@@ -157,7 +173,7 @@ impl PartialEq for Lookup {
             (Bound::ByPlace(a), Bound::ByPlace(b)) => Arc::ptr_eq(a, b),
             _ => false,
         };
-        same_rows && self.reference == other.reference
+        same_rows && self.as_of == other.as_of && self.reference == other.reference
     }
 }
 

@@ -269,10 +269,15 @@ fn by_reference(expr: Expr) -> EngineResult<Expr> {
     let named = |name: String| Transformed::yes(Expr::Column(Column::new_unqualified(name)));
     let row = |expr: &Expr| match expr {
         Expr::ScalarFunction(f) => {
-            let reference = &Lookup::of(&f.func)?.reference;
+            let lookup = Lookup::of(&f.func)?;
+            let reference = &lookup.reference;
             let key = f.args.iter().take(reference.key.len());
             let key: Vec<String> = key.map(ToString::to_string).collect();
-            Some(format!("{}[{}]", reference.name, key.join(", ")))
+            let mut row = key.join(", ");
+            if lookup.is_as_of() {
+                row += &format!(" as of {}", f.args.get(reference.key.len())?);
+            }
+            Some(format!("{}[{row}]", reference.name))
         }
         _ => None,
     };

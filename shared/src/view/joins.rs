@@ -1,6 +1,8 @@
 //! Joins with references below the aggregation: each becomes the look-up of one row by its whole key, so
 //! that what is left of the plan reads one topic, fact by fact.
 
+use std::collections::BTreeSet;
+use std::ops::ControlFlow;
 use std::sync::Arc;
 
 use datafusion::common::tree_node::{Transformed, TreeNode, TreeNodeRecursion};
@@ -12,6 +14,11 @@ use datafusion::logical_expr::utils::split_conjunction;
 use datafusion::logical_expr::{
     BinaryExpr, Expr, ExprSchemable, Join, JoinType, LogicalPlan, LogicalPlanBuilder, Operator,
     Projection, ScalarUDF,
+};
+use datafusion::sql::parser::Statement;
+use datafusion::sql::sqlparser::ast::{
+    BinaryOperator, Expr as SqlExpr, JoinConstraint, JoinOperator, Query, SetExpr, VisitMut,
+    VisitorMut,
 };
 use datafusion::sql::unparser::expr_to_sql;
 
@@ -31,7 +38,7 @@ pub(super) fn resolve(
     view: &str,
     text: &str,
     plan: LogicalPlan,
-    known: &[Reference],
+    (known, as_of): (&[Reference], bool),
 ) -> Result<(LogicalPlan, Vec<Reference>)> {
     let mut met: Vec<Reference> = Vec::new();
     // What is refused is no error of the engine's, so it is kept beside.
@@ -40,7 +47,7 @@ pub(super) fn resolve(
         let LogicalPlan::Join(join) = &node else {
             return Ok(Transformed::no(node));
         };
-        match of_join(join, known)? {
+        match of_join(join, known, as_of)? {
             Found::Resolved(plan, reference) => {
                 if !met.contains(&reference) {
                     met.push(Reference::clone(&reference));
@@ -91,6 +98,85 @@ enum Found {
     Other,
 }
 
+/// What a fact says is the time as of which a row is met, where a condition is one of that.
+fn as_of(
+    condition: &Expr,
+    (reference, name): (&Reference, &TableReference),
+    facts: &DFSchemaRef,
+) -> Option<Expr> {
+    let Expr::BinaryExpr(BinaryExpr { left, op, right }) = condition else {
+        return None;
+    };
+    let (time, by) = match op {
+        Operator::GtEq => (left, right),
+        Operator::LtEq => (right, left),
+        _ => return None,
+    };
+    let is_by = matches!(by.as_ref(), Expr::Column(column)
+        if column.relation.as_ref() == Some(name) && column.name == reference.latest_by);
+    let mut refs = time.column_refs().into_iter();
+    let of_facts = refs.all(|column| facts.has_column(column));
+    (is_by && of_facts).then(|| Expr::clone(time))
+}
+
+/// Writes `ASOF JOIN r MATCH_CONDITION (…) ON …` as the engine can plan it: as a LEFT JOIN, whose condition
+/// holds that of the match in a way of its own. Returns whether there was one.
+pub(super) fn mark_as_of(statement: &mut Statement) -> bool {
+    let mut marking = Marking(false);
+    if let Statement::Statement(sql) = statement {
+        let ControlFlow::Continue(()) = VisitMut::visit(sql.as_mut(), &mut marking);
+    }
+    marking.0
+}
+
+struct Marking(bool);
+
+impl VisitorMut for Marking {
+    type Break = std::convert::Infallible;
+
+    fn pre_visit_query(&mut self, query: &mut Query) -> ControlFlow<Self::Break> {
+        let SetExpr::Select(select) = query.body.as_mut() else {
+            return ControlFlow::Continue(());
+        };
+        let joins = select.from.iter_mut().flat_map(|from| &mut from.joins);
+        for join in joins {
+            if let JoinOperator::AsOf {
+                match_condition,
+                constraint: JoinConstraint::On(on),
+            } = &join.join_operator
+            {
+                let nested = |expr: &SqlExpr| Box::new(SqlExpr::Nested(Box::new(expr.clone())));
+                let both = SqlExpr::BinaryOp {
+                    left: nested(on),
+                    op: BinaryOperator::And,
+                    right: Box::new(SqlExpr::IsTrue(nested(match_condition))),
+                };
+                join.join_operator = JoinOperator::LeftOuter(JoinConstraint::On(both));
+                self.0 = true;
+            }
+        }
+        ControlFlow::Continue(())
+    }
+}
+
+/// The references of a plan of which rows of before are met.
+pub(super) fn met_as_of(plan: &LogicalPlan) -> Result<BTreeSet<String>> {
+    let mut found = BTreeSet::new();
+    plan.apply_with_subqueries(|node| {
+        node.apply_expressions(|expr| {
+            expr.apply(|expr| {
+                if let Expr::ScalarFunction(f) = expr
+                    && let Some(lookup) = Lookup::of(&f.func).filter(|lookup| lookup.is_as_of())
+                {
+                    found.insert(lookup.reference.name.clone());
+                }
+                Ok(TreeNodeRecursion::Continue)
+            })
+        })
+    })?;
+    Ok(found)
+}
+
 /// How a join is written that can be.
 fn example(reference: &Reference) -> String {
     let name = &reference.name;
@@ -127,7 +213,7 @@ fn reference_of(
     }
 }
 
-fn of_join(join: &Join, known: &[Reference]) -> EngineResult<Found> {
+fn of_join(join: &Join, known: &[Reference], is_marked: bool) -> EngineResult<Found> {
     let (facts, reference, name, join_type) = match (
         reference_of(&join.left, known),
         reference_of(&join.right, known),
@@ -153,8 +239,21 @@ fn of_join(join: &Join, known: &[Reference]) -> EngineResult<Found> {
     let mut keys: Vec<Option<Expr>> = vec![None; reference.key.len()];
     let pairs = join.on.iter().map(|(l, r)| (l.clone(), r.clone()));
     let mut pairs: Vec<(Expr, Expr)> = pairs.collect();
+    let mut time = None;
     for condition in join.filter.iter().flat_map(split_conjunction) {
         match condition {
+            Expr::IsTrue(of) if is_marked => match as_of(of, (&reference, &name), facts.schema()) {
+                Some(by) => time = Some(by),
+                None => {
+                    return wrong(format!(
+                        "`{}` is no MATCH_CONDITION of reference `{}`; write `MATCH_CONDITION (… >= {}.{})`",
+                        written(of),
+                        reference.name,
+                        reference.name,
+                        reference.latest_by
+                    ));
+                }
+            },
             Expr::BinaryExpr(BinaryExpr {
                 left,
                 op: Operator::Eq,
@@ -240,12 +339,32 @@ fn of_join(join: &Join, known: &[Reference]) -> EngineResult<Found> {
         ));
     }
     let mut arguments: Vec<Expr> = keys.into_iter().flatten().collect();
+    if let Some(time) = &time {
+        let wanted = reference
+            .read()
+            .field_with_name(&reference.latest_by)?
+            .data_type()
+            .clone();
+        let found = time.get_type(input.schema())?;
+        if found != wanted {
+            return wrong(format!(
+                "`{}` is of the type {}, and `{}` of reference `{}` of the type {}; write a CAST of what the fact says",
+                written(time),
+                sql_type(&found),
+                reference.latest_by,
+                reference.name,
+                sql_type(&wanted)
+            ));
+        }
+    }
+    let is_as_of = time.is_some();
+    arguments.extend(time);
     arguments.extend(place.into_iter().map(Expr::Column));
     let plan = looked_up(
         facts.schema(),
         input,
         (&reference, &name),
-        arguments,
+        (arguments, is_as_of),
         join_type,
     )?;
     Ok(Found::Resolved(Box::new(plan), reference))
@@ -260,10 +379,10 @@ fn looked_up(
     facts: &DFSchemaRef,
     input: LogicalPlan,
     (reference, name): (&Arc<Reference>, &TableReference),
-    arguments: Vec<Expr>,
+    (arguments, as_of): (Vec<Expr>, bool),
     join_type: JoinType,
 ) -> EngineResult<LogicalPlan> {
-    let lookup = Arc::new(ScalarUDF::from(Lookup::new(reference, Bound::No)));
+    let lookup = Arc::new(ScalarUDF::from(Lookup::new(reference, as_of, Bound::No)));
     let row = format!("_row_of_{name}");
     let found = Expr::ScalarFunction(ScalarFunction::new_udf(lookup, arguments)).alias(&row);
     // The place stays for joins and aggregates above that need it.
@@ -418,7 +537,7 @@ mod tests {
         let at: Offsets = [(PartitionId(0), Offset(count as i64))]
             .into_iter()
             .collect();
-        let none = ReferenceRows::none(&reference)?.up_to(at);
+        let none = ReferenceRows::none(&reference, false)?.up_to(at);
         // One by one: each is a layer, or merged with those before.
         let rows = (0..count).try_fold(none, |rows, nth| {
             rows.with(&read.slice(nth, 1), vec![false].into())

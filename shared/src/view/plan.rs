@@ -1,6 +1,7 @@
 //! Plans a view and splits it. Owns what is accepted and what is refused.
 
 use std::any::Any;
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use arrow::array::{BooleanArray, RecordBatch, RecordBatchOptions};
@@ -89,6 +90,8 @@ pub(super) struct Planned {
     pub lower: LogicalPlan,
     /// The references that facts meet.
     pub references: Vec<Reference>,
+    /// Those of them of which they meet rows of before.
+    pub as_of: BTreeSet<String>,
 }
 
 /// The relations that a statement reads, without those that it declares itself.
@@ -164,7 +167,8 @@ fn raw_plan(context: &SessionContext, text: &str, read: Readable<'_>) -> Result<
         context.register_table(reference.name.as_str(), Arc::new(rows))?;
     }
     let state = context.state();
-    let statement = sql::parse(&state, text)?;
+    let mut statement = sql::parse(&state, text)?;
+    joins::mark_as_of(&mut statement);
     // Resolving tables in memory never waits, so this does not block.
     let planned = |statement| {
         let planned = futures::executor::block_on(state.statement_to_plan(statement));
@@ -176,6 +180,11 @@ fn raw_plan(context: &SessionContext, text: &str, read: Readable<'_>) -> Result<
     })
 }
 
+/// Whether a text joins as of a time.
+fn is_as_of(context: &SessionContext, text: &str) -> Result<bool> {
+    Ok(joins::mark_as_of(&mut sql::parse(&context.state(), text)?))
+}
+
 fn plan_over(
     context: &SessionContext,
     view: &str,
@@ -183,7 +192,9 @@ fn plan_over(
     read: Readable<'_>,
 ) -> Result<Planned> {
     let raw = raw_plan(context, text, read)?;
-    let (raw, references) = joins::resolve(view, text, raw, read.references)?;
+    let (raw, references) =
+        joins::resolve(view, text, raw, (read.references, is_as_of(context, text)?))?;
+    let as_of = joins::met_as_of(&raw)?;
     let state = context.state();
     let analyzed = state
         .analyzer()
@@ -208,6 +219,7 @@ fn plan_over(
     };
     Ok(Planned {
         references,
+        as_of,
         ..planned?
     })
 }
@@ -330,6 +342,7 @@ fn split_aggregate(
         whole,
         lower: LogicalPlan::Aggregate(aggregate),
         references: Vec::new(),
+        as_of: BTreeSet::new(),
     })
 }
 
@@ -368,6 +381,7 @@ fn split_rows(plan: &LogicalPlan, lower: &LogicalPlan, state: &SessionState) -> 
         whole: plan.clone(),
         lower: lower.clone(),
         references: Vec::new(),
+        as_of: BTreeSet::new(),
     })
 }
 

@@ -35,7 +35,7 @@ use super::{Coverage, number};
 const CASES: u64 = 60;
 
 /// Views, and what each is over the table of facts with the rows that they met.
-const VIEWS: [(&str, &str); 5] = [
+const VIEWS: [(&str, &str); 6] = [
     (
         "SELECT posts.author, count(*) AS facts, sum(p.n) AS n FROM facts p LEFT JOIN posts ON posts.url = p.url GROUP BY 1",
         "SELECT author, count(*) AS facts, sum(n) AS n FROM joined GROUP BY 1",
@@ -56,7 +56,14 @@ const VIEWS: [(&str, &str); 5] = [
         "SELECT count(*) AS facts, count(posts.url) AS known, first_value(author) AS first FROM (SELECT url, n FROM facts WHERE n < 8) AS f LEFT JOIN posts ON posts.url = f.url",
         "SELECT count(*) AS facts, count(CASE WHEN found THEN url END) AS known, first_value(author ORDER BY partition, at) AS first FROM joined WHERE n < 8",
     ),
+    (
+        "SELECT p.author, count(*) AS facts, count(p.url) AS known FROM facts f ASOF JOIN posts p MATCH_CONDITION (f.n >= p.version) ON p.url = f.url GROUP BY 1",
+        "SELECT author, count(*) AS facts, count(CASE WHEN found THEN url END) AS known FROM joined GROUP BY 1",
+    ),
 ];
+
+/// The view whose facts meet the version that was the latest as of their number.
+const AS_OF: usize = 5;
 
 const URLS: [&str; 6] = ["u1", "u2", "u3", "u4", "u5", "ü6"];
 
@@ -450,6 +457,19 @@ impl<'a> World<'a> {
         latest
     }
 
+    /// The row of a fact's post that was the latest as of the fact's number.
+    fn as_of(&self, fact: &Row, at: Option<&Offsets>) -> Option<Row> {
+        let (number, at) = (fact.number.get("n")?, at?);
+        let rows = self.rows.get("content").into_iter().flatten();
+        let rows = rows.filter(|r| r.offset < at.get(r.partition));
+        let rows = rows
+            .filter(|r| r.text.contains_key("url") && r.text.get("url") == fact.text.get("url"));
+        let version = |r: &Row| r.number.get("version").copied();
+        let rows = rows.filter(|r| version(r).is_some_and(|v| v <= *number));
+        let latest = rows.max_by_key(|r| (version(r), r.partition, r.offset))?;
+        (!latest.gone).then(|| latest.clone())
+    }
+
     /// The facts below a head with the rows that they met.
     fn joined(&mut self, head: &Offsets, met: &Met) -> anyhow::Result<RecordBatch> {
         let mut known: BTreeMap<String, [HashMap<Vec<String>, Row>; 2]> = BTreeMap::new();
@@ -475,7 +495,12 @@ impl<'a> World<'a> {
                 let of = |r: &Reference| self.latest(r, &at(r));
                 [of(&self.references[0]), of(&self.references[1])]
             });
-            let post = key_of(fact, &self.references[0].key).and_then(|key| rows[0].get(&key));
+            let key = key_of(fact, &self.references[0].key);
+            let before = self.as_of(fact, by.get("posts"));
+            let post = match self.view {
+                AS_OF => before.as_ref(),
+                _ => key.and_then(|key| rows[0].get(&key)),
+            };
             let mut joined = fact.clone();
             if let Some(post) = post {
                 for name in ["author", "section"] {
