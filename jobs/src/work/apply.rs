@@ -26,7 +26,7 @@ use crate::work::build::{
 use crate::work::doer::doer;
 use crate::work::history;
 use crate::work::judge::{Broken, JudgeOptions, Judged, Judgement, broken, judge};
-use crate::work::plan::{Action, Past, Plan, ViewChange, candidate_of, past_of};
+use crate::work::plan::{Action, Past, Plan, ViewChange, candidate_of, gate_text, past_of};
 use crate::work::served;
 use crate::work::upkeep;
 

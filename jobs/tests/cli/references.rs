@@ -86,7 +86,7 @@ fn what_comes_late_or_is_corrected_reaches_old_facts_by_a_rebuild() -> Result<()
         &project,
         &[(5, "w2", "deux"), (0, "w1", "zero"), (6, "w11", "")],
     )?;
-    let names = rows(&project, "SELECT * FROM names ORDER BY word")?;
+    let names = rows(&project, "SELECT word, label FROM names ORDER BY word")?;
     ensure!(names == ["w1,one", "w2,deux"], "{names:?}");
     ensure!(by_label(&project)? == found, "facts met what came later");
     let status = project.ok(&["status"])?;

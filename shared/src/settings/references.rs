@@ -20,7 +20,7 @@ pub struct ReferenceSettings {
     pub key: Vec<String>,
     /// The field by which the latest is known.
     pub latest_by: String,
-    /// The fields that it has besides its key.
+    /// The fields that it has besides its key; what the latest is known by is one of them.
     pub fields: Vec<String>,
     /// A condition over the topic's fields; a key whose latest row meets it is not there.
     pub deleted_when: Option<String>,
@@ -75,7 +75,12 @@ pub(super) fn read(
         }
     }
     let others = || known.fields.iter().map(|f| f.name.clone());
-    let fields = fields.unwrap_or_else(|| others().filter(|f| !key.contains(f)).collect());
+    let mut fields: Vec<String> =
+        fields.unwrap_or_else(|| others().filter(|f| !key.contains(f)).collect());
+    // What the latest is known by is asked for where facts meet rows as of a time.
+    if !key.contains(&latest_by) && !fields.contains(&latest_by) {
+        fields.push(latest_by.clone());
+    }
     Some(ReferenceSettings {
         name: name.to_owned(),
         topic,

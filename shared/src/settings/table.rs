@@ -480,7 +480,7 @@ settings! {
     REFERENCE_KEY: Required<FieldNames> = Reference."key", required("\"url\"");
     /// The field by which the latest is known; among equals the one that was admitted last.
     LATEST_BY: Required<FieldName> = Reference."latest_by", required("\"version_ts\"");
-    /// The fields that it has besides its key, with commas between them; unset, all.
+    /// The fields that it has besides its key and `latest_by`, with commas between them; unset, all.
     REFERENCE_FIELDS: Optional<FieldNames> = Reference."fields", optional("\"author, section\"");
     /// A condition over the topic's fields: a key whose latest row meets it is not there.
     DELETED_WHEN: Optional<Word> = Reference."deleted_when", optional("\"deleted\"");
