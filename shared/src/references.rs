@@ -236,6 +236,12 @@ async fn known(
         newest: Arc::new(ReferenceRows::none(reference, history)?),
         older: None,
     }));
+    // What is of a former declaration, and no view meets any more, is not kept in memory.
+    all.retain(|_, other| match other.try_lock() {
+        Ok(other) => other.reference.name != reference.name || Arc::strong_count(&other.newest) > 1,
+        // Somebody reads it.
+        Err(_) => true,
+    });
     all.insert(key, known.clone());
     Ok(known)
 }

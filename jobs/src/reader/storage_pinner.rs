@@ -186,6 +186,11 @@ impl LocalPinner {
         if mode == ReadMode::Batch {
             return Ok(view);
         }
+        if view.boundary.covers(&topic.landed) && topic.unlanded.is_empty() {
+            // Nothing is folded, so no references are read either.
+            view.head = topic.head.clone();
+            return Ok(view);
+        }
         let query = &self.context.project.query;
         let share = usize::try_from(query.memory_bytes / 4).unwrap_or(usize::MAX);
         let fold = FoldOptions {
