@@ -51,6 +51,9 @@ struct Known {
 pub struct ReferenceSize {
     /// Its name.
     pub name: String,
+    /// Whether all versions of a row are kept, for facts that meet rows as of their time.
+    #[serde(default)]
+    pub history: bool,
     /// Up to where it was read.
     pub at: Offsets,
     /// How many rows.
@@ -77,6 +80,7 @@ pub async fn references_held(storage: &Storage) -> Vec<ReferenceSize> {
         let known = known.lock().await;
         held.push(ReferenceSize {
             name: known.reference.name.clone(),
+            history: known.newest.keeps_history(),
             at: known.newest.at().clone(),
             rows: known.newest.rows(),
             bytes: known.newest.size_bytes(),

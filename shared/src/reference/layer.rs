@@ -239,6 +239,11 @@ impl ReferenceRows {
         &self.at
     }
 
+    /// Whether all rows of a key are kept, and not the latest alone.
+    pub fn keeps_history(&self) -> bool {
+        self.shape.history
+    }
+
     /// How many rows there are, at most: those of keys that are gone count, and those of which there is a
     /// later one in another layer.
     pub fn rows(&self) -> usize {

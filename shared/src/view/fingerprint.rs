@@ -139,14 +139,8 @@ impl Fingerprint {
             a.filters.difference(&b.filters).cloned().collect()
         };
         states.filters = [sets(self, later), sets(later, self)];
-        states.keys = [
-            only(self, &self.keys, &later.keys),
-            only(later, &later.keys, &self.keys),
-        ];
-        states.columns = [
-            only(self, &self.aggregates, &later.aggregates),
-            only(later, &later.aggregates, &self.aggregates),
-        ];
+        states.keys = only((self, &self.keys), (later, &later.keys));
+        states.columns = only((self, &self.aggregates), (later, &later.aggregates));
         let changed = later.references.iter().filter(|own| {
             let mut former = self.references.iter();
             former.any(|r| r.name == own.name && !r.has_same_rows(own))
@@ -193,18 +187,34 @@ impl View {
     }
 }
 
-/// Those of some keys or aggregates that others lack, under the names that they are shown by. Each
-/// counts as often as it is there.
-fn only(of: &Fingerprint, all: &[String], others: &[String]) -> Vec<String> {
-    let mut left: Vec<&String> = others.iter().collect();
-    let mut found = Vec::new();
-    for one in all {
-        match left.iter().position(|other| *other == one) {
-            Some(at) => drop(left.swap_remove(at)),
-            None => found.push(of.name_of(one).to_owned()),
+/// Those keys or aggregates that only one of two definitions has, under the names that they are shown by;
+/// with what they are where both show something else by one name. Each counts as often as it is there.
+fn only(former: (&Fingerprint, &[String]), later: (&Fingerprint, &[String])) -> [Vec<String>; 2] {
+    let lacking = |all: &[String], others: &[String]| {
+        let mut left: Vec<&String> = others.iter().collect();
+        let mut found = Vec::new();
+        for one in all {
+            match left.iter().position(|other| *other == one) {
+                Some(at) => drop(left.swap_remove(at)),
+                None => found.push(one.clone()),
+            }
         }
-    }
-    found
+        found
+    };
+    let (gone, new) = (lacking(former.1, later.1), lacking(later.1, former.1));
+    let told = |(of, all): (&Fingerprint, &[String]),
+                (other, others): (&Fingerprint, &[String])| {
+        let told = all.iter().map(|one| {
+            let name = of.name_of(one);
+            match others.iter().any(|o| other.name_of(o) == name) {
+                true => format!("{name} as {one}"),
+                false => name.to_owned(),
+            }
+        });
+        told.collect()
+    };
+    let (gone, new) = ((former.0, gone.as_slice()), (later.0, new.as_slice()));
+    [told(gone, new), told(new, gone)]
 }
 
 /// A statement as its syntax tree prints it.

@@ -57,7 +57,15 @@ fn daemon_text(daemon: &DaemonEntry) -> String {
     for reference in &daemon.references {
         let rows = counted(reference.rows as u64, "row", "rows");
         let bytes = human_bytes(reference.bytes as u64);
-        text += &format!("         reference {}: {rows}, {bytes}\n", reference.name);
+        let of = if reference.history {
+            " of all versions"
+        } else {
+            ""
+        };
+        text += &format!(
+            "         reference {}: {rows}{of}, {bytes}\n",
+            reference.name
+        );
     }
     text
 }
