@@ -15,6 +15,7 @@ use datafusion::logical_expr::utils::split_conjunction_owned;
 use datafusion::logical_expr::{Expr, ExprSchemable, LogicalPlan, Operator};
 
 use super::View;
+use super::order::strip_alias;
 use super::plan::planning_session;
 use crate::reference::{Lookup, Reference};
 use crate::{Result, sql};
@@ -82,13 +83,12 @@ impl Fingerprint {
         };
         let written = |expr: &Expr| -> EngineResult<String> {
             let data_type = expr.get_type(input.schema())?;
-            let resolved = by_reference(resolved(expr.clone(), input)?)?;
-            Ok(format!("{resolved}: {data_type}"))
+            Ok(format!("{}: {data_type}", resolved(expr.clone(), input)?))
         };
         let mut found = Vec::new();
         conditions(input, &mut found)?;
-        let filters = found.into_iter().map(in_form);
-        let filters = filters.map(|f| Ok(by_reference(f?)?.to_string()));
+        let filters = found.into_iter().map(by_reference);
+        let filters = filters.map(|f| Ok(in_form(f?)?.to_string()));
         let filters = filters.collect::<EngineResult<_>>()?;
         let keys = keys
             .iter()
@@ -270,14 +270,14 @@ fn conditions(plan: &LogicalPlan, found: &mut Vec<Expr>) -> EngineResult<()> {
 
 /// An expression over a plan's columns as one over the topic's fields, in the one form that it has.
 fn resolved(expr: Expr, plan: &LogicalPlan) -> EngineResult<Expr> {
-    in_form(over_fields(expr, plan)?)
+    in_form(by_reference(over_fields(expr, plan)?)?)
 }
 
 /// An expression in which what a fact meets of a reference is called by that and its key, without the
 /// fact's place: `posts[url].author`.
 fn by_reference(expr: Expr) -> EngineResult<Expr> {
     let named = |name: String| Transformed::yes(Expr::Column(Column::new_unqualified(name)));
-    let row = |expr: &Expr| match expr {
+    let row = |expr: &Expr| match strip_alias(expr) {
         Expr::ScalarFunction(f) => {
             let lookup = Lookup::of(&f.func)?;
             let reference = &lookup.reference;
