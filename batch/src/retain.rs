@@ -24,7 +24,7 @@ use crate::seen::{Seen, UpkeepTime};
 const MARKS_PER_BOUND: u64 = 8;
 
 /// What is kept of a topic's log.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct RetentionRule {
     /// Facts that landed longer ago than this go, in milliseconds.
     pub age_ms: Option<i64>,
@@ -40,6 +40,9 @@ pub struct RetentionRule {
     /// What is old enough by the storage's clock goes once it has been seen for this time by one that
     /// nobody sets, in milliseconds, or for its age where that is shorter.
     pub seen_ms: i64,
+    /// The steps that take the topic's facts, each with up to where facts have landed that it made of
+    /// them: it has still to read the others.
+    pub steps: Vec<(String, Offsets)>,
 }
 
 impl RetentionRule {
@@ -306,7 +309,7 @@ async fn choose(
     }
     let mut waits = None;
     for mark in old.into_iter().rev() {
-        match keeps(&masters, &mark.end)? {
+        match keeps(&masters, &rule.steps, &mark.end)? {
             None => {
                 let (mark, live) = (mark.clone(), live.clone());
                 return Ok(Chosen::Low { mark, live });
@@ -342,7 +345,16 @@ fn wanted(
 }
 
 /// Why facts below a mark can't go yet, if they can't.
-fn keeps(masters: &[(&str, MasterPin)], at: &Offsets) -> Result<Option<String>> {
+fn keeps(
+    masters: &[(&str, MasterPin)],
+    steps: &[(String, Offsets)],
+    at: &Offsets,
+) -> Result<Option<String>> {
+    if let Some((step, upto)) = steps.iter().find(|(_, upto)| !upto.covers(at)) {
+        return Ok(Some(format!(
+            "step `{step}` has made facts of those up to [{upto}] only; run a daemon, and see `anabranch status`"
+        )));
+    }
     for (view, pin) in masters {
         if !pin.boundary.covers(at) && !planted("planted-low-above-a-boundary") {
             return Ok(Some(format!(

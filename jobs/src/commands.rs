@@ -17,6 +17,7 @@ use crate::commands::diff::DiffArgs;
 use crate::commands::generate::GenerateArgs;
 use crate::commands::graph::GraphArgs;
 use crate::commands::ingest::IngestArgs;
+use crate::commands::init::InitArgs;
 use crate::commands::jobs::JobsCommand;
 use crate::commands::plan::PlanArgs;
 use crate::commands::printing::Printing;
@@ -24,7 +25,9 @@ use crate::commands::queries::QueriesCommand;
 use crate::commands::rollback::RollbackArgs;
 use crate::commands::settings::SettingsArgs;
 use crate::commands::sql::SqlArgs;
+use crate::commands::step::StepCommand;
 use crate::commands::tail::TailArgs;
+use crate::commands::users::UsersCommand;
 use crate::commands::verify::VerifyArgs;
 use crate::node;
 use crate::output::{Format, Style};
@@ -54,7 +57,9 @@ pub mod rollback;
 pub mod settings;
 pub mod sql;
 pub mod status;
+pub mod step;
 pub mod tail;
+pub mod users;
 pub mod verify;
 
 /// The exit code when a command did its work and found something wrong with the data.
@@ -119,7 +124,7 @@ Examples:
 Exit codes: 0 done; 1 `verify`, `diff` or `demo` found a difference; 2 dead letters, wrong arguments, or
 `plan` found something to do; 3 `apply` stopped at a gate, or `plan` found that it had;
 64 wrong input, SQL or settings; 65 damaged data; 66 no such thing; 69 unavailable, or a bound was
-reached; 70 a defect; 75 stopped, or another process was first: try again.
+reached; 70 a defect; 75 stopped, or another process was first: try again; 77 not allowed.
 ANABRANCH_LOG sets what is logged on standard error: error, warn, info (default), debug;
 ANABRANCH_LOG_FORMAT in which form: text, json.";
 
@@ -142,11 +147,11 @@ impl Unused {
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    /// Makes a project: a folder with a commented `anabranch.toml` and one view
-    #[command(after_help = "Examples:\n  anabranch init news")]
+    /// Makes a project: a folder with a commented `anabranch.toml` and one view, or a whole example
+    #[command(after_help = "Examples:\n  anabranch init news\n  anabranch init --example newsroom")]
     Init {
-        /// The folder, which is made
-        dir: PathBuf,
+        #[command(flatten)]
+        args: InitArgs,
         #[command(flatten)]
         unused: Unused,
     },
@@ -205,6 +210,9 @@ enum Command {
     /// Shows topics, views, daemons and their jobs, and what needs attention
     #[command(after_help = "Examples:\n  anabranch status\n  anabranch --format json status")]
     Status,
+    /// Tries a step, which makes the facts of one topic into facts of another
+    #[command(subcommand)]
+    Step(StepCommand),
     /// Shows how many files and bytes each topic, view and WAL takes; writes nothing
     #[command(after_help = "Examples:\n  anabranch du\n  anabranch --format csv du > du.csv")]
     Du,
@@ -226,10 +234,13 @@ enum Command {
         #[command(subcommand)]
         command: Option<QueriesCommand>,
     },
+    /// Says who may do what at the doors: adds users, lists them, renews and revokes their secrets
+    #[command(subcommand)]
+    Users(UsersCommand),
     /// Prints a topic's facts in order, then those that come
     #[command(after_help = TAIL_EXAMPLES)]
     Tail(TailArgs),
-    /// Generates web-analytics facts, to standard output, a file or the daemon
+    /// Generates web-analytics facts, to standard output, files or the daemon
     #[command(after_help = GENERATE_EXAMPLES)]
     Generate(GenerateArgs),
     /// Shows every setting with its value in this project, and where that comes from
@@ -288,7 +299,8 @@ const GENERATE_EXAMPLES: &str = "\
 Examples:
   anabranch generate pageviews --facts 100000 --into-daemon
   anabranch generate pageviews --rate 500 --into-daemon
-  anabranch generate pageviews --facts 1000 --output facts.ndjson";
+  anabranch generate pageviews --facts 1000 --output facts.ndjson
+  anabranch generate newsroom --into-daemon";
 
 const SETTINGS_EXAMPLES: &str = "\
 Examples:
@@ -303,6 +315,7 @@ impl Command {
             Self::Sql(_)
             | Self::Verify(_)
             | Self::Status
+            | Self::Step(_)
             | Self::Plan(_)
             | Self::Graph(_)
             | Self::Diff(_)
@@ -315,6 +328,7 @@ impl Command {
             | Self::Generate(_)
             | Self::Init { .. }
             | Self::Settings(_)
+            | Self::Users(_)
             | Self::Completions(_) => true,
             Self::DeadLetters(command) => !matches!(command, DeadLettersCommand::Retry(_)),
             Self::Ingest(_)
@@ -380,9 +394,9 @@ pub async fn execute(cli: Cli) -> Result<u8> {
     }
     // What needs no project.
     match &cli.command {
-        Command::Init { dir, unused } => {
+        Command::Init { args, unused } => {
             unused.note();
-            init::init(dir, &mut std::io::stdout())?;
+            init::init(args, &mut std::io::stdout())?;
             return Ok(0);
         }
         Command::Demo { facts, unused } => {
@@ -395,6 +409,14 @@ pub async fn execute(cli: Cli) -> Result<u8> {
         Command::Check => return check::run(&cli.project, printing).await,
         Command::Apply(args) => return apply::run(args, &cli.project, printing).await,
         Command::Generate(args) if !args.into_daemon => return generate::run(args).await,
+        _ => {}
+    }
+    match cli.command {
+        Command::Users(command) => return users::run(command, &cli.project, printing),
+        Command::Sql(mut args) if args.url.is_some() => {
+            let url = args.url.take().unwrap_or_default();
+            return sql::run_remote(args, url, printing).await;
+        }
         _ => {}
     }
     let context = if cli.command.only_reads() {
@@ -421,6 +443,7 @@ pub async fn execute(cli: Cli) -> Result<u8> {
         Command::Sql(args) => sql::run(args, &context, printing).await,
         Command::Verify(args) => verify::run(&args, &context, printing).await,
         Command::Status => status::run(&context, printing).await,
+        Command::Step(command) => step::run(command, &context, printing).await,
         Command::Du => du::run(&context, printing).await,
         Command::Jobs { command } => jobs::run(command, &context, printing).await,
         Command::Queries { command } => queries::run(command, &context, printing).await,
@@ -432,6 +455,7 @@ pub async fn execute(cli: Cli) -> Result<u8> {
         | Command::Settings(_)
         | Command::Completions(_)
         | Command::Apply(_)
+        | Command::Users(_)
         | Command::Check => Ok(0),
     }
 }

@@ -1,4 +1,5 @@
-//! Web-analytics facts to try, test and measure with: the shipped topic `pageviews`.
+//! Web-analytics facts to try, test and measure with: the topic `pageviews` of a new project, and those
+//! of the example `newsroom`, which has what a crawler found beside them.
 //!
 //! The generator stands for the traffic of several news sites. Posts are live for 48 hours, in
 //! which their readers come by a Zipf law and by age, and are read for ever after by few. Traffic
@@ -15,6 +16,7 @@
 //! as facts are distinct, however many facts there are from about 100,000 on.
 
 mod encode;
+mod newsroom;
 mod options;
 mod pace;
 mod posts;
@@ -32,6 +34,7 @@ use random::{Chance, Random, mix};
 use referrers::{Referrer, Referrers};
 
 pub use encode::schema;
+pub use newsroom::{CRAWLS, EVENTS, Made, Newsroom};
 pub use options::{GeneratorError, GeneratorOptions};
 
 /// The fields of a fact in order, each with its SQL type as in `CREATE TABLE`.
@@ -71,10 +74,14 @@ const REPEAT_S: u64 = 120;
 const MAX_REPEATS: u64 = 16_384;
 const HEARTBEAT_SHARE: f64 = 0.45;
 const SHARE_SHARE: f64 = 0.05;
+/// Posts that a reader who goes on looks at, until one is of the same site.
+const GOING_ON_DRAWS: u32 = 12;
 
 /// One fact, with what it shares with others by reference.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Fact {
+    /// Its number; a copy has that of what it repeats.
+    id: u64,
     ts_us: u64,
     post: u32,
     referrer: Referrer,
@@ -101,6 +108,10 @@ pub struct Generator {
     visitors: u64,
     late: Chance,
     duplicates: Chance,
+    /// Unless `None`, how often a page view goes on from another one.
+    goes_on: Option<Chance>,
+    /// The number of the next fact that is none again.
+    next_id: u64,
     random: Random,
     pace: Pace,
     posts: Posts,
@@ -144,6 +155,8 @@ impl Generator {
             visitors,
             late: Chance::new(options.late),
             duplicates: Chance::new(options.duplicates),
+            goes_on: (options.goes_on > 0.0).then(|| Chance::new(options.goes_on)),
+            next_id: 0,
             random: Random::new(mix(world.next())),
             pace,
             posts,
@@ -209,17 +222,39 @@ impl Generator {
         }
         let ts_us = moment.at_us - delay_us;
 
+        let id = self.next_id;
+        self.next_id += 1;
         let mut fact = match next_action(&self.sessions, &self.posts, random) {
             Some((page_view, action)) => Fact {
+                id,
                 ts_us,
                 action,
                 ..page_view
             },
             None => {
-                let post = self.posts.pick(moment.at_us, moment.burst, random);
-                let referrer = self.posts.pick_referrer(post, random);
-                let visitor = pick_visitor(self.visitors, random);
+                let before = match self.goes_on {
+                    Some(chance) if random.chance(chance) => self.sessions.pick(random).copied(),
+                    _ => None,
+                };
+                let mut post = self.posts.pick(moment.at_us, moment.burst, random);
+                let (referrer, visitor) = match before {
+                    Some(before) => {
+                        // Mostly to the same site.
+                        for _ in 0..GOING_ON_DRAWS {
+                            if self.posts.site(post) == self.posts.site(before.post) {
+                                break;
+                            }
+                            post = self.posts.pick(moment.at_us, None, random);
+                        }
+                        (Referrer::Post(before.post), before.visitor)
+                    }
+                    None => (
+                        self.posts.pick_referrer(post, random),
+                        pick_visitor(self.visitors, random),
+                    ),
+                };
                 let fact = Fact {
+                    id,
                     ts_us,
                     post,
                     referrer,

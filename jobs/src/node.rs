@@ -1,10 +1,13 @@
 //! A running daemon with all that belongs to it: its doors, its peers, its metrics and its tasks.
 
+mod access;
+mod audit;
 mod door;
 mod journal;
 mod metrics;
 pub mod open;
 pub mod peers;
+mod python;
 mod ready;
 mod routes;
 pub mod run;

@@ -2,15 +2,12 @@
 //! put sizes, durations and status rows into words. It decides nothing about where the text goes:
 //! every function writes to the caller's `Write` or returns a `String`.
 
-mod csv;
 mod grid;
 mod human;
-mod json;
 mod layout;
 mod record;
 mod table;
 mod unaligned;
-mod value;
 
 #[cfg(test)]
 mod tests;
@@ -19,15 +16,15 @@ use std::fmt;
 use std::io::{self, IsTerminal, Write};
 use std::str::FromStr;
 
+use anabranch_serving::text::{csv, from_arrow, json};
 use arrow::datatypes::SchemaRef;
-use arrow::error::ArrowError;
 use arrow::record_batch::RecordBatch;
 
+pub use anabranch_serving::text::value::for_people;
 pub use human::{
     human_bytes, human_count, human_duration, human_number, human_rate, key_value_table, rows_table,
 };
 pub use layout::{Expanded, Layout};
-pub use value::for_people;
 
 /// How an answer is written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -239,13 +236,5 @@ pub fn quiet_broken_pipe(result: io::Result<()>) -> io::Result<()> {
     match result {
         Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
         other => other,
-    }
-}
-
-/// Keeps the kind of an I/O error that went through Arrow: a broken pipe must stay one.
-fn from_arrow(error: ArrowError) -> io::Error {
-    match error {
-        ArrowError::IoError(_, source) => source,
-        other => io::Error::other(other),
     }
 }

@@ -5,6 +5,7 @@ pub mod client;
 pub mod daemon_status;
 pub mod local_service;
 pub mod presence;
+pub mod secured;
 pub mod session;
 pub mod storage_pinner;
 pub(crate) mod with_references;

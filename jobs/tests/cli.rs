@@ -2,6 +2,8 @@
 
 #[path = "cli/bad_views.rs"]
 mod bad_views;
+#[path = "cli/examples.rs"]
+mod examples;
 #[path = "cli/generations.rs"]
 mod generations;
 #[path = "cli/ingest_ids.rs"]

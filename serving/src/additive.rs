@@ -4,7 +4,7 @@
 use datafusion::common::tree_node::TreeNodeRecursion;
 use datafusion::common::{Column, Result, plan_err};
 use datafusion::datasource::source_as_provider;
-use datafusion::logical_expr::{Aggregate, Expr, LogicalPlan};
+use datafusion::logical_expr::{Aggregate, Expr, LogicalPlan, TableScan};
 
 use crate::leaf::MergedLeaf;
 
@@ -35,7 +35,7 @@ fn check_aggregate(aggregate: &Aggregate) -> Result<()> {
         let [Expr::Column(column)] = f.params.args.as_slice() else {
             continue;
         };
-        let Some((leaf, at)) = trace(&aggregate.input, column)? else {
+        let Some((leaf, at)) = trace(&aggregate.input, column) else {
             continue;
         };
         let Some(split) = leaf.pin().view.aggregate() else {
@@ -71,50 +71,46 @@ fn unalias(expr: &Expr) -> &Expr {
 }
 
 /// The column of a leaf that a column is, unchanged.
-fn trace(plan: &LogicalPlan, column: &Column) -> Result<Option<(MergedLeaf, usize)>> {
+fn trace(plan: &LogicalPlan, column: &Column) -> Option<(MergedLeaf, usize)> {
+    let (scan, name) = scanned(plan, column)?;
+    let provider = source_as_provider(&scan.source).ok()?;
+    let any: &dyn std::any::Any = provider.as_ref();
+    let leaf = any.downcast_ref::<MergedLeaf>()?;
+    let at = leaf.pin().view.leaf_schema().index_of(&name).ok()?;
+    Some((leaf.clone(), at))
+}
+
+/// The scan whose column a column is, unchanged, and by which name.
+pub(crate) fn scanned<'p>(
+    plan: &'p LogicalPlan,
+    column: &Column,
+) -> Option<(&'p TableScan, String)> {
     match plan {
-        LogicalPlan::TableScan(scan) => {
-            let Ok(provider) = source_as_provider(&scan.source) else {
-                return Ok(None);
-            };
-            let any: &dyn std::any::Any = provider.as_ref();
-            let Some(leaf) = any.downcast_ref::<MergedLeaf>() else {
-                return Ok(None);
-            };
-            let at = leaf.pin().view.leaf_schema().index_of(&column.name).ok();
-            Ok(at.map(|at| (leaf.clone(), at)))
-        }
+        LogicalPlan::TableScan(scan) => Some((scan, column.name.clone())),
         LogicalPlan::Projection(p) => {
-            let Some(at) = p.schema.maybe_index_of_column(column) else {
-                return Ok(None);
-            };
+            let at = p.schema.maybe_index_of_column(column)?;
             match unalias(&p.expr[at]) {
-                Expr::Column(c) => trace(&p.input, c),
-                _ => Ok(None),
+                Expr::Column(c) => scanned(&p.input, c),
+                _ => None,
             }
         }
         LogicalPlan::SubqueryAlias(a) => {
-            let Some(at) = a.schema.maybe_index_of_column(column) else {
-                return Ok(None);
-            };
-            trace(
-                &a.input,
-                &Column::from(a.input.schema().qualified_field(at)),
-            )
+            let at = a.schema.maybe_index_of_column(column)?;
+            let inner = Column::from(a.input.schema().qualified_field(at));
+            scanned(&a.input, &inner)
         }
         LogicalPlan::Join(j) => {
-            for side in [&j.left, &j.right] {
-                if side.schema().maybe_index_of_column(column).is_some() {
-                    return trace(side, column);
-                }
-            }
-            Ok(None)
+            let mut sides = [&j.left, &j.right].into_iter();
+            let has = |side: &&std::sync::Arc<LogicalPlan>| {
+                side.schema().maybe_index_of_column(column).is_some()
+            };
+            sides.find(has).and_then(|side| scanned(side, column))
         }
         other => match other.inputs().as_slice() {
             [input] if input.schema().maybe_index_of_column(column).is_some() => {
-                trace(input, column)
+                scanned(input, column)
             }
-            _ => Ok(None),
+            _ => None,
         },
     }
 }

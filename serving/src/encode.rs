@@ -1,7 +1,9 @@
-//! Answers as bytes: Arrow IPC stream, JSON array or NDJSON, written batch by batch. Owns how much
-//! memory an answer takes until it is sent, and that an Arrow answer holds its rows and nothing else:
-//! the engine's text is views into buffers of whatever it was read from.
+//! Answers as bytes: Arrow IPC stream, JSON array, NDJSON, CSV or Parquet, written batch by batch and
+//! taken as they come. Owns how much memory an answer takes until it is sent, and that an Arrow answer
+//! holds its rows and nothing else: the engine's text is views into buffers of whatever it was read
+//! from.
 
+use std::io::{self, Write};
 use std::sync::Arc;
 
 use anabranch_shared::{Error, Result};
@@ -9,10 +11,13 @@ use arrow::array::{Array, ArrayRef, AsArray, RecordBatch, RecordBatchOptions, UI
 use arrow::compute::{cast, take};
 use arrow::datatypes::{DataType, Field, FieldRef, Fields, Schema, SchemaRef};
 use arrow::ipc::writer::StreamWriter;
-use arrow::json::writer::{JsonArray, LineDelimited, Writer, WriterBuilder};
+use arrow::json::writer::{JsonArray, LineDelimited, Writer};
 use datafusion::execution::memory_pool::{MemoryConsumer, MemoryPool, MemoryReservation};
+use parking_lot::Mutex;
+use parquet::arrow::ArrowWriter;
 
 use crate::naming::{distinct_names, under};
+use crate::text::{csv, json};
 
 /// The content type of an Arrow IPC stream.
 pub(crate) const ARROW: &str = "application/vnd.apache.arrow.stream";
@@ -20,6 +25,10 @@ pub(crate) const ARROW: &str = "application/vnd.apache.arrow.stream";
 pub(crate) const NDJSON: &str = "application/x-ndjson";
 /// The content type of a JSON array.
 pub(crate) const JSON: &str = "application/json";
+/// The content type of CSV.
+pub(crate) const CSV: &str = "text/csv";
+/// The content type of a Parquet file.
+pub(crate) const PARQUET: &str = "application/vnd.apache.parquet";
 
 /// The parameter of [`ARROW`] with which views are asked for.
 const VIEWS: &str = "views=true";
@@ -47,15 +56,40 @@ impl Texts {
     }
 }
 
+/// Bytes that were written and not taken yet.
+#[derive(Clone, Debug, Default)]
+struct Sink(Arc<Mutex<Vec<u8>>>);
+
+impl Sink {
+    fn take(&self) -> Vec<u8> {
+        std::mem::take(&mut *self.0.lock())
+    }
+
+    fn bytes(&self) -> usize {
+        self.0.lock().capacity()
+    }
+}
+
+impl Write for Sink {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.0.lock().extend_from_slice(bytes);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
 /// An Arrow answer, and what its columns are.
 struct ArrowAnswer {
-    writer: StreamWriter<Vec<u8>>,
+    writer: StreamWriter<Sink>,
     schema: SchemaRef,
     texts: Texts,
 }
 
 impl ArrowAnswer {
-    fn new(schema: &SchemaRef, texts: Texts) -> Result<Self> {
+    fn new(schema: &SchemaRef, texts: Texts, sink: Sink) -> Result<Self> {
         let schema = match texts {
             Texts::Plain => {
                 let fields: Fields = schema.fields().iter().map(plain_field).collect();
@@ -63,7 +97,7 @@ impl ArrowAnswer {
             }
             Texts::Views => schema.clone(),
         };
-        let writer = StreamWriter::try_new(Vec::new(), &schema)?;
+        let writer = StreamWriter::try_new(sink, &schema)?;
         Ok(Self {
             writer,
             schema,
@@ -153,16 +187,22 @@ fn compacted(column: &ArrayRef) -> Result<ArrayRef> {
 
 enum Format {
     Arrow(Box<ArrowAnswer>),
-    Lines(Writer<Vec<u8>, LineDelimited>),
-    Array(Writer<Vec<u8>, JsonArray>),
+    Lines(Writer<Sink, LineDelimited>),
+    Array(Writer<Sink, JsonArray>),
+    Csv,
+    /// Columns of other names than the engine's, of types that a Parquet file has.
+    Parquet(Box<ArrowWriter<Sink>>),
 }
 
 /// An answer on its way to bytes. What it takes counts as the queries' memory until it is dropped.
 pub(crate) struct Encoder {
     format: Format,
-    /// The columns of JSON objects, where names of the answer repeat.
+    sink: Sink,
+    /// The columns of JSON objects and of files, where names of the answer repeat.
     distinct: Option<SchemaRef>,
     reserved: MemoryReservation,
+    /// Whether some of it was taken.
+    has_begun: bool,
 }
 
 impl Encoder {
@@ -172,18 +212,29 @@ impl Encoder {
         texts: Texts,
         pool: &Arc<dyn MemoryPool>,
     ) -> Result<Self> {
-        let json = || WriterBuilder::new().with_explicit_nulls(true);
+        let mut sink = Sink::default();
+        let distinct = distinct_names(schema);
         let format = match content_type {
-            ARROW => Format::Arrow(Box::new(ArrowAnswer::new(schema, texts)?)),
-            NDJSON => Format::Lines(json().build(Vec::new())),
-            _ => Format::Array(json().build(Vec::new())),
+            ARROW => Format::Arrow(Box::new(ArrowAnswer::new(schema, texts, sink.clone())?)),
+            NDJSON => Format::Lines(json::writer(sink.clone())),
+            CSV => {
+                let written = csv::write_header(&mut sink, schema);
+                written.map_err(|e| Error::io("an answer", e))?;
+                Format::Csv
+            }
+            PARQUET => {
+                let writer = ArrowWriter::try_new(sink.clone(), distinct.clone(), None)?;
+                Format::Parquet(Box::new(writer))
+            }
+            _ => Format::Array(json::writer(sink.clone())),
         };
         let reserved = MemoryConsumer::new("answer").register(pool);
-        let distinct = distinct_names(schema);
         Ok(Self {
             format,
+            sink,
             distinct: (!Arc::ptr_eq(&distinct, schema)).then_some(distinct),
             reserved,
+            has_begun: false,
         })
     }
 
@@ -192,20 +243,19 @@ impl Encoder {
     /// # Errors
     /// `Unavailable` where the answer is larger than the memory for queries.
     pub(crate) fn write(&mut self, batch: &RecordBatch) -> Result<()> {
-        let bytes = match &mut self.format {
-            Format::Arrow(answer) => {
-                answer.write(batch)?;
-                answer.writer.get_ref().capacity()
-            }
-            Format::Lines(writer) => {
+        let mut held = 0;
+        match &mut self.format {
+            Format::Arrow(answer) => answer.write(batch)?,
+            Format::Lines(writer) => writer.write(&told_apart(&self.distinct, batch)?)?,
+            Format::Array(writer) => writer.write(&told_apart(&self.distinct, batch)?)?,
+            Format::Csv => csv::write_batch(&mut self.sink, batch)
+                .map_err(|e| Error::Invalid(format!("the answer can't be written as CSV: {e}")))?,
+            Format::Parquet(writer) => {
                 writer.write(&told_apart(&self.distinct, batch)?)?;
-                writer.get_ref().capacity()
+                held = writer.memory_size();
             }
-            Format::Array(writer) => {
-                writer.write(&told_apart(&self.distinct, batch)?)?;
-                writer.get_ref().capacity()
-            }
-        };
+        }
+        let bytes = self.sink.bytes() + held;
         self.reserved.try_resize(bytes).map_err(|_| {
             Error::NoRoom(format!(
                 "the answer has no room in memory, {} MB of it are there so far (`memory` in `[query]`); narrow the query, or ask for it in parts",
@@ -214,22 +264,37 @@ impl Encoder {
         })
     }
 
-    /// The whole answer.
-    pub(crate) fn finish(self) -> Result<Vec<u8>> {
-        Ok(match self.format {
-            Format::Arrow(answer) => answer.writer.into_inner()?,
-            Format::Lines(mut writer) => {
+    /// How many bytes can be taken.
+    pub(crate) fn ready(&self) -> usize {
+        self.sink.0.lock().len()
+    }
+
+    /// What there is so far, once.
+    pub(crate) fn take(&mut self) -> Vec<u8> {
+        self.has_begun = true;
+        let taken = self.sink.take();
+        // What is left is less than what was there.
+        self.reserved.try_resize(self.sink.bytes()).ok();
+        taken
+    }
+
+    /// The rest of the answer.
+    pub(crate) fn finish(mut self) -> Result<Vec<u8>> {
+        match &mut self.format {
+            Format::Arrow(answer) => answer.writer.finish()?,
+            Format::Lines(writer) => writer.finish()?,
+            Format::Array(writer) => {
                 writer.finish()?;
-                writer.into_inner()
-            }
-            Format::Array(mut writer) => {
-                writer.finish()?;
-                match writer.into_inner() {
-                    none if none.is_empty() => b"[]".to_vec(),
-                    some => some,
+                if !self.has_begun && self.ready() == 0 {
+                    return Ok(b"[]".to_vec());
                 }
             }
-        })
+            Format::Csv => {}
+            Format::Parquet(writer) => {
+                writer.finish()?;
+            }
+        }
+        Ok(self.sink.take())
     }
 }
 

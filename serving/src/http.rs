@@ -1,28 +1,31 @@
-//! `POST /sql`: a statement in, an answer out, as an Arrow IPC stream, JSON or NDJSON. `GET /queries`:
-//! what runs; `DELETE /queries/ID` stops one.
+//! `POST /sql`: a statement in, an answer out. `GET /views/VIEW?key=value`: rows of a view by its keys.
+//! `GET /queries`: what runs; `DELETE /queries/ID` stops one.
 
+mod respond;
+
+use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::sync::Arc;
 
-use anabranch_shared::{Error, ErrorKind, ReadMode, Result};
+use anabranch_shared::{Error, ErrorKind, ReadMode, Result, nearest};
 use axum::body::Bytes;
 use axum::extract::{ConnectInfo, Path, Query, State};
-use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
+use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{delete, get, post};
 use axum::{Extension, Json, Router};
-use futures::StreamExt;
-use percent_encoding::{AsciiSet, CONTROLS, percent_decode, utf8_percent_encode};
+use datafusion::sql::sqlparser::ast::{Expr, UnaryOperator, Value};
+use percent_encoding::percent_decode;
 
+use crate::at_least::AtLeast;
+use crate::caller::Caller;
 use crate::described::RelationInfo;
-use crate::encode::{ARROW, Encoder, JSON, NDJSON, Texts};
-use crate::metrics::Door;
+use crate::door::Door;
+use crate::encode::JSON;
+use crate::identity::Identity;
+use crate::parameters::call;
 use crate::reading::{Reading, setting};
-use crate::session::{Answer, SqlService};
-use crate::workers::compute;
-
-/// What is escaped in notes: header values are ASCII.
-const NOT_IN_A_HEADER: &AsciiSet = &CONTROLS.add(b'%');
+use crate::service::{Answer, SqlService};
 
 /// A note as it was before it became the value of a header.
 pub fn note_of(header: &[u8]) -> String {
@@ -39,6 +42,9 @@ pub struct SqlRequest {
     /// Schemas in which names are looked for, such as `candidate,public`.
     #[serde(default)]
     pub search_path: Option<String>,
+    /// Tokens of acknowledgements that the answer has to have seen.
+    #[serde(default)]
+    pub at_least: Option<String>,
 }
 
 /// The parameters of `GET /relations`.
@@ -56,10 +62,22 @@ enum RelationsForm {
     Objects,
 }
 
+/// A statement with its values, as the body of a request.
+#[derive(Debug, serde::Deserialize)]
+#[serde(deny_unknown_fields)]
+struct SqlBody {
+    /// The statement.
+    sql: String,
+    /// What stands for `$1`, `$2`, …
+    #[serde(default)]
+    parameters: Vec<serde_json::Value>,
+}
+
 /// The routes of this layer.
 pub fn router(service: Arc<SqlService>) -> Router {
     Router::new()
         .route("/sql", post(sql))
+        .route("/views/{view}", get(view_rows))
         .route("/relations", get(relations))
         .route("/queries", get(queries))
         .route("/queries/{id}", delete(cancel))
@@ -70,38 +88,46 @@ async fn sql(
     State(service): State<Arc<SqlService>>,
     Query(request): Query<SqlRequest>,
     peer: Option<Extension<ConnectInfo<SocketAddr>>>,
+    Extension(identity): Extension<Identity>,
     headers: HeaderMap,
     body: Bytes,
 ) -> Response {
-    let who = who(
-        peer.map(|Extension(ConnectInfo(address))| address),
-        &headers,
-    );
-    match answer(&service, &request, &who, &headers, &body).await {
+    let peer = peer.map(|Extension(ConnectInfo(address))| address);
+    let caller = caller(peer, &headers, identity);
+    match answer(&service, &request, &caller, &headers, &body).await {
         Ok(response) => response,
         Err(e) => error_response(&e),
     }
 }
 
 /// Who asks: from where, and with which program.
-pub fn who(peer: Option<SocketAddr>, headers: &HeaderMap) -> String {
+pub fn caller(peer: Option<SocketAddr>, headers: &HeaderMap, identity: Identity) -> Caller {
     let agent = headers.get(header::USER_AGENT);
     let agent = agent.and_then(|v| v.to_str().ok()).unwrap_or("HTTP");
     let agent: String = agent.chars().take(100).collect();
-    match peer {
+    let program = match peer {
         Some(peer) => format!("{agent} at {peer}"),
         None => agent,
-    }
+    };
+    Caller::new(Door::Http, program, identity)
 }
 
 /// What runs and waits, the longest first.
-async fn queries(State(service): State<Arc<SqlService>>) -> Response {
-    Json(serde_json::json!({ "queries": service.queries() })).into_response()
+async fn queries(
+    State(service): State<Arc<SqlService>>,
+    Extension(identity): Extension<Identity>,
+) -> Response {
+    let queries = service.queries_of(&identity);
+    Json(serde_json::json!({ "queries": queries })).into_response()
 }
 
 /// Stops a query.
-async fn cancel(State(service): State<Arc<SqlService>>, Path(id): Path<String>) -> Response {
-    match service.cancel(&id) {
+async fn cancel(
+    State(service): State<Arc<SqlService>>,
+    Extension(identity): Extension<Identity>,
+    Path(id): Path<String>,
+) -> Response {
+    match service.cancel(&id, &identity) {
         Ok(()) => Json(serde_json::json!({ "cancelled": id })).into_response(),
         Err(e) => error_response(&e),
     }
@@ -110,9 +136,10 @@ async fn cancel(State(service): State<Arc<SqlService>>, Path(id): Path<String>) 
 /// What can be queried: as objects, or in the form of before that older shells read.
 async fn relations(
     State(service): State<Arc<SqlService>>,
+    Extension(identity): Extension<Identity>,
     Query(request): Query<RelationsRequest>,
 ) -> Response {
-    let list = match service.pinner().relations().await {
+    let list = match service.readable(identity.rights()).await {
         Ok(list) => list,
         Err(e) => return error_response(&e),
     };
@@ -156,86 +183,167 @@ pub fn error_response(e: &Error) -> Response {
 async fn answer(
     service: &SqlService,
     request: &SqlRequest,
-    who: &str,
+    caller: &Caller,
     headers: &HeaderMap,
     body: &[u8],
 ) -> Result<Response> {
-    let sql = std::str::from_utf8(body)
+    let text = std::str::from_utf8(body)
         .map_err(|_| Error::Invalid("the statement is not valid UTF-8".into()))?;
-    let mode = match request.read.as_deref() {
-        None | Some("merged") => ReadMode::Merged,
-        Some("batch") => ReadMode::Batch,
-        Some(other) => {
-            return Err(Error::Invalid(format!(
-                "`read` = `{other}`: write `merged` or `batch`"
-            )));
+    let kind = headers
+        .get(header::CONTENT_TYPE)
+        .and_then(|v| v.to_str().ok());
+    let kind = kind.and_then(|kind| kind.split(';').next());
+    let (sql, values) = match kind.is_some_and(|kind| kind.trim().eq_ignore_ascii_case(JSON)) {
+        false => (text.to_owned(), Vec::new()),
+        true => {
+            let body: SqlBody = serde_json::from_str(text).map_err(|e| {
+                Error::Invalid(format!(
+                    "the body is no `{{\"sql\": \"…\", \"parameters\": […]}}`: {e}; without `content-type: {JSON}` it is a statement as it is"
+                ))
+            })?;
+            let values = body.parameters.iter().enumerate();
+            let values = values.map(|(n, value)| expression(n + 1, value));
+            (body.sql, values.collect::<Result<Vec<_>>>()?)
         }
     };
     let search_path = request.search_path.as_deref().map(str::parse).transpose()?;
-    if let Some(setting) = setting(sql) {
+    if let Some(setting) = setting(&sql) {
         setting?;
         return Err(Error::Invalid(
-            "a request has no session; give `?read=batch` or `?search_path=candidate,public` with each statement instead".into(),
+            "a request has no session; give `?read=batch`, `?search_path=candidate,public` or `?at_least=TOKEN` with each statement instead".into(),
         ));
     }
     let reading = Reading {
-        mode,
+        mode: read_mode(request.read.as_deref())?,
         search_path: search_path.unwrap_or_default(),
+        at_least: at_least(request.at_least.as_deref())?,
     };
-    let answer = service.query_by((Door::Http, who), sql, &reading).await?;
-    let asked = answer.asked();
-    let accept = headers
-        .get(header::ACCEPT)
-        .and_then(|v| v.to_str().ok())
-        .unwrap_or(JSON);
-    let content_type = [ARROW, NDJSON]
-        .into_iter()
-        .find(|t| accept.contains(t))
-        .unwrap_or(JSON);
-    let answered = respond(service, answer, content_type, Texts::accepted(accept)).await;
-    if let (Some(asked), Err(e)) = (asked, &answered) {
-        asked.failed(e);
-    }
-    answered
+    let answer = service.query_with(caller, &sql, &reading, &values).await?;
+    respond::respond(service, answer, headers).await
 }
 
-/// The whole answer is computed before the first byte is sent, so that a failure is an error and
-/// never a shorter answer.
-async fn respond(
-    service: &SqlService,
-    answer: Answer,
-    content_type: &'static str,
-    texts: Texts,
-) -> Result<Response> {
-    // The threads that write the answer may be busy when its reader goes.
-    let _reader = answer.waiter();
-    let Answer {
-        schema,
-        mut stream,
-        freshness,
-        notes,
-        ..
-    } = answer;
-    let pool = service.memory_pool().clone();
-    // Text of many rows takes long, too.
-    let body = compute(async move {
-        let mut encoder = Encoder::new(&schema, content_type, texts, &pool)?;
-        while let Some(batch) = stream.next().await {
-            encoder.write(&batch?)?;
+fn at_least(tokens: Option<&str>) -> Result<AtLeast> {
+    let read = tokens.map(str::parse).transpose();
+    read.map(Option::unwrap_or_default)
+        .map_err(|e| Error::Invalid(format!("`at_least`: {e}")))
+}
+
+fn read_mode(read: Option<&str>) -> Result<ReadMode> {
+    match read {
+        None | Some("merged") => Ok(ReadMode::Merged),
+        Some("batch") => Ok(ReadMode::Batch),
+        Some(other) => Err(Error::Invalid(format!(
+            "`read` = `{other}`: write `merged` or `batch`"
+        ))),
+    }
+}
+
+/// A value of JSON as an expression of a statement.
+fn expression(nth: usize, value: &serde_json::Value) -> Result<Expr> {
+    use serde_json::Value as Json;
+    Ok(match value {
+        Json::Null => Expr::value(Value::Null),
+        Json::Bool(truth) => Expr::value(Value::Boolean(*truth)),
+        Json::Number(number) => number_expression(&number.to_string()),
+        Json::String(text) => Expr::value(Value::SingleQuotedString(text.clone())),
+        Json::Array(items) => {
+            let items = items.iter().map(|item| match item {
+                Json::Array(_) => Err(Error::Invalid(format!(
+                    "parameter ${nth} is a list of lists, which no comparison takes"
+                ))),
+                item => expression(nth, item),
+            });
+            call("make_array", items.collect::<Result<_>>()?)
         }
-        encoder.finish()
+        Json::Object(_) => {
+            return Err(Error::Invalid(format!(
+                "parameter ${nth} is an object; give a number, a text, true, false, null or a list of these"
+            )));
+        }
     })
-    .await?;
-    let mut response = ([(header::CONTENT_TYPE, content_type)], body).into_response();
-    let mut note = |name: &'static str, value: &str| {
-        let value = utf8_percent_encode(value, NOT_IN_A_HEADER).to_string();
-        if let Ok(value) = HeaderValue::from_str(&value) {
-            response
-                .headers_mut()
-                .append(HeaderName::from_static(name), value);
-        }
+}
+
+fn number_expression(text: &str) -> Expr {
+    match text.strip_prefix('-') {
+        None => Expr::value(Value::Number(text.to_owned(), false)),
+        Some(positive) => Expr::UnaryOp {
+            op: UnaryOperator::Minus,
+            expr: Box::new(number_expression(positive)),
+        },
+    }
+}
+
+/// Rows of a view by values of its keys.
+async fn view_rows(
+    State(service): State<Arc<SqlService>>,
+    Path(view): Path<String>,
+    Query(given): Query<Vec<(String, String)>>,
+    peer: Option<Extension<ConnectInfo<SocketAddr>>>,
+    Extension(identity): Extension<Identity>,
+    headers: HeaderMap,
+) -> Response {
+    let peer = peer.map(|Extension(ConnectInfo(address))| address);
+    let caller = caller(peer, &headers, identity);
+    let answered = async {
+        let rows = look_up(&service, &caller, &view, given).await?;
+        respond::respond(&service, rows, &headers).await
     };
-    note("anabranch-freshness", &freshness);
-    notes.iter().for_each(|n| note("anabranch-note", n));
-    Ok(response)
+    match answered.await {
+        Ok(response) => response,
+        Err(e) => error_response(&e),
+    }
+}
+
+async fn look_up(
+    service: &SqlService,
+    caller: &Caller,
+    view: &str,
+    given: Vec<(String, String)>,
+) -> Result<Answer> {
+    let keys = service.view_keys(view, caller.identity().rights()).await?;
+    let (mut read, mut tokens) = (None, None);
+    let mut wanted: BTreeMap<String, Vec<String>> = BTreeMap::new();
+    for (name, value) in given {
+        if keys.contains(&name) {
+            wanted.entry(name).or_default().push(value);
+        } else if name == "read" {
+            read = Some(value);
+        } else if name == "at_least" {
+            tokens = Some(value);
+        } else {
+            let near = nearest(&name, keys.iter().map(String::as_str));
+            let near = near.map(|near| format!("; did you mean `{near}`?"));
+            return Err(Error::Invalid(format!(
+                "`{name}` is no key of `{view}`{}; its keys are {}; `POST /sql` takes any condition",
+                near.unwrap_or_default(),
+                match keys.is_empty() {
+                    true => "none".to_owned(),
+                    false => keys.join(", "),
+                }
+            )));
+        }
+    }
+    let quoted = |name: &str| format!("\"{}\"", name.replace('"', "\"\""));
+    let mut values = Vec::new();
+    let conditions = wanted.into_iter().map(|(name, texts)| {
+        let places = texts.into_iter().map(|text| {
+            values.push(Expr::value(Value::SingleQuotedString(text)));
+            format!("${}", values.len())
+        });
+        let places: Vec<String> = places.collect();
+        match places.as_slice() {
+            [one] => format!("{} = {one}", quoted(&name)),
+            several => format!("{} IN ({})", quoted(&name), several.join(", ")),
+        }
+    });
+    let conditions: Vec<String> = conditions.collect();
+    let mut sql = format!("SELECT * FROM {}", quoted(view));
+    if !conditions.is_empty() {
+        sql += &format!(" WHERE {}", conditions.join(" AND "));
+    }
+    let reading = Reading {
+        at_least: at_least(tokens.as_deref())?,
+        ..Reading::from(read_mode(read.as_deref())?)
+    };
+    service.query_with(caller, &sql, &reading, &values).await
 }

@@ -1,5 +1,5 @@
 //! Names in a plan what comes from which layer, for `EXPLAIN`, and holds the files that it reads.
-//! Passes its input through.
+//! Passes its input through, and nothing of what is above it down.
 
 use std::fmt;
 use std::sync::Arc;
@@ -24,6 +24,11 @@ pub(crate) struct LayerExec {
 impl LayerExec {
     pub(crate) fn wrap(label: String, input: Arc<dyn ExecutionPlan>) -> Arc<dyn ExecutionPlan> {
         Self::wrap_holding(label, input, Vec::new())
+    }
+
+    /// Rows that somebody may read, below which nothing of their query is computed.
+    pub(crate) fn barrier(input: Arc<dyn ExecutionPlan>) -> Arc<dyn ExecutionPlan> {
+        Self::wrap("Rows: those that the user may read".to_owned(), input)
     }
 
     /// As [`LayerExec::wrap`], over files that are removed once nobody holds them.

@@ -70,6 +70,8 @@ pub(crate) struct MergedLeaf {
     rows: RowsOfKey,
     parts: Vec<Part>,
     schema: SchemaRef,
+    /// Which keys there are for whoever asks; nothing of the query is computed of others.
+    barrier: Option<Expr>,
 }
 
 /// The name of a part of a state in a query's plan, which no column of a user's has.
@@ -85,7 +87,13 @@ impl MergedLeaf {
             rows: RowsOfKey::One,
             parts: Vec::new(),
             schema,
+            barrier: None,
         }
+    }
+
+    /// The same leaf of the keys alone that a condition on them chooses.
+    pub(crate) fn of_keys(self, barrier: Option<Expr>) -> Self {
+        Self { barrier, ..self }
     }
 
     /// The same leaf with states. Columns that it gave before keep their places.
@@ -109,6 +117,7 @@ impl MergedLeaf {
             rows: states.rows,
             parts,
             schema: Arc::new(Schema::new(fields)),
+            barrier: self.barrier.clone(),
         }
     }
 
@@ -455,7 +464,7 @@ impl TableProvider for MergedLeaf {
         &self,
         filters: &[&Expr],
     ) -> datafusion::common::Result<Vec<TableProviderFilterPushDown>> {
-        let support = |f: &&Expr| match self.is_key_filter(f) {
+        let support = |f: &&Expr| match self.is_key_filter(f) && self.barrier.is_none() {
             true => TableProviderFilterPushDown::Exact,
             false => TableProviderFilterPushDown::Unsupported,
         };
@@ -473,17 +482,22 @@ impl TableProvider for MergedLeaf {
             Some(projection) => projection.clone(),
             None => (0..self.schema.fields().len()).collect(),
         };
-        let filter = self.physical_filter(state, filters)?;
-        let filter = filter.as_ref();
-        let Some(split) = self.pin.view.aggregate() else {
-            return Ok(self.states(state, &wanted, filter)?);
+        let filter = match &self.barrier {
+            None => self.physical_filter(state, filters)?,
+            Some(barrier) => self.physical_filter(state, std::slice::from_ref(barrier))?,
         };
+        let filter = filter.as_ref();
         let none_finished = self.columns_of(&wanted).0.is_empty();
-        Ok(match self.rows {
-            RowsOfKey::Several if none_finished && !self.parts.is_empty() => {
+        let rows = match (self.pin.view.aggregate(), self.rows) {
+            (None, _) => self.states(state, &wanted, filter)?,
+            (Some(split), RowsOfKey::Several) if none_finished && !self.parts.is_empty() => {
                 self.stored(state, split, &wanted, filter)?
             }
-            _ => self.merged(state, split, &wanted, filter)?,
+            (Some(split), _) => self.merged(state, split, &wanted, filter)?,
+        };
+        Ok(match self.barrier {
+            None => rows,
+            Some(_) => LayerExec::barrier(rows),
         })
     }
 }

@@ -27,6 +27,8 @@ pub struct QueryLimits {
     pub verifications: usize,
     /// How long such a verification may take.
     pub verify_timeout: Duration,
+    /// How long a transaction may read what it pinned: shorter than replaced files stay.
+    pub pin_for: Duration,
     /// A query that takes this long is written to the log; none is where absent.
     pub slow: Option<Duration>,
 }
@@ -43,6 +45,7 @@ impl Default for QueryLimits {
             spill_dir: None,
             verifications: 2,
             verify_timeout: Duration::from_secs(60 * 60),
+            pin_for: Duration::from_secs(30 * 60),
             slow: None,
         }
     }

@@ -2,6 +2,7 @@
 //! Owns what counts as which outcome.
 
 use std::pin::Pin;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::task::{Context, Poll};
 use std::time::Instant;
@@ -16,14 +17,8 @@ use futures::Stream;
 use prometheus_client::encoding::{EncodeLabelSet, EncodeLabelValue, LabelValueEncoder};
 use prometheus_client::registry::Registry;
 
-/// By which way a query comes.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Door {
-    /// `POST /sql`.
-    Http,
-    /// From this process itself.
-    Local,
-}
+use crate::audit::{AuditRecord, Auditor};
+use crate::door::Door;
 
 /// What became of a query.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -44,25 +39,26 @@ enum Outcome {
 
 impl EncodeLabelValue for Door {
     fn encode(&self, encoder: &mut LabelValueEncoder<'_>) -> std::fmt::Result {
-        let name = match self {
-            Self::Http => "http",
-            Self::Local => "local",
-        };
-        name.encode(encoder)
+        self.name().encode(encoder)
     }
 }
 
-impl EncodeLabelValue for Outcome {
-    fn encode(&self, encoder: &mut LabelValueEncoder<'_>) -> std::fmt::Result {
-        let name = match self {
+impl Outcome {
+    fn name(self) -> &'static str {
+        match self {
             Self::Ok => "ok",
             Self::Invalid => "invalid",
             Self::Refused => "refused",
             Self::TimedOut => "timed_out",
             Self::Cancelled => "cancelled",
             Self::Failed => "failed",
-        };
-        name.encode(encoder)
+        }
+    }
+}
+
+impl EncodeLabelValue for Outcome {
+    fn encode(&self, encoder: &mut LabelValueEncoder<'_>) -> std::fmt::Result {
+        self.name().encode(encoder)
     }
 }
 
@@ -121,14 +117,16 @@ impl QueryMetrics {
         );
     }
 
-    /// A query has come.
-    pub(crate) fn asked(&self, door: Door) -> Asked {
+    /// A query has come; where somebody keeps records, this one is to be filled in.
+    pub(crate) fn asked(&self, door: Door, audited: Option<Audited>) -> Asked {
         Asked(Arc::new(Measured {
             times: self.times.clone(),
             door,
             begun: Instant::now(),
             stop: OnceLock::new(),
             is_told: OnceLock::new(),
+            rows: AtomicU64::new(0),
+            audited,
         }))
     }
 }
@@ -146,7 +144,13 @@ struct Measured {
     /// What tells the query to stop, once it was taken in.
     stop: OnceLock<Stop>,
     is_told: OnceLock<()>,
+    /// Rows that were read.
+    rows: AtomicU64,
+    audited: Option<Audited>,
 }
+
+/// A record of a query, and who takes it.
+pub(crate) type Audited = (Arc<dyn Auditor>, AuditRecord);
 
 impl Measured {
     /// Only the first outcome counts.
@@ -154,7 +158,16 @@ impl Measured {
         if self.is_told.set(()).is_ok() {
             let door = self.door;
             let times = self.times.get_or_create(&Labels { door, outcome });
-            times.observe(self.begun.elapsed().as_secs_f64());
+            let seconds = self.begun.elapsed().as_secs_f64();
+            times.observe(seconds);
+            if let Some((auditor, record)) = &self.audited {
+                auditor.note(AuditRecord {
+                    rows: self.rows.load(Ordering::Relaxed),
+                    seconds,
+                    outcome: outcome.name(),
+                    ..record.clone()
+                });
+            }
         }
     }
 }
@@ -216,7 +229,12 @@ impl Stream for Rows {
                 }
                 Poll::Ready(Some(Err(e.into())))
             }
-            next => next,
+            Poll::Ready(Some(Ok(batch))) => {
+                let rows = batch.num_rows() as u64;
+                self.asked.0.rows.fetch_add(rows, Ordering::Relaxed);
+                Poll::Ready(Some(Ok(batch)))
+            }
+            Poll::Pending => Poll::Pending,
         }
     }
 }
@@ -269,7 +287,7 @@ mod tests {
     #[tokio::test]
     async fn an_answer_is_over_with_its_last_row() {
         let metrics = QueryMetrics::default();
-        let asked = metrics.asked(Door::Http);
+        let asked = metrics.asked(Door::Http, None);
         let mut answer = asked.rows(rows(None));
         drop(asked);
         assert!(answer.next().await.is_some_and(|row| row.is_ok()));
@@ -278,12 +296,12 @@ mod tests {
         drop(answer);
         assert_eq!(counts(&metrics), expected(&[("ok", 1)]));
         // Whoever asked leaves before the end.
-        let mut answer = metrics.asked(Door::Http).rows(rows(None));
+        let mut answer = metrics.asked(Door::Http, None).rows(rows(None));
         assert!(answer.next().await.is_some());
         drop(answer);
-        drop(metrics.asked(Door::Http));
+        drop(metrics.asked(Door::Http, None));
         assert_eq!(counts(&metrics), expected(&[("cancelled", 2), ("ok", 1)]));
-        drop(metrics.asked(Door::Local));
+        drop(metrics.asked(Door::Local, None));
         assert_eq!(counts(&metrics).len(), 2);
     }
 
@@ -291,14 +309,14 @@ mod tests {
     async fn an_error_among_the_rows_is_passed_on_and_told() {
         let metrics = QueryMetrics::default();
         let damaged = DataFusionError::from(Error::Corrupt("a file".into()));
-        let answer = metrics.asked(Door::Http).rows(rows(Some(damaged)));
+        let answer = metrics.asked(Door::Http, None).rows(rows(Some(damaged)));
         let read: Vec<_> = answer.collect().await;
         let last = read.into_iter().next_back();
         let e = last.and_then(Result::err).map(Error::from);
         assert_eq!(e.map(|e| e.kind()), Some(ErrorKind::Corrupt));
         assert_eq!(counts(&metrics), expected(&[("failed", 1)]));
         // The reader leaves, and another thread sees the rows end before they are dropped.
-        let asked = metrics.asked(Door::Http);
+        let asked = metrics.asked(Door::Http, None);
         let stop = Stop::never();
         asked.taken_in(&stop);
         stop.stop(StopReason::Gone);
@@ -344,11 +362,11 @@ mod tests {
     #[test]
     fn who_is_late_and_left_was_late() {
         let metrics = QueryMetrics::default();
-        let asked = metrics.asked(Door::Http);
+        let asked = metrics.asked(Door::Http, None);
         let stop = Stop::after(Duration::ZERO);
         asked.taken_in(&stop);
         drop(asked);
-        let asked = metrics.asked(Door::Http);
+        let asked = metrics.asked(Door::Http, None);
         asked.taken_in(&Stop::never());
         asked.failed(&Error::Invalid("no such column".into()));
         drop(asked);

@@ -7,6 +7,7 @@ use datafusion::common::TableReference;
 use datafusion::execution::SessionState;
 use datafusion::sql::parser::Statement;
 
+use crate::dialect::Dialect;
 use crate::information;
 use crate::reading::{PUBLIC, SearchPath};
 
@@ -66,11 +67,13 @@ pub(crate) fn relation_names(
     state: &SessionState,
     statement: &Statement,
     path: &SearchPath,
+    dialect: Option<&dyn Dialect>,
 ) -> Result<Names> {
     let references = state.resolve_table_references(statement)?;
-    let (of_information, relations): (Vec<_>, Vec<_>) = references
-        .iter()
-        .partition(|reference| information::is_of_information(reference));
+    let (of_information, relations): (Vec<_>, Vec<_>) = references.iter().partition(|reference| {
+        information::is_of_information(reference)
+            || dialect.is_some_and(|dialect| dialect.owns(reference))
+    });
     let (mut named, mut looked_for) = (Vec::new(), Vec::new());
     for reference in relations {
         match reference.schema() {
@@ -84,7 +87,8 @@ pub(crate) fn relation_names(
     Ok(Names {
         relations: named,
         looked_for,
-        of_information: !of_information.is_empty(),
+        of_information: !of_information.is_empty()
+            || dialect.is_some_and(|dialect| dialect.asks(statement)),
     })
 }
 

@@ -3,7 +3,7 @@
 //! by its own spelling of the expression. Owns the names of answers alone: within a statement, and in
 //! views, a column keeps the engine's name, because other SQL may already refer to it.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use arrow::array::{RecordBatch, RecordBatchOptions};
@@ -24,9 +24,16 @@ const NAMELESS: &str = "?column?";
 /// Functions that give several columns, so that what follows them has no place that is known.
 const SPREADING: [&str; 1] = ["unnest"];
 
+/// How a column is called for the engine that has the name of another one.
+const APART: &str = "__column_";
+
 /// The names of a query's columns, in their order.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct ColumnNames(Vec<Name>);
+pub(crate) struct ColumnNames {
+    names: Vec<Name>,
+    /// By the engine's names of columns that were [`ColumnNames::apart`], what they are called.
+    apart: BTreeMap<String, String>,
+}
 
 /// What is known of one column, or of several.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -45,33 +52,78 @@ type Ctes = BTreeMap<String, Vec<Name>>;
 impl ColumnNames {
     /// The names of a statement's answer. What is no query keeps the engine's.
     pub(crate) fn of(statement: &Statement) -> Self {
-        match statement {
+        let names = match statement {
             Statement::Statement(sql) => match sql.as_ref() {
-                Sql::Query(query) => Self(of_query(query, &Ctes::new())),
-                _ => Self(vec![Name::Several]),
+                Sql::Query(query) => of_query(query, &Ctes::new()),
+                _ => vec![Name::Several],
             },
-            _ => Self(vec![Name::Several]),
+            _ => vec![Name::Several],
+        };
+        Self {
+            names,
+            apart: BTreeMap::new(),
         }
     }
 
+    /// The statement with columns of one name apart, which the engine refuses: each further one is
+    /// called otherwise within it, and as before in the answer. None where no two are alike.
+    pub(crate) fn apart(&mut self, statement: &Statement) -> Option<Statement> {
+        let mut apart = statement.clone();
+        let Statement::Statement(sql) = &mut apart else {
+            return None;
+        };
+        let Sql::Query(query) = sql.as_mut() else {
+            return None;
+        };
+        let is_ordered = query.order_by.is_some();
+        let SetExpr::Select(select) = query.body.as_mut() else {
+            return None;
+        };
+        let mut taken = BTreeSet::new();
+        for (n, item) in select.projection.iter_mut().enumerate() {
+            let (expr, key, name) = match item {
+                SelectItem::UnnamedExpr(expr) => {
+                    let name = named(expr, &Ctes::new()).unwrap_or_else(|| NAMELESS.to_owned());
+                    let key = engine_name(expr);
+                    (expr, key, name)
+                }
+                // What an order by the name means is not known any more.
+                SelectItem::ExprWithAlias { expr, alias } if !is_ordered => {
+                    let name = folded(alias);
+                    (expr, name.clone(), name)
+                }
+                _ => continue,
+            };
+            if taken.insert(key) {
+                continue;
+            }
+            let own = format!("{APART}{}", n + 1);
+            *item = SelectItem::ExprWithAlias {
+                expr: expr.clone(),
+                alias: Ident::with_quote('"', own.clone()),
+            };
+            self.apart.insert(own, name);
+        }
+        (!self.apart.is_empty()).then_some(apart)
+    }
+
     /// The schema of the answer, given that of the engine.
-    fn applied(&self, schema: &SchemaRef) -> SchemaRef {
+    pub(crate) fn applied(&self, schema: &SchemaRef) -> SchemaRef {
         let columns = schema.fields().len();
         let is_one = |name: &&Name| **name != Name::Several;
-        let front: Vec<&Name> = self.0.iter().take_while(is_one).collect();
-        let back: Vec<&Name> = match front.len() == self.0.len() {
+        let front: Vec<&Name> = self.names.iter().take_while(is_one).collect();
+        let back: Vec<&Name> = match front.len() == self.names.len() {
             true => Vec::new(),
-            false => self.0.iter().rev().take_while(is_one).collect(),
+            false => self.names.iter().rev().take_while(is_one).collect(),
         };
-        let is_whole = back.is_empty() && front.len() == self.0.len();
-        // In doubt nothing is renamed.
-        if front.len() + back.len() > columns || (is_whole && front.len() != columns) {
-            return schema.clone();
-        }
+        let is_whole = back.is_empty() && front.len() == self.names.len();
+        // In doubt nothing is renamed, but what has another name only for the engine.
+        let in_doubt = front.len() + back.len() > columns || (is_whole && front.len() != columns);
         let name_of = |at: usize| {
             let known = front.get(at).or_else(|| back.get(columns - 1 - at));
-            match known {
-                Some(Name::Given(name)) => Some(name.as_str()),
+            let known = known.filter(|_| !in_doubt);
+            match (self.apart.get(schema.field(at).name()), known) {
+                (Some(name), _) | (None, Some(Name::Given(name))) => Some(name.as_str()),
                 _ => None,
             }
         };
@@ -139,6 +191,16 @@ pub fn distinct_names(schema: &SchemaRef) -> SchemaRef {
         fields.push(Arc::new(Field::clone(field).with_name(name)));
     }
     Arc::new(Schema::new_with_metadata(fields, schema.metadata().clone()))
+}
+
+/// By what the engine calls a column: by what is cast in it, in one spelling.
+fn engine_name(expr: &Expr) -> String {
+    match expr {
+        Expr::Cast { expr, .. } | Expr::Nested(expr) => engine_name(expr),
+        Expr::CompoundIdentifier(parts) => parts.last().map(folded).unwrap_or_default(),
+        Expr::Identifier(name) => folded(name),
+        expr => expr.to_string().to_lowercase(),
+    }
 }
 
 fn of_query(query: &Query, outer: &Ctes) -> Vec<Name> {
@@ -405,5 +467,48 @@ mod tests {
             .collect();
         assert_eq!(names, ["count", "max", "count_3", "count_2", "count_4"]);
         assert!(!distinct.field(2).is_nullable());
+    }
+
+    #[test]
+    fn columns_of_one_name_are_apart_within_and_alike_in_the_answer() {
+        let state = planning_session().unwrap().state();
+        let answered = |text: &str| {
+            let statement = sql::parse(&state, text).unwrap();
+            let mut names = ColumnNames::of(&statement);
+            let apart = names.apart(&statement)?.to_string();
+            // As the engine calls what is apart, in the order in which it is written.
+            let of_engine = apart.match_indices(APART).map(|(at, _)| {
+                let rest = &apart[at..];
+                rest[..rest.find('"').unwrap()].to_owned()
+            });
+            let fields = of_engine.map(|name| Field::new(name, ArrowType::Int64, true));
+            let schema = Arc::new(Schema::new(fields.collect::<Vec<_>>()));
+            let named = names.applied(&schema);
+            Some(
+                named
+                    .fields()
+                    .iter()
+                    .map(|f| f.name().clone())
+                    .collect::<Vec<_>>(),
+            )
+        };
+        for (text, expected) in [
+            ("SELECT count(*), COUNT(*) FROM t", "count"),
+            ("SELECT NULL, NULL", "?column?"),
+            ("SELECT x, x FROM t", "x"),
+            ("SELECT x, x::varchar FROM t", "x"),
+            ("SELECT a AS x, b AS X FROM t", "x"),
+            ("SELECT t.x, x FROM t ORDER BY x", "x"),
+        ] {
+            assert_eq!(answered(text), Some(vec![expected.to_owned()]), "{text}");
+        }
+        for other in [
+            "SELECT x, y FROM t",
+            "SELECT a AS x, b AS x FROM t ORDER BY x",
+            "SELECT * FROM t",
+            "SELECT 1 UNION SELECT 1",
+        ] {
+            assert_eq!(answered(other), None, "{other}");
+        }
     }
 }

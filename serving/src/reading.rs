@@ -6,8 +6,13 @@ use std::str::FromStr;
 
 use anabranch_shared::{Error, ReadMode, Result, Role, is_schema_of_generations};
 
+use crate::at_least::AtLeast;
+
 /// The setting that chooses between merged and batch answers.
 const READ: &str = "anabranch.read";
+
+/// The setting that says what answers have to have seen.
+const AT_LEAST: &str = "anabranch.at_least";
 
 /// The setting that says in which schemas names are looked for.
 const SEARCH_PATH: &str = "search_path";
@@ -22,6 +27,8 @@ pub struct Reading {
     pub mode: ReadMode,
     /// Where it looks for names without a schema.
     pub search_path: SearchPath,
+    /// What its answer has to have seen.
+    pub at_least: AtLeast,
 }
 
 impl From<ReadMode> for Reading {
@@ -94,6 +101,8 @@ pub enum Setting {
     Read(ReadMode),
     /// From now on names are looked for there.
     SearchPath(SearchPath),
+    /// From now on answers have seen this.
+    AtLeast(AtLeast),
     /// To be told where names are looked for.
     ShowSearchPath,
 }
@@ -112,7 +121,7 @@ pub fn setting(sql: &str) -> Option<Result<Setting>> {
     }
     let rest = lower.strip_prefix("set ")?.trim_start();
     let rest = rest.strip_prefix("session ").unwrap_or(rest).trim_start();
-    let name = [READ, SEARCH_PATH]
+    let name = [READ, SEARCH_PATH, AT_LEAST]
         .into_iter()
         .find(|n| rest.starts_with(n))?;
     let value = rest[name.len()..].trim_start();
@@ -123,6 +132,8 @@ pub fn setting(sql: &str) -> Option<Result<Setting>> {
     Some(match (name, value.trim_matches('\'')) {
         (SEARCH_PATH, "default") => Ok(Setting::SearchPath(SearchPath::default())),
         (SEARCH_PATH, _) => value.parse().map(Setting::SearchPath),
+        (AT_LEAST, "default") => Ok(Setting::AtLeast(AtLeast::default())),
+        (AT_LEAST, token) => token.parse().map(Setting::AtLeast),
         (_, "merged") => Ok(Setting::Read(ReadMode::Merged)),
         (_, "batch") => Ok(Setting::Read(ReadMode::Batch)),
         (_, other) => Err(Error::Invalid(format!(
@@ -167,10 +178,16 @@ mod tests {
         );
         let shown = setting("show  Search_Path ;").unwrap();
         assert_eq!(shown.unwrap(), Setting::ShowSearchPath);
+        let token = setting("SET anabranch.at_least = 'facts:0:7'").unwrap();
+        assert_eq!(
+            token.unwrap(),
+            Setting::AtLeast("facts:0:7".parse().unwrap())
+        );
         let batch = setting("SET anabranch.read = 'batch'").unwrap();
         assert_eq!(batch.unwrap(), Setting::Read(ReadMode::Batch));
         for wrong in [
             "SET anabranch.read = 'x'",
+            "SET anabranch.at_least = 'x'",
             "SET search_path = other",
             "SET search_path =",
         ] {

@@ -13,6 +13,8 @@ use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
+use crate::caller::Caller;
+use crate::identity::Identity;
 use crate::limits::QueryLimits;
 use crate::process;
 
@@ -63,7 +65,7 @@ pub(crate) struct Queries {
 #[derive(Debug)]
 pub(crate) struct Running {
     id: String,
-    who: String,
+    caller: Caller,
     since: SystemTime,
     statement: String,
     /// Tells its work to stop.
@@ -96,7 +98,7 @@ impl Drop for Running {
                 seconds = (took.as_secs_f64() * 10.0).round() / 10.0,
                 rows,
                 stopped,
-                who = %self.who,
+                who = %self.caller.label,
                 statement = %self.statement.split_whitespace().collect::<Vec<_>>().join(" "),
                 "slow query"
             );
@@ -137,7 +139,7 @@ impl Queries {
     /// `NoRoom` where the process is short of memory or descriptors, or too many wait already.
     pub(crate) fn arrive(
         self: &Arc<Self>,
-        who: &str,
+        caller: &Caller,
         statement: &str,
         limit: Duration,
     ) -> Result<Arc<Running>> {
@@ -166,7 +168,7 @@ impl Queries {
         }
         let running = Arc::new(Running {
             id: id.clone(),
-            who: who.to_owned(),
+            caller: caller.clone(),
             since: SystemTime::now(),
             statement: statement.chars().take(SHOWN).collect(),
             stop: Stop::after(limit),
@@ -188,19 +190,22 @@ impl Queries {
             .collect()
     }
 
-    /// What runs and waits, the longest first.
-    pub(crate) fn infos(&self) -> Vec<QueryInfo> {
-        let mut infos: Vec<QueryInfo> = self.all().iter().map(|r| r.info()).collect();
+    /// What runs and waits and somebody may see, the longest first.
+    pub(crate) fn infos(&self, identity: &Identity) -> Vec<QueryInfo> {
+        let mut all = self.all();
+        all.retain(|running| identity.sees(&running.caller.identity));
+        let mut infos: Vec<QueryInfo> = all.iter().map(|r| r.info()).collect();
         infos.sort_by_key(|info| info.since_ms);
         infos
     }
 
-    /// Stops a query.
+    /// Stops a query for somebody who may see it.
     ///
     /// # Errors
     /// `NotFound` where none has the id.
-    pub(crate) fn cancel(&self, id: &str) -> Result<()> {
+    pub(crate) fn cancel(&self, id: &str, identity: &Identity) -> Result<()> {
         let found = self.list.lock().get(id).and_then(Weak::upgrade);
+        let found = found.filter(|running| identity.sees(&running.caller.identity));
         let running = found.ok_or_else(|| {
             Error::NotFound(format!(
                 "no query `{id}` runs; `anabranch queries` lists them"
@@ -214,7 +219,11 @@ impl Queries {
     ///
     /// # Errors
     /// `NoRoom` where as many run as may, and as [`Queries::arrive`].
-    pub(crate) fn verification(self: &Arc<Self>, who: &str, view: &str) -> Result<Arc<Running>> {
+    pub(crate) fn verification(
+        self: &Arc<Self>,
+        caller: &Caller,
+        view: &str,
+    ) -> Result<Arc<Running>> {
         let permit = self.verifications.clone().try_acquire_owned();
         let permit = permit.map_err(|_| {
             Error::NoRoom(format!(
@@ -223,7 +232,7 @@ impl Queries {
             ))
         })?;
         let statement = format!("{VERIFICATION}{view}");
-        let running = self.arrive(who, &statement, self.limits.verify_timeout)?;
+        let running = self.arrive(caller, &statement, self.limits.verify_timeout)?;
         *running.turn.lock() = Some(permit);
         running.is_running.store(true, Ordering::Relaxed);
         Ok(running)
@@ -333,7 +342,7 @@ impl Running {
         };
         QueryInfo {
             id: self.id.clone(),
-            who: self.who.clone(),
+            who: self.caller.label.clone(),
             since_ms: u64::try_from(since.as_millis()).unwrap_or(0),
             seconds: self.since.elapsed().unwrap_or_default().as_secs_f64(),
             state: state.to_owned(),
@@ -354,9 +363,14 @@ mod tests {
     #![expect(clippy::unwrap_used, reason = "tests")]
 
     use super::*;
+    use crate::door::Door;
     use crate::process::Watched;
 
     const LIMIT: Duration = Duration::from_millis(50);
+
+    fn caller(program: &str) -> Caller {
+        Caller::new(Door::Local, program.to_owned(), Identity::everybody())
+    }
 
     fn queries(at_once: usize, waiting: usize, process_bytes: Option<u64>) -> Arc<Queries> {
         Queries::new(QueryLimits {
@@ -370,19 +384,21 @@ mod tests {
     #[tokio::test]
     async fn as_many_run_as_may_and_the_time_of_those_who_wait_passes() {
         let queries = queries(1, 1, None);
-        let first = queries.arrive("a", "select 1", LIMIT * 100).unwrap();
+        let first = queries
+            .arrive(&caller("a"), "select 1", LIMIT * 100)
+            .unwrap();
         first.turn().await.unwrap();
-        let second = queries.arrive("b", "select 2", LIMIT).unwrap();
+        let second = queries.arrive(&caller("b"), "select 2", LIMIT).unwrap();
         let waiting = tokio::spawn(async move { second.turn().await });
         while queries.waiting.load(Ordering::Relaxed) == 0 {
             tokio::task::yield_now().await;
         }
         assert!(matches!(
-            queries.arrive("c", "select 3", LIMIT),
+            queries.arrive(&caller("c"), "select 3", LIMIT),
             Err(Error::NoRoom(_))
         ));
         let states: Vec<_> = queries
-            .infos()
+            .infos(&Identity::everybody())
             .into_iter()
             .map(|i| (i.who, i.state))
             .collect();
@@ -397,20 +413,27 @@ mod tests {
         let late = waiting.await.unwrap();
         assert!(late.is_err_and(|e| e.to_string().contains("`timeout`")));
         drop(first);
-        assert!(queries.infos().is_empty());
-        let next = queries.arrive("d", "select 4", LIMIT).unwrap();
+        assert!(queries.infos(&Identity::everybody()).is_empty());
+        let next = queries.arrive(&caller("d"), "select 4", LIMIT).unwrap();
         next.turn().await.unwrap();
     }
 
     #[tokio::test]
     async fn a_query_ends_when_it_is_cancelled_and_when_nobody_waits() {
         let queries = queries(2, 1, None);
-        let query = queries.arrive("a", "select 1", LIMIT * 100).unwrap();
-        let id = queries.infos()[0].id.clone();
-        queries.cancel(&id).unwrap();
+        let query = queries
+            .arrive(&caller("a"), "select 1", LIMIT * 100)
+            .unwrap();
+        let id = queries.infos(&Identity::everybody())[0].id.clone();
+        queries.cancel(&id, &Identity::everybody()).unwrap();
         assert_eq!(query.stop.reason(), Some(StopReason::Cancelled));
-        assert!(matches!(queries.cancel("nobody"), Err(Error::NotFound(_))));
-        let query = queries.arrive("a", "select 1", LIMIT * 100).unwrap();
+        assert!(matches!(
+            queries.cancel("nobody", &Identity::everybody()),
+            Err(Error::NotFound(_))
+        ));
+        let query = queries
+            .arrive(&caller("a"), "select 1", LIMIT * 100)
+            .unwrap();
         drop(query.waiter());
         assert_eq!(query.stop.reason(), Some(StopReason::Gone));
     }
@@ -422,21 +445,22 @@ mod tests {
             verifications: 1,
             ..Default::default()
         });
-        let verification = Verification::new(queries.verification("a", "words").unwrap());
-        let listed = queries.infos();
+        let verification = Verification::new(queries.verification(&caller("a"), "words").unwrap());
+        let listed = queries.infos(&Identity::everybody());
         let shown = (listed[0].statement.as_str(), listed[0].state.as_str());
         assert_eq!(shown, ("verify words", "running"));
         let (work, stop) = (verification.work(), verification.stop().clone());
         drop(verification);
         assert_eq!(stop.reason(), Some(StopReason::Gone));
         assert!(matches!(
-            queries.verification("b", "words"),
+            queries.verification(&caller("b"), "words"),
             Err(Error::NoRoom(_))
         ));
-        assert_eq!(queries.infos()[0].state, "stopping");
+        assert_eq!(queries.infos(&Identity::everybody())[0].state, "stopping");
         drop(work);
-        let next = queries.verification("b", "words").unwrap();
-        queries.cancel(&queries.infos()[0].id).unwrap();
+        let next = queries.verification(&caller("b"), "words").unwrap();
+        let id = queries.infos(&Identity::everybody())[0].id.clone();
+        queries.cancel(&id, &Identity::everybody()).unwrap();
         assert_eq!(next.stop.reason(), Some(StopReason::Cancelled));
     }
 
@@ -446,7 +470,9 @@ mod tests {
         let queries = queries(4, 1, Some(u64::MAX));
         let mut running = Vec::new();
         for bytes in [10, 30, 20] {
-            let query = queries.arrive("a", "select 1", LIMIT * 1_000).unwrap();
+            let query = queries
+                .arrive(&caller("a"), "select 1", LIMIT * 1_000)
+                .unwrap();
             query.turn().await.unwrap();
             query.memory.store(bytes, Ordering::Relaxed);
             running.push(query);
@@ -469,7 +495,7 @@ mod tests {
         tight.look(2);
         let reasons: Vec<_> = running.iter().map(|r| r.stop.reason()).collect();
         assert_eq!(reasons, [None, Some(StopReason::Memory), None]);
-        let refused = Arc::new(tight).arrive("b", "select 1", LIMIT);
+        let refused = Arc::new(tight).arrive(&caller("b"), "select 1", LIMIT);
         assert!(refused.is_err_and(|e| e.to_string().contains("`process_memory`")));
     }
 }

@@ -21,6 +21,7 @@ use datafusion::physical_plan::filter::FilterExec;
 use datafusion::physical_plan::union::UnionExec;
 use object_store::path::Path;
 
+use crate::layer::LayerExec;
 use crate::leaf::{memory, project};
 use crate::nan_fence::NanFenceExec;
 
@@ -34,6 +35,8 @@ pub(crate) struct FilesTable {
     /// Files of which only some ranges count.
     partial: Vec<(Arc<AddFile>, Ranges)>,
     memory: Vec<RecordBatch>,
+    /// Which rows there are for whoever asks; nothing of the query is computed of others.
+    barrier: Option<Expr>,
 }
 
 impl FilesTable {
@@ -60,7 +63,13 @@ impl FilesTable {
             whole: pin.files.clone(),
             partial: Vec::new(),
             memory: Vec::new(),
+            barrier: None,
         }
+    }
+
+    /// The same table of the rows alone that a condition chooses.
+    pub(crate) fn of_rows(self, barrier: Option<Expr>) -> Self {
+        Self { barrier, ..self }
     }
 
     fn new(
@@ -83,7 +92,31 @@ impl FilesTable {
                 .map(|f| (f.add.clone(), f.wanted.clone()))
                 .collect(),
             memory,
+            barrier: None,
         })
+    }
+
+    /// The rows of a barrier, whose columns are read besides the wanted ones.
+    async fn barred(
+        &self,
+        state: &dyn Session,
+        wanted: &[usize],
+        barrier: &Expr,
+    ) -> datafusion::common::Result<Arc<dyn ExecutionPlan>> {
+        let mut read = wanted.to_vec();
+        for column in barrier.column_refs() {
+            let at = self.schema.index_of(column.name())?;
+            if !read.contains(&at) {
+                read.push(at);
+            }
+        }
+        let filters = std::slice::from_ref(barrier);
+        let rows = self.rows(state, &read, filters).await?;
+        let schema = DFSchema::try_from(self.schema.project(&read)?)?;
+        let chosen = state.create_physical_expr(barrier.clone(), &schema)?;
+        let rows = Arc::new(FilterExec::try_new(chosen, rows)?);
+        let front: Vec<usize> = (0..wanted.len()).collect();
+        Ok(LayerExec::barrier(project(rows, &front)?))
     }
 
     fn part(
@@ -122,7 +155,11 @@ impl TableProvider for FilesTable {
         &self,
         filters: &[&Expr],
     ) -> datafusion::common::Result<Vec<TableProviderFilterPushDown>> {
-        Ok(vec![TableProviderFilterPushDown::Inexact; filters.len()])
+        let support = match self.barrier {
+            None => TableProviderFilterPushDown::Inexact,
+            Some(_) => TableProviderFilterPushDown::Unsupported,
+        };
+        Ok(vec![support; filters.len()])
     }
 
     async fn scan(
@@ -136,14 +173,29 @@ impl TableProvider for FilesTable {
             Some(p) => p.clone(),
             None => (0..self.schema.fields().len()).collect(),
         };
+        match &self.barrier {
+            None => self.rows(state, &wanted, filters).await,
+            Some(barrier) => self.barred(state, &wanted, barrier).await,
+        }
+    }
+}
+
+impl FilesTable {
+    /// Rows of which some may be left out that the filters leave out.
+    async fn rows(
+        &self,
+        state: &dyn Session,
+        wanted: &[usize],
+        filters: &[Expr],
+    ) -> datafusion::common::Result<Arc<dyn ExecutionPlan>> {
         let df_schema = DFSchema::try_from(self.schema.as_ref().clone())?;
         let predicate = match conjunction(filters.iter().filter(|f| !f.is_volatile()).cloned()) {
             Some(filter) => Some(state.create_physical_expr(filter, &df_schema)?),
             None => None,
         };
-        let mut parts = vec![self.part(state, &self.whole, predicate.clone(), &wanted)?];
+        let mut parts = vec![self.part(state, &self.whole, predicate.clone(), wanted)?];
         // Of files of which some ranges count the place is read too, and nothing more.
-        let mut placed = wanted.clone();
+        let mut placed = wanted.to_vec();
         for name in [PARTITION, OFFSET] {
             let place = self.schema.index_of(name).ok();
             placed.extend(place.filter(|at| !wanted.contains(at)));
@@ -163,7 +215,7 @@ impl TableProvider for FilesTable {
         }
         let partitions = state.config().target_partitions();
         let recent = memory(self.memory.clone(), &self.schema, partitions)?;
-        parts.push(project(recent, &wanted)?);
+        parts.push(project(recent, wanted)?);
         UnionExec::try_new(parts)
     }
 }

@@ -101,6 +101,14 @@ pub async fn compute<T: Send + 'static>(
     (&mut computing.0).await.map_err(ended)?
 }
 
+/// Does work on the threads for queries, beside the caller. Dropping what is returned ends it.
+///
+/// # Errors
+/// `Unavailable` where there are no such threads.
+pub(crate) fn begin(work: impl Future<Output = ()> + Send + 'static) -> Result<Computing<()>> {
+    Ok(Computing(workers()?.spawn(work)))
+}
+
 /// Does work of a query that may take long without a pause and can't be stopped, such as planning: the
 /// other work of its thread goes to another one. To be called on the threads for queries.
 pub(crate) fn at_length<T>(work: impl Future<Output = T>) -> T {
@@ -137,7 +145,7 @@ fn ended(e: tokio::task::JoinError) -> Error {
 }
 
 /// Work on those threads, which ends with this.
-struct Computing<T>(JoinHandle<T>);
+pub(crate) struct Computing<T>(JoinHandle<T>);
 
 impl<T> Drop for Computing<T> {
     fn drop(&mut self) {

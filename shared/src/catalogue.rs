@@ -44,8 +44,27 @@ const CHANGE_TRIES: usize = 1_000;
 /// The owner of partitions that come from a topic's source.
 const SOURCE_OWNER: &str = "source";
 
-/// In a topic with a source the others' partitions begin here.
-const PAST_SOURCE: i32 = 1 << 20;
+/// Where the numbers of the partitions begin in a topic that belong to WALs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum OwnPartitions {
+    /// At 0: all of its facts come by requests.
+    First,
+    /// Past those that a source such as Kafka may have.
+    PastSource,
+    /// Past those that a topic may have which a step takes facts of: a step keeps their numbers.
+    PastStep,
+}
+
+impl OwnPartitions {
+    fn first(self) -> i32 {
+        match self {
+            Self::First => 0,
+            Self::PastSource => 1 << 20,
+            Self::PastStep => 1 << 21,
+        }
+    }
+}
+
 /// How often a change whose put was not answered, and is not there, is tried again.
 const UNANSWERED_TRIES: usize = 4;
 
@@ -80,13 +99,22 @@ pub struct TopicEntry {
     pub topic: Topic,
     /// The owner of each partition: the id of the WAL that alone appends to it.
     pub partitions: BTreeMap<PartitionId, String>,
-    /// The identity of what its source reads, where the source says so: of Kafka the topic's id.
+    /// The identity of what its source reads, where the source says so: of Kafka the topic's id, of a
+    /// step what the offsets follow from.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub source_id: Option<String>,
     /// Up to where retention removes facts, or is about to: a generation that does not reach there
     /// can't be cut over to any more.
     #[serde(default, skip_serializing_if = "is_zero")]
     pub low: Offsets,
+}
+
+impl TopicEntry {
+    /// Whether a partition is one of the topic's source.
+    pub fn is_of_source(&self, partition: PartitionId) -> bool {
+        let owner = self.partitions.get(&partition);
+        owner.is_some_and(|owner| owner == SOURCE_OWNER)
+    }
 }
 
 fn is_zero(offsets: &Offsets) -> bool {
@@ -405,7 +433,7 @@ impl Catalogue {
                 let owner = known.partitions.entry(*partition);
                 if owner.or_insert_with(|| SOURCE_OWNER.to_owned()) != SOURCE_OWNER {
                     return Err(Error::Conflict(format!(
-                        "topic `{topic}`: partition {partition} holds facts that came by HTTP or `ingest`, so its offsets can't be those of a Kafka partition; declare a new topic for what comes from Kafka"
+                        "topic `{topic}`: partition {partition} holds facts that came by HTTP or `ingest`, so its offsets can't be those of a source; declare a new topic for what comes from Kafka or a step"
                     )));
                 }
             }
@@ -444,21 +472,20 @@ impl Catalogue {
         &self,
         topic: &str,
         owner: &str,
-        has_source: bool,
+        own: OwnPartitions,
     ) -> Result<PartitionId> {
         let claimed = self
-            .claim_partitions(&[(topic.to_owned(), has_source)], owner)
+            .claim_partitions(&[(topic.to_owned(), own)], owner)
             .await?;
         let mut claimed = claimed.into_values();
         let none = || Error::Internal(format!("claimed no partition of `{topic}`"));
         claimed.next().ok_or_else(none)
     }
 
-    /// As [`Catalogue::claim_partition`], of several topics in one entry; of each is told whether it
-    /// has a source.
+    /// As [`Catalogue::claim_partition`], of several topics in one entry.
     pub async fn claim_partitions(
         &self,
-        topics: &[(String, bool)],
+        topics: &[(String, OwnPartitions)],
         owner: &str,
     ) -> Result<BTreeMap<String, PartitionId>> {
         let owned = |entry: &Entry, topic: &str| {
@@ -472,26 +499,27 @@ impl Catalogue {
         let what = format!("claim a partition of {}", several("", names));
         let entry = self
             .change(&what, |entry| {
-                let lacks = |(topic, _): &&(String, bool)| owned(entry, topic).is_none();
+                let lacks = |(topic, _): &&(String, OwnPartitions)| owned(entry, topic).is_none();
                 let mut left = topics.iter().filter(lacks).peekable();
                 if left.peek().is_none() {
                     return Ok(None);
                 }
                 let mut next = entry.clone();
-                for (topic, has_source) in left {
+                for (topic, own) in left {
                     let known = next
                         .topics
                         .get_mut(topic)
                         .ok_or_else(|| unknown_topic(topic))?;
                     let last = known.partitions.keys().next_back();
-                    let first = if *has_source { PAST_SOURCE } else { 0 };
+                    let first = own.first();
                     let new = PartitionId(last.map_or(first, |p| first.max(p.0 + 1)));
                     known.partitions.insert(new, owner.to_owned());
                 }
                 Ok(Some(next))
             })
             .await?;
-        let of = |(topic, _): &(String, bool)| Some((topic.clone(), owned(&entry, topic)?));
+        let of =
+            |(topic, _): &(String, OwnPartitions)| Some((topic.clone(), owned(&entry, topic)?));
         Ok(topics.iter().filter_map(of).collect())
     }
 

@@ -8,6 +8,7 @@ use datafusion::error::DataFusionError;
 use crate::redact::without_passwords;
 mod engine;
 pub(crate) mod settings;
+mod sql_state;
 mod statement;
 mod types;
 
@@ -25,6 +26,8 @@ pub enum ErrorKind {
     Invalid,
     /// Name something that exists, or create it.
     NotFound,
+    /// Ask whoever administers this for the right, or come as somebody who has it.
+    Denied,
     /// Somebody else got there first: look, then try again.
     Conflict,
     /// Wait and try again; something outside does not answer.
@@ -41,6 +44,7 @@ impl ErrorKind {
         match self {
             Self::Invalid => 64,
             Self::NotFound => 66,
+            Self::Denied => 77,
             Self::Conflict => 75,
             Self::Unavailable => 69,
             Self::Corrupt => 65,
@@ -53,6 +57,7 @@ impl ErrorKind {
         match self {
             Self::Invalid => 400,
             Self::NotFound => 404,
+            Self::Denied => 403,
             Self::Conflict => 409,
             Self::Unavailable => 503,
             Self::Corrupt | Self::Internal => 500,
@@ -65,6 +70,7 @@ impl fmt::Display for ErrorKind {
         f.write_str(match self {
             Self::Invalid => "invalid",
             Self::NotFound => "not found",
+            Self::Denied => "denied",
             Self::Conflict => "conflict",
             Self::Unavailable => "unavailable",
             Self::Corrupt => "corrupt",
@@ -124,6 +130,9 @@ pub enum Error {
     /// Something named does not exist.
     #[error("{0}")]
     NotFound(String),
+    /// Whoever asks may not do that.
+    #[error("{0}")]
+    Denied(String),
     /// Another process changed what this one relied on.
     #[error("{0}")]
     Conflict(String),
@@ -158,6 +167,12 @@ pub enum Error {
     /// Something outside does not answer, or a bound was reached.
     #[error("{0}")]
     Unavailable(String),
+    /// It took longer than it may.
+    #[error("{0}")]
+    TimedOut(String),
+    /// Somebody has cancelled it.
+    #[error("{0}")]
+    Cancelled(String),
     /// A bound of memory or disk leaves no room for more.
     #[error("{0}")]
     NoRoom(String),
@@ -203,10 +218,13 @@ impl Error {
             Self::Io { source, .. } if source.kind() == std::io::ErrorKind::NotFound => {
                 ErrorKind::NotFound
             }
-            Self::Conflict(_) | Self::Fenced { .. } => ErrorKind::Conflict,
-            Self::Unavailable(_) | Self::NoRoom(_) | Self::BelowLow { .. } | Self::Io { .. } => {
-                ErrorKind::Unavailable
-            }
+            Self::Denied(_) => ErrorKind::Denied,
+            Self::Conflict(_) | Self::Cancelled(_) | Self::Fenced { .. } => ErrorKind::Conflict,
+            Self::Unavailable(_)
+            | Self::TimedOut(_)
+            | Self::NoRoom(_)
+            | Self::BelowLow { .. }
+            | Self::Io { .. } => ErrorKind::Unavailable,
             Self::Corrupt(_) => ErrorKind::Corrupt,
             Self::Internal(_) => ErrorKind::Internal,
             Self::Store(object_store::Error::NotFound { .. }) => ErrorKind::NotFound,
@@ -230,6 +248,7 @@ impl Error {
         match kind {
             ErrorKind::Invalid => Self::Invalid(text),
             ErrorKind::NotFound => Self::NotFound(text),
+            ErrorKind::Denied => Self::Denied(text),
             ErrorKind::Conflict => Self::Conflict(text),
             ErrorKind::Unavailable => Self::Unavailable(text),
             ErrorKind::Corrupt => Self::Corrupt(text),

@@ -13,6 +13,7 @@
 //! dead_letter_retries/                  Delta table: what was sent in again
 //! daemons/{wal}.json                    the address of a running daemon
 //! schedulers/{id}.json                  who runs the schedule
+//! secrets/daemons                       by what daemons and commands of this storage know each other
 //! asked/refresh.json                    refreshes that daemons ask for
 //! leases/{name}/{number}.json           who does an upkeep that one does at a time
 //! upkeep/clock-{id}                     an object that tells the storage's time, removed at once
@@ -32,6 +33,9 @@ pub const DEAD_LETTER_RETRIES: &str = "dead_letter_retries";
 
 /// The addresses of daemons.
 pub const DAEMONS: &str = "daemons";
+
+/// By what daemons and commands of a storage know each other.
+pub const DAEMONS_SECRET: &str = "secrets/daemons";
 
 /// Who runs schedules.
 pub const SCHEDULERS: &str = "schedulers";

@@ -49,8 +49,9 @@ pub use backoff::{Backoff, retry_text};
 pub use blocking::blocking;
 pub use caret::moved_down;
 pub use catalogue::{
-    Act, Candidate, Catalogue, CutOverOf, Doer, Entry, GenerationEntry, Judged, Named, Previous,
-    Role, Stopped, Succession, TopicEntry, ViewEntry, is_schema_of_generations, numbered,
+    Act, Candidate, Catalogue, CutOverOf, Doer, Entry, GenerationEntry, Judged, Named,
+    OwnPartitions, Previous, Role, Stopped, Succession, TopicEntry, ViewEntry,
+    is_schema_of_generations, numbered,
 };
 pub use check::{CheckProgress, CheckReport, Finding, FindingKind, check_storage};
 pub use counted::counted;

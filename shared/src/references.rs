@@ -23,7 +23,7 @@ use crate::view::{View, planning_session};
 use crate::{Error, Offsets, Result, planted};
 
 /// Rows that are read at once.
-const ROWS_AT_ONCE: usize = 262_144;
+const ROWS_AT_ONCE: usize = 1 << 20;
 
 /// How often files that were merged with others meanwhile are looked for anew.
 const TRIES: usize = 5;

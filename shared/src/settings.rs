@@ -2,6 +2,7 @@
 //! and with every default filled in. Owns the names, types, defaults and meanings of all settings
 //! and the messages about wrong ones; it doesn't open storage and doesn't plan SQL.
 
+mod access;
 mod choice;
 mod dedup;
 mod document;
@@ -15,6 +16,7 @@ mod reader;
 mod references;
 mod retention;
 mod run;
+mod steps;
 mod table;
 mod template;
 mod topics;
@@ -32,6 +34,7 @@ use self::table::Section;
 use crate::error::settings::SourceText;
 use crate::layout;
 
+pub use self::access::{AUDIT, AuditSettings, TlsFiles, TlsSettings, UsersSettings};
 pub use self::choice::{Ack, DeadLetterShare, LogFormat, UnknownFields};
 pub use self::dedup::DedupSettings;
 pub use self::document::document;
@@ -43,6 +46,7 @@ pub use self::kafka::{KafkaSettings, KafkaStart, OnGap, Tombstones};
 pub use self::references::ReferenceSettings;
 pub use self::retention::RetentionSettings;
 pub use self::run::RunSettings;
+pub use self::steps::{StepProgram, StepProtocol, StepRuns, StepSettings};
 pub use self::table::reference;
 pub use self::template::template;
 pub use self::topics::{FieldSettings, TopicSettings};
@@ -67,6 +71,14 @@ pub struct Project {
     pub daemon: DaemonSettings,
     /// What the daemon takes over HTTP.
     pub http: HttpSettings,
+    /// Queries over PostgreSQL's protocol.
+    pub postgres: PostgresSettings,
+    /// Who may do what.
+    pub users: UsersSettings,
+    /// Encryption of the doors.
+    pub tls: TlsSettings,
+    /// What is written of what users ask.
+    pub audit: AuditSettings,
     /// Refreshes, rebuilds and verifications.
     pub batch: BatchSettings,
     /// Building generations beside those that answer.
@@ -79,6 +91,8 @@ pub struct Project {
     pub topics: Vec<TopicSettings>,
     /// The references, in the order of the file; no two have one name, and none has a topic's.
     pub references: Vec<ReferenceSettings>,
+    /// The steps, in the order of the file; no two have one name or one `to`, and they go in no circle.
+    pub steps: Vec<StepSettings>,
     /// The views, in the order of the file; no two have one name, and none has a topic's.
     pub views: Vec<ViewSettings>,
 }
@@ -166,6 +180,17 @@ pub struct HttpSettings {
     pub body_timeout: Duration,
     /// Bytes of a body that have to come in a second after that; at least 1.
     pub least_rate: u64,
+}
+
+/// `[doors.postgres]`: queries over PostgreSQL's protocol.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PostgresSettings {
+    /// Address on which the daemon answers, `HOST:PORT`; it does not where absent.
+    pub listen: Option<String>,
+    /// The most sessions at once; at least 1.
+    pub connections: usize,
+    /// The largest message of a client, in bytes; at least 1.
+    pub max_message_bytes: usize,
 }
 
 /// `[batch]`: refreshes, rebuilds and verifications.
@@ -280,11 +305,17 @@ impl Project {
         }
     }
 
-    /// Whether facts of a topic come from a source of its own, such as Kafka.
+    /// The step that makes a topic's facts, if one does.
     #[must_use]
-    pub fn has_source(&self, topic: &str) -> bool {
-        let of_name = self.topics.iter().find(|t| t.name == topic);
-        of_name.is_some_and(|t| t.kafka.is_some())
+    pub fn step_to(&self, topic: &str) -> Option<&StepSettings> {
+        self.steps.iter().find(|step| step.to == topic)
+    }
+
+    /// The steps that a topic's facts come through, the last one first.
+    #[must_use]
+    pub fn steps_up_to(&self, topic: &str) -> Vec<&StepSettings> {
+        let last = self.step_to(topic);
+        std::iter::successors(last, |step| self.step_to(&step.from)).collect()
     }
 
     /// Reads every section; what is wrong is on record at the reader.
@@ -293,6 +324,10 @@ impl Project {
         let storage = reader.section(root, Section::Storage);
         let daemon = reader.section(root, Section::Daemon);
         let http = reader.section(root, Section::Http);
+        let postgres = reader.below(root, Section::Postgres, "postgres");
+        let users = reader.section(root, Section::Users);
+        let tls = reader.section(root, Section::Tls);
+        let audit = reader.section(root, Section::Audit);
         let batch = reader.section(root, Section::Batch);
         let build = reader.section(root, Section::Build);
         let query = reader.section(root, Section::Query);
@@ -314,6 +349,12 @@ impl Project {
             }
             references.extend(references::read(reader, name, table, &topics));
         }
+        let (mut steps, step_tables) = (Vec::new(), reader.named(root, Section::Step));
+        for (name, table) in &step_tables {
+            check_name(reader, "step", name, table);
+            steps.extend(steps::read(reader, dir, name, table, &topics));
+        }
+        steps::check_chains(reader, &steps, &step_tables);
         let (mut views, view_tables) = (Vec::new(), reader.named(root, Section::View));
         for (name, table) in &view_tables {
             check_name(reader, "view", name, table);
@@ -330,11 +371,20 @@ impl Project {
         }
         views::check_moved(reader, &views, &view_tables);
         let timeout = reader.value(&query, &table::TIMEOUT);
+        let users = UsersSettings::read(reader, &users, dir);
+        let audit = AuditSettings::read(reader, &audit);
+        if users.file.is_some() && audit.statements {
+            topics.push(audit.topic());
+        }
         Self {
             dir: dir.to_path_buf(),
             storage: StorageSettings::read(reader, &storage, &query, timeout),
             daemon: DaemonSettings::read(reader, &daemon, dir),
             http: HttpSettings::read(reader, &http),
+            postgres: PostgresSettings::read(reader, &postgres),
+            users,
+            audit,
+            tls: TlsSettings::read(reader, &tls, dir),
             batch: BatchSettings {
                 memory_bytes: reader.value(&batch, &table::BATCH_MEMORY).0,
                 threads: reader.value(&batch, &table::BATCH_THREADS).0,
@@ -365,6 +415,7 @@ impl Project {
             },
             topics,
             references,
+            steps,
             views,
         }
     }
@@ -454,6 +505,18 @@ impl HttpSettings {
             header_timeout: reader.value(http, &table::HEADER_TIMEOUT),
             body_timeout: reader.value(http, &table::BODY_TIMEOUT),
             least_rate: reader.value(http, &table::LEAST_RATE).0,
+        }
+    }
+}
+
+impl PostgresSettings {
+    fn read(reader: &mut Reader<'_>, postgres: &Table<'_>) -> Self {
+        let count = |count: u64| usize::try_from(count).unwrap_or(usize::MAX);
+        let listen = reader.optional(postgres, &table::POSTGRES_LISTEN);
+        Self {
+            listen: listen.map(|address| address.0),
+            connections: count(reader.value(postgres, &table::POSTGRES_CONNECTIONS).0),
+            max_message_bytes: count(reader.value(postgres, &table::POSTGRES_MESSAGE).0),
         }
     }
 }

@@ -18,7 +18,7 @@ mod bounds;
 mod elsewhere;
 mod wrong;
 
-pub use apart::casts_apart;
+pub use apart::{casts_apart, is_of_one_name};
 pub use bounds::StatementBounds;
 pub use wrong::{KnownNames, explained};
 pub(crate) use wrong::{Wrong, refused};

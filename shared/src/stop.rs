@@ -156,7 +156,7 @@ impl Stop {
 
     fn error(&self, why: StopReason) -> Error {
         match why {
-            StopReason::Late => Error::Unavailable(format!(
+            StopReason::Late => Error::TimedOut(format!(
                 "the query ran longer than {} s and was stopped; narrow it, or raise `timeout` in `[query]`",
                 self.0.limit.as_secs()
             )),
@@ -164,7 +164,7 @@ impl Stop {
                 Error::Unavailable("the query was stopped: nobody waits for its answer".to_owned())
             }
             StopReason::Cancelled => {
-                Error::Conflict("the query was cancelled by `anabranch queries cancel`".to_owned())
+                Error::Cancelled("the query was cancelled by `anabranch queries cancel`".to_owned())
             }
             StopReason::Asked => Error::Conflict("stopped; nothing was changed".to_owned()),
             StopReason::Memory => Error::NoRoom(

@@ -310,16 +310,8 @@ impl Storage {
 
     /// Writes an object unless one of that name exists.
     pub async fn create(&self, path: &Path, body: impl Into<PutPayload>) -> Result<CreateOutcome> {
-        self.check_writable(path)?;
-        let options = PutOptions {
-            mode: PutMode::Create,
-            ..Default::default()
-        };
-        match self.store.put_opts(path, body.into(), options).await {
-            Ok(_) => Ok(CreateOutcome::Created),
-            Err(object_store::Error::AlreadyExists { .. }) => Ok(CreateOutcome::Exists),
-            Err(e) => Err(e.into()),
-        }
+        self.create_with(path, body.into(), PutOptions::default())
+            .await
     }
 
     /// Writes an object, replacing one of that name.
@@ -327,6 +319,35 @@ impl Storage {
         self.check_writable(path)?;
         self.store.put(path, body.into()).await?;
         Ok(())
+    }
+
+    /// As [`Storage::create`], of an object that in a folder its owner alone may read.
+    pub async fn create_for_owner(
+        &self,
+        path: &Path,
+        body: impl Into<PutPayload>,
+    ) -> Result<CreateOutcome> {
+        let mut options = PutOptions::default();
+        options.extensions.insert(OwnersAlone);
+        self.create_with(path, body.into(), options).await
+    }
+
+    async fn create_with(
+        &self,
+        path: &Path,
+        body: PutPayload,
+        options: PutOptions,
+    ) -> Result<CreateOutcome> {
+        self.check_writable(path)?;
+        let options = PutOptions {
+            mode: PutMode::Create,
+            ..options
+        };
+        match self.store.put_opts(path, body, options).await {
+            Ok(_) => Ok(CreateOutcome::Created),
+            Err(object_store::Error::AlreadyExists { .. }) => Ok(CreateOutcome::Exists),
+            Err(e) => Err(e.into()),
+        }
     }
 
     /// As [`Storage::put`], of an object that in a folder its owner alone may read.

@@ -49,6 +49,7 @@ mod redefined;
 mod refusals;
 mod roles;
 mod rollup;
+mod row_wise;
 mod sample;
 mod spread;
 mod states;
@@ -72,6 +73,7 @@ pub use plan::{planning_session, relations_read};
 pub use refusals::{refuse_relation, unnamed_columns};
 pub use roles::{Exactness, Role};
 pub use rollup::rolled_up;
+pub use row_wise::RowWise;
 pub use sample::KeySample;
 pub(crate) use states::convert;
 pub use states::{SortedStates, StateCodec};
@@ -80,7 +82,7 @@ pub use terms::Recompute;
 
 use formats::Formats;
 use parking_lot::RwLock;
-use plan::{Planned, Readable};
+use plan::{Planned, Readable, Shape};
 
 /// A view, planned: how facts become states, states merge, and merged states become values.
 #[derive(Clone, Debug)]
@@ -119,9 +121,12 @@ impl View {
         topic: &Topic,
         references: &[Reference],
     ) -> Result<Self> {
-        let read = Readable { topic, references };
+        Self::compile_as(name, sql, Readable { topic, references }, Shape::View)
+    }
+
+    fn compile_as(name: &str, sql: &str, read: Readable<'_>, shape: Shape) -> Result<Self> {
         // A defect of the planner, ours or the engine's, is the trouble of one view.
-        let planned = std::panic::catch_unwind(|| Self::plan(name, sql, read));
+        let planned = std::panic::catch_unwind(|| Self::plan(name, sql, read, shape));
         planned.unwrap_or_else(|panic| {
             Err(Error::view(
                 name,
@@ -133,9 +138,9 @@ impl View {
         })
     }
 
-    fn plan(name: &str, sql: &str, read: Readable<'_>) -> Result<Self> {
+    fn plan(name: &str, sql: &str, read: Readable<'_>, shape: Shape) -> Result<Self> {
         let topic = read.topic;
-        let planned = plan::plan(name, sql, read)?;
+        let planned = plan::plan(name, sql, read, shape)?;
         let keys = planned.aggregate.as_ref().map_or(0, |a| a.keys().len());
         let sets = planned.aggregate.as_ref().map(|a| a.float_sets());
         let codec = StateCodec::new(planned.state_schema(), keys, sets.unwrap_or_default())

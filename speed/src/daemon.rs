@@ -22,10 +22,12 @@ use crate::delta::{TopicDelta, ViewDelta};
 use crate::options::{DaemonOptions, TopicOptions};
 use crate::peers::{DeltaRequest, Peers, TopicParts};
 use crate::sources::kafka::KafkaSource;
+use crate::sources::steps::StepSource;
 use crate::topic::TopicStream;
 use crate::wal::{WalLock, wal_id};
 
 mod declared;
+mod neighbours;
 mod running;
 mod served;
 
@@ -111,6 +113,23 @@ impl Daemon {
         self.topics.sources()
     }
 
+    /// The steps that run, by the topic whose facts they make, as of now.
+    pub fn steps(&self) -> Arc<BTreeMap<String, Arc<StepSource>>> {
+        self.topics.steps()
+    }
+
+    /// Why facts of a topic are missing that its source has, if it is so.
+    fn missing(&self, topic: &str) -> Option<String> {
+        let source = self.sources().get(topic).and_then(|s| s.state().stopped);
+        let of_step = || {
+            let state = self.steps().get(topic)?.state();
+            let why = state.stopped.or(state.trouble)?;
+            Some(format!("step `{}`: {why}", state.step))
+        };
+        let why = source.or_else(of_step)?;
+        Some(format!("newer facts are missing: {why}"))
+    }
+
     /// The daemon's settings.
     pub fn options(&self) -> &DaemonOptions {
         &self.options
@@ -185,9 +204,7 @@ impl Daemon {
         let topic = &request.topic;
         let stream = self.topics().get(topic).cloned();
         let stream = stream.ok_or_else(|| Error::NotFound(format!("no topic `{topic}`")))?;
-        let stopped = self.sources().get(topic).and_then(|s| s.state().stopped);
-        let note = |why| format!("newer facts are missing: {why}");
-        let notes = stopped.map(note).into_iter().collect();
+        let notes = self.missing(topic).into_iter().collect();
         stream.pinner().answer_peer(request, notes).await
     }
 }
@@ -276,13 +293,13 @@ impl Pinner for Daemon {
         let read: BTreeSet<&String> = topics
             .chain(pin.views.values().map(|v| &v.view.topic().name))
             .collect();
-        let sources = self.sources();
-        let stopped = |topic: &&String| sources.get(*topic)?.state().stopped;
-        let stopped: Vec<String> = read.iter().filter_map(stopped).collect();
+        let missing: Vec<String> = read
+            .iter()
+            .filter_map(|topic| self.missing(topic))
+            .collect();
         let notes = self.notes();
         pin.notes = names.iter().filter_map(|n| notes.get(n).cloned()).collect();
-        let missing = |why| format!("newer facts are missing: {why}");
-        pin.notes.extend(stopped.into_iter().map(missing));
+        pin.notes.extend(missing);
         pin.notes.extend(said);
         Ok(pin)
     }

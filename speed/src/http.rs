@@ -126,7 +126,7 @@ async fn write(
         Ok(outcome) => {
             let metrics = &daemon.options().metrics;
             metrics.acknowledged(&topic, begun.elapsed());
-            let mut answer = acknowledge(&outcome);
+            let mut answer = acknowledge(&topic, &outcome);
             let first_dead_letter = outcome.dead.first().map(|d| d.reason.clone());
             answer.extensions_mut().insert(Accepted {
                 topic,
@@ -167,7 +167,7 @@ fn no_topic<'t>(name: &str, known: impl Iterator<Item = &'t str> + Clone) -> Err
     ))
 }
 
-fn acknowledge(outcome: &WriteOutcome) -> Response {
+fn acknowledge(topic: &str, outcome: &WriteOutcome) -> Response {
     let dead: Vec<_> = outcome
         .dead
         .iter()
@@ -184,6 +184,7 @@ fn acknowledge(outcome: &WriteOutcome) -> Response {
         "unknown_fields": outcome.unknown_fields,
         "partition": outcome.partition,
         "offsets": [outcome.range.start, outcome.range.end],
+        "token": format!("{topic}:{}:{}", outcome.partition, outcome.range.end),
         "repeated": outcome.repeated,
     });
     (

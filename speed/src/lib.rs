@@ -26,10 +26,12 @@ pub use intake::dedup::{Dedup, DedupStatus};
 pub use intake::idempotency::{KeptAnswer, KeptRequest, RequestKey};
 pub use intake::payload::{Payload, PlacedFacts};
 pub use metrics::{SpeedMetrics, TopicGauges};
-pub use options::{DaemonOptions, TopicOptions};
+pub use options::{DaemonOptions, StepOptions, TopicOptions};
 pub use peers::{DeltaRequest, Peer, PeerReply, Peers, WantedView};
 pub use sources::kafka::{KafkaSource, KafkaState, PartitionLag};
+pub use sources::steps::{StepLag, StepSource, StepState, Trial, TrialOf, try_step};
 pub use topic::appender::{WriteRequest, Written};
 pub use topic::{
     Doing, IngestChunk, Input, RefusedRecord, TopicStream, Upkeep, Write, WriteOutcome, Writer,
+    made_by_step,
 };

@@ -5,8 +5,10 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
+use anabranch_shared::Reference;
 use anabranch_shared::settings::{
-    Ack, DeadLetterShare, DedupSettings, FieldSettings, KafkaSettings, TopicSettings, UnknownFields,
+    Ack, DeadLetterShare, DedupSettings, FieldSettings, KafkaSettings, StepSettings, TopicSettings,
+    UnknownFields,
 };
 
 use crate::intake::counts::DeadLetterBound;
@@ -69,6 +71,19 @@ impl DaemonOptions {
     }
 }
 
+/// A step, and where its program runs.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct StepOptions {
+    /// As the project says.
+    pub settings: StepSettings,
+    /// The project's folder.
+    pub dir: PathBuf,
+    /// The references that its SQL may join.
+    pub references: Vec<Reference>,
+    /// The folder with the Python module that its program may import.
+    pub python: Option<PathBuf>,
+}
+
 /// How a daemon treats a topic.
 #[derive(Clone, Debug)]
 pub struct TopicOptions {
@@ -78,6 +93,8 @@ pub struct TopicOptions {
     pub unknown_fields: UnknownFields,
     /// The Kafka topic that its facts come from, if they do.
     pub kafka: Option<KafkaSettings>,
+    /// The step that makes its facts, if one does: it takes no others.
+    pub step: Option<StepOptions>,
     /// How duplicates are known; none are looked for where absent.
     pub dedup: Option<DedupSettings>,
     /// When dead letters are too many.
@@ -93,6 +110,7 @@ impl Default for TopicOptions {
             ack: Ack::Wal,
             unknown_fields: UnknownFields::Keep,
             kafka: None,
+            step: None,
             dedup: None,
             dead_letter_bound: DeadLetterBound {
                 share: DeadLetterShare::Off,
@@ -104,12 +122,13 @@ impl Default for TopicOptions {
 }
 
 impl TopicOptions {
-    /// As the project says.
+    /// As the project says, without a step.
     pub fn of(topic: &TopicSettings) -> Self {
         Self {
             ack: topic.ack,
             unknown_fields: topic.unknown_fields,
             kafka: topic.kafka.clone(),
+            step: None,
             dedup: topic.dedup.clone(),
             dead_letter_bound: DeadLetterBound {
                 share: topic.dead_letter_share,

@@ -10,6 +10,7 @@ use anabranch_shared::{
 use parking_lot::Mutex;
 use tokio::sync::{mpsc, watch};
 
+pub(crate) use self::behind::Behind;
 use self::keys::{Keys, open_keys};
 pub(crate) use self::memory::ServedAs;
 use self::memory::TopicMemory;
@@ -17,7 +18,9 @@ use self::pinner::TopicPinner;
 use self::recovery::{OpenedWal, open_wal};
 pub use self::upkeep::{Doing, Upkeep};
 use self::writer::{Appending, admission};
-pub use self::writer::{IngestChunk, Input, RefusedRecord, Write, WriteOutcome, Writer};
+pub use self::writer::{
+    IngestChunk, Input, RefusedRecord, Write, WriteOutcome, Writer, made_by_step,
+};
 use crate::delta::TopicDelta;
 use crate::delta::bounds::Bounds;
 use crate::failure::Failure;
@@ -28,6 +31,7 @@ use crate::options::{DaemonOptions, TopicOptions};
 use crate::topic::appender::{Appender, Appenders, Ingested, WriteRequest};
 
 pub(crate) mod appender;
+mod behind;
 mod keys;
 mod memory;
 mod pinner;

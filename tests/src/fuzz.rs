@@ -54,10 +54,12 @@ pub enum Decoder {
     File(Format),
     /// The value of a Kafka message.
     KafkaValue,
+    /// Messages of a client of PostgreSQL's protocol, and the values in them.
+    Postgres,
 }
 
 /// All of them, by the names of their folders in the corpus.
-pub const DECODERS: [(&str, Decoder); 19] = [
+pub const DECODERS: [(&str, Decoder); 20] = [
     ("body_ndjson", Decoder::Body("application/x-ndjson", "")),
     ("body_json", Decoder::Body("application/json", "")),
     ("body_csv", Decoder::Body("text/csv", "")),
@@ -80,6 +82,7 @@ pub const DECODERS: [(&str, Decoder); 19] = [
     ("file_parquet", Decoder::File(Format::Parquet)),
     ("file_arrow", Decoder::File(Format::Arrow)),
     ("kafka_value", Decoder::KafkaValue),
+    ("postgres", Decoder::Postgres),
 ];
 
 /// The decoder of a name.
@@ -321,6 +324,11 @@ impl Bench {
                     decoders::kafka_value(&self.admission, kafka, bytes).ok();
                 }
             }
+            Decoder::Postgres => {
+                self.runtime
+                    .block_on(anabranch_serving::read_postgres(bytes))
+                    .ok();
+            }
         }
     }
 
@@ -353,6 +361,7 @@ impl Bench {
             }
             Decoder::Body(kind, _) if kind.contains("arrow") => streams()?,
             Decoder::Body(_, _) | Decoder::KafkaValue => vec![lines.to_vec()],
+            Decoder::Postgres => vec![postgres_session()],
             Decoder::Payload => vec![self.payload()?.to_vec()],
             Decoder::Held => vec![decoders::held_nothing(&self.topic)?.to_vec()],
             Decoder::Segment => vec![std::fs::read(self.segment_file())?],
@@ -418,4 +427,28 @@ fn stream(facts: &RecordBatch, compression: Option<CompressionType>) -> anyhow::
     writer.finish()?;
     drop(writer);
     Ok(out)
+}
+
+/// A session of a client: its beginning, a query, and a statement with values in both forms.
+fn postgres_session() -> Vec<u8> {
+    let mut bytes = b"\0\0\0\x14\0\x03\0\0user\0me\0\0\0".to_vec();
+    let mut message = |kind: u8, body: &[u8]| {
+        bytes.push(kind);
+        bytes.extend((body.len() as u32 + 4).to_be_bytes());
+        bytes.extend(body);
+    };
+    message(b'Q', b"SELECT 1; SET a = 'b'; COPY (SELECT 1) TO STDOUT\0");
+    message(b'P', b"s\0SELECT $1, $2\0\0\x02\0\0\0\x14\0\0\0\0");
+    let list = [1, 0, 20, 1, 1, 0, 8, 0, 7].map(i32::to_be_bytes).concat();
+    let mut bind = b"p\0s\0\0\x01\0\x01\0\x03".to_vec();
+    for value in [&7_i64.to_be_bytes()[..], b"{1,\"a\"}", &list] {
+        bind.extend((value.len() as u32).to_be_bytes());
+        bind.extend(value);
+    }
+    bind.extend(b"\0\x01\0\x01");
+    message(b'B', &bind);
+    message(b'D', b"Pp\0");
+    message(b'E', b"p\0\0\0\0\x05");
+    message(b'S', b"");
+    bytes
 }

@@ -12,8 +12,12 @@ use anabranch_jobs::reader::client::Client;
 use rustix::process::{Pid, Signal, WaitId, WaitIdOptions, kill_process, waitid};
 use tokio::sync::mpsc;
 
-/// How long anything that a test waits for may take.
-const PATIENCE: Duration = Duration::from_secs(60);
+/// How long anything that a test waits for may take: a minute, or the seconds that `ANABRANCH_PATIENCE`
+/// names, for tests that are told to take many facts.
+fn patience() -> Duration {
+    let told = std::env::var("ANABRANCH_PATIENCE").ok();
+    Duration::from_secs(told.and_then(|t| t.parse().ok()).unwrap_or(60))
+}
 
 /// The view's SQL.
 pub const VIEW: &str = "SELECT word, count(*) AS facts, sum(id) AS ids, count(DISTINCT id) AS different FROM facts GROUP BY word";
@@ -246,10 +250,10 @@ impl Process {
         let pid = self.pid()?;
         let events = WaitIdOptions::STOPPED | WaitIdOptions::EXITED | WaitIdOptions::NOWAIT;
         let waited = tokio::task::spawn_blocking(move || waitid(WaitId::Pid(pid), events));
-        let Ok(status) = tokio::time::timeout(PATIENCE, waited).await else {
+        let Ok(status) = tokio::time::timeout(patience(), waited).await else {
             // Ends the thread that waits, too.
             self.kill()?;
-            anyhow::bail!("the point is not reached within {PATIENCE:?}");
+            anyhow::bail!("the point is not reached within {:?}", patience());
         };
         match status?? {
             Some(status) if status.stopped() => Ok(()),
@@ -283,8 +287,8 @@ impl Process {
     pub async fn ended(&mut self) -> anyhow::Result<ExitStatus> {
         // Standard output is closed by the end of the process.
         let closed = async { while self.said.recv().await.is_some() {} };
-        if tokio::time::timeout(PATIENCE, closed).await.is_err() {
-            anyhow::bail!("the process does not end within {PATIENCE:?}");
+        if tokio::time::timeout(patience(), closed).await.is_err() {
+            anyhow::bail!("the process does not end within {:?}", patience());
         }
         Ok(self.child.wait()?)
     }
@@ -316,7 +320,7 @@ impl Process {
     /// Waits until this daemon answers.
     pub async fn ready(&mut self, context: &Context) -> anyhow::Result<Client> {
         let begun = Instant::now();
-        while begun.elapsed() < PATIENCE {
+        while begun.elapsed() < patience() {
             let all = Client::all(&context.storage).await?;
             if let Some(own) = all.into_iter().find(|c| c.address().pid == self.id()) {
                 return Ok(own);
@@ -326,7 +330,7 @@ impl Process {
             }
             tokio::time::sleep(Duration::from_millis(10)).await;
         }
-        anyhow::bail!("the daemon does not answer within {PATIENCE:?}")
+        anyhow::bail!("the daemon does not answer within {:?}", patience())
     }
 }
 
@@ -355,7 +359,7 @@ pub fn pause_process(pid: Pid) -> anyhow::Result<()> {
         if !moving {
             return Ok(());
         }
-        anyhow::ensure!(begun.elapsed() < PATIENCE, "it does not stop");
+        anyhow::ensure!(begun.elapsed() < patience(), "it does not stop");
         std::thread::sleep(Duration::from_millis(1));
     }
 }
@@ -368,7 +372,11 @@ where
 {
     let begun = Instant::now();
     while !look().await? {
-        anyhow::ensure!(begun.elapsed() < PATIENCE, "{what}: not so in {PATIENCE:?}");
+        anyhow::ensure!(
+            begun.elapsed() < patience(),
+            "{what}: not so in {:?}",
+            patience()
+        );
         tokio::time::sleep(Duration::from_millis(10)).await;
     }
     Ok(())

@@ -8,3 +8,4 @@ mod fuzz;
 mod idempotency;
 mod kafka;
 mod kafka_source;
+mod steps;

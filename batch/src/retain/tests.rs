@@ -16,8 +16,8 @@ fn marks() -> Vec<Mark> {
     (1..=4).map(mark).collect()
 }
 
-fn of(rule: RetentionRule, now_ms: i64) -> Result<usize> {
-    wanted(&marks(), &rule, now_ms, |end| {
+fn of(rule: &RetentionRule, now_ms: i64) -> Result<usize> {
+    wanted(&marks(), rule, now_ms, |end| {
         Ok(u64::try_from((500 - end.get(PartitionId(0)).0) * 10).unwrap_or(0))
     })
 }
@@ -28,12 +28,12 @@ fn facts_go_by_their_age() -> Result<()> {
         age_ms: Some(2 * HOUR),
         ..Default::default()
     };
-    assert_eq!(of(rule, 3 * HOUR - 1)?, 0);
-    assert_eq!(of(rule, 3 * HOUR)?, 1);
-    assert_eq!(of(rule, 5 * HOUR)?, 3);
-    assert_eq!(of(rule, 50 * HOUR)?, 4);
+    assert_eq!(of(&rule, 3 * HOUR - 1)?, 0);
+    assert_eq!(of(&rule, 3 * HOUR)?, 1);
+    assert_eq!(of(&rule, 5 * HOUR)?, 3);
+    assert_eq!(of(&rule, 50 * HOUR)?, 4);
     // A clock that was set back removes nothing.
-    assert_eq!(of(rule, 0)?, 0);
+    assert_eq!(of(&rule, 0)?, 0);
     Ok(())
 }
 
@@ -44,7 +44,7 @@ fn the_oldest_facts_go_until_the_rest_is_small_enough() -> Result<()> {
             size_bytes: Some(size_bytes),
             ..Default::default()
         };
-        of(rule, 50 * HOUR)
+        of(&rule, 50 * HOUR)
     };
     assert_eq!(of_size(5_000)?, 0);
     assert_eq!(of_size(4_999)?, 1);
@@ -62,11 +62,11 @@ fn the_greater_bound_counts_and_what_duplicates_need_stays() -> Result<()> {
         size_bytes: Some(2_500),
         ..Default::default()
     };
-    assert_eq!(of(both, 5 * HOUR)?, 3);
+    assert_eq!(of(&both, 5 * HOUR)?, 3);
     let kept = RetentionRule {
         keep_ms: 3 * HOUR,
         ..both
     };
-    assert_eq!(of(kept, 5 * HOUR)?, 2);
+    assert_eq!(of(&kept, 5 * HOUR)?, 2);
     Ok(())
 }

@@ -1,8 +1,10 @@
-//! `anabranch generate`: deterministic web-analytics facts, to a file, to standard output or into
-//! the daemon.
+//! `anabranch generate`: deterministic web-analytics facts, to files, to standard output or into the
+//! daemon.
 
+use std::collections::BTreeMap;
+use std::fs::File;
 use std::io::{BufWriter, Write};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use anabranch_shared::{Error, Result, counted};
@@ -11,7 +13,7 @@ use serde::Serialize;
 
 use crate::commands::DEAD_LETTERS;
 use crate::commands::printing::Printing;
-use crate::generate::{Generator, GeneratorOptions};
+use crate::generate::{CRAWLS, EVENTS, Generator, GeneratorOptions, Newsroom};
 use crate::output::human_rate;
 use crate::project::context::Context;
 use crate::reader::client::Client;
@@ -19,12 +21,24 @@ use crate::reader::client::Client;
 /// Facts of one request or one write.
 const CHUNK: usize = 1_000;
 
+/// The name that stands for the facts of both topics of the example.
+const NEWSROOM: &str = "newsroom";
+
+/// How much time the facts span: of a topic, and of the newsroom, which compares with the four weeks
+/// before.
+const SPAN: Duration = Duration::from_secs(48 * 3_600);
+const NEWSROOM_SPAN: Duration = Duration::from_secs(35 * 24 * 3_600);
+
+/// The share of the newsroom's facts that come twice.
+const NEWSROOM_DUPLICATES: f64 = 0.01;
+
 /// What is generated, and whereto.
 #[derive(Debug, clap::Args)]
 pub struct GenerateArgs {
-    /// The topic (its fields are those of `anabranch init`)
+    /// The topic (its fields are those of `anabranch init`); or `newsroom`: the topics `events` and
+    /// `crawls` of that example
     pub topic: String,
-    /// How many facts are made
+    /// How many facts are made; of the newsroom, of `events`
     #[arg(long, default_value_t = 100_000, value_name = "COUNT")]
     pub facts: u64,
     /// The seed: the same seed makes the same facts
@@ -36,17 +50,19 @@ pub struct GenerateArgs {
     /// The time of the last fact, in RFC 3339 [default: now]
     #[arg(long, value_name = "TIME")]
     pub end: Option<DateTime<Utc>>,
-    /// How much time the facts span, with its unit: `30m`, `48h`, `7d`
-    #[arg(long, default_value = "48h", value_name = "DURATION")]
-    pub span: humantime::Duration,
-    /// The share of facts that are sent twice, 0 to 1
-    #[arg(long, default_value_t = 0.0, value_name = "SHARE")]
-    pub duplicates: f64,
+    /// How much time the facts span, with its unit: `30m`, `48h`, `7d` [default: 48h; of the newsroom
+    /// 35d]
+    #[arg(long, value_name = "DURATION")]
+    pub span: Option<humantime::Duration>,
+    /// The share of facts that are sent twice, 0 to 1 [default: 0; of the newsroom 0.01]
+    #[arg(long, value_name = "SHARE")]
+    pub duplicates: Option<f64>,
     /// The share of facts that come late, 0 to 1 [default: 0.02]
     #[arg(long, value_name = "SHARE")]
     pub late: Option<f64>,
-    /// Writes into this file instead of standard output
-    #[arg(long, conflicts_with = "into_daemon")]
+    /// Writes into this file instead of standard output; of the newsroom, a file for each topic into
+    /// this folder
+    #[arg(long, conflicts_with = "into_daemon", value_name = "PATH")]
     pub output: Option<PathBuf>,
     /// Sends them to the running daemon
     #[arg(long)]
@@ -54,19 +70,102 @@ pub struct GenerateArgs {
 }
 
 impl GenerateArgs {
-    fn generator(&self) -> Result<Generator> {
+    fn is_newsroom(&self) -> bool {
+        self.topic == NEWSROOM
+    }
+
+    fn source(&self) -> Result<Source> {
         let end = self.end.unwrap_or_else(Utc::now);
         let mut options = GeneratorOptions::new(self.facts, self.seed, end);
-        options.span = self.span.into();
-        options.duplicates = self.duplicates;
+        let (span, duplicates) = match self.is_newsroom() {
+            true => (NEWSROOM_SPAN, NEWSROOM_DUPLICATES),
+            false => (SPAN, 0.0),
+        };
+        options.span = self.span.map_or(span, Into::into);
+        options.duplicates = self.duplicates.unwrap_or(duplicates);
         options.late = self.late.unwrap_or(options.late);
-        Generator::new(&options).map_err(|e| Error::Invalid(e.to_string()))
+        let made = match self.is_newsroom() {
+            true => Newsroom::new(&options).map(|n| Source::Newsroom(Box::new(n))),
+            false => Generator::new(&options).map(|g| Source::Topic {
+                topic: self.topic.clone(),
+                generator: Box::new(g),
+            }),
+        };
+        made.map_err(|e| Error::Invalid(e.to_string()))
+    }
+
+    /// The files that are written, by their topic.
+    fn files(&self) -> Result<BTreeMap<String, BufWriter<File>>> {
+        let Some(path) = &self.output else {
+            return Ok(BTreeMap::new());
+        };
+        let open = |topic: &str, path: &Path| {
+            let file = File::create(path).map_err(|e| Error::io(path, e))?;
+            Ok((topic.to_owned(), BufWriter::with_capacity(1 << 20, file)))
+        };
+        if !self.is_newsroom() {
+            return [open(&self.topic, path)].into_iter().collect();
+        }
+        std::fs::create_dir_all(path).map_err(|e| Error::io(path, e))?;
+        let topics = [EVENTS, CRAWLS].into_iter();
+        topics
+            .map(|t| open(t, &path.join(format!("{t}.ndjson"))))
+            .collect()
     }
 
     /// How long to wait before the next chunk so that the rate holds.
     fn pause(&self, begun: Instant, sent: u64) -> Duration {
         let due = self.rate.map_or(0.0, |rate| sent as f64 / rate.max(0.001));
         Duration::from_secs_f64(due).saturating_sub(begun.elapsed())
+    }
+}
+
+/// What makes the facts.
+enum Source {
+    Topic {
+        topic: String,
+        generator: Box<Generator>,
+    },
+    Newsroom(Box<Newsroom>),
+}
+
+/// Facts of a topic as lines.
+struct Lines {
+    topic: String,
+    facts: u64,
+    lines: Vec<u8>,
+}
+
+impl Source {
+    /// The next facts, in the order in which they come; none is the end.
+    fn next(&mut self) -> Vec<Lines> {
+        let mut lines = Vec::new();
+        let mut made = match self {
+            Self::Topic { topic, generator } => {
+                let facts = generator.next_ndjson(&mut lines, CHUNK) as u64;
+                let topic = topic.clone();
+                vec![Lines {
+                    topic,
+                    facts,
+                    lines,
+                }]
+            }
+            Self::Newsroom(newsroom) => {
+                let mut crawls = Vec::new();
+                let made = newsroom.next_ndjson(&mut lines, &mut crawls, CHUNK);
+                let of = |topic: &str, facts, lines| Lines {
+                    topic: topic.to_owned(),
+                    facts,
+                    lines,
+                };
+                vec![
+                    of(EVENTS, made.events, lines),
+                    of(CRAWLS, made.crawls, crawls),
+                ]
+            }
+        };
+        made.retain(|l| l.facts > 0);
+        made
     }
 }
 
@@ -90,42 +189,47 @@ pub async fn generate(
     out: &mut (dyn Write + Send),
 ) -> Result<GenerateReport> {
     let mut report = GenerateReport::default();
-    let mut generator = args.generator()?;
+    if args.is_newsroom() && client.is_none() && args.output.is_none() {
+        return Err(Error::Invalid(
+            "these are the facts of two topics; name the folder that takes a file of each with `--output DIR`, or send them with `--into-daemon`".into(),
+        ));
+    }
+    let mut source = args.source()?;
     let failed = |e| Error::io("the output", e);
-    let mut file = match &args.output {
-        Some(path) => {
-            let file = std::fs::File::create(path).map_err(|e| Error::io(path, e))?;
-            Some(std::io::BufWriter::with_capacity(1 << 20, file))
-        }
-        None => None,
-    };
+    let mut files = args.files()?;
     let begun = Instant::now();
     loop {
-        let mut lines = Vec::new();
-        let facts = generator.next_ndjson(&mut lines, CHUNK);
-        if facts == 0 {
+        let made = source.next();
+        if made.is_empty() {
             break;
         }
-        match (client, &mut file) {
-            (Some(client), _) => {
-                let taken = client.write_ndjson(&args.topic, lines.into()).await?;
-                report.facts += taken.facts;
-                report.dead_letters += taken.dead_letters;
-                report.duplicates += taken.duplicates;
+        for Lines {
+            topic,
+            facts,
+            lines,
+        } in made
+        {
+            match (client, files.get_mut(&topic)) {
+                (Some(client), _) => {
+                    let taken = client.write_ndjson(&topic, lines.into()).await?;
+                    report.facts += taken.facts;
+                    report.dead_letters += taken.dead_letters;
+                    report.duplicates += taken.duplicates;
+                }
+                (None, Some(file)) => file.write_all(&lines).map_err(failed)?,
+                (None, None) => match out.write_all(&lines) {
+                    Err(e) if e.kind() == std::io::ErrorKind::BrokenPipe => return Ok(report),
+                    written => written.map_err(failed)?,
+                },
             }
-            (None, Some(file)) => file.write_all(&lines).map_err(failed)?,
-            (None, None) => match out.write_all(&lines) {
-                Err(e) if e.kind() == std::io::ErrorKind::BrokenPipe => return Ok(report),
-                written => written.map_err(failed)?,
-            },
+            report.records += facts;
         }
-        report.records += facts as u64;
         let pause = args.pause(begun, report.records);
         if !pause.is_zero() {
             tokio::time::sleep(pause).await;
         }
     }
-    if let Some(mut file) = file {
+    for file in files.values_mut() {
         file.flush().map_err(failed)?;
     }
     Ok(report)

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use anabranch_shared::settings::{TopicSettings, ViewSettings};
+use anabranch_shared::settings::{StepRuns, StepSettings, TopicSettings, ViewSettings};
 use anabranch_shared::{Result, Role};
 use serde::Serialize;
 
@@ -36,6 +36,7 @@ pub struct GraphArgs {
 enum Kind {
     Source,
     Topic,
+    Step,
     Reference,
     View,
     Generation,
@@ -88,6 +89,12 @@ impl Graph {
     /// Where a view was drawn.
     fn view(&self, name: &str) -> Option<usize> {
         let is_it = |node: &Node| matches!(node.kind, Kind::View) && node.name == name;
+        self.nodes.iter().position(is_it)
+    }
+
+    /// Where a topic was drawn.
+    fn topic(&self, name: &str) -> Option<usize> {
+        let is_it = |node: &Node| node.kind == Kind::Topic && node.name == name;
         self.nodes.iter().position(is_it)
     }
 
@@ -156,6 +163,20 @@ fn schedule(settings: &ViewSettings) -> Vec<String> {
     jobs.into_iter().flatten().collect()
 }
 
+/// What is said of a step.
+fn step_notes(step: &StepSettings) -> Vec<String> {
+    match &step.runs {
+        StepRuns::Sql(_) => vec!["SQL".to_owned()],
+        StepRuns::Program(program) => {
+            let mut notes = vec![program.command.join(" ")];
+            if program.processes > 1 {
+                notes.push(format!("{} processes", program.processes));
+            }
+            notes
+        }
+    }
+}
+
 /// What is said of a topic.
 fn topic_notes(topic: &TopicSettings) -> Vec<String> {
     let mut notes = vec![format!("by {}", topic.event_time)];
@@ -199,12 +220,21 @@ fn graph(context: &Context) -> Graph {
     let mut drawn: BTreeSet<&str> = BTreeSet::new();
     let mut by_depth: Vec<&str> = views.iter().copied().collect();
     by_depth.sort_by_key(|view| context.depth_of(view));
+    let mut topics: Vec<&str> = topics.into_iter().collect();
+    // What a step makes facts of comes before what these are of.
+    topics.sort_by_key(|topic| project.steps_up_to(topic).len());
     for name in topics {
         let settings = project.topics.iter().find(|t| t.name == name);
         let kafka = settings.and_then(|t| t.kafka.as_ref());
         let source = kafka.map(|kafka| {
             let named = format!("Kafka {}", kafka.topic);
             graph.add(Kind::Source, &named, vec![kafka.brokers.clone()], None)
+        });
+        let step = project.step_to(name);
+        let source = source.or_else(|| {
+            let step = step?;
+            let from = graph.topic(&step.from);
+            Some(graph.add(Kind::Step, &step.name, step_notes(step), from))
         });
         let absent = || vec!["not in the project".to_owned()];
         let notes = settings.map_or_else(absent, topic_notes);
@@ -237,6 +267,7 @@ fn tree(graph: &Graph) -> String {
         let node = &graph.nodes[at];
         let kind = match node.kind {
             Kind::Topic => "topic ",
+            Kind::Step => "step ",
             Kind::Reference => "reference ",
             Kind::View => "view ",
             Kind::Source | Kind::Generation | Kind::Export => "",
@@ -290,6 +321,7 @@ fn mermaid(graph: &Graph) -> String {
         let (open, close) = match node.kind {
             Kind::Source => ("([", "])"),
             Kind::Topic => ("[(", ")]"),
+            Kind::Step => ("[[", "]]"),
             Kind::Reference => ("{{", "}}"),
             Kind::View | Kind::Generation => ("[", "]"),
             Kind::Export => ("[/", "/]"),
@@ -318,6 +350,7 @@ fn dot(graph: &Graph) -> String {
         let shape = match node.kind {
             Kind::Source => "oval",
             Kind::Topic => "cylinder",
+            Kind::Step => "component",
             Kind::Reference => "hexagon",
             Kind::View | Kind::Generation => "box",
             Kind::Export => "folder",

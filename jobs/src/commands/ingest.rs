@@ -9,14 +9,15 @@ use std::time::{Duration, Instant};
 
 use anabranch_shared::settings::TopicSettings;
 use anabranch_shared::{
-    Error, ErrorKind, Landing, Log, Offset, OffsetRange, PartitionId, Result, blocking, counted,
+    Error, ErrorKind, Landing, Log, Offset, OffsetRange, OwnPartitions, PartitionId, Result,
+    blocking, counted,
 };
 use anabranch_speed::intake::admission::Admission;
 use anabranch_speed::intake::files::{
     self, Chunks, ContentDigest, Hashed, Options, Separator, Source,
 };
 use anabranch_speed::wal::WalLock;
-use anabranch_speed::{Dedup, Payload, PlacedFacts};
+use anabranch_speed::{Dedup, Payload, PlacedFacts, made_by_step};
 use futures::{StreamExt, TryStreamExt};
 use indicatif::{ProgressBar, ProgressStyle};
 
@@ -167,6 +168,9 @@ pub(crate) struct Direct {
 /// Ingests files. One that can't be read does not keep those after it from being ingested.
 pub async fn ingest(context: &Context, args: &IngestArgs, progress: bool) -> Result<IngestReport> {
     let settings = context.topic_settings(&args.topic)?;
+    if let Some(step) = context.project.step_to(&args.topic) {
+        return Err(made_by_step(&args.topic, &step.name, &step.from));
+    }
     let files = expand(&args.files)?;
     let mut checked = Vec::new();
     if args.strict {
@@ -627,9 +631,12 @@ impl Direct {
         let topic = &settings.name;
         let slot = free_slot(&context.project.daemon.wal)?;
         let owner = slot_id(slot.root())?;
-        let has_source = context.project.has_source(topic);
+        let own = match settings.kafka {
+            Some(_) => OwnPartitions::PastSource,
+            None => OwnPartitions::First,
+        };
         let catalogue = &context.catalogue;
-        let partition = catalogue.claim_partition(topic, &owner, has_source).await?;
+        let partition = catalogue.claim_partition(topic, &owner, own).await?;
         let log = context.log(topic).await?;
         let start = log.head().get(partition);
         let (pieces, next) = (Vec::new(), start);

@@ -8,8 +8,12 @@ use anabranch_shared::{Error, Result};
 use crate::commands::printing::Printing;
 use crate::output::{Expanded, Format, Layout, Style, quiet_broken_pipe};
 use crate::project::context::Context;
+use crate::reader::client::Remote;
 use crate::reader::session::QuerySession;
 use crate::shell::{ScriptOutcome, ShellError, ShellOptions, pager, run as run_shell, run_script};
+
+/// The variable that holds the token of a user.
+const TOKEN: &str = "ANABRANCH_TOKEN";
 
 /// What is asked.
 #[derive(Debug, Default, clap::Args)]
@@ -24,6 +28,15 @@ pub struct SqlArgs {
     /// Runs the statements of a file
     #[arg(short = 'f', long)]
     pub file: Option<PathBuf>,
+    /// Asks the daemon at a URL, `https://HOST:PORT`, without a project
+    #[arg(long, value_name = "URL")]
+    pub url: Option<String>,
+    /// The token of a user, in a file; without this it is that in ANABRANCH_TOKEN, if there is one
+    #[arg(long, value_name = "FILE", requires = "url")]
+    pub token_file: Option<PathBuf>,
+    /// Certificates in PEM that vouch for that daemon, besides those that this machine trusts
+    #[arg(long, value_name = "FILE", requires = "url")]
+    pub ca: Option<PathBuf>,
     /// Prints CSV, as `--format csv` does
     #[arg(long)]
     pub csv: bool,
@@ -47,7 +60,8 @@ Examples:
   anabranch sql 'SELECT count(*) FROM pageviews'
   anabranch sql --csv 'SELECT * FROM post_minutes' > post_minutes.csv
   facts=$(anabranch sql -qtA 'SELECT count(*) FROM pageviews')
-  anabranch sql -f report.sql";
+  anabranch sql -f report.sql
+  anabranch sql --url https://facts.example.org:8787 --token-file token";
 
 impl SqlArgs {
     /// Whether statements are given with the command, so that answers are all that it prints.
@@ -85,6 +99,26 @@ pub(crate) async fn one(context: &Context, text: String, printing: Printing) -> 
 /// Runs the shell or a script.
 pub(crate) async fn run(args: SqlArgs, context: &Context, printing: Printing) -> Result<u8> {
     let session = QuerySession::open(context).await?;
+    run_with(args, session, printing).await
+}
+
+/// As [`run`], with the daemon at a URL, which needs no project.
+pub(crate) async fn run_remote(args: SqlArgs, url: String, printing: Printing) -> Result<u8> {
+    let read = |path: &PathBuf| std::fs::read(path).map_err(|e| Error::io(path, e));
+    let token = match &args.token_file {
+        Some(path) => Some(String::from_utf8_lossy(&read(path)?).trim().to_owned()),
+        None => std::env::var(TOKEN).ok().filter(|token| !token.is_empty()),
+    };
+    let remote = Remote {
+        url,
+        token,
+        ca: args.ca.as_ref().map(read).transpose()?,
+    };
+    let session = QuerySession::remote(&remote).await?;
+    run_with(args, session, printing).await
+}
+
+async fn run_with(args: SqlArgs, session: QuerySession, printing: Printing) -> Result<u8> {
     let given = args.sql.as_ref().or(args.command.as_ref());
     let text = match (given, &args.file) {
         (Some(text), _) => Some(text.clone()),

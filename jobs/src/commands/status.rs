@@ -6,10 +6,10 @@ use std::sync::Arc;
 use anabranch_shared::table::AddFile;
 use anabranch_shared::view::View;
 use anabranch_shared::{
-    Entry, INGESTED_AT, Log, Master, Named, OffsetRange, Offsets, PartitionId, ReferenceSize,
-    Result, Role, TopicEntry,
+    Entry, FactsFile, INGESTED_AT, Log, Master, Named, OffsetRange, Offsets, PartitionId,
+    ReferenceSize, Result, Role, TopicEntry,
 };
-use anabranch_speed::{DedupStatus, IntakeCount, KafkaState, PartitionLag};
+use anabranch_speed::{DedupStatus, IntakeCount, KafkaState, PartitionLag, StepState};
 use arrow::datatypes::SchemaRef;
 use chrono::{DateTime, Utc};
 use datafusion::common::ScalarValue;
@@ -31,7 +31,7 @@ pub use text::text;
 /// Topics and views that are looked at at once: each waits for the storage.
 const LOOKED_AT_ONCE: usize = 16;
 
-pub use crate::reader::daemon_status::{BoundsStatus, DaemonStatus, DeltaStatus};
+pub use crate::reader::daemon_status::{BoundsStatus, DaemonStatus, DeltaStatus, DoorStatus};
 
 /// A topic.
 #[derive(Debug, Serialize)]
@@ -124,6 +124,48 @@ fn kafka_statuses(daemon: &DaemonStatus) -> Vec<KafkaStatus> {
     daemon.kafka.iter().flat_map(partitions).collect()
 }
 
+/// A step.
+#[derive(Debug, Serialize)]
+pub struct StepStatus {
+    /// Its name.
+    pub step: String,
+    /// The topic whose facts it takes.
+    pub from: String,
+    /// The topic whose facts it makes.
+    pub to: String,
+    /// How many offsets of its input it has not taken.
+    pub lag_offsets: i64,
+    /// By how much it is behind, in seconds.
+    pub lag_seconds: Option<f64>,
+    /// The facts that it took, since the daemons started.
+    pub facts: u64,
+    /// The records that it made of them.
+    pub made: u64,
+    /// The facts of which nothing was made because it failed over them.
+    pub refused: u64,
+    /// How often a program was begun again after it had failed.
+    pub restarts: u64,
+    /// Why it makes nothing, where that is so.
+    pub trouble: Option<String>,
+}
+
+fn step_statuses(daemon: &DaemonStatus) -> Vec<StepStatus> {
+    let now = now_ms();
+    let of = |(to, state): (&String, &StepState)| StepStatus {
+        step: state.step.clone(),
+        from: state.from.clone(),
+        to: to.clone(),
+        lag_offsets: state.lag_offsets(),
+        lag_seconds: state.lag_ms(now).map(|ms| ms as f64 / 1_000.0),
+        facts: state.facts,
+        made: state.made,
+        refused: state.refused,
+        restarts: state.restarts,
+        trouble: state.stopped.clone().or(state.trouble.clone()),
+    };
+    daemon.steps.iter().map(of).collect()
+}
+
 /// A view.
 #[derive(Debug, Serialize)]
 pub struct ViewStatus {
@@ -142,7 +184,7 @@ pub struct ViewStatus {
     pub boundary: String,
     /// The same, for programs.
     pub boundary_offsets: Offsets,
-    /// Landed offsets past the boundary.
+    /// Landed facts past the boundary.
     pub behind: u64,
     /// For each reference that its facts meet, how many of the master view's facts met rows of before it
     /// changed last, at most: a rebuild lets them meet the newest.
@@ -177,6 +219,9 @@ pub struct DaemonEntry {
     /// The references whose rows it keeps in memory.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub references: Vec<ReferenceSize>,
+    /// Where it answers, and who may come in.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub doors: Vec<DoorStatus>,
 }
 
 /// What `status` shows.
@@ -192,6 +237,9 @@ pub struct Status {
     pub topics: Vec<TopicStatus>,
     /// What daemons read from Kafka.
     pub kafka: Vec<KafkaStatus>,
+    /// The steps that daemons run.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub steps: Vec<StepStatus>,
     /// The views.
     pub views: Vec<ViewStatus>,
     /// What needs somebody's attention.
@@ -205,14 +253,18 @@ pub async fn status(context: &Context) -> Result<Status> {
     let mut notes = context.notes();
     let views = context.project.views.iter().map(|v| &v.name);
     let edited: Vec<String> = views.filter(|v| notes.contains_key(*v)).cloned().collect();
-    let (mut daemon, mut memory) = (None::<DaemonStatus>, BTreeMap::new());
+    let (mut daemon, mut told) = (None::<DaemonStatus>, BTreeMap::new());
     let mut failing = BTreeMap::new();
     for client in &daemons.alive {
         let wal = &client.address().wal;
         match futures::future::try_join(client.status(), client.views_that_fail()).await {
             Ok((of_one, views)) => {
-                let kept = (of_one.bounds.clone(), of_one.references.clone());
-                memory.insert(wal.clone(), kept);
+                let own = Told {
+                    bounds: of_one.bounds.clone(),
+                    references: of_one.references.clone(),
+                    doors: of_one.doors.clone(),
+                };
+                told.insert(wal.clone(), own);
                 failing.extend(views);
                 match &mut daemon {
                     Some(all) => all.add(of_one),
@@ -275,22 +327,29 @@ pub async fn status(context: &Context) -> Result<Status> {
     Ok(Status {
         storage: context.storage.url().to_owned(),
         daemon: daemons.alive.first().map(|c| c.address().http.clone()),
-        daemons: entries(&daemons, memory),
+        daemons: entries(&daemons, told),
         topics,
         kafka: daemon.as_ref().map(kafka_statuses).unwrap_or_default(),
+        steps: daemon.as_ref().map(step_statuses).unwrap_or_default(),
         views,
         notes: notes.into_values().chain(gaps).collect(),
     })
 }
 
-/// What a daemon has in memory: facts and deltas, and rows of references.
-type Memory = (BoundsStatus, Vec<ReferenceSize>);
+/// What a daemon tells of itself alone.
+struct Told {
+    bounds: BoundsStatus,
+    references: Vec<ReferenceSize>,
+    doors: Vec<DoorStatus>,
+}
 
-fn entries(daemons: &Daemons, mut memory: BTreeMap<String, Memory>) -> Vec<DaemonEntry> {
+fn entries(daemons: &Daemons, mut told: BTreeMap<String, Told>) -> Vec<DaemonEntry> {
     let alive = daemons.alive.iter().map(|c| (c.address(), true));
     let all = alive.chain(daemons.silent.iter().map(|a| (a, false)));
     let entry = |(address, answers): (&Address, bool)| {
-        let (bounds, references) = memory.remove(&address.wal).unzip();
+        let told = told.remove(&address.wal);
+        let bounds = told.as_ref().map(|told| told.bounds.clone());
+        let (references, doors) = told.map(|told| (told.references, told.doors)).unzip();
         DaemonEntry {
             address: address.clone(),
             started_at: DateTime::from_timestamp_millis(address.started_at_ms),
@@ -298,6 +357,7 @@ fn entries(daemons: &Daemons, mut memory: BTreeMap<String, Memory>) -> Vec<Daemo
             answers,
             bounds,
             references: references.unwrap_or_default(),
+            doors: doors.unwrap_or_default(),
         }
     };
     all.map(entry).collect()
@@ -373,6 +433,20 @@ fn landed_facts(log: &Log, head: &Offsets) -> u64 {
             .table()
             .with_state(|s| s.files.values().filter_map(|f| f.rows()).sum()),
     }
+}
+
+/// How many facts the log holds between two vectors of offsets; where a file reaches over either, at
+/// most.
+fn facts_between(log: &Log, from: &Offsets, to: &Offsets) -> u64 {
+    let Ok(files) = log.files_between(from, to) else {
+        return from.distance_to(to);
+    };
+    let of_file = |file: &FactsFile| {
+        let offsets = file.wanted.iter().map(|(_, r)| r.end.0 - r.start.0);
+        let offsets = u64::try_from(offsets.sum::<i64>()).unwrap_or(0);
+        file.add.rows().map_or(offsets, |rows| rows.min(offsets))
+    };
+    files.iter().map(of_file).sum()
 }
 
 fn gaps(log: &Log) -> Vec<GapStatus> {
@@ -461,7 +535,8 @@ async fn view_status(
     };
     let (view, live) = (context.generation_view(&named)?, named.entry);
     let master = Master::open(&context.storage, &view, live.generation, now_ms()).await?;
-    let head = context.log(&live.definition.topic.name).await?.head();
+    let log = context.log(&live.definition.topic.name).await?;
+    let head = log.head();
     let pin = master.pin();
     let bytes: i64 = pin.files.iter().map(|f| f.size).sum();
     Ok(Some(ViewStatus {
@@ -472,7 +547,7 @@ async fn view_status(
         from: (live.from != Offsets::default()).then(|| live.from.to_string()),
         boundary: pin.boundary.to_string(),
         boundary_offsets: pin.boundary.clone(),
-        behind: pin.boundary.distance_to(&head),
+        behind: facts_between(&log, &pin.boundary, &head),
         stale: stale(context, &view, &pin.files).await?,
         files: pin.files.len(),
         bytes: u64::try_from(bytes).unwrap_or(0),

@@ -45,26 +45,31 @@ impl LineWriter {
         self.set_time(fact.ts_us);
         out.extend_from_slice(&self.head);
         out.extend_from_slice(posts.ndjson(fact.post).as_bytes());
-        match fact.referrer {
-            Referrer::Direct => out.extend_from_slice(b"null"),
-            Referrer::Listed(index) => write_quoted(referrers.get(index), out),
-            Referrer::Post(post) => write_quoted(posts.url(post), out),
+        write_reader(fact, posts, referrers, out);
+        out.extend_from_slice(b"}\n");
+    }
+
+    /// Writes a fact of the newsroom's `events`, with its id.
+    pub(super) fn write_event(
+        &mut self,
+        event_id: u64,
+        fact: &Fact,
+        posts: &Posts,
+        referrers: &Referrers,
+        out: &mut Vec<u8>,
+    ) {
+        self.set_time(fact.ts_us);
+        out.extend_from_slice(&self.head);
+        out.extend_from_slice(b"\",\"event_id\":\"");
+        out.extend_from_slice(&hex(event_id));
+        for part in ["\",\"site\":\"", posts.site(fact.post), ".example"] {
+            out.extend_from_slice(part.as_bytes());
         }
-        out.extend_from_slice(b",\"visitor\":\"");
-        out.extend_from_slice(&hex(fact.visitor));
-        match fact.action {
-            Action::PageView => {
-                out.extend_from_slice(b"\",\"action\":\"pageview\",\"engaged_ms\":null}\n");
-            }
-            Action::Share => {
-                out.extend_from_slice(b"\",\"action\":\"share\",\"engaged_ms\":null}\n");
-            }
-            Action::Heartbeat { engaged_ms } => {
-                out.extend_from_slice(b"\",\"action\":\"heartbeat\",\"engaged_ms\":");
-                write_number(engaged_ms, out);
-                out.extend_from_slice(b"}\n");
-            }
+        for part in ["\",\"url\":\"", posts.url(fact.post), "\",\"referrer\":"] {
+            out.extend_from_slice(part.as_bytes());
         }
+        write_reader(fact, posts, referrers, out);
+        out.extend_from_slice(b"}\n");
     }
 
     fn set_time(&mut self, ts_us: u64) {
@@ -87,6 +92,27 @@ impl LineWriter {
         put_two(&mut self.head, TIME + 9, micros / 10_000);
         put_two(&mut self.head, TIME + 11, micros / 100 % 100);
         put_two(&mut self.head, TIME + 13, micros % 100);
+    }
+}
+
+/// What a reader does, from the referrer's value to the time engaged.
+fn write_reader(fact: &Fact, posts: &Posts, referrers: &Referrers, out: &mut Vec<u8>) {
+    match fact.referrer {
+        Referrer::Direct => out.extend_from_slice(b"null"),
+        Referrer::Listed(index) => write_quoted(referrers.get(index), out),
+        Referrer::Post(post) => write_quoted(posts.url(post), out),
+    }
+    out.extend_from_slice(b",\"visitor\":\"");
+    out.extend_from_slice(&hex(fact.visitor));
+    let action: &[u8] = match fact.action {
+        Action::PageView => b"\",\"action\":\"pageview\",\"engaged_ms\":",
+        Action::Share => b"\",\"action\":\"share\",\"engaged_ms\":",
+        Action::Heartbeat { .. } => b"\",\"action\":\"heartbeat\",\"engaged_ms\":",
+    };
+    out.extend_from_slice(action);
+    match fact.action {
+        Action::Heartbeat { engaged_ms } => write_number(engaged_ms, out),
+        Action::PageView | Action::Share => out.extend_from_slice(b"null"),
     }
 }
 

@@ -30,6 +30,9 @@ pub struct GeneratorOptions {
     pub duplicates: f64,
     /// Share of facts that come 2 minutes to 8.5 hours after their event time, in `[0, 1]`.
     pub late: f64,
+    /// Share of page views that a visitor opens from another page, in `[0, 1)`; the others are each of
+    /// a visitor who comes anew.
+    pub goes_on: f64,
     /// Number of posts, at least 1, at most 10 million, of which half were published long before
     /// the first fact. `None` follows the facts a minute: five posts for each two of them over
     /// 48 hours, more over a longer span; at least 64, at most 250,000. Memory is about 200 bytes
@@ -50,6 +53,7 @@ impl GeneratorOptions {
             span: DEFAULT_SPAN,
             duplicates: 0.0,
             late: DEFAULT_LATE,
+            goes_on: 0.0,
             posts: None,
             visitors: None,
         }
@@ -62,13 +66,13 @@ impl GeneratorOptions {
             span,
             duplicates,
             late,
+            goes_on,
             ..
         } = *self;
-        if !(0.0..1.0).contains(&duplicates) {
-            return Err(GeneratorError::Share {
-                name: "duplicates",
-                value: duplicates,
-            });
+        for (name, value) in [("duplicates", duplicates), ("goes_on", goes_on)] {
+            if !(0.0..1.0).contains(&value) {
+                return Err(GeneratorError::Share { name, value });
+            }
         }
         if !(0.0..=1.0).contains(&late) {
             return Err(GeneratorError::Share {
@@ -124,7 +128,7 @@ pub enum GeneratorError {
     /// A share is not a share.
     #[error("`{name}` is {value}; give a share from 0 to below 1, or up to 1 for `late`")]
     Share {
-        /// The option's name: `duplicates` or `late`.
+        /// The option's name: `duplicates`, `goes_on` or `late`.
         name: &'static str,
         /// Its value.
         value: f64,

@@ -287,6 +287,23 @@ impl Posts {
         &self.text[start..start + usize::from(url_len)]
     }
 
+    /// How many posts there are.
+    pub(super) fn count(&self) -> u32 {
+        self.posts.len() as u32
+    }
+
+    /// When a post was published; `None` for one that was long before any fact.
+    pub(super) fn published(&self, post: u32) -> Option<u64> {
+        let fresh = post.checked_sub(self.archived)?;
+        self.published_us.get(fresh as usize).copied()
+    }
+
+    /// The name of a post's site.
+    pub(super) fn site(&self, post: u32) -> &'static str {
+        let author = self.posts[post as usize].author;
+        SITES[usize::from(self.authors[usize::from(author)].site)]
+    }
+
     pub(super) fn author(&self, post: u32) -> &str {
         &self.authors[usize::from(self.posts[post as usize].author)].name
     }

@@ -13,6 +13,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
+use anabranch_serving::{Encrypted, Protocol, ServerTls};
 use anabranch_shared::settings::HttpSettings;
 use axum::Router;
 use axum::extract::ConnectInfo;
@@ -22,12 +23,14 @@ use hyper_util::rt::TokioTimer;
 use hyper_util::service::TowerToHyperService;
 use parking_lot::Mutex;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+use tokio::io::AsyncWriteExt;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 use self::wire::Wire;
 
+pub(crate) mod gate;
 pub(crate) mod guard;
 mod wire;
 
@@ -197,12 +200,14 @@ pub(crate) struct Door {
     bounds: Bounds,
     header_timeout: Duration,
     connections: Arc<Connections>,
+    tls: Option<Arc<ServerTls>>,
 }
 
 impl Door {
     /// A door by the settings; gives the process the descriptors that it may have.
-    pub(crate) fn new(settings: &HttpSettings) -> Self {
+    pub(crate) fn new(settings: &HttpSettings, tls: Option<Arc<ServerTls>>) -> Self {
         Self {
+            tls,
             bounds: Bounds::new(settings, descriptors()),
             header_timeout: settings.header_timeout,
             connections: Arc::default(),
@@ -301,11 +306,13 @@ impl Door {
             }
             service.call(request)
         });
-        let served = builder.serve_connection(Wire::new(stream), service);
-        let closing = closing.clone();
+        let (closing, tls) = (closing.clone(), self.tls.clone());
         async move {
             let _place = place;
-            let mut served = pin!(served);
+            let Some(wire) = encrypted(stream, tls).await else {
+                return;
+            };
+            let mut served = pin!(builder.serve_connection(wire, service));
             let until_closing = async {
                 tokio::select! {
                     // What goes wrong on a connection is its client's to see.
@@ -327,6 +334,28 @@ impl Door {
                 served.as_mut().graceful_shutdown();
                 served.await.ok();
             }
+        }
+    }
+}
+
+/// The bytes of a connection, encrypted where the door encrypts; none where its client does not.
+async fn encrypted(stream: TcpStream, tls: Option<Arc<ServerTls>>) -> Option<Wire> {
+    let Some(tls) = tls else {
+        return Some(Wire::new(stream));
+    };
+    match tls.accept(stream, Protocol::Http).await {
+        Ok(Encrypted::Yes(stream, _)) => Some(Wire::new(stream)),
+        Ok(Encrypted::No(mut stream)) => {
+            // Whoever says nothing is told nothing.
+            let told = wire::told_to_encrypt();
+            let told = stream.write_all(&told);
+            tokio::time::timeout(SPARE_HEADERS, told).await.ok();
+            stream.shutdown().await.ok();
+            None
+        }
+        Err(e) => {
+            tracing::debug!(error = %e, "a connection is not encrypted");
+            None
         }
     }
 }

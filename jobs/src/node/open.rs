@@ -5,12 +5,14 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
-use anabranch_serving::SqlService;
+use anabranch_serving::{Auditor, SqlService};
+use anabranch_shared::settings::{StepRuns, StepSettings};
 use anabranch_shared::{Pin, Pinner, ReadMode, Relation, Result};
-use anabranch_speed::{Daemon, DaemonOptions, SpeedMetrics, TopicOptions};
+use anabranch_speed::{Daemon, DaemonOptions, SpeedMetrics, StepOptions, TopicOptions};
 use async_trait::async_trait;
 
 use crate::clock::now_us;
+use crate::node::python;
 use crate::project::context::Context;
 use crate::project::limits::threads;
 use crate::reader::with_references::WithReferences;
@@ -75,18 +77,38 @@ fn daemon_options(context: &Context) -> DaemonOptions {
     }
 }
 
+/// A step of a project, as it is run.
+pub fn step_options(context: &Context, step: &StepSettings) -> Result<StepOptions> {
+    let python = match &step.runs {
+        StepRuns::Program(_) => Some(python::install(&context.project.daemon.wal)?),
+        StepRuns::Sql(_) => None,
+    };
+    Ok(StepOptions {
+        settings: step.clone(),
+        dir: context.project.dir.clone(),
+        references: context.references(),
+        python,
+    })
+}
+
 /// The topics of a project, and how a daemon treats each.
-pub(super) fn topic_options(context: &Context) -> BTreeMap<String, TopicOptions> {
-    let topics = context.project.topics.iter();
-    topics
-        .map(|t| (t.name.clone(), TopicOptions::of(t)))
-        .collect()
+pub(super) fn topic_options(context: &Context) -> Result<BTreeMap<String, TopicOptions>> {
+    let mut topics = BTreeMap::new();
+    for topic in &context.project.topics {
+        let step = context.project.step_to(&topic.name);
+        let options = TopicOptions {
+            step: step.map(|step| step_options(context, step)).transpose()?,
+            ..TopicOptions::of(topic)
+        };
+        topics.insert(topic.name.clone(), options);
+    }
+    Ok(topics)
 }
 
 /// Opens the daemon of a project.
 pub async fn open(context: &Context) -> Result<Arc<Daemon>> {
     context.retries.open(&context.storage).await?;
-    let topics = topic_options(context);
+    let topics = topic_options(context)?;
     let (storage, catalogue) = (&context.storage, context.catalogue.clone());
     let daemon = Daemon::open(storage, catalogue, &topics, daemon_options(context)).await?;
     note(context, &daemon);
@@ -99,8 +121,12 @@ pub(super) fn note(context: &Context, daemon: &Daemon) {
     daemon.set_notes(entry, context.notes(), context.troubles());
 }
 
-/// A service that answers from a daemon.
-pub fn service(context: &Context, daemon: &Arc<Daemon>) -> Result<SqlService> {
+/// A service that answers from a daemon, and tells an auditor what is asked.
+pub fn service(
+    context: &Context,
+    daemon: &Arc<Daemon>,
+    auditor: Option<Arc<dyn Auditor>>,
+) -> Result<SqlService> {
     let pinner = Arc::new(DaemonPinner {
         daemon: daemon.clone(),
         context: context.clone(),
@@ -109,5 +135,6 @@ pub fn service(context: &Context, daemon: &Arc<Daemon>) -> Result<SqlService> {
     let mut options = context.serving_options();
     // What a daemon answers slowly is in its log; who asks without one sees how long it takes.
     options.limits.slow = context.project.log.slow_query;
+    options.auditor = auditor;
     SqlService::new(pinner, &context.storage, options)
 }

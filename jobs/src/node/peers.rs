@@ -15,6 +15,7 @@ use parking_lot::{Mutex, RwLock};
 
 use crate::reader::client::{IDLE, refused};
 use crate::reader::presence::{self, Address, RENEW_EVERY};
+use crate::reader::secured::{Fingerprints, StorageSecret};
 use crate::tasks::Tasks;
 
 /// Where a daemon is told that there is another one.
@@ -46,6 +47,10 @@ pub struct PeerCounts {
 struct Shared {
     storage: Storage,
     http: reqwest::Client,
+    /// The certificates that are taken.
+    fingerprints: Fingerprints,
+    /// What is shown to daemons that ask who somebody is.
+    secret: RwLock<Option<StorageSecret>>,
     timeout: Duration,
     counts: PeerCounts,
     /// Those of the node that asks.
@@ -70,13 +75,18 @@ impl PeerList {
     /// # Errors
     /// `Internal` where there can be no HTTP client.
     pub fn new(storage: &Storage, own: &str, timeout: Duration, tasks: Arc<Tasks>) -> Result<Self> {
-        let http = reqwest::Client::builder().no_proxy();
+        let fingerprints = Fingerprints::default();
+        let http = reqwest::Client::builder()
+            .no_proxy()
+            .use_preconfigured_tls(fingerprints.client()?);
         let http = http.pool_idle_timeout(IDLE).build();
         let http = http.map_err(|e| Error::Internal(format!("HTTP client: {e}")))?;
         Ok(Self {
             shared: Arc::new(Shared {
                 storage: storage.clone(),
                 http,
+                fingerprints,
+                secret: RwLock::default(),
                 timeout,
                 counts: PeerCounts::default(),
                 tasks,
@@ -111,6 +121,9 @@ impl PeerList {
         let _guard = self.looking.lock().await;
         let mut known = presence::known(&self.shared.storage).await?;
         known.retain(|a| a.wal != self.own && !a.wal.is_empty());
+        self.shared.fingerprints.set(&known);
+        let secret = StorageSecret::wanted(&self.shared.storage, &known).await?;
+        *self.shared.secret.write() = secret;
         let before = self.peers.read().clone();
         let is_gone = |p: &Arc<HttpPeer>| known.iter().all(|a| a.wal != p.address.wal);
         if before.iter().any(is_gone) {
@@ -153,7 +166,7 @@ impl PeerList {
         let told = peers.iter().map(|peer| async move {
             let places = peer.places();
             let told = places.iter().map(|place| {
-                let sent = self.shared.http.post(format!("http://{place}{PEERS}"));
+                let sent = self.shared.post(&peer.address, place, PEERS);
                 sent.timeout(self.shared.timeout).send()
             });
             for told in futures::future::join_all(told).await {
@@ -171,6 +184,17 @@ impl Peers for PeerList {
         let peers = self.peers.read();
         let having = peers.iter().filter(|p| !p.partitions(topic).is_empty());
         having.map(|p| p.clone() as Arc<dyn Peer>).collect()
+    }
+}
+
+impl Shared {
+    /// A request to a daemon, with what says who sends it.
+    fn post(&self, address: &Address, place: &str, path: &str) -> reqwest::RequestBuilder {
+        let request = self.http.post(address.url(place, path));
+        match self.secret.read().as_ref().filter(|_| address.has_users) {
+            Some(secret) => request.bearer_auth(secret.text()),
+            None => request,
+        }
     }
 }
 
@@ -236,7 +260,7 @@ impl HttpPeer {
     async fn send(&self, body: &Bytes) -> Result<Bytes, Failed> {
         let until = tokio::time::Instant::now() + self.shared.timeout;
         for place in self.places() {
-            let sent = self.shared.http.post(format!("http://{place}{DELTA}"));
+            let sent = self.shared.post(&self.address, &place, DELTA);
             let sent = sent.body(body.clone()).send();
             let response = match tokio::time::timeout_at(until, sent).await {
                 Ok(Ok(response)) => response,
@@ -303,11 +327,12 @@ impl HttpPeer {
             loop {
                 tokio::time::sleep(backoff.failed(Instant::now())).await;
                 let Some(peer) = own.upgrade() else { return };
-                let (places, id) = (peer.places(), peer.address.id.clone());
+                let (places, address) = (peer.places(), peer.address.clone());
+                let id = address.id.clone();
                 let http = peer.shared.http.clone();
                 drop(peer);
                 let ask = |place: &String| {
-                    let url = format!("http://{place}/health");
+                    let url = address.url(place, "/health");
                     let sent = http.get(url).timeout(PING_PATIENCE).send();
                     let id = id.clone();
                     async move { Some(sent.await.ok()?.text().await.ok()?.contains(&id)) }

@@ -8,11 +8,13 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
+use anabranch_serving::Access;
 use anabranch_shared::Result;
 use anabranch_speed::{Daemon, Doing, KafkaSource};
 use parking_lot::Mutex;
 
 use crate::clock::now_us;
+use crate::node::audit::Audit;
 use crate::node::door::Connections;
 use crate::node::metrics::{JobMetrics, NodeMetrics};
 use crate::node::peers::PeerList;
@@ -38,6 +40,10 @@ pub(super) struct Node {
     pub(super) renewal: Arc<Mutex<Option<String>>>,
     pub(super) connections: Arc<Connections>,
     pub(super) peers: Arc<PeerList>,
+    /// Who may come in.
+    pub(super) access: Access,
+    /// What is written of what users ask, if anything.
+    pub(super) audit: Option<Arc<Audit>>,
     /// The jobs that failed when they last ran.
     pub(super) failed_jobs: Mutex<Vec<FailedJob>>,
     pub(super) is_stopping: AtomicBool,
@@ -60,16 +66,18 @@ pub(super) enum AttentionKind {
     PartitionUnread,
     TopicUntaken,
     NotFollowing,
+    AccessFails,
 }
 
 impl AttentionKind {
-    pub(super) const ALL: [Self; 6] = [
+    pub(super) const ALL: [Self; 7] = [
         Self::ViewFails,
         Self::JobFails,
         Self::ViewDiffers,
         Self::PartitionUnread,
         Self::TopicUntaken,
         Self::NotFollowing,
+        Self::AccessFails,
     ];
 
     /// The name and the meaning of its metric.
@@ -95,6 +103,10 @@ impl AttentionKind {
             Self::NotFollowing => (
                 "anabranch_following_fails",
                 "1 for a topic whose log could not be followed when it was last tried",
+            ),
+            Self::AccessFails => (
+                "anabranch_access_fails",
+                "1 for the file of users, or the certificate, that can't be read as it is now, and for the audit log that can't be written",
             ),
         }
     }
@@ -217,6 +229,20 @@ impl Node {
                     text,
                 );
             }
+        }
+        let Access { users, tls } = &self.access;
+        let troubles = [
+            ("users", users.as_ref().and_then(|u| u.trouble())),
+            ("certificate", tls.as_ref().and_then(|t| t.trouble())),
+            ("audit", self.audit.as_ref().and_then(|a| a.trouble())),
+        ];
+        for (what, why) in troubles {
+            let labels = vec![("what", what.to_owned())];
+            all.extend(why.map(|text| Attention {
+                kind: AttentionKind::AccessFails,
+                labels,
+                text,
+            }));
         }
         all
     }

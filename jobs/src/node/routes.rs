@@ -3,7 +3,7 @@
 use std::net::SocketAddr;
 use std::sync::Arc;
 
-use anabranch_serving::SqlService;
+use anabranch_serving::{Identity, SqlService};
 use anabranch_shared::references_held;
 use anabranch_speed::Daemon;
 use axum::Json;
@@ -17,7 +17,7 @@ use crate::node::metrics::{NodeMetrics, OPENMETRICS};
 use crate::node::peers::{PEERS, PeerList};
 use crate::node::ready::{Node, Readiness, topics_red};
 use crate::project::context::Context;
-use crate::reader::daemon_status::DaemonStatus;
+use crate::reader::daemon_status::{DaemonStatus, DoorStatus};
 use crate::work::verify::Part;
 use crate::work::verify_view;
 
@@ -28,6 +28,10 @@ pub(super) struct Health {
     pub(super) sql: Arc<SqlService>,
     pub(super) daemon: Arc<Daemon>,
     pub(super) id: String,
+    /// Where PostgreSQL's clients are answered.
+    pub(super) postgres: Option<SocketAddr>,
+    /// Who may come in at each door.
+    pub(super) doors: Vec<DoorStatus>,
     pub(super) peers: Arc<PeerList>,
     pub(super) node: Arc<Node>,
     pub(super) metrics: Arc<NodeMetrics>,
@@ -48,13 +52,23 @@ pub(super) fn router(health: Health, daemon: &Arc<Daemon>, sql: Arc<SqlService>)
 }
 
 async fn healthy(State(health): State<Health>) -> impl IntoResponse {
-    Json(serde_json::json!({ "status": "ok", "id": health.id, "pid": std::process::id() }))
+    let mut body =
+        serde_json::json!({ "status": "ok", "id": health.id, "pid": std::process::id() });
+    if let Some(postgres) = health.postgres {
+        body["postgres"] = postgres.to_string().into();
+    }
+    Json(body)
 }
 
 /// Red is a node that can't take facts or can't answer at all; also a topic most of whose input
 /// became dead letters, because something is wrong before it, and one whose source has stopped.
-/// What only needs attention is named, and is red with `?strict`.
-async fn ready(State(health): State<Health>, RawQuery(query): RawQuery) -> impl IntoResponse {
+/// What only needs attention is named, and is red with `?strict`. Whoever is nobody is told no more
+/// than whether it is ready.
+async fn ready(
+    State(health): State<Health>,
+    identity: Option<Extension<Identity>>,
+    RawQuery(query): RawQuery,
+) -> impl IntoResponse {
     let failing = health.daemon.views_that_fail();
     let Readiness { red, attention } = health.node.readiness();
     let topics_red = topics_red(&health.daemon);
@@ -65,6 +79,10 @@ async fn ready(State(health): State<Health>, RawQuery(query): RawQuery) -> impl 
         true => StatusCode::OK,
         false => StatusCode::SERVICE_UNAVAILABLE,
     };
+    let may_know = identity.is_some_and(|Extension(i)| i.rights().may_operate());
+    if !may_know {
+        return (status, Json(serde_json::json!({ "ready": is_ready })));
+    }
     let attention: Vec<String> = attention.into_iter().map(|a| a.text).collect();
     let body = serde_json::json!({
         "ready": is_ready, "red": red, "topics_red": topics_red, "attention": attention,
@@ -79,14 +97,15 @@ async fn ready(State(health): State<Health>, RawQuery(query): RawQuery) -> impl 
 async fn verify_own(
     State(health): State<Health>,
     peer: Option<Extension<ConnectInfo<SocketAddr>>>,
+    Extension(identity): Extension<Identity>,
     headers: HeaderMap,
     Path(view): Path<String>,
     Json(part): Json<Part>,
 ) -> Response {
     let Health { context, sql, .. } = health;
     let peer = peer.map(|Extension(ConnectInfo(address))| address);
-    let who = anabranch_serving::who(peer, &headers);
-    match verify_view::for_another(context, sql, &who, view, part).await {
+    let caller = anabranch_serving::caller(peer, &headers, identity);
+    match verify_view::for_another(context, sql, &caller, view, part).await {
         Ok(verified) => Json(verified).into_response(),
         Err(e) => anabranch_serving::error_response(&e),
     }
@@ -108,6 +127,7 @@ async fn status(State(health): State<Health>) -> impl IntoResponse {
     Json(DaemonStatus {
         references: references_held(&health.context.storage).await,
         ended_tasks: health.node.ended_tasks(),
+        doors: health.doors.clone(),
         ..DaemonStatus::of(&health.daemon)
     })
 }

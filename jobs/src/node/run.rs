@@ -1,17 +1,21 @@
 //! `anabranch speed` and `anabranch up`: the streaming daemon, alone or with the scheduler.
 
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use anabranch_serving::{Auditor, PostgresDoor, PostgresOptions};
 use anabranch_shared::{Error, Result};
 use anabranch_speed::Daemon;
 use axum::middleware::from_fn_with_state;
 use parking_lot::Mutex;
-use tokio::net::TcpListener;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
+use crate::node::access;
+use crate::node::audit::Audit;
 use crate::node::door::Door;
+use crate::node::door::gate::{Gate, gate};
 use crate::node::door::guard::{Guard, guard};
 use crate::node::journal::{self, Journal};
 use crate::node::metrics::{NodeMetrics, Sources, measure};
@@ -20,7 +24,9 @@ use crate::node::peers::PeerList;
 use crate::node::ready::Node;
 use crate::node::routes::{Health, router};
 use crate::project::context::Context;
+use crate::reader::daemon_status::DoorStatus;
 use crate::reader::presence::Address;
+use crate::reader::secured::StorageSecret;
 use crate::signal::{end_at_once, stop_signal};
 use crate::tasks::Tasks;
 use crate::work::{schedule, upkeep};
@@ -83,7 +89,7 @@ pub async fn run(context: &Context, with_scheduler: bool) -> Result<()> {
 ///
 /// Its tasks stop in this order: `tasks` while facts land, `loops` after that, `http` last.
 struct Running {
-    local: std::net::SocketAddr,
+    local: SocketAddr,
     address: Address,
     peers: Arc<PeerList>,
     node: Arc<Node>,
@@ -98,27 +104,48 @@ impl Running {
     /// Listens, makes the daemon known, and starts its tasks. Where that fails nothing is left of
     /// it but the daemon, which is the caller's to close.
     async fn start(context: &Context, daemon: &Arc<Daemon>, with_scheduler: bool) -> Result<Self> {
-        let http = &context.project.daemon.http;
-        let listener = TcpListener::bind(http).await.map_err(|e| {
-            Error::Unavailable(format!(
-                "can't listen on `{http}` (`http` in `[daemon]`): {e}"
-            ))
-        })?;
-        let local = listener.local_addr().map_err(|e| Error::io(http, e))?;
-        let address = Address::new(context, local)?;
+        let project = &context.project;
+        let who = access::open(project)?;
+        let http = (project.daemon.http.as_str(), "`http` in `[daemon]`");
+        let http = access::listen(project, "http", http).await?;
+        let local = http.at;
+        let postgres = match &project.postgres.listen {
+            None => None,
+            Some(listen) => {
+                let listen = (listen.as_str(), "`listen` in `[doors.postgres]`");
+                Some(access::listen(project, "postgres", listen).await?)
+            }
+        };
+        let secret = match &who.users {
+            Some(_) => Some(StorageSecret::of(&context.storage).await?),
+            None => None,
+        };
+        let mut address = Address::new(context, local)?;
+        address.certificate = who
+            .tls
+            .as_ref()
+            .map(|t| t.fingerprint())
+            .unwrap_or_default();
+        let places = [Some(&http), postgres.as_ref()].into_iter().flatten();
+        let doors: Vec<DoorStatus> = places.map(|place| place.status.clone()).collect();
+        for danger in doors.iter().filter_map(DoorStatus::danger) {
+            tracing::warn!("{danger}");
+        }
         let (stop, closing) = (CancellationToken::new(), CancellationToken::new());
         let tasks = Arc::new(Tasks::new(stop.clone()));
         let peers = PeerList::new(
             &context.storage,
             daemon.wal(),
-            context.project.daemon.peer_timeout,
+            project.daemon.peer_timeout,
             tasks.clone(),
         )?;
         let peers = Arc::new(peers);
-        let sql = Arc::new(service(context, daemon)?);
+        let audit = Audit::of(project);
+        let auditor = audit.clone().map(|audit| audit as Arc<dyn Auditor>);
+        let sql = Arc::new(service(context, daemon, auditor)?);
         let loops = Arc::new(Tasks::new(CancellationToken::new()));
         let serving = Arc::new(Tasks::new(closing.clone()));
-        let door = Door::new(&context.project.http);
+        let door = Door::new(&project.http, who.tls.clone());
         let renewal = Arc::default();
         let node = Arc::new(Node {
             daemon: daemon.clone(),
@@ -126,6 +153,8 @@ impl Running {
             renewal: Arc::clone(&renewal),
             connections: door.connections().clone(),
             peers: peers.clone(),
+            access: who.clone(),
+            audit: audit.clone(),
             failed_jobs: Mutex::default(),
             is_stopping: AtomicBool::new(false),
         });
@@ -136,17 +165,33 @@ impl Running {
             storage: context.storage.clone(),
             sql: sql.clone(),
         }));
+        let postgres = postgres.map(|place| {
+            let options = PostgresOptions {
+                connections: project.postgres.connections,
+                max_message_bytes: project.postgres.max_message_bytes,
+                access: who.clone(),
+            };
+            let door = PostgresDoor::new(sql.clone(), options);
+            (door, place.listener, place.at)
+        });
         let health = Health {
             context: context.clone(),
             sql: sql.clone(),
             daemon: daemon.clone(),
             id: address.id.clone(),
+            postgres: postgres.as_ref().map(|(_, _, at)| *at),
+            doors,
             peers: peers.clone(),
             node: node.clone(),
             metrics: metrics.clone(),
         };
-        let guarding = Arc::new(Guard::new(&context.project));
+        let guarding = Arc::new(Guard::new(project));
+        let gating = Arc::new(Gate {
+            users: who.users.clone(),
+            secret,
+        });
         let app = router(health, daemon, sql)
+            .layer(from_fn_with_state(gating, gate))
             .layer(from_fn_with_state(guarding, guard))
             .layer(from_fn_with_state(metrics.requests.clone(), measure));
         address.publish(&context.storage).await?;
@@ -161,10 +206,27 @@ impl Running {
         peers.announce().await;
         let journal = Arc::new(Journal::default());
         let app = app.layer(from_fn_with_state(journal.clone(), journal::note));
+        if let Some((door, listener, at)) = postgres {
+            tracing::info!(postgres = %at, "answers PostgreSQL's clients");
+            let closing = closing.clone();
+            serving.spawn("postgres", async move {
+                door.serve(listener, closing).await;
+                Ok(())
+            });
+        }
         serving.spawn(HTTP, async move {
-            door.serve(listener, app, closing).await;
+            door.serve(http.listener, app, closing).await;
             Ok(())
         });
+        if let Some(users) = &who.users {
+            tasks.spawn_endless("users", users.clone().keep());
+        }
+        if let Some(audit) = &audit {
+            tasks.spawn_endless("audit", audit.clone().keep(daemon.clone()));
+        }
+        if let Some(tls) = &who.tls {
+            tasks.spawn_endless("certificate", tls.clone().keep());
+        }
         loops.spawn("landing", {
             let daemon = daemon.clone();
             async move {
@@ -182,7 +244,12 @@ impl Running {
         tasks.spawn_endless("peers", peers.clone().keep(daemon.clone()));
         tasks.spawn("presence", {
             let kept = address.clone();
-            let kept = kept.keep(context.clone(), daemon.clone(), renewal, stop.clone());
+            let kept = kept.keep(
+                context.clone(),
+                daemon.clone(),
+                (renewal, who.tls),
+                stop.clone(),
+            );
             async move {
                 kept.await;
                 Ok(())
@@ -218,6 +285,9 @@ impl Running {
         tracing::info!("stopping: no more intake, landing the rest");
         self.node.is_stopping.store(true, Ordering::Relaxed);
         self.loops.expect_end();
+        if let Some(audit) = &self.node.audit {
+            audit.write(daemon).await;
+        }
         daemon.close_intake(by(0.3)).await;
         self.journal.tell(daemon);
         let landing = tokio::time::timeout_at(by(0.7), daemon.stop());
@@ -281,7 +351,10 @@ async fn refresh_notes(context: Context, daemon: Arc<Daemon>) {
         match anabranch_shared::settings::Project::load(&dir) {
             Ok(project) => {
                 let now = context.with_project(project);
-                daemon.want_topics(topic_options(&now));
+                match topic_options(&now) {
+                    Ok(topics) => daemon.want_topics(topics),
+                    Err(e) => tracing::warn!(error = %e, "topics can't be taken"),
+                }
                 note(&now, &daemon);
             }
             Err(e) => tracing::warn!(error = %e, "the project can't be read any more"),

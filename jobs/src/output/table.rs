@@ -2,13 +2,13 @@
 
 use std::io::{self, Write};
 
+use anabranch_serving::text::value::{Reader, is_number, is_rigid, plain, push_escaped, show};
 use arrow::array::ArrayRef;
 use arrow::datatypes::SchemaRef;
 use arrow::record_batch::RecordBatch;
 
 use super::grid::{self, Align, Cell, Column};
 use super::human::human_count;
-use super::value::{Reader, is_number, is_rigid, plain, push_escaped, show};
 use super::{Expanded, Layout, Style, from_arrow, json, record};
 
 pub(super) fn write(

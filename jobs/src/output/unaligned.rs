@@ -2,10 +2,10 @@
 
 use std::io::{self, Write};
 
+use anabranch_serving::text::value::Reader;
 use arrow::datatypes::SchemaRef;
 use arrow::record_batch::RecordBatch;
 
-use super::value::Reader;
 use super::{Expanded, Layout, table};
 
 pub(super) fn write(

@@ -52,6 +52,7 @@ impl Context {
             timeout: query.timeout,
             limits: self.query_limits(),
             metrics: QueryMetrics::default(),
+            auditor: None,
         }
     }
 
@@ -66,6 +67,7 @@ impl Context {
             },
             function_bytes: query.max_function_bytes,
             at_once: count(query.at_once),
+            pin_for: self.project.storage.grace / 2,
             waiting: count(query.waiting),
             process_bytes: query.process_bytes.or_else(|| process_bytes(&self.project)),
             spill_bytes: query.spill_bytes,

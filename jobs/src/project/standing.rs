@@ -2,8 +2,8 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use anabranch_shared::settings::{TopicSettings, ViewSettings};
-use anabranch_shared::view::{Definition, View};
+use anabranch_shared::settings::{StepRuns, StepSettings, TopicSettings, ViewSettings};
+use anabranch_shared::view::{Definition, RowWise, View};
 use anabranch_shared::{Error, ErrorKind, Result, Topic};
 
 use crate::project::context::Context;
@@ -94,6 +94,12 @@ impl Context {
             let note = self.view_note(settings);
             notes.extend(note.map(|note| (settings.name.clone(), note)));
         }
+        notes.extend(
+            self.project
+                .steps
+                .iter()
+                .filter_map(|step| self.step_note(step)),
+        );
         let entry = self.catalogue.current();
         let answering = entry.views.iter().filter(|(_, view)| view.live.is_some());
         let known: BTreeSet<&String> = self.project.views.iter().map(|v| &v.name).collect();
@@ -101,6 +107,17 @@ impl Context {
             notes.insert(name.clone(), self.not_of_project(name));
         }
         notes
+    }
+
+    /// What is wrong with the SQL of a step.
+    fn step_note(&self, step: &StepSettings) -> Option<(String, String)> {
+        let StepRuns::Sql(text) = &step.runs else {
+            return None;
+        };
+        let from = Topic::from_settings(self.topic_settings(&step.from).ok()?);
+        let from = self.declared(&from).unwrap_or(from);
+        let wrong = RowWise::compile(&step.name, text, &from, &self.references()).err()?;
+        Some((format!("step {}", step.name), wrong.to_string()))
     }
 
     /// Those of [`Context::notes`] that are of some views and topics.

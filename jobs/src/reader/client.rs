@@ -3,24 +3,31 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use anabranch_serving::{ColumnInfo, QueryInfo, Reading, RelationInfo, SearchPath, note_of};
+use anabranch_serving::{
+    AtLeast, ColumnInfo, QueryInfo, Reading, RelationInfo, SearchPath, note_of,
+};
 use anabranch_shared::ipc::{CheckedStream, IpcLimit};
 use anabranch_shared::{Error, ErrorKind, ReadMode, Result, Storage};
 use anabranch_speed::{INGEST_FROM, INGEST_ID, PAYLOAD};
 use arrow::array::RecordBatch;
 use arrow::datatypes::SchemaRef;
 use bytes::{Bytes, BytesMut};
+use reqwest::Method;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 use crate::reader::daemon_status::DaemonStatus;
 use crate::reader::presence::{self, Address};
+use crate::reader::secured::{Fingerprints, StorageSecret};
 
 /// A connection that is idle for so long is not used again: a daemon closes it some time later.
 pub(crate) const IDLE: Duration = Duration::from_secs(10);
 
 /// How long a daemon may take to say that it is there.
 const HELLO: Duration = Duration::from_secs(2);
+
+/// How long a connection to a daemon elsewhere may take.
+const CONNECT: Duration = Duration::from_secs(10);
 
 /// How long a daemon may take for what it need not compute.
 const SMALL_ANSWER: Duration = Duration::from_secs(20);
@@ -44,6 +51,31 @@ pub struct Client {
     /// Host and port under which it answered.
     reached: String,
     http: reqwest::Client,
+    /// The URL before the paths.
+    base: String,
+    /// What it is shown where it asks who somebody is.
+    bearer: Option<Bearer>,
+}
+
+/// A text that says who somebody is.
+#[derive(Clone)]
+struct Bearer(String);
+
+impl std::fmt::Debug for Bearer {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Bearer")
+    }
+}
+
+/// Where a daemon is asked by somebody who has no project of its storage.
+#[derive(Clone, Debug, Default)]
+pub struct Remote {
+    /// Its URL, `http://…` or `https://…`.
+    pub url: String,
+    /// The token of a user.
+    pub token: Option<String>,
+    /// Certificates in PEM that vouch for it, besides those that the machine trusts.
+    pub ca: Option<Vec<u8>>,
 }
 
 /// The daemons of a storage.
@@ -147,15 +179,22 @@ impl Client {
     pub async fn look(storage: &Storage) -> Result<Daemons> {
         let mut known = presence::known(storage).await?;
         known.sort_by_key(|a| (!a.is_here(), -a.seen_at_ms));
+        let secret = StorageSecret::wanted(storage, &known).await?;
+        let bearer = secret.map(|secret| Bearer(secret.text().to_owned()));
+        let fingerprints = Fingerprints::default();
+        fingerprints.set(&known);
         let http = reqwest::Client::builder()
             .no_proxy()
+            .use_preconfigured_tls(fingerprints.client()?)
             .user_agent(user_agent())
             .connect_timeout(HELLO)
             .tcp_keepalive(KEEP_ALIVE)
             .pool_idle_timeout(IDLE)
             .build()
             .map_err(|e| Error::Internal(format!("HTTP client: {e}")))?;
-        let asked = known.into_iter().map(|address| Self::reach(&http, address));
+        let asked = known
+            .into_iter()
+            .map(|address| Self::reach(&http, &bearer, address));
         let mut daemons = Daemons::default();
         for found in futures::future::join_all(asked).await {
             match found {
@@ -170,15 +209,21 @@ impl Client {
     }
 
     /// Asks a daemon whether it is there, under the address for all and that on its own machine.
-    async fn reach(http: &reqwest::Client, address: Address) -> std::result::Result<Self, Address> {
+    async fn reach(
+        http: &reqwest::Client,
+        bearer: &Option<Bearer>,
+        address: Address,
+    ) -> std::result::Result<Self, Address> {
         let mut places = vec![address.http.clone()];
         if address.is_here() && !address.local.is_empty() && address.local != address.http {
             places.insert(0, address.local.clone());
         }
         let asked = places.into_iter().map(|reached| Self {
             address: address.clone(),
-            reached,
             http: http.clone(),
+            base: address.url(&reached, ""),
+            bearer: bearer.clone().filter(|_| address.has_users),
+            reached,
         });
         let asked = asked.map(|client| async { client.is_alive().await.then_some(client) });
         let answers = futures::future::join_all(asked).await;
@@ -191,12 +236,73 @@ impl Client {
     }
 
     fn url(&self, path: &str) -> String {
-        format!("http://{}{path}", self.reached)
+        format!("{}{path}", self.base)
+    }
+
+    /// The daemon at a URL, for somebody who has no project of its storage.
+    ///
+    /// # Errors
+    /// `Invalid` for what is no URL of HTTP or no certificate; `Unavailable` where nothing answers.
+    pub async fn at(remote: &Remote) -> Result<Self> {
+        let url = remote.url.trim_end_matches('/');
+        let wrong = |why: String| Error::Invalid(format!("`{}`: {why}", remote.url));
+        let parsed = reqwest::Url::parse(url).map_err(|e| wrong(e.to_string()))?;
+        let host = parsed.host_str().unwrap_or_default();
+        if !["http", "https"].contains(&parsed.scheme()) || host.is_empty() {
+            return Err(wrong(
+                "a daemon is asked by `http://HOST:PORT` or `https://HOST:PORT`".to_owned(),
+            ));
+        }
+        let mut http = reqwest::Client::builder()
+            .user_agent(user_agent())
+            .connect_timeout(CONNECT)
+            .tcp_keepalive(KEEP_ALIVE)
+            .pool_idle_timeout(IDLE);
+        if let Some(pem) = &remote.ca {
+            let all = reqwest::Certificate::from_pem_bundle(pem).unwrap_or_default();
+            if all.is_empty() {
+                return Err(Error::Invalid(
+                    "`--ca`: no certificate in PEM is in the file".to_owned(),
+                ));
+            }
+            for certificate in all {
+                http = http.add_root_certificate(certificate);
+            }
+        }
+        let http = http
+            .build()
+            .map_err(|e| Error::Internal(format!("HTTP client: {}", causes(&e))))?;
+        let reached = match parsed.port_or_known_default() {
+            Some(port) => format!("{host}:{port}"),
+            None => host.to_owned(),
+        };
+        let client = Self {
+            address: Address::elsewhere(&reached),
+            reached,
+            http,
+            base: url.to_owned(),
+            bearer: remote.token.clone().map(Bearer),
+        };
+        // Whether somebody answers there, and lets one in.
+        let asked = client.ask("/relations?as=objects").send().await;
+        client
+            .checked(asked.map_err(|e| client.unreachable(e))?)
+            .await?;
+        Ok(client)
+    }
+
+    /// A request, with what says who sends it.
+    fn request(&self, method: Method, path: &str) -> reqwest::RequestBuilder {
+        let request = self.http.request(method, self.url(path));
+        match &self.bearer {
+            Some(Bearer(text)) => request.bearer_auth(text),
+            None => request,
+        }
     }
 
     /// A question whose answer is small.
     fn ask(&self, path: &str) -> reqwest::RequestBuilder {
-        self.http.get(self.url(path)).timeout(SMALL_ANSWER)
+        self.request(Method::GET, path).timeout(SMALL_ANSWER)
     }
 
     /// Host and port under which it answered.
@@ -222,10 +328,23 @@ impl Client {
     }
 
     fn unreachable(&self, e: reqwest::Error) -> Error {
+        let why = causes(&e.without_url());
         Error::Unavailable(format!(
-            "the daemon at {} does not answer: {e}",
+            "the daemon at {} does not answer: {why}",
             self.reached
         ))
+    }
+
+    /// Sends what changes nothing. A connection from the pool may have ended while the request went
+    /// out on it; the next one is new.
+    async fn read(&self, request: reqwest::RequestBuilder) -> Result<reqwest::Response> {
+        let again = request.try_clone();
+        let mut sent = request.send().await;
+        let is_broken = |e: &reqwest::Error| e.is_request() && !e.is_timeout() && !e.is_connect();
+        if let (true, Some(again)) = (sent.as_ref().is_err_and(is_broken), again) {
+            sent = again.send().await;
+        }
+        self.checked(sent.map_err(|e| self.unreachable(e))?).await
     }
 
     async fn checked(&self, sent: reqwest::Response) -> Result<reqwest::Response> {
@@ -260,26 +379,25 @@ impl Client {
     /// Asks the daemon.
     pub async fn query(&self, sql: &str, reading: impl Into<Reading>) -> Result<RemoteAnswer> {
         let reading = reading.into();
-        let mut url = self.url("/sql");
         let read = match reading.mode {
             ReadMode::Merged => "merged",
             ReadMode::Batch => "batch",
         };
-        url += &format!("?read={read}");
+        let mut path = format!("/sql?read={read}");
         // What a daemon of before does not know is asked of it only where somebody wants it.
         if reading.search_path != SearchPath::default() {
-            let path = in_path(&reading.search_path.to_string()).to_string();
-            url += &format!("&search_path={path}");
+            let searched = in_path(&reading.search_path.to_string()).to_string();
+            path += &format!("&search_path={searched}");
         }
-        let sent = self
-            .http
-            .post(url)
+        if reading.at_least != AtLeast::default() {
+            let tokens = in_path(&reading.at_least.to_string()).to_string();
+            path += &format!("&at_least={tokens}");
+        }
+        let request = self
+            .request(Method::POST, &path)
             .header("accept", "application/vnd.apache.arrow.stream; views=true")
-            .body(sql.to_owned())
-            .send()
-            .await
-            .map_err(|e| self.unreachable(e))?;
-        let response = self.checked(sent).await?;
+            .body(sql.to_owned());
+        let response = self.read(request).await?;
         let text = |v: &reqwest::header::HeaderValue| note_of(v.as_bytes());
         let headers = response.headers();
         let freshness = headers
@@ -305,8 +423,7 @@ impl Client {
 
     /// The queries that run on the daemon and wait there.
     pub async fn queries(&self) -> Result<Vec<QueryInfo>> {
-        let sent = self.ask("/queries").send().await;
-        let answer = self.checked(sent.map_err(|e| self.unreachable(e))?).await?;
+        let answer = self.read(self.ask("/queries")).await?;
         let body = answer.bytes().await.map_err(|e| self.unreachable(e))?;
         let read = serde_json::from_slice::<Queries>(&body);
         let read = read.map_err(|e| Error::Internal(format!("daemon's answer: {e}")))?;
@@ -318,8 +435,8 @@ impl Client {
     /// # Errors
     /// `NotFound` where it has none of that id.
     pub async fn cancel(&self, id: &str) -> Result<()> {
-        let url = self.url(&format!("/queries/{}", in_path(id)));
-        let request = self.http.delete(url).timeout(SMALL_ANSWER);
+        let request = self.request(Method::DELETE, &format!("/queries/{}", in_path(id)));
+        let request = request.timeout(SMALL_ANSWER);
         let sent = request.send().await.map_err(|e| self.unreachable(e))?;
         self.checked(sent).await.map(|_| ())
     }
@@ -331,10 +448,8 @@ impl Client {
         part: P,
     ) -> Result<V> {
         let body = serde_json::to_vec(&part).map_err(|e| Error::Internal(e.to_string()))?;
-        let url = self.url(&format!("/verify/{}", in_path(view)));
         let request = self
-            .http
-            .post(url)
+            .request(Method::POST, &format!("/verify/{}", in_path(view)))
             .header("content-type", "application/json");
         let sent = request.body(body).send().await;
         let answer = self.checked(sent.map_err(|e| self.unreachable(e))?).await?;
@@ -355,8 +470,7 @@ impl Client {
 
     /// What the daemon can be asked for.
     pub async fn relations(&self) -> Result<Vec<RelationInfo>> {
-        let sent = self.ask("/relations?as=objects").send().await;
-        let response = self.checked(sent.map_err(|e| self.unreachable(e))?).await?;
+        let response = self.read(self.ask("/relations?as=objects")).await?;
         let body = self.small_body(response).await?;
         let list: Vec<Listed> = serde_json::from_slice(&body)
             .map_err(|e| Error::Internal(format!("daemon's answer: {e}")))?;
@@ -365,8 +479,7 @@ impl Client {
 
     /// What the daemon knows and the storage does not.
     pub async fn status(&self) -> Result<DaemonStatus> {
-        let sent = self.ask("/status").send().await;
-        let response = self.checked(sent.map_err(|e| self.unreachable(e))?).await?;
+        let response = self.read(self.ask("/status")).await?;
         let body = self.small_body(response).await?;
         serde_json::from_slice(&body).map_err(|e| Error::Internal(format!("daemon's answer: {e}")))
     }
@@ -380,8 +493,7 @@ impl Client {
         from: u64,
     ) -> Result<Acknowledged> {
         let request = self
-            .http
-            .post(self.url(&format!("/topics/{topic}")))
+            .request(Method::POST, &format!("/topics/{topic}"))
             .header("content-type", PAYLOAD)
             .header(INGEST_ID, id)
             .header(INGEST_FROM, from.to_string());
@@ -390,7 +502,7 @@ impl Client {
 
     /// Writes NDJSON.
     pub async fn write_ndjson(&self, topic: &str, body: Bytes) -> Result<Acknowledged> {
-        let request = self.http.post(self.url(&format!("/topics/{topic}")));
+        let request = self.request(Method::POST, &format!("/topics/{topic}"));
         self.acknowledged(request.body(body)).await
     }
 
@@ -402,17 +514,27 @@ impl Client {
 
     /// How many records of an ingested file are written.
     pub async fn ingested(&self, topic: &str, id: &str) -> Result<u64> {
-        let sent = self
-            .ask(&format!("/topics/{topic}/ingested/{}", in_path(id)))
-            .send()
-            .await
-            .map_err(|e| self.unreachable(e))?;
-        let body = self.small_body(self.checked(sent).await?).await?;
+        let asked = self.ask(&format!("/topics/{topic}/ingested/{}", in_path(id)));
+        let body = self.small_body(self.read(asked).await?).await?;
         String::from_utf8_lossy(&body)
             .trim()
             .parse()
             .map_err(|e| Error::Internal(format!("daemon's answer: {e}")))
     }
+}
+
+/// An error and what it came from, each said once.
+fn causes(e: &dyn std::error::Error) -> String {
+    let mut text = e.to_string();
+    let mut next = e.source();
+    while let Some(cause) = next {
+        let cause_text = cause.to_string();
+        if !text.ends_with(&cause_text) {
+            text = format!("{text}: {cause_text}");
+        }
+        next = cause.source();
+    }
+    text
 }
 
 /// By what daemons know this command, in their list of queries.
@@ -434,6 +556,7 @@ pub(crate) fn refused(status: reqwest::StatusCode, body: &str) -> Error {
     });
     let kinds = [
         ErrorKind::NotFound,
+        ErrorKind::Denied,
         ErrorKind::Conflict,
         ErrorKind::Unavailable,
         ErrorKind::Corrupt,

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::hash::{DefaultHasher, Hash, Hasher};
 
 use anabranch_shared::{DeltaPart, Generation, MasterPin, Offsets, ReferenceSize};
-use anabranch_speed::{DedupStatus, IntakeCount, KafkaState};
+use anabranch_speed::{DedupStatus, IntakeCount, KafkaState, StepState};
 use serde::{Deserialize, Serialize};
 
 use crate::output::human_bytes;
@@ -36,6 +36,9 @@ pub struct DaemonStatus {
     /// For each topic that comes from Kafka what is known of its consumer.
     #[serde(default)]
     pub kafka: BTreeMap<String, KafkaState>,
+    /// For each topic whose facts a step makes what is known of that.
+    #[serde(default)]
+    pub steps: BTreeMap<String, StepState>,
     /// For each topic what came of its records since the daemon started.
     pub intake: BTreeMap<String, IntakeCount>,
     /// For each topic that looks for duplicates how it stands with their keys.
@@ -74,6 +77,58 @@ pub struct DaemonStatus {
     /// For each task of the daemon's process that ended before it was stopped the reason.
     #[serde(default)]
     pub ended_tasks: BTreeMap<String, String>,
+    /// Where it answers, and who may come in.
+    #[serde(default)]
+    pub doors: Vec<DoorStatus>,
+}
+
+/// A door of a daemon.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize)]
+pub struct DoorStatus {
+    /// `http` or `postgres`.
+    pub name: String,
+    /// Host and port that it listens on.
+    pub address: String,
+    /// Whether other machines reach it.
+    pub is_beyond: bool,
+    /// Whether it asks who somebody is.
+    pub has_users: bool,
+    /// Whether it encrypts.
+    pub is_encrypted: bool,
+}
+
+impl DoorStatus {
+    /// For people: where it is and who may come in.
+    pub fn text(&self) -> String {
+        let who = match self.has_users {
+            true => "users",
+            false => "everybody",
+        };
+        let how = match self.is_encrypted {
+            true => "encrypted",
+            false => "in clear text",
+        };
+        format!("{} at {}: {who}, {how}", self.name, self.address)
+    }
+
+    /// What somebody should know who answers for the daemon, if anything.
+    pub fn danger(&self) -> Option<String> {
+        if !self.is_beyond {
+            return None;
+        }
+        let why = match (self.has_users, self.is_encrypted) {
+            (true, true) => return None,
+            (false, true) => "lets everybody do everything (`insecure_no_users` in `[users]`)",
+            (true, false) => "encrypts nothing (`insecure_no_tls` in `[tls]`)",
+            (false, false) => {
+                "lets everybody do everything and encrypts nothing (`insecure_no_users` in `[users]`, `insecure_no_tls` in `[tls]`)"
+            }
+        };
+        Some(format!(
+            "the door `{}` at {} is reached by other machines and {why}",
+            self.name, self.address
+        ))
+    }
 }
 
 /// What facts and deltas take of a daemon's bounds.
@@ -121,6 +176,11 @@ impl DaemonStatus {
         let sources = daemon.sources();
         let mut status = Self {
             kafka: sources
+                .iter()
+                .map(|(t, s)| (t.clone(), s.state()))
+                .collect(),
+            steps: daemon
+                .steps()
                 .iter()
                 .map(|(t, s)| (t.clone(), s.state()))
                 .collect(),
@@ -200,6 +260,12 @@ impl DaemonStatus {
             own.group = state.group;
             own.partition_count = own.partition_count.max(state.partition_count);
             own.topic_id = own.topic_id.take().or(state.topic_id);
+        }
+        for (topic, state) in other.steps {
+            match self.steps.get_mut(&topic) {
+                Some(own) => own.add(state),
+                None => drop(self.steps.insert(topic, state)),
+            }
         }
         for (topic, count) in other.intake {
             self.intake.entry(topic).or_default().add(&count);
@@ -292,6 +358,18 @@ impl DaemonStatus {
                 (None, None) => continue,
             };
             notes.insert(format!("{topic} kafka"), what);
+        }
+        for (topic, state) in &self.steps {
+            let step = &state.step;
+            let what = match (&state.stopped, &state.trouble) {
+                (Some(why), _) => format!("step `{step}` has stopped: {why}"),
+                (None, Some(why)) => format!("step `{step}`: {why}; it is tried again"),
+                (None, None) if state.paused => format!(
+                    "step `{step}` pauses until facts of topic `{topic}` have landed or been absorbed"
+                ),
+                (None, None) => continue,
+            };
+            notes.insert(format!("{topic} step"), what);
         }
         notes
     }

@@ -6,6 +6,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use anabranch_serving::ServerTls;
 use anabranch_shared::files::RealFiles;
 use anabranch_shared::{Catalogue, Error, Offset, PartitionId, Result, Storage, layout};
 use anabranch_speed::Daemon;
@@ -20,6 +21,9 @@ use crate::project::context::Context;
 
 /// How often a daemon renews its address.
 pub(crate) const RENEW_EVERY: Duration = Duration::from_secs(10);
+
+/// How often it is looked whether its certificate has changed.
+const LOOK_EVERY: Duration = Duration::from_secs(1);
 
 /// Where a daemon is, and what it owns.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -39,6 +43,12 @@ pub struct Address {
     pub host: String,
     /// Its process.
     pub pid: u32,
+    /// The SHA-256 of its certificate, in hexadecimal; empty where it encrypts nothing.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub certificate: String,
+    /// Whether it asks who somebody is.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub has_users: bool,
     /// The partitions of each topic that it alone appends to.
     #[serde(default)]
     pub partitions: BTreeMap<String, Vec<i32>>,
@@ -80,10 +90,31 @@ impl Address {
             local: local.to_string(),
             host,
             pid: std::process::id(),
+            certificate: String::new(),
+            has_users: context.project.users.file.is_some(),
             started_at_ms: now_ms(),
             seen_at_ms: now_ms(),
             unreadable: None,
         })
+    }
+
+    /// A daemon of which only its host and port are known.
+    pub(crate) fn elsewhere(http: &str) -> Self {
+        Self {
+            id: String::new(),
+            wal: String::new(),
+            http: http.to_owned(),
+            local: String::new(),
+            host: http.to_owned(),
+            pid: 0,
+            certificate: String::new(),
+            has_users: false,
+            partitions: BTreeMap::new(),
+            reads: BTreeMap::new(),
+            started_at_ms: 0,
+            seen_at_ms: 0,
+            unreadable: None,
+        }
     }
 
     /// A daemon of which only the name of its address is known. What may be missing of its facts is
@@ -99,11 +130,22 @@ impl Address {
             local: String::new(),
             host: String::new(),
             pid: 0,
+            certificate: String::new(),
+            has_users: false,
             reads: BTreeMap::new(),
             started_at_ms: 0,
             seen_at_ms: 0,
             unreadable: Some(why),
         }
+    }
+
+    /// The URL of a path, under one of its addresses.
+    pub(crate) fn url(&self, reached: &str, path: &str) -> String {
+        let scheme = match self.certificate.is_empty() {
+            true => "http",
+            false => "https",
+        };
+        format!("{scheme}://{reached}{path}")
     }
 
     fn path(&self) -> Path {
@@ -127,14 +169,19 @@ impl Address {
         mut self,
         context: Context,
         daemon: Arc<Daemon>,
-        trouble: Arc<Mutex<Option<String>>>,
+        (trouble, tls): (Arc<Mutex<Option<String>>>, Option<Arc<ServerTls>>),
         stop: CancellationToken,
     ) {
+        let certificate = || tls.as_ref().map(|t| t.fingerprint()).unwrap_or_default();
         loop {
-            tokio::select! {
-                () = stop.cancelled() => return,
-                () = tokio::time::sleep(RENEW_EVERY) => {}
+            let begun = tokio::time::Instant::now();
+            while begun.elapsed() < RENEW_EVERY && certificate() == self.certificate {
+                tokio::select! {
+                    () = stop.cancelled() => return,
+                    () = tokio::time::sleep(LOOK_EVERY) => {}
+                }
             }
+            self.certificate = certificate();
             self.seen_at_ms = now_ms();
             self.partitions = owned_partitions(&context.catalogue, &self.wal);
             self.reads = read_partitions(&daemon);
@@ -260,6 +307,8 @@ pub(crate) fn host_name() -> String {
 
 #[cfg(test)]
 mod tests {
+    use anabranch_shared::OwnPartitions;
+
     use super::*;
 
     /// What it owns is told by the catalogue, so that answers can say what they may lack.
@@ -274,7 +323,9 @@ mod tests {
         };
         let catalogue = Catalogue::open(&storage).await?;
         catalogue.declare_topic(&topic).await?;
-        let partition = catalogue.claim_partition("facts", "a-wal", false).await?;
+        let partition = catalogue
+            .claim_partition("facts", "a-wal", OwnPartitions::First)
+            .await?;
         let path = Path::from("daemons/a-wal.json");
         storage.put(&path, b"{\"id\":".to_vec()).await?;
         let found = known(&storage).await?;

@@ -12,7 +12,7 @@ use parking_lot::Mutex;
 
 use crate::project::context::Context;
 use crate::reader::answers::{Answer, Session};
-use crate::reader::client::Client;
+use crate::reader::client::{Client, Remote};
 use crate::reader::local_service::local_service_without;
 
 /// A daemon ends a query by its own bound; it may take so long to say that.
@@ -30,7 +30,8 @@ pub enum Answerer {
 /// A session of the shell.
 #[derive(Debug)]
 pub struct QuerySession {
-    context: Context,
+    /// The project; none where one daemon is asked by its URL.
+    context: Option<Context>,
     answerer: Mutex<Arc<Answerer>>,
     reading: Mutex<Reading>,
 }
@@ -48,8 +49,22 @@ impl QuerySession {
     /// Opens a session: with a daemon if one can be reached.
     pub async fn open(context: &Context) -> Result<Self> {
         Ok(Self {
-            context: context.clone(),
+            context: Some(context.clone()),
             answerer: Mutex::new(answerer(context).await?),
+            reading: Mutex::default(),
+        })
+    }
+
+    /// Opens a session with one daemon, without a project.
+    ///
+    /// # Errors
+    /// Those of [`Client::at`].
+    pub async fn remote(remote: &Remote) -> Result<Self> {
+        let client = Client::at(remote).await?;
+        let answerer = Arc::new(Answerer::Daemon(Box::new(client)));
+        Ok(Self {
+            context: None,
+            answerer: Mutex::new(answerer),
             reading: Mutex::default(),
         })
     }
@@ -69,10 +84,13 @@ impl QuerySession {
     /// Looks for another answerer where the daemon that answered so far is gone. Returns whether
     /// there is one.
     async fn replace(&self, gone: &Client) -> Result<bool> {
+        let Some(context) = &self.context else {
+            return Ok(false);
+        };
         if gone.is_alive().await {
             return Ok(false);
         }
-        let found = answerer(&self.context).await?;
+        let found = answerer(context).await?;
         tracing::warn!(http = gone.reached(), "the daemon does not answer any more");
         *self.answerer.lock() = found;
         Ok(true)
@@ -85,7 +103,9 @@ impl QuerySession {
         let reading = self.reading.lock().clone();
         let mode = reading.mode;
         let answerer = self.answerer.lock().clone();
-        let patience = self.context.project.query.timeout + PATIENCE;
+        let context = self.context.as_ref();
+        // What bounds queries elsewhere is known there.
+        let patience = context.map_or(Duration::MAX, |c| c.project.query.timeout + PATIENCE);
         if let Answerer::Daemon(client) = answerer.as_ref() {
             match answer(&answerer, sql, &reading, patience).await {
                 Err(e) if e.kind() == ErrorKind::Unavailable && self.replace(client).await? => {}
@@ -103,6 +123,10 @@ impl QuerySession {
         let batches = match setting {
             Setting::Read(mode) => {
                 reading.mode = mode;
+                Vec::new()
+            }
+            Setting::AtLeast(tokens) => {
+                reading.at_least = tokens;
                 Vec::new()
             }
             Setting::SearchPath(path) => {

@@ -13,7 +13,7 @@ use anabranch_batch::{
 };
 use anabranch_shared::table::Table;
 use anabranch_shared::{
-    Error, Lease, LeaseStanding, Log, Monotonic, Offsets, Result, counted, layout,
+    Error, Lease, LeaseStanding, Log, Monotonic, Offset, Offsets, Result, counted, layout,
 };
 use futures::stream::{self, StreamExt};
 use object_store::path::Path;
@@ -171,7 +171,7 @@ pub async fn keep_logs(
 /// Whether a topic needs no upkeep now.
 async fn leaves(context: &Context, topic: &str) -> Result<bool> {
     let log = context.log(topic).await?;
-    let rule = retention_rule(context, topic);
+    let rule = retention_rule(context, topic).await?;
     let options = compact_options(context, &Arc::default());
     rule.leaves(&context.catalogue, &log, options.as_ref(), now_ms())
 }
@@ -206,19 +206,31 @@ fn compact_options(context: &Context, stop: &Arc<AtomicBool>) -> Option<CompactO
 }
 
 /// What is kept of a topic by its settings, those of a topic that the project lacks being none.
-fn retention_rule(context: &Context, topic: &str) -> RetentionRule {
+async fn retention_rule(context: &Context, topic: &str) -> Result<RetentionRule> {
+    let mut steps = Vec::new();
+    for step in context.project.steps.iter().filter(|s| s.from == topic) {
+        // One that is not declared yet has none.
+        let made = match context.catalogue.current().topics.contains_key(&step.to) {
+            true => context.log(&step.to).await?.head(),
+            false => Offsets::default(),
+        };
+        let most = i64::from(step.most);
+        let taken = made.iter().map(|(p, at)| (p, Offset(at.0 / most)));
+        steps.push((step.name.clone(), taken.collect()));
+    }
     let ms = |d: Duration| i64::try_from(d.as_millis()).unwrap_or(i64::MAX);
     let settings = context.topic_settings(topic).ok();
     let retention = settings.and_then(|t| t.retention);
     let dedup = settings.and_then(|t| t.dedup.as_ref());
-    RetentionRule {
+    Ok(RetentionRule {
         age_ms: retention.and_then(|r| r.age).map(ms),
         size_bytes: retention.and_then(|r| r.size_bytes),
         keep_ms: dedup.map_or(0, |d| ms(d.window)),
         dead_letters_ms: settings.and_then(|t| t.dead_letters_for).map(ms),
         ingested_ms: context.project.storage.history_for.map(ms),
         seen_ms: ms(context.project.storage.grace),
-    }
+        steps,
+    })
 }
 
 impl UpkeepReport {
@@ -237,7 +249,7 @@ async fn find_upkeep(context: &Context, topic: &str, report: &mut UpkeepReport) 
             .extend(&find_compaction(&log, &options).await?);
     }
     let (storage, catalogue) = (&context.storage, &context.catalogue);
-    let rule = retention_rule(context, topic);
+    let rule = retention_rule(context, topic).await?;
     let time = UpkeepTime::to_look();
     let found = find_retention(storage, catalogue, &log, &rule, &time).await?;
     report.note_retained(topic, found);
@@ -250,7 +262,7 @@ async fn keep_in_shape(
     log: &Log,
     options: Option<&CompactOptions>,
 ) -> Result<(RetainReport, CompactReport)> {
-    let rule = retention_rule(context, log.name());
+    let rule = retention_rule(context, log.name()).await?;
     let (storage, catalogue) = (&context.storage, &context.catalogue);
     let time = UpkeepTime::of(storage).await?;
     let retained = retain(storage, catalogue, log, &rule, &time).await?;
@@ -272,7 +284,7 @@ async fn keep_log(
     let options = compact_options(context, &stop_topic);
     let entry = context.catalogue.current();
     let low = entry.topics.get(topic).map(|t| t.low.clone());
-    let rule = retention_rule(context, topic);
+    let rule = retention_rule(context, topic).await?;
     let retains = rule.is_on()
         || rule.dead_letters_ms.is_some()
         || rule.ingested_ms.is_some()

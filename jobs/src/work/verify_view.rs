@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use anabranch_serving::SqlService;
+use anabranch_serving::{Caller, SqlService};
 use anabranch_shared::{Error, Log, Offsets, Pinner, ReadMode, Result, Stop, StopReason, counted};
 
 use crate::clock::now_us;
@@ -137,11 +137,11 @@ pub(crate) async fn compare_pinned(
 pub(crate) async fn for_another(
     context: Context,
     sql: Arc<SqlService>,
-    who: &str,
+    caller: &Caller,
     view: String,
     part: Part,
 ) -> Result<Verified> {
-    let verification = sql.verification(who, &view)?;
+    let verification = sql.verification(caller, &view)?;
     let limit = sql.verify_timeout();
     let (stop, work) = (verification.stop().clone(), verification.work());
     let options = VerifyOptions {

@@ -44,7 +44,7 @@ fn status_tells_what_there_is_and_what_is_not_done() -> Result<()> {
     );
     ensure!(topic["newest_ingested_at"].is_string(), "{topic}");
     ensure!(
-        view["behind"] == 31 && view["boundary"] == "0:100",
+        view["behind"] == 30 && view["boundary"] == "0:100",
         "{view}"
     );
     ensure!(view["jobs"][0]["last"]["outcome"] == "done", "{view}");

@@ -19,7 +19,7 @@ use arrow::util::pretty::pretty_format_batches;
 use datafusion::datasource::MemTable;
 use object_store::path::Path;
 
-use crate::session::{ServingOptions, SqlService};
+use crate::service::{ServingOptions, SqlService};
 
 #[derive(Debug)]
 struct NoPins;
@@ -43,6 +43,7 @@ fn service(memory_bytes: usize, threads: usize) -> Result<SqlService> {
         timeout: Duration::from_secs(60),
         limits: Default::default(),
         metrics: Default::default(),
+        auditor: None,
     };
     SqlService::new(Arc::new(NoPins), &storage, options)
 }

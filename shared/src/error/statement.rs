@@ -10,6 +10,10 @@ pub struct StatementError {
     pub kind: ErrorKind,
     /// The whole text: where the place is known it begins with that, and ends with the line and a caret.
     pub text: String,
+    /// The same without the place.
+    pub message: String,
+    /// The code by which clients of SQL know it.
+    pub sql_state: &'static str,
     /// Line and column, counted from 1.
     pub place: Option<(usize, usize)>,
 }

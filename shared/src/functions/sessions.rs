@@ -14,21 +14,24 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use arrow::array::{
-    Array, ArrayRef, AsArray, BooleanArray, Int64Array, ListArray, StructArray, new_empty_array,
+    Array, ArrayRef, AsArray, BooleanArray, Float64Array, Int64Array, ListArray, StructArray,
+    new_empty_array,
 };
-use arrow::buffer::OffsetBuffer;
+use arrow::buffer::{NullBuffer, OffsetBuffer};
 use arrow::datatypes::{
     DataType, Field, FieldRef, Fields, Int64Type, IntervalUnit, TimeUnit, TimestampMicrosecondType,
 };
 use datafusion::common::{Result, ScalarValue, exec_err, plan_err};
 use datafusion::logical_expr::function::{AccumulatorArgs, StateFieldsArgs};
 use datafusion::logical_expr::{
-    Accumulator, AggregateUDF, AggregateUDFImpl, Signature, Volatility,
+    Accumulator, AggregateUDF, AggregateUDFImpl, GroupsAccumulator, Signature, Volatility,
 };
 use datafusion::physical_expr::expressions::Literal;
 
 use super::value_counts::one_zero;
 use crate::planted;
+
+mod keys;
 
 /// In so many buckets, each as wide as the gap, a key may have facts.
 const MOST_BUCKETS: i64 = 100_000;
@@ -204,6 +207,23 @@ impl AggregateUDFImpl for Sessions {
     }
 
     fn accumulator(&self, args: AccumulatorArgs) -> Result<Box<dyn Accumulator>> {
+        Ok(Box::new(Islands::of(&self.shape(&args)?)))
+    }
+
+    fn groups_accumulator_supported(&self, args: AccumulatorArgs) -> bool {
+        !args.is_distinct
+    }
+
+    fn create_groups_accumulator(
+        &self,
+        args: AccumulatorArgs,
+    ) -> Result<Box<dyn GroupsAccumulator>> {
+        Ok(Box::new(keys::Keys::of(self.shape(&args)?)))
+    }
+}
+
+impl Sessions {
+    fn shape(&self, args: &AccumulatorArgs) -> Result<Arc<Shape>> {
         let name = self.name();
         if args.is_distinct {
             return plan_err!("`{name}` takes no DISTINCT");
@@ -214,7 +234,7 @@ impl AggregateUDFImpl for Sessions {
             .iter()
             .skip(2)
             .map(|f| f.data_type().clone());
-        Ok(Box::new(Islands {
+        Ok(Arc::new(Shape {
             answer: self.answer,
             gap: match gap.map(|literal| literal.value()) {
                 Some(value) => micros(name, value)?,
@@ -225,9 +245,6 @@ impl AggregateUDFImpl for Sessions {
                 }
             },
             values: values.collect(),
-            islands: BTreeMap::new(),
-            buckets: 0,
-            too_many: false,
         }))
     }
 }
@@ -339,15 +356,22 @@ impl Island {
     }
 }
 
-/// The islands of one key, by where they start.
-///
-/// Invariant: more than `gap` lies between one and the next.
+/// What all keys have in common.
 #[derive(Debug)]
-struct Islands {
+struct Shape {
     answer: Answer,
     /// In microseconds; above 0.
     gap: i64,
+    /// The types of the values.
     values: Vec<DataType>,
+}
+
+/// The islands of one key, by where they start.
+///
+/// Invariant: more than the gap lies between one and the next.
+#[derive(Debug)]
+struct Islands {
+    shape: Arc<Shape>,
     islands: BTreeMap<i64, Island>,
     /// How many buckets of a gap each they cover.
     buckets: i64,
@@ -355,8 +379,17 @@ struct Islands {
 }
 
 impl Islands {
+    fn of(shape: &Arc<Shape>) -> Self {
+        Self {
+            shape: shape.clone(),
+            islands: BTreeMap::new(),
+            buckets: 0,
+            too_many: false,
+        }
+    }
+
     fn buckets_of(&self, island: &Island) -> i64 {
-        let bucket = |at: i64| at.div_euclid(self.gap);
+        let bucket = |at: i64| at.div_euclid(self.shape.gap);
         let apart = bucket(island.end).saturating_sub(bucket(island.start));
         apart.saturating_add(1)
     }
@@ -372,7 +405,7 @@ impl Islands {
         if self.too_many {
             return;
         }
-        let reach = |end: i64| end.saturating_add(self.gap);
+        let reach = |end: i64| end.saturating_add(self.shape.gap);
         let before = self.islands.range(..=island.start).next_back();
         let before = before.filter(|(_, i)| reach(i.end) >= island.start);
         if let Some(before) = before
@@ -382,7 +415,7 @@ impl Islands {
             island.join(before);
         }
         loop {
-            let reach = island.end.saturating_add(self.gap);
+            let reach = island.end.saturating_add(self.shape.gap);
             let next = self.islands.range(island.start..=reach).next();
             let Some(next) = next.map(|(start, _)| *start).and_then(|s| self.without(s)) else {
                 break;
@@ -408,36 +441,103 @@ impl Islands {
         self.buckets = 0;
     }
 
-    /// A column of a struct, of a type, from a value of each island.
-    fn column(
-        &self,
-        data_type: &DataType,
-        of: impl Fn(&Island) -> ScalarValue,
-    ) -> Result<ArrayRef> {
-        match self.islands.is_empty() {
-            true => Ok(new_empty_array(data_type)),
-            false => ScalarValue::iter_to_array(self.islands.values().map(of)),
-        }
+    /// Adds a fact: its instant, and the row of its values.
+    fn fact(&mut self, at: i64, values: &[ArrayRef], row: usize) -> Result<()> {
+        let tallies = values.iter().map(|column| match column.is_valid(row) {
+            true => ScalarValue::try_from_array(column, row).map(|v| Some(Tally::of(at, v))),
+            false => Ok(None),
+        });
+        self.add(Island {
+            start: at,
+            end: at,
+            facts: 1,
+            values: tallies.collect::<Result<_>>()?,
+        });
+        Ok(())
     }
 
-    /// Values that lie one to each island, in the place that a field says.
-    fn of_value(&self, nth: usize, what: &str) -> Result<ArrayRef> {
+    /// Adds a state: a row of the two columns that it is.
+    fn stored(&mut self, islands: &ListArray, too_many: &BooleanArray, row: usize) -> Result<()> {
+        if too_many.is_valid(row) && too_many.value(row) {
+            self.overflow();
+        }
+        if islands.is_null(row) || self.too_many {
+            return Ok(());
+        }
+        for island in read(islands.value(row).as_struct(), &self.shape.values)? {
+            self.add(island);
+        }
+        Ok(())
+    }
+
+    fn bytes(&self) -> usize {
+        // Of texts only those of one island are looked at: many islands have alike ones.
+        let value = |tally: &Tally| {
+            tally.min.size() + tally.max.size() + tally.first.1.size() + tally.last.1.size()
+        };
+        let one = self.islands.values().next();
+        let values = one.map_or(0, |i| i.values.iter().flatten().map(value).sum());
+        let tallies = self.shape.values.len() * size_of::<Option<Tally>>();
+        let island = size_of::<(i64, Island)>() + tallies;
+        size_of_val(self) + self.islands.len() * (2 * island + values)
+    }
+}
+
+/// The two columns of a state.
+fn stored(states: &[ArrayRef]) -> Result<(&ListArray, &BooleanArray)> {
+    match states {
+        [islands, too_many] => Ok((islands.as_list::<i32>(), too_many.as_boolean())),
+        _ => exec_err!("a state of sessions has two columns"),
+    }
+}
+
+/// The instants and the values of facts.
+fn facts(columns: &[ArrayRef]) -> Result<(Vec<Option<i64>>, Vec<ArrayRef>)> {
+    let [ts, _, values @ ..] = columns else {
+        return exec_err!("sessions are of times");
+    };
+    let ts = ts.as_primitive::<TimestampMicrosecondType>();
+    Ok((ts.iter().collect(), values.iter().map(one_zero).collect()))
+}
+
+/// A column of a struct, of a type, from a value of each island.
+fn column(
+    islands: &[&Island],
+    data_type: &DataType,
+    of: impl Fn(&Island) -> ScalarValue,
+) -> Result<ArrayRef> {
+    if islands.is_empty() {
+        return Ok(new_empty_array(data_type));
+    }
+    let column = ScalarValue::iter_to_array(islands.iter().map(|i| of(i)))?;
+    // The builder of texts takes 8 kB and more, however few there are.
+    Ok(match column.as_string_view_opt() {
+        Some(texts) => Arc::new(texts.gc()),
+        None => column,
+    })
+}
+
+impl Shape {
+    /// A value's part of each island, in the place that a field says.
+    fn of_value(&self, islands: &[&Island], nth: usize, what: &str) -> Result<ArrayRef> {
         let value = &self.values[nth];
         let none = ScalarValue::try_from(value)?;
-        let tally = |island: &Island| island.values.get(nth).cloned().flatten();
-        let chosen = |choose: fn(Tally) -> ScalarValue| {
+        fn tally(island: &Island, nth: usize) -> Option<&Tally> {
+            island.values.get(nth).and_then(Option::as_ref)
+        }
+        let chosen = |choose: fn(&Tally) -> &ScalarValue| {
             let none = none.clone();
-            move |island: &Island| tally(island).map_or_else(|| none.clone(), choose)
+            move |island: &Island| tally(island, nth).map_or(&none, choose).clone()
         };
         let at = |choose: fn(&Tally) -> i64| {
-            move |island: &Island| ScalarValue::Int64(tally(island).as_ref().map(choose))
+            move |island: &Island| ScalarValue::Int64(tally(island, nth).map(choose))
         };
         match what {
             "sum" => {
                 let sum = sum_type(value).unwrap_or(DataType::Null);
                 let of = sum.clone();
-                self.column(&sum, move |island| {
-                    match (tally(island).and_then(|t| t.sum), &of) {
+                column(islands, &sum, move |island| {
+                    match (tally(island, nth).and_then(|t| t.sum), &of) {
                         (Some(Sum::Whole(v)), DataType::Decimal128(digits, scale)) => {
                             ScalarValue::Decimal128(Some(v), *digits, *scale)
                         }
@@ -449,130 +549,129 @@ impl Islands {
                     }
                 })
             }
-            "min" => self.column(value, chosen(|t| t.min)),
-            "max" => self.column(value, chosen(|t| t.max)),
-            "first" => self.column(value, chosen(|t| t.first.1)),
-            "last" => self.column(value, chosen(|t| t.last.1)),
-            "first_at" => self.column(&DataType::Int64, at(|t| t.first.0)),
-            _ => self.column(&DataType::Int64, at(|t| t.last.0)),
+            "min" => column(islands, value, chosen(|t| &t.min)),
+            "max" => column(islands, value, chosen(|t| &t.max)),
+            "first" => column(islands, value, chosen(|t| &t.first.1)),
+            "last" => column(islands, value, chosen(|t| &t.last.1)),
+            "first_at" => column(islands, &DataType::Int64, at(|t| t.first.0)),
+            _ => column(islands, &DataType::Int64, at(|t| t.last.0)),
         }
     }
 
-    fn structs(&self, fields: Fields, columns: Vec<ArrayRef>) -> Result<ScalarValue> {
+    /// A list of each key's islands, as rows of columns.
+    fn lists(
+        keys: &[Islands],
+        fields: Fields,
+        columns: Vec<ArrayRef>,
+        nulls: Option<NullBuffer>,
+    ) -> Result<ListArray> {
         let rows = StructArray::try_new(fields.clone(), columns, None)?;
+        if i32::try_from(rows.len()).is_err() {
+            return exec_err!("there are more than 2^31 sessions at once");
+        }
         let item = Arc::new(Field::new_list_field(DataType::Struct(fields), true));
-        let offsets = OffsetBuffer::from_lengths([rows.len()]);
-        let list = ListArray::try_new(item, offsets, Arc::new(rows), None)?;
-        Ok(ScalarValue::List(Arc::new(list)))
+        let offsets = OffsetBuffer::from_lengths(keys.iter().map(|k| k.islands.len()));
+        Ok(ListArray::try_new(item, offsets, Arc::new(rows), nulls)?)
     }
 
-    fn sessions(&self) -> Result<ScalarValue> {
+    fn sessions(&self, keys: &[Islands]) -> Result<ListArray> {
+        let islands: Vec<&Island> = keys.iter().flat_map(|k| k.islands.values()).collect();
         let time = |at: i64| ScalarValue::TimestampMicrosecond(Some(at), Some("UTC".into()));
         let mut columns = vec![
-            self.column(&instant(), |i| time(i.start))?,
-            self.column(&instant(), |i| time(i.end))?,
-            self.column(&DataType::Int64, |i| ScalarValue::Int64(Some(i.facts)))?,
+            column(&islands, &instant(), |i| time(i.start))?,
+            column(&islands, &instant(), |i| time(i.end))?,
+            column(&islands, &DataType::Int64, |i| {
+                ScalarValue::Int64(Some(i.facts))
+            })?,
         ];
         for (nth, value) in self.values.iter().enumerate() {
             let fields = value_fields(value);
-            let told = fields.iter().map(|f| self.of_value(nth, f.name()));
+            let told = fields
+                .iter()
+                .map(|f| self.of_value(&islands, nth, f.name()));
             let told = told.collect::<Result<Vec<_>>>()?;
             columns.push(Arc::new(StructArray::try_new(fields, told, None)?));
         }
-        self.structs(session_fields(&self.values), columns)
+        let told = keys.iter().map(|k| !k.too_many).collect::<Vec<bool>>();
+        let nulls = Some(NullBuffer::from(told)).filter(|n| n.null_count() > 0);
+        Self::lists(keys, session_fields(&self.values), columns, nulls)
+    }
+
+    /// The states of keys.
+    fn states(&self, keys: &[Islands]) -> Result<(ListArray, BooleanArray)> {
+        let islands: Vec<&Island> = keys.iter().flat_map(|k| k.islands.values()).collect();
+        let fields = island_fields(&self.values);
+        let whole = |of: fn(&Island) -> i64| {
+            column(&islands, &DataType::Int64, move |i| {
+                ScalarValue::Int64(Some(of(i)))
+            })
+        };
+        let mut columns = vec![whole(|i| i.start)?, whole(|i| i.end)?, whole(|i| i.facts)?];
+        for field in fields.iter().skip(3) {
+            let (nth, what) = value_of(field.name())?;
+            columns.push(self.of_value(&islands, nth, what)?);
+        }
+        let too_many = keys.iter().map(|k| Some(k.too_many)).collect();
+        Ok((Self::lists(keys, fields, columns, None)?, too_many))
+    }
+
+    /// The answers of keys.
+    fn answers(&self, keys: &[Islands]) -> Result<ArrayRef> {
+        let seconds = |key: &Islands| {
+            let spans = key.islands.values();
+            let spans = spans.map(|i| i128::from(i.end) - i128::from(i.start));
+            #[expect(clippy::cast_precision_loss, reason = "seconds of sessions")]
+            let seconds = spans.sum::<i128>() as f64 / 1e6;
+            seconds
+        };
+        Ok(match self.answer {
+            Answer::Sessions => Arc::new(self.sessions(keys)?),
+            Answer::Count => {
+                let count = |key: &Islands| i64::try_from(key.islands.len()).ok();
+                let counts = keys
+                    .iter()
+                    .map(|k| (!k.too_many).then(|| count(k)).flatten());
+                Arc::new(counts.collect::<Int64Array>())
+            }
+            Answer::Seconds => {
+                let all = keys.iter().map(|k| (!k.too_many).then(|| seconds(k)));
+                Arc::new(all.collect::<Float64Array>())
+            }
+        })
     }
 }
 
 impl Accumulator for Islands {
     fn update_batch(&mut self, columns: &[ArrayRef]) -> Result<()> {
-        let [ts, _, values @ ..] = columns else {
-            return exec_err!("sessions are of times");
-        };
-        let ts = ts.as_primitive::<TimestampMicrosecondType>();
-        let values: Vec<ArrayRef> = values.iter().map(one_zero).collect();
-        for row in (0..ts.len()).filter(|&row| ts.is_valid(row)) {
-            let at = ts.value(row);
-            let tallies = values.iter().map(|column| match column.is_valid(row) {
-                true => ScalarValue::try_from_array(column, row).map(|v| Some(Tally::of(at, v))),
-                false => Ok(None),
-            });
-            let island = Island {
-                start: at,
-                end: at,
-                facts: 1,
-                values: tallies.collect::<Result<_>>()?,
-            };
-            self.add(island);
+        let (times, values) = facts(columns)?;
+        for (row, at) in times.into_iter().enumerate() {
+            if let Some(at) = at {
+                self.fact(at, &values, row)?;
+            }
         }
         Ok(())
     }
 
     fn merge_batch(&mut self, states: &[ArrayRef]) -> Result<()> {
-        let [islands, too_many] = states else {
-            return exec_err!("a state of sessions has two columns");
-        };
-        let too_many: &BooleanArray = too_many.as_boolean();
-        let islands = islands.as_list::<i32>();
-        for row in 0..islands.len() {
-            if too_many.is_valid(row) && too_many.value(row) {
-                self.overflow();
-            }
-            if islands.is_null(row) || self.too_many {
-                continue;
-            }
-            for island in read(islands.value(row).as_struct(), &self.values)? {
-                self.add(island);
-            }
-        }
-        Ok(())
+        let (islands, too_many) = stored(states)?;
+        (0..islands.len()).try_for_each(|row| self.stored(islands, too_many, row))
     }
 
     fn state(&mut self) -> Result<Vec<ScalarValue>> {
-        let fields = island_fields(&self.values);
-        let whole = |of: fn(&Island) -> i64| {
-            self.column(&DataType::Int64, move |i| ScalarValue::Int64(Some(of(i))))
-        };
-        let mut columns = vec![whole(|i| i.start)?, whole(|i| i.end)?, whole(|i| i.facts)?];
-        for field in fields.iter().skip(3) {
-            let (nth, what) = value_of(field.name())?;
-            columns.push(self.of_value(nth, what)?);
-        }
+        let (islands, too_many) = self.shape.states(std::slice::from_ref(self))?;
         Ok(vec![
-            self.structs(fields, columns)?,
-            ScalarValue::Boolean(Some(self.too_many)),
+            ScalarValue::List(Arc::new(islands)),
+            ScalarValue::try_from_array(&too_many, 0)?,
         ])
     }
 
     fn evaluate(&mut self) -> Result<ScalarValue> {
-        Ok(match (self.answer, self.too_many) {
-            (Answer::Sessions, true) => {
-                ScalarValue::try_from(list_of(session_fields(&self.values)))?
-            }
-            (Answer::Sessions, false) => self.sessions()?,
-            (Answer::Count, true) => ScalarValue::Int64(None),
-            (Answer::Count, false) => ScalarValue::Int64(i64::try_from(self.islands.len()).ok()),
-            (Answer::Seconds, true) => ScalarValue::Float64(None),
-            (Answer::Seconds, false) => {
-                let spans = self
-                    .islands
-                    .values()
-                    .map(|i| i128::from(i.end) - i128::from(i.start));
-                #[expect(clippy::cast_precision_loss, reason = "seconds of sessions")]
-                let seconds = spans.sum::<i128>() as f64 / 1e6;
-                ScalarValue::Float64(Some(seconds))
-            }
-        })
+        let answer = self.shape.answers(std::slice::from_ref(self))?;
+        ScalarValue::try_from_array(&answer, 0)
     }
 
     fn size(&self) -> usize {
-        // Of texts only those of one island are looked at: many islands have alike ones.
-        let value = |tally: &Tally| {
-            tally.min.size() + tally.max.size() + tally.first.1.size() + tally.last.1.size()
-        };
-        let one = self.islands.values().next();
-        let values = one.map_or(0, |i| i.values.iter().flatten().map(value).sum());
-        let island = size_of::<(i64, Island)>() + self.values.len() * size_of::<Option<Tally>>();
-        size_of_val(self) + self.islands.len() * (2 * island + values)
+        self.bytes()
     }
 }
 

@@ -7,6 +7,7 @@ use std::sync::Arc;
 
 use arrow::array::RecordBatch;
 use arrow::buffer::Buffer;
+use arrow::datatypes::SchemaRef;
 use arrow::error::ArrowError;
 use arrow::ipc::convert::fb_to_schema;
 use arrow::ipc::reader::{FileDecoder, StreamDecoder};
@@ -41,6 +42,9 @@ pub struct IpcStream<R> {
     walk: Walk,
     /// Batches of a message that was read.
     ready: VecDeque<RecordBatch>,
+    /// Whether the decoder has been given how the next message begins: without that it keeps back a
+    /// message that has no body.
+    begun: bool,
     ended: bool,
 }
 
@@ -55,10 +59,16 @@ impl<R: Read> IpcStream<R> {
             decoder: StreamDecoder::new(),
             walk: Walk::new(limit),
             ready: VecDeque::new(),
+            begun: false,
             ended: false,
         };
         stream.ended = !stream.message()?;
         Ok(stream)
+    }
+
+    /// The columns of its batches; `None` where it ended before them.
+    pub fn schema(&self) -> Option<SchemaRef> {
+        self.decoder.schema()
     }
 
     fn four(&mut self) -> Result<[u8; 4], ArrowError> {
@@ -81,6 +91,9 @@ impl<R: Read> IpcStream<R> {
         if length == CONTINUATION {
             length = self.four()?;
             begin.extend(length);
+            if std::mem::take(&mut self.begun) {
+                begin.drain(..CONTINUATION.len());
+            }
         }
         let length = u32::from_le_bytes(length) as usize;
         if length == 0 {
@@ -100,14 +113,24 @@ impl<R: Read> IpcStream<R> {
         let body = read_bytes(&mut self.reader, bytes)?;
         self.walk.message(&header, &body)?;
         begin.extend(header);
+        let is_empty = body.is_empty();
         for part in [begin, body] {
-            let mut part = Buffer::from_vec(part);
-            while !part.is_empty() {
-                let decoder = &mut self.decoder;
-                self.ready.extend(caught(|| decoder.decode(&mut part))?);
-            }
+            self.decode(part)?;
+        }
+        if is_empty {
+            self.decode(CONTINUATION.to_vec())?;
+            self.begun = true;
         }
         Ok(true)
+    }
+
+    fn decode(&mut self, part: Vec<u8>) -> Result<(), ArrowError> {
+        let mut part = Buffer::from_vec(part);
+        while !part.is_empty() {
+            let decoder = &mut self.decoder;
+            self.ready.extend(caught(|| decoder.decode(&mut part))?);
+        }
+        Ok(())
     }
 
     fn next_batch(&mut self) -> Result<Option<RecordBatch>, ArrowError> {
@@ -119,12 +142,7 @@ impl<R: Read> IpcStream<R> {
             if self.ended {
                 return Ok(None);
             }
-            if !self.message()? {
-                // A message without a body may wait for what comes after it.
-                let (decoder, mut end) = (&mut self.decoder, Buffer::from_vec(vec![0xff_u8; 4]));
-                self.ready.extend(caught(|| decoder.decode(&mut end))?);
-                self.ended = true;
-            }
+            self.ended = !self.message()?;
         }
     }
 }

@@ -116,12 +116,22 @@ impl Shape {
 impl Layer {
     /// Of the rows of each key the latest, or, where what was before is asked for, all.
     fn of(shape: &Shape, rows: &RecordBatch) -> Result<Self> {
+        let all = (shape.keys_of(rows)?, shape.orders_of(rows)?);
         let kept = match shape.history {
-            true => Self::ordered(shape, rows)?,
-            false => Self::latest(shape, rows)?,
+            true => Self::ordered(shape, rows, &all)?,
+            false => Self::latest(shape, rows, &all)?,
         };
-        let rows = take_record_batch(rows, &UInt32Array::from(kept))?;
-        let (keys, orders) = (shape.keys_of(&rows)?, shape.orders_of(&rows)?);
+        // Often no key is there twice.
+        let is_all = kept.len() == rows.num_rows() && kept.is_sorted();
+        let (rows, (keys, orders)) = match is_all {
+            true => (rows.clone(), all),
+            false => {
+                drop(all);
+                let rows = take_record_batch(rows, &UInt32Array::from(kept))?;
+                let of_rows = (shape.keys_of(&rows)?, shape.orders_of(&rows)?);
+                (rows, of_rows)
+            }
+        };
         let mut index = HashTable::with_capacity(rows.num_rows());
         let hash = |at: &u32| shape.hasher.hash_one(keys.row(*at as usize).as_ref());
         let mut firsts: Vec<u32> = Vec::with_capacity(rows.num_rows());
@@ -153,9 +163,12 @@ impl Layer {
     }
 
     /// Where the latest row of each key is.
-    fn latest(shape: &Shape, rows: &RecordBatch) -> Result<Vec<u32>> {
-        let (keys, orders) = (shape.keys_of(rows)?, shape.orders_of(rows)?);
-        let mut latest: HashTable<u32> = HashTable::new();
+    fn latest(
+        shape: &Shape,
+        rows: &RecordBatch,
+        (keys, orders): &(Rows, Rows),
+    ) -> Result<Vec<u32>> {
+        let mut latest: HashTable<u32> = HashTable::with_capacity(rows.num_rows());
         for at in (0..rows.num_rows()).filter(|at| shape.is_whole(rows, *at)) {
             let hash = shape.hasher.hash_one(keys.row(at).as_ref());
             let same = |other: &u32| keys.row(*other as usize) == keys.row(at);
@@ -177,8 +190,11 @@ impl Layer {
     }
 
     /// Where all rows are, by their keys and then from the oldest on.
-    fn ordered(shape: &Shape, rows: &RecordBatch) -> Result<Vec<u32>> {
-        let (keys, orders) = (shape.keys_of(rows)?, shape.orders_of(rows)?);
+    fn ordered(
+        shape: &Shape,
+        rows: &RecordBatch,
+        (keys, orders): &(Rows, Rows),
+    ) -> Result<Vec<u32>> {
         let all = 0..u32::try_from(rows.num_rows()).map_err(|_| too_many())?;
         let mut all: Vec<u32> = all
             .filter(|at| shape.is_whole(rows, *at as usize))

@@ -70,7 +70,7 @@ pub fn in_force(text: &str, environment: &dyn Fn(&str) -> Option<String>) -> Vec
 fn is_shown_without(root: &DeTable<'_>, section: Section) -> bool {
     match section {
         Section::Topic | Section::View => root.get(section.key()).is_none(),
-        Section::Reference => false,
+        Section::Reference | Section::Step => false,
         Section::Field
         | Section::Kafka
         | Section::Dedup
@@ -107,7 +107,7 @@ fn tables_of<'t>(root: &'t DeTable<'t>, section: Section) -> Vec<(String, &'t De
         tables.collect()
     };
     match section {
-        Section::Topic | Section::Reference | Section::View => {
+        Section::Topic | Section::Reference | Section::Step | Section::View => {
             let tables = named().map(|(name, t)| (format!("[{}.{name}]", section.key()), t));
             tables.collect()
         }
@@ -122,6 +122,10 @@ fn tables_of<'t>(root: &'t DeTable<'t>, section: Section) -> Vec<(String, &'t De
                 })
             });
             tables.collect()
+        }
+        Section::Postgres => {
+            let found = table(top.get("postgres"));
+            found.map(|t| (section.header(), t)).into_iter().collect()
         }
         Section::Kafka => below(&["source", "kafka"]),
         Section::Dedup => below(&["dedup"]),

@@ -7,7 +7,7 @@ use super::choice::choose;
 use super::reader::{Entry, Reader, Table};
 use super::table::{
     self, BROKERS, GROUP, HEADERS, KAFKA_TOPIC, KEY_FIELD, ON_GAP, PARTITIONS, PREFETCH,
-    PROPERTIES, SOURCE, START, Section, TIMESTAMP_FIELD, TOMBSTONES, TOPIC_ID,
+    PROPERTIES, SOURCE, START, Section, TIMESTAMP_FIELD, TOMBSTONE_FIELD, TOMBSTONES, TOPIC_ID,
 };
 use super::topics::FieldSettings;
 use super::value::{FieldName, Found, Mismatch, SettingValue, quoted};
@@ -54,8 +54,12 @@ pub struct KafkaSettings {
     pub headers: Vec<(String, String)>,
     /// Those of the fields above that are binary: they take bytes as they come.
     pub binary_fields: Vec<String>,
-    /// What becomes of messages without a value.
+    /// What becomes of messages without a value, where there is no field for them.
     pub tombstones: Tombstones,
+    /// The field that is true in the fact which such a message becomes.
+    pub tombstone_field: Option<String>,
+    /// The topic's event time, which such a fact has of the message's time stamp.
+    pub event_time: String,
     /// Passed through to librdkafka.
     pub properties: Vec<(String, String)>,
     /// Bytes of messages that may wait in memory before they are admitted.
@@ -213,7 +217,7 @@ pub(super) fn read(
     reader: &mut Reader<'_>,
     name: &str,
     topic: &Table<'_>,
-    fields: &[FieldSettings],
+    (event_time, fields): (&str, &[FieldSettings]),
 ) -> Option<KafkaSettings> {
     let source = topic.get(SOURCE.key)?;
     let path = format!("topics.{name}.source");
@@ -235,7 +239,7 @@ pub(super) fn read(
             span: entry.key_span,
         };
         reader.refuse_unknown_keys(&table);
-        return settings(reader, name, &table, fields);
+        return settings(reader, name, &table, (event_time, fields));
     }
     None
 }
@@ -244,13 +248,26 @@ fn settings(
     reader: &mut Reader<'_>,
     name: &str,
     table: &Table<'_>,
-    fields: &[FieldSettings],
+    (event_time, fields): (&str, &[FieldSettings]),
 ) -> Option<KafkaSettings> {
     let brokers = reader.required(table, &BROKERS);
     let topic = reader.optional(table, &KAFKA_TOPIC);
     let group = reader.optional(table, &GROUP);
     let key_field = mapped(reader, table, &KEY_FIELD, fields);
     let timestamp_field = mapped(reader, table, &TIMESTAMP_FIELD, fields);
+    let tombstone_field = mapped(reader, table, &TOMBSTONE_FIELD, fields);
+    let of_tombstones = fields
+        .iter()
+        .find(|f| Some(&f.name) == tombstone_field.as_ref());
+    if of_tombstones.is_some_and(|f| f.field_type != FieldType::Boolean)
+        && let Some(value) = table.get(TOMBSTONE_FIELD.key)
+    {
+        let message = format!(
+            "`tombstone_field` in `{}` must name a field of type boolean; declare one such as `deleted = \"boolean\"`",
+            table.header
+        );
+        reader.report(&value.span(), message);
+    }
     let headers = texts(reader, table, HEADERS.key);
     for (_, field, entry) in &headers {
         check_field(reader, field, entry, fields);
@@ -286,6 +303,8 @@ fn settings(
         headers: headers.into_iter().map(text).collect(),
         binary_fields: binary_fields.collect(),
         tombstones: reader.value(table, &TOMBSTONES),
+        tombstone_field,
+        event_time: event_time.to_owned(),
         properties: properties.into_iter().map(text).collect(),
         prefetch_bytes: reader.value(table, &PREFETCH).0,
     })

@@ -108,6 +108,41 @@ impl<'a> Reader<'a> {
         table
     }
 
+    /// The table of a section below another one, of which there is one at most.
+    pub(super) fn below<'t>(
+        &mut self,
+        root: &'t DeTable<'t>,
+        section: Section,
+        key: &str,
+    ) -> Table<'t> {
+        let (mut found, top) = (None, section.key());
+        if let Some(all) = root.get(top) {
+            let header = format!("[{top}]");
+            for entry in self.entries(top, &header, all) {
+                if entry.key == key {
+                    let path = format!("{top}.{key}");
+                    found = self.table(section, &path, entry.value);
+                    continue;
+                }
+                let shown = entry.key.escape_debug();
+                let near = match nearest(entry.key, [key]) {
+                    Some(near) => format!("did you mean `[{top}.{near}]`?"),
+                    None => format!("there is `[{top}.{key}]`"),
+                };
+                self.report(
+                    &entry.key_span,
+                    format!("unknown table `[{top}.{shown}]`; {near}"),
+                );
+            }
+        }
+        found.unwrap_or_else(|| Table {
+            section,
+            header: section.header(),
+            span: 0..0,
+            entries: Vec::new(),
+        })
+    }
+
     /// The tables of a section that has one for each topic or view.
     pub(super) fn named<'t>(
         &mut self,
@@ -309,8 +344,19 @@ impl<'a> Reader<'a> {
 
     /// The value with its variables replaced; `None` where a problem is on record.
     pub(super) fn found<'t>(&mut self, value: &'t Spanned<DeValue<'t>>) -> Option<Found<'t>> {
-        let DeValue::String(text) = value.get_ref() else {
-            return Some(Found::new(value.get_ref(), None));
+        let text = match value.get_ref() {
+            DeValue::String(text) => text,
+            DeValue::Array(parts) => {
+                let Found::Texts(_) = Found::new(value.get_ref(), None) else {
+                    return Some(Found::new(value.get_ref(), None));
+                };
+                let texts = parts.iter().map(|part| match self.found(part)? {
+                    Found::Text { text, .. } => Some(text),
+                    _ => None,
+                });
+                return texts.collect::<Option<Vec<_>>>().map(Found::Texts);
+            }
+            _ => return Some(Found::new(value.get_ref(), None)),
         };
         match expand(text, self.environment) {
             Ok(expanded) => Some(Found::new(value.get_ref(), Some(expanded))),

@@ -10,6 +10,7 @@ use super::choice::{
 use super::field_reads::EpochUnit;
 use super::gate::Limit;
 use super::kafka::{KafkaStart, OnGap, PartitionList, Tombstones, Word};
+use super::steps::{Command, StepProtocol};
 use super::value::{
     Address, Count, FieldName, FieldNames, FileMode, HostList, Nice, PeriodOrOff, ProjectPath,
     Schedule, SettingValue, Size, SizeOrOff, Terms, Threads, ViewName, ZoneName, minutes,
@@ -21,6 +22,10 @@ pub(super) enum Section {
     Storage,
     Daemon,
     Http,
+    Postgres,
+    Users,
+    Tls,
+    Audit,
     Batch,
     Build,
     Query,
@@ -31,16 +36,21 @@ pub(super) enum Section {
     Dedup,
     Retention,
     Reference,
+    Step,
     View,
     Gate,
     GateColumn,
 }
 
 impl Section {
-    pub(super) const ALL: [Self; 16] = [
+    pub(super) const ALL: [Self; 21] = [
         Self::Storage,
         Self::Daemon,
         Self::Http,
+        Self::Postgres,
+        Self::Users,
+        Self::Tls,
+        Self::Audit,
         Self::Batch,
         Self::Build,
         Self::Query,
@@ -51,6 +61,7 @@ impl Section {
         Self::Dedup,
         Self::Retention,
         Self::Reference,
+        Self::Step,
         Self::View,
         Self::Gate,
         Self::GateColumn,
@@ -62,12 +73,17 @@ impl Section {
             Self::Storage => "storage",
             Self::Daemon => "daemon",
             Self::Http => "http",
+            Self::Postgres => "doors",
+            Self::Users => "users",
+            Self::Tls => "tls",
+            Self::Audit => "audit",
             Self::Batch => "batch",
             Self::Build => "build",
             Self::Query => "query",
             Self::Log => "log",
             Self::Topic | Self::Field | Self::Kafka | Self::Dedup | Self::Retention => "topics",
             Self::Reference => "references",
+            Self::Step => "steps",
             Self::View | Self::Gate | Self::GateColumn => "views",
         }
     }
@@ -75,7 +91,10 @@ impl Section {
     /// The section's header, with NAME where a topic or view is named.
     pub(super) fn header(self) -> String {
         match self {
-            Self::Topic | Self::Reference | Self::View => format!("[{}.NAME]", self.key()),
+            Self::Topic | Self::Reference | Self::Step | Self::View => {
+                format!("[{}.NAME]", self.key())
+            }
+            Self::Postgres => format!("[{}.postgres]", self.key()),
             Self::Field => "[topics.NAME.fields.FIELD]".to_owned(),
             Self::Kafka => "[topics.NAME.source.kafka]".to_owned(),
             Self::Dedup => format!("[{}.NAME.dedup]", self.key()),
@@ -92,6 +111,16 @@ impl Section {
             Self::Storage => "Where everything durable is.",
             Self::Daemon => "The speed layer: `anabranch up` and `anabranch speed`.",
             Self::Http => "What the daemon takes over HTTP, and from whom.",
+            Self::Postgres => {
+                "Queries over PostgreSQL's protocol: psql, BI tools, every PostgreSQL driver. Off unless `listen` is written."
+            }
+            Self::Users => {
+                "Who may do what, at every door. Without `file` everybody may do everything."
+            }
+            Self::Tls => "Encryption of every door. Without `certificate` there is none.",
+            Self::Audit => {
+                "What users asked, as facts of the topic `_audit`, which `admin` alone reads. Where there are no users nothing is written."
+            }
             Self::Batch => "The batch layer: refreshes, rebuilds, verifications.",
             Self::Build => "Building generations beside those that answer: `anabranch apply`.",
             Self::Query => "Answers to queries.",
@@ -109,6 +138,9 @@ impl Section {
             }
             Self::Reference => {
                 "One table for each reference: of each key the latest row of a topic, which facts are joined with."
+            }
+            Self::Step => {
+                "One table for each step: a program in any language, or SQL, that makes the facts of one topic into facts of another."
             }
             Self::View => "One table for each view.",
             Self::Gate => {
@@ -351,6 +383,32 @@ settings! {
     /// What of a body has to come in a second once `body_timeout` is over.
     LEAST_RATE: Defaulted<Size> = Http."least_rate", Defaulted(|| Size(16_000));
 
+    /// Address on which the daemon answers. One that other machines reach needs `[users]` and `[tls]`.
+    POSTGRES_LISTEN: Optional<Address> = Postgres."listen", optional("\"127.0.0.1:5433\"");
+    /// The most sessions at once; more are refused, and told so.
+    POSTGRES_CONNECTIONS: Defaulted<Count> = Postgres."connections", Defaulted(|| Count(200));
+    /// The largest message of a client: a statement with its values.
+    POSTGRES_MESSAGE: Defaulted<Size> = Postgres."max_message", Defaulted(|| Size::megabytes(16));
+
+    /// The file of users and what each may do; `anabranch users` writes it, and it is read again as it changes.
+    USERS_FILE: Optional<ProjectPath> = Users."file", optional("\"users.toml\"");
+    /// Whether doors that other machines reach let everybody do everything.
+    NO_USERS: Defaulted<bool> = Users."insecure_no_users", Defaulted(|| false);
+
+    /// The daemon's certificate in PEM, followed by those that vouch for it; it is read again as it changes.
+    CERTIFICATE: Optional<ProjectPath> = Tls."certificate", optional("\"server.crt\"");
+    /// The certificate's key in PEM: PKCS#8, SEC1 or RSA. Unset, it is in the certificate's file.
+    KEY: Optional<ProjectPath> = Tls."key", optional("\"server.key\"");
+    /// Whether doors that other machines reach encrypt nothing.
+    NO_TLS: Defaulted<bool> = Tls."insecure_no_tls", Defaulted(|| false);
+
+    /// Whether a fact is written of each statement: who asked, through which door, its fingerprint, its rows, its time, what became of it.
+    AUDIT_STATEMENTS: Defaulted<bool> = Audit."statements", Defaulted(|| true);
+    /// Whether statements are refused while that can't be written; else those are counted of which it was not.
+    AUDIT_REQUIRED: Defaulted<bool> = Audit."required", Defaulted(|| false);
+    /// How long these facts are kept.
+    AUDIT_KEEP: Defaulted<Duration> = Audit."keep", Defaulted(|| minutes(90 * 24 * 60));
+
     /// The most memory for a refresh, rebuild or verification.
     BATCH_MEMORY: Defaulted<Size> = Batch."memory", Defaulted(|| Size::megabytes(1_000));
     /// Threads of a job; 0 for all cores.
@@ -433,8 +491,12 @@ settings! {
     START: Defaulted<KafkaStart> = Kafka."start", Defaulted(|| KafkaStart::Earliest);
     /// Where Kafka has removed unread messages: "stop" the topic, or "record" the gap in the log and go on.
     ON_GAP: Defaulted<OnGap> = Kafka."on_gap", Defaulted(|| OnGap::Stop);
-    /// Messages without a value, as compacted topics have them: "dead_letter", or "skip".
+    /// Messages without a value, as compacted topics have them: "dead_letter", or "skip"; facts with
+    /// `tombstone_field`.
     TOMBSTONES: Defaulted<Tombstones> = Kafka."tombstones", Defaulted(|| Tombstones::DeadLetter);
+    /// Boolean field that is true in the fact which a message without a value becomes, with its key, time
+    /// stamp and headers: what `deleted_when` of a reference asks for.
+    TOMBSTONE_FIELD: Optional<FieldName> = Kafka."tombstone_field", optional("\"deleted\"");
     /// Field that takes a message's key: its text, without a schema registry's frame, or its bytes
     /// where the field is `binary`.
     KEY_FIELD: Optional<FieldName> = Kafka."key_field", optional("\"visitor\"");
@@ -486,6 +548,29 @@ settings! {
     DELETED_WHEN: Optional<Word> = Reference."deleted_when", optional("\"deleted\"");
     /// The most memory that its rows may take in a process.
     REFERENCE_MEMORY: Defaulted<Size> = Reference."memory", Defaulted(|| Size::megabytes(1_000));
+
+    /// The topic whose facts it takes.
+    STEP_FROM: Required<Word> = Step."from", required("\"raw_pageviews\"");
+    /// The topic whose facts it makes. It has one step, no source, and takes no facts of anybody else.
+    STEP_TO: Required<Word> = Step."to", required("\"pageviews\"");
+    /// The program and its arguments; it runs in the project's folder.
+    STEP_RUN: Optional<Command> = Step."run", optional("[\"python3\", \"steps/NAME.py\"]");
+    /// File with a SELECT over `from`, relative to the project, in the place of a program: filters, expressions, `unnest`.
+    STEP_SQL: Optional<ProjectPath> = Step."sql", optional("\"steps/NAME.sql\"");
+    /// The most facts that it makes of one, which the offsets in `to` follow from: fixed once facts have landed there.
+    STEP_MOST: Defaulted<Count> = Step."most", Defaulted(|| Count(16));
+    /// What is spoken with the program: "arrow" for streams of Arrow's IPC format, "storm" for Storm's multi-language protocol.
+    STEP_PROTOCOL: Defaulted<StepProtocol> = Step."protocol", Defaulted(|| StepProtocol::Arrow);
+    /// How many of the program run at once.
+    STEP_PROCESSES: Defaulted<Count> = Step."processes", Defaulted(|| Count(1));
+    /// Facts that are alike in these fields go to the same process, in order; unset, they are divided evenly.
+    STEP_GROUP_BY: Optional<FieldNames> = Step."group_by", optional("\"url\"");
+    /// How long the program may take over a batch, and to begin; then it is ended and begun again.
+    STEP_TIMEOUT: Defaulted<Duration> = Step."timeout", Defaulted(|| Duration::from_secs(60));
+    /// The most resident memory that a process may take; then it is ended and begun again.
+    STEP_MEMORY: Defaulted<Size> = Step."memory", Defaulted(|| Size::megabytes(1_000));
+    /// The most facts of a batch.
+    STEP_BATCH: Defaulted<Count> = Step."batch", Defaulted(|| Count(16_384));
 
     /// File with the view's SELECT, relative to the project.
     SQL: Required<ProjectPath> = View."sql", required("\"views/NAME.sql\"");

@@ -19,6 +19,8 @@ use super::*;
 fn folder() -> tempfile::TempDir {
     let dir = tempfile::tempdir().unwrap();
     std::fs::write(dir.path().join("v.sql"), "SELECT 1").unwrap();
+    std::fs::create_dir(dir.path().join("steps")).unwrap();
+    std::fs::write(dir.path().join("steps/NAME.sql"), "SELECT 1").unwrap();
     dir
 }
 
@@ -52,6 +54,16 @@ fn other_value(section: Section, key: &str) -> &'static str {
         (Section::Http, "connections" | "connections_per_address") => "7",
         (Section::Http, "header_timeout" | "body_timeout") => "\"7s\"",
         (Section::Http, "least_rate") => "7",
+        (Section::Postgres, "listen") => "\"localhost:0\"",
+        (Section::Postgres, "connections") => "7",
+        (Section::Postgres, "max_message") => "\"7MiB\"",
+        (Section::Users, "file") => "\"users.toml\"",
+        (Section::Tls, "certificate") => "\"a.crt\"",
+        (Section::Tls, "key") => "\"a.key\"",
+        (Section::Users | Section::Tls, _) => "true",
+        (Section::Audit, "statements") => "false",
+        (Section::Audit, "required") => "true",
+        (Section::Audit, "keep") => "\"7d\"",
         (Section::Daemon, "http") => "\"localhost:0\"",
         (Section::Daemon, "wal") => "\"/elsewhere\"",
         (
@@ -87,6 +99,7 @@ fn other_value(section: Section, key: &str) -> &'static str {
         (Section::Kafka, "start") => "\"latest\"",
         (Section::Kafka, "on_gap") => "\"record\"",
         (Section::Kafka, "tombstones") => "\"skip\"",
+        (Section::Kafka, "tombstone_field") => "\"deleted\"",
         (Section::Kafka, "key_field" | "timestamp_field") => "\"u\"",
         (Section::Kafka, "headers") => "{ h = \"u\" }",
         (Section::Kafka, "properties") => "{ \"security.protocol\" = \"SSL\" }",
@@ -103,6 +116,15 @@ fn other_value(section: Section, key: &str) -> &'static str {
         (Section::Reference, "fields") => "\"visitor\"",
         (Section::Reference, "deleted_when") => "\"visitor IS NULL\"",
         (Section::Reference, "memory") => "\"7MB\"",
+        (Section::Step, "from") => "\"other\"",
+        (Section::Step, "to") => "\"third\"",
+        (Section::Step, "run") => "[\"b\", \"c\"]",
+        (Section::Step, "sql") => "\"w.sql\"",
+        (Section::Step, "most" | "processes" | "batch") => "7",
+        (Section::Step, "protocol") => "\"storm\"",
+        (Section::Step, "group_by") => "\"visitor\"",
+        (Section::Step, "timeout") => "\"7s\"",
+        (Section::Step, "memory") => "\"7MB\"",
         (Section::View, "sql") => "\"w.sql\"",
         (Section::View, "refresh_every") => "\"7m\"",
         (Section::View, "rebuild_cron" | "verify_cron") => "\"7 3 * * *\"",
@@ -126,6 +148,7 @@ fn is_off_unless_written(section: Section) -> bool {
             | Section::Dedup
             | Section::Retention
             | Section::Reference
+            | Section::Step
             | Section::Gate
             | Section::GateColumn
     )
@@ -141,7 +164,7 @@ fn project_with(section: Section, written: &[(&str, &str)]) -> String {
         (
             Section::Topic,
             "fields",
-            "{ ts = \"timestamp not null\", u = \"timestamp not null\", author = \"varchar\", section = \"varchar\", deleted = \"boolean\", event_id = \"varchar\", visitor = \"varchar\", trace_id = \"varchar\" }",
+            "{ ts = \"timestamp not null\", u = \"timestamp not null\", author = \"varchar\", section = \"varchar\", deleted = \"boolean\", event_id = \"varchar\", visitor = \"varchar\", url = \"varchar\", trace_id = \"varchar\" }",
         ),
         (Section::Kafka, "brokers", "\"h:1\""),
         (Section::Dedup, "key", "\"event_id\""),
@@ -149,6 +172,9 @@ fn project_with(section: Section, written: &[(&str, &str)]) -> String {
         (Section::Reference, "topic", "\"a_topics\""),
         (Section::Reference, "key", "\"event_id\""),
         (Section::Reference, "latest_by", "\"ts\""),
+        (Section::Step, "from", "\"a_topics\""),
+        (Section::Step, "to", "\"fourth\""),
+        (Section::Step, "run", "[\"a\"]"),
         (Section::View, "sql", "\"v.sql\""),
     ];
     let mut text = String::new();
@@ -165,15 +191,27 @@ fn project_with(section: Section, written: &[(&str, &str)]) -> String {
             text.push_str("[topics.other]\nevent_time = \"ts\"\n[topics.other.fields]\n");
             text.push_str(&format!("{fields}\n"));
         }
+        if each == Section::Step {
+            for topic in ["other", "third", "fourth"] {
+                let fields = "ts = \"timestamp not null\"\nvisitor = \"varchar\"";
+                text.push_str(&format!("[topics.{topic}]\nevent_time = \"ts\"\n"));
+                text.push_str(&format!("[topics.{topic}.fields]\n{fields}\n"));
+            }
+        }
         text.push_str(&each.header().replace("NAME", &format!("a_{}", each.key())));
         text.push('\n');
         let here = if each == section { written } else { &[] };
         for (key, value) in here {
             text.push_str(&format!("{key} = {value}\n"));
         }
+        if each == Section::Tls && here.iter().any(|(key, _)| *key == "key") {
+            text.push_str("certificate = \"server.crt\"\n");
+        }
         for (of, key, value) in required {
             let inline = key == "fields" && section == Section::Field;
-            if of == each && !inline && !here.iter().any(|(written, _)| *written == key) {
+            let instead = key == "run" && here.iter().any(|(written, _)| *written == "sql");
+            if of == each && !inline && !instead && !here.iter().any(|(written, _)| *written == key)
+            {
                 text.push_str(&format!("{key} = {value}\n"));
             }
         }
@@ -320,6 +358,24 @@ fn defaults_are_those_of_the_documentation() {
             body_timeout: Duration::from_secs(30),
             least_rate: 16_000,
         },
+        postgres: PostgresSettings {
+            listen: None,
+            connections: 200,
+            max_message_bytes: 16_000_000,
+        },
+        users: UsersSettings {
+            file: None,
+            insecure_no_users: false,
+        },
+        tls: TlsSettings {
+            files: None,
+            insecure_no_tls: false,
+        },
+        audit: AuditSettings {
+            statements: true,
+            required: false,
+            keep: Duration::from_secs(90 * 24 * 3_600),
+        },
         batch: BatchSettings {
             memory_bytes: 1_000_000_000,
             threads: 0,
@@ -350,6 +406,7 @@ fn defaults_are_those_of_the_documentation() {
         },
         topics: vec![],
         references: vec![],
+        steps: vec![],
         views: vec![],
     };
     assert_eq!(project, expected);
@@ -376,7 +433,8 @@ fn defaults_are_those_of_the_documentation() {
 fn the_reference_shows_every_setting_with_its_default() {
     let text = reference();
     for section in Section::ALL {
-        let after = text.split_once(&section.header()).unwrap().1;
+        let header = format!("\n{}", section.header());
+        let after = text.split_once(&header).unwrap().1;
         let part = after.split("\n\n").next().unwrap();
         for row in section.rows() {
             let line = part

@@ -78,6 +78,7 @@ pub(super) fn read(
     let FieldName(event_time) = event_time?;
     check_event_time(reader, table, &event_time, &declared);
     let fields: Vec<FieldSettings> = declared.into_iter().filter_map(|one| one.field).collect();
+    let kafka = kafka::read(reader, name, table, (&event_time, &fields));
     Some(TopicSettings {
         name: name.to_owned(),
         event_time,
@@ -88,7 +89,7 @@ pub(super) fn read(
         dead_letter_share,
         dead_letter_count,
         dead_letters_for,
-        kafka: kafka::read(reader, name, table, &fields),
+        kafka,
         fields,
     })
 }

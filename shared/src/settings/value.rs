@@ -28,6 +28,8 @@ pub(super) enum Found<'a> {
         radix: u32,
     },
     Boolean(bool),
+    /// An array of strings.
+    Texts(Vec<String>),
     /// Anything that no single setting can be, in words.
     Other(&'static str),
 }
@@ -50,7 +52,13 @@ impl<'a> Found<'a> {
             DeValue::Boolean(truth) => Self::Boolean(*truth),
             DeValue::Float(_) => Self::Other("a floating-point number"),
             DeValue::Datetime(_) => Self::Other("a date or time"),
-            DeValue::Array(_) => Self::Other("an array"),
+            DeValue::Array(values) => {
+                let texts = values
+                    .iter()
+                    .map(|v| v.get_ref().as_str().map(str::to_owned));
+                let texts: Option<Vec<String>> = texts.collect();
+                texts.map_or(Self::Other("an array"), Self::Texts)
+            }
             DeValue::Table(_) => Self::Other("a table"),
         }
     }
@@ -66,6 +74,7 @@ impl<'a> Found<'a> {
                 _ => format!("the integer `{digits}`"),
             },
             Self::Boolean(truth) => format!("the boolean `{truth}`"),
+            Self::Texts(_) => "an array".to_owned(),
             Self::Other(words) => (*words).to_owned(),
         }
     }

@@ -54,7 +54,9 @@ pub(super) fn read(
     let gate = gate::read(reader, table).unwrap_or_default();
     let written = reader.required(table, &SQL)?;
     let sql_path = resolve(dir, Path::new(&written.0));
-    let sql_text = sql_text(reader, &sql_path, name, table)?;
+    let span = table.get(SQL.key).map(|value| value.span());
+    let what = format!("view `{name}`");
+    let sql_text = sql_text(reader, &sql_path, &what, &span.unwrap_or_default())?;
     Some(ViewSettings {
         name: name.to_owned(),
         sql_path,
@@ -99,22 +101,26 @@ pub(super) fn check_moved(
     }
 }
 
-fn sql_text(reader: &mut Reader<'_>, path: &Path, name: &str, table: &Table<'_>) -> Option<String> {
+/// The text of a file with the SELECT of `what`; `None` where a problem is on record, at `span`.
+pub(super) fn sql_text(
+    reader: &mut Reader<'_>,
+    path: &Path,
+    what: &str,
+    span: &std::ops::Range<usize>,
+) -> Option<String> {
     let shown = path.display();
     let wrong = match std::fs::read_to_string(path) {
         // Editors of Windows begin a file with a mark, which is none of the SQL.
         Ok(text) if !unmarked(&text).trim().is_empty() => return Some(unmarked(&text).to_owned()),
-        Ok(_) => format!("file `{shown}` is empty; write the SELECT of view `{name}` there"),
+        Ok(_) => format!("file `{shown}` is empty; write the SELECT of {what} there"),
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
-            format!("no file `{shown}`; write the SELECT of view `{name}` there, or correct `sql`")
+            format!("no file `{shown}`; write the SELECT of {what} there, or correct `sql`")
         }
         Err(error) => format!(
-            "can't read `{shown}`, the SQL of view `{name}`: {error}; make it a readable text file in UTF-8"
+            "can't read `{shown}`, the SQL of {what}: {error}; make it a readable text file in UTF-8"
         ),
     };
-    if let Some(value) = table.get(SQL.key) {
-        reader.report(&value.span(), wrong);
-    }
+    reader.report(span, wrong);
     None
 }
 

@@ -22,11 +22,10 @@ use datafusion::sql::sqlparser::ast::{
 use super::parse;
 use crate::Error;
 
-/// The statement with such casts apart, where an error says that two columns have one name and it has
-/// any.
-pub fn casts_apart(state: &SessionState, statement: &Statement, e: &Error) -> Option<Statement> {
-    let Error::Query(e) = e else { return None };
-    let is_duplicate = match e.find_root() {
+/// Whether an error says that two columns have one name.
+pub fn is_of_one_name(e: &Error) -> bool {
+    let Error::Query(e) = e else { return false };
+    match e.find_root() {
         DataFusionError::SchemaError(e, _) => matches!(
             e.as_ref(),
             SchemaError::DuplicateUnqualifiedField { .. }
@@ -34,8 +33,13 @@ pub fn casts_apart(state: &SessionState, statement: &Statement, e: &Error) -> Op
         ),
         DataFusionError::Plan(text) => text.contains("require unique expression names"),
         _ => false,
-    };
-    if !is_duplicate {
+    }
+}
+
+/// The statement with such casts apart, where an error says that two columns have one name and it has
+/// any.
+pub fn casts_apart(state: &SessionState, statement: &Statement, e: &Error) -> Option<Statement> {
+    if !is_of_one_name(e) {
         return None;
     }
     let mut apart = statement.clone();

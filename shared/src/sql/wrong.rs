@@ -94,7 +94,8 @@ pub fn explained(e: Error, sql: &str, known: &KnownNames) -> Error {
     if !matches!(kind, ErrorKind::Invalid | ErrorKind::NotFound) {
         return e;
     }
-    Error::Statement(Box::new(wrong.told(sql, kind)))
+    let state = wrong.sql_state().unwrap_or_else(|| e.sql_state());
+    Error::Statement(Box::new(wrong.told(sql, kind, state)))
 }
 
 /// A refusal of a part of a statement.
@@ -103,7 +104,7 @@ pub(crate) fn refused(sql: &str, place: Option<Place>, message: &str) -> Error {
         message: message.to_owned(),
         place,
     };
-    Error::Statement(Box::new(wrong.told(sql, ErrorKind::Invalid)))
+    Error::Statement(Box::new(wrong.told(sql, ErrorKind::Invalid, "0A000")))
 }
 
 /// How the message begins where a relation is not there.
@@ -209,10 +210,27 @@ impl Wrong {
         wrong
     }
 
-    fn told(self, sql: &str, kind: ErrorKind) -> StatementError {
+    /// The code of what is not there.
+    fn sql_state(&self) -> Option<&'static str> {
+        let states = [
+            (NO_RELATION, "42P01"),
+            (NO_ALIAS, "42P01"),
+            (NO_TABLE_FUNCTION, "42883"),
+            (NO_FUNCTION, "42883"),
+            (NO_COLUMN, "42703"),
+        ];
+        let found = states
+            .into_iter()
+            .find(|(start, _)| self.message.starts_with(start));
+        found.map(|(_, state)| state)
+    }
+
+    fn told(self, sql: &str, kind: ErrorKind, sql_state: &'static str) -> StatementError {
         StatementError {
             kind,
             text: at(sql, self.place, &self.message),
+            message: self.message,
+            sql_state,
             place: self.place.map(|p| (p.line, p.column)),
         }
     }

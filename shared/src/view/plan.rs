@@ -16,7 +16,7 @@ use datafusion::logical_expr::expr::{AggregateFunction, Alias, Sort};
 use datafusion::logical_expr::physical_planning_context::PhysicalPlanningContext;
 use datafusion::logical_expr::{
     Aggregate, Expr, ExprSchemable, LogicalPlan, LogicalPlanBuilder, Projection, ScalarUDF,
-    SubqueryAlias,
+    SubqueryAlias, Unnest,
 };
 use datafusion::optimizer::optimize_projections::OptimizeProjections;
 use datafusion::optimizer::replace_distinct_aggregate::ReplaceDistinctWithAggregate;
@@ -112,12 +112,21 @@ pub(super) struct Readable<'a> {
     pub(super) references: &'a [Reference],
 }
 
-/// Plans and splits a view.
-pub(super) fn plan(view: &str, text: &str, read: Readable<'_>) -> Result<Planned> {
-    sql::on_large_stack(|| plan_here(view, text, read))
+/// What a SELECT is to be.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Shape {
+    /// A view, split where states are made and finished.
+    View,
+    /// Computed fact by fact, with the place of the fact that each row is made of.
+    RowWise,
 }
 
-fn plan_here(view: &str, text: &str, read: Readable<'_>) -> Result<Planned> {
+/// Plans and splits a view.
+pub(super) fn plan(view: &str, text: &str, read: Readable<'_>, shape: Shape) -> Result<Planned> {
+    sql::on_large_stack(|| plan_here(view, text, read, shape))
+}
+
+fn plan_here(view: &str, text: &str, read: Readable<'_>, shape: Shape) -> Result<Planned> {
     let context = planning_session()?;
     let dialect = context.state().config_options().sql_parser.dialect;
     sql::check(&dialect, text, StatementBounds::default()).map_err(|e| Error::view(view, e))?;
@@ -128,7 +137,7 @@ fn plan_here(view: &str, text: &str, read: Readable<'_>) -> Result<Planned> {
         (&read.topic.name, &references),
         &context.state(),
     )?;
-    plan_over(&context, view, text, read).map_err(|e| match e {
+    plan_over(&context, view, text, (read, shape)).map_err(|e| match e {
         Error::Query(_) => Error::view(view, said_of(e, text, read)),
         Error::Invalid(reason) => Error::view(view, reason),
         e => e,
@@ -189,7 +198,7 @@ fn plan_over(
     context: &SessionContext,
     view: &str,
     text: &str,
-    read: Readable<'_>,
+    (read, shape): (Readable<'_>, Shape),
 ) -> Result<Planned> {
     let raw = raw_plan(context, text, read)?;
     let (raw, references) =
@@ -207,6 +216,19 @@ fn plan_over(
     let plan = bins::bring_near(run_rules(analyzed, rules, &state)?)?;
     zones::check(view, &plan)?;
     check_one_scan(view, &plan)?;
+    if shape == Shape::RowWise {
+        check_row_wise(view, &chain(view, text, &plan)?)?;
+        let plan = with_place(&plan)?;
+        let lower = {
+            let chain = chain(view, text, &plan)?;
+            chain[split_point(view, text, &chain)?.min(chain.len() - 1)].clone()
+        };
+        return Ok(Planned {
+            references,
+            as_of,
+            ..split_rows(&plan, &lower, &state)?
+        });
+    }
     let lowest = {
         let chain = chain(view, text, &plan)?;
         let split_at = split_point(view, text, &chain)?;
@@ -268,6 +290,31 @@ fn chain<'a>(view: &str, text: &str, plan: &'a LogicalPlan) -> Result<Vec<&'a Lo
         nodes.push(node);
     }
     Ok(nodes)
+}
+
+/// Refuses what is not computed fact by fact.
+fn check_row_wise(step: &str, chain: &[&LogicalPlan]) -> Result<()> {
+    let what = |node: &LogicalPlan| match node {
+        LogicalPlan::Projection(_)
+        | LogicalPlan::Filter(_)
+        | LogicalPlan::SubqueryAlias(_)
+        | LogicalPlan::Unnest(_)
+        | LogicalPlan::TableScan(_) => None,
+        LogicalPlan::Aggregate(_) | LogicalPlan::Distinct(_) => Some("aggregates".to_owned()),
+        LogicalPlan::Window(_) => Some("has a window function".to_owned()),
+        LogicalPlan::Sort(_) => Some("has ORDER BY".to_owned()),
+        LogicalPlan::Limit(_) => Some("has LIMIT".to_owned()),
+        other => Some(format!("has `{}`", other.display())),
+    };
+    match chain.iter().find_map(|node| what(node)) {
+        None => Ok(()),
+        Some(what) => Err(Error::view(
+            step,
+            format!(
+                "{what}, and a step makes rows of one fact at a time: filters, expressions and `unnest`; do the rest in a view over the topic that it makes facts of"
+            ),
+        )),
+    }
 }
 
 /// The position in the chain below which a view is computed fact by fact: the lowest aggregation,
@@ -465,6 +512,11 @@ pub(super) fn with_place(plan: &LogicalPlan) -> Result<LogicalPlan> {
         LogicalPlan::Filter(f) => LogicalPlanBuilder::from(with_place(&f.input)?)
             .filter(f.predicate.clone())?
             .build()?,
+        LogicalPlan::Unnest(u) => LogicalPlan::Unnest(Unnest::try_new(
+            Arc::new(with_place(&u.input)?),
+            u.exec_columns.clone(),
+            u.options.clone(),
+        )?),
         other => other.clone(),
     })
 }

@@ -445,6 +445,10 @@ impl Put<'_> {
         for item in &mut select.projection {
             let name = match item {
                 SelectItem::UnnamedExpr(Expr::Identifier(ident)) => ident.clone(),
+                // Without its table, as any column.
+                SelectItem::UnnamedExpr(Expr::CompoundIdentifier(parts)) if !parts.is_empty() => {
+                    parts[parts.len() - 1].clone()
+                }
                 SelectItem::UnnamedExpr(expr) => Ident::with_quote('"', expr.to_string()),
                 SelectItem::ExprWithAlias { alias, .. } => alias.clone(),
                 other => {

@@ -8,16 +8,19 @@ use std::time::Instant;
 use anabranch_shared::files::RealFiles;
 use anabranch_shared::view::View;
 use anabranch_shared::{
-    Backoff, Entry, Error, Log, PartitionId, Result, blocking, panic_text, retry_text,
+    Backoff, Entry, Error, Log, OwnPartitions, PartitionId, Result, blocking, panic_text,
+    retry_text,
 };
 use futures::FutureExt;
 use parking_lot::RwLock;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 
+use super::neighbours::Neighbours;
 use super::{AT_ONCE, Daemon, FOLLOW_EVERY, LONGEST_WAIT};
 use crate::options::TopicOptions;
 use crate::sources::kafka::KafkaSource;
+use crate::sources::steps::{Between, StepSource};
 use crate::topic::TopicStream;
 use crate::wal::{Claim, check_claim};
 
@@ -52,6 +55,8 @@ pub(super) struct OpenTopics {
     open: RwLock<Arc<BTreeMap<String, Arc<TopicStream>>>>,
     /// What reads topics from Kafka.
     sources: RwLock<Arc<BTreeMap<String, Arc<KafkaSource>>>>,
+    /// What makes facts of them, by the topic whose facts these are.
+    steps: RwLock<Arc<BTreeMap<String, Arc<StepSource>>>>,
     /// Those that are to be open as soon as the catalogue has them, and how.
     wanted: RwLock<BTreeMap<String, TopicOptions>>,
     /// Those whose fields could not be taken, or that could not be opened.
@@ -67,6 +72,7 @@ impl OpenTopics {
         Self {
             open: RwLock::default(),
             sources: RwLock::default(),
+            steps: RwLock::default(),
             wanted: RwLock::new(wanted),
             untaken: RwLock::default(),
             taking: tokio::sync::Mutex::default(),
@@ -82,6 +88,11 @@ impl OpenTopics {
     /// What reads them from Kafka, as of now.
     pub(super) fn sources(&self) -> Arc<BTreeMap<String, Arc<KafkaSource>>> {
         self.sources.read().clone()
+    }
+
+    /// The steps that run, as of now.
+    pub(super) fn steps(&self) -> Arc<BTreeMap<String, Arc<StepSource>>> {
+        self.steps.read().clone()
     }
 
     /// Told of each that is opened from now on.
@@ -141,10 +152,14 @@ impl Daemon {
             }
         }
         let claims = usable.iter().map(|(name, settings)| {
-            let has_source = settings.kafka.is_some();
-            (name.clone(), has_source)
+            let own = match (&settings.kafka, &settings.step) {
+                (_, Some(_)) => OwnPartitions::PastStep,
+                (Some(_), None) => OwnPartitions::PastSource,
+                (None, None) => OwnPartitions::First,
+            };
+            (name.clone(), own)
         });
-        let claims: Vec<(String, bool)> = claims.collect();
+        let claims: Vec<(String, OwnPartitions)> = claims.collect();
         let claimed = self.catalogue.claim_partitions(&claims, &self.wal);
         let claimed = match claimed.await {
             Ok(claimed) => Arc::new(claimed),
@@ -164,7 +179,52 @@ impl Daemon {
             }
         });
         outcomes.extend(opened.await);
+        for (topic, error) in self.start_steps() {
+            outcomes.insert(topic, Err(error));
+        }
         outcomes
+    }
+
+    /// Begins the steps both of whose topics are open. Returns those that can't begin, by the topic whose
+    /// facts they make.
+    fn start_steps(self: &Arc<Self>) -> Vec<(String, Error)> {
+        let (open, running) = (self.topics.open(), self.topics.steps());
+        let wanted = self.topics.wanted.read().clone();
+        let mut failed = Vec::new();
+        for (topic, settings) in &wanted {
+            let Some(step) = settings
+                .step
+                .as_ref()
+                .filter(|_| !running.contains_key(topic))
+            else {
+                continue;
+            };
+            let (Some(from), Some(to)) = (open.get(&step.settings.from), open.get(topic)) else {
+                continue;
+            };
+            // One that was opened before it had a step takes facts of others until a restart.
+            if !to.writer().has_step() {
+                continue;
+            }
+            let between = Between {
+                from,
+                to,
+                catalogue: &self.catalogue,
+                others: Arc::new(Neighbours(Arc::downgrade(self))),
+                now_us: self.options.now_us,
+                patience: self.options.land_every.saturating_mul(3),
+            };
+            match StepSource::start(step, between, self.failures()) {
+                Ok(source) => {
+                    let mut steps = self.topics.steps.write();
+                    let mut all = BTreeMap::clone(&steps);
+                    all.insert(topic.clone(), Arc::new(source));
+                    *steps = Arc::new(all);
+                }
+                Err(e) => failed.push((topic.clone(), e)),
+            }
+        }
+        failed
     }
 
     /// Does something to several topics, a bounded number at once.

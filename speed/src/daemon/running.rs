@@ -150,22 +150,24 @@ impl Daemon {
         if self.running.failure.get().is_some() {
             return Ok(());
         }
-        let mut landings = JoinSet::new();
-        for stream in self.topics().values() {
-            let stream = stream.clone();
-            landings.spawn(async move {
-                while stream.upkeep().has_unlanded() {
-                    stream.upkeep().land().await?;
-                }
-                Ok(())
-            });
-        }
         let mut failed = None;
-        while let Some(ended) = landings.join_next().await {
-            let ended = ended.unwrap_or_else(|e| Err(Error::Internal(format!("a landing: {e}"))));
-            if let Err(e) = ended {
-                tracing::error!(error = %e, "a topic has not landed; its facts stay in the WAL");
-                failed.get_or_insert(e);
+        // What steps make lands after what they make it of.
+        for topics in self.in_order_of_steps() {
+            let mut landings = JoinSet::new();
+            for stream in topics {
+                landings.spawn(async move {
+                    // What may not land, because what it was made of has not, is made again.
+                    while stream.upkeep().has_unlanded() && stream.upkeep().land().await? > 0 {}
+                    Ok(())
+                });
+            }
+            while let Some(ended) = landings.join_next().await {
+                let ended =
+                    ended.unwrap_or_else(|e| Err(Error::Internal(format!("a landing: {e}"))));
+                if let Err(e) = ended {
+                    tracing::error!(error = %e, "a topic has not landed; its facts stay in the WAL");
+                    failed.get_or_insert(e);
+                }
             }
         }
         if let Some(e) = failed {
@@ -175,13 +177,33 @@ impl Daemon {
         self.bounds.spill().clear()
     }
 
+    /// The topics: first those whose facts no step makes, then those whose facts are made of these, and
+    /// so on.
+    fn in_order_of_steps(&self) -> Vec<Vec<Arc<TopicStream>>> {
+        let (topics, steps) = (self.topics(), self.steps());
+        let mut in_order: Vec<Vec<Arc<TopicStream>>> = Vec::new();
+        for (name, stream) in topics.iter() {
+            let (mut depth, mut at) = (0, steps.get(name).map(|s| s.state().from));
+            while let Some(from) = at {
+                depth += 1;
+                at = steps.get(&from).map(|s| s.state().from);
+            }
+            in_order.resize_with(in_order.len().max(depth + 1), Vec::new);
+            in_order[depth].push(stream.clone());
+        }
+        in_order
+    }
+
     /// Ends the loops and the reading of sources, and lands nothing.
     pub async fn close(self: &Arc<Self>) {
         self.running.is_open.store(false, Ordering::Release);
         self.running.ending.send_replace(true);
         // A thread that waits for storage may be in the middle of something.
-        let sources = self.sources();
-        let stopping = tokio::task::spawn_blocking(move || sources.values().for_each(|s| s.stop()));
+        let (sources, steps) = (self.sources(), self.steps());
+        let stopping = tokio::task::spawn_blocking(move || {
+            sources.values().for_each(|s| s.stop());
+            steps.values().for_each(|s| s.stop());
+        });
         stopping.await.ok();
     }
 
@@ -219,9 +241,10 @@ async fn land_loop(daemon: Arc<Daemon>, stream: Arc<TopicStream>) {
         };
         // What piled up during a landing lands at once.
         loop {
-            let landed = upkeep.land().await.map(|_| ());
-            upkeep.note_trouble(Doing::Landing, &landed);
-            if landed.is_err() || !upkeep.is_landing_due() {
+            let landed = upkeep.land().await;
+            let any = matches!(landed, Ok(1..));
+            upkeep.note_trouble(Doing::Landing, &landed.map(|_| ()));
+            if !any || !upkeep.is_landing_due() {
                 break;
             }
         }

@@ -35,6 +35,7 @@ use bytes::Bytes;
 use thiserror::Error;
 
 pub use chunk::{Chunk, ChunkData};
+pub(crate) use encode::raw_rows;
 pub(crate) use json::{BYTE_ORDER_MARK, is_blank, lines, oversized, push_line};
 pub(crate) use outcome::keep_rows;
 

@@ -13,6 +13,7 @@ use tokio::sync::watch;
 use self::landing::FailedLanding;
 pub use self::retries::Doing;
 use self::retries::Retries;
+use super::behind::Behind;
 use super::keys::Keys;
 use super::memory::{ServedAs, TopicMemory};
 use super::tending::Tending;
@@ -69,6 +70,8 @@ pub struct Upkeep {
     commits: AtomicU64,
     /// The last landing, where it failed.
     failed_landing: Mutex<Option<FailedLanding>>,
+    /// What it lands behind, where its facts are made of another topic's.
+    behind: Mutex<Option<Arc<Behind>>>,
     retries: Mutex<Retries>,
     asked: Arc<Asked>,
     /// When it was last looked what has landed of the views' references.
@@ -102,6 +105,7 @@ impl Upkeep {
             landed,
             commits: AtomicU64::new(0),
             failed_landing: Mutex::default(),
+            behind: Mutex::default(),
             retries: Mutex::default(),
             asked: Arc::default(),
             met: Mutex::default(),
@@ -128,6 +132,11 @@ impl Upkeep {
             }
         }
         *self.met.lock() = Some(Instant::now());
+    }
+
+    /// From now on facts land no further than those have landed that they are made of.
+    pub(crate) fn land_behind(&self, behind: Arc<Behind>) {
+        *self.behind.lock() = Some(behind);
     }
 
     async fn turn(&self) -> UpkeepTurn<'_> {

@@ -132,6 +132,8 @@ pub struct Writer {
     memory: Arc<TopicMemory>,
     keys: Arc<Keys>,
     ack: Ack,
+    /// The step that makes the topic's facts, and the topic that it makes them of: no others are taken.
+    step: Option<(String, String)>,
     /// By the topic's fields as they are declared, as far as this daemon knows.
     admission: RwLock<Arc<Admission>>,
     unknown_fields: UnknownFields,
@@ -171,6 +173,10 @@ impl Writer {
             memory: memory.clone(),
             keys: keys.clone(),
             ack: settings.ack,
+            step: settings.step.as_ref().map(|step| {
+                let step = &step.settings;
+                (step.name.clone(), step.from.clone())
+            }),
             admission: RwLock::new(Arc::new(admission)),
             unknown_fields: settings.unknown_fields,
             appender: appending.appender,
@@ -198,6 +204,11 @@ impl Writer {
         memory.log.redeclare(topic, memory.options.now_ms()).await?;
         *self.admission.write() = Arc::new(admission);
         Ok(())
+    }
+
+    /// Whether a step makes the topic's facts.
+    pub(crate) fn has_step(&self) -> bool {
+        self.step.is_some()
     }
 
     /// Admission to the topic.
@@ -228,8 +239,12 @@ impl Writer {
     ///
     /// # Errors
     /// `Invalid` where it can't be read; `Unavailable` when a bound is reached or the WAL can't be
-    /// written; `Conflict` where its key was given to another body. Nothing was admitted then.
+    /// written; `Conflict` where its key was given to another body, or a step makes the topic's facts.
+    /// Nothing was admitted then.
     pub async fn write(self: &Arc<Self>, write: Write) -> Result<WriteOutcome> {
+        if let Some((step, from)) = &self.step {
+            return Err(made_by_step(self.memory.name(), step, from));
+        }
         let by_chunk = write.chunk.is_some() || matches!(write.input, Input::Payload(_));
         if write.key.is_some() && by_chunk {
             return Err(Error::Invalid(
@@ -461,6 +476,13 @@ impl Writer {
         let intake = self.intake.lock();
         intake.too_many_dead(&self.dead_letter_bound, now_us)
     }
+}
+
+/// That a topic takes no facts but those that a step makes.
+pub fn made_by_step(topic: &str, step: &str, from: &str) -> Error {
+    Error::Conflict(format!(
+        "topic `{topic}` takes no facts: step `{step}` makes them of topic `{from}`; send them there"
+    ))
 }
 
 /// How much room a disk has, in bytes; much where that can't be said.

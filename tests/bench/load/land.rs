@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use anabranch_jobs::clock::{now_ms, now_us};
 use anabranch_jobs::project::context::Context;
 use anabranch_shared::settings::UnknownFields;
-use anabranch_shared::{Landing, Offset, OffsetRange};
+use anabranch_shared::{Landing, Offset, OffsetRange, OwnPartitions};
 use anabranch_speed::Payload;
 use anabranch_speed::intake::admission::Admission;
 use anyhow::{Result, ensure};
@@ -65,7 +65,7 @@ async fn land(args: &LandArgs) -> Result<(u64, u64)> {
     let context = Context::open(&args.project).await?;
     let partition = context
         .catalogue
-        .claim_partition(&args.topic, OWNER, false)
+        .claim_partition(&args.topic, OWNER, OwnPartitions::First)
         .await?;
     let log = context.log(&args.topic).await?;
     let topic = log.topic();

@@ -174,6 +174,8 @@ impl Producer {
             .set("enable.idempotence", "true")
             .set("compression.type", shape.codec.name())
             .set("partitioner", "murmur2_random")
+            // Without keys each record chooses anew, so that few records reach every partition.
+            .set("sticky.partitioning.linger.ms", "0")
             .set("reconnect.backoff.max.ms", "500")
             .set("linger.ms", "5")
             .set_log_level(rdkafka::config::RDKafkaLogLevel::Emerg);

@@ -481,6 +481,7 @@ async fn bench() -> anyhow::Result<Bench> {
         timeout: Duration::from_secs(60),
         limits: Default::default(),
         metrics: Default::default(),
+        auditor: None,
     };
     Ok(Bench {
         service: SqlService::new(Arc::new(NoPins), &storage, options)?,

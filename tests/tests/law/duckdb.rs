@@ -64,7 +64,11 @@ impl World<'_> {
     }
 }
 
-fn write(path: &Path, schema: &SchemaRef, batches: &[RecordBatch]) -> anyhow::Result<()> {
+pub(super) fn write(
+    path: &Path,
+    schema: &SchemaRef,
+    batches: &[RecordBatch],
+) -> anyhow::Result<()> {
     let file = encode_parquet(String::new(), schema, batches, 0)?;
     Ok(std::fs::write(path, file.body)?)
 }

@@ -329,13 +329,39 @@ const OF_REFERENCES: &[Bug] = &[
     ),
 ];
 
-/// The test of references.
+/// Those of steps, which the law's test of those notices.
+const OF_STEPS: &[Bug] = &[
+    (
+        "planted-step-lands-first",
+        "what a step made lands before what it was made of",
+        1,
+    ),
+    (
+        "planted-step-of-facts-taken-back",
+        "what was made of facts that were taken back lands with those in their place",
+        1,
+    ),
+    (
+        "planted-step-keeps-what-was-made",
+        "what was made of facts that were taken back is kept",
+        1,
+    ),
+    (
+        "planted-step-skips-files",
+        "a step reads the first of several files of the log and goes on behind the last",
+        1,
+    ),
+];
+
+/// The tests of references and of steps.
+const STEPS: &str = "law::steps::facts_are_made_of_facts_once";
 const REFERENCES: &str = "law::references::facts_meet_references_as_recorded";
 
 /// Runs the law's test with a bug switched on. Returns what it printed where it failed.
 fn broken_by(bug: &str, seed: u64, of: &str) -> anyhow::Result<Option<String>> {
     let test = match of {
         REFERENCES => REFERENCES,
+        STEPS => STEPS,
         _ => "law::the_law_holds",
     };
     let out = Command::new(std::env::current_exe()?)
@@ -363,7 +389,9 @@ fn every_planted_bug_is_caught() -> anyhow::Result<()> {
         .iter()
         .map(|bug| (bug, world::OF_GENERATIONS));
     let of_references = OF_REFERENCES.iter().map(|bug| (bug, REFERENCES));
-    for ((bug, what, seed), of) in plain.chain(of_generations).chain(of_references) {
+    let of_steps = OF_STEPS.iter().map(|bug| (bug, STEPS));
+    let later = of_references.chain(of_steps);
+    for ((bug, what, seed), of) in plain.chain(of_generations).chain(later) {
         let begun = Instant::now();
         match broken_by(bug, *seed, of)? {
             Some(printed) => {

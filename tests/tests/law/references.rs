@@ -178,6 +178,7 @@ impl<'a> World<'a> {
             timeout: std::time::Duration::from_secs(60),
             limits: Default::default(),
             metrics: Default::default(),
+            auditor: None,
         };
         let service = SqlService::new(Arc::new(NoPins), &storage, options)?;
         let machines = rng.random_range(1..3);

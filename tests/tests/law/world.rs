@@ -306,6 +306,7 @@ impl<'a> World<'a> {
             timeout: Duration::from_secs(60),
             limits: Default::default(),
             metrics: Default::default(),
+            auditor: None,
         };
         let service = SqlService::new(Arc::new(NoPins), &storage, options)?;
         // Some daemons spill what they have at once, or what little a disk has room for.

@@ -3,10 +3,11 @@
 
 use anabranch_shared::counted;
 
-use super::{DaemonEntry, KafkaStatus, Status, TopicStatus, ViewStatus};
+use super::{DaemonEntry, KafkaStatus, Status, StepStatus, TopicStatus, ViewStatus};
 use crate::clock::now_ms;
 use crate::commands::fitting::fitted;
 use crate::output::{Style, human_bytes, human_count};
+use crate::reader::daemon_status::DoorStatus;
 use crate::work::job_states::JobState;
 
 /// The status.
@@ -24,9 +25,15 @@ pub fn text(status: &Status, style: Style) -> String {
         text.push('\n');
         text += &kafka_table(&status.kafka, style);
     }
+    if !status.steps.is_empty() {
+        text += "\n";
+        text += &steps_table(&status.steps, style);
+    }
     text.push('\n');
     text += &views_table(&status.views, style);
-    let own = [retention_notes(status), stale_notes(status)].concat();
+    let doors = status.daemons.iter().flat_map(|daemon| &daemon.doors);
+    let dangers: Vec<String> = doors.filter_map(DoorStatus::danger).collect();
+    let own = [dangers, retention_notes(status), stale_notes(status)].concat();
     for note in own.iter().chain(&status.notes) {
         text += &format!("\n{}", style.yellow(&format!("note: {note}")));
     }
@@ -50,6 +57,9 @@ fn daemon_text(daemon: &DaemonEntry) -> String {
     let own = own.collect::<Vec<_>>().join(", ");
     if !own.is_empty() {
         text += &format!("         partitions: {own}\n");
+    }
+    for door in &daemon.doors {
+        text += &format!("         {}\n", door.text());
     }
     if let Some(bounds) = &daemon.bounds {
         text += &format!("         {}\n", bounds.text());
@@ -124,6 +134,33 @@ fn kafka_table(kafka: &[KafkaStatus], style: Style) -> String {
         "lag (s)",
     ];
     fitted(&headers, rows.collect(), &[0], style)
+}
+
+fn steps_table(steps: &[StepStatus], style: Style) -> String {
+    let rows = steps.iter().map(|s| {
+        let lag = s
+            .lag_seconds
+            .map_or_else(|| "-".to_owned(), |lag| format!("{lag:.1}"));
+        vec![
+            s.step.clone(),
+            format!("{} → {}", s.from, s.to),
+            human_count(s.facts),
+            human_count(s.made),
+            human_count(s.refused),
+            human_count(u64::try_from(s.lag_offsets).unwrap_or(0)),
+            lag,
+        ]
+    });
+    let headers = [
+        "step",
+        "topics",
+        "facts",
+        "made",
+        "refused",
+        "lag (offsets)",
+        "lag (s)",
+    ];
+    fitted(&headers, rows.collect(), &[0, 1], style)
 }
 
 fn views_table(views: &[ViewStatus], style: Style) -> String {

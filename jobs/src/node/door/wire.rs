@@ -10,15 +10,20 @@ use std::time::Duration;
 
 use hyper::rt::{Read, ReadBufCursor, Write};
 use hyper_util::rt::TokioIo;
-use tokio::net::TcpStream;
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::time::{Instant, Sleep};
 
 /// Nothing of an answer may be read for so long.
 const UNREAD_FOR: Duration = Duration::from_secs(120);
 
+/// What carries the bytes, encrypted or not.
+trait Stream: AsyncRead + AsyncWrite + Send + Unpin {}
+
+impl<S: AsyncRead + AsyncWrite + Send + Unpin> Stream for S {}
+
 /// A connection.
 pub(super) struct Wire {
-    inner: TokioIo<TcpStream>,
+    inner: TokioIo<Box<dyn Stream>>,
     /// What is to be written in place of what the server wrote.
     instead: Vec<u8>,
     /// When it is given up; none while nothing waits to be written.
@@ -26,9 +31,9 @@ pub(super) struct Wire {
 }
 
 impl Wire {
-    pub(super) fn new(stream: TcpStream) -> Self {
+    pub(super) fn new(stream: impl AsyncRead + AsyncWrite + Send + Unpin + 'static) -> Self {
         Self {
-            inner: TokioIo::new(stream),
+            inner: TokioIo::new(Box::new(stream)),
             instead: Vec::new(),
             given_up: None,
         }
@@ -76,14 +81,25 @@ fn instead_of(answer: &[u8]) -> Option<Vec<u8>> {
         _ => return None,
     };
     let has_no_body = rest.contains("content-length: 0\r\n") && rest.ends_with("\r\n\r\n");
-    has_no_body.then(|| {
-        let body = serde_json::json!({ "error": why, "kind": "invalid" }).to_string();
-        let length = body.len();
-        format!(
-            "HTTP/1.1 {status}\r\nconnection: close\r\ncontent-type: application/json\r\ncontent-length: {length}\r\n\r\n{body}"
-        )
-        .into_bytes()
-    })
+    has_no_body.then(|| last_answer(status, why))
+}
+
+/// What a client is told that does not encrypt where it has to.
+pub(super) fn told_to_encrypt() -> Vec<u8> {
+    last_answer(
+        "400 Bad Request",
+        "connections are encrypted here; ask by `https://`",
+    )
+}
+
+/// A refusal after which the connection ends.
+fn last_answer(status: &str, why: &str) -> Vec<u8> {
+    let body = serde_json::json!({ "error": why, "kind": "invalid" }).to_string();
+    let length = body.len();
+    format!(
+        "HTTP/1.1 {status}\r\nconnection: close\r\ncontent-type: application/json\r\ncontent-length: {length}\r\n\r\n{body}"
+    )
+    .into_bytes()
 }
 
 impl Read for Wire {

@@ -15,12 +15,13 @@ use prometheus_client::registry::Registry;
 use crate::node::peers::PEERS;
 
 /// What a daemon answers, with a name in braces for what differs.
-const ROUTES: [&str; 13] = [
+const ROUTES: [&str; 14] = [
     "/health",
     "/ready",
     "/status",
     "/metrics",
     "/verify/{view}",
+    "/views/{view}",
     PEERS,
     "/topics/{topic}",
     "/topics/{topic}/ingested/{id}",

@@ -51,6 +51,11 @@ impl Scraped {
             "Connections beyond the bounds: over some of them the state of the node was answered, the others were closed",
             node.connections.refused(),
         )?;
+        families.counter_of_all(
+            "anabranch_audit_lost_total",
+            "Statements of which no record was written, because more waited than may",
+            node.audit.as_ref().map_or(0, |audit| audit.lost()),
+        )?;
         let ended = node.ended_tasks().into_keys();
         families.gauge(
             "anabranch_task_ended",

@@ -4,19 +4,19 @@
 use super::super::near;
 use super::names;
 
+/// How another project, or another daemon, is asked.
+const ANOTHER: &str = "another project is opened with `anabranch --project DIR sql`, a daemon elsewhere with `anabranch sql --url URL`";
+
 /// Commands of psql whose work is done in another way here.
 const INSTEAD: [(&str, &str); 9] = [
     ("\\l", "a project is one database: `\\d` lists what it has"),
-    (
-        "\\c",
-        "another project is opened with `anabranch --project DIR sql`",
-    ),
-    (
-        "\\connect",
-        "another project is opened with `anabranch --project DIR sql`",
-    ),
+    ("\\c", ANOTHER),
+    ("\\connect", ANOTHER),
     ("\\dn", "there is one schema: `\\d` lists what it has"),
-    ("\\du", "there are no users"),
+    (
+        "\\du",
+        "`anabranch users list` lists the users of a project",
+    ),
     ("\\di", "there are no indexes"),
     (
         "\\copy",

@@ -3,6 +3,7 @@
 
 use arrow::array::{Int64Array, StringViewArray, TimestampMicrosecondArray};
 use arrow::util::display::{ArrayFormatter, FormatOptions};
+use datafusion::logical_expr::EmitTo;
 use rand::rngs::SmallRng;
 use rand::seq::SliceRandom;
 use rand::{Rng, SeedableRng};
@@ -13,30 +14,36 @@ use super::*;
 type Fact = (i64, Option<i64>, Option<&'static str>);
 
 fn islands(answer: Answer, gap: i64) -> Islands {
-    Islands {
+    Islands::of(&shape(answer, gap))
+}
+
+fn shape(answer: Answer, gap: i64) -> Arc<Shape> {
+    Arc::new(Shape {
         answer,
         gap,
         values: match answer {
             Answer::Sessions => vec![DataType::Int64, DataType::Utf8View],
             Answer::Count | Answer::Seconds => Vec::new(),
         },
-        islands: BTreeMap::new(),
-        buckets: 0,
-        too_many: false,
-    }
+    })
 }
 
 fn update(islands: &mut Islands, facts: &[Fact]) {
+    let columns = columns(&islands.shape, facts);
+    islands.update_batch(&columns).unwrap();
+}
+
+fn columns(shape: &Shape, facts: &[Fact]) -> Vec<ArrayRef> {
     let at = facts.iter().map(|f| f.0);
     let ts = TimestampMicrosecondArray::from_iter_values(at).with_timezone("UTC");
     let mut columns: Vec<ArrayRef> = vec![Arc::new(ts.clone()), Arc::new(ts)];
-    if !islands.values.is_empty() {
+    if !shape.values.is_empty() {
         columns.push(Arc::new(facts.iter().map(|f| f.1).collect::<Int64Array>()));
         columns.push(Arc::new(
             facts.iter().map(|f| f.2).collect::<StringViewArray>(),
         ));
     }
-    islands.update_batch(&columns).unwrap();
+    columns
 }
 
 fn merge(into: &mut Islands, other: &mut Islands) {
@@ -201,4 +208,89 @@ fn too_many_is_the_same_at_every_cut() {
         ],
     );
     assert_eq!(shown(&mut wide), "3");
+}
+
+/// Many keys at once are what each would be alone, in states and answers, however they are emitted, and
+/// with a filter.
+#[test]
+fn keys_together_are_what_each_is_alone() {
+    let mut rng = SmallRng::seed_from_u64(11);
+    for case in 0..300 {
+        let answer = [Answer::Sessions, Answer::Count, Answer::Seconds][case % 3];
+        let shape = shape(answer, 10);
+        let total = rng.random_range(1..9);
+        let mut alone: Vec<Islands> = (0..total).map(|_| Islands::of(&shape)).collect();
+        let (mut first, mut second) =
+            (keys::Keys::of(shape.clone()), keys::Keys::of(shape.clone()));
+        for together in [&mut first, &mut second] {
+            let count = rng.random_range(0..60);
+            let fact = |rng: &mut SmallRng| -> Fact {
+                let word = [None, Some("a word that is not inlined"), Some("b")];
+                (
+                    rng.random_range(0..300),
+                    rng.random_bool(0.7).then(|| rng.random_range(-3..4)),
+                    word[rng.random_range(0..3)],
+                )
+            };
+            let facts: Vec<Fact> = (0..count).map(|_| fact(&mut rng)).collect();
+            let groups: Vec<usize> = (0..count).map(|_| rng.random_range(0..total)).collect();
+            let counts: Vec<Option<bool>> = (0..count)
+                .map(|_| [Some(true), Some(true), Some(false), None][rng.random_range(0..4)])
+                .collect();
+            let filter = BooleanArray::from(counts.clone());
+            let columns = columns(&shape, &facts);
+            // As they are, or as the states of each.
+            if rng.random_bool(0.5) {
+                let filter = Some(&filter);
+                together
+                    .update_batch(&columns, &groups, filter, total)
+                    .unwrap();
+            } else {
+                let states = together.convert_to_state(&columns, Some(&filter)).unwrap();
+                together.merge_batch(&states, &groups, total).unwrap();
+            }
+            for ((fact, group), counts) in facts.into_iter().zip(groups).zip(counts) {
+                if counts == Some(true) {
+                    update(&mut alone[group], &[fact]);
+                }
+            }
+        }
+        // The second one's states, in two parts, into the first.
+        let before = rng.random_range(0..=total);
+        for (from, emit) in [(0, EmitTo::First(before)), (before, EmitTo::All)] {
+            let states = second.state(emit).unwrap();
+            let groups: Vec<usize> = (from..from + states[0].len()).collect();
+            first.merge_batch(&states, &groups, total).unwrap();
+        }
+        assert_eq!(second.size(), keys::Keys::of(shape).size());
+        let before = rng.random_range(0..=total);
+        let mut found = Vec::new();
+        for emit in [EmitTo::First(before), EmitTo::All] {
+            let answers = first.evaluate(emit).unwrap();
+            found.extend(
+                (0..answers.len()).map(|i| ScalarValue::try_from_array(&answers, i).unwrap()),
+            );
+        }
+        let wanted = alone.iter_mut().map(|key| key.evaluate().unwrap());
+        assert_eq!(found, wanted.collect::<Vec<_>>(), "case {case}");
+    }
+}
+
+/// What is made of keys of few sessions takes about what their texts take.
+#[test]
+fn texts_of_few_sessions_take_little() {
+    let shape = shape(Answer::Sessions, 10);
+    let mut keys = keys::Keys::of(shape.clone());
+    let text = "https://gazette.example/politics/after-bank-bill-10002";
+    let facts: Vec<Fact> = (0..1_000).map(|_| (0, None, Some(text))).collect();
+    let groups: Vec<usize> = (0..1_000).collect();
+    let columns = columns(&shape, &facts);
+    keys.update_batch(&columns, &groups, None, 1_000).unwrap();
+    let mut alone = islands(Answer::Sessions, 10);
+    update(&mut alone, &facts[..1]);
+    let one = alone.state().unwrap()[0].to_array().unwrap();
+    assert!(one.get_array_memory_size() < 8_000, "of one key");
+    let states = keys.state(EmitTo::All).unwrap();
+    let bytes = states[0].get_array_memory_size();
+    assert!(bytes < 1_000 * 1_000, "{bytes} bytes of 1,000 keys");
 }

@@ -153,7 +153,7 @@ fn unknown_keys_and_tables_name_what_is_near_or_known() {
     );
     assert_told(
         "[batch]\ntimeout = \"5s\"",
-        "unknown key `timeout` in `[batch]`; it belongs in `[query]`",
+        "unknown key `timeout` in `[batch]`; it belongs in `[query]` or `[steps.NAME]`",
         "timeout",
     );
     assert_told(
@@ -162,15 +162,20 @@ fn unknown_keys_and_tables_name_what_is_near_or_known() {
         "dameon",
     );
     assert_told(
+        "[doors.postgress]",
+        "unknown table `[doors.postgress]`; did you mean `[doors.postgres]`?",
+        "postgress",
+    );
+    assert_told(
         "[topic.x]",
         "unknown table `[topic]`; did you mean `[topics]`?",
         "topic",
     );
     assert_told(
-        "[users]",
-        "unknown table `[users]`; known tables: `[storage]`, `[daemon]`, `[http]`, `[batch]`, `[build]`, `[query]`, `[log]`, \
-         `[topics.NAME]`, `[topics.NAME.fields.FIELD]`, `[topics.NAME.source.kafka]`, `[topics.NAME.dedup]`, `[topics.NAME.retention]`, `[references.NAME]`, `[views.NAME]`, `[views.NAME.gate]`, `[views.NAME.gate.columns.COLUMN]`",
-        "users",
+        "[people]",
+        "unknown table `[people]`; known tables: `[storage]`, `[daemon]`, `[http]`, `[doors.postgres]`, `[users]`, `[tls]`, `[audit]`, `[batch]`, `[build]`, `[query]`, `[log]`, \
+         `[topics.NAME]`, `[topics.NAME.fields.FIELD]`, `[topics.NAME.source.kafka]`, `[topics.NAME.dedup]`, `[topics.NAME.retention]`, `[references.NAME]`, `[steps.NAME]`, `[views.NAME]`, `[views.NAME.gate]`, `[views.NAME.gate.columns.COLUMN]`",
+        "people",
     );
     assert_told(
         "x = 1",
@@ -804,5 +809,84 @@ fn a_reference_names_a_topic_and_its_fields() {
         );
         let said = error.err().map(|e| e.to_string()).unwrap_or_default();
         assert!(said.starts_with(says), "{reference}: {said}");
+    }
+}
+
+#[test]
+fn a_step_names_its_topics_and_what_it_runs() {
+    let with = |steps: &str| {
+        let mut text = String::new();
+        for topic in ["a", "b", "c"] {
+            text += &format!(
+                "[topics.{topic}]\nevent_time = \"ts\"\n[topics.{topic}.fields]\nts = \"timestamp not null\"\nurl = \"varchar\"\nx = \"double\"\n"
+            );
+        }
+        text + steps
+    };
+    let chain = "[steps.s]\nfrom = \"a\"\nto = \"b\"\nrun = [\"x\"]\nmost = 4096\n[steps.t]\nfrom = \"b\"\nto = \"c\"\nrun = [\"x\"]\nmost = 4096";
+    let circle = "[steps.s]\nfrom = \"a\"\nto = \"b\"\nrun = [\"x\"]\n[steps.t]\nfrom = \"b\"\nto = \"a\"\nrun = [\"x\"]";
+    let twice = "[steps.s]\nfrom = \"a\"\nto = \"c\"\nrun = [\"x\"]\n[steps.t]\nfrom = \"b\"\nto = \"c\"\nrun = [\"x\"]";
+    let told = [
+        (
+            "[steps.s]\nfrom = \"a\"\nto = \"b\"",
+            "`[steps.s]` lacks `run`; write for example `run = [\"python3\", \"steps/NAME.py\"]`, or `sql`",
+        ),
+        (
+            "[steps.s]\nfrom = \"a\"\nto = \"b\"\nrun = \"python3 x.py\"",
+            "`run` in `[steps.s]` must be a program with its arguments, such as `[\"python3\", \"steps/clean.py\"]`, found the string `python3 x.py`",
+        ),
+        (
+            "[steps.s]\nfrom = \"a\"\nto = \"b\"\nrun = []",
+            "`run` in `[steps.s]` must be a program",
+        ),
+        (
+            "[steps.s]\nfrom = \"a\"\nto = \"b\"\nrun = [\"x\"]\nsql = \"x.sql\"",
+            "`[steps.s]` has both `run` and `sql`; take one out",
+        ),
+        (
+            "[steps.s]\nfrom = \"a\"\nto = \"b\"\nsql = \"x.sql\"\nprocesses = 2",
+            "`processes` in `[steps.s]` is of a program, and the step is SQL; take it out",
+        ),
+        (
+            "[steps.s]\nfrom = \"a\"\nto = \"bb\"\nrun = [\"x\"]",
+            "`to` in `[steps.s]` must name a topic of the project, found `bb`; did you mean `b`?",
+        ),
+        (
+            "[steps.s]\nfrom = \"a\"\nto = \"a\"\nrun = [\"x\"]",
+            "step `s` takes and makes facts of one topic; give it another `to`",
+        ),
+        (
+            "[steps.s]\nfrom = \"a\"\nto = \"b\"\nrun = [\"x\"]\ngroup_by = \"ulr\"",
+            "`group_by` in `[steps.s]` must name a field of topic `a`, found `ulr`; did you mean `url`?",
+        ),
+        (
+            "[steps.s]\nfrom = \"a\"\nto = \"b\"\nrun = [\"x\"]\ngroup_by = \"x\"",
+            "field `x` can't be compared exactly",
+        ),
+        (
+            "[steps.s]\nfrom = \"a\"\nto = \"b\"\nrun = [\"x\"]\nprotocol = \"strom\"",
+            "`protocol` in `[steps.s]` must be `\"arrow\"` or `\"storm\"`",
+        ),
+        (
+            circle,
+            "step `s` is part of a circle: b → a → b; take one of its steps out",
+        ),
+        (
+            twice,
+            "steps `s` and `t` both make facts of topic `c`, which one alone can; give one another `to`",
+        ),
+        (
+            chain,
+            "up to step `t` a fact may become 16777216 facts (a → b → c), more than 8388608: their offsets would run out; lower `most`",
+        ),
+    ];
+    for (steps, says) in told {
+        let error = Project::parse(
+            &with(steps),
+            std::path::Path::new("anabranch.toml"),
+            &|_| None,
+        );
+        let said = error.err().map(|e| e.to_string()).unwrap_or_default();
+        assert!(said.contains(says), "{steps}: {said}");
     }
 }

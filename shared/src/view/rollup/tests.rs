@@ -119,6 +119,13 @@ fn references_are_joined_below() {
             !matches!(difference, crate::view::Difference::States(_)),
             "{compiled} {difference:?}"
         );
+        // Its columns are called as those of any view.
+        let names = |sql: &str| {
+            let schema = view(sql).schema();
+            let names = schema.fields().iter().map(|f| f.name().clone());
+            names.collect::<Vec<_>>()
+        };
+        assert_eq!(names(&compiled), names(over_facts));
     }
     let using = "SELECT posts.b, sum(views) AS views FROM minutes JOIN posts USING (s) GROUP BY 1";
     let said = compiled(using).unwrap_err();

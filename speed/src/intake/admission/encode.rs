@@ -75,6 +75,12 @@ pub(super) fn dead_rows(
     Ok(objects.into_iter().map(whole).collect())
 }
 
+/// Each row as a JSON object without its NULLs, to be admitted to another topic.
+pub(crate) fn raw_rows(batch: &RecordBatch) -> Result<Vec<Bytes>, ArrowError> {
+    let rows = (0..batch.num_rows() as u64).collect();
+    dead_rows(batch, &vec![None; batch.num_columns()], &[], rows)
+}
+
 /// Whether JSON has values of a type as texts, read as those of any other source are.
 fn is_read_from_text(data_type: &DataType) -> bool {
     matches!(

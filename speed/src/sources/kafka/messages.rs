@@ -47,11 +47,13 @@ impl Messages {
     /// Adds a message.
     pub(crate) fn add(&mut self, message: &impl Message, settings: &KafkaSettings) {
         self.end = message.offset() + 1;
-        if message.payload().is_none() && settings.tombstones == Tombstones::Skip {
-            return;
-        }
         let value = message.payload().unwrap_or_default();
-        let body = match unframed(value) {
+        let body = match (message.payload(), &settings.tombstone_field) {
+            (None, Some(_)) => Ok(&b"{}"[..]),
+            (None, None) if settings.tombstones == Tombstones::Skip => return,
+            _ => unframed(value),
+        };
+        let body = match body {
             Ok(body) if !is_blank(body) => body,
             Ok(_) => return self.refuse(message, value, "the message has no value".into()),
             Err(reason) => return self.refuse(message, value, reason),
@@ -209,6 +211,13 @@ fn mapped_fields(
 ) -> std::result::Result<Vec<(String, String)>, String> {
     let mut fields = Vec::new();
     let quoted = |text: &str| serde_json::Value::from(text).to_string();
+    if let (Some(field), None) = (&settings.tombstone_field, message.payload()) {
+        fields.push((field.clone(), "true".to_owned()));
+    }
+    let timestamp_field = match (&settings.timestamp_field, message.payload()) {
+        (None, None) => Some(&settings.event_time),
+        (field, _) => field.as_ref(),
+    };
     let is_binary = |field: &String| settings.binary_fields.contains(field);
     if let (Some(field), Some(key)) = (&settings.key_field, message.key()) {
         let value = match is_binary(field) {
@@ -217,7 +226,7 @@ fn mapped_fields(
         };
         fields.push((field.clone(), quoted(&value)));
     }
-    if let (Some(field), Some(ms)) = (&settings.timestamp_field, message.timestamp().to_millis()) {
+    if let (Some(field), Some(ms)) = (timestamp_field, message.timestamp().to_millis()) {
         let at = chrono::DateTime::from_timestamp_millis(ms);
         let at = at.ok_or_else(|| format!("the message's time stamp {ms} is out of range"))?;
         fields.push((field.clone(), format!("\"{}\"", at.to_rfc3339())));

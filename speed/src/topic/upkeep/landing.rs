@@ -52,12 +52,20 @@ impl Upkeep {
                 return failed;
             }
         }
+        let behind = self.behind.lock().clone();
+        let landable = behind.map(|behind| behind.landable());
+        let may_land = |p: &PlacedFacts| {
+            let of_lane = landable
+                .as_ref()
+                .filter(|_| p.partition != self.memory.partition);
+            of_lane.is_none_or(|landable| p.range.end <= landable.get(p.partition))
+        };
         let mut facts = 0;
         let limit = self.memory.options.land_facts.max(1);
         let fits = |p: &&Arc<PlacedFacts>| {
             let before = facts;
             facts += p.facts.num_rows() as u64;
-            before == 0 || facts <= limit * 2
+            may_land(p) && (before == 0 || facts <= limit * 2)
         };
         let mut delta = self.memory.delta.lock();
         let pieces: Vec<_> = delta.unlanded.iter().take_while(fits).cloned().collect();

@@ -1,6 +1,8 @@
 //! Disks that are full: what can't be kept is refused, the daemon stays up and answers, and goes on
 //! once there is room.
 
+use std::time::{Duration, Instant};
+
 use anabranch_jobs::project::context::Context;
 use anabranch_shared::Offsets;
 use anabranch_tests::daemon::request;
@@ -78,6 +80,9 @@ pub(super) async fn of_the_wal(time: Time) -> anyhow::Result<Option<Tally>> {
     ))
 }
 
+/// What a refusal says while the WAL has reached its bound.
+const WAITS: &str = "facts are refused until some have landed";
+
 /// Waits until all that was acknowledged has landed.
 async fn landed(context: &Context, sender: &Sender) -> anyhow::Result<()> {
     let acknowledged = sender.fates().totals().count;
@@ -134,7 +139,7 @@ pub(super) async fn of_the_storage(time: Time) -> anyhow::Result<Option<Tally>> 
     };
     sender.was_refused();
     anyhow::ensure!(
-        refusal.contains("facts are refused until some have landed") && daemon.runs()?,
+        refusal.contains(WAITS) && daemon.runs()?,
         "refused with: {refusal}"
     );
     run_well(dir.path(), &["status"]).await?;
@@ -147,7 +152,16 @@ pub(super) async fn of_the_storage(time: Time) -> anyhow::Result<Option<Tally>> 
     }
     let client = daemon.ready(&context).await?;
     landed(&context, &sender).await?;
-    sender.send(&client, time.facts / 3).await?;
+    // What has landed leaves the WAL a little later.
+    let deadline = Instant::now() + Duration::from_secs(30);
+    while let Err(e) = sender.send(&client, time.facts / 3).await {
+        anyhow::ensure!(
+            e.to_string().contains(WAITS) && Instant::now() < deadline,
+            "refused with room: {e}"
+        );
+        sender.was_refused();
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
     run_well(dir.path(), &["batch", "refresh"]).await?;
     daemon.terminate().await?;
     Ok(Some(

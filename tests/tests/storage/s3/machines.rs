@@ -118,6 +118,8 @@ async fn dead_addresses_cost_no_time() -> anyhow::Result<()> {
             local: String::new(),
             host: "elsewhere".into(),
             pid: 1,
+            certificate: String::new(),
+            has_users: false,
             partitions: [("facts".to_owned(), vec![100 + n])].into(),
             reads: Default::default(),
             started_at_ms: 0,

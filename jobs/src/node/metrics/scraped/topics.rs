@@ -6,7 +6,9 @@ use std::fmt;
 use std::sync::Arc;
 
 use anabranch_shared::{LockHolds, misfits};
-use anabranch_speed::{Daemon, DedupStatus, IntakeCount, TopicDelta, TopicStream, ViewDelta};
+use anabranch_speed::{
+    Daemon, DedupStatus, IntakeCount, StepState, TopicDelta, TopicStream, ViewDelta,
+};
 use prometheus_client::encoding::EncodeGaugeValue;
 
 use super::families::{Families, Labels, one, two, yes_or_no};
@@ -34,7 +36,8 @@ pub(super) fn encode(
     topics.freshness(boundaries, daemon)?;
     topics.dedup()?;
     topics.locks()?;
-    kafka(daemon, families)
+    kafka(daemon, families)?;
+    steps(daemon, families)
 }
 
 impl Topics<'_, '_> {
@@ -312,5 +315,68 @@ fn kafka(daemon: &Daemon, families: &mut Families<'_>) -> fmt::Result {
         "anabranch_kafka_paused",
         "1 where reading from Kafka pauses, because the memory for facts and deltas is full",
         paused,
+    )
+}
+
+/// What steps make.
+fn steps(daemon: &Daemon, families: &mut Families<'_>) -> fmt::Result {
+    let now_ms = now_ms();
+    let states: Vec<(Labels, StepState)> = daemon
+        .steps()
+        .iter()
+        .map(|(topic, source)| {
+            let state = source.state();
+            (
+                two(("step", state.step.clone()), ("topic", topic.clone())),
+                state,
+            )
+        })
+        .collect();
+    let rows = |value: fn(&StepState) -> u64| {
+        states
+            .iter()
+            .map(move |(labels, state)| (labels.clone(), value(state)))
+    };
+    families.counter(
+        "anabranch_step_facts",
+        "Facts that a step took",
+        rows(|s| s.facts),
+    )?;
+    families.counter(
+        "anabranch_step_made",
+        "Records that a step made",
+        rows(|s| s.made),
+    )?;
+    families.counter(
+        "anabranch_step_refused",
+        "Facts of which nothing was made because the step failed over them",
+        rows(|s| s.refused),
+    )?;
+    families.counter(
+        "anabranch_step_restarts",
+        "How often a program of a step was begun again after it had failed",
+        rows(|s| s.restarts),
+    )?;
+    families.gauge(
+        "anabranch_step_lag_offsets",
+        "Offsets of its input that a step has not taken",
+        states
+            .iter()
+            .map(|(labels, s)| (labels.clone(), s.lag_offsets())),
+    )?;
+    families.gauge(
+        "anabranch_step_lag_seconds",
+        "By how much a step is behind",
+        states
+            .iter()
+            .filter_map(|(labels, s)| Some((labels.clone(), s.lag_ms(now_ms)? as f64 / 1_000.0))),
+    )?;
+    families.gauge(
+        "anabranch_step_failing",
+        "1 where a step makes nothing, because it can't begin or fails over all facts",
+        states.iter().map(|(labels, s)| {
+            let fails = s.stopped.is_some() || s.trouble.is_some();
+            (labels.clone(), yes_or_no(fails))
+        }),
     )
 }

@@ -62,7 +62,7 @@ use rdkafka::message::{Header, OwnedHeaders, OwnedMessage};
 /// A topic with a source of these settings, and admission to it.
 fn source(more: &str) -> (Topic, KafkaSettings, Admission) {
     let text = format!(
-        "[topics.t]\nevent_time = \"ts\"\nfields = {{ ts = \"timestamp not null\", n = \"bigint\", k = \"varchar\", b = \"binary\" }}\n[topics.t.source.kafka]\nbrokers = \"h:1\"\n{more}"
+        "[topics.t]\nevent_time = \"ts\"\nfields = {{ ts = \"timestamp not null\", n = \"bigint\", k = \"varchar\", b = \"binary\", gone = \"boolean\" }}\n[topics.t.source.kafka]\nbrokers = \"h:1\"\n{more}"
     );
     let path = Path::new("p/anabranch.toml");
     let project = Project::parse(&text, path, &|_| None).unwrap();
@@ -190,6 +190,22 @@ fn tombstones_are_dead_letters_or_are_passed_over() {
     let piece = taken("tombstones = \"skip\"", &messages);
     assert_eq!(found(&piece), (vec![(1, Some(1))], Vec::new()));
     assert_eq!(piece.range.end, Offset(3));
+}
+
+#[test]
+fn tombstones_become_facts_where_a_field_says_so() {
+    let messages = [
+        message(0, Some(b"a"), None),
+        message(1, Some(b"b"), Some(&fact("1"))),
+    ];
+    let piece = taken("tombstone_field = \"gone\"\nkey_field = \"k\"", &messages);
+    let (facts, dead) = found(&piece);
+    assert_eq!((facts.len(), dead.len()), (2, 0), "{dead:?}");
+    let gone = piece.facts.column_by_name("gone").unwrap();
+    let gone: Vec<_> = gone.as_boolean().iter().collect();
+    assert_eq!(gone, [Some(true), None]);
+    let keys = piece.facts.column_by_name("k").unwrap();
+    assert_eq!(keys.as_string_view().value(0), "a");
 }
 
 #[test]

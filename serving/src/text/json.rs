@@ -4,7 +4,6 @@
 use std::io::{self, Write};
 use std::sync::Arc;
 
-use anabranch_serving::distinct_names;
 use arrow::array::{Array, ArrayRef, StringArray};
 use arrow::datatypes::{DataType, Field, FieldRef, Schema, SchemaRef};
 use arrow::error::ArrowError;
@@ -16,8 +15,13 @@ use arrow::record_batch::{RecordBatch, RecordBatchOptions};
 
 use super::from_arrow;
 use super::value::{Reader, Show, show};
+use crate::naming::distinct_names;
 
-pub(super) fn write_array(
+/// Writes one array of objects, each on a line of its own.
+///
+/// # Errors
+/// What `out` returns, and [`io::ErrorKind::Other`] for a type that has no text.
+pub fn write_array(
     out: &mut dyn Write,
     schema: &SchemaRef,
     batches: &[RecordBatch],
@@ -25,7 +29,11 @@ pub(super) fn write_array(
     write::<ObjectPerLine>(out, schema, batches)
 }
 
-pub(super) fn write_lines(
+/// Writes one object a line.
+///
+/// # Errors
+/// As [`write_array`].
+pub fn write_lines(
     out: &mut dyn Write,
     schema: &SchemaRef,
     batches: &[RecordBatch],
@@ -39,10 +47,7 @@ fn write<F: JsonFormat>(
     batches: &[RecordBatch],
 ) -> io::Result<()> {
     let schema = columns_of(schema);
-    let mut writer: Writer<_, F> = WriterBuilder::new()
-        .with_explicit_nulls(true)
-        .with_encoder_factory(Arc::new(Leaves))
-        .build(out);
+    let mut writer: Writer<_, F> = writer(out);
     for batch in batches {
         let options = RecordBatchOptions::new().with_row_count(Some(batch.num_rows()));
         let columns = batch.columns().to_vec();
@@ -51,6 +56,14 @@ fn write<F: JsonFormat>(
         writer.write(&batch).map_err(from_arrow)?;
     }
     writer.finish().map_err(from_arrow)
+}
+
+/// What writes rows whose columns have different names.
+pub fn writer<W: Write, F: JsonFormat>(out: W) -> Writer<W, F> {
+    WriterBuilder::new()
+        .with_explicit_nulls(true)
+        .with_encoder_factory(Arc::new(Leaves))
+        .build(out)
 }
 
 /// One JSON array with each object on a line of its own, so that line tools and diffs still work.
@@ -80,7 +93,10 @@ fn columns_of(schema: &SchemaRef) -> SchemaRef {
 }
 
 /// The JSON text of every value of a nested column, NULL where the value is.
-pub(super) fn texts(column: &ArrayRef) -> io::Result<ArrayRef> {
+///
+/// # Errors
+/// [`io::ErrorKind::Other`] for a type that has no text.
+pub fn texts(column: &ArrayRef) -> io::Result<ArrayRef> {
     let field: FieldRef = Arc::new(Field::new("value", column.data_type().clone(), true));
     let options = EncoderOptions::default()
         .with_explicit_nulls(true)

@@ -11,7 +11,11 @@ use arrow::record_batch::RecordBatch;
 use super::value::{Reader, plain, show};
 use super::{from_arrow, json};
 
-pub(super) fn write(
+/// Writes rows, below the names of their columns where that is said.
+///
+/// # Errors
+/// What `out` returns, and [`io::ErrorKind::Other`] for a type that has no text.
+pub fn write(
     out: &mut dyn Write,
     schema: &SchemaRef,
     batches: &[RecordBatch],
@@ -21,13 +25,7 @@ pub(super) fn write(
         return Ok(());
     }
     if has_header {
-        let mut text = String::new();
-        for (index, field) in schema.fields().iter().enumerate() {
-            text.push_str(if index == 0 { "" } else { "," });
-            push_field(&mut text, field.name());
-        }
-        text.push('\n');
-        out.write_all(text.as_bytes())?;
+        write_header(out, schema)?;
     }
     for batch in batches {
         write_batch(out, batch)?;
@@ -35,7 +33,25 @@ pub(super) fn write(
     Ok(())
 }
 
-fn write_batch(out: &mut dyn Write, batch: &RecordBatch) -> io::Result<()> {
+/// Writes the names of columns.
+///
+/// # Errors
+/// What `out` returns.
+pub fn write_header(out: &mut dyn Write, schema: &SchemaRef) -> io::Result<()> {
+    let mut text = String::new();
+    for (index, field) in schema.fields().iter().enumerate() {
+        text.push_str(if index == 0 { "" } else { "," });
+        push_field(&mut text, field.name());
+    }
+    text.push('\n');
+    out.write_all(text.as_bytes())
+}
+
+/// Writes rows without the names of their columns.
+///
+/// # Errors
+/// As [`write()`].
+pub fn write_batch(out: &mut dyn Write, batch: &RecordBatch) -> io::Result<()> {
     let columns = batch
         .columns()
         .iter()

@@ -16,11 +16,11 @@ use chrono::{DateTime, SecondsFormat, Utc};
 
 /// Appends the text of the value at an index. NULL is the caller's to handle, except inside a list,
 /// struct or map.
-pub(super) type Show<'a> = Box<dyn Fn(usize, &mut String) + 'a>;
+pub type Show<'a> = Box<dyn Fn(usize, &mut String) + 'a>;
 
 /// For whom the text is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Reader {
+pub enum Reader {
     /// A person: everything escaped that could break a line or the terminal.
     Person,
     /// A program: RFC 3339, base64, text as it is.
@@ -28,7 +28,7 @@ pub(super) enum Reader {
 }
 
 /// The column without dictionary or run-end encoding, which only matter in memory.
-pub(super) fn plain(column: &ArrayRef) -> ArrayRef {
+pub fn plain(column: &ArrayRef) -> ArrayRef {
     let target = match column.data_type() {
         DataType::Dictionary(_, values) => values.as_ref().clone(),
         DataType::RunEndEncoded(_, values) => values.data_type().clone(),
@@ -39,7 +39,7 @@ pub(super) fn plain(column: &ArrayRef) -> ArrayRef {
 }
 
 /// Whether a table aligns the type to the right.
-pub(super) fn is_number(data_type: &DataType) -> bool {
+pub fn is_number(data_type: &DataType) -> bool {
     match data_type {
         DataType::Dictionary(_, values) => is_number(values),
         DataType::RunEndEncoded(_, values) => is_number(values.data_type()),
@@ -48,12 +48,12 @@ pub(super) fn is_number(data_type: &DataType) -> bool {
 }
 
 /// Whether cutting the text of the type would make it a wrong value instead of a shorter one.
-pub(super) fn is_rigid(data_type: &DataType) -> bool {
+pub fn is_rigid(data_type: &DataType) -> bool {
     is_number(data_type) || data_type.is_temporal() || data_type == &DataType::Boolean
 }
 
 /// How to write the values of `array`.
-pub(super) fn show<'a>(array: &'a dyn Array, reader: Reader) -> Result<Show<'a>, ArrowError> {
+pub fn show<'a>(array: &'a dyn Array, reader: Reader) -> Result<Show<'a>, ArrowError> {
     make(array, reader, false)
 }
 
@@ -242,7 +242,7 @@ fn push_text(text: &mut String, value: &str, reader: Reader, nested: bool) {
 
 /// Writes `value` on one line. A backslash stays one: a path or a pattern is more common in data than
 /// a text in which `\n` has to be told apart from a newline.
-pub(super) fn push_escaped(text: &mut String, value: &str) {
+pub fn push_escaped(text: &mut String, value: &str) {
     if !value.chars().any(needs_escape) {
         text.push_str(value);
         return;

@@ -1,0 +1,221 @@
+//! Who somebody is that asks over HTTP, and what they may ask. A path that is not in [`need`] is
+//! answered to users alone, and a handler that wants to know who asks answers nobody of whom that is
+//! not known.
+
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::sync::Arc;
+
+use anabranch_serving::{Identity, Refused, Users};
+use anabranch_shared::ErrorKind;
+use anabranch_speed::DELTA;
+use axum::extract::{ConnectInfo, Request, State};
+use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
+use axum::middleware::Next;
+use axum::response::Response;
+use base64::Engine;
+use base64::prelude::BASE64_STANDARD;
+use percent_encoding::percent_decode_str;
+
+use super::guard::error;
+use crate::node::peers::PEERS;
+use crate::reader::secured::StorageSecret;
+
+/// What a request needs.
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum Need {
+    /// Nothing: it tells no more than that somebody is there.
+    Nothing,
+    /// To be somebody; what is answered goes by who it is.
+    Somebody,
+    /// To send facts of a topic.
+    Ingest(String),
+    /// To see how the daemon is.
+    Operate,
+    /// To be another daemon of the storage.
+    Daemon,
+}
+
+/// What a path needs.
+fn need(path: &str) -> Need {
+    if let Some(rest) = path.strip_prefix("/topics/") {
+        let topic = rest.split('/').next().unwrap_or_default();
+        return Need::Ingest(percent_decode_str(topic).decode_utf8_lossy().into_owned());
+    }
+    match path {
+        "/health" | "/ready" => Need::Nothing,
+        "/status" | "/metrics" => Need::Operate,
+        DELTA | PEERS => Need::Daemon,
+        path if path.starts_with("/verify/") => Need::Operate,
+        _ => Need::Somebody,
+    }
+}
+
+/// What is known of those who ask.
+#[derive(Debug)]
+pub(crate) struct Gate {
+    pub(crate) users: Option<Arc<Users>>,
+    /// What other daemons and commands of the storage show.
+    pub(crate) secret: Option<StorageSecret>,
+}
+
+/// Who somebody is by what a request says.
+enum Shown {
+    /// Another daemon or a command of the storage.
+    Storage,
+    Somebody(Identity),
+}
+
+/// Why somebody is not let in.
+enum Stranger {
+    /// The request shows nothing.
+    Nobody,
+    /// It shows something that can't be read.
+    Unreadable,
+    Refused(Refused),
+}
+
+impl Gate {
+    fn identify(
+        &self,
+        users: &Users,
+        headers: &HeaderMap,
+        from: IpAddr,
+    ) -> Result<Shown, Stranger> {
+        let mut all = headers.get_all(header::AUTHORIZATION).iter();
+        let Some(value) = all.next() else {
+            return Err(Stranger::Nobody);
+        };
+        if all.next().is_some() {
+            return Err(Stranger::Unreadable);
+        }
+        let text = value.to_str().map_err(|_| Stranger::Unreadable)?;
+        let (scheme, shown) = text.split_once(' ').ok_or(Stranger::Unreadable)?;
+        let shown = shown.trim();
+        let (name, token) = match scheme.to_ascii_lowercase().as_str() {
+            "bearer" => (None, shown.to_owned()),
+            "basic" => {
+                let read = BASE64_STANDARD.decode(shown).ok();
+                let read = read.and_then(|bytes| String::from_utf8(bytes).ok());
+                let read = read.ok_or(Stranger::Unreadable)?;
+                let (name, token) = read.split_once(':').ok_or(Stranger::Unreadable)?;
+                (Some(name.to_owned()), token.to_owned())
+            }
+            _ => return Err(Stranger::Unreadable),
+        };
+        if self.secret.as_ref().is_some_and(|secret| secret.is(&token)) {
+            return Ok(Shown::Storage);
+        }
+        let identity = users.bearer(&token, from).map_err(Stranger::Refused)?;
+        // Whoever names a user means that one.
+        match name.filter(|name| !name.is_empty() && Some(name.as_str()) != identity.name()) {
+            None => Ok(Shown::Somebody(identity)),
+            Some(_) => Err(Stranger::Refused(Refused::Wrong)),
+        }
+    }
+}
+
+impl Stranger {
+    fn answer(&self) -> Response {
+        let (status, text) = match self {
+            Self::Nobody => (
+                StatusCode::UNAUTHORIZED,
+                "say who you are: send `Authorization: Bearer TOKEN` (`anabranch users add` makes a token)".to_owned(),
+            ),
+            Self::Unreadable => (
+                StatusCode::UNAUTHORIZED,
+                "the header `Authorization` is to be `Bearer TOKEN`, or `Basic` with a user and a token".to_owned(),
+            ),
+            Self::Refused(why @ Refused::Wrong) => (StatusCode::UNAUTHORIZED, why.to_string()),
+            Self::Refused(why) => (StatusCode::TOO_MANY_REQUESTS, why.to_string()),
+        };
+        let mut answer = error(status, ErrorKind::Denied, &text);
+        let headers = answer.headers_mut();
+        match self {
+            Self::Refused(Refused::Wait(time)) => {
+                let seconds = HeaderValue::from(time.as_secs().max(1));
+                headers.insert(header::RETRY_AFTER, seconds);
+            }
+            _ => {
+                let challenge = HeaderValue::from_static("Bearer realm=\"anabranch\"");
+                headers.insert(header::WWW_AUTHENTICATE, challenge);
+            }
+        }
+        answer
+    }
+}
+
+fn denied(identity: &Identity, what: &str) -> Response {
+    let name = identity.name().unwrap_or_default();
+    let text = format!("`{name}` may not {what}; what each user may do is in the file of users");
+    error(StatusCode::FORBIDDEN, ErrorKind::Denied, &text)
+}
+
+/// Lets those through who may ask what they ask, as long as they may.
+pub(crate) async fn gate(
+    State(gate): State<Arc<Gate>>,
+    mut request: Request,
+    next: Next,
+) -> Response {
+    let Some(users) = &gate.users else {
+        request.extensions_mut().insert(Identity::everybody());
+        return next.run(request).await;
+    };
+    let need = need(request.uri().path());
+    let from = request.extensions().get::<ConnectInfo<SocketAddr>>();
+    let from = from.map_or(IpAddr::from(Ipv4Addr::UNSPECIFIED), |ConnectInfo(at)| {
+        at.ip()
+    });
+    let identity = match gate.identify(users, request.headers(), from) {
+        Ok(Shown::Storage) => {
+            request.extensions_mut().insert(Identity::everybody());
+            return next.run(request).await;
+        }
+        Ok(Shown::Somebody(identity)) => identity,
+        Err(Stranger::Nobody) if need == Need::Nothing => return next.run(request).await,
+        Err(stranger) => return stranger.answer(),
+    };
+    let rights = identity.rights();
+    match &need {
+        Need::Ingest(topic) if !rights.may_ingest(topic) => {
+            return denied(&identity, "send facts of this topic");
+        }
+        Need::Operate if !rights.may_operate() => {
+            return denied(&identity, "see how the daemon is");
+        }
+        Need::Daemon => return denied(&identity, "ask what daemons ask each other"),
+        _ => {}
+    }
+    request.extensions_mut().insert(identity.clone());
+    tokio::select! {
+        answer = next.run(request) => answer,
+        () = users.ended(&identity) => Stranger::Refused(Refused::Wrong).answer(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_path_has_its_need() {
+        let ingest = |topic: &str| Need::Ingest(topic.to_owned());
+        for (path, expected) in [
+            ("/health", Need::Nothing),
+            ("/ready", Need::Nothing),
+            ("/status", Need::Operate),
+            ("/metrics", Need::Operate),
+            ("/verify/words", Need::Operate),
+            (DELTA, Need::Daemon),
+            (PEERS, Need::Daemon),
+            ("/sql", Need::Somebody),
+            ("/queries/1", Need::Somebody),
+            ("/nothing", Need::Somebody),
+            ("/topics/facts", ingest("facts")),
+            ("/topics/facts/ingested/x", ingest("facts")),
+            ("/topics/%66acts", ingest("facts")),
+            ("/topics/", ingest("")),
+        ] {
+            assert_eq!(need(path), expected, "{path}");
+        }
+    }
+}

@@ -1,0 +1,182 @@
+//! An answer over HTTP. One of up to a megabyte is whole before its first byte is sent, so that a failure
+//! has its status. A larger one is sent as it is computed and as fast as it is read; where that fails
+//! it is cut off before its last chunk, which every client reports, so it is never taken for a shorter
+//! answer.
+
+use std::io;
+use std::pin::Pin;
+use std::task::{Context, Poll};
+
+use anabranch_shared::{Error, Result, Stop};
+use axum::body::Body;
+use axum::http::{HeaderMap, HeaderName, HeaderValue, header};
+use axum::response::{IntoResponse, Response};
+use bytes::Bytes;
+use datafusion::execution::SendableRecordBatchStream;
+use futures::{Stream, StreamExt};
+use percent_encoding::{AsciiSet, CONTROLS, utf8_percent_encode};
+use tokio::sync::mpsc;
+
+use crate::encode::{ARROW, CSV, Encoder, JSON, NDJSON, PARQUET, Texts};
+use crate::metrics::Asked;
+use crate::running::Waiter;
+use crate::service::{Answer, SqlService};
+use crate::workers::{self, Computing};
+
+/// What is escaped in notes: header values are ASCII.
+const NOT_IN_A_HEADER: &AsciiSet = &CONTROLS.add(b'%');
+
+/// Bytes up to which an answer is whole before it is sent.
+const WHOLE: usize = 1 << 20;
+
+/// Bytes that are sent at once of a larger one.
+const CHUNK: usize = 256 << 10;
+
+/// Parts of an answer that may wait for its reader.
+const WAITING: usize = 2;
+
+/// A part of an answer.
+struct Part {
+    bytes: Bytes,
+    is_last: bool,
+}
+
+/// The answer as the request wants it.
+///
+/// # Errors
+/// Those of the first megabyte of it.
+pub(super) async fn respond(
+    service: &SqlService,
+    answer: Answer,
+    headers: &HeaderMap,
+) -> Result<Response> {
+    let accept = headers.get(header::ACCEPT).and_then(|v| v.to_str().ok());
+    let accept = accept.unwrap_or(JSON);
+    let content_type = [ARROW, NDJSON, CSV, PARQUET]
+        .into_iter()
+        .find(|t| accept.contains(t))
+        .unwrap_or(JSON);
+    // The threads that write the answer may be busy when its reader goes.
+    let (waiter, asked, stop) = (answer.waiter(), answer.asked(), answer.stop().clone());
+    let Answer {
+        schema,
+        stream,
+        freshness,
+        notes,
+        ..
+    } = answer;
+    let pool = service.memory_pool();
+    let encoder = Encoder::new(&schema, content_type, Texts::accepted(accept), pool)?;
+    let (send, mut received) = mpsc::channel(WAITING);
+    let computing = workers::begin(encode(encoder, stream, send, (stop, asked)))?;
+    let none = || Error::Internal("an answer has no end".to_owned());
+    let first = received.recv().await.ok_or_else(none)??;
+    let body = match first.is_last {
+        true => Body::from(first.bytes),
+        false => Body::from_stream(Parts {
+            first: Some(first.bytes),
+            received: Some(received),
+            _computing: computing,
+            _waiter: waiter,
+        }),
+    };
+    let mut response = ([(header::CONTENT_TYPE, content_type)], body).into_response();
+    let mut note = |name: &'static str, value: &str| {
+        let value = utf8_percent_encode(value, NOT_IN_A_HEADER).to_string();
+        if let Ok(value) = HeaderValue::from_str(&value) {
+            let name = HeaderName::from_static(name);
+            response.headers_mut().append(name, value);
+        }
+    };
+    note("anabranch-freshness", &freshness);
+    notes.iter().for_each(|n| note("anabranch-note", n));
+    Ok(response)
+}
+
+/// Writes an answer and sends it in parts, as long as somebody reads it and the query goes on.
+async fn encode(
+    encoder: Encoder,
+    rows: SendableRecordBatchStream,
+    send: mpsc::Sender<Result<Part>>,
+    (stop, asked): (Stop, Option<Asked>),
+) {
+    let encoding = encoded(encoder, rows, &send);
+    let ended = tokio::select! {
+        ended = encoding => ended,
+        // Whoever does not read holds no query beyond its time.
+        e = stop.stopped() => Err(e),
+    };
+    if let Err(e) = ended {
+        if let Some(asked) = asked {
+            asked.failed(&e);
+        }
+        // Nobody may be there to be told.
+        send.try_send(Err(e)).ok();
+    }
+}
+
+async fn encoded(
+    mut encoder: Encoder,
+    mut rows: SendableRecordBatchStream,
+    send: &mpsc::Sender<Result<Part>>,
+) -> Result<()> {
+    let mut most = WHOLE;
+    let gone = |_| Error::Cancelled("the client has left".to_owned());
+    while let Some(batch) = rows.next().await {
+        encoder.write(&batch?)?;
+        if encoder.ready() >= most {
+            most = CHUNK;
+            let part = Part {
+                bytes: encoder.take().into(),
+                is_last: false,
+            };
+            send.send(Ok(part)).await.map_err(gone)?;
+        }
+    }
+    let part = Part {
+        bytes: encoder.finish()?.into(),
+        is_last: true,
+    };
+    send.send(Ok(part)).await.map_err(gone)
+}
+
+/// The parts of an answer as they come. Dropping this ends the work.
+struct Parts {
+    first: Option<Bytes>,
+    /// None once the last part has come.
+    received: Option<mpsc::Receiver<Result<Part>>>,
+    _computing: Computing<()>,
+    _waiter: Waiter,
+}
+
+impl Stream for Parts {
+    type Item = io::Result<Bytes>;
+
+    fn poll_next(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<io::Result<Bytes>>> {
+        if let Some(first) = self.first.take() {
+            return Poll::Ready(Some(Ok(first)));
+        }
+        let Some(received) = self.received.as_mut() else {
+            return Poll::Ready(None);
+        };
+        let part = std::task::ready!(received.poll_recv(cx));
+        Poll::Ready(Some(match part {
+            Some(Ok(part)) => {
+                if part.is_last {
+                    self.received = None;
+                }
+                Ok(part.bytes)
+            }
+            other => {
+                self.received = None;
+                let why = other.and_then(Result::err).map(|e| e.to_string());
+                let why = why.unwrap_or_else(|| "its work has ended".to_owned());
+                tracing::warn!(error = %why, "an answer is cut off");
+                Err(io::Error::other(why))
+            }
+        }))
+    }
+}

@@ -1,0 +1,843 @@
+//! Answers to SQL: a query pins what it reads, is planned over the pins, and runs within bounds of
+//! memory and time.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use anabranch_shared::functions::{self, FunctionBounds};
+use anabranch_shared::sql::KnownNames;
+use anabranch_shared::view::{KeySample, Role, View, build_session, session_builder};
+use anabranch_shared::{
+    Error, ErrorKind, Pin, Pinner, ReadMode, Relation, Result, Stop, Storage, TopicPin, ViewPin,
+    sql,
+};
+use arrow::array::RecordBatch;
+use arrow::datatypes::{DataType, SchemaRef};
+use datafusion::catalog::TableProvider;
+use datafusion::execution::context::SQLOptions;
+use datafusion::execution::memory_pool::{FairSpillPool, MemoryPool};
+use datafusion::execution::runtime_env::{RuntimeEnv, RuntimeEnvBuilder};
+use datafusion::execution::{SendableRecordBatchStream, SessionState, TaskContext};
+use datafusion::logical_expr::LogicalPlan;
+use datafusion::physical_plan::execute_stream;
+use datafusion::prelude::{DataFrame, SessionConfig, SessionContext};
+use datafusion::sql::parser::Statement;
+use datafusion::sql::sqlparser::ast;
+
+use crate::additive;
+use crate::at_least::{LOOK_EVERY, WAIT};
+use crate::audit::{AuditRecord, Auditor};
+use crate::blame::naming_views;
+use crate::caller::Caller;
+use crate::combine::{Combine, plan_combines};
+use crate::dialect::Dialect;
+use crate::door::Door;
+use crate::identity::{Identity, Rights, Rows};
+use crate::information;
+use crate::leaf::MergedLeaf;
+use crate::limits::QueryLimits;
+use crate::metrics::{Asked, QueryMetrics};
+use crate::names::{Names, relation_names};
+use crate::naming::ColumnNames;
+use crate::parameters;
+use crate::planning;
+use crate::pool::QueryPool;
+use crate::reading::Reading;
+use crate::row_rights::{absent, is_there, narrowed};
+use crate::running::{Queries, QueryInfo, Running, Verification, Waiter};
+use crate::statement;
+use crate::stoppable::{largest_constant, stoppable};
+use crate::tables::{self, DEAD_LETTERS};
+use crate::temporary;
+use crate::topic_table::FilesTable;
+use crate::workers;
+
+/// Bytes of a constant that a batch may hold, written out for each row.
+const CONSTANTS_AT_ONCE: usize = 64_000_000;
+
+/// Steps of a function for one row, in queries.
+const FUNCTION_WORK: u64 = 400_000_000;
+
+/// Bounds of queries.
+#[derive(Clone, Debug)]
+pub struct ServingOptions {
+    /// Bytes of memory that all queries together may take.
+    pub memory_bytes: usize,
+    /// Threads of one query.
+    pub threads: usize,
+    /// How long one query may take, counted from when it comes.
+    pub timeout: Duration,
+    /// What queries may take besides.
+    pub limits: QueryLimits,
+    /// Where it is told what became of them.
+    pub metrics: QueryMetrics,
+    /// Who keeps records of what others ask, if anybody does.
+    pub auditor: Option<Arc<dyn Auditor>>,
+}
+
+/// An answer that is being computed.
+pub struct Answer {
+    /// Its columns.
+    pub schema: SchemaRef,
+    /// Its rows.
+    pub stream: SendableRecordBatchStream,
+    /// How fresh it is, in one line.
+    pub freshness: String,
+    /// What its reader should know.
+    pub notes: Vec<String>,
+    /// What is told of it, where it is.
+    asked: Option<Asked>,
+    query: Arc<Running>,
+}
+
+impl Answer {
+    /// Whoever waits for the answer without reading its rows itself. Dropping it stops the work.
+    pub(crate) fn waiter(&self) -> Waiter {
+        self.query.waiter()
+    }
+
+    /// What is told of the query.
+    pub(crate) fn asked(&self) -> Option<Asked> {
+        self.asked.clone()
+    }
+
+    /// What tells its work to stop.
+    pub(crate) fn stop(&self) -> &Stop {
+        &self.query.stop
+    }
+
+    /// The same, whose end is told.
+    fn told(mut self, asked: Asked) -> Self {
+        self.stream = asked.rows(self.stream);
+        self.asked = Some(asked);
+        self
+    }
+}
+
+impl std::fmt::Debug for Answer {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Answer")
+            .field("freshness", &self.freshness)
+            .finish_non_exhaustive()
+    }
+}
+
+/// A statement that somebody asks, with all that a session adds to it.
+#[derive(Clone, Debug)]
+pub(crate) struct Asking<'a> {
+    /// Who asks, by which way.
+    pub(crate) caller: &'a Caller,
+    /// The statement.
+    pub(crate) text: &'a str,
+    /// How it reads.
+    pub(crate) reading: &'a Reading,
+    /// How long it may take, from when it comes.
+    pub(crate) limit: Duration,
+    /// What stands for its parameters, in their order; none where they stay open.
+    pub(crate) values: &'a [ast::Expr],
+    /// What its transaction has pinned.
+    pub(crate) pin: Option<&'a Pin>,
+    /// What its door has besides.
+    pub(crate) dialect: Option<&'a Arc<dyn Dialect>>,
+}
+
+impl Asking<'_> {
+    /// What its asker may do.
+    fn rights(&self) -> &Rights {
+        self.caller.identity.rights()
+    }
+}
+
+/// What a statement takes and gives.
+#[derive(Clone, Debug)]
+pub(crate) struct Description {
+    /// The types of its parameters.
+    pub(crate) parameters: Vec<DataType>,
+    /// The columns of its answer.
+    pub(crate) schema: SchemaRef,
+}
+
+/// Answers SQL over pinned views, topics and tables. Clones are one service.
+#[derive(Clone, Debug)]
+pub struct SqlService {
+    pinner: Arc<dyn Pinner>,
+    runtime: Arc<RuntimeEnv>,
+    options: ServingOptions,
+    queries: Arc<Queries>,
+}
+
+impl SqlService {
+    /// A service over whoever pins.
+    pub fn new(
+        pinner: Arc<dyn Pinner>,
+        storage: &Storage,
+        options: ServingOptions,
+    ) -> Result<Self> {
+        let runtime = RuntimeEnvBuilder::new()
+            .with_memory_pool(Arc::new(FairSpillPool::new(options.memory_bytes)))
+            .with_disk_manager_builder(temporary::manager(&options.limits))
+            .build_arc()?;
+        storage.register(&runtime)?;
+        Ok(Self {
+            pinner,
+            runtime,
+            queries: Queries::new(options.limits.clone()),
+            options,
+        })
+    }
+
+    /// A pinned topic's facts as a table.
+    /// With the fields that the topic had when a view over it was planned: whoever pinned may know
+    /// other ones.
+    ///
+    /// # Errors
+    /// `Invalid` where facts in memory have a column of another type.
+    pub fn topic_provider(&self, pin: &TopicPin, view: &View) -> Result<Arc<dyn TableProvider>> {
+        let (schema, reads) = (view.topic().schema(), view.late_reads().clone());
+        Ok(Arc::new(FilesTable::topic_as(pin, schema, reads)?))
+    }
+
+    /// Who pins.
+    pub fn pinner(&self) -> &Arc<dyn Pinner> {
+        &self.pinner
+    }
+
+    /// What bounds the memory of all queries together.
+    pub(crate) fn memory_pool(&self) -> &Arc<dyn MemoryPool> {
+        &self.runtime.memory_pool
+    }
+
+    /// Where it is told what became of queries.
+    pub fn metrics(&self) -> &QueryMetrics {
+        &self.options.metrics
+    }
+
+    /// The queries that run and wait, the longest first.
+    pub fn queries(&self) -> Vec<QueryInfo> {
+        self.queries.infos(&Identity::everybody())
+    }
+
+    /// Those of them that somebody may see: their own, and those of others for who operates.
+    pub fn queries_of(&self, identity: &Identity) -> Vec<QueryInfo> {
+        self.queries.infos(identity)
+    }
+
+    /// Stops a query for somebody who may see it.
+    ///
+    /// # Errors
+    /// `NotFound` where none has the id.
+    pub fn cancel(&self, id: &str, identity: &Identity) -> Result<()> {
+        self.queries.cancel(id, identity)
+    }
+
+    /// Takes in the verification of a view that somebody asks for. It has a limit of time, and is listed
+    /// and cancelled as queries are.
+    ///
+    /// # Errors
+    /// `NoRoom` where as many verifications run as may, or the process is short of memory.
+    pub fn verification(&self, caller: &Caller, view: &str) -> Result<Verification> {
+        Ok(Verification::new(self.queries.verification(caller, view)?))
+    }
+
+    /// How long one query may take.
+    pub(crate) fn timeout(&self) -> Duration {
+        self.options.timeout
+    }
+
+    /// How long a transaction may read what it pinned.
+    pub(crate) fn pin_for(&self) -> Duration {
+        self.options.limits.pin_for
+    }
+
+    /// How long a verification that somebody asks for may take.
+    pub fn verify_timeout(&self) -> Duration {
+        self.options.limits.verify_timeout
+    }
+
+    /// The state of a query's session, before tables are registered.
+    fn state_of(&self, query: &Running) -> Result<SessionState> {
+        let pool = QueryPool {
+            all: self.runtime.memory_pool.clone(),
+            held: query.memory.clone(),
+        };
+        let mut runtime = RuntimeEnv::clone(&self.runtime);
+        runtime.memory_pool = Arc::new(pool);
+        let bounds = FunctionBounds {
+            bytes: self.options.limits.function_bytes,
+            work: FUNCTION_WORK,
+            pattern_work: FUNCTION_WORK,
+            setting: "`max_function_bytes` in `[query]`",
+            stop: query.stop.clone(),
+        };
+        let mut state = self.state_within(Arc::new(runtime))?;
+        functions::bound(&mut state, &bounds)?;
+        Ok(planning::bounded(state, bounds))
+    }
+
+    fn state_within(&self, runtime: Arc<RuntimeEnv>) -> Result<SessionState> {
+        let mut config = SessionConfig::new().with_target_partitions(self.options.threads.max(1));
+        config.options_mut().execution.time_zone = Some("+00:00".to_owned());
+        config.options_mut().execution.parquet.pushdown_filters = false;
+        // So that an error says where it is.
+        config.options_mut().sql_parser.collect_spans = true;
+        let builder = session_builder()
+            .with_config(config)
+            .with_runtime_env(runtime);
+        let mut state = build_session(builder)?;
+        datafusion::execution::FunctionRegistry::register_udaf(
+            &mut state,
+            Arc::new(Combine::udaf()),
+        )?;
+        Ok(state)
+    }
+
+    /// Answers one statement that this process asks.
+    ///
+    /// # Errors
+    /// Those of [`SqlService::query_by`].
+    pub async fn query(&self, text: &str, reading: impl Into<Reading>) -> Result<Answer> {
+        let caller = Caller::this_process();
+        self.query_by(&caller, text, &reading.into()).await
+    }
+
+    /// Answers one statement that somebody asks, in its turn. Its time counts from now on, and dropping
+    /// the future or the answer stops its work.
+    ///
+    /// # Errors
+    /// `Invalid` for SQL that can't be answered, and for statements that would change something;
+    /// `NoRoom` where the process has no room for one more query.
+    pub async fn query_by(&self, caller: &Caller, text: &str, reading: &Reading) -> Result<Answer> {
+        self.query_with(caller, text, reading, &[]).await
+    }
+
+    /// As [`SqlService::query_by`], with values for the statement's parameters.
+    pub(crate) async fn query_with(
+        &self,
+        caller: &Caller,
+        text: &str,
+        reading: &Reading,
+        values: &[ast::Expr],
+    ) -> Result<Answer> {
+        self.ask(&Asking {
+            caller,
+            text,
+            reading,
+            limit: self.options.timeout,
+            values,
+            pin: None,
+            dialect: None,
+        })
+        .await
+    }
+
+    /// The keys of a view, by the names of their columns.
+    ///
+    /// # Errors
+    /// `NotFound` where there is none of that name that somebody may read.
+    pub(crate) async fn view_keys(&self, view: &str, rights: &Rights) -> Result<Vec<String>> {
+        let found = self
+            .pinner
+            .pin(&[view.to_owned()], ReadMode::Merged)
+            .await?;
+        let found = narrowed(found, rights, false)?;
+        let Some(pin) = found.views.get(view) else {
+            let known = self.readable(rights).await.unwrap_or_default();
+            let views = known.iter().filter(|r| r.view.is_some());
+            let near = anabranch_shared::nearest(view, views.map(|r| r.name.as_str()));
+            let near = near.map(|near| format!("; did you mean `{near}`?"));
+            return Err(Error::NotFound(format!(
+                "there is no view `{view}`{}",
+                near.unwrap_or_default()
+            )));
+        };
+        let schema = self.answer_schema(pin, None)?;
+        let columns = schema.fields().iter().zip(pin.view.roles());
+        let keys = columns.filter(|(_, role)| matches!(role, Role::Key));
+        Ok(keys.map(|(field, _)| field.name().clone()).collect())
+    }
+
+    /// As [`SqlService::query_by`], with all that a session adds to a statement.
+    pub(crate) async fn ask(&self, asking: &Asking<'_>) -> Result<Answer> {
+        // What this process asks itself is nobody's.
+        let auditor = self.options.auditor.as_ref();
+        let auditor = auditor.filter(|_| asking.caller.door != Door::Local);
+        let audited = auditor.map(|auditor| {
+            let record = AuditRecord::begun(asking.caller, asking.text);
+            (auditor.clone(), record)
+        });
+        let asked = self.options.metrics.asked(asking.caller.door, audited);
+        if let Some(Err(e)) = auditor.map(|auditor| auditor.check()) {
+            asked.failed(&e);
+            return Err(e);
+        }
+        match self.answered(&asked, asking).await {
+            Ok(answer) => Ok(answer.told(asked)),
+            Err(e) => {
+                asked.failed(&e);
+                Err(e)
+            }
+        }
+    }
+
+    async fn answered(&self, asked: &Asked, asking: &Asking<'_>) -> Result<Answer> {
+        let query = self
+            .queries
+            .arrive(asking.caller, asking.text, asking.limit)?;
+        asked.taken_in(&query.stop);
+        let waiter = query.waiter();
+        query.turn().await?;
+        match self.in_its_turn((query, waiter), asking).await {
+            Err(e) => Err(self.explained(e, asking.text, asking.rights()).await),
+            answer => answer,
+        }
+    }
+
+    async fn in_its_turn(
+        &self,
+        (query, waiter): (Arc<Running>, Waiter),
+        asking: &Asking<'_>,
+    ) -> Result<Answer> {
+        let (read, names) = self.read(&query, asking).await?;
+        let known = self.known(&query, asking, &names).await?;
+        let pin = self.pinned(&query, asking, &names).await?;
+        let mode = (asking.reading.mode, asking.rights());
+        self.query_pinned((query, waiter), (read, known), &pin, mode)
+            .await
+    }
+
+    /// What a statement reads: now, or what its transaction has pinned. What its asker may not read is
+    /// not there.
+    async fn pinned(&self, query: &Running, asking: &Asking<'_>, names: &Names) -> Result<Pin> {
+        let rights = asking.rights();
+        if let Some(name) = names.relations().iter().find(|n| !rights.may_read(n)) {
+            return Err(absent(name));
+        }
+        let pin = match asking.pin {
+            Some(pin) => pin.clone(),
+            None => {
+                let relations = names.relations();
+                let pinning = self.pinned_for(&relations, asking.reading, rights);
+                query.stop.within(pinning).await?
+            }
+        };
+        let of_dead_letters = names.relations().iter().any(|name| name == DEAD_LETTERS);
+        if of_dead_letters && rights.rows(DEAD_LETTERS) != Rows::All {
+            return Err(absent(DEAD_LETTERS));
+        }
+        names.found(narrowed(pin, rights, of_dead_letters)?)
+    }
+
+    /// A pin that has seen what it has to, for which it is waited.
+    ///
+    /// # Errors
+    /// Those of pinning; `Unavailable` where it is not there in time.
+    async fn seen(&self, relations: &[String], reading: &Reading) -> Result<Pin> {
+        let until = Instant::now() + WAIT;
+        loop {
+            let pin = self.pinner.pin(relations, reading.mode).await?;
+            match reading.at_least.missing(&pin) {
+                None => return Ok(pin),
+                Some(missing) if Instant::now() >= until => {
+                    return Err(Error::Unavailable(missing));
+                }
+                Some(_) => tokio::time::sleep(LOOK_EVERY).await,
+            }
+        }
+    }
+
+    /// As [`SqlService::seen`], with errors that tell somebody nothing of rows that they may not read: a
+    /// view that fails does so at a fact, and what is missing is named by offsets.
+    async fn pinned_for(
+        &self,
+        relations: &[String],
+        reading: &Reading,
+        rights: &Rights,
+    ) -> Result<Pin> {
+        let pinned = self.seen(relations, reading).await;
+        pinned.map_err(|e| match rights.has_filters() {
+            false => e,
+            true => Error::of_kind(
+                e.kind(),
+                format!(
+                    "`{}` can't be read now; whoever operates this is told why",
+                    relations.join("`, `")
+                ),
+            ),
+        })
+    }
+
+    /// Everything that somebody may read, pinned at once.
+    pub(crate) async fn pin_all(&self, reading: &Reading, rights: &Rights) -> Result<Pin> {
+        // Dead letters are those of all topics.
+        let relations = match rights.rows(DEAD_LETTERS) {
+            Rows::All => self.pinner.relations().await?,
+            _ => self.readable(rights).await?,
+        };
+        let names: Vec<String> = relations.into_iter().map(|r| r.name).collect();
+        self.pinned_for(&names, reading, rights).await
+    }
+
+    /// What a statement takes and gives, without an answer to it: the types of its parameters, of which
+    /// some may be stated, and the columns of its answer.
+    pub(crate) async fn describe(
+        &self,
+        asking: &Asking<'_>,
+        stated: &[Option<DataType>],
+    ) -> Result<Description> {
+        let query = self
+            .queries
+            .arrive(asking.caller, asking.text, asking.limit)?;
+        let _waiter = query.waiter();
+        query.turn().await?;
+        match self.described(&query, asking, stated).await {
+            Err(e) => Err(self.explained(e, asking.text, asking.rights()).await),
+            described => described,
+        }
+    }
+
+    async fn described(
+        &self,
+        query: &Arc<Running>,
+        asking: &Asking<'_>,
+        stated: &[Option<DataType>],
+    ) -> Result<Description> {
+        let (read, names) = self.read(query, asking).await?;
+        let known = self.known(query, asking, &names).await?;
+        let pin = self.pinned(query, asking, &names).await?;
+        let (stop, stated) = (query.stop.clone(), stated.to_vec());
+        let describing = workers::compute(async move {
+            let mut read = read.take()?;
+            read.register(&pin, known.as_deref())?;
+            let state = read.context.state();
+            let types = parameters::inferred(&state, &read.statement, &stated).await?;
+            let nothing: Vec<_> = types.iter().map(parameters::null_of).collect();
+            parameters::bind(&mut read.statement, &nothing)?;
+            let plan = read.checked(&pin).await?;
+            stop.check()?;
+            let plan = workers::at_length(async { state.optimize(&plan_combines(plan)?) })?;
+            let schema = Arc::new(plan.schema().as_arrow().clone());
+            Ok(Description {
+                parameters: types,
+                schema: read.names.applied(&schema),
+            })
+        });
+        query.stop.within(describing).await
+    }
+
+    /// Reads a statement on the threads for queries, and says which relations it names.
+    async fn read(&self, query: &Arc<Running>, asking: &Asking<'_>) -> Result<(Read, Names)> {
+        let (service, text, held) = (self.clone(), asking.text.to_owned(), query.clone());
+        let path = asking.reading.search_path.clone();
+        let (values, dialect) = (asking.values.to_vec(), asking.dialect.cloned());
+        let rights = asking.rights().clone();
+        let bounds = self.options.limits.statement;
+        let reading = workers::compute(async move {
+            let state = service.state_of(&held)?;
+            let mut statement = sql::parse_within(&state, &text, bounds)?;
+            statement::check(&statement, &text)?;
+            if rights.has_filters() && statement::explains(&statement) {
+                return Err(Error::Denied(
+                    "plans tell of rows that this user may not read, so they are not shown"
+                        .to_owned(),
+                ));
+            }
+            if let Some(dialect) = &dialect {
+                dialect.rewrite(&mut statement)?;
+            }
+            let columns = ColumnNames::of(&statement);
+            if !values.is_empty() {
+                parameters::bind(&mut statement, &values)?;
+            }
+            let statement = statement::written_out(&state, statement)?;
+            let names = relation_names(&state, &statement, &path, dialect.as_deref())?;
+            let read = Statements {
+                context: SessionContext::new_with_state(state),
+                statement,
+                names: columns,
+                dialect,
+                rights,
+            };
+            Ok((workers::Kept::new(read), names))
+        });
+        query.stop.within(reading).await
+    }
+
+    /// Everything that can be queried, where a statement asks for that.
+    async fn known(&self, query: &Running, asking: &Asking<'_>, names: &Names) -> Result<Known> {
+        match names.of_information {
+            true => {
+                let readable = self.readable(asking.rights());
+                Ok(Some(query.stop.within(readable).await?))
+            }
+            false => Ok(None),
+        }
+    }
+
+    /// What there is that somebody may read.
+    pub async fn readable(&self, rights: &Rights) -> Result<Vec<Relation>> {
+        let mut relations = self.pinner.relations().await?;
+        relations.retain(|relation| is_there(relation, rights));
+        Ok(relations)
+    }
+
+    /// The error as whoever wrote the statement is told it: with its place, and with what there is
+    /// where it is that something is not there.
+    async fn explained(&self, e: Error, text: &str, rights: &Rights) -> Error {
+        if !matches!(e.kind(), ErrorKind::Invalid | ErrorKind::NotFound) {
+            return e;
+        }
+        let Ok(state) = self.state_within(self.runtime.clone()) else {
+            return e;
+        };
+        let relations = self.readable(rights).await.unwrap_or_default();
+        let mut known: Vec<String> = relations.into_iter().map(|r| r.name).collect();
+        if rights.rows(DEAD_LETTERS) == Rows::All {
+            known.push(DEAD_LETTERS.to_owned());
+        }
+        known.sort_unstable();
+        known.dedup();
+        sql::explained(e, text, &KnownNames::new(&state, known))
+    }
+
+    /// The columns of a view's answer, pinned.
+    pub fn answer_schema(&self, pin: &ViewPin, sample: Option<&KeySample>) -> Result<SchemaRef> {
+        let plan = view_answer_plan(pin, sample)?;
+        Ok(Arc::new(plan.schema().as_arrow().clone()))
+    }
+
+    /// The answer of a view, pinned; of a sample of its keys where one is given. It is made within the
+    /// memory of a pool of its own, and ends with an error once it is to stop.
+    pub async fn view_answer(
+        &self,
+        pin: &ViewPin,
+        sample: Option<&KeySample>,
+        memory: &Arc<dyn MemoryPool>,
+        stop: &Stop,
+    ) -> Result<SendableRecordBatchStream> {
+        let mut runtime = RuntimeEnv::clone(&self.runtime);
+        runtime.memory_pool = memory.clone();
+        let state = stopped_by(self.state_within(Arc::new(runtime))?, stop);
+        let plan = view_answer_plan(pin, sample)?;
+        let plan = DataFrame::new(state.clone(), plan)
+            .create_physical_plan()
+            .await?;
+        let context = SessionContext::new_with_state(state.clone());
+        let rows = execute_stream(stoppable(plan, stop)?, context.task_ctx())?;
+        Ok(naming_views(rows, state, vec![pin.clone()], stop.clone()))
+    }
+
+    /// Answers one statement over a given pin.
+    pub async fn query_on(&self, text: &str, pin: &Pin, mode: ReadMode) -> Result<Answer> {
+        let limit = self.options.timeout;
+        let caller = Caller::this_process();
+        let query = self.queries.arrive(&caller, text, limit)?;
+        let waiter = query.waiter();
+        query.turn().await?;
+        let asking = Asking {
+            caller: &caller,
+            text,
+            reading: &Reading::from(mode),
+            limit,
+            values: &[],
+            pin: Some(pin),
+            dialect: None,
+        };
+        let (read, names) = self.read(&query, &asking).await?;
+        let known = self.known(&query, &asking, &names).await?;
+        let mode = (mode, asking.rights());
+        let answer = self.query_pinned((query, waiter), (read, known), pin, mode);
+        match answer.await {
+            Err(e) => Err(self.explained(e, text, asking.rights()).await),
+            answer => answer,
+        }
+    }
+
+    async fn query_pinned(
+        &self,
+        (query, waiter): (Arc<Running>, Waiter),
+        read: (Read, Known),
+        pin: &Pin,
+        (mode, rights): (ReadMode, &Rights),
+    ) -> Result<Answer> {
+        let (of_plan, stop) = (pin.clone(), query.stop.clone());
+        // Planning's state is large, and is moved as a whole otherwise.
+        let make = Box::pin(computed(read, of_plan, stop));
+        let stream = workers::rows(query.clone(), waiter, make).await?;
+        Ok(Answer {
+            asked: None,
+            query,
+            schema: stream.schema(),
+            stream,
+            freshness: match rights.has_filters() {
+                true => String::new(),
+                false => freshness(pin, mode),
+            },
+            notes: pin.notes.clone(),
+        })
+    }
+
+    /// Answers one statement and waits for all its rows.
+    pub async fn collect(
+        &self,
+        sql: &str,
+        mode: ReadMode,
+    ) -> Result<(SchemaRef, Vec<RecordBatch>)> {
+        let answer = self.query(sql, mode).await?;
+        let rows = datafusion::physical_plan::common::collect(answer.stream).await?;
+        Ok((answer.schema, rows))
+    }
+}
+
+fn view_answer_plan(pin: &ViewPin, sample: Option<&KeySample>) -> Result<LogicalPlan> {
+    let leaf = Arc::new(MergedLeaf::new(Arc::new(pin.clone())));
+    match sample {
+        Some(sample) => pin.view.sampled_answer_plan(leaf, sample),
+        None => pin.view.answer_plan(leaf),
+    }
+}
+
+/// A session for views in which planning looks whether to go on, and so do functions that compute
+/// long. Its plans must be [`stoppable`] besides.
+pub fn stopped_by(state: SessionState, stop: &Stop) -> SessionState {
+    let bounds = FunctionBounds {
+        stop: stop.clone(),
+        ..Default::default()
+    };
+    planning::bounded(state, bounds)
+}
+
+/// A statement that has been read, its session, and the names of the columns of its answer.
+struct Statements {
+    context: SessionContext,
+    statement: Statement,
+    names: ColumnNames,
+    dialect: Option<Arc<dyn Dialect>>,
+    /// What whoever asks may read.
+    rights: Rights,
+}
+
+type Read = workers::Kept<Statements>;
+
+/// Everything that can be queried, where the statement asks for that.
+type Known = Option<Vec<Relation>>;
+
+/// Plans a statement over a pin and begins to compute it, on the threads for queries.
+async fn computed(
+    (read, known): (Read, Known),
+    pin: Pin,
+    stop: Stop,
+) -> Result<SendableRecordBatchStream> {
+    let mut read = read.take()?;
+    // Whoever names a view computes it anew, in the session without the query's tables.
+    let of_views = read.context.state();
+    read.register(&pin, known.as_deref())?;
+    let plan = read.checked(&pin).await?;
+    stop.check()?;
+    let state = read.context.state();
+    let plan: Result<_> = workers::at_length(async {
+        let plan = state.optimize(&plan_combines(plan)?)?;
+        stop.check()?;
+        let planner = state.query_planner();
+        let planned = planner.create_physical_plan(&plan, &state).await?;
+        Ok((Arc::new(plan.schema().as_arrow().clone()), planned))
+    });
+    let (schema, plan) = plan?;
+    stop.check()?;
+    let constant = largest_constant(&plan)?;
+    let plan = stoppable(plan, &stop)?;
+    let rows = execute_stream(plan, task_of(&read.context, constant))?;
+    let rows = read.names.rename(&schema, rows);
+    if read.rights.has_filters() {
+        // Whoever looks for the view at fault computes it of all rows.
+        return Ok(rows);
+    }
+    let views = pin.views.into_values().collect();
+    Ok(naming_views(rows, of_views, views, stop))
+}
+
+impl Statements {
+    /// Makes known to the session what it reads, and what its door has besides.
+    fn register(&self, pin: &Pin, known: Option<&[Relation]>) -> Result<()> {
+        tables::register(&self.context, pin, &self.rights)?;
+        if let Some(relations) = known {
+            information::register(&self.context, relations)?;
+        }
+        match &self.dialect {
+            Some(dialect) => dialect.register(&self.context, known.unwrap_or_default()),
+            None => Ok(()),
+        }
+    }
+
+    /// The plan of a statement that only reads, and whose sums add up.
+    async fn checked(&mut self, pin: &Pin) -> Result<LogicalPlan> {
+        let plan = self.planned().await?;
+        read_only().verify_plan(&plan)?;
+        additive::check(&plan, &tables::answer_plans(pin, &self.rights)?)?;
+        Ok(plan)
+    }
+
+    /// The statement's plan. Columns that the engine takes for one are planned apart.
+    async fn planned(&mut self) -> Result<LogicalPlan> {
+        let (state, statement) = (self.context.state(), &self.statement);
+        let planned = state.statement_to_plan(statement.clone()).await;
+        let mut e = match planned {
+            Ok(plan) => return Ok(plan),
+            Err(e) => Error::from(e),
+        };
+        if let Some(apart) = sql::casts_apart(&state, statement, &e) {
+            match state.statement_to_plan(apart).await {
+                Ok(plan) => return Ok(plan),
+                Err(of_casts) => e = of_casts.into(),
+            }
+        }
+        if !sql::is_of_one_name(&e) {
+            return Err(e);
+        }
+        match self.names.apart(statement) {
+            Some(apart) => Ok(state.statement_to_plan(apart).await?),
+            None => Err(e),
+        }
+    }
+}
+
+/// What a plan is executed in: with fewer rows at once where it writes out a large constant for each.
+fn task_of(context: &SessionContext, constant_bytes: usize) -> Arc<TaskContext> {
+    let task = context.task_ctx();
+    let rows = task.session_config().batch_size();
+    let most = CONSTANTS_AT_ONCE / constant_bytes.max(1);
+    if most >= rows {
+        return task;
+    }
+    let config = task.session_config().clone().with_batch_size(most.max(1));
+    let task = TaskContext::from(&context.state());
+    Arc::new(task.with_session_config(config))
+}
+
+fn read_only() -> SQLOptions {
+    SQLOptions::new()
+        .with_allow_ddl(false)
+        .with_allow_dml(false)
+        .with_allow_statements(false)
+}
+
+/// How fresh an answer is, in one line.
+fn freshness(pin: &Pin, mode: ReadMode) -> String {
+    let mut parts = Vec::new();
+    for (name, view) in &pin.views {
+        let behind = view.boundary.distance_to(&view.head);
+        parts.push(match mode {
+            ReadMode::Batch => format!(
+                "{name}: as of its last refresh; what came after [{}] is left out",
+                view.boundary
+            ),
+            ReadMode::Merged => format!(
+                "{name}: up to [{}], {behind} offsets of them from the delta",
+                view.head
+            ),
+        });
+    }
+    for (name, topic) in &pin.topics {
+        parts.push(format!("{name}: up to [{}]", topic.head));
+    }
+    parts.join("; ")
+}
