@@ -3,6 +3,7 @@
 mod access;
 mod audit;
 mod door;
+mod intake;
 mod journal;
 mod metrics;
 pub mod open;

@@ -20,7 +20,7 @@ pub struct AuditRecord {
     pub ts: String,
     /// The user; none where this storage's own commands ask.
     pub user: Option<String>,
-    /// `http` or `postgres`.
+    /// `http`, `postgres` or `flight`.
     pub door: &'static str,
     /// The program and where it runs.
     pub client: String,

@@ -7,6 +7,8 @@ pub enum Door {
     Http,
     /// PostgreSQL's protocol.
     Postgres,
+    /// Arrow Flight SQL.
+    Flight,
     /// From this process itself.
     Local,
 }
@@ -17,6 +19,7 @@ impl Door {
         match self {
             Self::Http => "http",
             Self::Postgres => "postgres",
+            Self::Flight => "flight",
             Self::Local => "local",
         }
     }

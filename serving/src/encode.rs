@@ -1,21 +1,19 @@
 //! Answers as bytes: Arrow IPC stream, JSON array, NDJSON, CSV or Parquet, written batch by batch and
-//! taken as they come. Owns how much memory an answer takes until it is sent, and that an Arrow answer
-//! holds its rows and nothing else: the engine's text is views into buffers of whatever it was read
-//! from.
+//! taken as they come. Owns how much memory an answer takes until it is sent.
 
 use std::io::{self, Write};
 use std::sync::Arc;
 
 use anabranch_shared::{Error, Result};
-use arrow::array::{Array, ArrayRef, AsArray, RecordBatch, RecordBatchOptions, UInt32Array};
-use arrow::compute::{cast, take};
-use arrow::datatypes::{DataType, Field, FieldRef, Fields, Schema, SchemaRef};
+use arrow::array::RecordBatch;
+use arrow::datatypes::SchemaRef;
 use arrow::ipc::writer::StreamWriter;
 use arrow::json::writer::{JsonArray, LineDelimited, Writer};
 use datafusion::execution::memory_pool::{MemoryConsumer, MemoryPool, MemoryReservation};
 use parking_lot::Mutex;
 use parquet::arrow::ArrowWriter;
 
+use crate::arrow_form::{ArrowForm, Texts};
 use crate::naming::{distinct_names, under};
 use crate::text::{csv, json};
 
@@ -29,32 +27,6 @@ pub(crate) const JSON: &str = "application/json";
 pub(crate) const CSV: &str = "text/csv";
 /// The content type of a Parquet file.
 pub(crate) const PARQUET: &str = "application/vnd.apache.parquet";
-
-/// The parameter of [`ARROW`] with which views are asked for.
-const VIEWS: &str = "views=true";
-
-/// Bytes of text of one column that a batch of an answer holds at most: offsets have 31 bits.
-const MOST_TEXT: u64 = 1 << 30;
-
-/// How text and bytes stand in an Arrow answer.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Texts {
-    /// As Utf8 and Binary, which every reader knows.
-    Plain,
-    /// As the engine has them.
-    Views,
-}
-
-impl Texts {
-    /// What a reader says that it takes: `…arrow.stream; views=true`.
-    pub(crate) fn accepted(accept: &str) -> Self {
-        let accept = accept.replace([' ', '"'], "");
-        match accept.split([',', ';']).any(|part| part == VIEWS) {
-            true => Self::Views,
-            false => Self::Plain,
-        }
-    }
-}
 
 /// Bytes that were written and not taken yet.
 #[derive(Clone, Debug, Default)]
@@ -81,107 +53,24 @@ impl Write for Sink {
     }
 }
 
-/// An Arrow answer, and what its columns are.
+/// An Arrow answer, and how its rows stand in it.
 struct ArrowAnswer {
     writer: StreamWriter<Sink>,
-    schema: SchemaRef,
-    texts: Texts,
+    form: ArrowForm,
 }
 
 impl ArrowAnswer {
     fn new(schema: &SchemaRef, texts: Texts, sink: Sink) -> Result<Self> {
-        let schema = match texts {
-            Texts::Plain => {
-                let fields: Fields = schema.fields().iter().map(plain_field).collect();
-                Arc::new(Schema::new_with_metadata(fields, schema.metadata().clone()))
-            }
-            Texts::Views => schema.clone(),
-        };
-        let writer = StreamWriter::try_new(sink, &schema)?;
-        Ok(Self {
-            writer,
-            schema,
-            texts,
-        })
+        let form = ArrowForm::new(schema, texts);
+        let writer = StreamWriter::try_new(sink, form.schema())?;
+        Ok(Self { writer, form })
     }
 
     fn write(&mut self, batch: &RecordBatch) -> Result<()> {
-        let rows = batch.num_rows();
-        let text = batch.columns().iter().map(text_bytes).max();
-        if rows > 1 && text.is_some_and(|bytes| bytes > MOST_TEXT) {
-            let half = rows / 2;
-            self.write(&batch.slice(0, half))?;
-            return self.write(&batch.slice(half, rows - half));
+        for batch in self.form.batches(batch)? {
+            self.writer.write(&batch)?;
         }
-        let columns = batch.columns().iter().zip(self.schema.fields());
-        let columns = columns.map(|(column, field)| match self.texts {
-            Texts::Plain => as_plain(column, field.data_type()),
-            Texts::Views => compacted(column),
-        });
-        let columns = columns.collect::<Result<Vec<_>>>()?;
-        let options = RecordBatchOptions::new().with_row_count(Some(rows));
-        let own = RecordBatch::try_new_with_options(self.schema.clone(), columns, &options)?;
-        Ok(self.writer.write(&own)?)
-    }
-}
-
-/// A field whose text and bytes every reader knows.
-fn plain_field(field: &FieldRef) -> FieldRef {
-    let plain = plain_type(field.data_type());
-    Arc::new(Field::clone(field).with_data_type(plain))
-}
-
-fn plain_type(data_type: &DataType) -> DataType {
-    match data_type {
-        DataType::Utf8View => DataType::Utf8,
-        DataType::BinaryView => DataType::Binary,
-        DataType::List(item) => DataType::List(plain_field(item)),
-        DataType::LargeList(item) => DataType::LargeList(plain_field(item)),
-        DataType::FixedSizeList(item, n) => DataType::FixedSizeList(plain_field(item), *n),
-        DataType::Map(entries, sorted) => DataType::Map(plain_field(entries), *sorted),
-        DataType::Struct(fields) => DataType::Struct(fields.iter().map(plain_field).collect()),
-        other => other.clone(),
-    }
-}
-
-/// The bytes of text that a column has in views, beyond what its rows are where it is nested.
-fn text_bytes(column: &ArrayRef) -> u64 {
-    // The length of a value is in the low bits of its view.
-    let lengths = |views: &[u128]| views.iter().map(|view| u64::from(*view as u32)).sum();
-    match column.data_type() {
-        DataType::Utf8View => lengths(column.as_string_view().views()),
-        DataType::BinaryView => lengths(column.as_binary_view().views()),
-        data_type if plain_type(data_type) == *data_type => 0,
-        _ => column.get_array_memory_size() as u64,
-    }
-}
-
-/// A nested column with no more than its own rows.
-fn own_rows(column: &ArrayRef) -> Result<ArrayRef> {
-    let rows = u32::try_from(column.len()).map_err(|e| Error::Internal(e.to_string()))?;
-    Ok(take(column, &UInt32Array::from_iter_values(0..rows), None)?)
-}
-
-fn as_plain(column: &ArrayRef, plain: &DataType) -> Result<ArrayRef> {
-    match column.data_type() {
-        same if same == plain => Ok(column.clone()),
-        DataType::Utf8View | DataType::BinaryView => Ok(cast(column, plain)?),
-        _ => Ok(cast(&own_rows(column)?, plain)?),
-    }
-}
-
-/// A column whose views are into buffers of their own.
-fn compacted(column: &ArrayRef) -> Result<ArrayRef> {
-    match column.data_type() {
-        DataType::Utf8View => Ok(Arc::new(column.as_string_view().gc())),
-        DataType::BinaryView => Ok(Arc::new(column.as_binary_view().gc())),
-        data_type => {
-            let plain = plain_type(data_type);
-            match plain == *data_type {
-                true => Ok(column.clone()),
-                false => Ok(cast(&as_plain(column, &plain)?, data_type)?),
-            }
-        }
+        Ok(())
     }
 }
 
@@ -308,8 +197,12 @@ fn told_apart(distinct: &Option<SchemaRef>, batch: &RecordBatch) -> Result<Recor
 
 #[cfg(test)]
 mod tests {
-    use arrow::array::{Int64Array, ListArray, MapArray, StringViewArray, StructArray};
+    use arrow::array::{
+        Array, ArrayRef, Int64Array, ListArray, MapArray, StringViewArray, StructArray,
+    };
     use arrow::buffer::OffsetBuffer;
+    use arrow::compute::cast;
+    use arrow::datatypes::{DataType, Field, Fields, Schema};
     use arrow::ipc::reader::StreamReader;
     use arrow::util::pretty::pretty_format_batches;
     use datafusion::execution::memory_pool::UnboundedMemoryPool;

@@ -1,6 +1,7 @@
 //! `POST /sql`: a statement in, an answer out. `GET /views/VIEW?key=value`: rows of a view by its keys.
-//! `GET /queries`: what runs; `DELETE /queries/ID` stops one.
+//! `GET /views/VIEW/changes`: what changes in it. `GET /queries`: what runs; `DELETE /queries/ID` stops one.
 
+mod changes;
 mod respond;
 
 use std::collections::BTreeMap;
@@ -19,6 +20,7 @@ use percent_encoding::percent_decode;
 
 use crate::at_least::AtLeast;
 use crate::caller::Caller;
+use crate::changes::Following;
 use crate::described::RelationInfo;
 use crate::door::Door;
 use crate::encode::JSON;
@@ -74,14 +76,19 @@ struct SqlBody {
 }
 
 /// The routes of this layer.
-pub fn router(service: Arc<SqlService>) -> Router {
-    Router::new()
+pub fn router(following: Arc<Following>) -> Router {
+    let service = following.service().clone();
+    let changes = Router::new()
+        .route("/views/{view}/changes", get(changes::changes))
+        .with_state(following);
+    let all = Router::new()
         .route("/sql", post(sql))
         .route("/views/{view}", get(view_rows))
         .route("/relations", get(relations))
         .route("/queries", get(queries))
         .route("/queries/{id}", delete(cancel))
-        .with_state(service)
+        .with_state(service);
+    all.merge(changes)
 }
 
 async fn sql(

@@ -62,6 +62,14 @@ impl Identity {
         &self.rights
     }
 
+    /// That they may not do something.
+    pub fn denied(&self, what: &str) -> Error {
+        let name = self.name().unwrap_or_default();
+        Error::Denied(format!(
+            "`{name}` may not {what}; what each user may do is in the file of users"
+        ))
+    }
+
     /// Whether what the other one does is theirs, or theirs to see.
     pub(crate) fn sees(&self, other: &Self) -> bool {
         self.rights.may_operate() || self.name() == other.name()
@@ -297,8 +305,21 @@ impl Users {
 
     /// Waits until somebody's secret opens nothing any more.
     pub async fn ended(&self, identity: &Identity) {
+        self.until(identity, |now| now.is_none()).await;
+    }
+
+    /// Waits until somebody's secret opens nothing any more, or something else than it did.
+    pub async fn changed(&self, identity: &Identity) {
+        let rights = identity.rights().written();
+        let is_other =
+            |now: Option<Identity>| now.is_none_or(|now| now.rights().written() != rights);
+        self.until(identity, is_other).await;
+    }
+
+    /// Waits until who somebody is now is what is waited for.
+    async fn until(&self, identity: &Identity, is_it: impl Fn(Option<Identity>) -> bool) {
         let mut changed = self.changed.subscribe();
-        while self.now(identity).is_some() {
+        while !is_it(self.now(identity)) {
             let expires = identity.user.as_ref().and_then(|(_, id)| {
                 let state = self.state.load();
                 state.secret(id).and_then(|(_, _, secret)| secret.expires)

@@ -191,12 +191,12 @@ impl Information {
 }
 
 /// The schema and the name of a relation: generations that don't answer have schemas of their own.
-fn place<'a>(default: &'a str, relation: &'a Relation) -> (&'a str, &'a str) {
+pub(crate) fn place<'a>(default: &'a str, relation: &'a Relation) -> (&'a str, &'a str) {
     let name = relation.name.as_str();
     name.split_once('.').unwrap_or((default, name))
 }
 
-fn is_view(relation: &Relation) -> bool {
+pub(crate) fn is_view(relation: &Relation) -> bool {
     relation.kind == "view"
 }
 

@@ -1,15 +1,18 @@
 //! Serving layer: joins a master view and its delta, answers SQL.
 
 mod additive;
+mod arrow_form;
 mod at_least;
 mod audit;
 mod blame;
 mod caller;
+mod changes;
 mod combine;
 mod described;
 mod dialect;
 mod door;
 mod encode;
+mod flight;
 mod http;
 mod identity;
 mod information;
@@ -44,8 +47,10 @@ mod workers;
 pub use at_least::AtLeast;
 pub use audit::{AuditRecord, Auditor};
 pub use caller::Caller;
+pub use changes::Following;
 pub use described::{ColumnInfo, RelationInfo};
 pub use door::Door;
+pub use flight::{BASE64, FactIntake, FactsRequest, flight_error, flight_refusal, flight_router};
 pub use http::{SqlRequest, caller, error_response, note_of, router};
 pub use identity::{Access, Identity, NewSecret, Refused, Rights, Secret, User, Users, UsersFile};
 pub use limits::QueryLimits;

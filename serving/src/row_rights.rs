@@ -4,6 +4,7 @@
 
 use std::sync::Arc;
 
+use anabranch_shared::sql::CATALOG;
 use anabranch_shared::view::View;
 use anabranch_shared::{Error, Pin, Relation, Result, TopicPin};
 use arrow::datatypes::Schema;
@@ -16,10 +17,11 @@ use datafusion::logical_expr::{Expr, LogicalPlan, lit};
 
 use crate::additive::scanned;
 use crate::identity::{Rights, RowFilter, Rows};
+use crate::reading::PUBLIC;
 
 /// What is said of a relation that there is not, or not for whoever asks: nobody is told which.
 pub(crate) fn absent(name: &str) -> Error {
-    let text = format!("table 'datafusion.public.{name}' not found");
+    let text = format!("table '{CATALOG}.{PUBLIC}.{name}' not found");
     DataFusionError::Plan(text).into()
 }
 
@@ -103,7 +105,7 @@ pub(crate) fn view_filter(view: &View, rows: Rows<'_>) -> Result<Option<Option<E
 
 /// Whether what a view computes above its leaf is of one row at a time: whatever reads a second table, or
 /// the leaf once more, is a sub-query.
-fn is_row_by_row(plan: &LogicalPlan) -> Result<bool> {
+pub(crate) fn is_row_by_row(plan: &LogicalPlan) -> Result<bool> {
     let (mut is, mut scans) = (true, 0);
     plan.apply_with_subqueries(|node| {
         match node {

@@ -308,6 +308,11 @@ impl Running {
         Waiter(self.clone())
     }
 
+    /// What it is cancelled by.
+    pub(crate) fn id(&self) -> &str {
+        &self.id
+    }
+
     /// Waits for its turn, which it has until it is dropped.
     ///
     /// # Errors

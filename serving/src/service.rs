@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anabranch_shared::functions::{self, FunctionBounds};
-use anabranch_shared::sql::KnownNames;
+use anabranch_shared::sql::{CATALOG, KnownNames};
 use anabranch_shared::view::{KeySample, Role, View, build_session, session_builder};
 use anabranch_shared::{
     Error, ErrorKind, Pin, Pinner, ReadMode, Relation, Result, Stop, Storage, TopicPin, ViewPin,
@@ -14,11 +14,12 @@ use anabranch_shared::{
 use arrow::array::RecordBatch;
 use arrow::datatypes::{DataType, SchemaRef};
 use datafusion::catalog::TableProvider;
+use datafusion::datasource::provider_as_source;
 use datafusion::execution::context::SQLOptions;
 use datafusion::execution::memory_pool::{FairSpillPool, MemoryPool};
 use datafusion::execution::runtime_env::{RuntimeEnv, RuntimeEnvBuilder};
 use datafusion::execution::{SendableRecordBatchStream, SessionState, TaskContext};
-use datafusion::logical_expr::LogicalPlan;
+use datafusion::logical_expr::{Expr, LogicalPlan, LogicalPlanBuilder};
 use datafusion::physical_plan::execute_stream;
 use datafusion::prelude::{DataFrame, SessionConfig, SessionContext};
 use datafusion::sql::parser::Statement;
@@ -42,7 +43,7 @@ use crate::naming::ColumnNames;
 use crate::parameters;
 use crate::planning;
 use crate::pool::QueryPool;
-use crate::reading::Reading;
+use crate::reading::{PUBLIC, Reading};
 use crate::row_rights::{absent, is_there, narrowed};
 use crate::running::{Queries, QueryInfo, Running, Verification, Waiter};
 use crate::statement;
@@ -104,6 +105,11 @@ impl Answer {
     /// What tells its work to stop.
     pub(crate) fn stop(&self) -> &Stop {
         &self.query.stop
+    }
+
+    /// What its query is cancelled by.
+    pub(crate) fn id(&self) -> &str {
+        self.query.id()
     }
 
     /// The same, whose end is told.
@@ -275,7 +281,9 @@ impl SqlService {
     }
 
     fn state_within(&self, runtime: Arc<RuntimeEnv>) -> Result<SessionState> {
-        let mut config = SessionConfig::new().with_target_partitions(self.options.threads.max(1));
+        let mut config = SessionConfig::new()
+            .with_target_partitions(self.options.threads.max(1))
+            .with_default_catalog_and_schema(CATALOG, PUBLIC);
         config.options_mut().execution.time_zone = Some("+00:00".to_owned());
         config.options_mut().execution.parquet.pushdown_filters = false;
         // So that an error says where it is.
@@ -335,32 +343,64 @@ impl SqlService {
     /// # Errors
     /// `NotFound` where there is none of that name that somebody may read.
     pub(crate) async fn view_keys(&self, view: &str, rights: &Rights) -> Result<Vec<String>> {
-        let found = self
-            .pinner
-            .pin(&[view.to_owned()], ReadMode::Merged)
-            .await?;
-        let found = narrowed(found, rights, false)?;
-        let Some(pin) = found.views.get(view) else {
-            let known = self.readable(rights).await.unwrap_or_default();
-            let views = known.iter().filter(|r| r.view.is_some());
-            let near = anabranch_shared::nearest(view, views.map(|r| r.name.as_str()));
-            let near = near.map(|near| format!("; did you mean `{near}`?"));
-            return Err(Error::NotFound(format!(
-                "there is no view `{view}`{}",
-                near.unwrap_or_default()
-            )));
-        };
-        let schema = self.answer_schema(pin, None)?;
+        let pin = self.pin_of_view(view, &Reading::default(), rights).await?;
+        let schema = self.answer_schema(&pin, None)?;
         let columns = schema.fields().iter().zip(pin.view.roles());
         let keys = columns.filter(|(_, role)| matches!(role, Role::Key));
         Ok(keys.map(|(field, _)| field.name().clone()).collect())
     }
 
+    /// A view, pinned.
+    ///
+    /// # Errors
+    /// `NotFound` where there is none of that name that somebody may read.
+    pub(crate) async fn pin_of_view(
+        &self,
+        view: &str,
+        reading: &Reading,
+        rights: &Rights,
+    ) -> Result<ViewPin> {
+        if rights.may_read(view) {
+            let pin = self.pinned_for(&[view.to_owned()], reading, rights).await?;
+            if let Some(pin) = narrowed(pin, rights, false)?.views.remove(view) {
+                return Ok(pin);
+            }
+        }
+        let known = self.readable(rights).await.unwrap_or_default();
+        let views = known.iter().filter(|r| r.view.is_some());
+        let near = anabranch_shared::nearest(view, views.map(|r| r.name.as_str()));
+        let near = near.map(|near| format!("; did you mean `{near}`?"));
+        Err(Error::NotFound(format!(
+            "there is no view `{view}`{}",
+            near.unwrap_or_default()
+        )))
+    }
+
+    /// Who keeps a record of what somebody asks: what this process asks itself is nobody's.
+    fn auditor(&self, caller: &Caller) -> Option<&Arc<dyn Auditor>> {
+        let auditor = self.options.auditor.as_ref();
+        auditor.filter(|_| caller.door != Door::Local)
+    }
+
+    /// Keeps a record that somebody begins to follow a view, which is known as `SUBSCRIBE view`.
+    ///
+    /// # Errors
+    /// `Unavailable` where such records have to be written and can't.
+    pub(crate) fn note_following(&self, caller: &Caller, view: &str) -> Result<()> {
+        let Some(auditor) = self.auditor(caller) else {
+            return Ok(());
+        };
+        auditor.check()?;
+        auditor.note(AuditRecord {
+            outcome: "ok",
+            ..AuditRecord::begun(caller, &format!("SUBSCRIBE {view}"))
+        });
+        Ok(())
+    }
+
     /// As [`SqlService::query_by`], with all that a session adds to a statement.
     pub(crate) async fn ask(&self, asking: &Asking<'_>) -> Result<Answer> {
-        // What this process asks itself is nobody's.
-        let auditor = self.options.auditor.as_ref();
-        let auditor = auditor.filter(|_| asking.caller.door != Door::Local);
+        let auditor = self.auditor(asking.caller);
         let audited = auditor.map(|auditor| {
             let record = AuditRecord::begun(asking.caller, asking.text);
             (auditor.clone(), record)
@@ -614,10 +654,51 @@ impl SqlService {
         memory: &Arc<dyn MemoryPool>,
         stop: &Stop,
     ) -> Result<SendableRecordBatchStream> {
+        let plan = view_answer_plan(pin, sample)?;
+        self.view_rows(pin, plan, memory, stop).await
+    }
+
+    /// As [`SqlService::view_answer`], of the keys alone that a condition on its leaf chooses.
+    pub(crate) async fn view_answer_of(
+        &self,
+        pin: &ViewPin,
+        keys: Option<Expr>,
+        memory: &Arc<dyn MemoryPool>,
+        stop: &Stop,
+    ) -> Result<SendableRecordBatchStream> {
+        let leaf = MergedLeaf::new(Arc::new(pin.clone())).of_keys(keys);
+        let plan = pin.view.answer_plan(Arc::new(leaf))?;
+        self.view_rows(pin, plan, memory, stop).await
+    }
+
+    /// The keys of a view's leaf, pinned.
+    pub(crate) async fn leaf_keys(
+        &self,
+        pin: &ViewPin,
+        stop: &Stop,
+    ) -> Result<SendableRecordBatchStream> {
+        let leaf = MergedLeaf::new(Arc::new(pin.clone()));
+        let keys = (0..pin.view.key_count()).collect();
+        let plan = LogicalPlanBuilder::scan(
+            pin.view.name(),
+            provider_as_source(Arc::new(leaf)),
+            Some(keys),
+        )?;
+        self.view_rows(pin, plan.build()?, self.memory_pool(), stop)
+            .await
+    }
+
+    /// The rows of a plan over a pinned view.
+    async fn view_rows(
+        &self,
+        pin: &ViewPin,
+        plan: LogicalPlan,
+        memory: &Arc<dyn MemoryPool>,
+        stop: &Stop,
+    ) -> Result<SendableRecordBatchStream> {
         let mut runtime = RuntimeEnv::clone(&self.runtime);
         runtime.memory_pool = memory.clone();
         let state = stopped_by(self.state_within(Arc::new(runtime))?, stop);
-        let plan = view_answer_plan(pin, sample)?;
         let plan = DataFrame::new(state.clone(), plan)
             .create_physical_plan()
             .await?;

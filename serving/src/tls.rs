@@ -37,15 +37,18 @@ pub enum Protocol {
     Http,
     /// PostgreSQL's.
     Postgres,
+    /// Arrow Flight SQL: HTTP/2.
+    Flight,
 }
 
 impl Protocol {
-    const ALL: [Self; 2] = [Self::Http, Self::Postgres];
+    const ALL: [Self; 3] = [Self::Http, Self::Postgres, Self::Flight];
 
     fn name(self) -> &'static [u8] {
         match self {
             Self::Http => b"http/1.1",
             Self::Postgres => b"postgresql",
+            Self::Flight => b"h2",
         }
     }
 }
@@ -61,7 +64,7 @@ pub struct ServerTls {
 #[derive(Debug)]
 struct Loaded {
     bytes: [Vec<u8>; 2],
-    configs: [Arc<ServerConfig>; 2],
+    configs: [Arc<ServerConfig>; 3],
     fingerprint: String,
     end_point: Option<Vec<u8>>,
 }

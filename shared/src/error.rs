@@ -7,6 +7,7 @@ use datafusion::error::DataFusionError;
 
 use crate::redact::without_passwords;
 mod engine;
+mod grpc;
 pub(crate) mod settings;
 mod sql_state;
 mod statement;

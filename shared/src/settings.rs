@@ -73,6 +73,8 @@ pub struct Project {
     pub http: HttpSettings,
     /// Queries over PostgreSQL's protocol.
     pub postgres: PostgresSettings,
+    /// Queries and bulk ingest over Arrow Flight SQL.
+    pub flight: FlightSettings,
     /// Who may do what.
     pub users: UsersSettings,
     /// Encryption of the doors.
@@ -188,6 +190,17 @@ pub struct PostgresSettings {
     /// Address on which the daemon answers, `HOST:PORT`; it does not where absent.
     pub listen: Option<String>,
     /// The most sessions at once; at least 1.
+    pub connections: usize,
+    /// The largest message of a client, in bytes; at least 1.
+    pub max_message_bytes: usize,
+}
+
+/// `[doors.flight]`: queries and bulk ingest over Arrow Flight SQL.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct FlightSettings {
+    /// Address on which the daemon answers, `HOST:PORT`; it does not where absent.
+    pub listen: Option<String>,
+    /// The most connections at once; at least 1.
     pub connections: usize,
     /// The largest message of a client, in bytes; at least 1.
     pub max_message_bytes: usize,
@@ -324,7 +337,8 @@ impl Project {
         let storage = reader.section(root, Section::Storage);
         let daemon = reader.section(root, Section::Daemon);
         let http = reader.section(root, Section::Http);
-        let postgres = reader.below(root, Section::Postgres, "postgres");
+        let doors = [(Section::Postgres, "postgres"), (Section::Flight, "flight")];
+        let [postgres, flight] = reader.below(root, doors);
         let users = reader.section(root, Section::Users);
         let tls = reader.section(root, Section::Tls);
         let audit = reader.section(root, Section::Audit);
@@ -382,6 +396,7 @@ impl Project {
             daemon: DaemonSettings::read(reader, &daemon, dir),
             http: HttpSettings::read(reader, &http),
             postgres: PostgresSettings::read(reader, &postgres),
+            flight: FlightSettings::read(reader, &flight),
             users,
             audit,
             tls: TlsSettings::read(reader, &tls, dir),
@@ -517,6 +532,18 @@ impl PostgresSettings {
             listen: listen.map(|address| address.0),
             connections: count(reader.value(postgres, &table::POSTGRES_CONNECTIONS).0),
             max_message_bytes: count(reader.value(postgres, &table::POSTGRES_MESSAGE).0),
+        }
+    }
+}
+
+impl FlightSettings {
+    fn read(reader: &mut Reader<'_>, flight: &Table<'_>) -> Self {
+        let count = |count: u64| usize::try_from(count).unwrap_or(usize::MAX);
+        let listen = reader.optional(flight, &table::FLIGHT_LISTEN);
+        Self {
+            listen: listen.map(|address| address.0),
+            connections: count(reader.value(flight, &table::FLIGHT_CONNECTIONS).0),
+            max_message_bytes: count(reader.value(flight, &table::FLIGHT_MESSAGE).0),
         }
     }
 }

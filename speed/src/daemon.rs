@@ -19,6 +19,7 @@ use self::served::Served;
 use crate::delta::bounds::Bounds;
 use crate::delta::pressure::{DeltaUse, Wanted, decide};
 use crate::delta::{TopicDelta, ViewDelta};
+use crate::intake::room::RequestRoom;
 use crate::options::{DaemonOptions, TopicOptions};
 use crate::peers::{DeltaRequest, Peers, TopicParts};
 use crate::sources::kafka::KafkaSource;
@@ -30,6 +31,7 @@ mod declared;
 mod neighbours;
 mod running;
 mod served;
+mod taking;
 
 /// How often logs, boundaries and the catalogue are followed.
 const FOLLOW_EVERY: Duration = Duration::from_millis(500);
@@ -57,6 +59,8 @@ pub struct Daemon {
     wal: String,
     options: DaemonOptions,
     bounds: Arc<Bounds>,
+    /// The room of requests in flight.
+    room: RequestRoom,
     /// Views that are wanted to be refreshed.
     wanted: parking_lot::Mutex<BTreeMap<String, Wanted>>,
     _lock: WalLock,
@@ -88,6 +92,7 @@ impl Daemon {
             give_way: GiveWay::default(),
             peers: RwLock::default(),
             wal: id,
+            room: RequestRoom::new(&options),
             options,
             bounds,
             wanted: parking_lot::Mutex::default(),
@@ -133,6 +138,11 @@ impl Daemon {
     /// The daemon's settings.
     pub fn options(&self) -> &DaemonOptions {
         &self.options
+    }
+
+    /// The room of requests in flight, which all doors share.
+    pub fn request_room(&self) -> &RequestRoom {
+        &self.room
     }
 
     /// The id of the daemon's WAL.

@@ -5,9 +5,8 @@ mod refusal;
 mod request_memory;
 
 use std::sync::Arc;
-use std::time::Instant;
 
-use anabranch_shared::{Error, Result, blocking, nearest};
+use anabranch_shared::{Error, Result, blocking};
 use axum::Router;
 use axum::body::{Body, Bytes};
 use axum::extract::rejection::QueryRejection;
@@ -18,10 +17,11 @@ use axum::routing::{get, post};
 
 use crate::daemon::Daemon;
 use crate::http::refusal::{refuse, unread};
-use crate::http::request_memory::{RequestPermit, RequestRoom, read_body, within_room};
+use crate::http::request_memory::{read_body, within_room};
 use crate::intake::body::{BodyFormat, RequestBody};
 use crate::intake::files::Separator;
 use crate::intake::idempotency::RequestKey;
+use crate::intake::room::RequestPermit;
 use crate::peers::DeltaRequest;
 use crate::topic::{IngestChunk, Input, Write, WriteOutcome};
 
@@ -61,8 +61,10 @@ pub struct Accepted {
 
 /// The routes of this layer.
 pub fn router(daemon: Arc<Daemon>) -> Router {
-    let room = RequestRoom::new(daemon.options());
-    let bound = (room, daemon.options().max_request_bytes);
+    let bound = (
+        daemon.request_room().clone(),
+        daemon.options().max_request_bytes,
+    );
     let bounded = axum::middleware::from_fn_with_state(bound, within_room);
     Router::new()
         .route("/topics/{topic}", post(write).layer(bounded))
@@ -116,16 +118,9 @@ async fn write(
         Ok(Query(query)) => query,
         Err(e) => return refuse(&Error::Invalid(format!("the request's address: {e}"))),
     };
-    // Whoever stops waits for those that have come so far.
-    let _open = match daemon.enter().await {
-        Ok(open) => open,
-        Err(e) => return refuse(&e),
-    };
-    let (begun, bytes) = (Instant::now(), body.len() as u64);
+    let bytes = body.len() as u64;
     match accept(&daemon, &topic, query, &headers, body, taken).await {
         Ok(outcome) => {
-            let metrics = &daemon.options().metrics;
-            metrics.acknowledged(&topic, begun.elapsed());
             let mut answer = acknowledge(&topic, &outcome);
             let first_dead_letter = outcome.dead.first().map(|d| d.reason.clone());
             answer.extensions_mut().insert(Accepted {
@@ -144,27 +139,10 @@ async fn ingested(
     State(daemon): State<Arc<Daemon>>,
     Path((topic, id)): Path<(String, String)>,
 ) -> Response {
-    match daemon.topics().get(&topic).cloned() {
-        Some(stream) => stream.writer().ingested(&id).to_string().into_response(),
-        None => {
-            let topics = daemon.topics();
-            refuse(&no_topic(&topic, topics.keys().map(String::as_str)))
-        }
+    match daemon.topic(&topic) {
+        Ok(stream) => stream.writer().ingested(&id).to_string().into_response(),
+        Err(e) => refuse(&e),
     }
-}
-
-/// That there is no such topic, and how one comes to be.
-fn no_topic<'t>(name: &str, known: impl Iterator<Item = &'t str> + Clone) -> Error {
-    let near = nearest(name, known.clone());
-    let near = near.map_or_else(String::new, |near| format!("; did you mean `{near}`?"));
-    let known: Vec<&str> = known.collect();
-    let there_are = match known.is_empty() {
-        true => "there are none".to_owned(),
-        false => format!("the topics are: {}", known.join(", ")),
-    };
-    Error::NotFound(format!(
-        "no topic `{name}`{near} ({there_are}); to add one write a table `[topics.{name}]` in `anabranch.toml` and start the daemon again, which declares it"
-    ))
 }
 
 fn acknowledge(topic: &str, outcome: &WriteOutcome) -> Response {
@@ -184,7 +162,7 @@ fn acknowledge(topic: &str, outcome: &WriteOutcome) -> Response {
         "unknown_fields": outcome.unknown_fields,
         "partition": outcome.partition,
         "offsets": [outcome.range.start, outcome.range.end],
-        "token": format!("{topic}:{}:{}", outcome.partition, outcome.range.end),
+        "token": outcome.token(topic),
         "repeated": outcome.repeated,
     });
     (
@@ -207,10 +185,7 @@ async fn accept(
     body: Bytes,
     taken: Arc<RequestPermit>,
 ) -> Result<WriteOutcome> {
-    let topics = daemon.topics();
-    let stream = topics
-        .get(topic)
-        .ok_or_else(|| no_topic(topic, topics.keys().map(String::as_str)))?;
+    daemon.topic(topic)?;
     let ingest = match (text(headers, INGEST_ID), text(headers, INGEST_FROM)) {
         (None, _) => None,
         (Some(id), from) => Some(IngestChunk {
@@ -258,19 +233,7 @@ async fn accept(
         chunk: ingest,
         source: text(headers, "anabranch-source").map(str::to_owned),
     };
-    let known = stream.topic();
-    // What was admitted elsewhere may have a field that was declared a moment ago.
-    let again = matches!(write.input, Input::Payload(_)).then(|| write.clone());
-    match (stream.writer().write(write).await, again) {
-        (Err(Error::Unavailable(why)), Some(again)) => {
-            daemon.follow_catalogue().await;
-            match stream.topic() == known {
-                true => Err(Error::Unavailable(why)),
-                false => stream.writer().write(again).await,
-            }
-        }
-        (written, _) => written,
-    }
+    daemon.take(topic, write).await
 }
 
 /// What a request is known by that may be repeated.

@@ -9,4 +9,5 @@ pub(crate) mod dedup;
 pub mod files;
 pub(crate) mod idempotency;
 pub(crate) mod payload;
+pub(crate) mod room;
 pub(crate) mod turns;

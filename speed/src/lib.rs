@@ -25,6 +25,7 @@ pub use intake::counts::{DeadLetterBound, IntakeCount};
 pub use intake::dedup::{Dedup, DedupStatus};
 pub use intake::idempotency::{KeptAnswer, KeptRequest, RequestKey};
 pub use intake::payload::{Payload, PlacedFacts};
+pub use intake::room::{RequestPermit, RequestRoom};
 pub use metrics::{SpeedMetrics, TopicGauges};
 pub use options::{DaemonOptions, StepOptions, TopicOptions};
 pub use peers::{DeltaRequest, Peer, PeerReply, Peers, WantedView};

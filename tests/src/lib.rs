@@ -6,6 +6,7 @@ pub mod disk;
 pub mod facts;
 pub mod fates;
 pub mod faults;
+pub mod flight;
 pub mod fuzz;
 pub mod kafka;
 pub mod ledger;

@@ -2,7 +2,9 @@
 
 mod answers;
 mod bounds;
+mod changes;
 mod door;
+mod flight;
 pub(crate) mod gather;
 mod metrics;
 mod postgres;

@@ -1,5 +1,5 @@
-//! The daemon's HTTP door: how many connections it holds and for how long, and how they end. Who
-//! may ask what over one is [`guard`]'s.
+//! The daemon's doors of HTTP and of gRPC: how many connections they hold and for how long, and how
+//! they end. Who may ask what over one is [`guard`]'s and [`gate`]'s.
 //!
 //! A connection beyond the bounds is not left to wait: over a few more of them the state of the
 //! daemon is answered and nothing else, and those beyond are closed at once. So whoever takes all
@@ -14,12 +14,13 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use anabranch_serving::{Encrypted, Protocol, ServerTls};
-use anabranch_shared::settings::HttpSettings;
+use anabranch_shared::settings::{FlightSettings, HttpSettings};
 use axum::Router;
 use axum::extract::ConnectInfo;
-use hyper::server::conn::http1;
+use hyper::server::conn::{http1, http2};
 use hyper::service::{Service, service_fn};
-use hyper_util::rt::TokioTimer;
+use hyper_util::rt::{TokioExecutor, TokioTimer};
+use hyper_util::server::graceful::GracefulConnection;
 use hyper_util::service::TowerToHyperService;
 use parking_lot::Mutex;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
@@ -32,6 +33,7 @@ use self::wire::Wire;
 
 pub(crate) mod gate;
 pub(crate) mod guard;
+pub(crate) mod metered;
 mod wire;
 
 /// Connections beyond the bounds over which the daemon's state is answered.
@@ -43,6 +45,17 @@ const SPARE_FOR: Duration = Duration::from_secs(10);
 
 /// Bytes that the headers of a request may take, and what is read at once of a body.
 const HEADER_BYTES: usize = 128 << 10;
+
+/// Bounds of a connection of HTTP/2: calls at once, what may come of all of them and of one before it is
+/// read, and what may wait to be sent of one, in bytes.
+const CALLS: u32 = 100;
+const CALLS_WINDOW: u32 = 4 << 20;
+const CALL_WINDOW: u32 = 2 << 20;
+const CALL_UNSENT: usize = 1 << 20;
+
+/// How often it is asked whether the other end of such a connection is still there, and how long an
+/// answer may take.
+const PING_EVERY: Duration = Duration::from_secs(20);
 
 /// After how long another connection is accepted where one could not be.
 const ACCEPT_AGAIN: Duration = Duration::from_millis(50);
@@ -61,10 +74,14 @@ impl Bounds {
     /// As the settings say, within what a process of so many descriptors can hold: half of them
     /// are for the WAL, landings, queries and other daemons.
     fn new(settings: &HttpSettings, descriptors: u64) -> Self {
-        let half = usize::try_from(descriptors / 2).unwrap_or(usize::MAX);
-        let all = settings.connections.min(half.saturating_sub(SPARE)).max(1);
+        let all = Self::within(settings.connections, descriptors);
         let from_one = settings.connections_per_address.min(all - all / 4).max(1);
         Self { all, from_one }
+    }
+
+    fn within(connections: usize, descriptors: u64) -> usize {
+        let half = usize::try_from(descriptors / 2).unwrap_or(usize::MAX);
+        connections.min(half.saturating_sub(SPARE)).max(1)
     }
 }
 
@@ -201,6 +218,8 @@ pub(crate) struct Door {
     header_timeout: Duration,
     connections: Arc<Connections>,
     tls: Option<Arc<ServerTls>>,
+    /// [`Protocol::Http`] or [`Protocol::Flight`].
+    protocol: Protocol,
 }
 
 impl Door {
@@ -211,6 +230,21 @@ impl Door {
             bounds: Bounds::new(settings, descriptors()),
             header_timeout: settings.header_timeout,
             connections: Arc::default(),
+            protocol: Protocol::Http,
+        }
+    }
+
+    /// A door for gRPC.
+    pub(crate) fn flight(
+        settings: &FlightSettings,
+        http: &HttpSettings,
+        tls: Option<Arc<ServerTls>>,
+    ) -> Self {
+        let all = Bounds::within(settings.connections, descriptors());
+        Self {
+            bounds: Bounds { all, from_one: all },
+            protocol: Protocol::Flight,
+            ..Self::new(http, tls)
         }
     }
 
@@ -289,13 +323,7 @@ impl Door {
             is_loopback: local.is_ok_and(|a| a.ip().to_canonical().is_loopback()),
             standing: place.standing,
         };
-        let mut builder = http1::Builder::new();
-        builder.timer(TokioTimer::new()).max_buf_size(HEADER_BYTES);
         let is_spare = place.standing != Standing::Served;
-        match is_spare {
-            true => builder.header_read_timeout(SPARE_HEADERS).keep_alive(false),
-            false => builder.header_read_timeout(self.header_timeout),
-        };
         let has_asked = Arc::new(AtomicBool::new(false));
         let (asked, service) = (has_asked.clone(), service.clone());
         let service = service_fn(move |mut request: hyper::Request<hyper::body::Incoming>| {
@@ -306,50 +334,126 @@ impl Door {
             }
             service.call(request)
         });
-        let (closing, tls) = (closing.clone(), self.tls.clone());
+        let life = Life {
+            is_spare,
+            has_asked,
+            header_timeout: self.header_timeout,
+            closing: closing.clone(),
+        };
+        let (tls, protocol) = (self.tls.clone(), self.protocol);
         async move {
             let _place = place;
-            let Some(wire) = encrypted(stream, tls).await else {
+            let Some(wire) = encrypted(stream, tls, protocol).await else {
                 return;
             };
-            let mut served = pin!(builder.serve_connection(wire, service));
-            let until_closing = async {
-                tokio::select! {
-                    // What goes wrong on a connection is its client's to see.
-                    ended = served.as_mut() => {
-                        ended.ok();
-                        false
+            match protocol {
+                Protocol::Flight => {
+                    let asks = life.asks();
+                    let served = life.http2().serve_connection(wire, service);
+                    tokio::select! {
+                        () = life.lived(served) => {}
+                        () = asks => {}
                     }
-                    () = closing.cancelled() => true,
                 }
-            };
-            let closes = match is_spare {
-                true => tokio::time::timeout(SPARE_FOR, until_closing)
-                    .await
-                    .unwrap_or(false),
-                false => until_closing.await,
-            };
-            // One that has asked nothing yet is not waited for.
-            if closes && has_asked.load(Ordering::Relaxed) {
-                served.as_mut().graceful_shutdown();
-                served.await.ok();
+                _ => {
+                    let served = life.http1().serve_connection(wire, service);
+                    life.lived(served).await;
+                }
             }
         }
     }
 }
 
+/// How long a connection may live.
+struct Life {
+    is_spare: bool,
+    /// Whether a request has come.
+    has_asked: Arc<AtomicBool>,
+    header_timeout: Duration,
+    closing: CancellationToken,
+}
+
+impl Life {
+    fn http1(&self) -> http1::Builder {
+        let mut builder = http1::Builder::new();
+        builder.timer(TokioTimer::new()).max_buf_size(HEADER_BYTES);
+        match self.is_spare {
+            true => builder.header_read_timeout(SPARE_HEADERS).keep_alive(false),
+            false => builder.header_read_timeout(self.header_timeout),
+        };
+        builder
+    }
+
+    fn http2(&self) -> http2::Builder<TokioExecutor> {
+        let mut builder = http2::Builder::new(TokioExecutor::new());
+        builder
+            .timer(TokioTimer::new())
+            .max_concurrent_streams(CALLS)
+            .max_header_list_size(HEADER_BYTES as u32)
+            .initial_connection_window_size(CALLS_WINDOW)
+            .initial_stream_window_size(CALL_WINDOW)
+            .max_send_buf_size(CALL_UNSENT)
+            .keep_alive_interval(PING_EVERY)
+            .keep_alive_timeout(PING_EVERY);
+        builder
+    }
+
+    /// Ends where nothing was asked in time.
+    fn asks(&self) -> impl Future<Output = ()> + Send + 'static {
+        let (has_asked, within) = (self.has_asked.clone(), self.header_timeout);
+        async move {
+            tokio::time::sleep(within).await;
+            if has_asked.load(Ordering::Relaxed) {
+                std::future::pending::<()>().await;
+            }
+        }
+    }
+
+    /// Serves to the end of the connection.
+    async fn lived(&self, served: impl GracefulConnection) {
+        let mut served = pin!(served);
+        let until_closing = async {
+            tokio::select! {
+                // What goes wrong on a connection is its client's to see.
+                ended = served.as_mut() => {
+                    ended.ok();
+                    false
+                }
+                () = self.closing.cancelled() => true,
+            }
+        };
+        let closes = match self.is_spare {
+            true => tokio::time::timeout(SPARE_FOR, until_closing)
+                .await
+                .unwrap_or(false),
+            false => until_closing.await,
+        };
+        // One that has asked nothing yet is not waited for.
+        if closes && self.has_asked.load(Ordering::Relaxed) {
+            served.as_mut().graceful_shutdown();
+            served.await.ok();
+        }
+    }
+}
+
 /// The bytes of a connection, encrypted where the door encrypts; none where its client does not.
-async fn encrypted(stream: TcpStream, tls: Option<Arc<ServerTls>>) -> Option<Wire> {
+async fn encrypted(
+    stream: TcpStream,
+    tls: Option<Arc<ServerTls>>,
+    protocol: Protocol,
+) -> Option<Wire> {
     let Some(tls) = tls else {
         return Some(Wire::new(stream));
     };
-    match tls.accept(stream, Protocol::Http).await {
+    match tls.accept(stream, protocol).await {
         Ok(Encrypted::Yes(stream, _)) => Some(Wire::new(stream)),
         Ok(Encrypted::No(mut stream)) => {
-            // Whoever says nothing is told nothing.
-            let told = wire::told_to_encrypt();
-            let told = stream.write_all(&told);
-            tokio::time::timeout(SPARE_HEADERS, told).await.ok();
+            if protocol == Protocol::Http {
+                // Whoever says nothing is told nothing.
+                let told = wire::told_to_encrypt();
+                let told = stream.write_all(&told);
+                tokio::time::timeout(SPARE_HEADERS, told).await.ok();
+            }
             stream.shutdown().await.ok();
             None
         }

@@ -24,7 +24,7 @@ const MOST_SAID: usize = 64 << 10;
 /// What is asked again and again to see how a daemon is: a 503 there says that it is not ready.
 const STATE: [&str; 4] = ["/health", "/ready", "/status", "/metrics"];
 
-/// What came to a topic over HTTP since it was last told.
+/// What came to a topic at the doors since it was last told.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 struct Came {
     requests: u64,
@@ -52,7 +52,7 @@ pub(crate) struct Journal {
 }
 
 impl Journal {
-    fn note(&self, accepted: &Accepted) {
+    pub(crate) fn note(&self, accepted: &Accepted) {
         let mut came = self.came.lock();
         let topic = came.entry(accepted.topic.clone()).or_default();
         topic.requests += 1;

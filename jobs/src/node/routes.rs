@@ -3,7 +3,7 @@
 use std::net::SocketAddr;
 use std::sync::Arc;
 
-use anabranch_serving::{Identity, SqlService};
+use anabranch_serving::{Following, Identity, SqlService};
 use anabranch_shared::references_held;
 use anabranch_speed::Daemon;
 use axum::Json;
@@ -30,6 +30,8 @@ pub(super) struct Health {
     pub(super) id: String,
     /// Where PostgreSQL's clients are answered.
     pub(super) postgres: Option<SocketAddr>,
+    /// Where those of Arrow Flight SQL are.
+    pub(super) flight: Option<SocketAddr>,
     /// Who may come in at each door.
     pub(super) doors: Vec<DoorStatus>,
     pub(super) peers: Arc<PeerList>,
@@ -38,7 +40,7 @@ pub(super) struct Health {
 }
 
 /// What a daemon serves.
-pub(super) fn router(health: Health, daemon: &Arc<Daemon>, sql: Arc<SqlService>) -> Router {
+pub(super) fn router(health: Health, daemon: &Arc<Daemon>, following: Arc<Following>) -> Router {
     let own = Router::new()
         .route("/health", get(healthy))
         .route("/ready", get(ready))
@@ -48,14 +50,16 @@ pub(super) fn router(health: Health, daemon: &Arc<Daemon>, sql: Arc<SqlService>)
         .route(PEERS, post(look_for_peers))
         .with_state(health);
     own.merge(anabranch_speed::router(daemon.clone()))
-        .merge(anabranch_serving::router(sql))
+        .merge(anabranch_serving::router(following))
 }
 
 async fn healthy(State(health): State<Health>) -> impl IntoResponse {
     let mut body =
         serde_json::json!({ "status": "ok", "id": health.id, "pid": std::process::id() });
-    if let Some(postgres) = health.postgres {
-        body["postgres"] = postgres.to_string().into();
+    for (name, at) in [("postgres", health.postgres), ("flight", health.flight)] {
+        if let Some(at) = at {
+            body[name] = at.to_string().into();
+        }
     }
     Json(body)
 }

@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use anabranch_serving::{Auditor, PostgresDoor, PostgresOptions};
+use anabranch_serving::{Auditor, Following, PostgresDoor, PostgresOptions, flight_router};
 use anabranch_shared::{Error, Result};
 use anabranch_speed::Daemon;
 use axum::middleware::from_fn_with_state;
@@ -15,8 +15,10 @@ use tokio_util::sync::CancellationToken;
 use crate::node::access;
 use crate::node::audit::Audit;
 use crate::node::door::Door;
-use crate::node::door::gate::{Gate, gate};
+use crate::node::door::gate::{Gate, flight_gate, gate};
 use crate::node::door::guard::{Guard, guard};
+use crate::node::door::metered::metered;
+use crate::node::intake::DaemonIntake;
 use crate::node::journal::{self, Journal};
 use crate::node::metrics::{NodeMetrics, Sources, measure};
 use crate::node::open::{note, open, service, topic_options};
@@ -93,6 +95,7 @@ struct Running {
     address: Address,
     peers: Arc<PeerList>,
     node: Arc<Node>,
+    following: Arc<Following>,
     journal: Arc<Journal>,
     tasks: Arc<Tasks>,
     /// Land and follow; the daemon itself ends them.
@@ -116,6 +119,13 @@ impl Running {
                 Some(access::listen(project, "postgres", listen).await?)
             }
         };
+        let flight = match &project.flight.listen {
+            None => None,
+            Some(listen) => {
+                let listen = (listen.as_str(), "`listen` in `[doors.flight]`");
+                Some(access::listen(project, "flight", listen).await?)
+            }
+        };
         let secret = match &who.users {
             Some(_) => Some(StorageSecret::of(&context.storage).await?),
             None => None,
@@ -126,7 +136,8 @@ impl Running {
             .as_ref()
             .map(|t| t.fingerprint())
             .unwrap_or_default();
-        let places = [Some(&http), postgres.as_ref()].into_iter().flatten();
+        let places = [Some(&http), postgres.as_ref(), flight.as_ref()];
+        let places = places.into_iter().flatten();
         let doors: Vec<DoorStatus> = places.map(|place| place.status.clone()).collect();
         for danger in doors.iter().filter_map(DoorStatus::danger) {
             tracing::warn!("{danger}");
@@ -180,6 +191,7 @@ impl Running {
             daemon: daemon.clone(),
             id: address.id.clone(),
             postgres: postgres.as_ref().map(|(_, _, at)| *at),
+            flight: flight.as_ref().map(|place| place.at),
             doors,
             peers: peers.clone(),
             node: node.clone(),
@@ -190,7 +202,23 @@ impl Running {
             users: who.users.clone(),
             secret,
         });
-        let app = router(health, daemon, sql)
+        let journal = Arc::new(Journal::default());
+        let flight = match flight {
+            None => None,
+            Some(place) => {
+                let intake = Arc::new(DaemonIntake {
+                    daemon: daemon.clone(),
+                    journal: journal.clone(),
+                });
+                let app = flight_router(sql.clone(), intake, project.flight.max_message_bytes)?
+                    .layer(from_fn_with_state(daemon.clone(), metered))
+                    .layer(from_fn_with_state(gating.clone(), flight_gate));
+                let door = Door::flight(&project.flight, &project.http, who.tls.clone());
+                Some((door, place, app))
+            }
+        };
+        let following = Following::new(sql);
+        let app = router(health, daemon, following.clone())
             .layer(from_fn_with_state(gating, gate))
             .layer(from_fn_with_state(guarding, guard))
             .layer(from_fn_with_state(metrics.requests.clone(), measure));
@@ -204,13 +232,20 @@ impl Running {
         }
         daemon.set_peers(peers.clone());
         peers.announce().await;
-        let journal = Arc::new(Journal::default());
         let app = app.layer(from_fn_with_state(journal.clone(), journal::note));
         if let Some((door, listener, at)) = postgres {
             tracing::info!(postgres = %at, "answers PostgreSQL's clients");
             let closing = closing.clone();
             serving.spawn("postgres", async move {
                 door.serve(listener, closing).await;
+                Ok(())
+            });
+        }
+        if let Some((door, place, app)) = flight {
+            tracing::info!(flight = %place.at, "answers clients of Arrow Flight SQL");
+            let closing = closing.clone();
+            serving.spawn("flight", async move {
+                door.serve(place.listener, app, closing).await;
                 Ok(())
             });
         }
@@ -270,6 +305,7 @@ impl Running {
             address,
             peers,
             node,
+            following,
             journal,
             tasks,
             loops,
@@ -284,6 +320,8 @@ impl Running {
         let by = |share: f64| begun + timeout.mul_f64(share);
         tracing::info!("stopping: no more intake, landing the rest");
         self.node.is_stopping.store(true, Ordering::Relaxed);
+        // Who follows a view waits for ever.
+        self.following.close();
         self.loops.expect_end();
         if let Some(audit) = &self.node.audit {
             audit.write(daemon).await;

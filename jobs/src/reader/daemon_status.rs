@@ -85,7 +85,7 @@ pub struct DaemonStatus {
 /// A door of a daemon.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize)]
 pub struct DoorStatus {
-    /// `http` or `postgres`.
+    /// `http`, `postgres` or `flight`.
     pub name: String,
     /// Host and port that it listens on.
     pub address: String,

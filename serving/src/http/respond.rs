@@ -17,7 +17,8 @@ use futures::{Stream, StreamExt};
 use percent_encoding::{AsciiSet, CONTROLS, utf8_percent_encode};
 use tokio::sync::mpsc;
 
-use crate::encode::{ARROW, CSV, Encoder, JSON, NDJSON, PARQUET, Texts};
+use crate::arrow_form::Texts;
+use crate::encode::{ARROW, CSV, Encoder, JSON, NDJSON, PARQUET};
 use crate::metrics::Asked;
 use crate::running::Waiter;
 use crate::service::{Answer, SqlService};

@@ -8,9 +8,19 @@ use datafusion::sql::sqlparser::parser::ParserError;
 
 use super::types::in_sql;
 use crate::nearest;
+use crate::sql::CATALOG;
 
-/// The catalogue and schema that the engine puts before every relation.
-const DEFAULT_SCHEMA: &str = "datafusion.public.";
+/// The catalogues that the engine puts before every relation: that of queries, and its own.
+const CATALOGUES: [&str; 2] = [CATALOG, "datafusion"];
+
+/// A text without the catalogue and the schema before relations.
+fn without_schema(text: &str) -> String {
+    let mut text = text.to_owned();
+    for catalogue in CATALOGUES {
+        text = text.replace(&format!("{catalogue}.public."), "");
+    }
+    text
+}
 
 /// Columns that are named where there is none of a name.
 const COLUMNS_NAMED: usize = 40;
@@ -145,10 +155,13 @@ fn between<'t>(text: &'t str, before: &str, after: &str) -> Option<&'t str> {
 
 fn of_planner(text: &str) -> String {
     if let Some(name) = between(text, "table '", "' not found") {
-        return match name.strip_prefix(DEFAULT_SCHEMA) {
+        let known = CATALOGUES.iter();
+        let mut known = known.filter_map(|c| name.strip_prefix(c)?.strip_prefix('.'));
+        let name = known.next().unwrap_or(name);
+        return match name.strip_prefix("public.") {
             Some(name) => format!("no topic, view or table `{name}`"),
             // In another schema than that of topics and views.
-            None => format!("no relation `{}`", name.trim_start_matches("datafusion.")),
+            None => format!("no relation `{name}`"),
         };
     }
     if let Some(name) = between(text, "table function '", "'") {
@@ -216,7 +229,7 @@ fn of_planner(text: &str) -> String {
     if text.starts_with("Substring without for/from") {
         return "`substr` needs a start, as in `substr(x, 1, 3)`".to_owned();
     }
-    lowered(&in_sql(&text.replace(DEFAULT_SCHEMA, "")))
+    lowered(&in_sql(&without_schema(text)))
 }
 
 /// A message without the capital that the engine begins it with; names and abbreviations keep theirs.
@@ -295,6 +308,10 @@ mod tests {
         let cases = [
             (
                 "table 'datafusion.public.content' not found",
+                "no topic, view or table `content`",
+            ),
+            (
+                "table 'anabranch.public.content' not found",
                 "no topic, view or table `content`",
             ),
             (

@@ -106,6 +106,10 @@ fn tables_of<'t>(root: &'t DeTable<'t>, section: Section) -> Vec<(String, &'t De
         });
         tables.collect()
     };
+    let of_door = |name: &str| {
+        let found = table(top.get(name));
+        found.map(|t| (section.header(), t)).into_iter().collect()
+    };
     match section {
         Section::Topic | Section::Reference | Section::Step | Section::View => {
             let tables = named().map(|(name, t)| (format!("[{}.{name}]", section.key()), t));
@@ -123,10 +127,8 @@ fn tables_of<'t>(root: &'t DeTable<'t>, section: Section) -> Vec<(String, &'t De
             });
             tables.collect()
         }
-        Section::Postgres => {
-            let found = table(top.get("postgres"));
-            found.map(|t| (section.header(), t)).into_iter().collect()
-        }
+        Section::Postgres => of_door("postgres"),
+        Section::Flight => of_door("flight"),
         Section::Kafka => below(&["source", "kafka"]),
         Section::Dedup => below(&["dedup"]),
         Section::Retention => below(&["retention"]),

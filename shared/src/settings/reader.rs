@@ -108,39 +108,49 @@ impl<'a> Reader<'a> {
         table
     }
 
-    /// The table of a section below another one, of which there is one at most.
-    pub(super) fn below<'t>(
+    /// The tables of sections below another one, one at most of each.
+    pub(super) fn below<'t, const N: usize>(
         &mut self,
         root: &'t DeTable<'t>,
-        section: Section,
-        key: &str,
-    ) -> Table<'t> {
-        let (mut found, top) = (None, section.key());
-        if let Some(all) = root.get(top) {
-            let header = format!("[{top}]");
-            for entry in self.entries(top, &header, all) {
-                if entry.key == key {
-                    let path = format!("{top}.{key}");
-                    found = self.table(section, &path, entry.value);
-                    continue;
-                }
-                let shown = entry.key.escape_debug();
-                let near = match nearest(entry.key, [key]) {
-                    Some(near) => format!("did you mean `[{top}.{near}]`?"),
-                    None => format!("there is `[{top}.{key}]`"),
-                };
-                self.report(
-                    &entry.key_span,
-                    format!("unknown table `[{top}.{shown}]`; {near}"),
-                );
-            }
-        }
-        found.unwrap_or_else(|| Table {
+        sections: [(Section, &str); N],
+    ) -> [Table<'t>; N] {
+        let mut found = sections.map(|(section, _)| Table {
             section,
             header: section.header(),
             span: 0..0,
             entries: Vec::new(),
-        })
+        });
+        let Some(top) = sections.first().map(|(section, _)| section.key()) else {
+            return found;
+        };
+        let Some(all) = root.get(top) else {
+            return found;
+        };
+        let header = format!("[{top}]");
+        for entry in self.entries(top, &header, all) {
+            let place = sections.iter().position(|(_, key)| *key == entry.key);
+            if let Some(place) = place {
+                let path = format!("{top}.{}", entry.key);
+                if let Some(table) = self.table(sections[place].0, &path, entry.value) {
+                    found[place] = table;
+                }
+                continue;
+            }
+            let shown = entry.key.escape_debug();
+            let keys = sections.map(|(_, key)| key);
+            let near = match nearest(entry.key, keys) {
+                Some(near) => format!("did you mean `[{top}.{near}]`?"),
+                None => {
+                    let known = keys.map(|key| format!("`[{top}.{key}]`"));
+                    format!("there are {}", known.join(" and "))
+                }
+            };
+            self.report(
+                &entry.key_span,
+                format!("unknown table `[{top}.{shown}]`; {near}"),
+            );
+        }
+        found
     }
 
     /// The tables of a section that has one for each topic or view.

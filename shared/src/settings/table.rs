@@ -23,6 +23,7 @@ pub(super) enum Section {
     Daemon,
     Http,
     Postgres,
+    Flight,
     Users,
     Tls,
     Audit,
@@ -43,11 +44,12 @@ pub(super) enum Section {
 }
 
 impl Section {
-    pub(super) const ALL: [Self; 21] = [
+    pub(super) const ALL: [Self; 22] = [
         Self::Storage,
         Self::Daemon,
         Self::Http,
         Self::Postgres,
+        Self::Flight,
         Self::Users,
         Self::Tls,
         Self::Audit,
@@ -73,7 +75,7 @@ impl Section {
             Self::Storage => "storage",
             Self::Daemon => "daemon",
             Self::Http => "http",
-            Self::Postgres => "doors",
+            Self::Postgres | Self::Flight => "doors",
             Self::Users => "users",
             Self::Tls => "tls",
             Self::Audit => "audit",
@@ -95,6 +97,7 @@ impl Section {
                 format!("[{}.NAME]", self.key())
             }
             Self::Postgres => format!("[{}.postgres]", self.key()),
+            Self::Flight => format!("[{}.flight]", self.key()),
             Self::Field => "[topics.NAME.fields.FIELD]".to_owned(),
             Self::Kafka => "[topics.NAME.source.kafka]".to_owned(),
             Self::Dedup => format!("[{}.NAME.dedup]", self.key()),
@@ -113,6 +116,9 @@ impl Section {
             Self::Http => "What the daemon takes over HTTP, and from whom.",
             Self::Postgres => {
                 "Queries over PostgreSQL's protocol: psql, BI tools, every PostgreSQL driver. Off unless `listen` is written."
+            }
+            Self::Flight => {
+                "Queries and bulk ingest over Arrow Flight SQL: ADBC, JDBC, notebooks. Off unless `listen` is written."
             }
             Self::Users => {
                 "Who may do what, at every door. Without `file` everybody may do everything."
@@ -389,6 +395,13 @@ settings! {
     POSTGRES_CONNECTIONS: Defaulted<Count> = Postgres."connections", Defaulted(|| Count(200));
     /// The largest message of a client: a statement with its values.
     POSTGRES_MESSAGE: Defaulted<Size> = Postgres."max_message", Defaulted(|| Size::megabytes(16));
+
+    /// Address on which the daemon answers. One that other machines reach needs `[users]` and `[tls]`.
+    FLIGHT_LISTEN: Optional<Address> = Flight."listen", optional("\"127.0.0.1:5434\"");
+    /// The most connections at once; over a few more every call is refused, and further ones are closed.
+    FLIGHT_CONNECTIONS: Defaulted<Count> = Flight."connections", Defaulted(|| Count(200));
+    /// The largest message of a client: a batch of facts, or a statement with its values.
+    FLIGHT_MESSAGE: Defaulted<Size> = Flight."max_message", Defaulted(|| Size::megabytes(64));
 
     /// The file of users and what each may do; `anabranch users` writes it, and it is read again as it changes.
     USERS_FILE: Optional<ProjectPath> = Users."file", optional("\"users.toml\"");

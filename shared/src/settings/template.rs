@@ -44,6 +44,7 @@ pub fn template(name: &str) -> (String, Vec<(PathBuf, String)>) {
         Section::Daemon,
         Section::Http,
         Section::Postgres,
+        Section::Flight,
         Section::Users,
         Section::Tls,
         Section::Audit,

@@ -126,6 +126,13 @@ pub struct WriteOutcome {
     pub repeated: bool,
 }
 
+impl WriteOutcome {
+    /// What a query has to have seen to have seen this.
+    pub fn token(&self, topic: &str) -> String {
+        format!("{topic}:{}:{}", self.partition, self.range.end)
+    }
+}
+
 /// What writes to one topic.
 #[derive(Debug)]
 pub struct Writer {

@@ -690,7 +690,7 @@ async fn what_there_is_can_be_asked_in_sql() -> anyhow::Result<()> {
         );
         // What programs ask for before anything else.
         let schemata = csv("select catalog_name, schema_name from information_schema.schemata")?;
-        let one = "catalog_name,schema_name\ndatafusion,public\n";
+        let one = "catalog_name,schema_name\nanabranch,public\n";
         anyhow::ensure!(schemata == one, "{schemata}");
         for (of, named) in [
             ("tables", "is_insertable_into"),

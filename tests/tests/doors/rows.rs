@@ -5,13 +5,15 @@
 
 use std::path::Path;
 
-use anabranch_tests::daemon::{Daemon, request};
+use anabranch_tests::daemon::{Daemon, request, shown};
 use anabranch_tests::places;
 use anabranch_tests::process::run_well;
+use arrow_flight::sql::client::FlightSqlServiceClient;
 use rand::rngs::SmallRng;
 use rand::seq::IndexedRandom;
 use rand::{Rng, SeedableRng};
 use tokio_postgres::{Client, NoTls, SimpleQueryMessage};
+use tonic::transport::Channel;
 
 const SITES: [&str; 4] = ["a", "b", "c", "ünï 'x'"];
 
@@ -25,6 +27,8 @@ url = "file://./data"
 http = "127.0.0.1:0"
 land_every = "1h"
 [doors.postgres]
+listen = "127.0.0.1:0"
+[doors.flight]
 listen = "127.0.0.1:0"
 [topics.visits]
 event_time = "ts"
@@ -95,6 +99,7 @@ struct Stand {
     daemon: Daemon,
     token: String,
     door: Client,
+    flight: FlightSqlServiceClient<Channel>,
 }
 
 impl Stand {
@@ -133,11 +138,13 @@ impl Stand {
             .password(&token);
         let (door, connection) = config.connect(NoTls).await?;
         tokio::spawn(connection);
+        let flight = anabranch_tests::flight::client(&daemon, &token).await?;
         Ok(Self {
             dir,
             daemon,
             token,
             door,
+            flight,
         })
     }
 
@@ -162,6 +169,19 @@ impl Stand {
         }
         let body = text.lines().filter(|line| line.starts_with('{'));
         let mut rows: Vec<String> = body.map(str::to_owned).collect();
+        rows.sort_unstable();
+        Ok(Ok(rows))
+    }
+
+    /// The same over Arrow Flight SQL.
+    async fn over_flight(&self, sql: &str) -> anyhow::Result<Result<Vec<String>, String>> {
+        let answered = anabranch_tests::flight::rows(&mut self.flight.clone(), sql).await;
+        let batches = match answered {
+            Ok(batches) => batches,
+            Err(e) => return Ok(Err(format!("{:?} {}", e.code(), e.message()))),
+        };
+        let rows = shown(&batches)?;
+        let mut rows: Vec<String> = rows.iter().map(|row| format!("{row:?}")).collect();
         rows.sort_unstable();
         Ok(Ok(rows))
     }
@@ -401,12 +421,18 @@ async fn a_user_has_the_rows_that_are_theirs() -> anyhow::Result<()> {
             expected == found,
             "seed {seed}: {sql}\nexpected {expected:?}\nfound    {found:?}"
         );
-        let expected = without_value(alone.over_door(&sql).await);
-        let found = without_value(filtered.over_door(&sql).await);
-        anyhow::ensure!(
-            expected == found,
-            "seed {seed}: {sql}\nexpected {expected:?}\nfound    {found:?}"
-        );
+        let over_door = [alone.over_door(&sql).await, filtered.over_door(&sql).await];
+        let over_flight = [
+            alone.over_flight(&sql).await?,
+            filtered.over_flight(&sql).await?,
+        ];
+        for [expected, found] in [over_door, over_flight] {
+            let (expected, found) = (without_value(expected), without_value(found));
+            anyhow::ensure!(
+                expected == found,
+                "seed {seed}: {sql}\nexpected {expected:?}\nfound    {found:?}"
+            );
+        }
     }
     anyhow::ensure!(
         answers > count / 3 && errors > count / 20,

@@ -246,7 +246,7 @@ const TRIES: [&str; 34] = [
     "SELECT * FROM payroll",
     "SELECT * FROM salaries",
     "SELECT * FROM public.payroll",
-    "SELECT * FROM datafusion.public.payroll",
+    "SELECT * FROM anabranch.public.payroll",
     "SELECT * FROM \"payroll\"",
     "SELECT * FROM candidate.salaries",
     "SELECT * FROM g1.salaries",
@@ -280,7 +280,8 @@ const TRIES: [&str; 34] = [
 
 #[tokio::test(flavor = "multi_thread")]
 async fn nothing_else_gets_out() -> anyhow::Result<()> {
-    let guarded = Guarded::new(SECRET_TOPIC)?;
+    let with_flight = format!("[doors.flight]\nlisten = \"127.0.0.1:0\"\n{SECRET_TOPIC}");
+    let guarded = Guarded::new(&with_flight)?;
     let view =
         "SELECT date_trunc('day', ts) AS day, sum(salary) AS salaries FROM payroll GROUP BY 1";
     std::fs::write(guarded.path().join("salaries.sql"), view)?;
@@ -296,6 +297,7 @@ async fn nothing_else_gets_out() -> anyhow::Result<()> {
         anyhow::ensure!(status == 200, "{answer}");
     }
     let door = session(&daemon, "reader", &reader).await?;
+    let mut flight = anabranch_tests::flight::client(&daemon, &reader).await?;
     let gives_away = |text: &str, sql: &str| {
         let text = text.replace(sql, "");
         ["4711", "salary", "salaries", "root:x:"]
@@ -314,6 +316,14 @@ async fn nothing_else_gets_out() -> anyhow::Result<()> {
             Err(e) => e.as_db_error().map(ToString::to_string).unwrap_or_default(),
         };
         anyhow::ensure!(gives_away(&over_door, sql).is_none(), "{sql}: {over_door}");
+        let over_flight = match anabranch_tests::flight::rows(&mut flight, sql).await {
+            Ok(rows) => anyhow::bail!("{sql}: {rows:?}"),
+            Err(e) => e.message().to_owned(),
+        };
+        anyhow::ensure!(
+            gives_away(&over_flight, sql).is_none(),
+            "{sql}: {over_flight}"
+        );
         // As for something that there is not, word for word but for the name.
         if sql.contains("payroll") && !sql.contains("salary") {
             let nowhere = sql.replace("payroll", "nowhere");

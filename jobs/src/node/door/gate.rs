@@ -1,22 +1,26 @@
-//! Who somebody is that asks over HTTP, and what they may ask. A path that is not in [`need`] is
+//! Who somebody is that asks over HTTP or gRPC, and what they may ask. A path that is not in [`need`] is
 //! answered to users alone, and a handler that wants to know who asks answers nobody of whom that is
 //! not known.
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::pin::Pin;
 use std::sync::Arc;
+use std::task::{Context, Poll};
 
-use anabranch_serving::{Identity, Refused, Users};
-use anabranch_shared::ErrorKind;
+use anabranch_serving::{BASE64, Identity, Refused, Users, flight_error, flight_refusal};
+use anabranch_shared::{Error, ErrorKind};
 use anabranch_speed::DELTA;
+use axum::body::{Body, Bytes, HttpBody};
 use axum::extract::{ConnectInfo, Request, State};
 use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
 use axum::middleware::Next;
 use axum::response::Response;
 use base64::Engine;
-use base64::prelude::BASE64_STANDARD;
+use hyper::body::{Frame, SizeHint};
 use percent_encoding::percent_decode_str;
 
 use super::guard::error;
+use super::{Connection, Standing};
 use crate::node::peers::PEERS;
 use crate::reader::secured::StorageSecret;
 
@@ -94,7 +98,7 @@ impl Gate {
         let (name, token) = match scheme.to_ascii_lowercase().as_str() {
             "bearer" => (None, shown.to_owned()),
             "basic" => {
-                let read = BASE64_STANDARD.decode(shown).ok();
+                let read = BASE64.decode(shown).ok();
                 let read = read.and_then(|bytes| String::from_utf8(bytes).ok());
                 let read = read.ok_or(Stranger::Unreadable)?;
                 let (name, token) = read.split_once(':').ok_or(Stranger::Unreadable)?;
@@ -115,20 +119,31 @@ impl Gate {
 }
 
 impl Stranger {
-    fn answer(&self) -> Response {
-        let (status, text) = match self {
-            Self::Nobody => (
-                StatusCode::UNAUTHORIZED,
-                "say who you are: send `Authorization: Bearer TOKEN` (`anabranch users add` makes a token)".to_owned(),
-            ),
-            Self::Unreadable => (
-                StatusCode::UNAUTHORIZED,
-                "the header `Authorization` is to be `Bearer TOKEN`, or `Basic` with a user and a token".to_owned(),
-            ),
-            Self::Refused(why @ Refused::Wrong) => (StatusCode::UNAUTHORIZED, why.to_string()),
-            Self::Refused(why) => (StatusCode::TOO_MANY_REQUESTS, why.to_string()),
+    fn text(&self) -> String {
+        match self {
+            Self::Nobody => "say who you are: send `Authorization: Bearer TOKEN` (`anabranch users add` makes a token)".to_owned(),
+            Self::Unreadable => "the header `Authorization` is to be `Bearer TOKEN`, or `Basic` with a user and a token".to_owned(),
+            Self::Refused(why) => why.to_string(),
+        }
+    }
+
+    /// As a call of gRPC is answered.
+    fn status(&self) -> Response {
+        let code = match self {
+            // Resource exhausted.
+            Self::Refused(Refused::Wait(_)) => 8,
+            // Unauthenticated.
+            _ => 16,
         };
-        let mut answer = error(status, ErrorKind::Denied, &text);
+        flight_refusal(code, &self.text())
+    }
+
+    fn answer(&self) -> Response {
+        let status = match self {
+            Self::Refused(Refused::Wait(_)) => StatusCode::TOO_MANY_REQUESTS,
+            _ => StatusCode::UNAUTHORIZED,
+        };
+        let mut answer = error(status, ErrorKind::Denied, &self.text());
         let headers = answer.headers_mut();
         match self {
             Self::Refused(Refused::Wait(time)) => {
@@ -145,9 +160,16 @@ impl Stranger {
 }
 
 fn denied(identity: &Identity, what: &str) -> Response {
-    let name = identity.name().unwrap_or_default();
-    let text = format!("`{name}` may not {what}; what each user may do is in the file of users");
+    let text = identity.denied(what).to_string();
     error(StatusCode::FORBIDDEN, ErrorKind::Denied, &text)
+}
+
+/// From where a request comes.
+fn from(request: &Request) -> IpAddr {
+    let from = request.extensions().get::<ConnectInfo<SocketAddr>>();
+    from.map_or(IpAddr::from(Ipv4Addr::UNSPECIFIED), |ConnectInfo(at)| {
+        at.ip()
+    })
 }
 
 /// Lets those through who may ask what they ask, as long as they may.
@@ -161,11 +183,7 @@ pub(crate) async fn gate(
         return next.run(request).await;
     };
     let need = need(request.uri().path());
-    let from = request.extensions().get::<ConnectInfo<SocketAddr>>();
-    let from = from.map_or(IpAddr::from(Ipv4Addr::UNSPECIFIED), |ConnectInfo(at)| {
-        at.ip()
-    });
-    let identity = match gate.identify(users, request.headers(), from) {
+    let identity = match gate.identify(users, request.headers(), from(&request)) {
         Ok(Shown::Storage) => {
             request.extensions_mut().insert(Identity::everybody());
             return next.run(request).await;
@@ -185,10 +203,94 @@ pub(crate) async fn gate(
         Need::Daemon => return denied(&identity, "ask what daemons ask each other"),
         _ => {}
     }
+    let ended = Stranger::Refused(Refused::Wrong);
+    as_long_as_they_may(users, identity, request, next)
+        .await
+        .unwrap_or_else(|| ended.answer())
+}
+
+/// Lets those through to Arrow Flight SQL who may come in; what they may do there goes by who they are.
+pub(crate) async fn flight_gate(
+    State(gate): State<Arc<Gate>>,
+    mut request: Request,
+    next: Next,
+) -> Response {
+    let connection = request.extensions().get::<Connection>();
+    if connection.is_some_and(|c| c.standing != Standing::Served) {
+        // Resource exhausted.
+        return flight_refusal(
+            8,
+            "there are too many connections (`connections` in `[doors.flight]`); try again in a moment",
+        );
+    }
+    let Some(users) = &gate.users else {
+        request.extensions_mut().insert(Identity::everybody());
+        return next.run(request).await;
+    };
+    let identity = match gate.identify(users, request.headers(), from(&request)) {
+        Ok(Shown::Storage) => Identity::everybody(),
+        Ok(Shown::Somebody(identity)) => identity,
+        Err(stranger) => return stranger.status(),
+    };
+    let ended = Stranger::Refused(Refused::Wrong);
+    as_long_as_they_may(users, identity, request, next)
+        .await
+        .unwrap_or_else(|| ended.status())
+}
+
+/// The answer to a user's request; none where their secret opens no more before it begins. An answer
+/// that is being sent then is cut off, and so is one whose reader has other rights from now on.
+async fn as_long_as_they_may(
+    users: &Arc<Users>,
+    identity: Identity,
+    mut request: Request,
+    next: Next,
+) -> Option<Response> {
     request.extensions_mut().insert(identity.clone());
-    tokio::select! {
+    let answer = tokio::select! {
         answer = next.run(request) => answer,
-        () = users.ended(&identity) => Stranger::Refused(Refused::Wrong).answer(),
+        () = users.ended(&identity) => return None,
+    };
+    let (head, body) = answer.into_parts();
+    if HttpBody::size_hint(&body).exact().is_some() {
+        return Some(Response::from_parts(head, body));
+    }
+    let users = users.clone();
+    let body = CutBody {
+        inner: body,
+        ended: Box::pin(async move { users.changed(&identity).await }),
+    };
+    Some(Response::from_parts(head, Body::new(body)))
+}
+
+/// A body that fails once its reader may not read it any more.
+struct CutBody {
+    inner: Body,
+    ended: Pin<Box<dyn Future<Output = ()> + Send>>,
+}
+
+impl HttpBody for CutBody {
+    type Data = Bytes;
+    type Error = axum::Error;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, axum::Error>>> {
+        if self.ended.as_mut().poll(cx).is_ready() {
+            self.ended = Box::pin(std::future::ready(()));
+            let error = Error::Denied(Refused::Wrong.to_string());
+            return Poll::Ready(Some(Err(axum::Error::new(flight_error(&error)))));
+        }
+        Pin::new(&mut self.inner).poll_frame(cx)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.inner.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        HttpBody::size_hint(&self.inner)
     }
 }
 

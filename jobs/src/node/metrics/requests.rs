@@ -15,13 +15,14 @@ use prometheus_client::registry::Registry;
 use crate::node::peers::PEERS;
 
 /// What a daemon answers, with a name in braces for what differs.
-const ROUTES: [&str; 14] = [
+const ROUTES: [&str; 15] = [
     "/health",
     "/ready",
     "/status",
     "/metrics",
     "/verify/{view}",
     "/views/{view}",
+    "/views/{view}/changes",
     PEERS,
     "/topics/{topic}",
     "/topics/{topic}/ingested/{id}",

@@ -173,7 +173,7 @@ fn unknown_keys_and_tables_name_what_is_near_or_known() {
     );
     assert_told(
         "[people]",
-        "unknown table `[people]`; known tables: `[storage]`, `[daemon]`, `[http]`, `[doors.postgres]`, `[users]`, `[tls]`, `[audit]`, `[batch]`, `[build]`, `[query]`, `[log]`, \
+        "unknown table `[people]`; known tables: `[storage]`, `[daemon]`, `[http]`, `[doors.postgres]`, `[doors.flight]`, `[users]`, `[tls]`, `[audit]`, `[batch]`, `[build]`, `[query]`, `[log]`, \
          `[topics.NAME]`, `[topics.NAME.fields.FIELD]`, `[topics.NAME.source.kafka]`, `[topics.NAME.dedup]`, `[topics.NAME.retention]`, `[references.NAME]`, `[steps.NAME]`, `[views.NAME]`, `[views.NAME.gate]`, `[views.NAME.gate.columns.COLUMN]`",
         "people",
     );
