@@ -15,8 +15,7 @@ use std::net::SocketAddr;
 use std::pin::Pin;
 use std::sync::Arc;
 
-use anabranch_shared::sql::CATALOG;
-use anabranch_shared::{Error, Relation, Result};
+use anabranch_shared::{CATALOG, Error, Relation, Result};
 use arrow::array::RecordBatch;
 use arrow::datatypes::SchemaRef;
 use arrow_flight::flight_service_server::{FlightService, FlightServiceServer};
@@ -39,9 +38,6 @@ use arrow_flight::{
 };
 use axum::Router;
 use axum::extract::ConnectInfo;
-use base64::Engine;
-use base64::alphabet::STANDARD;
-use base64::engine::{DecodePaddingMode, GeneralPurpose, GeneralPurposeConfig};
 use bytes::Bytes;
 use futures::stream::BoxStream;
 use futures::{Stream, StreamExt, stream};
@@ -59,7 +55,7 @@ pub use self::taking::{FactIntake, FactsRequest};
 use self::taking::{HowTaken, take, topic};
 use crate::caller::Caller;
 use crate::door::Door;
-use crate::identity::Identity;
+use crate::identity::{Identity, basic_credentials};
 use crate::reading::setting;
 use crate::service::SqlService;
 use crate::session::Session;
@@ -76,12 +72,6 @@ const CLOSE: &str = "CloseSession";
 /// The header in which facts may be let become dead letters, and that by which they may be repeated.
 const STRICT: &str = "anabranch-strict";
 const IDEMPOTENCY_KEY: &str = "idempotency-key";
-
-/// Reads base64 with padding and without: clients differ.
-pub const BASE64: GeneralPurpose = GeneralPurpose::new(
-    &STANDARD,
-    GeneralPurposeConfig::new().with_decode_padding_mode(DecodePaddingMode::Indifferent),
-);
 
 /// The door.
 struct FlightDoor {
@@ -367,11 +357,8 @@ impl FlightSqlService for FlightDoor {
         let mut response = Response::new(stream::iter([Ok(answer)]).boxed() as Pin<Box<_>>);
         let shown = call.text("authorization");
         if let Some(shown) = shown {
-            let basic = shown.strip_prefix("Basic ");
-            let basic = basic.and_then(|basic| BASE64.decode(basic.trim()).ok());
-            let basic = basic.and_then(|bytes| String::from_utf8(bytes).ok());
-            let token = basic.and_then(|text| Some(text.split_once(':')?.1.to_owned()));
-            let bearer = token.map_or(shown.to_owned(), |token| format!("Bearer {token}"));
+            let basic = shown.strip_prefix("Basic ").and_then(basic_credentials);
+            let bearer = basic.map_or(shown.to_owned(), |(_, token)| format!("Bearer {token}"));
             if let Ok(bearer) = bearer.parse::<MetadataValue<Ascii>>() {
                 response.metadata_mut().insert("authorization", bearer);
             }

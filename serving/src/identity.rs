@@ -17,6 +17,8 @@ use std::time::{Duration, Instant};
 use anabranch_shared::{Error, Result};
 use arc_swap::ArcSwap;
 use base64::Engine;
+use base64::alphabet::STANDARD;
+use base64::engine::{DecodePaddingMode, GeneralPurpose, GeneralPurposeConfig};
 use base64::prelude::BASE64_STANDARD;
 use chrono::{DateTime, Utc};
 use parking_lot::Mutex;
@@ -34,6 +36,20 @@ const LOOK_EVERY: Duration = Duration::from_secs(1);
 
 /// The longest name and secret that are looked at, in bytes.
 const LONGEST: usize = 2_000;
+
+/// Base64 with padding and without: clients differ.
+const BASE64: GeneralPurpose = GeneralPurpose::new(
+    &STANDARD,
+    GeneralPurposeConfig::new().with_decode_padding_mode(DecodePaddingMode::Indifferent),
+);
+
+/// The user and the secret that `Basic` shows (RFC 7617); none where it is something else.
+pub fn basic_credentials(shown: &str) -> Option<(String, String)> {
+    let bytes = BASE64.decode(shown.trim()).ok()?;
+    let text = String::from_utf8(bytes).ok()?;
+    let (user, secret) = text.split_once(':')?;
+    Some((user.to_owned(), secret.to_owned()))
+}
 
 /// Who asks.
 #[derive(Clone, Debug)]
@@ -340,6 +356,16 @@ mod tests {
     #![expect(clippy::unwrap_used, reason = "tests")]
 
     use super::*;
+
+    #[test]
+    fn basic_has_padding_or_none() {
+        let app = Some(("app".to_owned(), "secret".to_owned()));
+        assert_eq!(basic_credentials("YXBwOnNlY3JldA"), app);
+        assert_eq!(basic_credentials("YXBwOnNlY3JldA=="), app);
+        for wrong in ["YXBw", "no base64!", "/w=="] {
+            assert_eq!(basic_credentials(wrong), None, "{wrong}");
+        }
+    }
 
     const HERE: IpAddr = IpAddr::V4(std::net::Ipv4Addr::LOCALHOST);
 

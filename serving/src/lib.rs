@@ -50,9 +50,11 @@ pub use caller::Caller;
 pub use changes::Following;
 pub use described::{ColumnInfo, RelationInfo};
 pub use door::Door;
-pub use flight::{BASE64, FactIntake, FactsRequest, flight_error, flight_refusal, flight_router};
+pub use flight::{FactIntake, FactsRequest, flight_error, flight_refusal, flight_router};
 pub use http::{SqlRequest, caller, error_response, note_of, router};
-pub use identity::{Access, Identity, NewSecret, Refused, Rights, Secret, User, Users, UsersFile};
+pub use identity::{
+    Access, Identity, NewSecret, Refused, Rights, Secret, User, Users, UsersFile, basic_credentials,
+};
 pub use limits::QueryLimits;
 pub use metrics::QueryMetrics;
 pub use naming::distinct_names;

@@ -1,11 +1,13 @@
 //! The relations that a statement names, and which of those with a name are meant by the `search_path`.
 
 use std::collections::BTreeSet;
+use std::ops::ControlFlow;
 
 use anabranch_shared::{Error, Pin, Result, is_schema_of_generations};
 use datafusion::common::TableReference;
 use datafusion::execution::SessionState;
 use datafusion::sql::parser::Statement;
+use datafusion::sql::sqlparser::ast::{ObjectNamePart, TableFactor, Visit, Visitor};
 
 use crate::dialect::Dialect;
 use crate::information;
@@ -69,7 +71,10 @@ pub(crate) fn relation_names(
     path: &SearchPath,
     dialect: Option<&dyn Dialect>,
 ) -> Result<Names> {
-    let references = state.resolve_table_references(statement)?;
+    let mut references = state.resolve_table_references(statement)?;
+    let called = called(statement);
+    references
+        .retain(|reference| reference.schema().is_some() || !called.contains(reference.table()));
     let (of_information, relations): (Vec<_>, Vec<_>) = references.iter().partition(|reference| {
         information::is_of_information(reference)
             || dialect.is_some_and(|dialect| dialect.owns(reference))
@@ -90,6 +95,44 @@ pub(crate) fn relation_names(
         of_information: !of_information.is_empty()
             || dialect.is_some_and(|dialect| dialect.asks(statement)),
     })
+}
+
+/// The table functions that a statement calls: what is called and not read as a relation besides.
+fn called(statement: &Statement) -> BTreeSet<String> {
+    #[derive(Default)]
+    struct Factors {
+        called: BTreeSet<String>,
+        read: BTreeSet<String>,
+    }
+    impl Visitor for Factors {
+        type Break = ();
+
+        fn pre_visit_table_factor(&mut self, factor: &TableFactor) -> ControlFlow<()> {
+            if let TableFactor::Table { name, args, .. } = factor
+                && let [ObjectNamePart::Identifier(name)] = name.0.as_slice()
+            {
+                let name = match name.quote_style {
+                    Some(_) => name.value.clone(),
+                    None => name.value.to_ascii_lowercase(),
+                };
+                match args {
+                    Some(_) => self.called.insert(name),
+                    None => self.read.insert(name),
+                };
+            }
+            ControlFlow::Continue(())
+        }
+    }
+    let mut factors = Factors::default();
+    let mut statement = statement;
+    while let Statement::Explain(explain) = statement {
+        statement = &explain.statement;
+    }
+    if let Statement::Statement(sql) = statement {
+        // It goes through all of it.
+        let _ = sql.visit(&mut factors);
+    }
+    &factors.called - &factors.read
 }
 
 /// The name of a relation as pins have it: generations that don't answer lie in schemas of their own.

@@ -4,9 +4,8 @@
 
 use std::sync::Arc;
 
-use anabranch_shared::sql::CATALOG;
 use anabranch_shared::view::View;
-use anabranch_shared::{Error, Pin, Relation, Result, TopicPin};
+use anabranch_shared::{CATALOG, Error, Pin, Relation, Result, TopicPin};
 use arrow::datatypes::Schema;
 use datafusion::catalog::TableProvider;
 use datafusion::common::tree_node::TreeNodeRecursion;

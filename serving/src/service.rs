@@ -5,11 +5,11 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anabranch_shared::functions::{self, FunctionBounds};
-use anabranch_shared::sql::{CATALOG, KnownNames};
+use anabranch_shared::sql::KnownNames;
 use anabranch_shared::view::{KeySample, Role, View, build_session, session_builder};
 use anabranch_shared::{
-    Error, ErrorKind, Pin, Pinner, ReadMode, Relation, Result, Stop, Storage, TopicPin, ViewPin,
-    sql,
+    CATALOG, Error, ErrorKind, Pin, Pinner, ReadMode, Relation, Result, Stop, Storage, TopicPin,
+    ViewPin, sql,
 };
 use arrow::array::RecordBatch;
 use arrow::datatypes::{DataType, SchemaRef};

@@ -72,7 +72,7 @@ pub use monotonic::Monotonic;
 pub use nearest::nearest;
 pub use panics::panic_text;
 pub use pin::{Pin, Pinner, PlainPin, ReadMode, ReferencePin, Relation, TopicPin, ViewPin};
-pub use place::{Generation, LogVersion, Offset, OffsetRange, Offsets, PartitionId};
+pub use place::{CATALOG, Generation, LogVersion, Offset, OffsetRange, Offsets, PartitionId};
 pub use planted::planted;
 pub use redact::without_passwords;
 pub use reference::{Met, MetBy, Reference, ReferenceRows, ReferencesAt, ReferencesMet};

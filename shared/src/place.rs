@@ -52,6 +52,9 @@ impl fmt::Display for LogVersion {
     }
 }
 
+/// The catalogue of what queries see, as they name it: `anabranch.public.pageviews`.
+pub const CATALOG: &str = "anabranch";
+
 /// The number of a generation of a view, counted from 1.
 #[derive(
     Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize,

@@ -172,6 +172,8 @@ pub struct HttpSettings {
     /// More names under which the daemon is reached, in small letters; where there are any, no others
     /// are taken.
     pub hosts: Vec<String>,
+    /// Origins whose pages may ask and send, as browsers say them.
+    pub origins: Vec<String>,
     /// The most connections; at least 1.
     pub connections: usize,
     /// The most connections from one address; at least 1.
@@ -513,8 +515,10 @@ impl HttpSettings {
     fn read(reader: &mut Reader<'_>, http: &Table<'_>) -> Self {
         let count = |count: u64| usize::try_from(count).unwrap_or(usize::MAX);
         let hosts = reader.optional(http, &table::HOSTS);
+        let origins = reader.optional(http, &table::ORIGINS);
         Self {
             hosts: hosts.map(|h| h.0).unwrap_or_default(),
+            origins: origins.map(|o| o.0).unwrap_or_default(),
             connections: count(reader.value(http, &table::CONNECTIONS).0),
             connections_per_address: count(reader.value(http, &table::CONNECTIONS_PER_ADDRESS).0),
             header_timeout: reader.value(http, &table::HEADER_TIMEOUT),

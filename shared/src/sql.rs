@@ -23,9 +23,6 @@ pub use bounds::StatementBounds;
 pub use wrong::{KnownNames, explained};
 pub(crate) use wrong::{Wrong, refused};
 
-/// The catalogue of what queries see, as they name it: `anabranch.public.pageviews`.
-pub const CATALOG: &str = "anabranch";
-
 /// Bytes of stack for what goes down as deep as a statement of the most terms.
 pub const STACK_BYTES: usize = 256 << 20;
 

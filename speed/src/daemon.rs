@@ -92,7 +92,7 @@ impl Daemon {
             give_way: GiveWay::default(),
             peers: RwLock::default(),
             wal: id,
-            room: RequestRoom::new(&options),
+            room: RequestRoom::of(options.request_memory_bytes),
             options,
             bounds,
             wanted: parking_lot::Mutex::default(),

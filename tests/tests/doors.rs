@@ -6,6 +6,7 @@ mod changes;
 mod door;
 mod flight;
 pub(crate) mod gather;
+mod jvm;
 mod metrics;
 mod postgres;
 mod queries;

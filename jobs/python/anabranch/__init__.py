@@ -1,4 +1,5 @@
-"""Anabranch from Python: steps, which make the facts of one topic into facts of another.
+"""Anabranch from Python: a daemon's client (`connect`, see `anabranch.client`), and steps, which make
+the facts of one topic into facts of another.
 
     import anabranch
 
@@ -18,9 +19,16 @@ import os
 import sys
 import traceback
 
-__all__ = ["step", "Step"]
+__all__ = ["connect", "step", "Step"]
 
 PROTOCOL = "1"
+
+
+def connect(url="http://127.0.0.1:8787", **options):
+    """A client of the daemon at an address, see `anabranch.client.connect`."""
+    from .client import connect
+
+    return connect(url, **options)
 
 
 def step(function=None, *, batches=None):

@@ -486,6 +486,7 @@ mod tests {
     fn settings(connections: usize, connections_per_address: usize) -> HttpSettings {
         HttpSettings {
             hosts: vec![],
+            origins: vec![],
             connections,
             connections_per_address,
             header_timeout: Duration::from_secs(1),

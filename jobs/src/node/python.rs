@@ -4,8 +4,17 @@ use std::path::{Path, PathBuf};
 
 use anabranch_shared::{Error, Result};
 
-/// The module.
-const MODULE: &str = include_str!("../../python/anabranch/__init__.py");
+/// The module's files.
+const MODULE: [(&str, &str); 2] = [
+    (
+        "__init__.py",
+        include_str!("../../python/anabranch/__init__.py"),
+    ),
+    (
+        "client.py",
+        include_str!("../../python/anabranch/client.py"),
+    ),
+];
 
 /// Where it is put, in the folder of the WAL. No topic can have that name.
 const FOLDER: &str = ".python";
@@ -14,13 +23,15 @@ const FOLDER: &str = ".python";
 pub(super) fn install(wal: &Path) -> Result<PathBuf> {
     let folder = wal.join(FOLDER);
     let package = folder.join("anabranch");
-    let path = package.join("__init__.py");
-    if std::fs::read(&path).is_ok_and(|found| found == MODULE.as_bytes()) {
-        return Ok(folder);
+    for (name, text) in MODULE {
+        let path = package.join(name);
+        if std::fs::read(&path).is_ok_and(|found| found == text.as_bytes()) {
+            continue;
+        }
+        let shown = path.display().to_string();
+        std::fs::create_dir_all(&package)
+            .and_then(|()| std::fs::write(&path, text))
+            .map_err(|e| Error::io(&shown, e))?;
     }
-    let shown = path.display().to_string();
-    std::fs::create_dir_all(&package)
-        .and_then(|()| std::fs::write(&path, MODULE))
-        .map_err(|e| Error::io(&shown, e))?;
     Ok(folder)
 }

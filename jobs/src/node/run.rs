@@ -16,7 +16,7 @@ use crate::node::access;
 use crate::node::audit::Audit;
 use crate::node::door::Door;
 use crate::node::door::gate::{Gate, flight_gate, gate};
-use crate::node::door::guard::{Guard, guard};
+use crate::node::door::guard::{Guard, guard, pages};
 use crate::node::door::metered::metered;
 use crate::node::intake::DaemonIntake;
 use crate::node::journal::{self, Journal};
@@ -210,16 +210,21 @@ impl Running {
                     daemon: daemon.clone(),
                     journal: journal.clone(),
                 });
-                let app = flight_router(sql.clone(), intake, project.flight.max_message_bytes)?
-                    .layer(from_fn_with_state(daemon.clone(), metered))
+                let most = project.flight.max_message_bytes;
+                let app = flight_router(sql.clone(), intake, most)?
+                    .layer(from_fn_with_state((daemon.clone(), most), metered))
                     .layer(from_fn_with_state(gating.clone(), flight_gate));
                 let door = Door::flight(&project.flight, &project.http, who.tls.clone());
                 Some((door, place, app))
             }
         };
         let following = Following::new(sql);
-        let app = router(health, daemon, following.clone())
-            .layer(from_fn_with_state(gating, gate))
+        let app = router(health, daemon, following.clone()).layer(from_fn_with_state(gating, gate));
+        let app = match project.http.origins.as_slice() {
+            [] => app,
+            origins => app.layer(pages(origins)?),
+        };
+        let app = app
             .layer(from_fn_with_state(guarding, guard))
             .layer(from_fn_with_state(metrics.requests.clone(), measure));
         address.publish(&context.storage).await?;

@@ -3,6 +3,9 @@
 use anabranch_shared::Error;
 use pgwire::messages::response::{ErrorResponse, NoticeResponse};
 
+/// What a client is told, in PostgreSQL's words, whose prepared statement has other columns by now.
+pub(super) const CACHED_PLAN: &str = "cached plan must not change result type";
+
 /// What goes wrong: an error of ours, or one that only this protocol knows.
 #[derive(Debug)]
 pub(super) enum Fault {
@@ -51,6 +54,10 @@ impl Fault {
         let (message, place) = self.message(statement);
         let mut fields = fields(severity, self.state(), message);
         fields.extend(place.map(|place| (b'P', (at + place).to_string())));
+        if matches!(self, Self::Coded(_, text) if text == CACHED_PLAN) {
+            // By which pgjdbc knows that it is to prepare again.
+            fields.push((b'R', "RevalidateCachedQuery".to_owned()));
+        }
         ErrorResponse::new(fields)
     }
 }

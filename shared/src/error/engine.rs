@@ -7,8 +7,8 @@ use datafusion::error::DataFusionError;
 use datafusion::sql::sqlparser::parser::ParserError;
 
 use super::types::in_sql;
+use crate::CATALOG;
 use crate::nearest;
-use crate::sql::CATALOG;
 
 /// The catalogues that the engine puts before every relation: that of queries, and its own.
 const CATALOGUES: [&str; 2] = [CATALOG, "datafusion"];

@@ -12,8 +12,9 @@ use super::gate::Limit;
 use super::kafka::{KafkaStart, OnGap, PartitionList, Tombstones, Word};
 use super::steps::{Command, StepProtocol};
 use super::value::{
-    Address, Count, FieldName, FieldNames, FileMode, HostList, Nice, PeriodOrOff, ProjectPath,
-    Schedule, SettingValue, Size, SizeOrOff, Terms, Threads, ViewName, ZoneName, minutes,
+    Address, Count, FieldName, FieldNames, FileMode, HostList, Nice, OriginList, PeriodOrOff,
+    ProjectPath, Schedule, SettingValue, Size, SizeOrOff, Terms, Threads, ViewName, ZoneName,
+    minutes,
 };
 
 /// A table of `anabranch.toml`.
@@ -378,6 +379,8 @@ settings! {
 
     /// Names, with commas between them, under which the daemon is reached, besides localhost, addresses and the machine's own name; pages of these may write. Unset, other machines may use any name, and pages only the latter; set, any other name is refused.
     HOSTS: Optional<HostList> = Http."hosts", optional("\"facts.example.org, console.example.org\"");
+    /// Origins, with commas between them, whose pages may ask and send: a browser lets them. Unset, none but the daemon's own and those of `hosts`.
+    ORIGINS: Optional<OriginList> = Http."origins", optional("\"https://app.example.org\"");
     /// The most connections, and never more than half of the process's descriptors; beyond it only state is answered.
     CONNECTIONS: Defaulted<Count> = Http."connections", Defaulted(|| Count(2_000));
     /// The most connections from one address, and never more than three quarters of all.

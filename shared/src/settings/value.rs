@@ -414,6 +414,34 @@ impl SettingValue for HostList {
     }
 }
 
+/// Origins of pages, as browsers say them.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct OriginList(pub(super) Vec<String>);
+
+impl SettingValue for OriginList {
+    const TYPE: &'static str = "origins";
+    const EXPECTED: &'static str = "origins of pages, a scheme, a host and a port that is not the scheme's own, with commas between them, such as `\"https://app.example.org\"`";
+
+    fn read(found: &Found<'_>) -> Result<Self, Mismatch> {
+        let origins = found.text()?.split(',').map(str::trim);
+        let origins: Vec<String> = origins.map(str::to_ascii_lowercase).collect();
+        let is_origin = |origin: &String| {
+            // A browser says an origin in one way.
+            let url = origin.parse::<url::Url>().ok();
+            url.is_some_and(|url| url.origin().ascii_serialization() == *origin)
+                && origin.starts_with("http")
+        };
+        match origins.iter().all(is_origin) {
+            true => Ok(Self(origins)),
+            false => Err(Mismatch::Plain),
+        }
+    }
+
+    fn write(&self) -> String {
+        quoted(&self.0.join(", "))
+    }
+}
+
 /// Address to listen on, `HOST:PORT`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Address(pub(super) String);

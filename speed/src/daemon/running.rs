@@ -4,7 +4,7 @@
 use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anabranch_shared::{Error, Result};
 use tokio::sync::{RwLock, Semaphore, watch};
@@ -17,6 +17,10 @@ use crate::topic::{Doing, TopicStream};
 
 /// How often the loops look whether something is to be done.
 const TICK: Duration = Duration::from_millis(100);
+
+/// How long a daemon that stops waits until Kafka's groups know that it is away; they notice by
+/// themselves once its session times out.
+const LEAVE_WITHIN: Duration = Duration::from_secs(5);
 
 /// Topics that land at once.
 const LANDED_AT_ONCE: usize = 64;
@@ -146,10 +150,17 @@ impl Daemon {
     /// # Errors
     /// Those of the first topic that did not land; what it holds stays in the WAL.
     pub async fn stop(self: &Arc<Self>) -> Result<()> {
-        self.close().await;
-        if self.running.failure.get().is_some() {
-            return Ok(());
-        }
+        self.end_reading().await;
+        // What was read lands, however long Kafka takes to hear that nothing more is.
+        let landed = match self.running.failure.get() {
+            Some(_) => Ok(()),
+            None => self.land_all().await,
+        };
+        self.leave().await;
+        landed
+    }
+
+    async fn land_all(self: &Arc<Self>) -> Result<()> {
         let mut failed = None;
         // What steps make lands after what they make it of.
         for topics in self.in_order_of_steps() {
@@ -196,15 +207,31 @@ impl Daemon {
 
     /// Ends the loops and the reading of sources, and lands nothing.
     pub async fn close(self: &Arc<Self>) {
+        self.end_reading().await;
+        self.leave().await;
+    }
+
+    async fn end_reading(self: &Arc<Self>) {
         self.running.is_open.store(false, Ordering::Release);
         self.running.ending.send_replace(true);
         // A thread that waits for storage may be in the middle of something.
         let (sources, steps) = (self.sources(), self.steps());
         let stopping = tokio::task::spawn_blocking(move || {
             sources.values().for_each(|s| s.stop());
+            sources.values().for_each(|s| s.wait_read());
             steps.values().for_each(|s| s.stop());
         });
         stopping.await.ok();
+    }
+
+    /// Waits until the groups of sources know that they are away, for a while.
+    async fn leave(&self) {
+        let sources = self.sources();
+        let until = Instant::now() + LEAVE_WITHIN;
+        let leaving = tokio::task::spawn_blocking(move || {
+            sources.values().for_each(|s| s.wait_away(until));
+        });
+        leaving.await.ok();
     }
 
     /// The threads that append to WALs; they end when the daemon is dropped.

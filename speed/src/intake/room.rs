@@ -8,7 +8,6 @@ use parking_lot::Mutex;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use crate::intake::body::RequestMemory;
-use crate::options::DaemonOptions;
 
 /// Room is counted in units of so many bytes.
 const UNIT_BYTES: u64 = 1_024;
@@ -29,10 +28,6 @@ pub struct RequestPermit {
 }
 
 impl RequestRoom {
-    pub(crate) fn new(options: &DaemonOptions) -> Self {
-        Self::of(options.request_memory_bytes)
-    }
-
     /// A claim on the room of a request of which nothing has come yet.
     pub fn permit(&self) -> RequestPermit {
         RequestPermit {
@@ -41,7 +36,8 @@ impl RequestRoom {
         }
     }
 
-    fn of(bytes: u64) -> Self {
+    /// Room of so many bytes.
+    pub(crate) fn of(bytes: u64) -> Self {
         let units = bytes.div_ceil(UNIT_BYTES);
         let most = Semaphore::MAX_PERMITS.min(u32::MAX as usize);
         let units = usize::try_from(units).unwrap_or(most).clamp(1, most);

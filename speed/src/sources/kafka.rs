@@ -10,10 +10,11 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Instant;
 
 use anabranch_shared::settings::KafkaSettings;
 use anabranch_shared::{Catalogue, Error, OffsetRange, PartitionId, Result, panic_text};
-use parking_lot::Mutex;
+use parking_lot::{Condvar, Mutex};
 use serde::{Deserialize, Serialize};
 
 use crate::failure::{Failure, Reason};
@@ -79,12 +80,53 @@ impl KafkaState {
     }
 }
 
+/// How far the end of a source has come.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+enum Phase {
+    #[default]
+    Reading,
+    /// Nothing more is read.
+    Read,
+    /// Its group knows that it is away.
+    Away,
+}
+
+/// How far the end of a source has come, for those who wait for it.
+#[derive(Debug, Default)]
+struct End {
+    phase: Mutex<Phase>,
+    moved: Condvar,
+}
+
+impl End {
+    fn come_to(&self, phase: Phase) {
+        let mut now = self.phase.lock();
+        *now = phase.max(*now);
+        self.moved.notify_all();
+    }
+
+    /// Waits until it has come so far, or until a time; whether it has.
+    fn wait(&self, phase: Phase, until: Option<Instant>) -> bool {
+        let mut now = self.phase.lock();
+        while *now < phase {
+            match until {
+                None => self.moved.wait(&mut now),
+                Some(until) if self.moved.wait_until(&mut now, until).timed_out() => {
+                    return *now >= phase;
+                }
+                Some(_) => {}
+            }
+        }
+        true
+    }
+}
+
 /// The consumer of a topic.
 #[derive(Debug)]
 pub struct KafkaSource {
     state: Arc<Mutex<KafkaState>>,
     stop: Arc<AtomicBool>,
-    thread: Mutex<Option<std::thread::JoinHandle<()>>>,
+    end: Arc<End>,
 }
 
 impl KafkaSource {
@@ -111,11 +153,16 @@ impl KafkaSource {
             runtime: tokio::runtime::Handle::current(),
         })?;
         let (topic, failure) = (stream.name().to_owned(), failure.clone());
-        let thread = std::thread::Builder::new()
+        let end = Arc::new(End::default());
+        let told = end.clone();
+        std::thread::Builder::new()
             .name(format!("kafka-{topic}"))
             .spawn(move || {
-                let run = std::panic::AssertUnwindSafe(|| source.run());
-                if let Err(panic) = std::panic::catch_unwind(run) {
+                let read = || told.come_to(Phase::Read);
+                let run = std::panic::AssertUnwindSafe(|| source.run(read));
+                let ended = std::panic::catch_unwind(run);
+                told.come_to(Phase::Away);
+                if let Err(panic) = ended {
                     failure.report(Reason::Defect(format!(
                         "the thread that reads topic `{topic}` from Kafka panicked: {}",
                         panic_text(panic.as_ref())
@@ -123,11 +170,7 @@ impl KafkaSource {
                 }
             })
             .map_err(|e| Error::Unavailable(format!("can't start a thread: {e}")))?;
-        Ok(Self {
-            state,
-            stop,
-            thread: Mutex::new(Some(thread)),
-        })
+        Ok(Self { state, stop, end })
     }
 
     /// What is known of it.
@@ -135,11 +178,22 @@ impl KafkaSource {
         self.state.lock().clone()
     }
 
-    /// Ends reading. What was read and has not landed stays with the topic.
+    /// Ends reading, which may be in the middle of something for a while.
     pub(crate) fn stop(&self) {
         self.stop.store(true, Ordering::Relaxed);
-        if let Some(thread) = self.thread.lock().take() {
-            thread.join().ok();
+    }
+
+    /// Waits until nothing more is read. What was read and has not landed stays with the topic.
+    pub(crate) fn wait_read(&self) {
+        self.end.wait(Phase::Read, None);
+    }
+
+    /// Waits until its group knows that it is away, or until a time.
+    pub(crate) fn wait_away(&self, until: Instant) {
+        if !self.end.wait(Phase::Away, Some(until)) {
+            tracing::warn!(
+                "Kafka does not answer that this daemon leaves; its group notices by itself"
+            );
         }
     }
 }

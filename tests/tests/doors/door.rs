@@ -215,7 +215,7 @@ async fn pages_of_others_write_and_read_nothing() -> anyhow::Result<()> {
         ];
         let (status, why) = error(&ask(path, &other, body).await?)?;
         anyhow::ensure!(
-            status == 403 && why.contains("`hosts` in `[http]`"),
+            status == 403 && why.contains("`origins` in `[http]`"),
             "{status} {why}"
         );
         // A page of the daemon's own, and who is no browser.
@@ -236,6 +236,46 @@ async fn pages_of_others_write_and_read_nothing() -> anyhow::Result<()> {
     let sent = format!("{head}content-length: {}\r\n\r\n{fact}", fact.len());
     let answer = raw(&address, &sent).await?;
     anyhow::ensure!(answer.starts_with("HTTP/1.1 200"), "{answer}");
+    daemon.stop().await
+}
+
+/// Pages of an origin that is named may ask, also what a browser asks about first; others may not, and
+/// are not told anything.
+#[tokio::test(flavor = "multi_thread")]
+async fn pages_of_named_origins_may_ask() -> anyhow::Result<()> {
+    let dir = project(Setup::default(), "origins = \"https://app.example\"")?;
+    let daemon = Daemon::start(dir.path()).await?;
+    let address = daemon.client.address().http.clone();
+    let ask = async |method: &str, origin: &str, more: &str, body: &str| {
+        let head = format!(
+            "{method} /sql HTTP/1.1\r\nhost: {address}\r\nconnection: close\r\ncontent-length: {}\r\norigin: {origin}\r\n{more}\r\n",
+            body.len()
+        );
+        raw(&address, &format!("{head}{body}")).await
+    };
+    let allowed = "access-control-allow-origin: https://app.example\r\n";
+    let first = "access-control-request-method: POST\r\naccess-control-request-headers: authorization,content-type\r\n";
+    let told = ask("OPTIONS", "https://app.example", first, "").await?;
+    anyhow::ensure!(
+        told.starts_with("HTTP/1.1 200")
+            && told.contains(allowed)
+            && told.contains("access-control-allow-headers: authorization,content-type\r\n"),
+        "{told}"
+    );
+    let told = ask("POST", "https://app.example", "", "SELECT 7 AS n").await?;
+    anyhow::ensure!(
+        told.starts_with("HTTP/1.1 200") && told.contains(allowed) && told.contains("{\"n\":7}"),
+        "{told}"
+    );
+    for origin in ["https://evil.example", "http://app.example", "null"] {
+        for (method, more) in [("OPTIONS", first), ("POST", "")] {
+            let told = ask(method, origin, more, "SELECT 7").await?;
+            anyhow::ensure!(
+                told.starts_with("HTTP/1.1 403") && !told.contains("access-control-allow-origin"),
+                "{origin}: {told}"
+            );
+        }
+    }
     daemon.stop().await
 }
 

@@ -10,9 +10,11 @@ use anabranch_tests::ledger::line;
 use anabranch_tests::places;
 use anabranch_tests::process::{Process, Setup, run_well, until, write_project};
 use anabranch_tests::skip::skipped;
+use arrow_flight::sql::client::FlightSqlServiceClient;
 use serde_json::Value;
 use tokio_postgres::config::SslMode;
 use tokio_postgres_rustls::MakeRustlsConnect;
+use tonic::transport::{Certificate, ClientTlsConfig, Endpoint};
 
 use super::gather::{Two, ask};
 use super::users::Guarded;
@@ -52,18 +54,45 @@ fn of_driver(certificate: &str) -> anyhow::Result<MakeRustlsConnect> {
     Ok(MakeRustlsConnect::new(config))
 }
 
-/// Where PostgreSQL's clients are answered, by what `/health` says.
-async fn postgres_port(client: &reqwest::Client, http: &str) -> anyhow::Result<u16> {
+/// Where the clients of a door are answered, by what `/health` says.
+async fn port_of(client: &reqwest::Client, http: &str, door: &str) -> anyhow::Result<u16> {
     let url = format!("https://{http}/health");
     let text = client.get(url).send().await?.text().await?;
     let health: Value = serde_json::from_str(&text)?;
-    let address = health["postgres"].as_str().unwrap_or_default();
+    let address = health[door].as_str().unwrap_or_default();
     Ok(address.rsplit(':').next().unwrap_or_default().parse()?)
+}
+
+/// Asks over Arrow Flight SQL, encrypted, and is refused in clear text.
+async fn over_flight(port: u16, certificate: &str, token: &str) -> anyhow::Result<()> {
+    let tls = ClientTlsConfig::new()
+        .ca_certificate(Certificate::from_pem(certificate))
+        .domain_name("localhost");
+    let endpoint = Endpoint::from_shared(format!("https://127.0.0.1:{port}"))?;
+    let channel = endpoint.tls_config(tls)?.connect().await?;
+    let mut client = FlightSqlServiceClient::new(channel);
+    client.set_token(token.to_owned());
+    let sql = "SELECT sum(facts) AS n FROM words";
+    let found = anabranch_tests::flight::rows(&mut client, sql).await?;
+    anyhow::ensure!(shown(&found)? == [["100"]], "{found:?}");
+    let plain = Endpoint::from_shared(format!("http://127.0.0.1:{port}"))?;
+    let refused = match plain.connect().await {
+        Err(_) => true,
+        Ok(channel) => {
+            let mut client = FlightSqlServiceClient::new(channel);
+            client.set_token(token.to_owned());
+            anabranch_tests::flight::rows(&mut client, sql)
+                .await
+                .is_err()
+        }
+    };
+    anyhow::ensure!(refused, "clear text is taken");
+    Ok(())
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn all_doors_encrypt() -> anyhow::Result<()> {
-    let guarded = Guarded::new(TLS)?;
+    let guarded = Guarded::new(&format!("[doors.flight]\nlisten = \"127.0.0.1:0\"\n{TLS}"))?;
     let certificate = certify(guarded.path())?;
     let root = guarded.add("root", &["admin"]).await?;
     let daemon = Daemon::start(guarded.path()).await?;
@@ -87,7 +116,13 @@ async fn all_doors_encrypt() -> anyhow::Result<()> {
         "{status} {answer}"
     );
     // A driver gets in, and not in clear text.
-    let port = postgres_port(&client, &http).await?;
+    over_flight(
+        port_of(&client, &http, "flight").await?,
+        &certificate,
+        &root,
+    )
+    .await?;
+    let port = port_of(&client, &http, "postgres").await?;
     let mut config = tokio_postgres::Config::new();
     config
         .host("localhost")

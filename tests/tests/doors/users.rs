@@ -381,6 +381,15 @@ async fn nothing_else_gets_out() -> anyhow::Result<()> {
         !names.is_empty() && names.iter().all(|n| n.starts_with("words")),
         "{names:?}"
     );
+    // What reads nothing needs no right.
+    let (status, answer) = ask(
+        &daemon,
+        ("POST", "/sql"),
+        &reader,
+        "SELECT count(*) AS n FROM generate_series(1, 7)",
+    )
+    .await?;
+    anyhow::ensure!(status == 200 && answer.contains("7"), "{answer}");
     // A name that is nearly one that the user may not read is not mended to that.
     let (_, answer) = ask(&daemon, ("POST", "/sql"), &reader, "SELECT * FROM payrol").await?;
     anyhow::ensure!(!answer.contains("payroll"), "{answer}");

@@ -7,7 +7,9 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 
-use anabranch_serving::{BASE64, Identity, Refused, Users, flight_error, flight_refusal};
+use anabranch_serving::{
+    Identity, Refused, Users, basic_credentials, flight_error, flight_refusal,
+};
 use anabranch_shared::{Error, ErrorKind};
 use anabranch_speed::DELTA;
 use axum::body::{Body, Bytes, HttpBody};
@@ -15,7 +17,6 @@ use axum::extract::{ConnectInfo, Request, State};
 use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
 use axum::middleware::Next;
 use axum::response::Response;
-use base64::Engine;
 use hyper::body::{Frame, SizeHint};
 use percent_encoding::percent_decode_str;
 
@@ -98,11 +99,8 @@ impl Gate {
         let (name, token) = match scheme.to_ascii_lowercase().as_str() {
             "bearer" => (None, shown.to_owned()),
             "basic" => {
-                let read = BASE64.decode(shown).ok();
-                let read = read.and_then(|bytes| String::from_utf8(bytes).ok());
-                let read = read.ok_or(Stranger::Unreadable)?;
-                let (name, token) = read.split_once(':').ok_or(Stranger::Unreadable)?;
-                (Some(name.to_owned()), token.to_owned())
+                let (name, token) = basic_credentials(shown).ok_or(Stranger::Unreadable)?;
+                (Some(name), token)
             }
             _ => return Err(Stranger::Unreadable),
         };

@@ -16,8 +16,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context as TaskContext, Poll};
 use std::time::Duration;
 
-use anabranch_shared::ErrorKind;
 use anabranch_shared::settings::{HttpSettings, Project};
+use anabranch_shared::{Error, ErrorKind, Result};
 use axum::body::{Body, Bytes, to_bytes};
 use axum::extract::{Request, State};
 use axum::http::uri::Authority;
@@ -26,6 +26,7 @@ use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 use hyper::body::{Body as HttpBody, Frame, SizeHint};
 use tokio::time::{Instant, Sleep};
+use tower_http::cors::{AllowHeaders, CorsLayer, ExposeHeaders};
 
 use super::{Connection, Standing};
 use crate::reader::presence::host_name;
@@ -39,6 +40,9 @@ const SIMPLE_TYPES: [&str; 3] = [
     "application/x-www-form-urlencoded",
     "multipart/form-data",
 ];
+
+/// How long a browser knows what it was told of a page.
+const PREFLIGHT_FOR: Duration = Duration::from_secs(600);
 
 /// What a refusal of the framework says, in bytes.
 const MOST_SAID: usize = 16 << 10;
@@ -72,6 +76,8 @@ pub(crate) struct Guard {
     names: BTreeSet<String>,
     /// Those of them that `[http] hosts` names: their pages are no strangers.
     named: BTreeSet<String>,
+    /// Origins whose pages may ask and send.
+    origins: BTreeSet<String>,
     pace: Pace,
 }
 
@@ -80,6 +86,7 @@ impl Guard {
     pub(crate) fn new(project: &Project) -> Self {
         let HttpSettings {
             hosts,
+            origins,
             body_timeout,
             least_rate,
             ..
@@ -93,6 +100,7 @@ impl Guard {
         Self {
             names,
             named,
+            origins: origins.iter().cloned().collect(),
             pace: Pace {
                 timeout: *body_timeout,
                 least_rate: *least_rate,
@@ -131,6 +139,25 @@ impl Guard {
         let refused = !is_safe(request.method) && request.is_simple();
         refused.then_some(Refusal::Origin(origin))
     }
+}
+
+/// What tells browsers that pages of these origins may ask, send, and read what they are answered.
+///
+/// # Errors
+/// `Invalid` for an origin that is no value of a header.
+pub(crate) fn pages(origins: &[String]) -> Result<CorsLayer> {
+    let value = |origin: &String| {
+        HeaderValue::from_str(origin)
+            .map_err(|e| Error::Invalid(format!("`origins` in `[http]`: `{origin}`: {e}")))
+    };
+    let origins = origins.iter().map(value).collect::<Result<Vec<_>>>()?;
+    Ok(CorsLayer::new()
+        .allow_origin(origins)
+        .allow_methods([Method::GET, Method::HEAD, Method::POST, Method::DELETE])
+        // Whatever a page wants to send it names.
+        .allow_headers(AllowHeaders::mirror_request())
+        .expose_headers(ExposeHeaders::any())
+        .max_age(PREFLIGHT_FOR))
 }
 
 /// Whether requests of a method change nothing.
@@ -192,7 +219,9 @@ impl Asked<'_> {
                 return false;
             };
             let same = |host: &String| host.eq_ignore_ascii_case(authority.as_str());
-            host.as_ref().is_some_and(same) || guard.named.contains(&name_of(authority.as_str()))
+            host.as_ref().is_some_and(same)
+                || guard.named.contains(&name_of(authority.as_str()))
+                || guard.origins.contains(&origin.to_ascii_lowercase())
         };
         origins.map(Self::text).find(|origin| !is_own(origin))
     }
@@ -245,7 +274,7 @@ impl Refusal {
                 StatusCode::FORBIDDEN,
                 ErrorKind::Invalid,
                 &format!(
-                    "a page of another origin (`{origin}`) sends this; where it may, name its host in `hosts` in `[http]` and restart, or send another content type than that of a form, such as `application/x-ndjson`"
+                    "a page of another origin (`{origin}`) sends this; where it may, name it in `origins` in `[http]` and restart, or send another content type than that of a form, such as `application/x-ndjson`"
                 ),
             ),
         }
@@ -468,6 +497,7 @@ mod tests {
         let guard = Guard {
             names: names(&[&["box"], hosts].concat()),
             named: names(hosts),
+            origins: names(&["https://app.example"]),
             pace: Pace {
                 timeout: Duration::from_secs(1),
                 least_rate: 1,
@@ -564,6 +594,8 @@ mod tests {
             "null",
             "http://localhost:8787",
             "http://127.0.0.1:1",
+            "http://app.example",
+            "https://app.example:8443",
             "x",
         ] {
             for kind in [
@@ -590,6 +622,7 @@ mod tests {
             "http://127.0.0.1:8787",
             "https://facts.example.org",
             "http://facts.example.org:81",
+            "https://app.example",
         ] {
             assert_eq!(post(true, &[host, ("origin", origin)]), None, "{origin}");
         }

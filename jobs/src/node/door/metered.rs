@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 
 use anabranch_serving::flight_error;
+use anabranch_shared::Error;
 use anabranch_speed::{Daemon, RequestMemory, RequestPermit};
 use axum::body::{Body, Bytes, HttpBody};
 use axum::extract::{Request, State};
@@ -24,6 +25,8 @@ struct Unread {
     /// Bytes of it that are still to come, once its prefix has.
     left: u64,
     bytes: u64,
+    /// Of the largest message that has begun.
+    largest: u64,
 }
 
 impl Unread {
@@ -37,6 +40,7 @@ impl Unread {
                 data = rest;
                 if let [_, a, b, c, d] = *self.prefix {
                     self.left = u64::from(u32::from_be_bytes([a, b, c, d]));
+                    self.largest = self.largest.max(self.left);
                 }
             } else {
                 let most = usize::try_from(self.left).unwrap_or(usize::MAX);
@@ -46,7 +50,10 @@ impl Unread {
                 data = rest;
             }
             if self.prefix.len() == PREFIX && self.left == 0 {
-                *self = Self::default();
+                *self = Self {
+                    largest: self.largest,
+                    ..Self::default()
+                };
             }
         }
     }
@@ -57,6 +64,8 @@ struct MeteredBody {
     inner: Body,
     permit: RequestPermit,
     unread: Unread,
+    /// The most bytes of a message.
+    most: u64,
 }
 
 impl HttpBody for MeteredBody {
@@ -74,10 +83,18 @@ impl HttpBody for MeteredBody {
             && let Some(data) = frame.data_ref()
         {
             let held = self.unread.bytes + data.len() as u64;
-            if let Err(e) = self.permit.grow(held) {
+            self.unread.add(data);
+            let room = match self.unread.largest > self.most {
+                false => self.permit.grow(held),
+                true => Err(Error::NoRoom(format!(
+                    "a message has {} MB, and the most are {} (`max_message` in `[doors.flight]`); send it in smaller ones",
+                    self.unread.largest / 1_000_000,
+                    self.most / 1_000_000
+                ))),
+            };
+            if let Err(e) = room {
                 return Poll::Ready(Some(Err(axum::Error::new(flight_error(&e)))));
             }
-            self.unread.add(data);
         }
         Poll::Ready(frame)
     }
@@ -91,9 +108,9 @@ impl HttpBody for MeteredBody {
     }
 }
 
-/// Lets the messages of a call take room of the daemon's.
+/// Lets the messages of a call, of so many bytes at most, take room of the daemon's.
 pub(crate) async fn metered(
-    State(daemon): State<Arc<Daemon>>,
+    State((daemon, most)): State<(Arc<Daemon>, usize)>,
     request: Request,
     next: Next,
 ) -> Response {
@@ -102,6 +119,7 @@ pub(crate) async fn metered(
         inner,
         permit: daemon.request_room().permit(),
         unread: Unread::default(),
+        most: most as u64,
     };
     next.run(Request::from_parts(head, Body::new(body))).await
 }

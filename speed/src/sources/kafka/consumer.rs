@@ -125,8 +125,8 @@ impl Source {
         })
     }
 
-    /// Reads until it is told to stop.
-    pub(super) fn run(mut self) {
+    /// Reads until it is told to stop, says so, and leaves its group.
+    pub(super) fn run(mut self, read: impl Fn()) {
         self.subscribe();
         while !self.shared.stopping() {
             if self.shared.state.lock().stopped.is_some() {
@@ -145,6 +145,7 @@ impl Source {
                 self.commit();
             }
         }
+        read();
         self.commit();
         // A member that the group doesn't know by name leaves it, and others take its partitions.
         self.consumer.unsubscribe();
