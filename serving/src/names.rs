@@ -128,11 +128,12 @@ fn called(statement: &Statement) -> BTreeSet<String> {
     while let Statement::Explain(explain) = statement {
         statement = &explain.statement;
     }
-    if let Statement::Statement(sql) = statement {
-        // It goes through all of it.
-        let _ = sql.visit(&mut factors);
+    let Statement::Statement(sql) = statement else {
+        return BTreeSet::new();
+    };
+    match sql.visit(&mut factors) {
+        ControlFlow::Continue(()) | ControlFlow::Break(()) => &factors.called - &factors.read,
     }
-    &factors.called - &factors.read
 }
 
 /// The name of a relation as pins have it: generations that don't answer lie in schemas of their own.
