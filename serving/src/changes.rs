@@ -82,12 +82,8 @@ pub(crate) struct Changed {
     pub(crate) generation: Option<u64>,
     /// JSON objects: `{"op": …, "old": …, "new": …}`.
     pub(crate) events: Vec<Bytes>,
-}
-
-impl Changed {
-    fn bytes(&self) -> usize {
-        self.events.iter().map(Bytes::len).sum()
-    }
+    /// What they take of the memory for queries.
+    held: MemoryReservation,
 }
 
 /// What is told of a view to whoever begins to follow it.
@@ -290,14 +286,17 @@ impl Following {
     }
 
     /// The rows of a pinned view that a condition on its leaf's keys chooses.
-    async fn rows_of(&self, pinned: &Pinned, keys: Option<&Expr>) -> Result<RecordBatch> {
+    async fn rows_of(
+        &self,
+        pinned: &Pinned,
+        keys: Option<&Expr>,
+    ) -> Result<(RecordBatch, MemoryReservation)> {
         let stop = Stop::after(LIMIT);
         let stream = self.pinned_rows(pinned, keys, &stop).await?;
-        let (rows, _) = stop.within(self.whole(stream, pinned.most_rows())).await?;
-        Ok(rows)
+        stop.within(self.whole(stream, pinned.most_rows())).await
     }
 
-    /// As [`SqlService::rows_of`], as they are computed.
+    /// As [`Following::rows_of`], as they are computed.
     pub(crate) async fn pinned_rows(
         &self,
         pinned: &Pinned,
@@ -314,13 +313,18 @@ impl Following {
             .await
     }
 
+    /// Memory of that for queries, of which nothing is taken yet.
+    fn memory(&self) -> MemoryReservation {
+        MemoryConsumer::new("changes").register(self.service.memory_pool())
+    }
+
     /// All rows of a stream, up to so many, and what holds their memory.
     async fn whole(
         &self,
         mut stream: SendableRecordBatchStream,
         most: usize,
     ) -> Result<(RecordBatch, MemoryReservation)> {
-        let reserved = MemoryConsumer::new("changes").register(self.service.memory_pool());
+        let reserved = self.memory();
         let (schema, mut batches, mut rows) = (stream.schema(), Vec::new(), 0);
         while let Some(batch) = stream.next().await {
             let batch = batch?;
@@ -414,26 +418,29 @@ impl Feed {
         rights: &Rights,
     ) -> Result<Option<(Step, Option<Arc<Pinned>>)>> {
         let old = self.state.lock().now.clone();
-        let new = all.pinned_view(view, rights).await?;
+        let new = Arc::new(all.pinned_view(view, rights).await?);
         let is_same_generation = old.pin.generation == new.pin.generation;
         if is_same_generation && old.pin.head == new.pin.head {
+            // The answer is the same, and files that it was made of may be replaced by now.
+            self.state.lock().now = new;
             return Ok(None);
         }
-        let new = Arc::new(new);
         let compared = compared(all, &old, &new, is_same_generation).await;
         let events = match compared {
-            Ok(events) => events,
-            // It is too large to be compared as a whole.
-            Err(Error::Invalid(_)) if new.key.is_some() => {
-                return Ok(Some((Step::Reset, Some(new))));
-            }
+            Ok(Some(events)) => events,
+            Ok(None) => return Ok(Some((Step::Reset, Some(new)))),
             Err(e) => return Err(e),
         };
+        let held = all.memory();
+        if held.try_grow(events.iter().map(Bytes::len).sum()).is_err() {
+            return Ok(Some((Step::Reset, Some(new))));
+        }
         let changed = Changed {
             from: old.token(),
             to: new.token(),
             generation: (!is_same_generation).then_some(new.pin.generation.0),
             events,
+            held,
         };
         Ok(Some((Step::Changed(changed), Some(new))))
     }
@@ -466,7 +473,7 @@ impl State {
 
     fn keep(&mut self, step: Arc<Step>) {
         let bytes = |step: &Step| match step {
-            Step::Changed(changed) => changed.bytes(),
+            Step::Changed(changed) => changed.held.size(),
             _ => 0,
         };
         match step.as_ref() {
@@ -490,20 +497,31 @@ impl State {
     }
 }
 
-/// The rows that are other ones under a pin than under another.
+/// The rows that are other ones under a pin than under another; nothing where that can't be told, because
+/// they are too many, or the former ones can't be read any more.
 async fn compared(
     all: &Following,
     old: &Pinned,
     new: &Pinned,
     is_same_generation: bool,
-) -> Result<Vec<Bytes>> {
+) -> Result<Option<Vec<Bytes>>> {
     let is_keyed = is_same_generation && new.key.is_some();
     let keys = match is_keyed && new.pin.view.key_count() > 0 {
         true => touched_keys(&all.service, old, new).await?,
         false => None,
     };
-    let after = all.rows_of(new, keys.as_ref()).await?;
-    let before = all.rows_of(old, keys.as_ref()).await?;
+    let (after, _after_held) = match all.rows_of(new, keys.as_ref()).await {
+        Ok(rows) => rows,
+        Err(Error::Invalid(_)) if new.key.is_some() => return Ok(None),
+        Err(e) => return Err(e),
+    };
+    let (before, _before_held) = match all.rows_of(old, keys.as_ref()).await {
+        Ok(rows) => rows,
+        Err(e) => {
+            tracing::info!(error = %e, "who follows a view is told to read it anew");
+            return Ok(None);
+        }
+    };
     // Of another generation rows may have other columns: then each is another one.
     let is_alike = before.schema().fields() == after.schema().fields();
     let events = crate::workers::compute({
@@ -523,7 +541,7 @@ async fn compared(
             }
         }
     });
-    Ok(events.await?.into_iter().map(Bytes::from).collect())
+    Ok(Some(events.await?.into_iter().map(Bytes::from).collect()))
 }
 
 /// A condition on the keys that may have other values; none for all.

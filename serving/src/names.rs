@@ -34,12 +34,7 @@ impl Names {
     /// nothing else is.
     pub(crate) fn found(&self, mut pin: Pin) -> Result<Pin> {
         for (name, relations) in &self.looked_for {
-            let there = |r: &&String| {
-                pin.views.contains_key(*r)
-                    || pin.topics.contains_key(*r)
-                    || pin.plain.contains_key(*r)
-                    || pin.references.contains_key(*r)
-            };
+            let there = |r: &&String| pin.has(r);
             let meant = relations.iter().find(there).cloned();
             if meant.as_ref() == Some(name) {
                 continue;

@@ -453,7 +453,10 @@ impl SqlService {
             return Err(absent(name));
         }
         let pin = match asking.pin {
-            Some(pin) => pin.clone(),
+            Some(pin) => {
+                self.check_held(pin, query, asking, names).await?;
+                pin.clone()
+            }
             None => {
                 let relations = names.relations();
                 let pinning = self.pinned_for(&relations, asking.reading, rights);
@@ -465,6 +468,30 @@ impl SqlService {
             return Err(absent(DEAD_LETTERS));
         }
         names.found(narrowed(pin, rights, of_dead_letters)?)
+    }
+
+    /// That nothing which a statement names could not be read when its transaction began.
+    ///
+    /// # Errors
+    /// Why it can't be read; `Conflict` where it can by now.
+    async fn check_held(
+        &self,
+        pin: &Pin,
+        query: &Running,
+        asking: &Asking<'_>,
+        names: &Names,
+    ) -> Result<()> {
+        let failing = pin.failing.iter();
+        let named = names.relations();
+        let Some(name) = failing.into_iter().find(|name| named.contains(name)) else {
+            return Ok(());
+        };
+        let alone = [name.clone()];
+        let pinning = self.pinned_for(&alone, asking.reading, asking.rights());
+        query.stop.within(pinning).await?;
+        Err(Error::Conflict(format!(
+            "`{name}` could not be read when the transaction began; begin another one"
+        )))
     }
 
     /// A pin that has seen what it has to, for which it is waited.
@@ -513,8 +540,15 @@ impl SqlService {
             Rows::All => self.pinner.relations().await?,
             _ => self.readable(rights).await?,
         };
-        let names: Vec<String> = relations.into_iter().map(|r| r.name).collect();
-        self.pinned_for(&names, reading, rights).await
+        // A view that fails keeps nobody from reading the others.
+        let failing = self.pinner.failing();
+        let names = relations.into_iter().map(|r| r.name);
+        let (failing, names): (Vec<_>, Vec<_>) = names.partition(|name| failing.contains_key(name));
+        let pin = self.pinned_for(&names, reading, rights).await?;
+        Ok(Pin {
+            failing: failing.into_iter().collect(),
+            ..pin
+        })
     }
 
     /// What a statement takes and gives, without an answer to it: the types of its parameters, of which

@@ -1,7 +1,7 @@
 //! What a query reads: one head for each topic, one generation and boundary for each view, one
 //! list of pieces. Whoever holds the delta chooses the pin; a query reads only what is in it.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use arrow::array::RecordBatch;
@@ -48,6 +48,16 @@ pub struct TopicPin {
     pub dead_files: Vec<FactsFile>,
     /// Dead letters between what has landed and the head.
     pub dead_memory: Vec<RecordBatch>,
+}
+
+impl Pin {
+    /// Whether a relation is in it.
+    pub fn has(&self, name: &str) -> bool {
+        self.views.contains_key(name)
+            || self.topics.contains_key(name)
+            || self.plain.contains_key(name)
+            || self.references.contains_key(name)
+    }
 }
 
 impl TopicPin {
@@ -135,6 +145,8 @@ pub struct Pin {
     /// What the reader should know, such as an edited view that still answers by its old
     /// definition.
     pub notes: Vec<String>,
+    /// Relations that could not be pinned.
+    pub failing: BTreeSet<String>,
 }
 
 /// A relation that can be queried.
@@ -161,4 +173,9 @@ pub trait Pinner: Send + Sync + std::fmt::Debug {
     /// # Errors
     /// `Unavailable` when there is a gap between a boundary and the pieces, never a smaller answer.
     async fn pin(&self, names: &[String], mode: ReadMode) -> Result<Pin>;
+
+    /// The relations that can't be pinned now, and why.
+    fn failing(&self) -> BTreeMap<String, String> {
+        BTreeMap::new()
+    }
 }

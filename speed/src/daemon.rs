@@ -263,6 +263,10 @@ impl Pinner for Daemon {
         Ok(relations)
     }
 
+    fn failing(&self) -> BTreeMap<String, String> {
+        self.views_that_fail()
+    }
+
     async fn pin(&self, names: &[String], mode: ReadMode) -> Result<Pin> {
         self.check_served(names)?;
         let mut pin = Pin::default();

@@ -42,6 +42,10 @@ impl Pinner for DaemonPinner {
         Ok(relations)
     }
 
+    fn failing(&self) -> BTreeMap<String, String> {
+        self.daemon.failing()
+    }
+
     async fn pin(&self, names: &[String], mode: ReadMode) -> Result<Pin> {
         let mut pin = self.daemon.pin(names, mode).await?;
         self.context.pin(names, &mut pin).await?;

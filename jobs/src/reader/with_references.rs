@@ -1,6 +1,7 @@
 //! References beside topics and views: a query that names one reads the topic's facts up to its head, the
 //! latest of each key.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use anabranch_shared::{Pin, Pinner, ReadMode, Reference, ReferencePin, Relation, Result};
@@ -34,6 +35,10 @@ impl Pinner for WithReferences {
             view: None,
         }));
         Ok(relations)
+    }
+
+    fn failing(&self) -> BTreeMap<String, String> {
+        self.pinner.failing()
     }
 
     async fn pin(&self, names: &[String], mode: ReadMode) -> Result<Pin> {

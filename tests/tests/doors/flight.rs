@@ -622,43 +622,40 @@ fn python() -> Option<std::path::PathBuf> {
     found
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn adbc_asks_and_ingests() -> anyhow::Result<()> {
+/// Lets a script of these tests ask a daemon that has a thousand facts.
+async fn passes(script: &str, arguments: &[&str]) -> anyhow::Result<()> {
     let Some(python) = python() else {
         return Ok(());
     };
-    let (_dir, daemon) = doored("").await?;
-    send(&daemon, 0..1_000).await?;
-    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/doors/flight_clients.py");
-    let at = address(&daemon).await?;
+    let here = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/doors");
     let ran = tokio::process::Command::new(python)
-        .arg(script)
-        .arg(format!("grpc://{at}"))
+        .arg(here.join(script))
+        .args(arguments)
         .kill_on_drop(true)
         .output()
         .await?;
     let said = String::from_utf8_lossy(&ran.stderr);
     anyhow::ensure!(ran.status.success(), "{said}");
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn adbc_asks_and_ingests() -> anyhow::Result<()> {
+    let (_dir, daemon) = doored("").await?;
+    send(&daemon, 0..1_000).await?;
+    let at = format!("grpc://{}", address(&daemon).await?);
+    passes("flight_clients.py", &[&at]).await?;
     daemon.stop().await
 }
 
 /// The package of the project itself, over HTTP.
 #[tokio::test(flavor = "multi_thread")]
 async fn the_python_package_asks_sends_and_follows() -> anyhow::Result<()> {
-    let Some(python) = python() else {
-        return Ok(());
-    };
     let (_dir, daemon) = doored("").await?;
     send(&daemon, 0..1_000).await?;
-    let here = Path::new(env!("CARGO_MANIFEST_DIR"));
-    let ran = tokio::process::Command::new(python)
-        .arg(here.join("tests/doors/python_client.py"))
-        .arg(format!("http://{}", daemon.client.address().http))
-        .arg(here.join("../jobs/python"))
-        .kill_on_drop(true)
-        .output()
-        .await?;
-    let said = String::from_utf8_lossy(&ran.stderr);
-    anyhow::ensure!(ran.status.success(), "{said}");
+    let url = format!("http://{}", daemon.client.address().http);
+    let package = Path::new(env!("CARGO_MANIFEST_DIR")).join("../jobs/python");
+    let package = package.display().to_string();
+    passes("python_client.py", &[&url, &package]).await?;
     daemon.stop().await
 }

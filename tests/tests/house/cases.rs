@@ -203,3 +203,35 @@ fn every_link_of_the_documents_leads_somewhere() -> anyhow::Result<()> {
     anyhow::ensure!(found > 20, "{found} links");
     Ok(())
 }
+
+/// The dashboard asks for metrics that there are.
+#[test]
+fn the_dashboard_asks_for_documented_metrics() -> anyhow::Result<()> {
+    let jobs = Path::new(env!("CARGO_MANIFEST_DIR")).join("../jobs");
+    let documented = std::fs::read_to_string(jobs.join("docs/metrics.md"))?;
+    let text = std::fs::read_to_string(jobs.join("grafana/anabranch.json"))?;
+    let board: serde_json::Value = serde_json::from_str(&text)?;
+    let panels = board["panels"].as_array().cloned().unwrap_or_default();
+    let targets = panels
+        .iter()
+        .filter_map(|panel| panel["targets"].as_array());
+    let asked = targets
+        .flatten()
+        .filter_map(|target| target["expr"].as_str());
+    let mut metrics = BTreeSet::new();
+    for expression in asked {
+        let is_of_name = |c: char| c.is_ascii_alphanumeric() || c == '_';
+        let words = expression.split(|c| !is_of_name(c));
+        let known = ["anabranch_", "process_"];
+        metrics.extend(words.filter(|word| known.iter().any(|start| word.starts_with(start))));
+    }
+    anyhow::ensure!(metrics.len() > 25, "{metrics:?}");
+    for metric in metrics {
+        // Of a histogram its parts are asked for.
+        let parts = ["_bucket", "_count", "_sum"];
+        let whole = parts.iter().find_map(|part| metric.strip_suffix(part));
+        let row = format!("| `{}` |", whole.unwrap_or(metric));
+        anyhow::ensure!(documented.contains(&row), "`{metric}` is not documented");
+    }
+    Ok(())
+}
