@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use anabranch_shared::table::{AddFile, Table};
+use anabranch_shared::table::AddFile;
 use anabranch_shared::{
     EncodedFile, Error, FileEncoder, Log, LogTable, OffsetRange, Offsets, PartitionId, Ranges,
     Result, UpkeepTurn, blocking, newest_dead_letter,
@@ -325,7 +325,8 @@ async fn merge(
         *span = join(*span, *range);
     }
     let schema = log.schema_of(which);
-    let encoder = FileEncoder::new(Table::new_file_name(), &schema, 0)?;
+    let name = log.table().storage().new_file_name();
+    let encoder = FileEncoder::new(name, &schema, 0)?;
     let mut rows = RowsInOrder::new(encoder, schema, log.topic().late_reads());
     let largest = group.iter().map(|f| f.bytes).max().unwrap_or(0).max(1);
     let ahead = usize::try_from((options.to_bytes / largest).clamp(1, MOST_AHEAD)).unwrap_or(1);

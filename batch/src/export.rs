@@ -7,7 +7,7 @@
 
 use std::sync::Arc;
 
-use anabranch_shared::table::{AddFile, Table};
+use anabranch_shared::table::AddFile;
 use anabranch_shared::view::planning_session;
 use anabranch_shared::{
     Answering, Error, ErrorKind, Export, ExportStanding, FileEncoder, Master, MasterLeaf,
@@ -142,7 +142,10 @@ async fn write_rows(
         }
         let current = match encoder.take() {
             Some(encoder) => encoder,
-            None => FileEncoder::new(Table::new_file_name(), export.columns(), 0)?,
+            None => {
+                let name = master.table().storage().new_file_name();
+                FileEncoder::new(name, export.columns(), 0)?
+            }
         };
         let current = blocking(move || add(current, &batch)).await?;
         match current.size_bytes() as u64 >= file_bytes {

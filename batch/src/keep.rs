@@ -144,6 +144,7 @@ async fn replace(
     let bodies = stream::iter(bodies).buffered(READ_AT_ONCE);
     let bodies: Vec<_> = bodies.try_collect().await?;
     let (schema, time, before_us) = (rule.schema.clone(), rule.time, rule.before_us);
+    let name = table.storage().new_file_name();
     let (file, rows, kept) = blocking(move || {
         let mut batches = Vec::new();
         for body in bodies {
@@ -156,7 +157,7 @@ async fn replace(
         let counts = (all.num_rows() as u64, kept.num_rows() as u64);
         let file = match kept.num_rows() {
             0 => None,
-            _ => Some(encode_parquet(Table::new_file_name(), &schema, &[kept], 0)?),
+            _ => Some(encode_parquet(name, &schema, &[kept], 0)?),
         };
         Ok((file, counts.0, counts.1))
     })

@@ -24,16 +24,15 @@ impl UpkeepTime {
     pub async fn of(storage: &Storage) -> Result<Self> {
         let own = storage.own_time_ms().await?;
         Ok(Self {
-            now_ms: own.unwrap_or_else(|| chrono::Utc::now().timestamp_millis()),
+            now_ms: own.unwrap_or_else(|| storage.wall().now_ms()),
             stamp: Stamp::now(own),
         })
     }
 
     /// The time of a run that only looks: by the machine's clock.
-    pub fn to_look() -> Self {
-        let now_ms = chrono::Utc::now().timestamp_millis();
+    pub fn to_look(storage: &Storage) -> Self {
         Self {
-            now_ms,
+            now_ms: storage.wall().now_ms(),
             stamp: Stamp::now(None),
         }
     }

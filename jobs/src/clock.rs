@@ -1,8 +1,16 @@
-//! The time of this machine.
+//! The time of this machine, as commands and what a node runs see it.
+
+use anabranch_shared::WallClock;
+use chrono::{DateTime, Utc};
+
+/// The time.
+pub fn now() -> DateTime<Utc> {
+    WallClock::default().now()
+}
 
 /// The time, in microseconds since 1970.
 pub fn now_us() -> i64 {
-    chrono::Utc::now().timestamp_micros()
+    now().timestamp_micros()
 }
 
 /// The time, in milliseconds since 1970.

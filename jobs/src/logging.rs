@@ -5,7 +5,7 @@ use std::io::{IsTerminal, Write};
 
 use anabranch_shared::settings::LogFormat;
 use anabranch_shared::{Error, Result, without_passwords};
-use chrono::{SecondsFormat, Utc};
+use chrono::SecondsFormat;
 use serde_json::Value;
 use tracing::field::{Field, Visit};
 use tracing::{Event, Subscriber};
@@ -14,6 +14,7 @@ use tracing_subscriber::fmt::format::Writer;
 use tracing_subscriber::fmt::{FmtContext, FormatEvent, FormatFields};
 use tracing_subscriber::registry::LookupSpan;
 
+use crate::clock::now;
 use crate::output::{Style, for_people};
 
 /// The variable that names the level.
@@ -158,7 +159,7 @@ impl Visit for Fields {
 
 /// An object on one line.
 fn line<'f>(level: &str, fields: impl IntoIterator<Item = (&'f str, Value)>) -> String {
-    let time = Utc::now().to_rfc3339_opts(SecondsFormat::Micros, true);
+    let time = now().to_rfc3339_opts(SecondsFormat::Micros, true);
     let first = [("time", time.into()), ("level", level.into())];
     let pairs = first.into_iter().chain(fields);
     let pairs = pairs.map(|(name, value)| format!("{}:{value}", Value::from(name)));

@@ -4,7 +4,7 @@
 use std::fmt::Debug;
 
 use anabranch_shared::Result;
-use chrono::{SecondsFormat, Utc};
+use chrono::{DateTime, SecondsFormat, Utc};
 use ring::digest::{SHA256, digest};
 use serde::Serialize;
 
@@ -48,13 +48,13 @@ pub trait Auditor: Debug + Send + Sync {
 
 impl AuditRecord {
     /// A statement that has come.
-    pub(crate) fn begun(caller: &Caller, statement: &str) -> Self {
+    pub(crate) fn begun(caller: &Caller, statement: &str, now: DateTime<Utc>) -> Self {
         let words: Vec<&str> = statement.split_whitespace().collect();
         let hash = digest(&SHA256, words.join(" ").as_bytes());
         let mut fingerprint = hex::encode(hash);
         fingerprint.truncate(DIGITS);
         Self {
-            ts: Utc::now().to_rfc3339_opts(SecondsFormat::Micros, true),
+            ts: now.to_rfc3339_opts(SecondsFormat::Micros, true),
             user: caller.identity.name().map(str::to_owned),
             door: caller.door.name(),
             client: caller.program.clone(),

@@ -1,9 +1,15 @@
 //! Relations as they are told to people and programs: columns with their types in SQL's words, and for
-//! a view what each column is. Owns the form in which `GET /relations?as=objects` says it.
+//! a view what each column is. Owns the form in which `GET /relations?as=objects` says it, and what
+//! `DESCRIBE` answers.
 
-use anabranch_shared::Relation;
+use std::sync::Arc;
+
 use anabranch_shared::convert::sql_type;
 use anabranch_shared::view::Role;
+use anabranch_shared::{Relation, Result};
+use arrow::array::{ArrayRef, RecordBatch, StringArray};
+use datafusion::datasource::{MemTable, provider_as_source};
+use datafusion::logical_expr::{LogicalPlan, LogicalPlanBuilder};
 use serde::{Deserialize, Serialize};
 
 /// A relation that can be queried.
@@ -51,7 +57,7 @@ impl RelationInfo {
     /// What there is to be told of a relation.
     pub fn of(relation: &Relation) -> Self {
         let mut roles = relation.view.iter().flat_map(|view| view.roles());
-        let column = |field: &std::sync::Arc<arrow::datatypes::Field>| {
+        let column = |field: &Arc<arrow::datatypes::Field>| {
             let plain = ColumnInfo {
                 name: field.name().clone(),
                 sql_type: sql_type(field.data_type()),
@@ -92,4 +98,28 @@ impl ColumnInfo {
         self.role = Some(name.to_owned());
         self
     }
+}
+
+/// The plan of `DESCRIBE` with types in SQL's words; any other as it is.
+pub(crate) fn in_sql_types(plan: LogicalPlan) -> Result<LogicalPlan> {
+    let LogicalPlan::DescribeTable(described) = &plan else {
+        return Ok(plan);
+    };
+    let fields = described.schema.fields();
+    let column = |values: StringArray| Arc::new(values) as ArrayRef;
+    let names = StringArray::from_iter_values(fields.iter().map(|field| field.name()));
+    let types = fields.iter().map(|field| sql_type(field.data_type()));
+    let nullable = fields.iter().map(|field| match field.is_nullable() {
+        true => "YES",
+        false => "NO",
+    });
+    let columns = [
+        names,
+        StringArray::from_iter_values(types),
+        StringArray::from_iter_values(nullable),
+    ];
+    let schema = Arc::new(described.output_schema.as_arrow().clone());
+    let rows = RecordBatch::try_new(schema.clone(), columns.map(column).to_vec())?;
+    let table = provider_as_source(Arc::new(MemTable::try_new(schema, vec![vec![rows]])?));
+    Ok(LogicalPlanBuilder::scan("described", table, None)?.build()?)
 }

@@ -14,7 +14,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use anabranch_shared::{Error, Result};
+use anabranch_shared::{Error, Result, WallClock};
 use arc_swap::ArcSwap;
 use base64::Engine;
 use base64::alphabet::STANDARD;
@@ -127,6 +127,8 @@ impl std::fmt::Display for Refused {
 #[derive(Debug)]
 pub struct Users {
     path: PathBuf,
+    /// By which secrets expire: people name days.
+    wall: WallClock,
     state: ArcSwap<State>,
     changed: watch::Sender<()>,
     trouble: Mutex<Option<String>>,
@@ -177,12 +179,13 @@ impl Users {
     ///
     /// # Errors
     /// Those of [`UsersFile::read`].
-    pub fn open(path: &Path) -> Result<Arc<Self>> {
+    pub fn open(path: &Path, wall: WallClock) -> Result<Arc<Self>> {
         UsersFile::read(path)?;
         let text = std::fs::read_to_string(path).map_err(|e| Error::io(path, e))?;
         Ok(Arc::new(Self {
             state: ArcSwap::from_pointee(State::new(text, path)?),
             path: path.to_owned(),
+            wall,
             changed: watch::Sender::new(()),
             trouble: Mutex::default(),
             attempts: Attempts::default(),
@@ -257,7 +260,9 @@ impl Users {
             self.attempts.failed(&known.id, from, at);
             return Err(Refused::Wrong);
         }
-        state.identity(&known.id, Utc::now()).ok_or(Refused::Wrong)
+        state
+            .identity(&known.id, self.wall.now())
+            .ok_or(Refused::Wrong)
     }
 
     /// Random characters for one log-in.
@@ -277,7 +282,7 @@ impl Users {
         if let Some(time) = self.attempts.wait(name, from, Instant::now()) {
             return Err(Refused::Wait(time));
         }
-        let (state, now) = (self.state.load(), Utc::now());
+        let (state, now) = (self.state.load(), self.wall.now());
         let Some(user) = state.file.users.get(name) else {
             return Ok(Known {
                 salting: secret::Salting::of_nobody(&state.file.decoy, name),
@@ -303,7 +308,7 @@ impl Users {
         from: IpAddr,
         id: Option<&str>,
     ) -> Result<Identity, Refused> {
-        let identity = id.and_then(|id| self.state.load().identity(id, Utc::now()));
+        let identity = id.and_then(|id| self.state.load().identity(id, self.wall.now()));
         match &identity {
             Some(_) => self.attempts.succeeded(name, from),
             None => self.attempts.failed(name, from, Instant::now()),
@@ -315,7 +320,7 @@ impl Users {
     pub fn now(&self, identity: &Identity) -> Option<Identity> {
         match &identity.user {
             None => Some(identity.clone()),
-            Some((_, id)) => self.state.load().identity(id, Utc::now()),
+            Some((_, id)) => self.state.load().identity(id, self.wall.now()),
         }
     }
 
@@ -340,7 +345,7 @@ impl Users {
                 let state = self.state.load();
                 state.secret(id).and_then(|(_, _, secret)| secret.expires)
             });
-            let left = expires.and_then(|at| (at - Utc::now()).to_std().ok());
+            let left = expires.and_then(|at| (at - self.wall.now()).to_std().ok());
             // The clock may be set meanwhile.
             let left = left.unwrap_or(Duration::MAX).min(Duration::from_secs(3));
             tokio::select! {
@@ -372,10 +377,13 @@ mod tests {
     fn users(dir: &Path, may: &[&str]) -> (Arc<Users>, String) {
         let path = dir.join("users.toml");
         let token = UsersFile::change(&path, |file| {
-            let secret = (NewSecret::Token, Utc::now());
+            let secret = (NewSecret::Token, WallClock::default().now());
             file.add("a", Rights::parse(may).unwrap(), secret, None)
         });
-        (Users::open(&path).unwrap(), token.unwrap())
+        (
+            Users::open(&path, WallClock::default()).unwrap(),
+            token.unwrap(),
+        )
     }
 
     #[test]

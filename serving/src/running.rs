@@ -5,10 +5,11 @@ use std::collections::BTreeMap;
 use std::hash::{BuildHasher, Hasher, RandomState};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Weak};
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant};
 
 use anabranch_shared::process::resident_bytes;
-use anabranch_shared::{Error, Result, Stop, StopReason};
+use anabranch_shared::{Error, Result, Stop, StopReason, WallClock};
+use chrono::{DateTime, Utc};
 use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
@@ -53,6 +54,7 @@ pub struct QueryInfo {
 #[derive(Debug)]
 pub(crate) struct Queries {
     limits: QueryLimits,
+    wall: WallClock,
     turns: Arc<Semaphore>,
     waiting: AtomicUsize,
     list: Mutex<BTreeMap<String, Weak<Running>>>,
@@ -66,7 +68,9 @@ pub(crate) struct Queries {
 pub(crate) struct Running {
     id: String,
     caller: Caller,
-    since: SystemTime,
+    since: DateTime<Utc>,
+    /// As `since`, by a clock that nobody sets.
+    came: Instant,
     statement: String,
     /// Tells its work to stop.
     pub(crate) stop: Stop,
@@ -82,7 +86,7 @@ pub(crate) struct Running {
 impl Drop for Running {
     fn drop(&mut self) {
         self.queries.list.lock().remove(&self.id);
-        let took = self.since.elapsed().unwrap_or_default();
+        let took = self.came.elapsed();
         // Verifications take long, and are jobs.
         let is_query = !self.statement.starts_with(VERIFICATION);
         if is_query && self.queries.limits.slow.is_some_and(|slow| took >= slow) {
@@ -117,11 +121,12 @@ impl Drop for Waiter {
 }
 
 impl Queries {
-    pub(crate) fn new(limits: QueryLimits) -> Arc<Self> {
+    pub(crate) fn new(limits: QueryLimits, wall: WallClock) -> Arc<Self> {
         let queries = Arc::new(Self {
             turns: Arc::new(Semaphore::new(limits.at_once.max(1))),
             verifications: Arc::new(Semaphore::new(limits.verifications.max(1))),
             limits,
+            wall,
             waiting: AtomicUsize::new(0),
             list: Mutex::default(),
             stopped_at: Mutex::default(),
@@ -169,7 +174,8 @@ impl Queries {
         let running = Arc::new(Running {
             id: id.clone(),
             caller: caller.clone(),
-            since: SystemTime::now(),
+            since: self.wall.now(),
+            came: Instant::now(),
             statement: statement.chars().take(SHOWN).collect(),
             stop: Stop::after(limit),
             memory: Arc::default(),
@@ -180,6 +186,11 @@ impl Queries {
         });
         list.insert(id, Arc::downgrade(&running));
         Ok(running)
+    }
+
+    /// The time of day.
+    pub(crate) fn now(&self) -> DateTime<Utc> {
+        self.wall.now()
     }
 
     fn all(&self) -> Vec<Arc<Running>> {
@@ -255,7 +266,7 @@ impl process::Watched for Queries {
             .into_iter()
             .filter(|r| r.is_running.load(Ordering::Relaxed) && r.stop.reason().is_none());
         // What the pool does not see is no query's; of equal ones the latest came on top.
-        let largest = running.max_by_key(|r| (r.memory.load(Ordering::Relaxed), r.since));
+        let largest = running.max_by_key(|r| (r.memory.load(Ordering::Relaxed), r.came));
         if let Some(largest) = largest {
             tracing::warn!(
                 query = %largest.id, resident_bytes, bound,
@@ -339,7 +350,6 @@ impl Running {
     }
 
     fn info(&self) -> QueryInfo {
-        let since = self.since.duration_since(UNIX_EPOCH).unwrap_or_default();
         let state = match (self.stop.reason(), self.is_running.load(Ordering::Relaxed)) {
             (Some(_), _) => "stopping",
             (None, true) => "running",
@@ -348,8 +358,8 @@ impl Running {
         QueryInfo {
             id: self.id.clone(),
             who: self.caller.label.clone(),
-            since_ms: u64::try_from(since.as_millis()).unwrap_or(0),
-            seconds: self.since.elapsed().unwrap_or_default().as_secs_f64(),
+            since_ms: u64::try_from(self.since.timestamp_millis()).unwrap_or(0),
+            seconds: self.came.elapsed().as_secs_f64(),
             state: state.to_owned(),
             memory_bytes: self.memory.load(Ordering::Relaxed) as u64,
             statement: self.statement.clone(),
@@ -378,12 +388,13 @@ mod tests {
     }
 
     fn queries(at_once: usize, waiting: usize, process_bytes: Option<u64>) -> Arc<Queries> {
-        Queries::new(QueryLimits {
+        let limits = QueryLimits {
             at_once,
             waiting,
             process_bytes,
             ..Default::default()
-        })
+        };
+        Queries::new(limits, WallClock::default())
     }
 
     #[tokio::test]
@@ -446,10 +457,11 @@ mod tests {
     /// Its place is taken until its work has ended, whoever waits.
     #[tokio::test]
     async fn verifications_are_listed_and_end_when_nobody_waits() {
-        let queries = Queries::new(QueryLimits {
+        let limits = QueryLimits {
             verifications: 1,
             ..Default::default()
-        });
+        };
+        let queries = Queries::new(limits, WallClock::default());
         let verification = Verification::new(queries.verification(&caller("a"), "words").unwrap());
         let listed = queries.infos(&Identity::everybody());
         let shown = (listed[0].statement.as_str(), listed[0].state.as_str());
@@ -485,6 +497,7 @@ mod tests {
         queries.look(u64::MAX);
         assert!(running.iter().all(|r| r.stop.reason().is_none()));
         let tight = Queries {
+            wall: WallClock::default(),
             limits: QueryLimits {
                 process_bytes: Some(1),
                 ..Default::default()

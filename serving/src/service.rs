@@ -15,17 +15,14 @@ use arrow::array::RecordBatch;
 use arrow::datatypes::{DataType, SchemaRef};
 use datafusion::catalog::TableProvider;
 use datafusion::datasource::provider_as_source;
-use datafusion::execution::context::SQLOptions;
 use datafusion::execution::memory_pool::{FairSpillPool, MemoryPool};
 use datafusion::execution::runtime_env::{RuntimeEnv, RuntimeEnvBuilder};
-use datafusion::execution::{SendableRecordBatchStream, SessionState, TaskContext};
+use datafusion::execution::{SendableRecordBatchStream, SessionState};
 use datafusion::logical_expr::{Expr, LogicalPlan, LogicalPlanBuilder};
 use datafusion::physical_plan::execute_stream;
 use datafusion::prelude::{DataFrame, SessionConfig, SessionContext};
-use datafusion::sql::parser::Statement;
 use datafusion::sql::sqlparser::ast;
 
-use crate::additive;
 use crate::at_least::{LOOK_EVERY, WAIT};
 use crate::audit::{AuditRecord, Auditor};
 use crate::blame::naming_views;
@@ -34,7 +31,6 @@ use crate::combine::{Combine, plan_combines};
 use crate::dialect::Dialect;
 use crate::door::Door;
 use crate::identity::{Identity, Rights, Rows};
-use crate::information;
 use crate::leaf::MergedLeaf;
 use crate::limits::QueryLimits;
 use crate::metrics::{Asked, QueryMetrics};
@@ -47,14 +43,14 @@ use crate::reading::{PUBLIC, Reading};
 use crate::row_rights::{absent, is_there, narrowed};
 use crate::running::{Queries, QueryInfo, Running, Verification, Waiter};
 use crate::statement;
-use crate::stoppable::{largest_constant, stoppable};
-use crate::tables::{self, DEAD_LETTERS};
+use crate::stoppable::stoppable;
+use crate::tables::DEAD_LETTERS;
 use crate::temporary;
 use crate::topic_table::FilesTable;
 use crate::workers;
+use statements::{Known, Read, Statements, computed};
 
-/// Bytes of a constant that a batch may hold, written out for each row.
-const CONSTANTS_AT_ONCE: usize = 64_000_000;
+mod statements;
 
 /// Steps of a function for one row, in queries.
 const FUNCTION_WORK: u64 = 400_000_000;
@@ -187,7 +183,7 @@ impl SqlService {
         Ok(Self {
             pinner,
             runtime,
-            queries: Queries::new(options.limits.clone()),
+            queries: Queries::new(options.limits.clone(), storage.wall().clone()),
             options,
         })
     }
@@ -393,7 +389,7 @@ impl SqlService {
         auditor.check()?;
         auditor.note(AuditRecord {
             outcome: "ok",
-            ..AuditRecord::begun(caller, &format!("SUBSCRIBE {view}"))
+            ..AuditRecord::begun(caller, &format!("SUBSCRIBE {view}"), self.queries.now())
         });
         Ok(())
     }
@@ -402,7 +398,7 @@ impl SqlService {
     pub(crate) async fn ask(&self, asking: &Asking<'_>) -> Result<Answer> {
         let auditor = self.auditor(asking.caller);
         let audited = auditor.map(|auditor| {
-            let record = AuditRecord::begun(asking.caller, asking.text);
+            let record = AuditRecord::begun(asking.caller, asking.text, self.queries.now());
             (auditor.clone(), record)
         });
         let asked = self.options.metrics.asked(asking.caller.door, audited);
@@ -819,120 +815,6 @@ pub fn stopped_by(state: SessionState, stop: &Stop) -> SessionState {
         ..Default::default()
     };
     planning::bounded(state, bounds)
-}
-
-/// A statement that has been read, its session, and the names of the columns of its answer.
-struct Statements {
-    context: SessionContext,
-    statement: Statement,
-    names: ColumnNames,
-    dialect: Option<Arc<dyn Dialect>>,
-    /// What whoever asks may read.
-    rights: Rights,
-}
-
-type Read = workers::Kept<Statements>;
-
-/// Everything that can be queried, where the statement asks for that.
-type Known = Option<Vec<Relation>>;
-
-/// Plans a statement over a pin and begins to compute it, on the threads for queries.
-async fn computed(
-    (read, known): (Read, Known),
-    pin: Pin,
-    stop: Stop,
-) -> Result<SendableRecordBatchStream> {
-    let mut read = read.take()?;
-    // Whoever names a view computes it anew, in the session without the query's tables.
-    let of_views = read.context.state();
-    read.register(&pin, known.as_deref())?;
-    let plan = read.checked(&pin).await?;
-    stop.check()?;
-    let state = read.context.state();
-    let plan: Result<_> = workers::at_length(async {
-        let plan = state.optimize(&plan_combines(plan)?)?;
-        stop.check()?;
-        let planner = state.query_planner();
-        let planned = planner.create_physical_plan(&plan, &state).await?;
-        Ok((Arc::new(plan.schema().as_arrow().clone()), planned))
-    });
-    let (schema, plan) = plan?;
-    stop.check()?;
-    let constant = largest_constant(&plan)?;
-    let plan = stoppable(plan, &stop)?;
-    let rows = execute_stream(plan, task_of(&read.context, constant))?;
-    let rows = read.names.rename(&schema, rows);
-    if read.rights.has_filters() {
-        // Whoever looks for the view at fault computes it of all rows.
-        return Ok(rows);
-    }
-    let views = pin.views.into_values().collect();
-    Ok(naming_views(rows, of_views, views, stop))
-}
-
-impl Statements {
-    /// Makes known to the session what it reads, and what its door has besides.
-    fn register(&self, pin: &Pin, known: Option<&[Relation]>) -> Result<()> {
-        tables::register(&self.context, pin, &self.rights)?;
-        if let Some(relations) = known {
-            information::register(&self.context, relations)?;
-        }
-        match &self.dialect {
-            Some(dialect) => dialect.register(&self.context, known.unwrap_or_default()),
-            None => Ok(()),
-        }
-    }
-
-    /// The plan of a statement that only reads, and whose sums add up.
-    async fn checked(&mut self, pin: &Pin) -> Result<LogicalPlan> {
-        let plan = self.planned().await?;
-        read_only().verify_plan(&plan)?;
-        additive::check(&plan, &tables::answer_plans(pin, &self.rights)?)?;
-        Ok(plan)
-    }
-
-    /// The statement's plan. Columns that the engine takes for one are planned apart.
-    async fn planned(&mut self) -> Result<LogicalPlan> {
-        let (state, statement) = (self.context.state(), &self.statement);
-        let planned = state.statement_to_plan(statement.clone()).await;
-        let mut e = match planned {
-            Ok(plan) => return Ok(plan),
-            Err(e) => Error::from(e),
-        };
-        if let Some(apart) = sql::casts_apart(&state, statement, &e) {
-            match state.statement_to_plan(apart).await {
-                Ok(plan) => return Ok(plan),
-                Err(of_casts) => e = of_casts.into(),
-            }
-        }
-        if !sql::is_of_one_name(&e) {
-            return Err(e);
-        }
-        match self.names.apart(statement) {
-            Some(apart) => Ok(state.statement_to_plan(apart).await?),
-            None => Err(e),
-        }
-    }
-}
-
-/// What a plan is executed in: with fewer rows at once where it writes out a large constant for each.
-fn task_of(context: &SessionContext, constant_bytes: usize) -> Arc<TaskContext> {
-    let task = context.task_ctx();
-    let rows = task.session_config().batch_size();
-    let most = CONSTANTS_AT_ONCE / constant_bytes.max(1);
-    if most >= rows {
-        return task;
-    }
-    let config = task.session_config().clone().with_batch_size(most.max(1));
-    let task = TaskContext::from(&context.state());
-    Arc::new(task.with_session_config(config))
-}
-
-fn read_only() -> SQLOptions {
-    SQLOptions::new()
-        .with_allow_ddl(false)
-        .with_allow_dml(false)
-        .with_allow_statements(false)
 }
 
 /// How fresh an answer is, in one line.

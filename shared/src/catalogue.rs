@@ -356,7 +356,7 @@ impl Catalogue {
             };
             next.format = format_of(&next);
             next.number = current.number + 1;
-            next.id = uuid::Uuid::new_v4().to_string();
+            next.id = self.storage.ids().fresh().to_string();
             next.change = what.to_owned();
             let body = encode(&next)?;
             let outcome = self.storage.create(&path(next.number), body).await;

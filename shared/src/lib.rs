@@ -16,6 +16,7 @@ mod fold_log;
 pub mod functions;
 mod give_way;
 mod held_lock;
+mod ids;
 pub mod ipc;
 mod late_fields;
 pub mod layout;
@@ -44,6 +45,7 @@ mod storage;
 pub mod table;
 mod topic;
 pub mod view;
+mod wall_clock;
 
 pub use backoff::{Backoff, retry_text};
 pub use blocking::blocking;
@@ -61,6 +63,7 @@ pub use export::{Answering, Export, ExportPin, ExportStanding};
 pub use fold_log::{FoldOptions, FoldProgress, fold_log, fold_log_unplaced, join_ranges};
 pub use give_way::GiveWay;
 pub use held_lock::{HeldGuard, HeldMutex, Hold, LONGEST_OVER_S, LockHolds};
+pub use ids::Ids;
 pub use late_fields::{fit_facts, misfits};
 pub use lease::{Lease, LeaseDecision, LeaseEntry, LeaseStanding, decide_lease};
 pub use log::{
@@ -93,3 +96,4 @@ pub use table::parquet::{
 pub use topic::{
     EXTRA, INGESTED_AT, LateReads, OFFSET, PARTITION, Topic, TopicField, arrow_type, timestamp_type,
 };
+pub use wall_clock::WallClock;

@@ -97,14 +97,15 @@ struct PutFacts {
 
 impl PutFiles {
     /// The file of facts of a schema, which may be there already: of a former try, or a new one.
-    fn facts(&self, schema: &SchemaRef, now: Duration) -> PutFacts {
+    fn facts(&self, schema: &SchemaRef, storage: &Storage) -> PutFacts {
+        let now = storage.clock().now();
         let mut facts = self.facts.lock();
         match facts.as_ref() {
             Some(put) if put.schema == *schema && now.saturating_sub(put.at) < USED_AGAIN_FOR => {
                 put.clone()
             }
             _ => {
-                let (name, schema) = (Table::new_file_name(), schema.clone());
+                let (name, schema) = (storage.new_file_name(), schema.clone());
                 let (at, add) = (now, None);
                 let put = PutFacts {
                     name,
@@ -386,7 +387,7 @@ impl Log {
         let (topic, schema) = self.declared();
         let reads = topic.late_reads();
         let storage = self.table.storage();
-        let put = landing.put.facts(&schema, storage.clock().now());
+        let put = landing.put.facts(&schema, storage);
         if let Some(add) = put.add
             && storage.is_there(&self.table.file_path(&add.path)).await?
         {
@@ -546,7 +547,7 @@ impl Log {
         if batches.is_empty() {
             return Ok(None);
         }
-        let name = Table::new_file_name();
+        let name = self.dead.storage().new_file_name();
         let encoded =
             blocking(move || encode_parquet(name, &dead_letter_schema(), &batches, 0)).await?;
         let mut add = encoded.add;

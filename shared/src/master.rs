@@ -204,7 +204,8 @@ impl Master {
         ranges: &Ranges,
         met: &Met,
     ) -> Result<(Unit, bytes::Bytes)> {
-        encode(&self.view, &self.stored, states, (ranges, met))
+        let name = self.table.storage().new_file_name();
+        encode(name, &self.view, &self.stored, states, (ranges, met))
     }
 
     /// Puts the bytes of a unit into the storage.
@@ -281,7 +282,7 @@ impl Master {
     /// A copy of a file of another generation.
     async fn copied(&self, other: &Self, file: &Arc<AddFile>) -> Result<Unit> {
         let mut add = AddFile::clone(file);
-        add.path = Table::new_file_name();
+        add.path = self.table.storage().new_file_name();
         let (from, to) = (
             other.table.file_path(&file.path),
             self.table.file_path(&add.path),
@@ -305,7 +306,8 @@ impl Master {
         let states = folded.await?;
         let (ranges, met) = (file.ranges()?.to_vec(), file.met()?);
         let (view, stored) = (self.view.clone(), self.stored.clone());
-        let encoded = blocking(move || encode(&view, &stored, states, (&ranges, &met)));
+        let name = self.table.storage().new_file_name();
+        let encoded = blocking(move || encode(name, &view, &stored, states, (&ranges, &met)));
         let (unit, body) = encoded.await?;
         self.put(&unit, body).await?;
         Ok(unit)
@@ -454,15 +456,16 @@ impl Master {
     }
 }
 
-/// States as a file that holds the columns of `stored`.
+/// States as a file of that name that holds the columns of `stored`.
 fn encode(
+    name: String,
     view: &View,
     stored: &SchemaRef,
     states: RecordBatch,
     (ranges, met): (&Ranges, &Met),
 ) -> Result<(Unit, bytes::Bytes)> {
     let codec = view.codec();
-    let mut file = FileEncoder::new(Table::new_file_name(), stored, codec.keys())?;
+    let mut file = FileEncoder::new(name, stored, codec.keys())?;
     for sorted in SortedStates::new(states, codec.keys())? {
         let mut sorted = sorted?;
         if planted("planted-null-key-lost") && codec.keys() > 0 {

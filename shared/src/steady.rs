@@ -6,7 +6,8 @@ use std::sync::LazyLock;
 use std::time::Instant;
 
 use serde::{Deserialize, Serialize};
-use uuid::Uuid;
+
+use crate::Ids;
 
 /// A moment of this clock. Moments of one boot can be told apart by how much time lies between them;
 /// those of different ones by the storage's clock, where it has one of its own.
@@ -57,7 +58,7 @@ static BOOT: LazyLock<String> = LazyLock::new(|| {
     match (boot, others, read_uptime_ms()) {
         (Ok(boot), Ok(others), Some(_)) => format!("{} {}", boot.trim(), others.display()),
         // The clock is this process's alone.
-        _ => Uuid::new_v4().to_string(),
+        _ => Ids::default().fresh().to_string(),
     }
 });
 

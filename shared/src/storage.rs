@@ -16,7 +16,7 @@ use parking_lot::Mutex;
 use crate::files::{Files, RealFiles};
 use crate::layout;
 use crate::settings::StorageSettings;
-use crate::{Error, Monotonic, Result};
+use crate::{Error, Ids, Monotonic, Result, WallClock};
 
 mod bucket;
 mod counting;
@@ -47,6 +47,8 @@ pub struct Storage {
     requests: Arc<Requests>,
     /// By which it is judged whether what was read is too old to build on.
     clock: Monotonic,
+    wall: WallClock,
+    ids: Ids,
     /// Whether nothing may be written.
     read_only: bool,
     /// How long a file surely stays that no commit names, in milliseconds.
@@ -114,6 +116,8 @@ impl Storage {
             kind: Kind::Folder(files),
             requests,
             clock: Monotonic::default(),
+            wall: WallClock::default(),
+            ids: Ids::default(),
             read_only: false,
             orphan_grace_ms: ORPHAN_GRACE_MS,
             kept: Arc::default(),
@@ -169,6 +173,8 @@ impl Storage {
             kind: Kind::Bucket(bucket),
             requests,
             clock: Monotonic::default(),
+            wall: WallClock::default(),
+            ids: Ids::default(),
             read_only: false,
             orphan_grace_ms: orphan_grace_ms(settings),
             kept: Arc::default(),
@@ -241,6 +247,33 @@ impl Storage {
         &self.clock
     }
 
+    /// The same storage with another time of day.
+    #[must_use]
+    pub fn with_wall(self, wall: WallClock) -> Self {
+        Self { wall, ..self }
+    }
+
+    /// The time of day, for what is written into the storage.
+    pub fn wall(&self) -> &WallClock {
+        &self.wall
+    }
+
+    /// The same storage with ids from elsewhere, such as those of a seed.
+    #[must_use]
+    pub fn with_ids(self, ids: Ids) -> Self {
+        Self { ids, ..self }
+    }
+
+    /// Where ids of what lies in the storage come from.
+    pub fn ids(&self) -> &Ids {
+        &self.ids
+    }
+
+    /// The name of a new data file.
+    pub fn new_file_name(&self) -> String {
+        format!("part-{}.parquet", self.ids.fresh())
+    }
+
     /// The storage's URL, for messages.
     pub fn url(&self) -> &str {
         &self.url
@@ -277,6 +310,8 @@ impl Storage {
             kind: Kind::Unknown,
             requests: Arc::default(),
             clock: Monotonic::default(),
+            wall: WallClock::default(),
+            ids: Ids::default(),
             read_only: true,
             orphan_grace_ms: ORPHAN_GRACE_MS,
             kept: Arc::default(),
@@ -365,7 +400,7 @@ impl Storage {
         let Kind::Bucket(_) = &self.kind else {
             return Ok(None);
         };
-        let path = layout::clock(&uuid::Uuid::new_v4().to_string());
+        let path = layout::clock(&self.ids.fresh().to_string());
         self.put(&path, Bytes::new()).await?;
         let found = self.store.head(&path).await;
         self.delete(&path).await?;

@@ -14,7 +14,6 @@ use arrow::datatypes::SchemaRef;
 use bytes::Bytes;
 use object_store::path::Path;
 use parking_lot::RwLock;
-use uuid::Uuid;
 
 use crate::damage::damaged;
 use crate::steady::uptime_ms;
@@ -263,7 +262,7 @@ impl Table {
             holds: LockHolds::new("table"),
             writing: tokio::sync::Mutex::default(),
             following: tokio::sync::Mutex::default(),
-            head_seen: HeadSeen::new(storage.clock()),
+            head_seen: HeadSeen::new(storage),
             removals: None,
         };
         // A hint that is lost or old does no harm: who finds no entry lists what there is.
@@ -288,9 +287,10 @@ impl Table {
         if table.exists() || storage.is_read_only() {
             return Ok(table);
         }
+        let new = (storage.ids().fresh().to_string(), now_ms);
         let actions = vec![
             Action::Protocol(Protocol::ours()),
-            Action::MetaData(Metadata::new(&delta_schema(schema)?, configuration, now_ms)),
+            Action::MetaData(Metadata::new(&delta_schema(schema)?, configuration, new)),
             Action::CommitInfo(CommitInfo::new("CREATE TABLE", now_ms)),
         ];
         let entry = table.entry_path(LogVersion(0));
@@ -386,11 +386,6 @@ impl Table {
     /// How long the lock of the newest known state was held.
     pub fn holds(&self) -> &Arc<LockHolds> {
         &self.holds
-    }
-
-    /// The path of a new data file.
-    pub fn new_file_name() -> String {
-        format!("part-{}.parquet", Uuid::new_v4())
     }
 
     /// The full path of one of the table's files.
@@ -535,7 +530,7 @@ impl Table {
         for _ in 0..COMMIT_TRIES {
             // What is found of the head while the commit is put says nothing of when it was decided.
             let seen = self.head_seen.last();
-            let id = Uuid::new_v4().to_string();
+            let id = self.storage.ids().fresh().to_string();
             let (version, actions) = {
                 let state = self.state();
                 let actions = decide(&state)?.into_actions(&state, &id, now_ms)?;
@@ -650,10 +645,9 @@ impl Commit {
                 actions.push(Action::Protocol(Protocol::ours()));
             }
             let schema = delta_schema(&definition.schema)?;
-            let mut metadata = Metadata::new(&schema, definition.configuration, now_ms);
-            if let Some(known) = &state.id {
-                metadata.id.clone_from(known);
-            }
+            // Before there is a table, its first commit's id is that of the table, too.
+            let table = state.id.clone().unwrap_or_else(|| id.to_owned());
+            let metadata = Metadata::new(&schema, definition.configuration, (table, now_ms));
             actions.push(Action::MetaData(metadata));
         }
         actions.extend(self.txns.into_iter().map(|txn| {

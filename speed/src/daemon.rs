@@ -79,7 +79,7 @@ impl Daemon {
         options: DaemonOptions,
     ) -> Result<Arc<Self>> {
         let lock = WalLock::acquire(&options.wal).map_err(crate::topic::appender::wal_error)?;
-        let fresh = || uuid::Uuid::new_v4().to_string();
+        let fresh = || storage.ids().fresh().to_string();
         let id =
             wal_id(&options.wal, &RealFiles, fresh).map_err(crate::topic::appender::wal_error)?;
         let bounds = Arc::new(Bounds::open(&options)?);

@@ -32,7 +32,7 @@ async fn add(table: &Table, at_us: i64, n: i64) -> Result<()> {
     let columns: Vec<arrow::array::ArrayRef> =
         vec![Arc::new(times), Arc::new(Int64Array::from(vec![n]))];
     let rows = RecordBatch::try_new(schema(), columns)?;
-    let file = encode_parquet(Table::new_file_name(), &schema(), &[rows], 0)?;
+    let file = encode_parquet(table.storage().new_file_name(), &schema(), &[rows], 0)?;
     let path = table.file_path(&file.add.path);
     table.storage().put(&path, file.body).await?;
     let commit = table.commit(0, |_| {

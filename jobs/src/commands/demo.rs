@@ -9,9 +9,9 @@ use std::time::{Duration, Instant};
 
 use anabranch_shared::{Error, ReadMode, Result, counted};
 use bytes::Bytes;
-use chrono::Utc;
 use tokio::process::{Child, Command};
 
+use crate::clock::now;
 use crate::commands::batch::build;
 use crate::commands::{diff, plan};
 use crate::generate::{FIELDS, Generator, GeneratorOptions};
@@ -250,7 +250,7 @@ impl Story<'_> {
     async fn tell(&mut self, facts: u64) -> Result<()> {
         write_project(&self.dir)?;
         let context = Context::open(&self.dir).await?;
-        let mut options = GeneratorOptions::new(facts, 7, Utc::now());
+        let mut options = GeneratorOptions::new(facts, 7, now());
         options.late = 0.03;
         // An eighth of the facts comes last: what was asked before must be about hours that have some.
         options.span = SPAN;

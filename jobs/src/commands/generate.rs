@@ -11,6 +11,7 @@ use anabranch_shared::{Error, Result, counted};
 use chrono::{DateTime, Utc};
 use serde::Serialize;
 
+use crate::clock::now;
 use crate::commands::DEAD_LETTERS;
 use crate::commands::printing::Printing;
 use crate::generate::{CRAWLS, EVENTS, Generator, GeneratorOptions, Newsroom};
@@ -75,7 +76,7 @@ impl GenerateArgs {
     }
 
     fn source(&self) -> Result<Source> {
-        let end = self.end.unwrap_or_else(Utc::now);
+        let end = self.end.unwrap_or_else(now);
         let mut options = GeneratorOptions::new(self.facts, self.seed, end);
         let (span, duplicates) = match self.is_newsroom() {
             true => (NEWSROOM_SPAN, NEWSROOM_DUPLICATES),

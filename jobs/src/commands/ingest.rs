@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use anabranch_shared::settings::TopicSettings;
 use anabranch_shared::{
-    Error, ErrorKind, Landing, Log, Offset, OffsetRange, OwnPartitions, PartitionId, Result,
+    Error, ErrorKind, Ids, Landing, Log, Offset, OffsetRange, OwnPartitions, PartitionId, Result,
     blocking, counted,
 };
 use anabranch_speed::intake::admission::Admission;
@@ -743,7 +743,7 @@ fn slot_id(dir: &Path) -> Result<String> {
     match std::fs::read_to_string(&path) {
         Ok(id) if !id.is_empty() => Ok(id),
         _ => {
-            let id = format!("ingest-{}", uuid::Uuid::new_v4());
+            let id = format!("ingest-{}", Ids::default().fresh());
             std::fs::write(&path, &id).map_err(|e| Error::io(&path, e))?;
             Ok(id)
         }

@@ -12,6 +12,7 @@ use arrow::compute::cast;
 use arrow::datatypes::DataType;
 use chrono::{DateTime, Utc};
 
+use crate::clock::now;
 use crate::commands::fitting::{fitted, on_one_line};
 use crate::commands::printing::Printing;
 use crate::commands::sql;
@@ -219,7 +220,7 @@ pub(crate) async fn run(
         printing.text(&history_text(&rows, printing.style)?)?;
         return Ok(0);
     }
-    let states = job_states::states(context, Utc::now()).await?;
+    let states = job_states::states(context, now()).await?;
     let is_scheduled = job_states::is_scheduled(context).await?;
     if let Some(note) = job_states::scheduler_note(context).await? {
         tracing::warn!("{note}");

@@ -16,7 +16,7 @@ use datafusion::common::ScalarValue;
 use futures::stream::{self, StreamExt, TryStreamExt};
 use serde::Serialize;
 
-use crate::clock::now_ms;
+use crate::clock::{now, now_ms};
 use crate::commands::printing::Printing;
 use crate::project::context::Context;
 use crate::reader::client::{Client, Daemons};
@@ -275,7 +275,7 @@ pub async fn status(context: &Context) -> Result<Status> {
             Err(e) => drop(notes.insert(format!("daemon {wal}"), e.to_string())),
         }
     }
-    let mut jobs = states(context, Utc::now()).await?;
+    let mut jobs = states(context, now()).await?;
     let scheduler = scheduler_note(context).await?;
     notes.extend(scheduler.map(|note| ("scheduler".to_owned(), note)));
     for job in failed_jobs(&jobs) {

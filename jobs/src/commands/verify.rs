@@ -5,7 +5,7 @@ use std::str::FromStr;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-use anabranch_shared::{Error, Result};
+use anabranch_shared::{Error, Ids, Result};
 
 use crate::commands::printing::Printing;
 use crate::commands::{FOUND_WRONG, batch};
@@ -79,7 +79,7 @@ impl VerifyArgs {
     fn part(&self) -> Part {
         let seed = self
             .seed
-            .unwrap_or_else(|| u64::from(rand::random::<u32>()));
+            .unwrap_or_else(|| Ids::default().fresh().as_u64_pair().0 >> 32);
         match self.sample {
             None => Part::Whole,
             Some(SampleSize::Share(share)) => Part::Share { share, seed },

@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 
 use anabranch_serving::{Access, ServerTls, Users};
 use anabranch_shared::settings::Project;
-use anabranch_shared::{Error, Result};
+use anabranch_shared::{Error, Result, WallClock};
 use tokio::net::TcpListener;
 
 use crate::reader::daemon_status::DoorStatus;
@@ -25,7 +25,10 @@ pub(super) struct Place {
 pub(super) fn open(project: &Project) -> Result<Access> {
     let (users, tls) = (&project.users.file, &project.tls.files);
     Ok(Access {
-        users: users.as_deref().map(Users::open).transpose()?,
+        users: users
+            .as_deref()
+            .map(|file| Users::open(file, WallClock::default()))
+            .transpose()?,
         tls: tls.as_ref().map(ServerTls::open).transpose()?,
     })
 }

@@ -146,7 +146,7 @@ pub async fn record(storage: &Storage, retries: &[Retry]) -> Result<()> {
         Arc::new(Int64Array::from_iter(new().map(|p| p.map(|p| p.1.0)))),
     ];
     let batch = RecordBatch::try_new(schema.clone(), columns)?;
-    let file = encode_parquet(Table::new_file_name(), &schema, &[batch], 0)?;
+    let file = encode_parquet(storage.new_file_name(), &schema, &[batch], 0)?;
     storage
         .put(&table.file_path(&file.add.path), file.body)
         .await?;

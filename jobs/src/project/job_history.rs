@@ -139,7 +139,7 @@ async fn add(table: &Table, jobs: &[JobRecord]) -> Result<()> {
         Arc::new(errors.collect::<StringViewArray>()),
     ];
     let batch = RecordBatch::try_new(schema(), columns)?;
-    let file = encode_parquet(Table::new_file_name(), &schema(), &[batch], 0)?;
+    let file = encode_parquet(storage.new_file_name(), &schema(), &[batch], 0)?;
     storage
         .put(&table.file_path(&file.add.path), file.body)
         .await?;

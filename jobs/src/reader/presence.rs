@@ -82,7 +82,7 @@ impl Address {
             None => listening.to_string(),
         };
         Ok(Self {
-            id: uuid::Uuid::new_v4().to_string(),
+            id: context.storage.ids().fresh().to_string(),
             partitions: owned_partitions(&context.catalogue, &wal),
             wal,
             reads: BTreeMap::new(),

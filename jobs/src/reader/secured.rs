@@ -5,7 +5,7 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use anabranch_shared::{CreateOutcome, Error, Result, Storage, layout};
+use anabranch_shared::{CreateOutcome, Error, Ids, Result, Storage, layout};
 use object_store::path::Path;
 use parking_lot::RwLock;
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
@@ -58,7 +58,8 @@ impl StorageSecret {
             return Ok(found);
         }
         // 244 random bits: two numbers of 122.
-        let random = [uuid::Uuid::new_v4(), uuid::Uuid::new_v4()].map(|u| u.simple().to_string());
+        let random =
+            [Ids::default().fresh(), Ids::default().fresh()].map(|u| u.simple().to_string());
         let text = format!("{PREFIX}{}", random.concat());
         let path = Path::from(layout::DAEMONS_SECRET);
         match storage.create_for_owner(&path, text.clone()).await? {

@@ -199,7 +199,7 @@ impl LocalPinner {
             stop: self.stop.clone(),
             progress: Arc::new(FoldProgress::default()),
         };
-        let name = format!("anabranch-{}", uuid::Uuid::new_v4());
+        let name = format!("anabranch-{}", self.context.storage.ids().fresh());
         let following = Following {
             fold,
             memory_bytes: share,

@@ -12,6 +12,7 @@ use anabranch_speed::Daemon;
 use chrono::{DateTime, TimeDelta, Utc};
 use tokio_util::sync::CancellationToken;
 
+use crate::clock::now;
 use crate::project::context::Context;
 use crate::project::job_history::LastRows;
 use crate::tasks::{Tasks, flag_of};
@@ -44,7 +45,7 @@ pub async fn run(
     let running = Running::default();
     let (storage, own) = (context.storage.clone(), stop.clone());
     tasks.spawn("presence of the scheduler", async move {
-        Scheduling::new().keep(storage, own).await;
+        Scheduling::new(&storage).keep(storage, own).await;
         Ok(())
     });
     let asked = refresh_requests::run(context.clone(), daemon, running.clone(), stop.clone());
@@ -54,10 +55,10 @@ pub async fn run(
     });
     tasks.spawn("schedule", async move {
         let flag = flag_of(&stop);
-        let mut scheduler = Scheduler::new(context, Utc::now()).await;
+        let mut scheduler = Scheduler::new(context, now()).await;
         scheduler.running = running;
         while !stop.is_cancelled() {
-            scheduler.tick(Utc::now(), &flag).await;
+            scheduler.tick(now(), &flag).await;
             tokio::select! {
                 () = stop.cancelled() => {}
                 () = tokio::time::sleep(TICK) => {}

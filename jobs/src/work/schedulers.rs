@@ -28,9 +28,9 @@ pub struct Scheduling {
 
 impl Scheduling {
     /// The scheduler of this process.
-    pub(crate) fn new() -> Self {
+    pub(crate) fn new(storage: &Storage) -> Self {
         Self {
-            id: uuid::Uuid::new_v4().to_string(),
+            id: storage.ids().fresh().to_string(),
             host: host_name(),
             pid: std::process::id(),
             seen_at_ms: now_ms(),
@@ -132,7 +132,7 @@ impl Claims {
     pub(crate) fn new(storage: &Storage) -> Self {
         Self {
             storage: storage.clone(),
-            holder: uuid::Uuid::new_v4().to_string(),
+            holder: storage.ids().fresh().to_string(),
             clock: Monotonic::default(),
             leases: BTreeMap::new(),
         }
@@ -213,7 +213,7 @@ mod tests {
     async fn schedulers_see_each_other() -> Result<()> {
         let dir = tempfile::tempdir().map_err(|e| Error::io("a folder", e))?;
         let storage = Storage::folder(dir.path())?;
-        let (one, two) = (Scheduling::new(), Scheduling::new());
+        let (one, two) = (Scheduling::new(&storage), Scheduling::new(&storage));
         let mut known = Vec::new();
         one.publish(&storage).await?;
         one.tell_others(&mut known, running(&storage).await?);

@@ -73,7 +73,7 @@ pub fn clean_options(context: &Context, time: UpkeepTime, action: CleanAction) -
 pub async fn upkeep_time(context: &Context, action: CleanAction) -> Result<UpkeepTime> {
     match action {
         CleanAction::Remove => UpkeepTime::of(&context.storage).await,
-        CleanAction::Find => Ok(UpkeepTime::to_look()),
+        CleanAction::Find => Ok(UpkeepTime::to_look(&context.storage)),
     }
 }
 
@@ -250,7 +250,7 @@ async fn find_upkeep(context: &Context, topic: &str, report: &mut UpkeepReport) 
     }
     let (storage, catalogue) = (&context.storage, &context.catalogue);
     let rule = retention_rule(context, topic).await?;
-    let time = UpkeepTime::to_look();
+    let time = UpkeepTime::to_look(storage);
     let found = find_retention(storage, catalogue, &log, &rule, &time).await?;
     report.note_retained(topic, found);
     Ok(())
@@ -292,7 +292,7 @@ async fn keep_log(
     if options.is_none() && !retains {
         return Ok(());
     }
-    let holder = uuid::Uuid::new_v4().to_string();
+    let holder = context.storage.ids().fresh().to_string();
     let (name, clock) = (format!("upkeep/{topic}"), Monotonic::default());
     let mut lease = Lease::open(&context.storage, &name, holder, LEASE_EXPIRES, clock).await?;
     if !acquire(&mut lease, patience, stop).await? {

@@ -1,5 +1,6 @@
 //! `anabranch status`, with a daemon and without one.
 
+use anabranch_shared::WallClock;
 use anyhow::{Context, Result, ensure};
 use rustix::process::Signal;
 
@@ -79,13 +80,13 @@ fn one_clock_ahead_does_not_fix_what_is_newest() -> Result<()> {
     let ahead = project.path("ahead.ndjson");
     let fact = "{\"id\":1,\"ts\":\"2199-01-01T00:00:00Z\",\"word\":\"w\",\"n\":1}\n";
     std::fs::write(&ahead, fact)?;
-    let before = chrono::Utc::now();
+    let before = WallClock::default().now();
     project.ok(&["ingest", "facts", &ahead.display().to_string()])?;
     let status = project.json(&["status"])?;
     let newest = status["topics"][0]["newest_event_at"].as_str();
     let newest: chrono::DateTime<chrono::Utc> = newest.context("no newest event")?.parse()?;
     ensure!(
-        newest >= before - chrono::TimeDelta::seconds(1) && newest <= chrono::Utc::now(),
+        newest >= before - chrono::TimeDelta::seconds(1) && newest <= WallClock::default().now(),
         "{status}"
     );
     Ok(())

@@ -3,6 +3,7 @@
 use std::io::{BufRead, BufReader};
 use std::process::{Command, Stdio};
 
+use anabranch_shared::WallClock;
 use anyhow::{Context, Result, ensure};
 
 use crate::support::{Project, said};
@@ -47,7 +48,7 @@ fn tail_replays_a_topic_in_order() -> Result<()> {
 fn tail_follows_from_a_time_on() -> Result<()> {
     let project = Project::new(&[])?;
     project.ingest(0..10)?;
-    let now = humantime::format_rfc3339_micros(std::time::SystemTime::now()).to_string();
+    let now = humantime::format_rfc3339_micros(WallClock::default().now().into()).to_string();
     let mut tail = project.command(&["tail", "facts", "--from", &now]);
     let mut tail = tail.stdout(Stdio::piped()).spawn()?;
     project.ingest(10..15)?;

@@ -1,6 +1,6 @@
 //! Why a value does not fit a field, in words for the person who sent it.
 
-use arrow::datatypes::DataType;
+use arrow::datatypes::{DataType, FieldRef};
 
 /// How many characters of a value a reason shows.
 const SHOWN_CHARS: usize = 60;
@@ -55,16 +55,42 @@ pub fn sql_type(data_type: &DataType) -> String {
         DataType::UInt64 => "bigint unsigned".to_owned(),
         DataType::Float32 => "real".to_owned(),
         DataType::Float64 => "double".to_owned(),
-        DataType::Decimal128(precision, scale) => format!("decimal({precision},{scale})"),
+        DataType::Decimal32(precision, scale)
+        | DataType::Decimal64(precision, scale)
+        | DataType::Decimal128(precision, scale)
+        | DataType::Decimal256(precision, scale) => format!("decimal({precision},{scale})"),
         DataType::Utf8 | DataType::LargeUtf8 | DataType::Utf8View => "varchar".to_owned(),
-        DataType::Binary | DataType::LargeBinary | DataType::BinaryView => "binary".to_owned(),
+        DataType::Binary
+        | DataType::LargeBinary
+        | DataType::BinaryView
+        | DataType::FixedSizeBinary(_) => "binary".to_owned(),
         DataType::Date32 => "date".to_owned(),
         DataType::Timestamp(_, _) => "timestamp".to_owned(),
         DataType::Time32(_) | DataType::Time64(_) => "time".to_owned(),
         DataType::Interval(_) => "interval".to_owned(),
-        DataType::List(item) | DataType::LargeList(item) => {
-            format!("{}[]", sql_type(item.data_type()))
+        DataType::Null => "null".to_owned(),
+        DataType::List(item)
+        | DataType::LargeList(item)
+        | DataType::ListView(item)
+        | DataType::LargeListView(item)
+        | DataType::FixedSizeList(item, _) => format!("{}[]", sql_type(item.data_type())),
+        DataType::Struct(fields) => {
+            let field = |field: &FieldRef| {
+                let of_type = sql_type(field.data_type());
+                format!("{} {of_type}", field.name())
+            };
+            let fields: Vec<String> = fields.iter().map(field).collect();
+            format!("struct({})", fields.join(", "))
         }
+        DataType::Map(entry, _) => match entry.data_type() {
+            DataType::Struct(pair) => {
+                let sides: Vec<String> = pair.iter().map(|f| sql_type(f.data_type())).collect();
+                format!("map({})", sides.join(", "))
+            }
+            other => sql_type(other),
+        },
+        DataType::Dictionary(_, values) => sql_type(values),
+        DataType::RunEndEncoded(_, values) => sql_type(values.data_type()),
         other => other.to_string(),
     }
 }

@@ -17,6 +17,7 @@ use bytes::Bytes;
 use object_store::PutMode;
 use parking_lot::Mutex;
 
+use crate::Ids;
 use crate::files::{Files, SyncPoint, ensure_dir};
 
 /// Rights of a folder that holds files of these rights: who may read them may enter it.
@@ -181,6 +182,6 @@ fn sync_if_readable(files: &dyn Files, dir: &Path) -> io::Result<()> {
 /// A name beside `path` that the inner store's listings leave out (they skip `#` and digits).
 fn staged(path: &Path) -> PathBuf {
     let mut name = path.as_os_str().to_owned();
-    name.push(format!("#{}", uuid::Uuid::new_v4().as_u128()));
+    name.push(format!("#{}", Ids::default().fresh().as_u128()));
     name.into()
 }

@@ -68,7 +68,7 @@ impl Storage {
     /// One round: how many of several puts-if-absent of one name say that they succeeded. None may,
     /// where the answer to the one that did was lost.
     async fn race(&self) -> Result<usize> {
-        let path = Path::from(format!("{}/{}", layout::PROBE, uuid::Uuid::new_v4()));
+        let path = Path::from(format!("{}/{}", layout::PROBE, self.ids().fresh()));
         let puts = (0..RACERS).map(|i| self.create(&path, format!("{i}")));
         let outcomes = join_all(puts).await;
         let body = self.get(&path).await;

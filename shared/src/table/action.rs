@@ -227,10 +227,10 @@ impl Metadata {
     pub(super) fn new(
         schema: &serde_json::Value,
         configuration: HashMap<String, String>,
-        now_ms: i64,
+        (id, now_ms): (String, i64),
     ) -> Self {
         Self {
-            id: uuid::Uuid::new_v4().to_string(),
+            id,
             format: Format::parquet(),
             schema_string: schema.to_string(),
             partition_columns: Vec::new(),

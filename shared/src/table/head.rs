@@ -7,14 +7,15 @@
 //! earliest. So an entry that is absent shortly after the head was seen by listing is the head; only
 //! at opening, and when more time has passed, what there is is listed.
 
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
+use chrono::{DateTime, Utc};
 use parking_lot::Mutex;
 
 use super::{Action, Table, checkpoint};
 use crate::damage::lost;
 use crate::monotonic::Monotonic;
-use crate::{Error, LogVersion, Result, planted};
+use crate::{Error, LogVersion, Result, Storage, WallClock, planted};
 
 /// How long entries stay at least that a checkpoint holds, in milliseconds.
 pub const ENTRIES_STAY_MS: i64 = 10 * 60 * 1_000;
@@ -27,13 +28,14 @@ const RELIED_ON: Duration = Duration::from_secs(2 * 60);
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Moment {
     monotonic: Duration,
-    wall: SystemTime,
+    wall: DateTime<Utc>,
 }
 
 /// When the head of a table was last seen.
 #[derive(Debug)]
 pub(super) struct HeadSeen {
     clock: Monotonic,
+    wall: WallClock,
     at: Mutex<Moment>,
     /// When it was last seen by listing; an entry that is lost, with later ones there, shows in
     /// nothing else.
@@ -42,16 +44,18 @@ pub(super) struct HeadSeen {
 
 impl HeadSeen {
     /// A table that is being opened.
-    pub(super) fn new(clock: &Monotonic) -> Self {
+    pub(super) fn new(storage: &Storage) -> Self {
+        let (clock, wall) = (storage.clock().clone(), storage.wall().clone());
         Self {
-            at: Mutex::new(now(clock)),
+            at: Mutex::new(now(&clock, &wall)),
             listed: Mutex::new(None),
-            clock: clock.clone(),
+            clock,
+            wall,
         }
     }
 
     pub(super) fn now(&self) -> Moment {
-        now(&self.clock)
+        now(&self.clock, &self.wall)
     }
 
     pub(super) fn set(&self, at: Moment) {
@@ -81,15 +85,15 @@ impl HeadSeen {
 
 impl Moment {
     fn is_soon_after(&self, seen: &Self) -> bool {
-        let asleep = self.wall.duration_since(seen.wall).unwrap_or_default();
+        let asleep = (self.wall - seen.wall).to_std().unwrap_or_default();
         self.monotonic.saturating_sub(seen.monotonic) < RELIED_ON && asleep < RELIED_ON
     }
 }
 
-fn now(clock: &Monotonic) -> Moment {
+fn now(clock: &Monotonic, wall: &WallClock) -> Moment {
     Moment {
         monotonic: clock.now(),
-        wall: SystemTime::now(),
+        wall: wall.now(),
     }
 }
 

@@ -13,7 +13,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use super::*;
-use crate::Monotonic;
+use crate::{Monotonic, WallClock};
 
 async fn open(storage: &Storage) -> Table {
     let schema = Schema::new(vec![Field::new("a", DataType::Int64, true)]);
@@ -151,10 +151,29 @@ async fn go_on_without(storage: &Storage, dir: &tempfile::TempDir, upto: i64) {
     }
 }
 
+/// A storage whose time of day the test moves, in seconds, while its monotonic clock stands.
+fn with_wall(dir: &tempfile::TempDir) -> (Storage, Arc<AtomicU64>) {
+    let seconds = Arc::new(AtomicU64::new(0));
+    let read = seconds.clone();
+    let wall = WallClock::of(move || {
+        let seconds = read.load(Ordering::Relaxed);
+        chrono::DateTime::UNIX_EPOCH + Duration::from_secs(seconds)
+    });
+    let clock = Monotonic::of(|| Duration::ZERO);
+    let storage = Storage::folder(dir.path()).unwrap().with_clock(clock);
+    (storage.with_wall(wall), seconds)
+}
+
 #[tokio::test]
 async fn a_follower_that_slept_begins_again_from_a_checkpoint() {
+    // Busy with other things, or with its machine suspended, in which monotonic clocks stand still.
+    begins_again(with_clock).await;
+    begins_again(with_wall).await;
+}
+
+async fn begins_again(of_clock: fn(&tempfile::TempDir) -> (Storage, Arc<AtomicU64>)) {
     let dir = tempfile::tempdir().unwrap();
-    let (storage, clock) = with_clock(&dir);
+    let (storage, clock) = of_clock(&dir);
     let sleeper = open(&storage).await;
     go_on_without(&storage, &dir, 9).await;
     clock.fetch_add(3_600, Ordering::Relaxed);

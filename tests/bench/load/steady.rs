@@ -5,8 +5,9 @@ use std::collections::BTreeMap;
 use std::io::{BufRead, Write};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant};
 
+use anabranch_shared::WallClock;
 use anyhow::{Context, Result, ensure};
 use arrow::temporal_conversions::timestamp_us_to_datetime;
 use clap::ValueEnum;
@@ -128,8 +129,7 @@ fn fact(id: i64, posts: i64, now: &str) -> String {
 }
 
 fn now() -> Result<String> {
-    let since = SystemTime::now().duration_since(UNIX_EPOCH)?;
-    let at = timestamp_us_to_datetime(i64::try_from(since.as_micros())?);
+    let at = timestamp_us_to_datetime(WallClock::default().now_us());
     let at = at.context("the clock's time is out of range")?;
     Ok(format!("{}T{}Z", at.date(), at.time()))
 }

@@ -8,9 +8,9 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
+use anabranch_shared::Ids;
 use anyhow::Context as _;
 use async_trait::async_trait;
-use rand::Rng;
 use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, TopicReplication};
 use rdkafka::client::DefaultClientContext;
 use rdkafka::consumer::{BaseConsumer, Consumer};
@@ -347,7 +347,8 @@ impl Cluster for Broker {
 fn free_ports() -> anyhow::Result<[u16; 3]> {
     let mut held = Vec::new();
     for _ in 0..1_000 {
-        let port = rand::rng().random_range(10_000..32_000);
+        let drawn = u16::try_from(Ids::default().fresh().as_u128() % 22_000)?;
+        let port = 10_000 + drawn;
         if let Ok(listener) = TcpListener::bind((Ipv4Addr::LOCALHOST, port)) {
             held.push((port, listener));
         }

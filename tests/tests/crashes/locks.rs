@@ -101,7 +101,7 @@ async fn fill_log(log: &Arc<Log>, files: i64) -> anyhow::Result<()> {
         };
         let columns = schema.fields().iter().map(column);
         let facts = RecordBatch::try_new(schema.clone(), columns.collect::<Result<_, _>>()?)?;
-        let (name, of) = (Table::new_file_name(), schema.clone());
+        let (name, of) = (table.storage().new_file_name(), schema.clone());
         let encoded = blocking(move || encode_parquet(name, &of, &[facts], 0)).await?;
         let mut add = encoded.add;
         let range = OffsetRange::new(Offset(at), Offset(at + 1));

@@ -4,6 +4,7 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::path::{Path, PathBuf};
 
+use anabranch_shared::WallClock;
 use anabranch_tests::daemon::{Daemon, run};
 use anabranch_tests::places;
 use anabranch_tests::process::until;
@@ -365,7 +366,7 @@ async fn check_authors(
 async fn every_question_of_the_newsroom_is_answered() -> anyhow::Result<()> {
     let place = places::folder()?;
     let dir = make(place.path())?;
-    let end = Utc::now();
+    let end = WallClock::default().now();
     let daemon = Daemon::start(&dir).await?;
     generated(&dir, 12_000, 5, end, &["--into-daemon".to_owned()])?;
     // The same again, as lines: what came is known.

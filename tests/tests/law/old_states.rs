@@ -12,6 +12,7 @@ use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 
+use anabranch_shared::WallClock;
 use anabranch_shared::view::{Definition, View};
 use anabranch_tests::daemon::{Daemon, Ran, request, run};
 use anabranch_tests::places;
@@ -368,11 +369,11 @@ async fn a_daemon_gathers_from_one_of_0_1_0() -> anyhow::Result<()> {
     let listener = TcpListener::bind("127.0.0.1:0").await?;
     let http = listener.local_addr()?.to_string();
     let id = "4f9d0f0e-9f0c-4a7e-8f6d-000000000010".to_owned();
-    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH)?;
+    let now = WallClock::default().now_ms();
     let address = json!({
         "id": id, "wal": WAL, "http": http, "local": http, "host": "another", "pid": 1,
         "partitions": { "facts": [1] }, "reads": {}, "started_at_ms": 0,
-        "seen_at_ms": u64::try_from(now.as_millis())?,
+        "seen_at_ms": now,
     });
     let daemons = dir.path().join("store/daemons");
     std::fs::create_dir_all(&daemons)?;

@@ -17,7 +17,7 @@ use anabranch_jobs::work::build::{Build, drop_view};
 use anabranch_jobs::work::upkeep::maintain;
 use anabranch_jobs::work::verify_view::verify_view;
 use anabranch_shared::{
-    Error, ErrorKind, Export, FoldProgress, Generation, Master, Offsets, ReadMode, Stamp,
+    Error, ErrorKind, Export, FoldProgress, Generation, Master, Offsets, ReadMode, Stamp, WallClock,
 };
 use anabranch_tests::commands::{build, ingest_lines};
 use anabranch_tests::places;
@@ -445,7 +445,8 @@ async fn maintain_is_a_command() -> anyhow::Result<()> {
     let orphan = "data/views/words/g1/part-00000000-0000-0000-0000-000000000000.parquet";
     let orphan = dir.path().join(orphan);
     std::fs::write(&orphan, "orphan")?;
-    let long_ago = std::time::SystemTime::now() - std::time::Duration::from_secs(2 * 86_400);
+    let long_ago = std::time::SystemTime::from(WallClock::default().now())
+        - std::time::Duration::from_secs(2 * 86_400);
     std::fs::File::options()
         .write(true)
         .open(&orphan)?

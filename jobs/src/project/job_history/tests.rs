@@ -3,8 +3,6 @@
 
 use std::time::Instant;
 
-use chrono::Utc;
-
 use super::*;
 use crate::clock::now_us;
 use crate::project::context::Context;
@@ -88,7 +86,7 @@ async fn thousands_of_jobs_are_kept_few_files() {
     check().await;
     assert!(before.follow(&context.storage).await.unwrap());
     let begun = Instant::now();
-    let states = states(&context, Utc::now()).await.unwrap();
+    let states = states(&context, crate::clock::now()).await.unwrap();
     println!("{count} jobs: `jobs` takes {:?}", begun.elapsed());
     assert_eq!(states.len(), 1);
 }

@@ -5,9 +5,10 @@ use std::path::{Path, PathBuf};
 use std::process::ExitStatus;
 
 use anabranch_shared::{Error, ErrorKind};
-use chrono::{SecondsFormat, Utc};
+use chrono::SecondsFormat;
 
 use super::{Giver, Runner, Step, Then};
+use crate::clock::now;
 use crate::output::{Expanded, Layout, human_count, human_duration};
 use crate::shell::command::{self, Command, Setting, Watch};
 use crate::shell::{describe, external};
@@ -212,7 +213,7 @@ impl Runner<'_> {
     async fn watch_unpaged(&mut self, sql: &str, watch: Watch) -> io::Result<Step> {
         let mut times = 0;
         loop {
-            let now = Utc::now().to_rfc3339_opts(SecondsFormat::Secs, true);
+            let now = now().to_rfc3339_opts(SecondsFormat::Secs, true);
             let every = human_duration(watch.every);
             self.remark(&format!("{now}, every {every}"))?;
             match self.query(sql, None).await? {

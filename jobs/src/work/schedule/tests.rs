@@ -203,7 +203,7 @@ async fn a_failed_job_keeps_the_view_and_is_tried_again_at_its_next_time() {
     );
     let again = scheduler.tick(at("2026-01-12T13:31:00Z"), &stop).await;
     assert_eq!(jobs(&again), [(Job::Refresh, false)]);
-    let states = crate::work::job_states::states(&context, Utc::now())
+    let states = crate::work::job_states::states(&context, crate::clock::now())
         .await
         .unwrap();
     let refresh = states.iter().find(|s| s.job == "refresh").unwrap();

@@ -8,7 +8,7 @@ use anabranch_batch::{CleanAction, RetentionRule, UpkeepTime, retain};
 use anabranch_jobs::clock::now_ms;
 use anabranch_jobs::project::context::Context;
 use anabranch_jobs::work::upkeep::maintain;
-use anabranch_shared::Stamp;
+use anabranch_shared::{Stamp, WallClock};
 use anabranch_speed::{BodyFormat, RequestBody, Write};
 use anabranch_tests::fates::{Fate, Fates, Place, Tally};
 use anabranch_tests::ledger::line;
@@ -69,7 +69,7 @@ pub(super) async fn jumps_under_upkeep(time: Time) -> anyhow::Result<Option<Tall
 fn make_older(dir: &Path, days: i64) -> anyhow::Result<()> {
     let day = Duration::from_secs(86_400);
     let age = day.checked_mul(u32::try_from(days).unwrap_or(0));
-    let at = SystemTime::now() - age.unwrap_or_default();
+    let at = SystemTime::from(WallClock::default().now()) - age.unwrap_or_default();
     for entry in std::fs::read_dir(dir)? {
         let path = entry?.path();
         match path.is_dir() {
