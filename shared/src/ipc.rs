@@ -7,7 +7,6 @@
 
 use std::collections::HashMap;
 use std::io::Read;
-use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use arrow::array::RecordBatch;
 use arrow::buffer::Buffer;
@@ -16,6 +15,8 @@ use arrow::error::ArrowError;
 use arrow::ipc::reader::StreamDecoder;
 use arrow::ipc::{CompressionType, RecordBatch as BatchHeader, root_as_message};
 use bytes::Bytes;
+
+use crate::panics::quietly;
 
 mod files;
 mod plain;
@@ -76,7 +77,7 @@ fn damaged(what: impl std::fmt::Display) -> ArrowError {
 /// # Errors
 /// What `read` says, or that the data are damaged.
 pub fn caught<T>(read: impl FnOnce() -> Result<T, ArrowError>) -> Result<T, ArrowError> {
-    catch_unwind(AssertUnwindSafe(read)).unwrap_or_else(|panic| {
+    quietly(read).unwrap_or_else(|panic| {
         let said = panic.downcast_ref::<String>().map(String::as_str);
         let said = said.or_else(|| panic.downcast_ref::<&str>().copied());
         Err(damaged(said.unwrap_or("its lengths contradict each other")))

@@ -107,6 +107,8 @@ fn command_of(program: &Path, dir: &Path, arguments: &[&str]) -> Command {
     command.arg("--project").arg(dir).args(arguments);
     command
         .env("ANABRANCH_LOG", "warn")
+        // What a panic costs most with.
+        .env("RUST_BACKTRACE", "1")
         .env_remove("FAILPOINTS")
         .env_remove(STOP_AT)
         .envs(crate::s3::environment())

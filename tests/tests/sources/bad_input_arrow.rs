@@ -382,7 +382,8 @@ fn peak_bytes(daemon: &Daemon) -> anyhow::Result<u64> {
 }
 
 /// Bodies of up to a kilobyte that come to gigabytes, or state lengths of which nothing is there: each is refused, as
-/// facts and as what `anabranch ingest` sends, and takes no memory.
+/// facts and as what `anabranch ingest` sends, and takes no memory; that of the symbols of a backtrace neither, where
+/// the reader panics.
 #[tokio::test(flavor = "multi_thread")]
 async fn small_bodies_stay_small() -> anyhow::Result<()> {
     let dir = places::folder()?;
