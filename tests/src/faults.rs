@@ -1,7 +1,9 @@
 //! A store that fails as real ones do: before a request is done, or after it was done, so that its
 //! sender does not know.
 
+use std::collections::HashMap;
 use std::fmt;
+use std::hash::{DefaultHasher, Hash, Hasher};
 use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -15,13 +17,19 @@ use object_store::{
     CopyOptions, GetOptions, GetResult, ListResult, MultipartUpload, ObjectMeta, ObjectStore,
     PutMultipartOptions, PutOptions, PutPayload, PutResult, RenameOptions,
 };
+use parking_lot::Mutex;
 
 /// When requests fail: none while `percent` is 0.
+///
+/// Which do is told by the seed, by where they put something, and by how many were put there before: the
+/// same ones again, in whatever order several at once come.
 #[derive(Debug, Default)]
 pub struct Faults {
     /// How many of a hundred puts fail; half of them after they were done.
     percent: AtomicU32,
-    state: AtomicU32,
+    seed: AtomicU32,
+    /// How many puts each place has had.
+    puts: Mutex<HashMap<String, u64>>,
 }
 
 impl Faults {
@@ -30,30 +38,36 @@ impl Faults {
         self.percent.store(percent, Ordering::Relaxed);
     }
 
-    /// Starts the sequence of faults anew, so that a test can be repeated.
+    /// Other faults for other seeds.
     pub fn seed(&self, seed: u32) {
-        self.state.store(seed | 1, Ordering::Relaxed);
+        self.seed.store(seed, Ordering::Relaxed);
     }
 
-    /// A number of a xorshift sequence (Marsaglia 2003).
-    fn next(&self) -> u32 {
-        let mut x = self.state.load(Ordering::Relaxed);
-        x ^= x << 13;
-        x ^= x >> 17;
-        x ^= x << 5;
-        self.state.store(x, Ordering::Relaxed);
-        x
-    }
-
-    fn verdict(&self) -> Verdict {
+    fn verdict(&self, location: &Path) -> Verdict {
         let percent = self.percent.load(Ordering::Relaxed);
-        if percent == 0 || self.next() % 100 >= percent {
+        if percent == 0 {
             return Verdict::Answered;
         }
-        match self.next() & 16 == 0 {
-            true => Verdict::NotDone,
-            false => Verdict::DoneUnanswered,
+        let place = place(location);
+        let mut puts = self.puts.lock();
+        let nth = puts.entry(place.clone()).or_default();
+        *nth += 1;
+        let mut hash = DefaultHasher::new();
+        (self.seed.load(Ordering::Relaxed), place, *nth).hash(&mut hash);
+        let chance = hash.finish();
+        match (chance % 100 < u64::from(percent), chance >> 32 & 1 == 0) {
+            (false, _) => Verdict::Answered,
+            (true, true) => Verdict::NotDone,
+            (true, false) => Verdict::DoneUnanswered,
         }
+    }
+}
+
+/// Where something is put: data files, whose names are random, in their folder, all else by its name.
+fn place(location: &Path) -> String {
+    match location.as_ref().rsplit_once("/part-") {
+        Some((folder, _)) => folder.to_owned(),
+        None => location.to_string(),
     }
 }
 
@@ -79,7 +93,6 @@ struct FaultyStore {
 /// The storage, with faults that a test switches on.
 pub fn faulty(storage: Storage) -> (Storage, Arc<Faults>) {
     let faults = Arc::new(Faults::default());
-    faults.seed(1);
     let of_store = faults.clone();
     let storage = storage.wrapped(|inner| {
         Arc::new(FaultyStore {
@@ -104,7 +117,7 @@ impl ObjectStore for FaultyStore {
         payload: PutPayload,
         opts: PutOptions,
     ) -> object_store::Result<PutResult> {
-        match self.faults.verdict() {
+        match self.faults.verdict(location) {
             Verdict::Answered => self.inner.put_opts(location, payload, opts).await,
             Verdict::NotDone => Err(failure()),
             Verdict::DoneUnanswered => {

@@ -18,6 +18,7 @@ use datafusion::prelude::{DataFrame, SessionContext};
 use rand::Rng;
 use rand::seq::IndexedRandom;
 
+use super::SPILLED;
 use super::world::{Machine, World, WorldView, fold_options, is_late};
 
 impl World<'_> {
@@ -217,7 +218,7 @@ impl World<'_> {
         }
         for (name, view) in &pin.views {
             if view.delta.iter().any(|part| part.spilled_bytes() > 0) {
-                self.coverage.count("checks: with spilled states");
+                self.coverage.count(SPILLED);
             }
             let found = self.ask(&format!("SELECT * FROM {name}"), pin).await;
             let from = self.view(name)?.start_of(view.generation);

@@ -12,8 +12,9 @@ use anabranch_serving::{ServingOptions, SqlService};
 use anabranch_shared::settings::Ack;
 use anabranch_shared::view::View;
 use anabranch_shared::{
-    Catalogue, CutOverOf, Doer, FoldOptions, FoldProgress, Generation, GenerationEntry, Log,
+    Catalogue, CutOverOf, Doer, FoldOptions, FoldProgress, Generation, GenerationEntry, Ids, Log,
     Master, OffsetRange, Offsets, PartitionId, Pin, Pinner, ReadMode, Relation, Storage, Topic,
+    WallClock,
 };
 use anabranch_speed::{Daemon, DaemonOptions, TopicOptions, TopicStream};
 use anabranch_tests::faults::{Faults, faulty};
@@ -21,6 +22,7 @@ use anabranch_tests::s3::S3Server;
 use anabranch_tests::views::RandomView;
 use anabranch_tests::{facts, places, views};
 use arrow::array::RecordBatch;
+use chrono::DateTime;
 use rand::rngs::SmallRng;
 use rand::{Rng, SeedableRng};
 
@@ -267,6 +269,10 @@ impl<'a> World<'a> {
             storage = server.storage(&format!("case-{seed}"))?;
         }
         let wals = dir.path().join("wals");
+        // What is drawn and what time it is come from the seed, so that a case that fails does so again.
+        let today =
+            WallClock::of(|| DateTime::UNIX_EPOCH + Duration::from_millis(NOW.unsigned_abs()));
+        let storage = storage.with_ids(Ids::seeded(seed)).with_wall(today);
         let (storage, faults) = faulty(storage);
         faults.seed(rng.random());
         let topic = facts::random_topic(&mut rng)?;
