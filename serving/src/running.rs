@@ -8,7 +8,7 @@ use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
 use anabranch_shared::process::resident_bytes;
-use anabranch_shared::{Error, Result, Stop, StopReason, WallClock};
+use anabranch_shared::{Error, Result, Stop, StopReason, WallClock, counted};
 use chrono::{DateTime, Utc};
 use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
@@ -162,8 +162,9 @@ impl Queries {
             && self.waiting.load(Ordering::Relaxed) >= self.limits.waiting
         {
             return Err(Error::NoRoom(format!(
-                "{} queries run and {} wait for their turn, which are the most (`at_once` and `waiting` in `[query]`); try again soon",
-                self.limits.at_once, self.limits.waiting
+                "{} at once and {} that wait for their turn are the most (`at_once` and `waiting` in `[query]`); try again soon",
+                counted(self.limits.at_once as u64, "query", "queries"),
+                self.limits.waiting
             )));
         }
         let mut list = self.list.lock();

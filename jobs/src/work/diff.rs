@@ -9,7 +9,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
 use anabranch_shared::view::{Exactness, Role, View, compact};
-use anabranch_shared::{Error, Result};
+use anabranch_shared::{Error, Result, counted};
 use arrow::array::{
     Array, ArrayRef, AsArray, BooleanArray, Float64Array, RecordBatch, UInt32Array,
 };
@@ -142,11 +142,15 @@ impl Diff {
     /// It in a few words.
     pub fn summary(&self) -> String {
         if self.is_equal() {
-            return format!("{} rows, none differs", self.rows_b);
+            return format!("{}, none differs", counted(self.rows_b, "row", "rows"));
         }
         format!(
-            "{} rows before, {} after: {} changed, {} lost, {} new",
-            self.rows_a, self.rows_b, self.changed, self.only_a, self.only_b
+            "{} before, {} after: {} changed, {} lost, {} new",
+            counted(self.rows_a, "row", "rows"),
+            self.rows_b,
+            self.changed,
+            self.only_a,
+            self.only_b
         )
     }
 }

@@ -5,6 +5,11 @@ use anabranch_shared::{Error, Result};
 use datafusion::sql::sqlparser::dialect::PostgreSqlDialect;
 use datafusion::sql::sqlparser::tokenizer::{Location, Token, TokenWithSpan, Tokenizer};
 
+use super::types::ColumnType;
+
+mod copy;
+mod prepared;
+
 /// What a statement is.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Command {
@@ -36,6 +41,17 @@ pub(super) enum Command {
     DiscardAll,
     /// Of what there is nothing.
     DiscardNothing,
+    Prepare {
+        name: String,
+        /// What is stated of its parameters' types.
+        types: Vec<Option<ColumnType>>,
+        query: String,
+    },
+    /// Answers a prepared statement for these values, as texts.
+    Execute {
+        name: String,
+        values: Vec<Option<String>>,
+    },
     /// Forgets a prepared statement, or all.
     Deallocate(Option<String>),
     Declare {
@@ -99,7 +115,7 @@ impl Command {
     /// The words by which PostgreSQL says that it was done, where they don't depend on rows.
     pub(super) fn tag(&self) -> &'static str {
         match self {
-            Self::Query | Self::Empty => "SELECT",
+            Self::Query | Self::Empty | Self::Execute { .. } => "SELECT",
             Self::Begin(_) => "BEGIN",
             Self::Commit => "COMMIT",
             Self::Rollback | Self::RollbackTo(_) => "ROLLBACK",
@@ -110,6 +126,7 @@ impl Command {
             Self::Show(_) | Self::ShowAll => "SHOW",
             Self::DiscardAll => "DISCARD ALL",
             Self::DiscardNothing => "DISCARD",
+            Self::Prepare { .. } => "PREPARE",
             Self::Deallocate(Some(_)) => "DEALLOCATE",
             Self::Deallocate(None) => "DEALLOCATE ALL",
             Self::Declare { .. } => "DECLARE CURSOR",
@@ -419,7 +436,15 @@ pub(super) fn command(text: &str) -> Result<Command> {
         }
         "copy" => {
             words.next += 1;
-            return copy(words);
+            return copy::copy(words);
+        }
+        "prepare" => {
+            words.next += 1;
+            return prepared::prepare(words);
+        }
+        "execute" => {
+            words.next += 1;
+            return prepared::execute(words);
         }
         "unlisten" => return Ok(Command::Unlisten),
         _ => return Ok(Command::Query),
@@ -633,137 +658,12 @@ fn fetch(mut words: Words<'_>, is_move: bool) -> Result<Command> {
     }
 }
 
-fn copy(mut words: Words<'_>) -> Result<Command> {
-    const WHOLE: &str = "COPY (SELECT …) TO STDOUT [WITH (FORMAT csv, HEADER)]";
-    let query = match words.token() {
-        Some(Token::LParen) => words.in_parentheses().map(str::to_owned),
-        _ => {
-            let from = words.rest();
-            let name_from = words.next;
-            words.path();
-            let end = words.rest();
-            let table = from[..from.len() - end.len()].trim();
-            let columns = match words.token() {
-                Some(Token::LParen) => words.in_parentheses(),
-                _ => Some("*"),
-            };
-            (words.next > name_from)
-                .then_some(columns)
-                .flatten()
-                .map(|columns| format!("SELECT {columns} FROM {table}"))
-        }
-    };
-    let query = query.ok_or_else(|| incomplete(WHOLE))?;
-    if words.take(&["from"]) {
-        return Err(Error::Invalid(
-            "facts do not come in by COPY; send them with `POST /topics/TOPIC` or `anabranch ingest`"
-                .to_owned(),
-        ));
-    }
-    if !words.take(&["to"]) || !words.take(&["stdout"]) {
-        return Err(Error::Invalid(
-            "queries write no files: `COPY (SELECT …) TO STDOUT` sends rows to the client"
-                .to_owned(),
-        ));
-    }
-    let format = copy_format(&mut words)?;
-    match words.is_over() {
-        true => Ok(Command::Copy { query, format }),
-        false => Err(incomplete(WHOLE)),
-    }
-}
-
-fn copy_format(words: &mut Words<'_>) -> Result<CopyFormat> {
-    let (mut format, mut delimiter, mut null, mut has_header) =
-        ("text".to_owned(), None, None, false);
-    let wrong = |option: &str| {
-        Err(Error::Invalid(format!(
-            "COPY has no option {} here; there are FORMAT text, csv or binary, DELIMITER, NULL and HEADER",
-            option.to_uppercase()
-        )))
-    };
-    words.take(&["with"]);
-    let in_list = words.take_token(&Token::LParen);
-    while !words.is_over() {
-        if in_list && words.take_token(&Token::RParen) {
-            break;
-        }
-        let Some(option) = words.name() else {
-            return wrong("of this form");
-        };
-        let text = |words: &mut Words<'_>| {
-            words.take(&["as"]);
-            let text = match words.token() {
-                Some(Token::SingleQuotedString(text) | Token::EscapedStringLiteral(text)) => {
-                    text.clone()
-                }
-                Some(Token::Word(word)) => word.value.clone(),
-                _ => return None,
-            };
-            words.next += 1;
-            Some(text)
-        };
-        match option.as_str() {
-            "format" => {
-                format = text(words).unwrap_or_default().to_lowercase();
-            }
-            "binary" | "csv" if !in_list => format = option,
-            "delimiter" => delimiter = text(words),
-            "null" => null = text(words),
-            "header" => {
-                has_header = match words.word().as_deref() {
-                    Some("true" | "on") => {
-                        words.next += 1;
-                        true
-                    }
-                    Some("false" | "off") => {
-                        words.next += 1;
-                        false
-                    }
-                    _ => true,
-                };
-            }
-            "encoding" => {
-                let encoding = text(words).unwrap_or_default();
-                if !super::settings::is_utf8(&encoding) {
-                    return wrong(&format!("ENCODING '{encoding}'"));
-                }
-            }
-            "quote" if text(words).as_deref() == Some("\"") => {}
-            other => return wrong(other),
-        }
-        words.take_token(&Token::Comma);
-    }
-    let one = |delimiter: Option<String>, or: char| match delimiter {
-        None => Ok(or),
-        Some(text) => match text.chars().collect::<Vec<_>>().as_slice() {
-            [one] if one.is_ascii() && *one != '\n' && *one != '"' => Ok(*one),
-            _ => Err(Error::Invalid(format!(
-                "COPY's delimiter is one character of ASCII, not `{text}`"
-            ))),
-        },
-    };
-    Ok(match format.as_str() {
-        "text" if has_header => return wrong("HEADER with FORMAT text"),
-        "text" => CopyFormat::Text {
-            delimiter: one(delimiter, '\t')?,
-            null: null.unwrap_or_else(|| "\\N".to_owned()),
-        },
-        "csv" => CopyFormat::Csv {
-            delimiter: one(delimiter, ',')?,
-            null: null.unwrap_or_default(),
-            has_header,
-        },
-        "binary" => CopyFormat::Binary,
-        other => return wrong(&format!("FORMAT {other}")),
-    })
-}
-
 #[cfg(test)]
 mod tests {
     #![expect(clippy::unwrap_used, reason = "tests")]
 
     use super::*;
+    use crate::postgres::types::by_name;
 
     #[test]
     fn statements_are_told_apart() {
@@ -793,6 +693,51 @@ mod tests {
         for (text, expected) in [
             ("SELECT 1", Command::Query),
             ("", Command::Empty),
+            (
+                "PREPARE p (int, timestamptz, text[], whatever) AS SELECT $1; -- so",
+                Command::Prepare {
+                    name: "p".into(),
+                    types: vec![
+                        by_name("int4"),
+                        by_name("timestamp with time zone"),
+                        by_name("text[]"),
+                        None,
+                    ],
+                    query: "SELECT $1; -- so".into(),
+                },
+            ),
+            (
+                "prepare \"P\" as select 1",
+                Command::Prepare {
+                    name: "P".into(),
+                    types: vec![],
+                    query: "select 1".into(),
+                },
+            ),
+            (
+                "EXECUTE p (-1.5e3, 'it''s', NULL, TRUE, '2026-01-01'::date, timestamp '2026-01-01', E'\\n')",
+                Command::Execute {
+                    name: "p".into(),
+                    values: [
+                        Some("-1.5e3"),
+                        Some("it's"),
+                        None,
+                        Some("true"),
+                        Some("2026-01-01"),
+                        Some("2026-01-01"),
+                        Some("\n"),
+                    ]
+                    .map(|value| value.map(str::to_owned))
+                    .to_vec(),
+                },
+            ),
+            (
+                "execute p",
+                Command::Execute {
+                    name: "p".into(),
+                    values: vec![],
+                },
+            ),
             ("BEGIN READ ONLY", Command::Begin(None)),
             (
                 "START TRANSACTION ISOLATION LEVEL REPEATABLE READ",

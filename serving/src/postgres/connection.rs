@@ -403,8 +403,13 @@ impl<W: AsyncWrite + Unpin + Send> Connection<W> {
         let command = command(text)?;
         self.check_open(&command)?;
         match command {
-            Command::Query => {
-                let mut rows = self.execute(text, &[]).await?;
+            Command::Query | Command::Execute { .. } => {
+                let mut rows = match &command {
+                    Command::Execute { name, values } => {
+                        self.execute_prepared(name, values).await?
+                    }
+                    _ => self.execute(text, &[]).await?,
+                };
                 let forms = forms(&[], rows.schema().fields().len())?;
                 self.put(&description(rows.schema(), &forms))?;
                 let mut writing = Writing::Rows(forms);

@@ -154,6 +154,33 @@ pub(super) fn by_oid(oid: u32) -> Option<ColumnType> {
         .map(|(item, is_list)| ColumnType { item, is_list })
 }
 
+/// The type that a name stands for: PostgreSQL's own, or the standard's, with `[]` for lists. What says
+/// how long or exact it is is passed over. None for names of what there is not.
+pub(super) fn by_name(name: &str) -> Option<ColumnType> {
+    let name = name.trim().to_lowercase();
+    let (name, is_list) = match name.strip_suffix("[]") {
+        Some(item) => (item.trim(), true),
+        None => (name.as_str(), false),
+    };
+    let (begin, end) = (name.find('('), name.rfind(')'));
+    let name = match (begin, end) {
+        (Some(begin), Some(end)) if begin < end => {
+            format!("{}{}", name[..begin].trim(), &name[end + 1..])
+        }
+        _ => name.to_owned(),
+    };
+    let name = match name.as_str() {
+        "int" => "int4",
+        "decimal" | "dec" => "numeric",
+        "float" => "float8",
+        "string" => "text",
+        "char" => "bpchar",
+        name => name,
+    };
+    let item = *ALL.iter().find(|t| t.name == name || t.sql == name)?;
+    Some(ColumnType { item, is_list })
+}
+
 /// Our type of a parameter that a client states the type of. None for types that say nothing.
 pub(super) fn arrow_type(stated: PgType) -> Option<DataType> {
     Some(match stated {

@@ -341,6 +341,65 @@ async fn what_a_client_states_is_not_believed() -> anyhow::Result<()> {
     doored.daemon.stop().await
 }
 
+/// `PREPARE` and `EXECUTE` as statements: the same statements as those of the protocol.
+#[tokio::test(flavor = "multi_thread")]
+async fn statements_are_prepared_in_sql() -> anyhow::Result<()> {
+    let doored = Doored::start("").await?;
+    doored.send(0..100).await?;
+    let client = doored.connect().await?;
+    let asked = async |sql: &str| -> anyhow::Result<Vec<String>> {
+        let mut texts = Vec::new();
+        for message in client.simple_query(sql).await? {
+            if let SimpleQueryMessage::Row(row) = message {
+                let values = (0..row.len()).map(|n| row.get(n).unwrap_or("NULL"));
+                texts.push(values.collect::<Vec<_>>().join(" "));
+            }
+        }
+        Ok(texts)
+    };
+    client
+        .batch_execute(
+            "PREPARE few (bigint, text) AS SELECT count(*), min(id) FROM facts WHERE id >= $1 AND word <> $2;
+             PREPARE since AS SELECT count(*) FROM facts WHERE ts >= $1 AND id = ANY($2);
+             PREPARE plain AS SELECT count(*) FROM facts",
+        )
+        .await?;
+    for (sql, expected) in [
+        ("EXECUTE few (90, 'it''s')", "10 90"),
+        ("EXECUTE few ('-5'::bigint, 'none')", "100 0"),
+        ("EXECUTE few (NULL, 'none')", "0 NULL"),
+        ("EXECUTE since (timestamp '2020-01-01', '{1,2,500}')", "2"),
+        ("execute plain", "100"),
+    ] {
+        let found = asked(sql).await?;
+        anyhow::ensure!(found == [expected], "{sql}: {found:?}");
+    }
+    // Each execution sees what is there by then, and a driver may execute it by the protocol as well.
+    doored.send(100..110).await?;
+    anyhow::ensure!(asked("EXECUTE plain").await? == ["110"]);
+    let row = client.query_one("EXECUTE plain", &[]).await?;
+    anyhow::ensure!(row.get::<_, i64>(0) == 110, "{row:?}");
+    for (sql, expected) in [
+        ("EXECUTE few (1)", "42601"),
+        ("EXECUTE few ('x', 'none')", "22P03"),
+        ("EXECUTE few (id, 'none')", "42000"),
+        ("EXECUTE few ((SELECT 1), 'none')", "42000"),
+        ("EXECUTE nothing", "26000"),
+        ("PREPARE few AS SELECT 1", "42P05"),
+        ("PREPARE other AS SELECT * FROM nowhere", "42P01"),
+        ("EXECUTE other", "26000"),
+        ("PREPARE other AS SHOW ALL", "42601"),
+        ("PREPARE other (int SELECT 1", "42000"),
+    ] {
+        let found = state(client.batch_execute(sql).await);
+        anyhow::ensure!(found == expected, "{sql}: {found}");
+    }
+    client.batch_execute("DEALLOCATE few").await?;
+    let found = state(client.batch_execute("EXECUTE few (1, 'none')").await);
+    anyhow::ensure!(found == "26000", "{found}");
+    doored.daemon.stop().await
+}
+
 /// What is prepared is planned anew each time: a cut-over to the same columns is not noticed, and of
 /// other columns a driver is told as PostgreSQL tells it.
 #[tokio::test(flavor = "multi_thread")]

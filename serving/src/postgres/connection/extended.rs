@@ -2,9 +2,10 @@
 
 use std::sync::Arc;
 
-use anabranch_shared::{Error, Result};
+use anabranch_shared::{Error, Result, counted};
 use arrow::datatypes::{DataType, Schema};
 use bytes::Bytes;
+use datafusion::sql::sqlparser::ast::Expr;
 use pgwire::messages::data::{NoData, ParameterDescription};
 use pgwire::messages::extendedquery::{
     BindComplete, CloseComplete, ParseComplete, PortalSuspended,
@@ -16,11 +17,12 @@ use super::{
     Connection, Described, MOST_KEPT, Portal, Prepared, Stage, no_cursor, no_statement, too_many,
 };
 use crate::parameters::list_of;
+use crate::postgres::cells::Form;
 use crate::postgres::commands::{Command, command, parts};
 use crate::postgres::fault::{CACHED_PLAN, Fault};
 use crate::postgres::frames::{Frame, Target};
 use crate::postgres::rows::{Rows, Writing, description, forms};
-use crate::postgres::types::{self, by_oid, column_type};
+use crate::postgres::types::{self, ColumnType, by_oid, column_type};
 use crate::postgres::values::expression;
 
 impl<W: AsyncWrite + Unpin + Send> Connection<W> {
@@ -82,36 +84,74 @@ impl<W: AsyncWrite + Unpin + Send> Connection<W> {
 
     fn parse(&mut self, name: String, sql: &str, oids: &[u32]) -> Result<(), Fault> {
         if !name.is_empty() && self.statements.contains_key(&name) {
-            return Err(Fault::coded(
-                "42P05",
-                format!("there is a prepared statement `{name}`"),
-            ));
+            return Err(already_prepared(&name));
         }
         if self.statements.len() >= MOST_KEPT {
             return Err(too_many("prepared statements"));
         }
-        let mut parts = parts(sql).into_iter();
-        let (first, second) = (parts.next(), parts.next());
-        if second.is_some() {
-            return Err(Fault::coded(
-                "42601",
-                "a prepared statement is one statement; these are several",
-            ));
-        }
-        let text = first.map(|part| part.text).unwrap_or_default();
-        let command = command(&text)?;
-        self.check_open(&command)?;
-        let stated = oids.iter().map(|oid| by_oid(*oid));
-        // What says nothing is as good as nothing.
-        let stated = stated.map(|t| t.filter(|t| t.item != types::UNKNOWN));
-        let prepared = Prepared {
-            text,
-            command,
-            stated: stated.collect(),
-            described: None,
-        };
+        let stated = oids.iter().map(|oid| by_oid(*oid)).collect();
+        let prepared = Prepared::read(sql, stated)?;
+        self.check_open(&prepared.command)?;
         self.statements.insert(name, prepared);
         self.put(&ParseComplete::new())
+    }
+
+    /// `PREPARE` as a statement, which says at once what is wrong with it.
+    pub(super) async fn prepare(
+        &mut self,
+        name: &str,
+        types: &[Option<ColumnType>],
+        query: &str,
+    ) -> Result<(), Fault> {
+        if self.statements.contains_key(name) {
+            return Err(already_prepared(name));
+        }
+        if self.statements.len() >= MOST_KEPT {
+            return Err(too_many("prepared statements"));
+        }
+        let prepared = Prepared::read(query, types.to_vec())?;
+        if prepared.command != Command::Query {
+            return Err(Fault::coded("42601", "PREPARE takes a query"));
+        }
+        self.statements.insert(name.to_owned(), prepared);
+        let described = self.described(name).await;
+        if described.is_err() {
+            self.statements.remove(name);
+        }
+        described.map(drop)
+    }
+
+    /// Begins to answer a prepared statement for values that stand in an `EXECUTE`.
+    pub(super) async fn execute_prepared(
+        &mut self,
+        name: &str,
+        values: &[Option<String>],
+    ) -> Result<Rows, Fault> {
+        let prepared = self.described(name).await?;
+        let Some(described) = &prepared.described else {
+            return Err(Fault::coded("42601", "EXECUTE takes a prepared query"));
+        };
+        let wanted = described.parameters.len();
+        if wanted != values.len() {
+            return Err(Fault::coded(
+                "42601",
+                format!(
+                    "the prepared statement `{name}` has {}, and {} given",
+                    counted(wanted as u64, "parameter", "parameters"),
+                    counted(values.len() as u64, "value is", "values are"),
+                ),
+            ));
+        }
+        let values: Vec<_> = values
+            .iter()
+            .map(|value| value.clone().map(Bytes::from))
+            .collect();
+        let expressions = expressions(&prepared, described, &values, &vec![Form::Text; wanted])?;
+        let rows = self.execute(&prepared.text, &expressions).await?;
+        match is_same(&described.schema, rows.schema()) {
+            true => Ok(rows),
+            false => Err(Fault::coded("0A000", CACHED_PLAN)),
+        }
     }
 
     /// What is known of a prepared statement.
@@ -192,19 +232,10 @@ impl<W: AsyncWrite + Unpin + Send> Connection<W> {
             ));
         }
         let value_forms = forms(codes, values.len())?;
-        let mut expressions = Vec::with_capacity(values.len());
-        if let Some(described) = &prepared.described {
-            let all = described.parameters.iter().zip(values).zip(value_forms);
-            for (nth, ((data_type, value), form)) in (1..).zip(all) {
-                let stated = prepared.stated.get(nth - 1).copied().flatten();
-                let wire = stated.unwrap_or_else(|| column_type(data_type));
-                let value = expression(nth, wire, data_type, form, value.as_ref());
-                expressions.push(value.map_err(|e| match e {
-                    Error::Invalid(text) => Fault::coded("22P03", text),
-                    e => e.into(),
-                })?);
-            }
-        }
+        let expressions = match &prepared.described {
+            Some(described) => expressions(&prepared, described, values, &value_forms)?,
+            None => Vec::new(),
+        };
         let bound = Portal {
             prepared,
             values: expressions,
@@ -239,6 +270,13 @@ impl<W: AsyncWrite + Unpin + Send> Connection<W> {
             } => {
                 let found = self.cursors.get(cursor).ok_or_else(|| no_cursor(cursor))?;
                 Some(found.rows.schema().clone())
+            }
+            Command::Execute { name, .. } => {
+                let found = self
+                    .statements
+                    .get(name)
+                    .ok_or_else(|| no_statement(name))?;
+                found.described.as_ref().map(|d| d.schema.clone())
             }
             Command::Show(name) => Some(Rows::of_texts(&[name], &[])?.schema().clone()),
             Command::ShowAll => Some(Rows::of_texts(&["name", "setting"], &[])?.schema().clone()),
@@ -289,10 +327,14 @@ impl<W: AsyncWrite + Unpin + Send> Connection<W> {
             described,
             ..
         } = &portal.prepared;
-        if *command != Command::Query || !matches!(portal.stage, Stage::Bound) {
+        if !matches!(portal.stage, Stage::Bound) {
             return Ok(());
         }
-        let rows = self.execute(text, &portal.values).await?;
+        let rows = match command {
+            Command::Query => self.execute(text, &portal.values).await?,
+            Command::Execute { name, values } => self.execute_prepared(name, values).await?,
+            _ => return Ok(()),
+        };
         if let Some(described) = described
             && !is_same(&described.schema, rows.schema())
         {
@@ -334,7 +376,7 @@ impl<W: AsyncWrite + Unpin + Send> Connection<W> {
     async fn run_portal(&mut self, portal: &mut Portal, most: i32) -> Result<(), Fault> {
         let most = most_rows(most);
         match portal.prepared.command.clone() {
-            Command::Query => {
+            Command::Query | Command::Execute { .. } => {
                 self.begin_portal(portal).await?;
                 let (rows, forms) = match &mut portal.stage {
                     Stage::Running(rows, forms) => (rows, forms),
@@ -389,4 +431,52 @@ fn is_same(told: &Schema, found: &Schema) -> bool {
 
 fn no_portal(name: &str) -> Fault {
     Fault::coded("34000", format!("there is no portal `{name}`"))
+}
+
+impl Prepared {
+    /// One statement, with what is stated of its parameters' types.
+    fn read(sql: &str, stated: Vec<Option<ColumnType>>) -> Result<Self, Fault> {
+        let mut parts = parts(sql).into_iter();
+        let (first, second) = (parts.next(), parts.next());
+        if second.is_some() {
+            return Err(Fault::coded(
+                "42601",
+                "a prepared statement is one statement; these are several",
+            ));
+        }
+        let text = first.map(|part| part.text).unwrap_or_default();
+        // What says nothing is as good as nothing.
+        let stated = stated.into_iter();
+        let stated = stated.map(|t| t.filter(|t| t.item != types::UNKNOWN));
+        Ok(Self {
+            command: command(&text)?,
+            text,
+            stated: stated.collect(),
+            described: None,
+        })
+    }
+}
+
+/// The values of a statement's parameters as expressions of their types.
+fn expressions(
+    prepared: &Prepared,
+    described: &Described,
+    values: &[Option<Bytes>],
+    forms: &[Form],
+) -> Result<Vec<Expr>, Fault> {
+    let all = described.parameters.iter().zip(values).zip(forms);
+    let expressions = (1..).zip(all).map(|(nth, ((data_type, value), form))| {
+        let stated = prepared.stated.get(nth - 1).copied().flatten();
+        let wire = stated.unwrap_or_else(|| column_type(data_type));
+        let value = expression(nth, wire, data_type, *form, value.as_ref());
+        value.map_err(|e| match e {
+            Error::Invalid(text) => Fault::coded("22P03", text),
+            e => e.into(),
+        })
+    });
+    expressions.collect()
+}
+
+fn already_prepared(name: &str) -> Fault {
+    Fault::coded("42P05", format!("there is a prepared statement `{name}`"))
 }

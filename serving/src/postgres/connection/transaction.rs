@@ -81,6 +81,7 @@ impl<W: AsyncWrite + Unpin + Send> Connection<W> {
                 self.portals.clear();
                 self.cursors.clear();
             }
+            Command::Prepare { name, types, query } => self.prepare(name, types, query).await?,
             Command::Deallocate(None) => self.statements.clear(),
             Command::Deallocate(Some(name)) => {
                 if self.statements.remove(name).is_none() {
@@ -98,7 +99,10 @@ impl<W: AsyncWrite + Unpin + Send> Connection<W> {
                     return Err(no_cursor(name));
                 }
             }
-            Command::Query | Command::Fetch { .. } | Command::Copy { .. } => {
+            Command::Query
+            | Command::Execute { .. }
+            | Command::Fetch { .. }
+            | Command::Copy { .. } => {
                 return Err(Error::Internal("no command of the session".to_owned()).into());
             }
         }
