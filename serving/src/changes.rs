@@ -8,9 +8,11 @@
 //! after a cut-over.
 
 mod diff;
+mod reader;
 mod touched;
 
-pub(crate) use self::diff::lines as lines_of;
+use self::diff::lines as lines_of;
+pub(crate) use self::reader::Wanted;
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;

@@ -11,6 +11,7 @@ mod frames;
 mod rows;
 mod settings;
 mod start;
+mod subscription;
 mod types;
 mod values;
 
@@ -40,9 +41,9 @@ use self::fault::Fault;
 use self::frames::First;
 use self::settings::Settings;
 use crate::caller::Caller;
+use crate::changes::Following;
 use crate::door::Door;
 use crate::identity::Access;
-use crate::service::SqlService;
 use crate::session::Session;
 
 /// How long a connection may take to begin its session.
@@ -78,7 +79,7 @@ pub struct PostgresOptions {
 /// The door.
 #[derive(Debug)]
 pub struct PostgresDoor {
-    service: Arc<SqlService>,
+    following: Arc<Following>,
     options: PostgresOptions,
     sessions: Sessions,
 }
@@ -136,10 +137,10 @@ impl Drop for Entry<'_> {
 }
 
 impl PostgresDoor {
-    /// A door to a service.
-    pub fn new(service: Arc<SqlService>, options: PostgresOptions) -> Arc<Self> {
+    /// A door to a service, whose views may be followed.
+    pub fn new(following: Arc<Following>, options: PostgresOptions) -> Arc<Self> {
         Arc::new(Self {
-            service,
+            following,
             options,
             sessions: Sessions::default(),
         })
@@ -258,7 +259,8 @@ impl PostgresDoor {
             program => format!("{program} at {from}"),
         };
         let caller = Caller::new(Door::Postgres, label, identity.clone());
-        let session = Session::new(self.service.clone(), caller);
+        let session = Session::new(self.following.service().clone(), caller);
+        let session = (session, self.following.clone());
         let gone = CancellationToken::new();
         let (send, frames) = mpsc::channel(WAITING);
         let reading = read(reader, send, gone.clone(), self.options.max_message_bytes);

@@ -49,6 +49,11 @@ impl Session {
         }
     }
 
+    /// Who asks, by which way.
+    pub(crate) fn caller(&self) -> &Caller {
+        &self.caller
+    }
+
     /// Who asks.
     pub(crate) fn identity(&self) -> &Identity {
         &self.caller.identity

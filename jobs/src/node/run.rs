@@ -176,13 +176,14 @@ impl Running {
             storage: context.storage.clone(),
             sql: sql.clone(),
         }));
+        let following = Following::new(sql.clone());
         let postgres = postgres.map(|place| {
             let options = PostgresOptions {
                 connections: project.postgres.connections,
                 max_message_bytes: project.postgres.max_message_bytes,
                 access: who.clone(),
             };
-            let door = PostgresDoor::new(sql.clone(), options);
+            let door = PostgresDoor::new(following.clone(), options);
             (door, place.listener, place.at)
         });
         let health = Health {
@@ -218,7 +219,6 @@ impl Running {
                 Some((door, place, app))
             }
         };
-        let following = Following::new(sql);
         let app = router(health, daemon, following.clone()).layer(from_fn_with_state(gating, gate));
         let app = match project.http.origins.as_slice() {
             [] => app,

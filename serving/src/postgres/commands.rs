@@ -1,14 +1,20 @@
 //! Statements that are no queries: of sessions, transactions and cursors, and COPY. Owns how they are
 //! read; what they do is the connection's.
 
+use std::time::Duration;
+
 use anabranch_shared::{Error, Result};
 use datafusion::sql::sqlparser::dialect::PostgreSqlDialect;
 use datafusion::sql::sqlparser::tokenizer::{Location, Token, TokenWithSpan, Tokenizer};
 
+use super::settings::duration;
 use super::types::ColumnType;
 
 mod copy;
 mod prepared;
+mod subscribe;
+
+pub(super) use self::subscribe::{Subscription, subscription};
 
 /// What a statement is.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -60,13 +66,7 @@ pub(super) enum Command {
         is_held: bool,
         query: String,
     },
-    Fetch {
-        cursor: String,
-        /// None for all that is left.
-        rows: Option<u64>,
-        /// Whether rows are passed over and not sent.
-        is_move: bool,
-    },
+    Fetch(Fetch),
     /// Closes a cursor, or all.
     Close(Option<String>),
     Copy {
@@ -75,6 +75,18 @@ pub(super) enum Command {
     },
     /// Notifications, which nobody sends here.
     Unlisten,
+}
+
+/// Which rows of a cursor are wanted.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Fetch {
+    pub(super) cursor: String,
+    /// None for all that is left.
+    pub(super) rows: Option<u64>,
+    /// Whether rows are passed over and not sent.
+    pub(super) is_move: bool,
+    /// How long it waits for what a subscription tells; for ever where that is not said.
+    pub(super) wait: Option<Duration>,
 }
 
 /// What a transaction sees.
@@ -130,8 +142,8 @@ impl Command {
             Self::Deallocate(Some(_)) => "DEALLOCATE",
             Self::Deallocate(None) => "DEALLOCATE ALL",
             Self::Declare { .. } => "DECLARE CURSOR",
-            Self::Fetch { is_move: false, .. } => "FETCH",
-            Self::Fetch { is_move: true, .. } => "MOVE",
+            Self::Fetch(fetch) if fetch.is_move => "MOVE",
+            Self::Fetch(_) => "FETCH",
             Self::Close(_) => "CLOSE CURSOR",
             Self::Copy { .. } => "COPY",
             Self::Unlisten => "UNLISTEN",
@@ -294,6 +306,17 @@ impl<'a> Words<'a> {
             path = format!("{path}.{}", self.name()?);
         }
         Some(path)
+    }
+
+    /// A text in quotes.
+    fn quoted(&mut self) -> Option<String> {
+        let (Token::SingleQuotedString(text) | Token::EscapedStringLiteral(text)) = self.token()?
+        else {
+            return None;
+        };
+        let text = text.clone();
+        self.next += 1;
+        Some(text)
     }
 
     fn is_over(&self) -> bool {
@@ -619,11 +642,7 @@ fn fetch(mut words: Words<'_>, is_move: bool) -> Result<Command> {
         words.take(&["from"]);
         words.take(&["in"]);
         let cursor = words.name().ok_or_else(|| incomplete(WHOLE))?;
-        return Ok(Command::Fetch {
-            cursor,
-            rows: Some(1),
-            is_move,
-        });
+        return fetched(words, (cursor, Some(1), is_move));
     }
     for back in ["backward", "prior", "last", "absolute", "relative", "first"] {
         if words.take(&[back]) {
@@ -648,13 +667,31 @@ fn fetch(mut words: Words<'_>, is_move: bool) -> Result<Command> {
         words.take(&["in"]);
     }
     let cursor = words.name().ok_or_else(|| incomplete(WHOLE))?;
+    fetched(words, (cursor, rows, is_move))
+}
+
+/// What stands behind the name of the cursor: `WITH (TIMEOUT = '1s')`.
+fn fetched(
+    mut words: Words<'_>,
+    (cursor, rows, is_move): (String, Option<u64>, bool),
+) -> Result<Command> {
+    let mut wait = None;
+    if words.take(&["with"]) {
+        let opened = words.take_token(&Token::LParen) && words.take(&["timeout"]);
+        words.take_token(&Token::Eq);
+        wait = words.quoted().and_then(|text| duration(&text));
+        if !opened || wait.is_none() || !words.take_token(&Token::RParen) {
+            return Err(incomplete("FETCH … WITH (TIMEOUT = '1s')"));
+        }
+    }
     match words.is_over() {
-        true => Ok(Command::Fetch {
+        true => Ok(Command::Fetch(Fetch {
             cursor,
             rows,
             is_move,
-        }),
-        false => Err(incomplete(WHOLE)),
+            wait,
+        })),
+        false => Err(incomplete("FETCH [FORWARD] [COUNT | ALL] FROM CURSOR")),
     }
 }
 
@@ -732,6 +769,15 @@ mod tests {
                 },
             ),
             (
+                "FETCH 5 FROM c WITH (TIMEOUT = '2s')",
+                Command::Fetch(Fetch {
+                    cursor: "c".into(),
+                    rows: Some(5),
+                    is_move: false,
+                    wait: Some(Duration::from_secs(2)),
+                }),
+            ),
+            (
                 "execute p",
                 Command::Execute {
                     name: "p".into(),
@@ -795,19 +841,21 @@ mod tests {
             ),
             (
                 "FETCH FORWARD 100 FROM \"srv\"",
-                Command::Fetch {
+                Command::Fetch(Fetch {
                     cursor: "srv".into(),
                     rows: Some(100),
                     is_move: false,
-                },
+                    wait: None,
+                }),
             ),
             (
                 "fetch 100 in c",
-                Command::Fetch {
+                Command::Fetch(Fetch {
                     cursor: "c".into(),
                     rows: Some(100),
                     is_move: false,
-                },
+                    wait: None,
+                }),
             ),
             (
                 "COPY (SELECT (1), 'x)') TO STDOUT (FORMAT binary)",

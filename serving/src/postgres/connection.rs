@@ -11,6 +11,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anabranch_shared::{Error, ReadMode, Result, Stop};
+use arrow::array::RecordBatch;
 use arrow::datatypes::{DataType, Schema};
 use bytes::BytesMut;
 use datafusion::sql::sqlparser::ast::Expr;
@@ -25,12 +26,15 @@ use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
 use super::cells::{Cells, Form};
-use super::commands::{Command, CopyFormat, Isolation, command, parts};
+use super::commands::{
+    Command, CopyFormat, Fetch, Isolation, Subscription, command, parts, subscription,
+};
 use super::fault::{Fault, notice};
 use super::frames::Frame;
 use super::rows::{Rows, Writing, description, forms};
 use super::settings::Settings;
 use super::types::ColumnType;
+use crate::changes::{Following, Wanted};
 use crate::identity::{Identity, Users};
 use crate::session::Session;
 
@@ -169,6 +173,8 @@ pub(super) struct Connection<W> {
     writer: W,
     out: BytesMut,
     session: Session,
+    following: Arc<Following>,
+    users: Option<Arc<Users>>,
     settings: Settings,
     asker: Asker,
     open: Option<Open>,
@@ -185,7 +191,7 @@ pub(super) struct Connection<W> {
 impl<W: AsyncWrite + Unpin + Send> Connection<W> {
     pub(super) fn new(
         writer: W,
-        session: Session,
+        (session, following): (Session, Arc<Following>),
         (settings, asker): (Settings, Asker),
         interrupt: Arc<Interrupt>,
         gone: CancellationToken,
@@ -194,6 +200,8 @@ impl<W: AsyncWrite + Unpin + Send> Connection<W> {
             writer,
             out: BytesMut::new(),
             session,
+            following,
+            users: None,
             settings,
             asker,
             open: None,
@@ -210,6 +218,7 @@ impl<W: AsyncWrite + Unpin + Send> Connection<W> {
     /// Answers messages until the client leaves, or the daemon closes.
     pub(super) async fn run(mut self, mut frames: mpsc::Receiver<Result<Frame>>, ended: Ended) {
         self.apply_settings();
+        self.users.clone_from(&ended.users);
         let identity = self.session.identity().clone();
         let mut revoked = pin!(ended.revoked(&identity));
         let mut look = tokio::time::interval(LOOK_EVERY);
@@ -416,11 +425,7 @@ impl<W: AsyncWrite + Unpin + Send> Connection<W> {
                 let (sent, _) = self.write(&mut rows, &mut writing, usize::MAX).await?;
                 self.complete("SELECT", Some(sent))
             }
-            Command::Fetch {
-                cursor,
-                rows,
-                is_move,
-            } => self.fetch(&cursor, rows, is_move, true).await,
+            Command::Fetch(fetch) => self.fetch(&fetch, true).await,
             Command::Copy { query, format } => self.copy(&query, &[], format).await,
             command => {
                 if let Some(mut rows) = self.act(&command).await? {
@@ -452,6 +457,9 @@ impl<W: AsyncWrite + Unpin + Send> Connection<W> {
 
     /// Begins to answer a query.
     async fn execute(&mut self, text: &str, values: &[Expr]) -> Result<Rows, Fault> {
+        if let Some(subscription) = subscription(text)? {
+            return self.subscribe(&subscription).await;
+        }
         let answer = self.guard().run(self.session.execute(text, values)).await?;
         let rows = Rows::of(answer);
         for note in rows.notes() {
@@ -464,6 +472,30 @@ impl<W: AsyncWrite + Unpin + Send> Connection<W> {
         Ok(rows)
     }
 
+    /// Begins to follow a view.
+    async fn subscribe(&mut self, wanted: &Subscription) -> Result<Rows, Fault> {
+        let (following, caller) = (self.following.clone(), self.session.caller().clone());
+        let wanted = Wanted {
+            view: &wanted.view,
+            token: wanted.token.as_deref(),
+            snapshot: wanted.snapshot,
+            is_events: false,
+        };
+        let told = self.guard().run(following.tell(&caller, wanted)).await;
+        let told = told.map_err(|fault| match fault {
+            Fault::Ours(Error::NotFound(text)) => Fault::coded("42P01", text),
+            fault => fault,
+        })?;
+        let (users, identity) = (self.users.clone(), caller.identity);
+        let changed = Box::pin(async move {
+            match users {
+                Some(users) => users.changed(&identity).await,
+                None => std::future::pending().await,
+            }
+        });
+        Ok(Rows::told(told, changed))
+    }
+
     /// Sends at most so many rows. Returns how many, and whether there may be more.
     async fn write(
         &mut self,
@@ -471,26 +503,71 @@ impl<W: AsyncWrite + Unpin + Send> Connection<W> {
         writing: &mut Writing,
         most: usize,
     ) -> Result<(usize, bool), Fault> {
+        if rows.is_endless() && most < usize::MAX {
+            return Ok((self.write_told(rows, writing, most, None).await?, true));
+        }
         let (guard, stop) = (self.guard(), rows.stop().cloned());
         let mut sent = 0;
         while sent < most {
             let Some(batch) = guard.run(rows.next(most - sent)).await? else {
                 return Ok((sent, false));
             };
-            let columns: Vec<Cells> = batch
-                .columns()
-                .iter()
-                .map(Cells::new)
-                .collect::<Result<_>>()?;
-            for row in 0..batch.num_rows() {
-                writing.write(&columns, row, &mut self.out)?;
-                if self.out.len() >= SEND_FROM {
-                    self.send_beside(stop.as_ref()).await?;
-                }
-            }
+            self.write_batch(&batch, writing, stop.as_ref()).await?;
             sent += batch.num_rows();
+            if rows.is_endless() {
+                self.send().await?;
+            }
         }
         Ok((sent, true))
+    }
+
+    /// Sends what a subscription has told and was not sent, at most so many rows; where that is nothing,
+    /// what comes next within a time.
+    async fn write_told(
+        &mut self,
+        rows: &mut Rows,
+        writing: &mut Writing,
+        most: usize,
+        wait: Option<Duration>,
+    ) -> Result<usize, Fault> {
+        let guard = self.guard();
+        let mut sent = 0;
+        while sent < most && (sent == 0 || rows.is_ready()) {
+            let next = rows.next(most - sent);
+            let next = guard.run(async {
+                match wait {
+                    // Nothing came.
+                    Some(wait) => tokio::time::timeout(wait, next).await.unwrap_or(Ok(None)),
+                    None => next.await,
+                }
+            });
+            let Some(batch) = next.await? else {
+                break;
+            };
+            self.write_batch(&batch, writing, None).await?;
+            sent += batch.num_rows();
+        }
+        Ok(sent)
+    }
+
+    async fn write_batch(
+        &mut self,
+        batch: &RecordBatch,
+        writing: &mut Writing,
+        stop: Option<&Stop>,
+    ) -> Result<(), Fault> {
+        let columns: Vec<Cells> = batch
+            .columns()
+            .iter()
+            .map(Cells::new)
+            .collect::<Result<_>>()?;
+        for row in 0..batch.num_rows() {
+            writing.write(&columns, row, &mut self.out)?;
+            if self.out.len() >= SEND_FROM {
+                self.send_beside(stop).await?;
+            }
+        }
+        Ok(())
     }
 
     fn complete(&mut self, tag: &str, rows: Option<usize>) -> Result<(), Fault> {
@@ -521,38 +598,45 @@ impl<W: AsyncWrite + Unpin + Send> Connection<W> {
         self.complete("COPY", Some(sent))
     }
 
-    async fn fetch(
-        &mut self,
-        name: &str,
-        rows: Option<u64>,
-        is_move: bool,
-        is_described: bool,
-    ) -> Result<(), Fault> {
+    async fn fetch(&mut self, fetch: &Fetch, is_described: bool) -> Result<(), Fault> {
+        let name = &fetch.cursor;
         let Some(mut cursor) = self.cursors.remove(name) else {
             return Err(no_cursor(name));
         };
-        let most = rows.map_or(usize::MAX, |rows| {
+        let most = fetch.rows.map_or(usize::MAX, |rows| {
             usize::try_from(rows).unwrap_or(usize::MAX)
         });
-        let columns = cursor.rows.schema().fields().len();
+        let rows = &mut cursor.rows;
         let mut sent = 0;
-        if is_move {
+        if fetch.is_move {
+            if rows.is_endless() {
+                return Err(Fault::coded(
+                    "0A000",
+                    "MOVE passes over rows that are there; of a subscription they come for ever",
+                ));
+            }
             let guard = self.guard();
             while sent < most
-                && let Some(batch) = guard.run(cursor.rows.next(most - sent)).await?
+                && let Some(batch) = guard.run(rows.next(most - sent)).await?
             {
                 sent += batch.num_rows();
             }
         } else {
-            let forms = forms(&[], columns)?;
+            let forms = forms(&[], rows.schema().fields().len())?;
             if is_described {
-                self.put(&description(cursor.rows.schema(), &forms))?;
+                self.put(&description(rows.schema(), &forms))?;
             }
             let mut writing = Writing::Rows(forms);
-            (sent, _) = self.write(&mut cursor.rows, &mut writing, most).await?;
+            sent = match rows.is_endless() {
+                true => {
+                    self.write_told(rows, &mut writing, most, fetch.wait)
+                        .await?
+                }
+                false => self.write(rows, &mut writing, most).await?.0,
+            };
         }
-        self.cursors.insert(name.to_owned(), cursor);
-        let tag = match is_move {
+        self.cursors.insert(name.clone(), cursor);
+        let tag = match fetch.is_move {
             true => "MOVE",
             false => "FETCH",
         };

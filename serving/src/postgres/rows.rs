@@ -6,14 +6,17 @@ use std::sync::Arc;
 use anabranch_shared::{Error, Result, Stop};
 use arrow::array::{ArrayRef, RecordBatch, StringArray};
 use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
-use bytes::{BufMut, BytesMut};
+use bytes::{BufMut, Bytes, BytesMut};
 use datafusion::execution::memory_pool::{MemoryConsumer, MemoryPool, MemoryReservation};
 use futures::StreamExt;
+use futures::future::BoxFuture;
 use pgwire::messages::data::{FieldDescription, RowDescription};
+use tokio::sync::mpsc;
 
 use super::cells::{Cells, Form, counted};
 use super::commands::CopyFormat;
-use super::types::column_type;
+use super::subscription::{self, Told};
+use super::types::column_type_of;
 use crate::service::Answer;
 
 /// What COPY in binary begins with, and ends with.
@@ -33,6 +36,8 @@ enum Source {
     Answer(Box<Answer>),
     /// They are there, and take memory of queries.
     There(VecDeque<RecordBatch>, Option<MemoryReservation>),
+    /// What a subscription tells, for ever.
+    Told(Told),
 }
 
 impl Rows {
@@ -87,6 +92,28 @@ impl Rows {
         })
     }
 
+    /// What somebody is told who follows a view, until what they may read has changed.
+    pub(super) fn told(parts: mpsc::Receiver<Bytes>, changed: BoxFuture<'static, ()>) -> Self {
+        Self {
+            schema: subscription::schema(),
+            source: Source::Told(Told::new(parts, changed)),
+            left: None,
+        }
+    }
+
+    /// Whether rows come for ever, as things happen.
+    pub(super) fn is_endless(&self) -> bool {
+        matches!(self.source, Source::Told(_))
+    }
+
+    /// Whether there are rows that need not be waited for.
+    pub(super) fn is_ready(&self) -> bool {
+        match &self.source {
+            Source::Told(told) => self.left.is_some() || told.is_ready(),
+            Source::Answer(_) | Source::There(..) => true,
+        }
+    }
+
     pub(super) fn schema(&self) -> &SchemaRef {
         &self.schema
     }
@@ -95,7 +122,7 @@ impl Rows {
     pub(super) fn notes(&self) -> &[String] {
         match &self.source {
             Source::Answer(answer) => &answer.notes,
-            Source::There(..) => &[],
+            Source::There(..) | Source::Told(_) => &[],
         }
     }
 
@@ -103,7 +130,7 @@ impl Rows {
     pub(super) fn freshness(&self) -> &str {
         match &self.source {
             Source::Answer(answer) => &answer.freshness,
-            Source::There(..) => "",
+            Source::There(..) | Source::Told(_) => "",
         }
     }
 
@@ -111,7 +138,7 @@ impl Rows {
     pub(super) fn stop(&self) -> Option<&Stop> {
         match &self.source {
             Source::Answer(answer) => Some(answer.stop()),
-            Source::There(..) => None,
+            Source::There(..) | Source::Told(_) => None,
         }
     }
 
@@ -126,6 +153,7 @@ impl Rows {
                 }
                 Ok(batch)
             }
+            Source::Told(told) => told.next().await,
         }
     }
 
@@ -152,7 +180,7 @@ impl Rows {
 /// The columns of an answer as clients are told of them.
 pub(super) fn description(schema: &Schema, forms: &[Form]) -> RowDescription {
     let fields = schema.fields().iter().zip(forms).map(|(field, form)| {
-        let column_type = column_type(field.data_type());
+        let column_type = column_type_of(field);
         FieldDescription::new(
             field.name().replace('\0', ""),
             0,

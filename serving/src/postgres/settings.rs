@@ -308,7 +308,8 @@ fn checked(name: &str, value: &str) -> Result<String> {
     }
 }
 
-fn duration(text: &str) -> Option<Duration> {
+/// A time as `statement_timeout` has it: milliseconds, or a number with a unit.
+pub(super) fn duration(text: &str) -> Option<Duration> {
     let text = text.trim();
     let digits = text
         .find(|c: char| !c.is_ascii_digit())

@@ -1,7 +1,10 @@
 //! Which type of PostgreSQL stands for which of ours, and the other way round. Owns the numbers by
 //! which clients know types; they are PostgreSQL's own (`src/include/catalog/pg_type.dat`).
 
-use arrow::datatypes::{DataType, IntervalUnit, TimeUnit};
+use arrow::datatypes::{DataType, Field, IntervalUnit, TimeUnit};
+
+/// The name of Arrow's canonical extension type of texts that are JSON.
+pub(super) const JSON_TEXT: &str = "arrow.json";
 
 /// A type of PostgreSQL.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -108,6 +111,17 @@ pub(super) fn column_type(data_type: &DataType) -> ColumnType {
         }
         DataType::Dictionary(_, value) => column_type(value),
         other => plain(scalar(other).unwrap_or(JSON)),
+    }
+}
+
+/// As [`column_type`], of a column whose texts may be said to be JSON.
+pub(super) fn column_type_of(field: &Field) -> ColumnType {
+    match field.extension_type_name() {
+        Some(JSON_TEXT) => ColumnType {
+            item: JSON,
+            is_list: false,
+        },
+        _ => column_type(field.data_type()),
     }
 }
 

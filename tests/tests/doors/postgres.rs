@@ -400,6 +400,96 @@ async fn statements_are_prepared_in_sql() -> anyhow::Result<()> {
     doored.daemon.stop().await
 }
 
+/// The answer of a view and what changes in it, as rows of a cursor or as what COPY sends.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_view_is_followed() -> anyhow::Result<()> {
+    let doored = Doored::start("").await?;
+    doored.send(0..9).await?;
+    let client = doored.connect().await?;
+    // What was told: what happened, where one is, the row after, and the row before.
+    let asked = async |client: &Client, sql: &str| -> anyhow::Result<Vec<[String; 4]>> {
+        let mut told = Vec::new();
+        for message in client.simple_query(sql).await? {
+            if let SimpleQueryMessage::Row(row) = message {
+                let text = |name| row.get(name).unwrap_or_default().to_owned();
+                told.push([text("op"), text("token"), text("new"), text("old")]);
+            }
+        }
+        Ok(told)
+    };
+    let ops = |told: &[[String; 4]]| -> Vec<String> { told.iter().map(|t| t[0].clone()).collect() };
+    let facts = |json: &str| -> Option<i64> {
+        let row: Value = serde_json::from_str(json).ok()?;
+        row["facts"].as_i64()
+    };
+    client
+        .batch_execute("DECLARE c CURSOR WITH HOLD FOR SUBSCRIBE words")
+        .await?;
+    let mut begun = asked(&client, "FETCH 2 FROM c").await?;
+    while begun.last().is_none_or(|last| last[0] != "at") {
+        begun.extend(asked(&client, "FETCH ALL FROM c WITH (TIMEOUT = '10s')").await?);
+    }
+    let rows: Vec<_> = begun.iter().filter(|told| told[0] == "row").collect();
+    let sum: i64 = rows.iter().filter_map(|told| facts(&told[2])).sum();
+    anyhow::ensure!(begun[0][0] == "reset" && sum == 9, "{begun:?}");
+    let token = begun[begun.len() - 1][1].clone();
+    anyhow::ensure!(token.starts_with("g1 "), "{begun:?}");
+    // Nothing happens, and that is told in time.
+    let none = asked(&client, "FETCH 5 FROM c WITH (TIMEOUT = '100ms')").await?;
+    anyhow::ensure!(none.is_empty(), "{none:?}");
+    // What happens is.
+    doored.send(9..10).await?;
+    let changed = asked(&client, "FETCH ALL FROM c").await?;
+    let [_, _, new, old] = &changed[0];
+    anyhow::ensure!(
+        ops(&changed) == ["changed", "at"] && facts(new) == facts(old).map(|n| n + 1),
+        "{changed:?}"
+    );
+    // Somebody else goes on where this one was, by another way.
+    let copied = client
+        .copy_out(&format!(
+            "COPY (SUBSCRIBE words WITH (TOKEN = '{token}')) TO STDOUT"
+        ))
+        .await?;
+    let mut copied = std::pin::pin!(copied);
+    let first = copied.next().await.transpose()?.unwrap_or_default();
+    anyhow::ensure!(first.starts_with(b"changed\t"), "{first:?}");
+    // It goes on for ever, unless it is cancelled.
+    client.cancel_token().cancel_query(NoTls).await?;
+    let end = loop {
+        match copied.next().await {
+            Some(Ok(_)) => {}
+            Some(Err(e)) => break state::<()>(Err(e)),
+            None => anyhow::bail!("it ended"),
+        }
+    };
+    anyhow::ensure!(end == "57014", "{end}");
+    // In portions by the protocol, without the answer itself.
+    let mut other = doored.connect().await?;
+    let transaction = other.transaction().await?;
+    let sql = "SUBSCRIBE TO public.words WITH (SNAPSHOT = false)";
+    let portal = transaction.bind(sql, &[]).await?;
+    let rows = transaction.query_portal(&portal, 1).await?;
+    anyhow::ensure!(rows.len() == 1 && rows[0].get::<_, &str>("op") == "at");
+    anyhow::ensure!(
+        rows[0].columns()[2].type_().name() == "json",
+        "{:?}",
+        rows[0].columns()
+    );
+    transaction.rollback().await?;
+    for (sql, expected) in [
+        ("SUBSCRIBE nowhere", "42P01"),
+        ("SUBSCRIBE candidate.words", "42000"),
+        ("SUBSCRIBE words WITH (PROGRESS = true)", "42000"),
+        ("MOVE 5 FROM c", "0A000"),
+        ("FETCH 5 FROM c", "34000"),
+    ] {
+        let found = state(client.batch_execute(sql).await);
+        anyhow::ensure!(found == expected, "{sql}: {found}");
+    }
+    doored.daemon.stop().await
+}
+
 /// What is prepared is planned anew each time: a cut-over to the same columns is not noticed, and of
 /// other columns a driver is told as PostgreSQL tells it.
 #[tokio::test(flavor = "multi_thread")]

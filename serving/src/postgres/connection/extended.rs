@@ -18,10 +18,11 @@ use super::{
 };
 use crate::parameters::list_of;
 use crate::postgres::cells::Form;
-use crate::postgres::commands::{Command, command, parts};
+use crate::postgres::commands::{Command, command, parts, subscription};
 use crate::postgres::fault::{CACHED_PLAN, Fault};
 use crate::postgres::frames::{Frame, Target};
 use crate::postgres::rows::{Rows, Writing, description, forms};
+use crate::postgres::subscription::schema as told;
 use crate::postgres::types::{self, ColumnType, by_oid, column_type};
 use crate::postgres::values::expression;
 
@@ -169,6 +170,14 @@ impl<W: AsyncWrite + Unpin + Send> Connection<W> {
         if prepared.described.is_some() {
             return Ok(prepared);
         }
+        if subscription(&query)?.is_some() {
+            prepared.described = Some(Described {
+                parameters: Vec::new(),
+                schema: told(),
+            });
+            self.statements.insert(name.to_owned(), prepared.clone());
+            return Ok(prepared);
+        }
         let stated = prepared.stated.iter().map(|stated| {
             let stated = (*stated)?;
             let item = types::arrow_type(stated.item)?;
@@ -263,11 +272,8 @@ impl<W: AsyncWrite + Unpin + Send> Connection<W> {
     /// The columns of what is no query.
     fn schema_of(&self, command: &Command) -> Result<Option<Arc<Schema>>, Fault> {
         Ok(match command {
-            Command::Fetch {
-                cursor,
-                is_move: false,
-                ..
-            } => {
+            Command::Fetch(fetch) if !fetch.is_move => {
+                let cursor = &fetch.cursor;
                 let found = self.cursors.get(cursor).ok_or_else(|| no_cursor(cursor))?;
                 Some(found.rows.schema().clone())
             }
@@ -392,11 +398,7 @@ impl<W: AsyncWrite + Unpin + Send> Connection<W> {
                 self.complete("SELECT", Some(sent))
             }
             Command::Empty => self.put(&EmptyQueryResponse::new()),
-            Command::Fetch {
-                cursor,
-                rows,
-                is_move,
-            } => self.fetch(&cursor, rows, is_move, false).await,
+            Command::Fetch(fetch) => self.fetch(&fetch, false).await,
             Command::Copy { query, format } => {
                 let values = std::mem::take(&mut portal.values);
                 self.copy(&query, &values, format).await

@@ -99,10 +99,7 @@ impl<W: AsyncWrite + Unpin + Send> Connection<W> {
                     return Err(no_cursor(name));
                 }
             }
-            Command::Query
-            | Command::Execute { .. }
-            | Command::Fetch { .. }
-            | Command::Copy { .. } => {
+            Command::Query | Command::Execute { .. } | Command::Fetch(_) | Command::Copy { .. } => {
                 return Err(Error::Internal("no command of the session".to_owned()).into());
             }
         }
@@ -238,7 +235,7 @@ impl<W: AsyncWrite + Unpin + Send> Connection<W> {
             return Err(too_many("cursors"));
         }
         let mut rows = self.execute(query, &[]).await?;
-        if is_held {
+        if is_held && !rows.is_endless() {
             let memory = self.session.service().memory_pool().clone();
             rows = self.guard().run(rows.kept(&memory)).await?;
         }
