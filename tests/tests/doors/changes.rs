@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use anabranch_tests::daemon::{Daemon, request};
 use anabranch_tests::places;
-use anabranch_tests::process::run_well;
+use anabranch_tests::process::{run_well, until};
 use rand::rngs::SmallRng;
 use rand::seq::IndexedRandom;
 use rand::{Rng, SeedableRng};
@@ -441,7 +441,9 @@ async fn what_can_not_be_followed_is_refused() -> anyhow::Result<()> {
 async fn a_user_follows_their_rows() -> anyhow::Result<()> {
     let mut random = SmallRng::seed_from_u64(9);
     let dir = places::folder()?;
-    let mut text = format!("{PROJECT}[users]\nfile = \"users.toml\"\n");
+    let mut text = format!(
+        "{PROJECT}[users]\nfile = \"users.toml\"\n[doors.postgres]\nlisten = \"127.0.0.1:0\"\n"
+    );
     for (name, sql) in VIEWS {
         text += &format!("[views.{name}]\nsql = \"{name}.sql\"\n");
         std::fs::write(dir.path().join(format!("{name}.sql")), sql)?;
@@ -468,6 +470,45 @@ async fn a_user_follows_their_rows() -> anyhow::Result<()> {
         let (status, answer) = request("GET", http, &path, &headers, b"").await?;
         anyhow::ensure!(status == expected, "{view}: {status} {answer}");
     }
+    // So they do over PostgreSQL's protocol.
+    let (_, health) = stand.daemon.get("/health").await?;
+    let health: Value = serde_json::from_str(&health)?;
+    let port = health["postgres"]
+        .as_str()
+        .and_then(|at| at.rsplit(':').next());
+    let port = port.unwrap_or_default();
+    let session = format!("host=127.0.0.1 port={port} user=it password={token} dbname=it");
+    let (client, connection) = tokio_postgres::connect(&session, tokio_postgres::NoTls).await?;
+    tokio::spawn(connection);
+    client
+        .batch_execute("DECLARE c CURSOR WITH HOLD FOR SUBSCRIBE by_url")
+        .await?;
+    let mut rows = 0;
+    for row in client.query("FETCH ALL FROM c", &[]).await? {
+        let new: Option<String> = row.try_get::<_, Option<Json>>("new")?.map(|json| json.0);
+        let new: Value = serde_json::from_str(new.as_deref().unwrap_or("null"))?;
+        anyhow::ensure!(new.is_null() || new["site"] == "a", "{new}");
+        rows += usize::from(!new.is_null());
+    }
+    anyhow::ensure!(rows == follower.rows.len(), "{rows}");
+    let code = async |sql: &str| -> Option<String> {
+        let e = client.batch_execute(sql).await.err()?;
+        e.code().map(|code| code.code().to_owned())
+    };
+    for view in ["whole", "by_x", "nothing"] {
+        let refused = code(&format!("SUBSCRIBE {view}")).await;
+        anyhow::ensure!(refused.as_deref() == Some("42P01"), "{view}: {refused:?}");
+    }
+    // Other rights, and it ends.
+    let users = stand.dir.path().join("users.toml");
+    let text = std::fs::read_to_string(&users)?;
+    anyhow::ensure!(text.contains("by_*"), "{text}");
+    std::fs::write(&users, text.replace("by_*", "by_ur*"))?;
+    until("the subscription has ended", async || {
+        let fetched = code("FETCH ALL FROM c WITH (TIMEOUT = '100ms')").await;
+        Ok(fetched.as_deref() == Some("42501"))
+    })
+    .await?;
     run_well(stand.dir.path(), &["users", "revoke", "it"]).await?;
     let ended = tokio::time::timeout(Duration::from_secs(15), async {
         while follower.next().await? {}
@@ -475,4 +516,20 @@ async fn a_user_follows_their_rows() -> anyhow::Result<()> {
     });
     ended.await??;
     stand.daemon.stop().await
+}
+
+/// JSON as the text that it is.
+struct Json(String);
+
+impl<'a> tokio_postgres::types::FromSql<'a> for Json {
+    fn from_sql(
+        _: &tokio_postgres::types::Type,
+        raw: &'a [u8],
+    ) -> Result<Self, Box<dyn std::error::Error + Sync + Send>> {
+        Ok(Self(std::str::from_utf8(raw)?.to_owned()))
+    }
+
+    fn accepts(of: &tokio_postgres::types::Type) -> bool {
+        *of == tokio_postgres::types::Type::JSON
+    }
 }
