@@ -23,6 +23,9 @@ top10           top 10 of the last 4 hours, `--delta-facts` of the facts in the 
 recovery        kill -9 with `--recovery-facts` unabsorbed, a tenth of them unlanded → exact answer
 changes         a view that is edited: queries and acknowledgements beside its build, the comparison of both
                 generations, cut-over and roll-back as a client sees them that asks 100 times a second
+checksums       a rebuild over a log with its checksums, and over the same files without
+sums            a rebuild of a view with a sum, and with a maximum in its place
+late-fields     a rebuild over facts whose fields were declared when they came, and later
 landing         a landing's commit, besides its Parquet, at 10 files in the log, a twentieth of `--log-files`, and all of them
 
 Exit codes: 0 done; 2 a figure could not be measured, with the reason on stderr.
@@ -38,6 +41,7 @@ import time
 
 import measures
 import measures_changes
+import measures_kept
 import measures_live
 from project import Tools
 from runs import Failure, machine, say
@@ -54,6 +58,9 @@ FIGURES = {
     "recovery": measures_live.recovery,
     "landing": measures_live.landing,
     "changes": measures_changes.changes,
+    "checksums": measures_kept.checksums,
+    "sums": measures_kept.sums,
+    "late-fields": measures_kept.late_fields,
 }
 PEERS = ["clickhouse", "duckdb"]
 
@@ -85,7 +92,7 @@ def parser():
     def size(name, default, about):
         out.add_argument(f"--{name}", type=_whole, default=default, help=f"{about} (default {default})")
 
-    size("facts", 20_000_000, "facts of rebuild, small-landings and top10")
+    size("facts", 20_000_000, "facts of rebuild, small-landings, top10, checksums, sums and late-fields")
     size("landings", measures.DAY_OF_LANDINGS, "landings of small-landings")
     size("ingest-facts", 5_000_000, "facts of ingest-ndjson and ingest-arrow")
     size("facts-per-request", 1_000, "facts of a request of those")
