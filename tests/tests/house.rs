@@ -1,5 +1,6 @@
-//! What holds of the repository itself: its layout, its lists of cases and bounds.
+//! What holds of the repository itself: its layout, its lists of cases and bounds, its dependencies.
 
 mod cases;
+mod dependencies;
 mod layout;
 mod tables;

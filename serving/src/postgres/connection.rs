@@ -44,6 +44,10 @@ const SEND_FROM: usize = 32 << 10;
 /// Prepared statements, portals and cursors that a session may have, of each.
 const MOST_KEPT: usize = 1_000;
 
+/// What is told of a subscription that is read neither by a cursor nor by COPY: psql shows rows at their
+/// end.
+const FOR_EVER: &str = "rows come for ever, and many clients show them at their end alone: cancel it, and write `COPY (SUBSCRIBE …) TO STDOUT`, or `DECLARE c CURSOR WITH HOLD FOR SUBSCRIBE …` and `FETCH ALL FROM c`";
+
 /// How often a session that waits looks whether its portals have to end.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
 
@@ -419,6 +423,9 @@ impl<W: AsyncWrite + Unpin + Send> Connection<W> {
                     }
                     _ => self.execute(text, &[]).await?,
                 };
+                if rows.is_endless() {
+                    self.notice("NOTICE", "00000", FOR_EVER)?;
+                }
                 let forms = forms(&[], rows.schema().fields().len())?;
                 self.put(&description(rows.schema(), &forms))?;
                 let mut writing = Writing::Rows(forms);

@@ -767,6 +767,27 @@ const BACKSLASHES: [(&str, &str); 19] = [
     ("\\z", "words"),
 ];
 
+/// node-postgres: values, prepared statements, cursors, a view that is followed, errors, a pool.
+#[tokio::test(flavor = "multi_thread")]
+async fn node_asks() -> anyhow::Result<()> {
+    let Some(modules) = std::env::var_os("ANABRANCH_NODE") else {
+        skipped("`ANABRANCH_NODE` names no folder with node-postgres; `tests/node/setup.sh` fetches it");
+        return Ok(());
+    };
+    let doored = Doored::start("").await?;
+    doored.send(0..100).await?;
+    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("node/postgres.mjs");
+    let mut asks = tokio::process::Command::new("node");
+    let asked = asks.arg(script).arg(doored.port()).arg(modules).output();
+    let asked = tokio::time::timeout(PATIENCE, asked).await??;
+    anyhow::ensure!(
+        asked.status.success(),
+        "{}",
+        String::from_utf8_lossy(&asked.stderr)
+    );
+    doored.daemon.stop().await
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn psql_asks_and_describes() -> anyhow::Result<()> {
     let Some(python) = python() else {
