@@ -771,7 +771,9 @@ const BACKSLASHES: [(&str, &str); 19] = [
 #[tokio::test(flavor = "multi_thread")]
 async fn node_asks() -> anyhow::Result<()> {
     let Some(modules) = std::env::var_os("ANABRANCH_NODE") else {
-        skipped("`ANABRANCH_NODE` names no folder with node-postgres; `tests/node/setup.sh` fetches it");
+        skipped(
+            "`ANABRANCH_NODE` names no folder with node-postgres; `tests/node/setup.sh` fetches it",
+        );
         return Ok(());
     };
     let doored = Doored::start("").await?;
