@@ -20,6 +20,7 @@ ack             latency of acknowledgements at `--rate` facts/s for `--seconds`,
 memory          growth of resident memory over distinct groups of the delta, after those seconds
 top10           top 10 of the last 4 hours, `--delta-facts` of the facts in the delta; batch only; all absorbed;
                 ClickHouse's merge of states; and while ingesting `--rate` facts/s in large and in small requests
+lookup          one row by its whole key over HTTP, all absorbed and with `--delta-facts` in the delta
 recovery        kill -9 with `--recovery-facts` unabsorbed, a tenth of them unlanded → exact answer
 changes         a view that is edited: queries and acknowledgements beside its build, the comparison of both
                 generations, cut-over and roll-back as a client sees them that asks 100 times a second
@@ -55,6 +56,7 @@ FIGURES = {
     "ack": measures_live.ack,
     "memory": measures_live.memory,
     "top10": measures_live.top10,
+    "lookup": measures_live.lookup,
     "recovery": measures_live.recovery,
     "landing": measures_live.landing,
     "changes": measures_changes.changes,
@@ -101,6 +103,7 @@ def parser():
     size("seconds", 300, "seconds of ack and memory")
     size("delta-facts", 1_000_000, "facts in the delta of top10")
     size("times", 50, "queries of a run of top10")
+    size("lookups", 2_000, "look-ups of a run of lookup")
     size("busy-seconds", 60, "most seconds of ingest beside the queries of top10")
     size("log-files", 20_000, "files of the largest log of landing")
     size("change-facts", 20_000_000, "facts of changes")

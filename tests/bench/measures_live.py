@@ -1,9 +1,12 @@
 """What is measured of a running daemon: acknowledgements, memory, queries, recovery, landing."""
 
+import http.client
+import json
 import os
 import re
 import statistics
 import time
+import urllib.parse
 
 from measures import END, cpu_rows
 from project import VIEW, Daemon, daemon
@@ -73,6 +76,64 @@ def _measure_open_loop(bench):
             Row("memory", "distinct groups of the delta", "", groups),
         ],
     }
+
+
+# ---- look-ups --------------------------------------------------------------
+
+
+def lookup(bench):
+    """One row by its whole key, `GET /views/VIEW?minute=…&url=…`, over one connection; all absorbed, and with some in
+    the delta."""
+    options = bench.options
+    in_delta = min(options.delta_facts, options.facts // 2)
+    master, delta = _cut(bench, bench.facts(options.facts), options.facts - in_delta)
+    absorbed, merged = [], []
+    with bench.project() as project:
+        project.configure(memory=options.daemon_memory, batch_memory=options.batch_memory)
+        project.ingest(master)
+        project.build("rebuild")
+        with daemon(project) as running:
+            keys = _keys(running, options.lookups)
+            groups = running.sql(f"SELECT count(*) AS groups FROM {VIEW}")[0]["groups"]
+            for _ in bench.runs():
+                absorbed.append(_looked_up(running, keys))
+            running.load("ingest", "--file", delta, "--format", "arrow")
+            running.await_landed()
+            for _ in bench.runs():
+                merged.append(_looked_up(running, keys))
+    note = f"{groups:,} keys, {len(keys):,} look-ups a run"
+    return [
+        Row("lookup", "all absorbed, p50", "ms", [percentile(took, 0.5) for took in absorbed], note=note),
+        Row("lookup", "all absorbed, p99", "ms", [percentile(took, 0.99) for took in absorbed]),
+        Row("lookup", "merged, p50", "ms", [percentile(took, 0.5) for took in merged], note=f"{in_delta:,} facts in the delta"),
+        Row("lookup", "merged, p99", "ms", [percentile(took, 0.99) for took in merged]),
+    ]  # fmt: skip
+
+
+def _keys(running, wanted):
+    """Paths of that many rows, from all over the view."""
+    # Of every so many rows one, in no order of theirs.
+    rows = running.sql(f"SELECT minute, url FROM {VIEW} ORDER BY digest(concat(url, CAST(minute AS varchar)), 'md5') LIMIT {wanted}")
+    if len(rows) < wanted:
+        raise Failure(f"the view has only {len(rows)} rows; raise `--facts`")
+    return [f"/views/{VIEW}?{urllib.parse.urlencode(row)}" for row in rows]
+
+
+def _looked_up(running, paths):
+    """Milliseconds of each look-up, once the first few have warmed what is kept."""
+    place = urllib.parse.urlsplit(running.url)
+    connection = http.client.HTTPConnection(place.hostname, place.port, timeout=60)
+    took = []
+    for path in paths[:20] + paths:
+        begun = time.perf_counter()
+        connection.request("GET", path, headers={"accept": "application/json"})
+        answer = connection.getresponse()
+        rows = json.loads(answer.read())
+        took.append((time.perf_counter() - begun) * 1e3)
+        if answer.status != 200 or len(rows) != 1:
+            raise Failure(f"`{path}` was answered with {answer.status}: {rows}")
+    connection.close()
+    return took[20:]
 
 
 # ---- top 10 ----------------------------------------------------------------
