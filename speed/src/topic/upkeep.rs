@@ -25,6 +25,10 @@ mod landing;
 mod lanes;
 mod retries;
 
+/// How often a landing follows what others have landed before it, and is tried again, until that is left
+/// to the next one: each time less is left that is not theirs.
+const FENCED_TRIES: usize = 20;
+
 /// Of so many views it is looked at once whether their boundaries have moved.
 const LOOKS_AT_ONCE: usize = 16;
 
@@ -159,15 +163,14 @@ impl Upkeep {
     pub async fn land(&self) -> Result<u64> {
         let landed = {
             let turn = self.turn().await;
-            match turn.try_land().await {
-                // An earlier attempt was committed without getting its answer, or another daemon
-                // has landed in a partition that was ours.
-                Err(Error::Fenced { .. }) => {
-                    turn.follow_log().await?;
-                    turn.try_land().await
-                }
-                landed => landed,
+            let (mut landed, mut tries) = (turn.try_land().await, 0);
+            // An earlier attempt was committed without getting its answer, or another daemon has landed
+            // in a partition that was ours, and may do so again meanwhile.
+            while matches!(landed, Err(Error::Fenced { .. })) && tries < FENCED_TRIES {
+                turn.follow_log().await?;
+                (landed, tries) = (turn.try_land().await, tries + 1);
             }
+            landed
         }?;
         // Who tends the views now relieves the memory too, at the end.
         if landed > 0
