@@ -11,6 +11,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use anabranch_shared::Storage;
 use async_trait::async_trait;
 use bytes::Bytes;
+use futures::future::BoxFuture;
 use futures::stream::BoxStream;
 use object_store::path::Path;
 use object_store::{
@@ -23,13 +24,23 @@ use parking_lot::Mutex;
 ///
 /// Which do is told by the seed, by where they put something, and by how many were put there before: the
 /// same ones again, in whatever order several at once come.
-#[derive(Debug, Default)]
+#[derive(Default)]
 pub struct Faults {
     /// How many of a hundred puts fail; half of them after they were done.
     percent: AtomicU32,
     seed: AtomicU32,
     /// How many puts each place has had.
     puts: Mutex<HashMap<String, u64>>,
+    before: Mutex<Option<Arc<Before>>>,
+}
+
+/// What is done before something is put at a place.
+type Before = dyn Fn(Path) -> BoxFuture<'static, ()> + Send + Sync;
+
+impl fmt::Debug for Faults {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Faults").finish_non_exhaustive()
+    }
 }
 
 impl Faults {
@@ -41,6 +52,14 @@ impl Faults {
     /// Other faults for other seeds.
     pub fn seed(&self, seed: u32) {
         self.seed.store(seed, Ordering::Relaxed);
+    }
+
+    /// Does something before each put from now on, as somebody else does who is faster.
+    pub fn before_puts(
+        &self,
+        done: impl Fn(Path) -> BoxFuture<'static, ()> + Send + Sync + 'static,
+    ) {
+        *self.before.lock() = Some(Arc::new(done));
     }
 
     fn verdict(&self, location: &Path) -> Verdict {
@@ -117,6 +136,10 @@ impl ObjectStore for FaultyStore {
         payload: PutPayload,
         opts: PutOptions,
     ) -> object_store::Result<PutResult> {
+        let before = self.faults.before.lock().clone();
+        if let Some(before) = before {
+            before(location.clone()).await;
+        }
         match self.faults.verdict(location) {
             Verdict::Answered => self.inner.put_opts(location, payload, opts).await,
             Verdict::NotDone => Err(failure()),

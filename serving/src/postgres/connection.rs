@@ -607,6 +607,12 @@ impl<W: AsyncWrite + Unpin + Send> Connection<W> {
 
     async fn fetch(&mut self, fetch: &Fetch, is_described: bool) -> Result<(), Fault> {
         let name = &fetch.cursor;
+        if fetch.is_move && self.cursors.get(name).is_some_and(|c| c.rows.is_endless()) {
+            return Err(Fault::coded(
+                "0A000",
+                "MOVE passes over rows that are there; of a subscription they come for ever",
+            ));
+        }
         let Some(mut cursor) = self.cursors.remove(name) else {
             return Err(no_cursor(name));
         };
@@ -616,12 +622,6 @@ impl<W: AsyncWrite + Unpin + Send> Connection<W> {
         let rows = &mut cursor.rows;
         let mut sent = 0;
         if fetch.is_move {
-            if rows.is_endless() {
-                return Err(Fault::coded(
-                    "0A000",
-                    "MOVE passes over rows that are there; of a subscription they come for ever",
-                ));
-            }
             let guard = self.guard();
             while sent < most
                 && let Some(batch) = guard.run(rows.next(most - sent)).await?

@@ -27,7 +27,7 @@ use anabranch_tests::daemon::{request, shown};
 use anabranch_tests::places;
 use anabranch_tests::process::{Process, Setup, binary, write_project};
 use arrow::array::{ArrayRef, Int64Array, RecordBatch, StringArray, new_null_array};
-use arrow::datatypes::{DataType, Field, Schema};
+use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
 
 /// The locks whose holds are bounded. The one of `dedup`, which this topic has not, is held while a
 /// group is written.
@@ -84,23 +84,33 @@ impl Load {
     }
 }
 
+/// A fact of somebody else, as it lies in the log at an offset of a partition.
+pub(super) fn fact_of_others(
+    schema: &SchemaRef,
+    partition: PartitionId,
+    offset: Offset,
+) -> anyhow::Result<RecordBatch> {
+    let column = |field: &Arc<Field>| {
+        let value: ArrayRef = match field.name().as_str() {
+            "id" => Arc::new(Int64Array::from(vec![-1 - offset.0])),
+            "_partition" => Arc::new(Int64Array::from(vec![i64::from(partition.0)])),
+            "_offset" => Arc::new(Int64Array::from(vec![offset.0])),
+            "ts" | "_ingested_at" => Arc::new(StringArray::from(vec!["2026-01-01T00:00:00Z"])),
+            _ => new_null_array(field.data_type(), 1),
+        };
+        arrow::compute::cast(&value, field.data_type())
+    };
+    let columns = schema.fields().iter().map(column);
+    let columns = columns.collect::<Result<_, _>>()?;
+    Ok(RecordBatch::try_new(schema.clone(), columns)?)
+}
+
 /// Puts facts into the log, each in a file of its own, in one commit.
 async fn fill_log(log: &Arc<Log>, files: i64) -> anyhow::Result<()> {
     let (schema, table) = (log.schema(), log.table());
     let mut adds = Vec::new();
     for at in 0..files {
-        let column = |field: &Arc<Field>| {
-            let value: ArrayRef = match field.name().as_str() {
-                "id" => Arc::new(Int64Array::from(vec![-1 - at])),
-                "_partition" => Arc::new(Int64Array::from(vec![i64::from(OTHERS.0)])),
-                "_offset" => Arc::new(Int64Array::from(vec![at])),
-                "ts" | "_ingested_at" => Arc::new(StringArray::from(vec!["2026-01-01T00:00:00Z"])),
-                _ => new_null_array(field.data_type(), 1),
-            };
-            arrow::compute::cast(&value, field.data_type())
-        };
-        let columns = schema.fields().iter().map(column);
-        let facts = RecordBatch::try_new(schema.clone(), columns.collect::<Result<_, _>>()?)?;
+        let facts = fact_of_others(&schema, OTHERS, Offset(at))?;
         let (name, of) = (table.storage().new_file_name(), schema.clone());
         let encoded = blocking(move || encode_parquet(name, &of, &[facts], 0)).await?;
         let mut add = encoded.add;

@@ -64,6 +64,20 @@ impl Doored {
     }
 }
 
+/// The rows of an answer as texts, NULL as nothing.
+async fn texts(client: &Client, sql: &str) -> anyhow::Result<Vec<Vec<String>>> {
+    let messages = client.simple_query(sql).await?.into_iter();
+    let rows = messages.filter_map(|message| match message {
+        SimpleQueryMessage::Row(row) => Some(row),
+        _ => None,
+    });
+    let values = rows.map(|row| {
+        let value = |n| row.get(n).unwrap_or_default().to_owned();
+        (0..row.len()).map(value).collect()
+    });
+    Ok(values.collect())
+}
+
 /// The code of what a driver tells of an error.
 fn state<T>(outcome: Result<T, tokio_postgres::Error>) -> String {
     let e = outcome.err();
@@ -102,13 +116,7 @@ async fn a_driver_asks_and_is_answered() -> anyhow::Result<()> {
     // The same as over HTTP, as text.
     let sql = "SELECT word, facts, id_sum FROM (SELECT word, facts, ids AS id_sum FROM words) AS w ORDER BY word";
     let over_http = doored.daemon.rows(sql).await?;
-    let mut over_door = Vec::new();
-    for message in client.simple_query(sql).await? {
-        if let SimpleQueryMessage::Row(row) = message {
-            let value = |n| row.get(n).unwrap_or("").to_owned();
-            over_door.push((0..row.len()).map(value).collect::<Vec<_>>());
-        }
-    }
+    let over_door = texts(&client, sql).await?;
     anyhow::ensure!(over_http == over_door, "{over_http:?}\n{over_door:?}");
     // Errors have the codes by which drivers decide.
     for (sql, expected) in [
@@ -347,16 +355,6 @@ async fn statements_are_prepared_in_sql() -> anyhow::Result<()> {
     let doored = Doored::start("").await?;
     doored.send(0..100).await?;
     let client = doored.connect().await?;
-    let asked = async |sql: &str| -> anyhow::Result<Vec<String>> {
-        let mut texts = Vec::new();
-        for message in client.simple_query(sql).await? {
-            if let SimpleQueryMessage::Row(row) = message {
-                let values = (0..row.len()).map(|n| row.get(n).unwrap_or("NULL"));
-                texts.push(values.collect::<Vec<_>>().join(" "));
-            }
-        }
-        Ok(texts)
-    };
     client
         .batch_execute(
             "PREPARE few (bigint, text) AS SELECT count(*), min(id) FROM facts WHERE id >= $1 AND word <> $2;
@@ -365,18 +363,21 @@ async fn statements_are_prepared_in_sql() -> anyhow::Result<()> {
         )
         .await?;
     for (sql, expected) in [
-        ("EXECUTE few (90, 'it''s')", "10 90"),
-        ("EXECUTE few ('-5'::bigint, 'none')", "100 0"),
-        ("EXECUTE few (NULL, 'none')", "0 NULL"),
-        ("EXECUTE since (timestamp '2020-01-01', '{1,2,500}')", "2"),
-        ("execute plain", "100"),
+        ("EXECUTE few (90, 'it''s')", vec!["10", "90"]),
+        ("EXECUTE few ('-5'::bigint, 'none')", vec!["100", "0"]),
+        ("EXECUTE few (NULL, 'none')", vec!["0", ""]),
+        (
+            "EXECUTE since (timestamp '2020-01-01', '{1,2,500}')",
+            vec!["2"],
+        ),
+        ("execute plain", vec!["100"]),
     ] {
-        let found = asked(sql).await?;
+        let found = texts(&client, sql).await?;
         anyhow::ensure!(found == [expected], "{sql}: {found:?}");
     }
     // Each execution sees what is there by then, and a driver may execute it by the protocol as well.
     doored.send(100..110).await?;
-    anyhow::ensure!(asked("EXECUTE plain").await? == ["110"]);
+    anyhow::ensure!(texts(&client, "EXECUTE plain").await? == [["110"]]);
     let row = client.query_one("EXECUTE plain", &[]).await?;
     anyhow::ensure!(row.get::<_, i64>(0) == 110, "{row:?}");
     for (sql, expected) in [
@@ -408,14 +409,13 @@ async fn a_view_is_followed() -> anyhow::Result<()> {
     let client = doored.connect().await?;
     // What was told: what happened, where one is, the row after, and the row before.
     let asked = async |client: &Client, sql: &str| -> anyhow::Result<Vec<[String; 4]>> {
-        let mut told = Vec::new();
-        for message in client.simple_query(sql).await? {
-            if let SimpleQueryMessage::Row(row) = message {
-                let text = |name| row.get(name).unwrap_or_default().to_owned();
-                told.push([text("op"), text("token"), text("new"), text("old")]);
-            }
-        }
-        Ok(told)
+        let told = texts(client, sql).await?.into_iter();
+        let parts = told.map(|row| -> anyhow::Result<[String; 4]> {
+            let [op, token, old, new, _]: [String; 5] =
+                row.try_into().map_err(|row| anyhow::anyhow!("{row:?}"))?;
+            Ok([op, token, new, old])
+        });
+        parts.collect()
     };
     let ops = |told: &[[String; 4]]| -> Vec<String> { told.iter().map(|t| t[0].clone()).collect() };
     let facts = |json: &str| -> Option<i64> {
@@ -482,11 +482,14 @@ async fn a_view_is_followed() -> anyhow::Result<()> {
         ("SUBSCRIBE candidate.words", "42000"),
         ("SUBSCRIBE words WITH (PROGRESS = true)", "42000"),
         ("MOVE 5 FROM c", "0A000"),
-        ("FETCH 5 FROM c", "34000"),
+        ("FETCH 5 FROM nothing", "34000"),
     ] {
         let found = state(client.batch_execute(sql).await);
         anyhow::ensure!(found == expected, "{sql}: {found}");
     }
+    // What was refused has not ended the cursor.
+    let none = asked(&client, "FETCH 5 FROM c WITH (TIMEOUT = '100ms')").await?;
+    anyhow::ensure!(none.is_empty(), "{none:?}");
     doored.daemon.stop().await
 }
 
@@ -611,12 +614,7 @@ async fn columns_may_have_one_name() -> anyhow::Result<()> {
         let columns = statement.columns().iter();
         let found: Vec<&str> = columns.map(|column| column.name()).collect();
         anyhow::ensure!(found == names, "{sql}: {found:?}");
-        let mut rows = Vec::new();
-        for message in client.simple_query(sql).await? {
-            if let SimpleQueryMessage::Row(row) = message {
-                rows.push([0, 1].map(|n| row.get(n).unwrap_or("").to_owned()));
-            }
-        }
+        let rows = texts(&client, sql).await?;
         let word = rows.first().map(|row| row[1].clone()).unwrap_or_default();
         // Words are whatever the ledger makes them.
         let expected = match values[1] {
