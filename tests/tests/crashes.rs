@@ -5,6 +5,7 @@ mod crash;
 mod damage;
 mod fail_points;
 mod faults;
+mod fenced;
 mod locks;
 mod many;
 mod retries;
