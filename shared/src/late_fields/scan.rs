@@ -6,7 +6,7 @@ use std::fmt;
 use std::hash::{Hash, Hasher};
 use std::sync::Arc;
 
-use arrow::array::RecordBatch;
+use arrow::array::{ArrayRef, RecordBatch};
 use arrow::datatypes::{DataType, FieldRef, Schema, SchemaRef};
 use datafusion::common::tree_node::{Transformed, TransformedResult, TreeNode};
 use datafusion::common::{Result, internal_err};
@@ -14,8 +14,10 @@ use datafusion::logical_expr::ColumnarValue;
 use datafusion::physical_expr::PhysicalExpr;
 use datafusion::physical_expr::expressions::Column;
 use datafusion::physical_expr_adapter::{PhysicalExprAdapter, PhysicalExprAdapterFactory};
+use parking_lot::Mutex;
 
-use super::{is_declared, late_columns};
+use super::columns::late_columns;
+use super::is_declared;
 use crate::fit::ByPlace;
 use crate::topic::{EXTRA, LateReads};
 
@@ -28,7 +30,10 @@ impl PhysicalExprAdapterFactory for LateFields {
     fn create(&self, table: SchemaRef, file: SchemaRef) -> Result<Arc<dyn PhysicalExprAdapter>> {
         Ok(Arc::new(ToFile {
             types: ByPlace.create(table.clone(), file.clone())?,
-            reads: self.0.clone(),
+            late: Arc::new(OfFile {
+                reads: self.0.clone(),
+                read: Mutex::default(),
+            }),
             table,
             file,
         }))
@@ -39,8 +44,54 @@ impl PhysicalExprAdapterFactory for LateFields {
 struct ToFile {
     table: SchemaRef,
     file: SchemaRef,
-    reads: LateReads,
+    late: Arc<OfFile>,
     types: Arc<dyn PhysicalExprAdapter>,
+}
+
+/// The late fields of a scan of a file, which are read out of a batch's `_extra` together: looking
+/// through an object costs more than a field.
+#[derive(Debug)]
+struct OfFile {
+    reads: LateReads,
+    read: Mutex<Read>,
+}
+
+#[derive(Debug, Default)]
+struct Read {
+    /// The fields that are asked for.
+    fields: Vec<FieldRef>,
+    /// The `_extra` of the batch that was read last, with a column for each of `fields` then.
+    last: Option<(ArrayRef, Vec<ArrayRef>)>,
+}
+
+impl OfFile {
+    /// The number of a field that is asked for.
+    fn ask(&self, field: &FieldRef) -> usize {
+        let fields = &mut self.read.lock().fields;
+        let asked = fields.iter().position(|f| f == field);
+        asked.unwrap_or_else(|| {
+            fields.push(field.clone());
+            fields.len() - 1
+        })
+    }
+
+    /// The column of a field that is asked for.
+    fn column(&self, field: usize, extra: &ArrayRef) -> Result<ArrayRef> {
+        let mut read = self.read.lock();
+        if let Some((of, columns)) = &read.last
+            && Arc::ptr_eq(of, extra)
+            && let Some(column) = columns.get(field)
+        {
+            return Ok(column.clone());
+        }
+        let columns = late_columns(&read.fields, &self.reads, Some(extra), extra.len())?;
+        let column = columns.get(field).cloned();
+        read.last = (columns.len() > 1).then(|| (extra.clone(), columns));
+        column.map_or_else(
+            || internal_err!("a field of `_extra` that nobody asked for"),
+            Ok,
+        )
+    }
 }
 
 impl ToFile {
@@ -53,12 +104,11 @@ impl ToFile {
         let field = self.table.fields().find(name)?.1.clone();
         let extra = self.table.index_of(EXTRA).ok()?;
         self.file.index_of(EXTRA).ok()?;
-        let extra = Arc::new(Column::new(EXTRA, extra));
-        let reads = self.reads.clone();
         Some(LateFieldExpr {
+            number: self.late.ask(&field),
             field,
-            reads,
-            extra,
+            late: self.late.clone(),
+            extra: Arc::new(Column::new(EXTRA, extra)),
         })
     }
 }
@@ -80,13 +130,16 @@ impl PhysicalExprAdapter for ToFile {
 #[derive(Clone, Debug)]
 struct LateFieldExpr {
     field: FieldRef,
-    reads: LateReads,
+    late: Arc<OfFile>,
+    /// Among those of `late`.
+    number: usize,
     extra: Arc<dyn PhysicalExpr>,
 }
 
 impl PartialEq for LateFieldExpr {
     fn eq(&self, other: &Self) -> bool {
-        self.field == other.field && self.reads == other.reads && self.extra.eq(&other.extra)
+        let reads = self.late.reads == other.late.reads;
+        reads && self.field == other.field && self.extra.eq(&other.extra)
     }
 }
 
@@ -119,18 +172,9 @@ impl PhysicalExpr for LateFieldExpr {
     }
 
     fn evaluate(&self, batch: &RecordBatch) -> Result<ColumnarValue> {
-        let rows = batch.num_rows();
-        let extra = self.extra.evaluate(batch)?.into_array(rows)?;
-        let read = late_columns(
-            std::slice::from_ref(&self.field),
-            &self.reads,
-            Some(&extra),
-            rows,
-        )?;
-        match read.into_iter().next() {
-            Some(column) => Ok(ColumnarValue::Array(column)),
-            None => internal_err!("no column was read from `_extra`"),
-        }
+        let extra = self.extra.evaluate(batch)?.into_array(batch.num_rows())?;
+        let column = self.late.column(self.number, &extra)?;
+        Ok(ColumnarValue::Array(column))
     }
 
     fn children(&self) -> Vec<&Arc<dyn PhysicalExpr>> {
@@ -143,9 +187,8 @@ impl PhysicalExpr for LateFieldExpr {
     ) -> Result<Arc<dyn PhysicalExpr>> {
         match (children.pop(), children.is_empty()) {
             (Some(extra), true) => Ok(Arc::new(Self {
-                field: self.field.clone(),
-                reads: self.reads.clone(),
                 extra,
+                ..Self::clone(&self)
             })),
             _ => internal_err!("a field of `_extra` has one input"),
         }
