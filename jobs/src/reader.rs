@@ -4,6 +4,7 @@ pub mod answers;
 pub mod client;
 pub mod daemon_status;
 pub mod local_service;
+pub(crate) mod past;
 pub mod presence;
 pub mod secured;
 pub mod session;

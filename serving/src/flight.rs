@@ -182,7 +182,7 @@ impl FlightDoor {
         if let Some(setting) = setting(&handle.sql) {
             setting?;
             return Err(Error::Invalid(
-                "a call has no session; set `read`, `search_path` and `at_least` as options of the session (`SetSessionOptions`, with cookies on), or send the headers `anabranch-read`, `anabranch-search-path` and `anabranch-at-least`".to_owned(),
+                "a call has no session; set `read`, `search_path`, `at_least` and `as_of` as options of the session (`SetSessionOptions`, with cookies on), or send the headers `anabranch-read`, `anabranch-search-path`, `anabranch-at-least` and `anabranch-as-of`".to_owned(),
             ));
         }
         let stated = handle.row()?.map(|row| values::types(&row));
@@ -557,7 +557,10 @@ impl FlightSqlService for FlightDoor {
     async fn list_custom_actions(&self) -> Option<Vec<Result<ActionType, Status>>> {
         let all = [
             (CANCEL, "Stops a query"),
-            (SET_OPTIONS, "Sets `read`, `search_path` and `at_least`"),
+            (
+                SET_OPTIONS,
+                "Sets `read`, `search_path`, `at_least` and `as_of`",
+            ),
             (GET_OPTIONS, "All options of the session"),
             (CLOSE, "Forgets the options of the session"),
         ];

@@ -6,6 +6,7 @@ mod respond;
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
+use std::str::FromStr;
 use std::sync::Arc;
 
 use anabranch_shared::{Error, ErrorKind, ReadMode, Result, nearest};
@@ -18,7 +19,6 @@ use axum::{Extension, Json, Router};
 use datafusion::sql::sqlparser::ast::{Expr, UnaryOperator, Value};
 use percent_encoding::percent_decode;
 
-use crate::at_least::AtLeast;
 use crate::caller::Caller;
 use crate::changes::Following;
 use crate::described::RelationInfo;
@@ -47,6 +47,37 @@ pub struct SqlRequest {
     /// Tokens of acknowledgements that the answer has to have seen.
     #[serde(default)]
     pub at_least: Option<String>,
+    /// The moment of which the answer is: a time, or places in topics.
+    #[serde(default)]
+    pub as_of: Option<String>,
+}
+
+impl SqlRequest {
+    /// How it reads.
+    fn reading(&self) -> Result<Reading> {
+        fn parsed<T: FromStr<Err = Error>>(name: &str, text: Option<&str>) -> Result<Option<T>> {
+            let read = text.filter(|text| !text.is_empty()).map(str::parse);
+            let read = read.transpose();
+            read.map_err(|e: Error| Error::Invalid(format!("`{name}`: {e}")))
+        }
+        let mode = match self.read.as_deref() {
+            None | Some("merged") => ReadMode::Merged,
+            Some("batch") => ReadMode::Batch,
+            Some(other) => {
+                return Err(Error::Invalid(format!(
+                    "`read` = `{other}`: write `merged` or `batch`"
+                )));
+            }
+        };
+        let search_path = parsed("search_path", self.search_path.as_deref())?;
+        let at_least = parsed("at_least", self.at_least.as_deref())?;
+        Ok(Reading {
+            mode,
+            search_path: search_path.unwrap_or_default(),
+            at_least: at_least.unwrap_or_default(),
+            as_of: parsed("as_of", self.as_of.as_deref())?,
+        })
+    }
 }
 
 /// The parameters of `GET /relations`.
@@ -213,36 +244,15 @@ async fn answer(
             (body.sql, values.collect::<Result<Vec<_>>>()?)
         }
     };
-    let search_path = request.search_path.as_deref().map(str::parse).transpose()?;
+    let reading = request.reading()?;
     if let Some(setting) = setting(&sql) {
         setting?;
         return Err(Error::Invalid(
-            "a request has no session; give `?read=batch`, `?search_path=candidate,public` or `?at_least=TOKEN` with each statement instead".into(),
+            "a request has no session; give `?read=batch`, `?search_path=candidate,public`, `?at_least=TOKEN` or `?as_of=TIME` with each statement instead".into(),
         ));
     }
-    let reading = Reading {
-        mode: read_mode(request.read.as_deref())?,
-        search_path: search_path.unwrap_or_default(),
-        at_least: at_least(request.at_least.as_deref())?,
-    };
     let answer = service.query_with(caller, &sql, &reading, &values).await?;
     respond::respond(service, answer, headers).await
-}
-
-fn at_least(tokens: Option<&str>) -> Result<AtLeast> {
-    let read = tokens.map(str::parse).transpose();
-    read.map(Option::unwrap_or_default)
-        .map_err(|e| Error::Invalid(format!("`at_least`: {e}")))
-}
-
-fn read_mode(read: Option<&str>) -> Result<ReadMode> {
-    match read {
-        None | Some("merged") => Ok(ReadMode::Merged),
-        Some("batch") => Ok(ReadMode::Batch),
-        Some(other) => Err(Error::Invalid(format!(
-            "`read` = `{other}`: write `merged` or `batch`"
-        ))),
-    }
 }
 
 /// A value of JSON as an expression of a statement.
@@ -308,15 +318,17 @@ async fn look_up(
     given: Vec<(String, String)>,
 ) -> Result<Answer> {
     let keys = service.view_keys(view, caller.identity().rights()).await?;
-    let (mut read, mut tokens) = (None, None);
+    let mut request = SqlRequest::default();
     let mut wanted: BTreeMap<String, Vec<String>> = BTreeMap::new();
     for (name, value) in given {
         if keys.contains(&name) {
             wanted.entry(name).or_default().push(value);
         } else if name == "read" {
-            read = Some(value);
+            request.read = Some(value);
         } else if name == "at_least" {
-            tokens = Some(value);
+            request.at_least = Some(value);
+        } else if name == "as_of" {
+            request.as_of = Some(value);
         } else {
             let near = nearest(&name, keys.iter().map(String::as_str));
             let near = near.map(|near| format!("; did you mean `{near}`?"));
@@ -348,9 +360,6 @@ async fn look_up(
     if !conditions.is_empty() {
         sql += &format!(" WHERE {}", conditions.join(" AND "));
     }
-    let reading = Reading {
-        at_least: at_least(tokens.as_deref())?,
-        ..Reading::from(read_mode(read.as_deref())?)
-    };
+    let reading = request.reading()?;
     service.query_with(caller, &sql, &reading, &values).await
 }

@@ -44,7 +44,6 @@ mod tls;
 mod topic_table;
 mod workers;
 
-pub use at_least::AtLeast;
 pub use audit::{AuditRecord, Auditor};
 pub use caller::Caller;
 pub use changes::Following;

@@ -4,15 +4,16 @@
 use std::fmt;
 use std::str::FromStr;
 
-use anabranch_shared::{Error, ReadMode, Result, Role, is_schema_of_generations};
-
-use crate::at_least::AtLeast;
+use anabranch_shared::{Error, Heads, Moment, ReadMode, Result, Role, is_schema_of_generations};
 
 /// The setting that chooses between merged and batch answers.
 const READ: &str = "anabranch.read";
 
 /// The setting that says what answers have to have seen.
 const AT_LEAST: &str = "anabranch.at_least";
+
+/// The setting that says of which moment answers are.
+const AS_OF: &str = "anabranch.as_of";
 
 /// The setting that says in which schemas names are looked for.
 const SEARCH_PATH: &str = "search_path";
@@ -28,7 +29,9 @@ pub struct Reading {
     /// Where it looks for names without a schema.
     pub search_path: SearchPath,
     /// What its answer has to have seen.
-    pub at_least: AtLeast,
+    pub at_least: Heads,
+    /// Of which moment its answer is; now, where none is said.
+    pub as_of: Option<Moment>,
 }
 
 impl From<ReadMode> for Reading {
@@ -102,7 +105,9 @@ pub enum Setting {
     /// From now on names are looked for there.
     SearchPath(SearchPath),
     /// From now on answers have seen this.
-    AtLeast(AtLeast),
+    AtLeast(Heads),
+    /// From now on answers are of this moment, or of now.
+    AsOf(Option<Moment>),
     /// To be told where names are looked for.
     ShowSearchPath,
 }
@@ -110,36 +115,55 @@ pub enum Setting {
 /// What of a session's settings a statement is about; none where it is another statement.
 pub fn setting(sql: &str) -> Option<Result<Setting>> {
     let text = sql.trim().trim_end_matches(';').trim();
-    let lower = text.to_lowercase();
-    let words: Vec<&str> = lower.split_whitespace().collect();
+    let words: Vec<String> = text.split_whitespace().map(str::to_lowercase).collect();
+    let words: Vec<&str> = words.iter().map(String::as_str).collect();
     match words.as_slice() {
-        ["show", name] if *name == SEARCH_PATH => return Some(Ok(Setting::ShowSearchPath)),
-        ["reset", name] if *name == SEARCH_PATH => {
-            return Some(Ok(Setting::SearchPath(SearchPath::default())));
-        }
+        ["show", SEARCH_PATH] => return Some(Ok(Setting::ShowSearchPath)),
+        ["reset", name] => return initial(name).map(Ok),
         _ => {}
     }
-    let rest = lower.strip_prefix("set ")?.trim_start();
-    let rest = rest.strip_prefix("session ").unwrap_or(rest).trim_start();
-    let name = [READ, SEARCH_PATH, AT_LEAST]
+    let rest = without_word(text, "set ")?;
+    let rest = without_word(rest, "session ").unwrap_or(rest);
+    let (name, rest) = [READ, SEARCH_PATH, AT_LEAST, AS_OF]
         .into_iter()
-        .find(|n| rest.starts_with(n))?;
-    let value = rest[name.len()..].trim_start();
-    let value = value
+        .find_map(|name| Some((name, without_word(rest, name)?)))?;
+    let value = rest
         .strip_prefix('=')
-        .or_else(|| value.strip_prefix("to "))?;
+        .or_else(|| without_word(rest, "to "))?;
     let value = value.trim();
-    Some(match (name, value.trim_matches('\'')) {
-        (SEARCH_PATH, "default") => Ok(Setting::SearchPath(SearchPath::default())),
-        (SEARCH_PATH, _) => value.parse().map(Setting::SearchPath),
-        (AT_LEAST, "default") => Ok(Setting::AtLeast(AtLeast::default())),
-        (AT_LEAST, token) => token.parse().map(Setting::AtLeast),
-        (_, "merged") => Ok(Setting::Read(ReadMode::Merged)),
-        (_, "batch") => Ok(Setting::Read(ReadMode::Batch)),
-        (_, other) => Err(Error::Invalid(format!(
-            "`{READ}` = `{other}`: write 'merged' or 'batch'"
-        ))),
+    if value.eq_ignore_ascii_case("default") {
+        return initial(name).map(Ok);
+    }
+    let bare = value.trim_matches('\'');
+    Some(match name {
+        SEARCH_PATH => value.to_lowercase().parse().map(Setting::SearchPath),
+        AT_LEAST => bare.parse().map(Setting::AtLeast),
+        AS_OF => bare.parse().map(|moment| Setting::AsOf(Some(moment))),
+        _ => match bare.to_lowercase().as_str() {
+            "merged" => Ok(Setting::Read(ReadMode::Merged)),
+            "batch" => Ok(Setting::Read(ReadMode::Batch)),
+            other => Err(Error::Invalid(format!(
+                "`{READ}` = `{other}`: write 'merged' or 'batch'"
+            ))),
+        },
     })
+}
+
+/// What a setting is where nothing was set.
+fn initial(name: &str) -> Option<Setting> {
+    Some(match name {
+        SEARCH_PATH => Setting::SearchPath(SearchPath::default()),
+        READ => Setting::Read(ReadMode::default()),
+        AT_LEAST => Setting::AtLeast(Heads::default()),
+        AS_OF => Setting::AsOf(None),
+        _ => return None,
+    })
+}
+
+/// What follows a word that a text begins with, in whatever letters.
+fn without_word<'a>(text: &'a str, word: &str) -> Option<&'a str> {
+    let (found, rest) = text.split_at_checked(word.len())?;
+    found.eq_ignore_ascii_case(word).then(|| rest.trim_start())
 }
 
 #[cfg(test)]
@@ -178,16 +202,23 @@ mod tests {
         );
         let shown = setting("show  Search_Path ;").unwrap();
         assert_eq!(shown.unwrap(), Setting::ShowSearchPath);
-        let token = setting("SET anabranch.at_least = 'facts:0:7'").unwrap();
+        let token = setting("SET anabranch.at_least = 'Facts:0:7'").unwrap();
         assert_eq!(
             token.unwrap(),
-            Setting::AtLeast("facts:0:7".parse().unwrap())
+            Setting::AtLeast("Facts:0:7".parse().unwrap())
         );
+        let moment = setting("Set Session Anabranch.As_Of To '2026-11-28T10:00:00Z';").unwrap();
+        let at = "2026-11-28T10:00:00Z".parse().unwrap();
+        assert_eq!(moment.unwrap(), Setting::AsOf(Some(at)));
+        for now in ["reset anabranch.as_of", "SET anabranch.as_of = DEFAULT"] {
+            assert_eq!(setting(now).unwrap().unwrap(), Setting::AsOf(None));
+        }
         let batch = setting("SET anabranch.read = 'batch'").unwrap();
         assert_eq!(batch.unwrap(), Setting::Read(ReadMode::Batch));
         for wrong in [
             "SET anabranch.read = 'x'",
             "SET anabranch.at_least = 'x'",
+            "SET anabranch.as_of = 'yesterday'",
             "SET search_path = other",
             "SET search_path =",
         ] {

@@ -8,8 +8,8 @@ use anabranch_shared::functions::{self, FunctionBounds};
 use anabranch_shared::sql::KnownNames;
 use anabranch_shared::view::{KeySample, Role, View, build_session, session_builder};
 use anabranch_shared::{
-    CATALOG, Error, ErrorKind, Pin, Pinner, ReadMode, Relation, Result, Stop, Storage, TopicPin,
-    ViewPin, sql,
+    CATALOG, Error, ErrorKind, Moment, Pin, Pinner, ReadMode, Relation, Result, Stop, Storage,
+    TopicPin, ViewPin, sql,
 };
 use arrow::array::RecordBatch;
 use arrow::datatypes::{DataType, SchemaRef};
@@ -23,7 +23,7 @@ use datafusion::physical_plan::execute_stream;
 use datafusion::prelude::{DataFrame, SessionConfig, SessionContext};
 use datafusion::sql::sqlparser::ast;
 
-use crate::at_least::{LOOK_EVERY, WAIT};
+use crate::at_least::{LOOK_EVERY, WAIT, missing};
 use crate::audit::{AuditRecord, Auditor};
 use crate::blame::naming_views;
 use crate::caller::Caller;
@@ -495,17 +495,42 @@ impl SqlService {
     /// # Errors
     /// Those of pinning; `Unavailable` where it is not there in time.
     async fn seen(&self, relations: &[String], reading: &Reading) -> Result<Pin> {
+        if let Some(moment) = &reading.as_of {
+            return self.seen_at(relations, reading, moment).await;
+        }
         let until = Instant::now() + WAIT;
         loop {
             let pin = self.pinner.pin(relations, reading.mode).await?;
-            match reading.at_least.missing(&pin) {
+            match missing(&reading.at_least, &pin) {
                 None => return Ok(pin),
                 Some(missing) if Instant::now() >= until => {
-                    return Err(Error::Unavailable(missing));
+                    let waited = WAIT.as_secs();
+                    return Err(Error::Unavailable(format!("{missing} after {waited} s")));
                 }
                 Some(_) => tokio::time::sleep(LOOK_EVERY).await,
             }
         }
+    }
+
+    /// As [`SqlService::seen`], of a moment that has passed.
+    async fn seen_at(
+        &self,
+        relations: &[String],
+        reading: &Reading,
+        moment: &Moment,
+    ) -> Result<Pin> {
+        if reading.mode == ReadMode::Batch {
+            return Err(Error::Invalid(
+                "an answer as of a moment is of all that was there then; leave `read` = `batch` out"
+                    .to_owned(),
+            ));
+        }
+        let mut pin = self.pinner.pin_at(relations, moment).await?;
+        if let Some(missing) = missing(&reading.at_least, &pin) {
+            return Err(Error::Invalid(format!("as of {moment} {missing}")));
+        }
+        pin.notes.insert(0, format!("as of {moment}"));
+        Ok(pin)
     }
 
     /// As [`SqlService::seen`], with errors that tell somebody nothing of rows that they may not read: a
@@ -538,11 +563,15 @@ impl SqlService {
         };
         // A view that fails keeps nobody from reading the others.
         let failing = self.pinner.failing();
-        let names = relations.into_iter().map(|r| r.name);
-        let (failing, names): (Vec<_>, Vec<_>) = names.partition(|name| failing.contains_key(name));
+        let is_out = |r: &Relation| {
+            let has_no_past = reading.as_of.is_some() && r.kind == "table";
+            failing.contains_key(&r.name) || has_no_past
+        };
+        let (out, names): (Vec<_>, Vec<_>) = relations.into_iter().partition(is_out);
+        let names: Vec<String> = names.into_iter().map(|r| r.name).collect();
         let pin = self.pinned_for(&names, reading, rights).await?;
         Ok(Pin {
-            failing: failing.into_iter().collect(),
+            failing: out.into_iter().map(|r| r.name).collect(),
             ..pin
         })
     }

@@ -15,6 +15,7 @@ mod fit;
 mod fold_log;
 pub mod functions;
 mod give_way;
+mod heads;
 mod held_lock;
 mod ids;
 pub mod ipc;
@@ -62,13 +63,14 @@ pub use error::{Error, ErrorKind, Result, StatementError};
 pub use export::{Answering, Export, ExportPin, ExportStanding};
 pub use fold_log::{FoldOptions, FoldProgress, fold_log, fold_log_unplaced, join_ranges};
 pub use give_way::GiveWay;
+pub use heads::{Heads, Moment};
 pub use held_lock::{HeldGuard, HeldMutex, Hold, LONGEST_OVER_S, LockHolds};
 pub use ids::Ids;
 pub use late_fields::{fit_facts, misfits};
 pub use lease::{Lease, LeaseDecision, LeaseEntry, LeaseStanding, decide_lease};
 pub use log::{
     FactsFile, Landing, Log, LogTable, Mark, PutFiles, RemovedFacts, UpkeepFiles, UpkeepTurn,
-    dead_letter_schema, dead_letters_queried, newest_dead_letter, retry_schema,
+    admissions, dead_letter_schema, dead_letters_queried, newest_dead_letter, retry_schema,
 };
 pub use master::{Master, MasterLeaf, MasterPin, Ranges, Unit};
 pub use monotonic::Monotonic;

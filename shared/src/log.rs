@@ -25,10 +25,12 @@ use crate::topic::{LateReads, PARTITION, place_fields};
 use crate::{Error, LogVersion, Offset, OffsetRange, Offsets, PartitionId, Result, Topic};
 
 mod dead_letters;
+mod past;
 mod retention;
 mod upkeep;
 
 pub use dead_letters::{dead_letter_schema, dead_letters_queried, retry_schema};
+pub use past::admissions;
 pub use retention::{Mark, RemovedFacts, newest_dead_letter};
 pub use upkeep::{LogTable, UpkeepFiles, UpkeepTurn};
 

@@ -89,6 +89,45 @@ impl MasterPin {
         Self::on_side(files, low, Side::Below)
     }
 
+    /// Those of the files that lie below a vector of offsets, and the ranges below it of which they have
+    /// nothing.
+    ///
+    /// # Errors
+    /// `Corrupt` for a file that another writer added.
+    pub fn below(&self, at: &Offsets) -> Result<(Vec<Arc<AddFile>>, Ranges)> {
+        let mut kept = Vec::new();
+        let mut left: Ranges = Vec::new();
+        for file in &self.files {
+            match side(file.ranges()?, at) {
+                Side::Below => kept.push(file.clone()),
+                Side::Across => left.extend(file.ranges()?),
+                Side::Above => {}
+            }
+        }
+        // Facts that are in a file which is left out are not to be in one that stays.
+        loop {
+            let before = kept.len();
+            let mut stays = Vec::with_capacity(before);
+            for file in kept {
+                let ranges = file.ranges()?;
+                match ranges.iter().any(|(p, r)| meets(&left, *p, *r)) {
+                    true => left.extend(ranges),
+                    false => stays.push(file),
+                }
+            }
+            kept = stays;
+            if kept.len() == before {
+                break;
+            }
+        }
+        left.extend(self.boundary.ranges_to(at));
+        let cut = left.iter().map(|(p, r)| {
+            let end = r.end.min(at.get(*p));
+            (*p, OffsetRange::new(r.start.min(end), end))
+        });
+        Ok((kept, united(cut.filter(|(_, r)| !r.is_empty()).collect())))
+    }
+
     fn on_side(files: &[Arc<AddFile>], low: &Offsets, wanted: Side) -> Result<Vec<Arc<AddFile>>> {
         let mut kept = Vec::new();
         for file in files {
@@ -515,6 +554,26 @@ fn side(ranges: &[(PartitionId, OffsetRange)], at: &Offsets) -> Side {
     } else {
         Side::Across
     }
+}
+
+fn meets(ranges: &Ranges, partition: PartitionId, range: OffsetRange) -> bool {
+    let mut all = ranges.iter();
+    all.any(|(p, r)| *p == partition && r.overlaps(range))
+}
+
+/// The same offsets, as few ranges, in order.
+fn united(mut ranges: Ranges) -> Ranges {
+    ranges.sort_by_key(|(p, r)| (*p, r.start));
+    let mut all: Ranges = Vec::with_capacity(ranges.len());
+    for (partition, range) in ranges {
+        match all.last_mut() {
+            Some((p, last)) if *p == partition && range.start <= last.end => {
+                last.end = last.end.max(range.end);
+            }
+            _ => all.push((partition, range)),
+        }
+    }
+    all
 }
 
 /// The files that a rebuild of `[low, end)` replaces.

@@ -9,13 +9,14 @@ use arrow::datatypes::SchemaRef;
 use async_trait::async_trait;
 use object_store::path::Path;
 
+use crate::heads::Moment;
 use crate::log::FactsFile;
 use crate::reference::{Met, Reference};
 use crate::spill::DeltaPart;
 use crate::table::AddFile;
 use crate::table::parquet::keep_ranges;
 use crate::view::View;
-use crate::{Generation, Offset, OffsetRange, Offsets, Result, Topic};
+use crate::{Error, Generation, Offset, OffsetRange, Offsets, Result, Topic};
 
 /// What a query takes of a view.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -173,6 +174,18 @@ pub trait Pinner: Send + Sync + std::fmt::Debug {
     /// # Errors
     /// `Unavailable` when there is a gap between a boundary and the pieces, never a smaller answer.
     async fn pin(&self, names: &[String], mode: ReadMode) -> Result<Pin>;
+
+    /// Pins the relations of these names as they were at a moment that has passed.
+    ///
+    /// # Errors
+    /// `Invalid` where the moment is to come or what was there then is not there any more, `Unavailable`
+    /// where facts of then have not landed yet.
+    async fn pin_at(&self, names: &[String], moment: &Moment) -> Result<Pin> {
+        Err(Error::Invalid(format!(
+            "`{}` can't be read here as of {moment}",
+            names.join("`, `")
+        )))
+    }
 
     /// The relations that can't be pinned now, and why.
     fn failing(&self) -> BTreeMap<String, String> {

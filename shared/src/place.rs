@@ -136,6 +136,12 @@ impl Offsets {
         *at = (*at).max(offset);
     }
 
+    /// Lowers a partition to an offset, if it is not below it; one that is not named is set.
+    pub fn lower(&mut self, partition: PartitionId, offset: Offset) {
+        let at = self.0.entry(partition).or_insert(offset);
+        *at = (*at).min(offset);
+    }
+
     /// The partitions that are named, with their offsets, in order.
     pub fn iter(&self) -> impl Iterator<Item = (PartitionId, Offset)> + '_ {
         self.0.iter().map(|(&p, &o)| (p, o))

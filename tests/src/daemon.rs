@@ -74,6 +74,12 @@ impl Daemon {
         self.process.terminate().await
     }
 
+    /// Ends it as a user would; what it had to complain of.
+    pub async fn stopped_with(mut self) -> anyhow::Result<String> {
+        self.process.terminate().await?;
+        Ok(self.process.errors().await)
+    }
+
     /// Kills it.
     pub fn kill(mut self) -> anyhow::Result<()> {
         self.process.kill()

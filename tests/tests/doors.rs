@@ -1,6 +1,7 @@
 //! What clients meet: HTTP, statements, bounds, metrics, and daemons that ask each other.
 
 mod answers;
+mod as_of;
 mod bounds;
 mod changes;
 mod door;

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use anabranch_serving::{Auditor, SqlService};
 use anabranch_shared::settings::{StepRuns, StepSettings};
-use anabranch_shared::{Pin, Pinner, ReadMode, Relation, Result};
+use anabranch_shared::{Moment, Pin, Pinner, ReadMode, Relation, Result};
 use anabranch_speed::{Daemon, DaemonOptions, SpeedMetrics, StepOptions, TopicOptions};
 use async_trait::async_trait;
 
@@ -15,6 +15,7 @@ use crate::clock::now_us;
 use crate::node::python;
 use crate::project::context::Context;
 use crate::project::limits::threads;
+use crate::reader::past::Past;
 use crate::reader::with_references::WithReferences;
 
 /// Pieces that a view's delta may have: each costs a query about a microsecond a state.
@@ -32,6 +33,7 @@ const LATELY_BYTES: usize = 32_000_000;
 struct DaemonPinner {
     daemon: Arc<Daemon>,
     context: Context,
+    past: Past,
 }
 
 #[async_trait]
@@ -50,6 +52,10 @@ impl Pinner for DaemonPinner {
         let mut pin = self.daemon.pin(names, mode).await?;
         self.context.pin(names, &mut pin).await?;
         Ok(pin)
+    }
+
+    async fn pin_at(&self, names: &[String], moment: &Moment) -> Result<Pin> {
+        self.past.pin(names, moment, self).await
     }
 }
 
@@ -134,6 +140,7 @@ pub fn service(
     let pinner = Arc::new(DaemonPinner {
         daemon: daemon.clone(),
         context: context.clone(),
+        past: Past::new(context.clone()),
     });
     let pinner = WithReferences::over(pinner, context.references());
     let mut options = context.serving_options();

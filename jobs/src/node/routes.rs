@@ -7,8 +7,10 @@ use anabranch_serving::{Following, Identity, SqlService};
 use anabranch_shared::references_held;
 use anabranch_speed::Daemon;
 use axum::Json;
-use axum::extract::{ConnectInfo, Path, RawQuery, State};
+use axum::body::HttpBody;
+use axum::extract::{ConnectInfo, DefaultBodyLimit, Path, RawQuery, Request, State};
 use axum::http::{HeaderMap, StatusCode, header};
+use axum::middleware::{Next, from_fn};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use axum::{Extension, Router};
@@ -49,8 +51,21 @@ pub(super) fn router(health: Health, daemon: &Arc<Daemon>, following: Arc<Follow
         .route("/verify/{view}", post(verify_own))
         .route(PEERS, post(look_for_peers))
         .with_state(health);
-    own.merge(anabranch_speed::router(daemon.clone()))
-        .merge(anabranch_serving::router(following))
+    own.merge(anabranch_serving::router(following))
+        .layer(DefaultBodyLimit::max(ASKED_BYTES))
+        .layer(from_fn(refuse_large))
+        .merge(anabranch_speed::router(daemon.clone()))
+}
+
+/// How large the body of a request is that asks something, at most.
+const ASKED_BYTES: usize = 2 << 20;
+
+/// Refuses a body that is too large by its own word at once, while nothing of it has come.
+async fn refuse_large(request: Request, next: Next) -> Response {
+    match request.body().size_hint().lower() > ASKED_BYTES as u64 {
+        true => StatusCode::PAYLOAD_TOO_LARGE.into_response(),
+        false => next.run(request).await,
+    }
 }
 
 async fn healthy(State(health): State<Health>) -> impl IntoResponse {

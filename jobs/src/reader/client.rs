@@ -3,11 +3,9 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use anabranch_serving::{
-    AtLeast, ColumnInfo, QueryInfo, Reading, RelationInfo, SearchPath, note_of,
-};
+use anabranch_serving::{ColumnInfo, QueryInfo, Reading, RelationInfo, SearchPath, note_of};
 use anabranch_shared::ipc::{CheckedStream, IpcLimit};
-use anabranch_shared::{Error, ErrorKind, ReadMode, Result, Storage};
+use anabranch_shared::{Error, ErrorKind, Heads, ReadMode, Result, Storage};
 use anabranch_speed::{INGEST_FROM, INGEST_ID, PAYLOAD};
 use arrow::array::RecordBatch;
 use arrow::datatypes::SchemaRef;
@@ -389,9 +387,12 @@ impl Client {
             let searched = in_path(&reading.search_path.to_string()).to_string();
             path += &format!("&search_path={searched}");
         }
-        if reading.at_least != AtLeast::default() {
+        if reading.at_least != Heads::default() {
             let tokens = in_path(&reading.at_least.to_string()).to_string();
             path += &format!("&at_least={tokens}");
+        }
+        if let Some(moment) = &reading.as_of {
+            path += &format!("&as_of={}", in_path(&moment.to_string()));
         }
         let request = self
             .request(Method::POST, &path)

@@ -129,6 +129,10 @@ impl QuerySession {
                 reading.at_least = tokens;
                 Vec::new()
             }
+            Setting::AsOf(moment) => {
+                reading.as_of = moment;
+                Vec::new()
+            }
             Setting::SearchPath(path) => {
                 reading.search_path = path;
                 Vec::new()

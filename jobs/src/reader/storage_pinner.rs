@@ -7,8 +7,8 @@ use std::sync::atomic::AtomicBool;
 
 use anabranch_shared::view::fold_facts;
 use anabranch_shared::{
-    Error, FoldOptions, FoldProgress, Log, Master, Met, Named, Offsets, PartitionId, Pin, Pinner,
-    Ranges, ReadMode, Relation, Result, Spill, Topic, TopicPin, ViewPin, with_references,
+    Error, FoldOptions, FoldProgress, Log, Master, Met, Moment, Named, Offsets, PartitionId, Pin,
+    Pinner, Ranges, ReadMode, Relation, Result, Spill, Topic, TopicPin, ViewPin, with_references,
 };
 use anabranch_speed::{Following, PlacedFacts, TopicStream, follow_log};
 use async_trait::async_trait;
@@ -16,6 +16,7 @@ use async_trait::async_trait;
 use crate::clock::now_ms;
 use crate::project::context::Context;
 use crate::project::limits::threads;
+use crate::reader::past::Past;
 use crate::reader::presence::{Address, wal_id};
 
 /// How often a WAL is read anew because its daemon has landed meanwhile.
@@ -25,6 +26,7 @@ const WAL_TRIES: usize = 20;
 #[derive(Debug)]
 pub struct LocalPinner {
     context: Context,
+    past: Past,
     stop: Arc<AtomicBool>,
     /// Daemons that may hold facts which have not landed, and can't be asked.
     silent: Vec<Address>,
@@ -45,6 +47,7 @@ impl LocalPinner {
     /// A pinner of a project.
     pub fn new(context: Context) -> Self {
         Self {
+            past: Past::new(context.clone()),
             context,
             stop: Arc::default(),
             silent: Vec::new(),
@@ -193,24 +196,7 @@ impl LocalPinner {
         }
         let query = &self.context.project.query;
         let share = usize::try_from(query.memory_bytes / 4).unwrap_or(usize::MAX);
-        let fold = FoldOptions {
-            threads: threads(query.threads),
-            memory_bytes: share,
-            stop: self.stop.clone(),
-            progress: Arc::new(FoldProgress::default()),
-        };
-        let name = format!("anabranch-{}", self.context.storage.ids().fresh());
-        let following = Following {
-            fold,
-            memory_bytes: share,
-            most_memory_bytes: share,
-            memory_setting: "`memory` in `[query]`",
-            spill: Some(Arc::new(Spill::open(
-                &std::env::temp_dir().join(name),
-                self.context.project.daemon.spill_bytes,
-            )?)),
-            held: Arc::default(),
-        };
+        let following = following(&self.context, share, &self.stop)?;
         let bound = with_references(&self.context.storage, master.view(), now_ms()).await?;
         let (from, to) = (&view.boundary, &topic.landed);
         let pieces = follow_log(&topic.log, master, from, to, &following).await?;
@@ -232,6 +218,31 @@ impl LocalPinner {
         let master = Master::open(&self.context.storage, &view, generation, now_ms()).await?;
         Ok(Arc::new(master))
     }
+}
+
+/// How facts of the log are folded for one query, within so much memory.
+pub(super) fn following(
+    context: &Context,
+    memory_bytes: usize,
+    stop: &Arc<AtomicBool>,
+) -> Result<Following> {
+    let name = format!("anabranch-{}", context.storage.ids().fresh());
+    Ok(Following {
+        fold: FoldOptions {
+            threads: threads(context.project.query.threads),
+            memory_bytes,
+            stop: stop.clone(),
+            progress: Arc::new(FoldProgress::default()),
+        },
+        memory_bytes,
+        most_memory_bytes: memory_bytes,
+        memory_setting: "`memory` in `[query]`",
+        spill: Some(Arc::new(Spill::open(
+            &std::env::temp_dir().join(name),
+            context.project.daemon.spill_bytes,
+        )?)),
+        held: Arc::default(),
+    })
 }
 
 fn pin_topic(topic: &Opened) -> Result<TopicPin> {
@@ -288,6 +299,10 @@ impl Pinner for LocalPinner {
         }
         relations.extend(self.context.relations());
         Ok(relations)
+    }
+
+    async fn pin_at(&self, names: &[String], moment: &Moment) -> Result<Pin> {
+        self.past.pin(names, moment, self).await
     }
 
     async fn pin(&self, names: &[String], mode: ReadMode) -> Result<Pin> {

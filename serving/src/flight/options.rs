@@ -18,6 +18,7 @@ const COOKIE: &str = "anabranch_session";
 const READ: &str = "read";
 const SEARCH_PATH: &str = "search_path";
 const AT_LEAST: &str = "at_least";
+const AS_OF: &str = "as_of";
 
 /// What clients call the catalogue and the schema of a session.
 const CATALOG: &str = "catalog";
@@ -32,13 +33,15 @@ pub(super) struct Options {
     search_path: Option<String>,
     #[prost(string, optional, tag = "3")]
     at_least: Option<String>,
+    #[prost(string, optional, tag = "4")]
+    as_of: Option<String>,
 }
 
 impl Options {
     /// What a call says.
     pub(super) fn of(metadata: &MetadataMap) -> Self {
         let mut options = Self::of_cookies(metadata);
-        for name in [READ, SEARCH_PATH, AT_LEAST] {
+        for name in [READ, SEARCH_PATH, AT_LEAST, AS_OF] {
             let header = format!("anabranch-{}", name.replace('_', "-"));
             let value = metadata.get(header.as_str()).and_then(|v| v.to_str().ok());
             if let (Some(value), Some(place)) = (value, options.place(name)) {
@@ -80,6 +83,7 @@ impl Options {
             READ => Some(&mut self.read),
             SEARCH_PATH => Some(&mut self.search_path),
             AT_LEAST => Some(&mut self.at_least),
+            AS_OF => Some(&mut self.as_of),
             _ => None,
         }
     }
@@ -92,6 +96,9 @@ impl Options {
         let search_path = self.search_path.as_deref().map(str::parse).transpose()?;
         let at_least = self.at_least.as_deref().map(str::parse).transpose();
         let at_least = at_least.map_err(|e| Error::Invalid(format!("`{AT_LEAST}`: {e}")))?;
+        let as_of = self.as_of.as_deref().filter(|moment| !moment.is_empty());
+        let as_of = as_of.map(str::parse).transpose();
+        let as_of = as_of.map_err(|e| Error::Invalid(format!("`{AS_OF}`: {e}")))?;
         let mode = match self.read.as_deref() {
             None | Some("merged") => ReadMode::Merged,
             Some("batch") => ReadMode::Batch,
@@ -105,6 +112,7 @@ impl Options {
             mode,
             search_path: search_path.unwrap_or_default(),
             at_least: at_least.unwrap_or_default(),
+            as_of,
         })
     }
 
@@ -164,6 +172,10 @@ impl Options {
             (READ, read.to_owned()),
             (SEARCH_PATH, reading.search_path.to_string()),
             (AT_LEAST, reading.at_least.to_string()),
+            (
+                AS_OF,
+                reading.as_of.map_or_else(String::new, |m| m.to_string()),
+            ),
         ];
         let all = all.map(|(name, value)| (name.to_owned(), SessionOptionValue::of(value)));
         Ok(GetSessionOptionsResult {

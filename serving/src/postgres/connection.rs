@@ -472,7 +472,9 @@ impl<W: AsyncWrite + Unpin + Send> Connection<W> {
         for note in rows.notes() {
             self.notice("NOTICE", "00000", note)?;
         }
-        if self.session.reading.mode == ReadMode::Batch && !rows.freshness().is_empty() {
+        let reading = &self.session.reading;
+        let is_past = reading.mode == ReadMode::Batch || reading.as_of.is_some();
+        if is_past && !rows.freshness().is_empty() {
             let freshness = rows.freshness().to_owned();
             self.notice("NOTICE", "00000", &freshness)?;
         }
@@ -481,6 +483,10 @@ impl<W: AsyncWrite + Unpin + Send> Connection<W> {
 
     /// Begins to follow a view.
     async fn subscribe(&mut self, wanted: &Subscription) -> Result<Rows, Fault> {
+        if self.session.reading.as_of.is_some() {
+            let what = "SUBSCRIBE tells what changes from now on; `RESET anabranch.as_of` first";
+            return Err(Error::Invalid(what.to_owned()).into());
+        }
         let (following, caller) = (self.following.clone(), self.session.caller().clone());
         let wanted = Wanted {
             view: &wanted.view,

@@ -5,9 +5,8 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use anabranch_shared::{Error, ReadMode, Result, nearest};
+use anabranch_shared::{Error, Heads, Moment, ReadMode, Result, nearest};
 
-use crate::at_least::AtLeast;
 use crate::reading::Reading;
 
 /// What programs read of the server.
@@ -69,6 +68,7 @@ const OFF: &[&str] = &["off", "false", "0", "no"];
 
 /// In the order of their names.
 static KNOWN: &[Known] = &[
+    known("anabranch.as_of", "", Takes::Own),
     known("anabranch.at_least", "", Takes::Own),
     known("anabranch.read", "merged", Takes::Own),
     reported("application_name", "", Takes::Own),
@@ -252,6 +252,7 @@ impl Settings {
             },
             search_path: search_path(&value("search_path")).unwrap_or_default(),
             at_least: value("anabranch.at_least").parse().unwrap_or_default(),
+            as_of: value("anabranch.as_of").parse().ok(),
         }
     }
 
@@ -279,8 +280,12 @@ fn search_path(text: &str) -> Result<crate::reading::SearchPath> {
 fn checked(name: &str, value: &str) -> Result<String> {
     match name {
         "search_path" => search_path(value).map(|_| value.to_owned()),
+        "anabranch.as_of" => match value.trim_matches('\'') {
+            "" => Ok(String::new()),
+            moment => Ok(moment.parse::<Moment>()?.to_string()),
+        },
         "anabranch.at_least" => {
-            let read: AtLeast = value.trim_matches('\'').parse()?;
+            let read: Heads = value.trim_matches('\'').parse()?;
             Ok(read.to_string())
         }
         "anabranch.read" => match value {

@@ -293,7 +293,7 @@ async fn a_writer_reads_its_own_writes() -> anyhow::Result<()> {
     );
     let (status, text) = ask("facts:0").await?;
     anyhow::ensure!(
-        status == 400 && text.contains("is no token"),
+        status == 400 && text.contains("is no place in a topic"),
         "{status} {text}"
     );
     let e = door.batch_execute("SET anabranch.at_least = 'facts'").await;

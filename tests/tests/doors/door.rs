@@ -82,24 +82,30 @@ async fn what_a_request_states_holds_nothing() -> anyhow::Result<()> {
     let dir = project(setup, http)?;
     let daemon = Daemon::start(dir.path()).await?;
     let address = daemon.client.address().http.clone();
-    let post = |length: u64, rest: &str| {
-        format!(
-            "POST /topics/facts HTTP/1.1\r\nhost: {address}\r\ncontent-length: {length}\r\n{rest}\r\n"
-        )
+    let post_to = |path: &str, length: u64, rest: &str| {
+        format!("POST {path} HTTP/1.1\r\nhost: {address}\r\ncontent-length: {length}\r\n{rest}\r\n")
     };
+    let post = |length: u64, rest: &str| post_to("/topics/facts", length, rest);
     // Too large by its own word: at once, while nothing of it has come.
-    let begun = Instant::now();
-    let large = post(9_000_000_000_000, "connection: close\r\n");
-    let mut stream = TcpStream::connect(&address).await?;
-    stream.write_all(large.as_bytes()).await?;
-    let mut answer = vec![0; 4_096];
-    let n = tokio::time::timeout(Duration::from_millis(900), stream.read(&mut answer)).await??;
-    let (status, why) = error(&String::from_utf8_lossy(&answer[..n]))?;
-    anyhow::ensure!(
-        status == 413 && why.contains("`max_request_bytes`"),
-        "{status} {why} after {:?}",
-        begun.elapsed()
-    );
+    for (path, expected) in [
+        ("/topics/facts", "`max_request_bytes`"),
+        ("/sql", "the body is larger than `/sql` takes"),
+        ("/verify/words", "the body is larger"),
+    ] {
+        let begun = Instant::now();
+        let large = post_to(path, 9_000_000_000_000, "connection: close\r\n");
+        let mut stream = TcpStream::connect(&address).await?;
+        stream.write_all(large.as_bytes()).await?;
+        let mut answer = vec![0; 4_096];
+        let read = stream.read(&mut answer);
+        let n = tokio::time::timeout(Duration::from_millis(900), read).await??;
+        let (status, why) = error(&String::from_utf8_lossy(&answer[..n]))?;
+        anyhow::ensure!(
+            status == 413 && why.contains(expected),
+            "{path}: {status} {why} after {:?}",
+            begun.elapsed()
+        );
+    }
     // Who has sent it before reading gets the answer, too.
     let body = vec![b'\n'; 20_000_000];
     let (status, why) = daemon.post("facts", &[], &body).await?;

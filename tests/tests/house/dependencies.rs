@@ -42,6 +42,9 @@ const ONCE: &[&str] = &[
     "tonic",
 ];
 
+/// What stands for a second TLS beside rustls on ring.
+const OTHER_TLS: &[&str] = &["aws-lc-rs", "aws-lc-sys", "native-tls", "openssl-sys"];
+
 /// All crates that are built here.
 fn packages() -> anyhow::Result<Vec<Value>> {
     let cargo = option_env!("CARGO").unwrap_or("cargo");
@@ -85,6 +88,9 @@ fn crates_may_be_used_and_come_from_one_place() -> anyhow::Result<()> {
             }
         }
         versions.entry(name).or_default().insert(version);
+    }
+    for name in OTHER_TLS.iter().filter(|n| versions.contains_key(**n)) {
+        wrong.push(format!("`{name}` is a second TLS"));
     }
     for name in ONCE {
         let found = versions.get(*name);

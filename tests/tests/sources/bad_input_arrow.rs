@@ -467,7 +467,11 @@ async fn small_bodies_stay_small() -> anyhow::Result<()> {
     let more = peak_bytes(&daemon)?.saturating_sub(before);
     anyhow::ensure!(more < 200 << 20, "{} MB more", more >> 20);
     anyhow::ensure!(daemon.runs()?, "the daemon ended");
-    daemon.stop().await
+    // Nor does whoever sends them fill the log.
+    let complaints = daemon.stopped_with().await?;
+    anyhow::ensure!(complaints.len() < 10_000, "{complaints}");
+    anyhow::ensure!(!complaints.contains("panicked"), "{complaints}");
+    Ok(())
 }
 
 /// Streams that take little room and claim much: refused before memory is taken for them.

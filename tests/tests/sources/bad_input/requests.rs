@@ -225,17 +225,19 @@ async fn requests_that_cannot_be_read_admit_nothing() -> anyhow::Result<()> {
         )
         .await?;
     }
-    let chunk = [
-        ("anabranch-ingest-id", "f"),
-        ("anabranch-ingest-from", "many"),
-    ];
-    refused(
-        &daemon,
-        "no number",
-        (400, "not a number"),
-        ("facts", &chunk, &lines),
-    )
-    .await?;
+    for (from, why) in [
+        ("many", "not a number"),
+        ("-1", "not a number"),
+        ("18446744073709551615", "no file has a record"),
+        ("9223372036854775807", "no file has a record"),
+    ] {
+        let chunk = [
+            ("anabranch-ingest-id", "f"),
+            ("anabranch-ingest-from", from),
+        ];
+        let request = ("facts", &chunk[..], &lines[..]);
+        refused(&daemon, from, (400, why), request).await?;
+    }
     // What it is sent after all that, it takes.
     anyhow::ensure!(daemon.runs()?, "the daemon ended");
     let (status, answer) = daemon
