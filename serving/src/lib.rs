@@ -34,6 +34,7 @@ mod row_rights;
 mod running;
 mod service;
 mod session;
+mod spellings;
 mod statement;
 mod stoppable;
 mod tables;

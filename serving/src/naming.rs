@@ -79,6 +79,14 @@ impl ColumnNames {
         let SetExpr::Select(select) = query.body.as_mut() else {
             return None;
         };
+        let is_wild = |item: &SelectItem| {
+            matches!(
+                item,
+                SelectItem::Wildcard(_) | SelectItem::QualifiedWildcard(..)
+            )
+        };
+        // What a wildcard stands for may have any column's name.
+        let beside_wildcard = select.projection.iter().any(is_wild);
         let mut taken = BTreeSet::new();
         for (n, item) in select.projection.iter_mut().enumerate() {
             let (expr, key, name) = match item {
@@ -94,7 +102,8 @@ impl ColumnNames {
                 }
                 _ => continue,
             };
-            if taken.insert(key) {
+            let is_column = matches!(expr, Expr::Identifier(_) | Expr::CompoundIdentifier(_));
+            if taken.insert(key) && !(beside_wildcard && is_column) {
                 continue;
             }
             let own = format!("{APART}{}", n + 1);
@@ -196,7 +205,11 @@ pub fn distinct_names(schema: &SchemaRef) -> SchemaRef {
 /// By what the engine calls a column: by what is cast in it, in one spelling.
 fn engine_name(expr: &Expr) -> String {
     match expr {
-        Expr::Cast { expr, .. } | Expr::Nested(expr) => engine_name(expr),
+        Expr::Cast { expr, .. }
+        | Expr::Nested(expr)
+        | Expr::AtTimeZone {
+            timestamp: expr, ..
+        } => engine_name(expr),
         Expr::CompoundIdentifier(parts) => parts.last().map(folded).unwrap_or_default(),
         Expr::Identifier(name) => folded(name),
         expr => expr.to_string().to_lowercase(),

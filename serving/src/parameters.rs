@@ -22,7 +22,7 @@ use datafusion::execution::SessionState;
 use datafusion::sql::parser::Statement;
 use datafusion::sql::sqlparser::ast::{
     BinaryOperator, CastKind, Expr, Ident, LimitClause, Query, Statement as Sql, UnaryOperator,
-    Value, VisitMut, VisitorMut,
+    Value, Visit, VisitMut, VisitorMut, visit_expressions,
 };
 
 /// The most parameters of a statement: the protocols count them in 16 bits.
@@ -269,6 +269,18 @@ impl VisitorMut for Found {
     }
 }
 
+/// The parameters of a part of a statement, each once.
+pub(crate) fn placeholders(part: &impl Visit) -> Vec<Expr> {
+    let mut found = BTreeMap::new();
+    let (ControlFlow::Continue(()) | ControlFlow::Break(())) = visit_expressions(part, |expr| {
+        if let Some(n) = number(expr) {
+            found.insert(n, expr.clone());
+        }
+        ControlFlow::<()>::Continue(())
+    });
+    found.into_values().collect()
+}
+
 fn without_nesting(expr: &Expr) -> &Expr {
     match expr {
         Expr::Nested(inner) => without_nesting(inner),
@@ -318,7 +330,8 @@ impl VisitorMut for AsComparisons {
     }
 }
 
-fn arguments(function: &datafusion::sql::sqlparser::ast::Function) -> Vec<Expr> {
+/// The arguments of a call that have no names.
+pub(crate) fn arguments(function: &datafusion::sql::sqlparser::ast::Function) -> Vec<Expr> {
     use datafusion::sql::sqlparser::ast::{FunctionArg, FunctionArgExpr, FunctionArguments};
     let FunctionArguments::List(list) = &function.args else {
         return vec![];

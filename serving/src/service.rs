@@ -42,6 +42,8 @@ use crate::pool::QueryPool;
 use crate::reading::{PUBLIC, Reading};
 use crate::row_rights::{absent, is_there, narrowed};
 use crate::running::{Queries, QueryInfo, Running, Verification, Waiter};
+use crate::spellings;
+use crate::spellings::operators::Operators;
 use crate::statement;
 use crate::stoppable::stoppable;
 use crate::tables::DEAD_LETTERS;
@@ -273,6 +275,10 @@ impl SqlService {
         };
         let mut state = self.state_within(Arc::new(runtime))?;
         functions::bound(&mut state, &bounds)?;
+        datafusion::execution::FunctionRegistry::register_expr_planner(
+            &mut state,
+            Arc::new(Operators),
+        )?;
         Ok(planning::bounded(state, bounds))
     }
 
@@ -647,7 +653,8 @@ impl SqlService {
             if !values.is_empty() {
                 parameters::bind(&mut statement, &values)?;
             }
-            let statement = statement::written_out(&state, statement)?;
+            let mut statement = statement::written_out(&state, statement)?;
+            spellings::rewrite(&mut statement)?;
             let names = relation_names(&state, &statement, &path, dialect.as_deref())?;
             let read = Statements {
                 context: SessionContext::new_with_state(state),

@@ -65,7 +65,7 @@ pub(super) struct Catalogue {
 impl Dialect for Catalogue {
     fn rewrite(&self, statement: &mut Statement) -> Result<()> {
         let schemas = self.search_path.split(',').count();
-        rewrite::rewrite(statement, schemas)
+        rewrite::rewrite(statement, schemas, &self.database)
     }
 
     fn owns(&self, relation: &TableReference) -> bool {

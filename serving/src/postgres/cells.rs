@@ -1,16 +1,21 @@
 //! Values of ours as PostgreSQL writes them, in text and in binary. Sources of the forms: the `*out`
 //! and `*send` functions of `src/backend/utils/adt`, with DateStyle ISO, IntervalStyle postgres,
-//! bytea_output hex and shortest floating-point digits. Times are in UTC.
+//! bytea_output hex and shortest floating-point digits. Times are in UTC, those of another zone as its
+//! clocks show them.
+
+use std::sync::Arc;
 
 use anabranch_shared::{Error, Result};
-use arrow::array::{Array, ArrayRef, AsArray, RecordBatch};
+use arrow::array::timezone::Tz;
+use arrow::array::{Array, ArrayRef, AsArray, ListArray, RecordBatch, TimestampMicrosecondArray};
 use arrow::compute::cast;
 use arrow::datatypes::{
     DataType, Date32Type, Decimal32Type, Decimal64Type, Decimal128Type, Decimal256Type,
-    DecimalType, Float32Type, Float64Type, Int16Type, Int32Type, Int64Type,
+    DecimalType, Field, Float32Type, Float64Type, Int16Type, Int32Type, Int64Type,
     IntervalMonthDayNanoType, IntervalUnit, Time64MicrosecondType, TimeUnit,
     TimestampMicrosecondType, UInt32Type, UInt64Type,
 };
+use arrow::error::ArrowError;
 use arrow::json::WriterBuilder;
 use arrow::json::writer::LineDelimited;
 use chrono::{DateTime, Datelike, NaiveDate, Timelike};
@@ -57,10 +62,22 @@ pub(super) struct Cells {
     values: ArrayRef,
     /// Of structures: each row as JSON.
     json: Option<Vec<String>>,
+    /// Whether its lists are vectors.
+    is_vector: bool,
 }
 
 impl Cells {
-    pub(super) fn new(column: &ArrayRef) -> Result<Self> {
+    /// A column of a field.
+    pub(super) fn of(field: &Field, column: &ArrayRef) -> Result<Self> {
+        let is_vector = field.extension_type_name() == Some(types::VECTOR);
+        Ok(Self {
+            is_vector,
+            ..Self::new(column)?
+        })
+    }
+
+    fn new(column: &ArrayRef) -> Result<Self> {
+        let column = &as_clocks_show(column)?;
         let column_type = column_type(column.data_type());
         let json = match column_type.item == types::JSON {
             true => Some(as_json(column)?),
@@ -78,6 +95,7 @@ impl Cells {
             column_type,
             values,
             json,
+            is_vector: false,
         })
     }
 
@@ -98,13 +116,47 @@ impl Cells {
             (false, Form::Binary) => binary(&self.values, row, out),
             (true, form) => {
                 let items = self.values.as_list::<i32>().value(row);
-                match form {
-                    Form::Text => list_text(&items, out),
-                    Form::Binary => list_binary(&items, self.column_type.item.oid, out),
+                let item = self.column_type.item.oid;
+                match (form, self.is_vector) {
+                    (Form::Text, false) => list_text(&items, out),
+                    (Form::Text, true) => vector_text(&items, out),
+                    (Form::Binary, false) => list_binary(&items, (item, 1), out),
+                    (Form::Binary, true) => list_binary(&items, (item, 0), out),
                 }
             }
         }
     }
+}
+
+/// Times of a zone as its clocks show them, alone or in lists; whatever else as it is.
+fn as_clocks_show(column: &ArrayRef) -> Result<ArrayRef> {
+    Ok(match column.data_type() {
+        DataType::Timestamp(_, Some(zone)) if !types::is_utc(zone) => {
+            let zone: Tz = zone.parse()?;
+            let type_there = DataType::Timestamp(TimeUnit::Microsecond, Some("UTC".into()));
+            let times = cast(column, &type_there)?;
+            let times = times.as_primitive::<TimestampMicrosecondType>();
+            let shown = |us: i64| {
+                let at = DateTime::from_timestamp_micros(us).ok_or_else(out_of_range)?;
+                let local = at.with_timezone(&zone).naive_local();
+                Ok::<_, ArrowError>(local.and_utc().timestamp_micros())
+            };
+            let shown: TimestampMicrosecondArray = times.try_unary(shown)?;
+            Arc::new(shown)
+        }
+        DataType::List(_) => {
+            let list = column.as_list::<i32>();
+            let items = as_clocks_show(list.values())?;
+            let item = Field::new("item", items.data_type().clone(), true);
+            let (offsets, nulls) = (list.offsets().clone(), list.nulls().cloned());
+            Arc::new(ListArray::try_new(Arc::new(item), offsets, items, nulls)?)
+        }
+        _ => column.clone(),
+    })
+}
+
+fn out_of_range() -> ArrowError {
+    ArrowError::ComputeError("a time is out of range".to_owned())
 }
 
 fn item_type(data_type: &DataType) -> &DataType {
@@ -496,7 +548,18 @@ fn list_text(items: &ArrayRef, out: &mut Vec<u8>) -> Result<()> {
     Ok(())
 }
 
-fn list_binary(items: &ArrayRef, oid: u32, out: &mut Vec<u8>) -> Result<()> {
+fn vector_text(items: &ArrayRef, out: &mut Vec<u8>) -> Result<()> {
+    for row in 0..items.len() {
+        if row > 0 {
+            out.push(b' ');
+        }
+        text(items, row, out)?;
+    }
+    Ok(())
+}
+
+/// A list whose items are of a type and counted from a number.
+fn list_binary(items: &ArrayRef, (oid, first): (u32, i32), out: &mut Vec<u8>) -> Result<()> {
     let dimensions = i32::from(!items.is_empty());
     out.extend(dimensions.to_be_bytes());
     out.extend(i32::from(items.null_count() > 0).to_be_bytes());
@@ -505,7 +568,7 @@ fn list_binary(items: &ArrayRef, oid: u32, out: &mut Vec<u8>) -> Result<()> {
         return Ok(());
     }
     out.extend(length(items.len())?);
-    out.extend(1_i32.to_be_bytes());
+    out.extend(first.to_be_bytes());
     for row in 0..items.len() {
         if items.is_null(row) {
             out.extend((-1_i32).to_be_bytes());
@@ -566,10 +629,9 @@ mod tests {
 
     use arrow::array::{
         BinaryArray, Decimal128Array, Float32Array, Float64Array, Int64Array,
-        IntervalMonthDayNanoArray, ListArray, StringArray, StructArray, TimestampMicrosecondArray,
-        UInt64Array,
+        IntervalMonthDayNanoArray, StringArray, StructArray, UInt64Array,
     };
-    use arrow::datatypes::{Field, IntervalMonthDayNano};
+    use arrow::datatypes::IntervalMonthDayNano;
 
     use super::*;
 
@@ -715,6 +777,32 @@ mod tests {
         assert_eq!(written[1], [0, 1, 255, 255, 64, 0, 0, 2, 1, 244]);
         assert_eq!(written[2], [0, 0, 0, 0, 0, 0, 0, 2]);
         assert_eq!(written[3], [0, 1, 0, 1, 0, 0, 0, 2, 0, 100]);
+    }
+
+    #[test]
+    fn times_of_a_zone_are_shown_as_there() {
+        let at = 1_767_323_045_678_901;
+        let times = TimestampMicrosecondArray::from(vec![Some(at), None]);
+        let berlin: ArrayRef = Arc::new(times.clone().with_timezone("Europe/Berlin"));
+        assert_eq!(column_type(berlin.data_type()).oid(), types::TIMESTAMP.oid);
+        assert_eq!(texts(berlin)[0], "2026-01-02 04:04:05.678901");
+        let utc: ArrayRef = Arc::new(times.with_timezone("UTC"));
+        assert_eq!(column_type(utc.data_type()).oid(), types::TIMESTAMPTZ.oid);
+        assert_eq!(texts(utc)[0], "2026-01-02 03:04:05.678901+00");
+    }
+
+    #[test]
+    fn vectors_are_written_without_braces() {
+        let lists = ListArray::from_iter_primitive::<Int16Type, _, _>([Some([Some(1), Some(3)])]);
+        let column: ArrayRef = Arc::new(lists);
+        let named = [("ARROW:extension:name".to_owned(), types::VECTOR.to_owned())];
+        let field = Field::new("indkey", column.data_type().clone(), true);
+        let field = field.with_metadata(named.into());
+        assert_eq!(types::column_type_of(&field), types::by_oid(22).unwrap());
+        let cells = Cells::of(&field, &column).unwrap();
+        let mut out = Vec::new();
+        cells.write(0, Form::Text, &mut out).unwrap();
+        assert_eq!(out, b"1 3");
     }
 
     #[test]

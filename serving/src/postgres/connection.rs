@@ -569,10 +569,10 @@ impl<W: AsyncWrite + Unpin + Send> Connection<W> {
         writing: &mut Writing,
         stop: Option<&Stop>,
     ) -> Result<(), Fault> {
-        let columns: Vec<Cells> = batch
-            .columns()
-            .iter()
-            .map(Cells::new)
+        let schema = batch.schema();
+        let columns = schema.fields().iter().zip(batch.columns());
+        let columns: Vec<Cells> = columns
+            .map(|(field, column)| Cells::of(field, column))
             .collect::<Result<_>>()?;
         for row in 0..batch.num_rows() {
             writing.write(&columns, row, &mut self.out)?;

@@ -398,7 +398,8 @@ mod tests {
 
     fn written(writing: &mut Writing, texts: &[Option<&str>]) -> String {
         let column: ArrayRef = Arc::new(StringArray::from(texts.to_vec()));
-        let cells = [Cells::new(&column).unwrap(), Cells::new(&column).unwrap()];
+        let field = Field::new("x", column.data_type().clone(), true);
+        let cells = [(); 2].map(|()| Cells::of(&field, &column).unwrap());
         let mut all = String::new();
         for row in 0..texts.len() {
             let mut out = BytesMut::new();

@@ -6,6 +6,10 @@ use arrow::datatypes::{DataType, Field, IntervalUnit, TimeUnit};
 /// The name of Arrow's canonical extension type of texts that are JSON.
 pub(super) const JSON_TEXT: &str = "arrow.json";
 
+/// The name by which columns of the catalogue say that their lists of numbers are vectors, which
+/// PostgreSQL writes otherwise.
+pub(super) const VECTOR: &str = "anabranch.vector";
+
 /// A type of PostgreSQL.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct PgType {
@@ -40,10 +44,12 @@ types! {
     NAME = 19, 1003, 64, "name", "name", 'S';
     INT8 = 20, 1016, 8, "int8", "bigint", 'N';
     INT2 = 21, 1005, 2, "int2", "smallint", 'N';
+    INT2VECTOR = 22, 1006, -1, "int2vector", "int2vector", 'A';
     INT4 = 23, 1007, 4, "int4", "integer", 'N';
     REGPROC = 24, 1008, 4, "regproc", "regproc", 'N';
     TEXT = 25, 1009, -1, "text", "text", 'S';
     OID = 26, 1028, 4, "oid", "oid", 'N';
+    OIDVECTOR = 30, 1013, -1, "oidvector", "oidvector", 'A';
     JSON = 114, 199, -1, "json", "json", 'U';
     FLOAT4 = 700, 1021, 4, "float4", "real", 'N';
     FLOAT8 = 701, 1022, 8, "float8", "double precision", 'N';
@@ -121,8 +127,20 @@ pub(super) fn column_type_of(field: &Field) -> ColumnType {
             item: JSON,
             is_list: false,
         },
+        Some(VECTOR) => ColumnType {
+            item: match column_type(field.data_type()).item {
+                INT2 => INT2VECTOR,
+                _ => OIDVECTOR,
+            },
+            is_list: false,
+        },
         _ => column_type(field.data_type()),
     }
+}
+
+/// Whether times of a zone are shown as they are kept.
+pub(super) fn is_utc(zone: &str) -> bool {
+    ["UTC", "+00:00", "Z", "Etc/UTC"].contains(&zone)
 }
 
 /// The type of a value that is no structure and no list.
@@ -150,7 +168,11 @@ fn scalar(data_type: &DataType) -> Option<PgType> {
         DataType::Date32 | DataType::Date64 => DATE,
         DataType::Time32(_) | DataType::Time64(_) => TIME,
         DataType::Timestamp(_, None) => TIMESTAMP,
-        DataType::Timestamp(_, Some(_)) => TIMESTAMPTZ,
+        DataType::Timestamp(_, Some(zone)) => match is_utc(zone) {
+            true => TIMESTAMPTZ,
+            // What `AT TIME ZONE` makes of a time is how clocks show it there.
+            false => TIMESTAMP,
+        },
         DataType::Interval(_) | DataType::Duration(_) => INTERVAL,
         _ => return None,
     })

@@ -166,7 +166,8 @@ async fn answers_are_what_they_were() -> anyhow::Result<()> {
     let jobs = door.query("SELECT * FROM jobs", &[]).await;
     let refused = jobs.err().map(|e| format!("{e:?}")).unwrap_or_default();
     anyhow::ensure!(refused.contains("as it is now alone"), "{refused}");
-    door.batch_execute("ROLLBACK; RESET anabranch.as_of").await?;
+    door.batch_execute("ROLLBACK; RESET anabranch.as_of")
+        .await?;
     anyhow::ensure!(count().await? == now);
 
     let of_then = format!("SET anabranch.as_of = '{}'; {}", moment.place, QUESTIONS[0]);

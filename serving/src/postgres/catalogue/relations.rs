@@ -16,6 +16,7 @@ use serde_json::{Map, Value};
 
 use super::Rows;
 use crate::parameters::list_of;
+use crate::postgres::types::VECTOR;
 
 /// A relation a line: its name, and for each column `NAME:LETTER`, see [`data_type`].
 const TEXT: &str = include_str!("relations.txt");
@@ -42,7 +43,13 @@ static ALL: LazyLock<BTreeMap<&'static str, SchemaRef>> = LazyLock::new(|| {
         let (name, columns) = line.split_once(' ')?;
         let field = |column: &str| {
             let (name, letter) = column.split_once(':')?;
-            Some(Field::new(name, data_type(letter), true))
+            let field = Field::new(name, data_type(letter), true);
+            let is_vector = matches!(letter, "V" | "W");
+            let extension = ("ARROW:extension:name".to_owned(), VECTOR.to_owned());
+            Some(match is_vector {
+                true => field.with_metadata([extension].into()),
+                false => field,
+            })
         };
         let fields: Option<Vec<Field>> = columns.split(' ').map(field).collect();
         Some((name, Arc::new(Schema::new(fields?))))
@@ -61,8 +68,8 @@ fn data_type(letter: &str) -> DataType {
         "f" => DataType::Float32,
         "d" => DataType::Float64,
         "z" => DataType::Timestamp(TimeUnit::Microsecond, Some("+00:00".into())),
-        "S" => list_of(&DataType::Int16),
-        "I" => list_of(&DataType::UInt32),
+        "S" | "V" => list_of(&DataType::Int16),
+        "I" | "W" => list_of(&DataType::UInt32),
         "T" => list_of(&DataType::Utf8),
         _ => DataType::Utf8,
     }

@@ -15,18 +15,22 @@ use datafusion::sql::sqlparser::ast::{
 
 use super::PG_CATALOG;
 use super::relations::{is_empty, table_of};
-use crate::parameters::call;
+use crate::parameters::{call, placeholders};
+use crate::spellings::of_name;
 
-/// Rewrites a statement in place, for a session whose search path has so many schemas.
-pub(super) fn rewrite(statement: &mut Statement, schemas: usize) -> Result<()> {
+/// Rewrites a statement in place, for a session whose search path has so many schemas and whose
+/// database is called so.
+pub(super) fn rewrite(statement: &mut Statement, schemas: usize, database: &str) -> Result<()> {
     let sql = match statement {
         Statement::Statement(sql) => sql,
-        Statement::Explain(explain) => return rewrite(&mut explain.statement, schemas),
+        Statement::Explain(explain) => {
+            return rewrite(&mut explain.statement, schemas, database);
+        }
         _ => return Ok(()),
     };
     // Neither ends early.
     let (ControlFlow::Continue(()) | ControlFlow::Break(())) =
-        VisitMut::visit(sql.as_mut(), &mut Names);
+        VisitMut::visit(sql.as_mut(), &mut Names { database });
     let (ControlFlow::Continue(()) | ControlFlow::Break(())) =
         VisitMut::visit(sql.as_mut(), &mut Spellings { schemas });
     Ok(())
@@ -47,13 +51,19 @@ fn first_is_catalog(name: &ObjectName) -> bool {
             .is_some_and(|part| part.value.eq_ignore_ascii_case(PG_CATALOG))
 }
 
-/// Names of relations with their schema, of functions without.
-struct Names;
+/// Names of relations with their schema and without their database, of functions without schema.
+struct Names<'a> {
+    database: &'a str,
+}
 
-impl VisitorMut for Names {
+impl VisitorMut for Names<'_> {
     type Break = ();
 
     fn pre_visit_relation(&mut self, name: &mut ObjectName) -> ControlFlow<()> {
+        let database = name.0.first().and_then(|part| part.as_ident());
+        if name.0.len() == 3 && database.is_some_and(|part| part.value == self.database) {
+            name.0.remove(0);
+        }
         let is_known = |name: &str| table_of(name).is_some();
         if name.0.len() == 1 && last(name).is_some_and(|name| is_known(&name)) {
             let schema = ObjectNamePart::Identifier(Ident::new(PG_CATALOG));
@@ -114,6 +124,7 @@ impl VisitorMut for Spellings {
 /// The engine's expression for one of PostgreSQL's, where it differs.
 fn written(expr: &mut Expr, schemas: usize) -> Option<Expr> {
     match expr {
+        Expr::Identifier(name) => of_name(name),
         Expr::Collate { expr, .. } => Some(expr.as_ref().clone()),
         Expr::BinaryOp { left, op, right } => match op {
             BinaryOperator::PGCustomBinaryOperator(path) => Some(Expr::BinaryOp {
@@ -490,7 +501,14 @@ fn without_work(body: &mut SetExpr) {
     if has_aggregates {
         return;
     }
-    select.selection = Some(Expr::value(Value::Boolean(false)));
+    // Its parameters stay, so that whoever prepared it may give them.
+    let none = Expr::value(Value::Boolean(false));
+    let given = placeholders(select).into_iter();
+    select.selection = Some(given.fold(none, |none, parameter| Expr::BinaryOp {
+        left: Box::new(none),
+        op: BinaryOperator::And,
+        right: Box::new(Expr::IsNull(Box::new(parameter))),
+    }));
     for (nth, item) in select.projection.iter_mut().enumerate() {
         let (expr, alias) = match item {
             SelectItem::ExprWithAlias { expr, alias } => (expr.clone(), Some(alias.clone())),
@@ -518,7 +536,7 @@ mod tests {
 
     fn rewritten(sql: &str) -> String {
         let mut statement = DFParser::parse_sql(sql).unwrap().pop_front().unwrap();
-        rewrite(&mut statement, 1).unwrap();
+        rewrite(&mut statement, 1, "any").unwrap();
         statement.to_string()
     }
 
@@ -532,6 +550,14 @@ mod tests {
             (
                 "SELECT 1 FROM t WHERE n OPERATOR(pg_catalog.~) '^(t)$' COLLATE pg_catalog.default",
                 "SELECT 1 FROM t WHERE n ~ '^(t)$'",
+            ),
+            (
+                "SELECT current_schema FROM \"any\".\"public\".\"t\" AS t",
+                "SELECT current_schema() FROM \"public\".\"t\" AS t",
+            ),
+            (
+                "SELECT tgname FROM pg_trigger WHERE tgrelid = $1",
+                "SELECT tgname FROM pg_catalog.pg_trigger WHERE false AND $1 IS NULL",
             ),
             (
                 "SELECT 'hot'::pg_catalog.regclass::pg_catalog.oid",

@@ -164,7 +164,7 @@ impl<W: AsyncWrite + Unpin + Send> Connection<W> {
         self.check_open(&prepared.command)?;
         let query = match &prepared.command {
             Command::Query => prepared.text.clone(),
-            Command::Copy { query, .. } => query.clone(),
+            Command::Copy { query, .. } | Command::Declare { query, .. } => query.clone(),
             _ => return Ok(prepared),
         };
         if prepared.described.is_some() {
@@ -219,7 +219,10 @@ impl<W: AsyncWrite + Unpin + Send> Connection<W> {
         if self.portals.len() >= MOST_KEPT {
             return Err(too_many("portals"));
         }
-        let takes_values = matches!(prepared.command, Command::Query | Command::Copy { .. });
+        let takes_values = matches!(
+            prepared.command,
+            Command::Query | Command::Copy { .. } | Command::Declare { .. }
+        );
         // `$` is in every parameter.
         let prepared = match takes_values && (prepared.text.contains('$') || !values.is_empty()) {
             true => self.described(statement).await?,
@@ -402,6 +405,15 @@ impl<W: AsyncWrite + Unpin + Send> Connection<W> {
             Command::Copy { query, format } => {
                 let values = std::mem::take(&mut portal.values);
                 self.copy(&query, &values, format).await
+            }
+            Command::Declare {
+                cursor,
+                is_held,
+                query,
+            } => {
+                let values = std::mem::take(&mut portal.values);
+                self.declare(&cursor, is_held, (&query, &values)).await?;
+                self.complete(portal.prepared.command.tag(), None)
             }
             command => {
                 if let Some(mut rows) = self.act(&command).await? {

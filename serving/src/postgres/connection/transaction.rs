@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use anabranch_shared::{Error, Result};
+use datafusion::sql::sqlparser::ast::Expr;
 use pgwire::messages::startup::ParameterStatus;
 use tokio::io::AsyncWrite;
 
@@ -92,7 +93,7 @@ impl<W: AsyncWrite + Unpin + Send> Connection<W> {
                 cursor,
                 is_held,
                 query,
-            } => self.declare(cursor, *is_held, query).await?,
+            } => self.declare(cursor, *is_held, (query, &[])).await?,
             Command::Close(None) => self.cursors.clear(),
             Command::Close(Some(name)) => {
                 if self.cursors.remove(name).is_none() {
@@ -220,7 +221,7 @@ impl<W: AsyncWrite + Unpin + Send> Connection<W> {
         &mut self,
         name: &str,
         is_held: bool,
-        query: &str,
+        (query, values): (&str, &[Expr]),
     ) -> Result<(), Fault> {
         if !is_held && self.open.is_none() {
             return Err(Fault::coded(
@@ -234,7 +235,7 @@ impl<W: AsyncWrite + Unpin + Send> Connection<W> {
         if self.cursors.len() >= MOST_KEPT {
             return Err(too_many("cursors"));
         }
-        let mut rows = self.execute(query, &[]).await?;
+        let mut rows = self.execute(query, values).await?;
         if is_held && !rows.is_endless() {
             let memory = self.session.service().memory_pool().clone();
             rows = self.guard().run(rows.kept(&memory)).await?;
