@@ -3,6 +3,7 @@
 pub mod answers;
 pub mod client;
 pub mod daemon_status;
+mod folding;
 pub mod local_service;
 pub(crate) mod past;
 pub mod presence;

@@ -1,6 +1,7 @@
 //! Serving layer: joins a master view and its delta, answers SQL.
 
 mod additive;
+mod arithmetic;
 mod arrow_form;
 mod at_least;
 mod audit;

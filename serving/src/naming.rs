@@ -92,18 +92,19 @@ impl ColumnNames {
             let (expr, key, name) = match item {
                 SelectItem::UnnamedExpr(expr) => {
                     let name = named(expr, &Ctes::new()).unwrap_or_else(|| NAMELESS.to_owned());
-                    let key = engine_name(expr);
+                    // What the engine calls an expression is its own to say.
+                    let key = column_name(expr);
                     (expr, key, name)
                 }
                 // What an order by the name means is not known any more.
                 SelectItem::ExprWithAlias { expr, alias } if !is_ordered => {
                     let name = folded(alias);
-                    (expr, name.clone(), name)
+                    (expr, Some(name.clone()), name)
                 }
                 _ => continue,
             };
-            let is_column = matches!(expr, Expr::Identifier(_) | Expr::CompoundIdentifier(_));
-            if taken.insert(key) && !(beside_wildcard && is_column) {
+            let is_new = key.is_some_and(|key| taken.insert(key));
+            if is_new && !(beside_wildcard && column_name(expr).is_some()) {
                 continue;
             }
             let own = format!("{APART}{}", n + 1);
@@ -202,17 +203,12 @@ pub fn distinct_names(schema: &SchemaRef) -> SchemaRef {
     Arc::new(Schema::new_with_metadata(fields, schema.metadata().clone()))
 }
 
-/// By what the engine calls a column: by what is cast in it, in one spelling.
-fn engine_name(expr: &Expr) -> String {
+/// The name of a column that an expression is, and nothing else.
+fn column_name(expr: &Expr) -> Option<String> {
     match expr {
-        Expr::Cast { expr, .. }
-        | Expr::Nested(expr)
-        | Expr::AtTimeZone {
-            timestamp: expr, ..
-        } => engine_name(expr),
-        Expr::CompoundIdentifier(parts) => parts.last().map(folded).unwrap_or_default(),
-        Expr::Identifier(name) => folded(name),
-        expr => expr.to_string().to_lowercase(),
+        Expr::CompoundIdentifier(parts) => parts.last().map(folded),
+        Expr::Identifier(name) => Some(folded(name)),
+        _ => None,
     }
 }
 
@@ -506,14 +502,17 @@ mod tests {
             )
         };
         for (text, expected) in [
-            ("SELECT count(*), COUNT(*) FROM t", "count"),
-            ("SELECT NULL, NULL", "?column?"),
-            ("SELECT x, x FROM t", "x"),
-            ("SELECT x, x::varchar FROM t", "x"),
-            ("SELECT a AS x, b AS X FROM t", "x"),
-            ("SELECT t.x, x FROM t ORDER BY x", "x"),
+            ("SELECT count(*), COUNT(*) FROM t", &["count", "count"][..]),
+            ("SELECT NULL, NULL", &["?column?", "?column?"]),
+            ("SELECT x, x FROM t", &["x"]),
+            ("SELECT x, x::varchar FROM t", &["x"]),
+            ("SELECT x AT TIME ZONE 'UTC', x FROM t", &["timezone"]),
+            ("SELECT *, x FROM t", &["x"]),
+            ("SELECT a AS x, b AS X FROM t", &["x"]),
+            ("SELECT t.x, x FROM t ORDER BY x", &["x"]),
         ] {
-            assert_eq!(answered(text), Some(vec![expected.to_owned()]), "{text}");
+            let expected = expected.iter().map(|name| (*name).to_owned());
+            assert_eq!(answered(text), Some(expected.collect()), "{text}");
         }
         for other in [
             "SELECT x, y FROM t",

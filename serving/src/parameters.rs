@@ -130,7 +130,10 @@ pub(crate) fn literal(data_type: &DataType, text: Option<&str>) -> Expr {
     };
     match data_type {
         DataType::Utf8 | DataType::LargeUtf8 | DataType::Utf8View => quoted(text),
-        DataType::Binary => Expr::value(Value::HexStringLiteral(text.to_owned())),
+        DataType::Binary
+        | DataType::BinaryView
+        | DataType::LargeBinary
+        | DataType::FixedSizeBinary(_) => Expr::value(Value::HexStringLiteral(text.to_owned())),
         DataType::Boolean => Expr::value(Value::Boolean(text == "true")),
         DataType::Int64 => integer(text),
         DataType::Int32 => cast(integer(text), "INT"),

@@ -23,6 +23,7 @@ use datafusion::physical_plan::execute_stream;
 use datafusion::prelude::{DataFrame, SessionConfig, SessionContext};
 use datafusion::sql::sqlparser::ast;
 
+use crate::arithmetic;
 use crate::at_least::{LOOK_EVERY, WAIT, missing};
 use crate::audit::{AuditRecord, Auditor};
 use crate::blame::naming_views;
@@ -279,7 +280,7 @@ impl SqlService {
             &mut state,
             Arc::new(Operators),
         )?;
-        Ok(planning::bounded(state, bounds))
+        Ok(arithmetic::checked(planning::bounded(state, bounds)))
     }
 
     fn state_within(&self, runtime: Arc<RuntimeEnv>) -> Result<SessionState> {

@@ -5,6 +5,7 @@ mod arrays;
 pub(crate) mod operators;
 mod patterns;
 
+use std::collections::BTreeSet;
 use std::ops::ControlFlow;
 
 use anabranch_shared::{Error, Result};
@@ -16,6 +17,9 @@ use datafusion::sql::sqlparser::ast::{
 
 use crate::parameters::{arguments, call};
 
+/// The engine's name of the column of a series.
+const OF_SERIES: &str = "value";
+
 /// Rewrites a statement in place.
 ///
 /// # Errors
@@ -26,13 +30,44 @@ pub(crate) fn rewrite(statement: &mut Statement) -> Result<()> {
         Statement::Explain(explain) => return rewrite(&mut explain.statement),
         _ => return Ok(()),
     };
-    match VisitMut::visit(sql.as_mut(), &mut Spellings) {
+    let mut series = Series::default();
+    let (ControlFlow::Continue(()) | ControlFlow::Break(())) =
+        VisitMut::visit(sql.as_mut(), &mut series);
+    match VisitMut::visit(sql.as_mut(), &mut Spellings { series }) {
         ControlFlow::Continue(()) => Ok(()),
         ControlFlow::Break(wrong) => Err(wrong),
     }
 }
 
-struct Spellings;
+/// The aliases of series of numbers and times in FROM, by which PostgreSQL calls their column too.
+#[derive(Debug, Default)]
+struct Series(BTreeSet<String>);
+
+impl VisitorMut for Series {
+    type Break = ();
+
+    fn pre_visit_table_factor(&mut self, factor: &mut TableFactor) -> ControlFlow<()> {
+        if let TableFactor::Table {
+            name,
+            args: Some(_),
+            alias: Some(alias),
+            ..
+        } = factor
+            && alias.columns.is_empty()
+        {
+            let name = name.to_string().to_lowercase();
+            let name = name.strip_prefix("pg_catalog.").unwrap_or(&name);
+            if ["generate_series", "range"].contains(&name) {
+                self.0.insert(alias.name.value.clone());
+            }
+        }
+        ControlFlow::Continue(())
+    }
+}
+
+struct Spellings {
+    series: Series,
+}
 
 impl VisitorMut for Spellings {
     type Break = Error;
@@ -44,6 +79,11 @@ impl VisitorMut for Spellings {
 
     // From the top, so that what is around a value says of which type it is.
     fn pre_visit_expr(&mut self, expr: &mut Expr) -> ControlFlow<Error> {
+        if let Expr::Identifier(name) = expr
+            && self.series.0.contains(&name.value)
+        {
+            *expr = Expr::CompoundIdentifier(vec![name.clone(), Ident::new(OF_SERIES)]);
+        }
         match written(expr) {
             Ok(Some(written)) => *expr = written,
             Ok(None) => {}
@@ -56,33 +96,19 @@ impl VisitorMut for Spellings {
     }
 }
 
-/// A function in FROM that gives one column gives it under its alias.
+/// What a list in FROM is unfolded to has the name of its alias.
 fn name_column(factor: &mut TableFactor) {
-    let alias = match factor {
-        TableFactor::Table {
-            name,
-            args: Some(_),
-            alias: Some(alias),
-            ..
-        } => {
-            let is_series = |known: &&str| name.to_string().eq_ignore_ascii_case(known);
-            ["generate_series", "range", "pg_catalog.generate_series"]
-                .iter()
-                .any(|known| is_series(&known))
-                .then_some(alias)
-        }
-        TableFactor::UNNEST {
-            alias: Some(alias),
-            array_exprs,
-            with_offset: false,
-            with_ordinality: false,
-            ..
-        } if array_exprs.len() == 1 => Some(alias),
-        _ => None,
+    let TableFactor::UNNEST {
+        alias: Some(TableAlias { name, columns, .. }),
+        array_exprs,
+        with_offset: false,
+        with_ordinality: false,
+        ..
+    } = factor
+    else {
+        return;
     };
-    if let Some(TableAlias { name, columns, .. }) = alias
-        && columns.is_empty()
-    {
+    if columns.is_empty() && array_exprs.len() == 1 {
         columns.push(TableAliasColumnDef {
             name: name.clone(),
             data_type: None,
@@ -331,7 +357,7 @@ mod tests {
             ),
             (
                 "SELECT i FROM generate_series(1, 3) i",
-                "SELECT i FROM generate_series(1, 3) i (i)",
+                "SELECT i.value FROM generate_series(1, 3) i",
             ),
         ] {
             assert_eq!(rewritten(written), expected);

@@ -78,6 +78,11 @@ impl FromStr for Heads {
     }
 }
 
+/// Whether a topic may be called so.
+fn is_name(topic: &str) -> bool {
+    topic.starts_with(|first: char| !first.is_ascii_digit())
+}
+
 /// A moment of which an answer may be: of what had been admitted by then, or of these places in the logs.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Moment {
@@ -101,11 +106,14 @@ impl FromStr for Moment {
 
     fn from_str(text: &str) -> Result<Self> {
         let text = text.trim();
-        if let Ok(time) = DateTime::parse_from_rfc3339(text) {
-            return Ok(Self::Time(time.to_utc()));
+        if let Ok(time) = text.parse::<DateTime<Utc>>() {
+            return Ok(Self::Time(time));
         }
         match text.parse::<Heads>() {
-            Ok(heads) if heads != Heads::default() => Ok(Self::Heads(heads)),
+            // A time without its zone could be read as a place.
+            Ok(heads) if heads.iter().all(|(topic, _)| is_name(topic)) && !heads.0.is_empty() => {
+                Ok(Self::Heads(heads))
+            }
             _ => Err(Error::Invalid(format!(
                 "`{}` is no moment; write a time with its zone, such as `2026-11-28T10:00:00Z`, or places in topics, such as `pageviews:0:133`",
                 text.escape_debug()

@@ -85,6 +85,19 @@ impl Daemon {
         self.process.kill()
     }
 
+    /// A client of its PostgreSQL door.
+    pub async fn over_postgres(&self) -> anyhow::Result<tokio_postgres::Client> {
+        let (_, health) = self.get("/health").await?;
+        let health: Value = serde_json::from_str(&health)?;
+        let address = health["postgres"].as_str().unwrap_or_default();
+        let port = address.rsplit(':').next().unwrap_or_default();
+        let settings = format!("host=127.0.0.1 port={port} user=me dbname=it");
+        let (client, connection) =
+            tokio_postgres::connect(&settings, tokio_postgres::NoTls).await?;
+        tokio::spawn(connection);
+        Ok(client)
+    }
+
     /// Asks for a page. Gives the status and the text.
     pub async fn get(&self, path: &str) -> anyhow::Result<(u16, String)> {
         request("GET", &self.client.address().http, path, &[], b"").await
@@ -144,6 +157,21 @@ impl Daemon {
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
     }
+}
+
+/// The rows of an answer over PostgreSQL as texts, NULL as nothing.
+pub async fn texts(client: &tokio_postgres::Client, sql: &str) -> anyhow::Result<Vec<Vec<String>>> {
+    use tokio_postgres::SimpleQueryMessage;
+    let messages = client.simple_query(sql).await?.into_iter();
+    let rows = messages.filter_map(|message| match message {
+        SimpleQueryMessage::Row(row) => Some(row),
+        _ => None,
+    });
+    let values = rows.map(|row| {
+        let value = |n| row.get(n).unwrap_or_default().to_owned();
+        (0..row.len()).map(value).collect()
+    });
+    Ok(values.collect())
 }
 
 /// The cells of an answer as text, `NULL` for NULL.

@@ -12,5 +12,6 @@ mod metrics;
 mod postgres;
 mod queries;
 mod rows;
+mod spellings;
 mod tls;
 mod users;

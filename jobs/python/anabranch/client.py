@@ -109,17 +109,18 @@ class Client:
         except urllib.error.URLError as e:
             raise Error(f"{self.url} does not answer: {e.reason}") from None
 
-    def sql(self, statement, parameters=(), *, read=None, at_least=None):
+    def sql(self, statement, parameters=(), *, read=None, at_least=None, as_of=None):
         """The answer of a statement, whose `$1`, `$2`, … the parameters stand for. `at_least` is the
-        token of facts that the answer has to have seen."""
+        token of facts that the answer has to have seen, `as_of` a moment that has passed: a time with
+        its zone as text, or places such as tokens have."""
         body = json.dumps({"sql": statement, "parameters": list(parameters)}, default=_json).encode()
-        query = [("read", read or self.read), ("at_least", at_least)]
+        query = [("read", read or self.read), ("at_least", at_least), ("as_of", as_of)]
         headers = {"content-type": "application/json", "accept": ARROW}
         return Answer(self._ask("POST", "/sql", query, body, headers))
 
-    def view(self, name, *, read=None, at_least=None, **keys):
+    def view(self, name, *, read=None, at_least=None, as_of=None, **keys):
         """The rows of a view with these keys; several values of one are given as a list."""
-        query = [("read", read or self.read), ("at_least", at_least)]
+        query = [("read", read or self.read), ("at_least", at_least), ("as_of", as_of)]
         for key, values in keys.items():
             values = values if isinstance(values, (list, tuple)) else [values]
             query += [(key, value if isinstance(value, str) else str(_text(value))) for value in values]

@@ -15,7 +15,7 @@ use tokio::sync::Semaphore;
 
 use crate::clock::now_ms;
 use crate::project::context::Context;
-use crate::reader::storage_pinner::following;
+use crate::reader::folding::following;
 
 /// What one answer of the past may hold in memory of what was folded for it, of `[query] memory`; the
 /// rest is spilled.

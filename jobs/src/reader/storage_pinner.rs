@@ -7,15 +7,15 @@ use std::sync::atomic::AtomicBool;
 
 use anabranch_shared::view::fold_facts;
 use anabranch_shared::{
-    Error, FoldOptions, FoldProgress, Log, Master, Met, Moment, Named, Offsets, PartitionId, Pin,
-    Pinner, Ranges, ReadMode, Relation, Result, Spill, Topic, TopicPin, ViewPin, with_references,
+    Error, Log, Master, Met, Moment, Named, Offsets, PartitionId, Pin, Pinner, Ranges, ReadMode,
+    Relation, Result, Topic, TopicPin, ViewPin, with_references,
 };
-use anabranch_speed::{Following, PlacedFacts, TopicStream, follow_log};
+use anabranch_speed::{PlacedFacts, TopicStream, follow_log};
 use async_trait::async_trait;
 
 use crate::clock::now_ms;
 use crate::project::context::Context;
-use crate::project::limits::threads;
+use crate::reader::folding::following;
 use crate::reader::past::Past;
 use crate::reader::presence::{Address, wal_id};
 
@@ -218,31 +218,6 @@ impl LocalPinner {
         let master = Master::open(&self.context.storage, &view, generation, now_ms()).await?;
         Ok(Arc::new(master))
     }
-}
-
-/// How facts of the log are folded for one query, within so much memory.
-pub(super) fn following(
-    context: &Context,
-    memory_bytes: usize,
-    stop: &Arc<AtomicBool>,
-) -> Result<Following> {
-    let name = format!("anabranch-{}", context.storage.ids().fresh());
-    Ok(Following {
-        fold: FoldOptions {
-            threads: threads(context.project.query.threads),
-            memory_bytes,
-            stop: stop.clone(),
-            progress: Arc::new(FoldProgress::default()),
-        },
-        memory_bytes,
-        most_memory_bytes: memory_bytes,
-        memory_setting: "`memory` in `[query]`",
-        spill: Some(Arc::new(Spill::open(
-            &std::env::temp_dir().join(name),
-            context.project.daemon.spill_bytes,
-        )?)),
-        held: Arc::default(),
-    })
 }
 
 fn pin_topic(topic: &Opened) -> Result<TopicPin> {

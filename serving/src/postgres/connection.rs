@@ -432,7 +432,7 @@ impl<W: AsyncWrite + Unpin + Send> Connection<W> {
                 let (sent, _) = self.write(&mut rows, &mut writing, usize::MAX).await?;
                 self.complete("SELECT", Some(sent))
             }
-            Command::Fetch(fetch) => self.fetch(&fetch, true).await,
+            Command::Fetch(fetch) => self.fetch(&fetch, None).await,
             Command::Copy { query, format } => self.copy(&query, &[], format).await,
             command => {
                 if let Some(mut rows) = self.act(&command).await? {
@@ -611,7 +611,9 @@ impl<W: AsyncWrite + Unpin + Send> Connection<W> {
         self.complete("COPY", Some(sent))
     }
 
-    async fn fetch(&mut self, fetch: &Fetch, is_described: bool) -> Result<(), Fault> {
+    /// Rows of a cursor, in the forms of a portal; as texts and with their description where there is
+    /// none.
+    async fn fetch(&mut self, fetch: &Fetch, codes: Option<&[i16]>) -> Result<(), Fault> {
         let name = &fetch.cursor;
         if fetch.is_move && self.cursors.get(name).is_some_and(|c| c.rows.is_endless()) {
             return Err(Fault::coded(
@@ -635,8 +637,8 @@ impl<W: AsyncWrite + Unpin + Send> Connection<W> {
                 sent += batch.num_rows();
             }
         } else {
-            let forms = forms(&[], rows.schema().fields().len())?;
-            if is_described {
+            let forms = forms(codes.unwrap_or_default(), rows.schema().fields().len())?;
+            if codes.is_none() {
                 self.put(&description(rows.schema(), &forms))?;
             }
             let mut writing = Writing::Rows(forms);

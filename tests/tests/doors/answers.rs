@@ -242,15 +242,7 @@ async fn a_writer_reads_its_own_writes() -> anyhow::Result<()> {
     let there = ask("facts:0:1001").await?;
     anyhow::ensure!(there == (200, "[{\"n\":1001}]".to_owned()), "{there:?}");
     // What has not come yet is waited for, at each door.
-    let (_, health) = asked.daemon.get("/health").await?;
-    let health: Value = serde_json::from_str(&health)?;
-    let address = health["postgres"].as_str().unwrap_or_default();
-    let settings = format!(
-        "host=127.0.0.1 port={} user=me dbname=it",
-        address.rsplit(':').next().unwrap_or_default()
-    );
-    let (door, connection) = tokio_postgres::connect(&settings, tokio_postgres::NoTls).await?;
-    tokio::spawn(connection);
+    let door = asked.daemon.over_postgres().await?;
     door.batch_execute("SET anabranch.at_least = 'facts:0:1101'")
         .await?;
     let over_door = door.query_one("SELECT sum(facts)::bigint FROM words", &[]);

@@ -137,13 +137,7 @@ async fn answers_are_what_they_were() -> anyhow::Result<()> {
 
     // At the other door, and without a daemon.
     let moment = &moments[5];
-    let (_, health) = past.daemon.get("/health").await?;
-    let health: serde_json::Value = serde_json::from_str(&health)?;
-    let address = health["postgres"].as_str().unwrap_or_default();
-    let port = address.rsplit(':').next().unwrap_or_default();
-    let settings = format!("host=127.0.0.1 port={port} user=me dbname=it");
-    let (door, connection) = tokio_postgres::connect(&settings, tokio_postgres::NoTls).await?;
-    tokio::spawn(connection);
+    let door = past.daemon.over_postgres().await?;
     let count = async || -> anyhow::Result<i64> {
         let row = door.query_one("SELECT count(*) FROM facts", &[]).await?;
         Ok(row.get(0))

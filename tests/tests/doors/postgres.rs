@@ -4,7 +4,7 @@
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use anabranch_tests::daemon::{Daemon, request, run};
+use anabranch_tests::daemon::{Daemon, request, run, texts};
 use anabranch_tests::ledger::line;
 use anabranch_tests::places;
 use anabranch_tests::process::{Setup, until, write_project};
@@ -14,7 +14,7 @@ use serde_json::Value;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio_postgres::error::SqlState;
-use tokio_postgres::{Client, IsolationLevel, NoTls, SimpleQueryMessage};
+use tokio_postgres::{Client, IsolationLevel, NoTls};
 
 const PATIENCE: Duration = Duration::from_secs(30);
 
@@ -50,10 +50,7 @@ impl Doored {
     }
 
     async fn connect(&self) -> anyhow::Result<Client> {
-        let settings = format!("host=127.0.0.1 port={} user=me dbname=it", self.port());
-        let (client, connection) = tokio_postgres::connect(&settings, NoTls).await?;
-        tokio::spawn(connection);
-        Ok(client)
+        self.daemon.over_postgres().await
     }
 
     async fn send(&self, ids: std::ops::Range<i64>) -> anyhow::Result<()> {
@@ -62,20 +59,6 @@ impl Doored {
         anyhow::ensure!(status == 200, "{answer}");
         Ok(())
     }
-}
-
-/// The rows of an answer as texts, NULL as nothing.
-async fn texts(client: &Client, sql: &str) -> anyhow::Result<Vec<Vec<String>>> {
-    let messages = client.simple_query(sql).await?.into_iter();
-    let rows = messages.filter_map(|message| match message {
-        SimpleQueryMessage::Row(row) => Some(row),
-        _ => None,
-    });
-    let values = rows.map(|row| {
-        let value = |n| row.get(n).unwrap_or_default().to_owned();
-        (0..row.len()).map(value).collect()
-    });
-    Ok(values.collect())
 }
 
 /// The code of what a driver tells of an error.

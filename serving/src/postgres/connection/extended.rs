@@ -401,7 +401,7 @@ impl<W: AsyncWrite + Unpin + Send> Connection<W> {
                 self.complete("SELECT", Some(sent))
             }
             Command::Empty => self.put(&EmptyQueryResponse::new()),
-            Command::Fetch(fetch) => self.fetch(&fetch, false).await,
+            Command::Fetch(fetch) => self.fetch(&fetch, Some(&portal.codes)).await,
             Command::Copy { query, format } => {
                 let values = std::mem::take(&mut portal.values);
                 self.copy(&query, &values, format).await
