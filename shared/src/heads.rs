@@ -80,7 +80,7 @@ impl FromStr for Heads {
 
 /// Whether a topic may be called so.
 fn is_name(topic: &str) -> bool {
-    topic.starts_with(|first: char| !first.is_ascii_digit())
+    topic.starts_with(|first: char| first.is_ascii_lowercase())
 }
 
 /// A moment of which an answer may be: of what had been admitted by then, or of these places in the logs.

@@ -5,7 +5,7 @@ use anabranch_tests::daemon::{Daemon, request, run};
 use anabranch_tests::ledger::line;
 use anabranch_tests::places;
 use anabranch_tests::process::{Setup, write_project};
-use chrono::{SecondsFormat, Utc};
+use chrono::SecondsFormat;
 use rand::rngs::SmallRng;
 use rand::{Rng, SeedableRng};
 
@@ -97,7 +97,8 @@ async fn answers_are_what_they_were() -> anyhow::Result<()> {
         let place = answer["token"].as_str().unwrap_or_default().to_owned();
         let answers = past.answers("").await?;
         tokio::time::sleep(std::time::Duration::from_millis(5)).await;
-        let time = Utc::now().to_rfc3339_opts(SecondsFormat::Micros, true);
+        let time = past.daemon.context.storage.wall().now();
+        let time = time.to_rfc3339_opts(SecondsFormat::Micros, true);
         tokio::time::sleep(std::time::Duration::from_millis(5)).await;
         moments.push(Moment {
             time,
