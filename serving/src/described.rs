@@ -79,6 +79,27 @@ impl RelationInfo {
     }
 }
 
+/// The places of the columns that tell a relation's rows apart, in their order: the keys of a view,
+/// where none of its aggregation's is left out.
+pub(crate) fn primary_key(relation: &Relation) -> Vec<usize> {
+    let Some(view) = &relation.view else {
+        return Vec::new();
+    };
+    let roles = view.roles().into_iter().enumerate();
+    let keys: Vec<usize> = roles
+        .filter_map(|(at, role)| matches!(role, Role::Key).then_some(at))
+        .collect();
+    match keys.len() == view.key_count() {
+        true => keys,
+        false => Vec::new(),
+    }
+}
+
+/// What the key of a relation is called among constraints.
+pub(crate) fn key_name(relation: &str) -> String {
+    format!("{relation}_pkey")
+}
+
 impl ColumnInfo {
     fn with(mut self, role: Role) -> Self {
         let name = match role {

@@ -1,7 +1,6 @@
 //! `information_schema`: what there is to be queried, for programs that ask for that first, and for
 //! `SHOW TABLES` and `SHOW COLUMNS`. Owns its tables `tables`, `views` and `columns`, which list every
-//! relation, whether the query reads it or not, and those of constraints, of which there are none;
-//! what it says of schemata, functions and settings is the engine's.
+//! relation, whether the query reads it or not, and those of constraints: views' keys; what it says of schemata, functions and settings is the engine's.
 
 use std::sync::Arc;
 
@@ -17,68 +16,34 @@ use datafusion::datasource::MemTable;
 use datafusion::execution::SessionState;
 use datafusion::prelude::SessionContext;
 
+use crate::described::{key_name, primary_key};
+
 /// What `table_type` says of a relation that is no view, and of one that is.
 const TABLE: &str = "BASE TABLE";
 const VIEW: &str = "VIEW";
 
-/// Tables of the standard about what is not here, with their columns: programs ask them for keys.
-const EMPTY: [(&str, &[&str]); 4] = [
-    (
-        "table_constraints",
-        &[
-            "constraint_catalog",
-            "constraint_schema",
-            "constraint_name",
-            "table_catalog",
-            "table_schema",
-            "table_name",
-            "constraint_type",
-            "is_deferrable",
-            "initially_deferred",
-            "enforced",
-        ],
-    ),
-    (
-        "key_column_usage",
-        &[
-            "constraint_catalog",
-            "constraint_schema",
-            "constraint_name",
-            "table_catalog",
-            "table_schema",
-            "table_name",
-            "column_name",
-            "ordinal_position",
-            "position_in_unique_constraint",
-        ],
-    ),
-    (
-        "constraint_column_usage",
-        &[
-            "table_catalog",
-            "table_schema",
-            "table_name",
-            "column_name",
-            "constraint_catalog",
-            "constraint_schema",
-            "constraint_name",
-        ],
-    ),
-    (
-        "referential_constraints",
-        &[
-            "constraint_catalog",
-            "constraint_schema",
-            "constraint_name",
-            "unique_constraint_catalog",
-            "unique_constraint_schema",
-            "unique_constraint_name",
-            "match_option",
-            "update_rule",
-            "delete_rule",
-        ],
-    ),
+/// Tables of the standard about keys.
+const OF_KEYS: [&str; 3] = [
+    "table_constraints",
+    "key_column_usage",
+    "constraint_column_usage",
 ];
+
+/// Tables of the standard about what is not here, with their columns: programs ask them for keys.
+const EMPTY: [(&str, &[&str]); 1] = [(
+    "referential_constraints",
+    &[
+        "constraint_catalog",
+        "constraint_schema",
+        "constraint_name",
+        "unique_constraint_catalog",
+        "unique_constraint_schema",
+        "unique_constraint_name",
+        "match_option",
+        "update_rule",
+        "delete_rule",
+    ],
+)];
 
 /// The columns of a table that is always empty.
 fn columns_of_empty(name: &str) -> Option<&'static [&'static str]> {
@@ -111,6 +76,10 @@ struct Information {
     tables: Arc<MemTable>,
     views: Arc<MemTable>,
     columns: Arc<MemTable>,
+    constraints: Arc<MemTable>,
+    /// Which columns are in a key: as those that it has, and as those that it uses.
+    keys: Arc<MemTable>,
+    used: Arc<MemTable>,
     /// For everything else.
     engine: InformationSchemaProvider,
 }
@@ -130,6 +99,9 @@ impl SchemaProvider for Information {
             "tables" => Some(self.tables.clone()),
             "views" => Some(self.views.clone()),
             "columns" => Some(self.columns.clone()),
+            "table_constraints" => Some(self.constraints.clone()),
+            "key_column_usage" => Some(self.keys.clone()),
+            "constraint_column_usage" => Some(self.used.clone()),
             name => match columns_of_empty(name) {
                 Some(columns) => Some(empty(columns)?),
                 None => self.engine.table(name).await?,
@@ -138,12 +110,16 @@ impl SchemaProvider for Information {
     }
 
     fn table_exist(&self, name: &str) -> bool {
-        columns_of_empty(&name.to_ascii_lowercase()).is_some() || self.engine.table_exist(name)
+        let small = name.to_ascii_lowercase();
+        OF_KEYS.contains(&small.as_str())
+            || columns_of_empty(&small).is_some()
+            || self.engine.table_exist(name)
     }
 }
 
 fn table_names(engine: &InformationSchemaProvider) -> Vec<String> {
-    let own = EMPTY.iter().map(|(name, _)| (*name).to_owned());
+    let own = EMPTY.iter().map(|(name, _)| *name).chain(OF_KEYS);
+    let own = own.map(str::to_owned);
     engine.table_names().into_iter().chain(own).collect()
 }
 
@@ -181,10 +157,14 @@ impl Information {
         });
         let all: Vec<Listed> = relations.iter().map(in_schema).chain(own).collect();
         let views = relations.iter().copied().filter(|r| is_view(r)).collect();
+        let keys = keys(schema, &relations);
         Ok(Self {
             tables: table(tables(catalog, &all))?,
             views: table(of_views(catalog, schema, views))?,
             columns: table(columns(catalog, schema, &relations))?,
+            constraints: table(constraints(catalog, &keys))?,
+            keys: table(of_keys(catalog, &keys))?,
+            used: table(used(catalog, &keys))?,
             engine,
         })
     }
@@ -261,6 +241,84 @@ fn of_views(catalog: &str, schema: &str, views: Vec<&Relation>) -> Columns {
         ("check_option", same("NONE", views.len())),
         ("is_updatable", same("NO", views.len())),
     ]
+}
+
+/// A column of a relation's key.
+struct KeyColumn<'a> {
+    place: (&'a str, &'a str),
+    constraint: String,
+    column: &'a str,
+    /// From 1.
+    nth: u64,
+}
+
+fn keys<'a>(schema: &'a str, relations: &[&'a Relation]) -> Vec<KeyColumn<'a>> {
+    let mut all = Vec::new();
+    for relation in relations {
+        let place = place(schema, relation);
+        for (nth, at) in (1..).zip(primary_key(relation)) {
+            all.push(KeyColumn {
+                place,
+                constraint: key_name(place.1),
+                column: relation.schema.field(at).name(),
+                nth,
+            });
+        }
+    }
+    all
+}
+
+/// Where constraints lie and what they are called, and where their tables lie.
+fn places(catalog: &str, keys: &[&KeyColumn<'_>]) -> Columns {
+    let schemas = || texts(keys.iter().map(|key| key.place.0));
+    vec![
+        ("constraint_catalog", same(catalog, keys.len())),
+        ("constraint_schema", schemas()),
+        (
+            "constraint_name",
+            texts(keys.iter().map(|key| key.constraint.as_str())),
+        ),
+        ("table_catalog", same(catalog, keys.len())),
+        ("table_schema", schemas()),
+        ("table_name", texts(keys.iter().map(|key| key.place.1))),
+    ]
+}
+
+fn constraints(catalog: &str, keys: &[KeyColumn<'_>]) -> Columns {
+    let first: Vec<&KeyColumn<'_>> = keys.iter().filter(|key| key.nth == 1).collect();
+    let mut columns = places(catalog, &first);
+    columns.extend([
+        ("constraint_type", same("PRIMARY KEY", first.len())),
+        ("is_deferrable", same("NO", first.len())),
+        ("initially_deferred", same("NO", first.len())),
+        ("enforced", same("YES", first.len())),
+    ]);
+    columns
+}
+
+fn of_keys(catalog: &str, keys: &[KeyColumn<'_>]) -> Columns {
+    let all: Vec<&KeyColumn<'_>> = keys.iter().collect();
+    let mut columns = places(catalog, &all);
+    let numbers = all.iter().map(|key| key.nth);
+    columns.extend([
+        ("column_name", texts(all.iter().map(|key| key.column))),
+        (
+            "ordinal_position",
+            Arc::new(UInt64Array::from_iter_values(numbers)) as ArrayRef,
+        ),
+        (
+            "position_in_unique_constraint",
+            Arc::new(UInt64Array::new_null(all.len())),
+        ),
+    ]);
+    columns
+}
+
+fn used(catalog: &str, keys: &[KeyColumn<'_>]) -> Columns {
+    let all: Vec<&KeyColumn<'_>> = keys.iter().collect();
+    let mut columns = places(catalog, &all);
+    columns.push(("column_name", texts(all.iter().map(|key| key.column))));
+    columns
 }
 
 /// What the standard says of a number: digits, their base, and those behind the point.

@@ -549,16 +549,30 @@ impl SqlService {
         rights: &Rights,
     ) -> Result<Pin> {
         let pinned = self.seen(relations, reading).await;
-        pinned.map_err(|e| match rights.has_filters() {
-            false => e,
-            true => Error::of_kind(
+        if !rights.has_filters() {
+            return pinned;
+        }
+        match pinned {
+            // How many facts were folded for the past is nothing for somebody who may not read all.
+            Ok(mut pin) => {
+                pin.notes.truncate(match reading.as_of {
+                    Some(_) => 1,
+                    None => pin.notes.len(),
+                });
+                Ok(pin)
+            }
+            Err(e) => Err(Error::of_kind(
                 e.kind(),
                 format!(
-                    "`{}` can't be read now; whoever operates this is told why",
-                    relations.join("`, `")
+                    "`{}` can't be read{}; whoever operates this is told why",
+                    relations.join("`, `"),
+                    match reading.as_of {
+                        Some(_) => " as of then",
+                        None => " now",
+                    }
                 ),
-            ),
-        })
+            )),
+        }
     }
 
     /// Everything that somebody may read, pinned at once.

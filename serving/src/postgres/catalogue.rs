@@ -19,7 +19,7 @@ use datafusion::sql::parser::Statement;
 use serde_json::{Map, Value, json};
 
 use super::types::{self, column_type};
-use crate::described::{ColumnInfo, RelationInfo};
+use crate::described::{RelationInfo, key_name, primary_key};
 use crate::dialect::Dialect;
 
 /// The schema's name.
@@ -164,18 +164,8 @@ impl There {
                 schemas.insert(schema.to_owned(), oid);
             }
             let info = RelationInfo::of(relation);
-            let is_key = |c: &ColumnInfo| c.role.as_deref() == Some("key");
-            let keys: Vec<i16> = (1..)
-                .zip(&info.columns)
-                .filter(|(_, column)| is_key(column))
-                .map(|(nth, _)| nth)
-                .collect();
-            // Only where no key of the aggregation is left out do they tell rows apart.
-            let all = relation.view.as_ref().map(|view| view.key_count());
-            let key = match all == Some(keys.len()) {
-                true => keys,
-                false => vec![],
-            };
+            let key = primary_key(relation).into_iter();
+            let key = key.filter_map(|at| i16::try_from(at + 1).ok()).collect();
             let columns = relation.schema.fields().iter();
             numbered.push(Numbered {
                 oid: number(&mut taken, &format!("relation {schema}.{name}")),
@@ -241,7 +231,7 @@ impl Numbered {
     }
 
     fn key_name(&self) -> String {
-        format!("{}_pkey", self.name)
+        key_name(&self.name)
     }
 
     fn key_columns(&self) -> String {

@@ -700,14 +700,27 @@ async fn what_there_is_can_be_asked_in_sql() -> anyhow::Result<()> {
             let sql = format!("select distinct {named} from information_schema.{of}");
             anyhow::ensure!(csv(&sql)?.lines().count() > 1, "{sql}");
         }
-        for (of, named) in [
-            ("table_constraints", "constraint_name, constraint_type"),
-            ("key_column_usage", "column_name, ordinal_position"),
-            ("constraint_column_usage", "constraint_name, column_name"),
-            ("referential_constraints", "update_rule, delete_rule"),
+        for (of, named, rows) in [
+            (
+                "table_constraints",
+                "constraint_name, constraint_type",
+                "words_pkey,PRIMARY KEY\n",
+            ),
+            (
+                "key_column_usage",
+                "column_name, ordinal_position",
+                "word,1\n",
+            ),
+            (
+                "constraint_column_usage",
+                "constraint_name, column_name",
+                "words_pkey,word\n",
+            ),
+            ("referential_constraints", "update_rule, delete_rule", ""),
         ] {
-            let none = csv(&format!("select {named} from information_schema.{of}"))?;
-            anyhow::ensure!(none == format!("{}\n", named.replace(' ', "")), "{none}");
+            let found = csv(&format!("select {named} from information_schema.{of}"))?;
+            let expected = format!("{}\n{rows}", named.replace(' ', ""));
+            anyhow::ensure!(found == expected, "{found}");
             let listed = csv(&format!(
                 "select table_type from information_schema.tables where table_name = '{of}'"
             ))?;

@@ -130,6 +130,10 @@ const STATEMENTS: &[(&str, &str)] = &[
         "7d444840-9dc0-11d1-b245-5ffdce74fad2",
     ),
     (
+        "SELECT k.column_name FROM information_schema.table_constraints c JOIN information_schema.key_column_usage k USING (constraint_name) WHERE c.table_name = 'days' AND constraint_type = 'PRIMARY KEY' ORDER BY k.ordinal_position",
+        "local_day;word",
+    ),
+    (
         "SELECT i.indkey FROM pg_index i JOIN pg_class c ON c.oid = i.indrelid WHERE c.relname = 'days' AND i.indisprimary = 't'",
         "1 2",
     ),
