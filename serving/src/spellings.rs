@@ -1,7 +1,7 @@
 //! What people write as for PostgreSQL, as the engine's: at every door, because they write it at every
 //! door. Here is what a statement's text says by itself; [`operators`] has what depends on types.
 
-mod arrays;
+pub(crate) mod arrays;
 pub(crate) mod operators;
 mod patterns;
 

@@ -10,6 +10,7 @@ use datafusion::sql::sqlparser::ast::Expr;
 use super::cells::{Form, date_text, day_us, time_text};
 use super::types::{self, ColumnType, PgType};
 use crate::parameters::{list, literal};
+use crate::spellings::arrays::items;
 
 /// The items that a list may have.
 const MOST_ITEMS: usize = 1_000_000;
@@ -308,67 +309,15 @@ fn list_from_binary(item: PgType, mut bytes: Bytes) -> Read<Vec<Option<String>>>
 
 /// `{1,NULL,"a b"}`.
 fn list_from_text(item: PgType, text: &str) -> Read<Vec<Option<String>>> {
-    let inner = text
-        .trim()
-        .strip_prefix('{')
-        .and_then(|t| t.strip_suffix('}'));
-    let inner = inner.ok_or("a list is written `{…}`")?;
-    let mut items = Vec::new();
-    let mut chars = inner.chars().peekable();
-    if inner.trim().is_empty() {
-        return Ok(items);
-    }
-    loop {
-        while chars.next_if(|c| c.is_whitespace()).is_some() {}
-        let mut value = String::new();
-        let is_quoted = chars.next_if_eq(&'"').is_some();
-        loop {
-            match chars.next() {
-                Some('\\') => value.extend(chars.next()),
-                Some('"') if is_quoted => break,
-                Some(',') if !is_quoted => {
-                    push(&mut items, item, is_quoted, &value)?;
-                    value.clear();
-                    while chars.next_if(|c| c.is_whitespace()).is_some() {}
-                    if chars.peek() == Some(&'"') {
-                        break;
-                    }
-                }
-                Some('{' | '}' | '"') if !is_quoted => {
-                    return Err("lists of lists can't be sent".to_owned());
-                }
-                Some(c) => value.push(c),
-                None if is_quoted => return Err("a quote has no end".to_owned()),
-                None => {
-                    push(&mut items, item, is_quoted, &value)?;
-                    return Ok(items);
-                }
-            }
-        }
-        if !is_quoted {
-            continue;
-        }
-        push(&mut items, item, is_quoted, &value)?;
-        while chars.next_if(|c| c.is_whitespace()).is_some() {}
-        match chars.next() {
-            None => return Ok(items),
-            Some(',') => {}
-            Some(other) => return Err(format!("`{other}` after a quoted item")),
-        }
-    }
-}
-
-fn push(items: &mut Vec<Option<String>>, item: PgType, is_quoted: bool, text: &str) -> Read<()> {
-    if items.len() >= MOST_ITEMS {
+    let items = items(text).ok_or("a list is written `{…}`, and has no lists in it")?;
+    if items.len() > MOST_ITEMS {
         return Err(format!("it has more than {MOST_ITEMS} items"));
     }
-    let is_null = !is_quoted && text.trim().eq_ignore_ascii_case("null");
-    items.push(match (is_null, is_quoted) {
-        (true, _) => None,
-        (false, true) => Some(from_text(item, text)?),
-        (false, false) => Some(from_text(item, text.trim())?),
+    let read = items.into_iter().map(|text| match text {
+        Some(text) => from_text(item, &text).map(Some),
+        None => Ok(None),
     });
-    Ok(())
+    read.collect()
 }
 
 #[cfg(test)]

@@ -1,7 +1,7 @@
 //! Lists as PostgreSQL writes them: `{a,"b c",NULL}`.
 
 /// The items of a list without lists in it; `None` where the text is no such list.
-pub(super) fn items(text: &str) -> Option<Vec<Option<String>>> {
+pub(crate) fn items(text: &str) -> Option<Vec<Option<String>>> {
     let inner = text.trim().strip_prefix('{')?.strip_suffix('}')?;
     let mut items = Vec::new();
     if inner.trim().is_empty() {
