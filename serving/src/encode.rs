@@ -127,30 +127,32 @@ impl Encoder {
         })
     }
 
-    /// Adds rows.
-    ///
-    /// # Errors
-    /// `Unavailable` where the answer is larger than the memory for queries.
-    pub(crate) fn write(&mut self, batch: &RecordBatch) -> Result<()> {
-        let mut held = 0;
+    /// Adds rows. Whether memory has room for them: where not, what is ready is to be taken at once.
+    pub(crate) fn write(&mut self, batch: &RecordBatch) -> Result<bool> {
         match &mut self.format {
             Format::Arrow(answer) => answer.write(batch)?,
             Format::Lines(writer) => writer.write(&told_apart(&self.distinct, batch)?)?,
             Format::Array(writer) => writer.write(&told_apart(&self.distinct, batch)?)?,
             Format::Csv => csv::write_batch(&mut self.sink, batch)
                 .map_err(|e| Error::Invalid(format!("the answer can't be written as CSV: {e}")))?,
-            Format::Parquet(writer) => {
-                writer.write(&told_apart(&self.distinct, batch)?)?;
-                held = writer.memory_size();
-            }
+            Format::Parquet(writer) => writer.write(&told_apart(&self.distinct, batch)?)?,
         }
-        let bytes = self.sink.bytes() + held;
-        self.reserved.try_resize(bytes).map_err(|_| {
-            Error::NoRoom(format!(
-                "the answer has no room in memory, {} MB of it are there so far (`memory` in `[query]`); narrow the query, or ask for it in parts",
-                bytes / 1_000_000
-            ))
-        })
+        let bytes = self.bytes();
+        let has_room = self.reserved.try_resize(bytes).is_ok();
+        if let (Format::Parquet(writer), false) = (&mut self.format, has_room) {
+            // Ends the row group, which else waits for more rows.
+            writer.flush()?;
+        }
+        Ok(has_room)
+    }
+
+    /// What is held in memory.
+    fn bytes(&self) -> usize {
+        let waiting = match &self.format {
+            Format::Parquet(writer) => writer.memory_size(),
+            _ => 0,
+        };
+        self.sink.bytes() + waiting
     }
 
     /// How many bytes can be taken.
@@ -163,7 +165,8 @@ impl Encoder {
         self.has_begun = true;
         let taken = self.sink.take();
         // What is left is less than what was there.
-        self.reserved.try_resize(self.sink.bytes()).ok();
+        let left = self.bytes();
+        self.reserved.try_resize(left).ok();
         taken
     }
 
@@ -205,7 +208,9 @@ mod tests {
     use arrow::datatypes::{DataType, Field, Fields, Schema};
     use arrow::ipc::reader::StreamReader;
     use arrow::util::pretty::pretty_format_batches;
-    use datafusion::execution::memory_pool::UnboundedMemoryPool;
+    use bytes::Bytes;
+    use datafusion::execution::memory_pool::{GreedyMemoryPool, UnboundedMemoryPool};
+    use parquet::arrow::arrow_reader::ParquetRecordBatchReader;
 
     use super::*;
 
@@ -260,6 +265,34 @@ mod tests {
         let bytes = sent(&whole, Texts::Views)?;
         let mut read = StreamReader::try_new(bytes.as_slice(), None)?;
         assert_eq!(read.next().transpose()?, Some(whole));
+        Ok(())
+    }
+
+    #[test]
+    fn what_has_no_room_is_taken_first() -> Result<()> {
+        let rows = whole()?;
+        for kind in [ARROW, NDJSON, JSON, CSV, PARQUET] {
+            let pool: Arc<dyn MemoryPool> = Arc::new(GreedyMemoryPool::new(100_000));
+            let mut encoder = Encoder::new(rows.schema_ref(), kind, Texts::Plain, &pool)?;
+            let mut taken = Vec::new();
+            for _ in 0..3 {
+                assert!(!encoder.write(&rows)?, "{kind}");
+                let ready = encoder.ready();
+                taken.extend(encoder.take());
+                assert!(
+                    ready > 100_000 && pool.reserved() < 10_000,
+                    "{kind}: {ready}"
+                );
+            }
+            taken.extend(encoder.finish()?);
+            if kind == PARQUET {
+                let read = ParquetRecordBatchReader::try_new(Bytes::from(taken), ROWS)?;
+                assert_eq!(
+                    read.map(|b| b.map_or(0, |b| b.num_rows())).sum::<usize>(),
+                    3 * ROWS
+                );
+            }
+        }
         Ok(())
     }
 

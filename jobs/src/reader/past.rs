@@ -11,11 +11,15 @@ use anabranch_shared::{
     TopicPin, ViewPin, admissions, counted,
 };
 use anabranch_speed::follow_log;
+use chrono::TimeDelta;
 use tokio::sync::Semaphore;
 
 use crate::clock::now_ms;
 use crate::project::context::Context;
 use crate::reader::folding::following;
+
+/// So long after a time facts that were received by then may still find their places.
+const SETTLED: TimeDelta = TimeDelta::seconds(5);
 
 /// What one answer of the past may hold in memory of what was folded for it, of `[query] memory`; the
 /// rest is spilled.
@@ -61,10 +65,13 @@ impl Past {
                 table.name
             )));
         }
-        if let Moment::Time(at) = moment
-            && *at > self.context.storage.wall().now()
-        {
-            return Err(Error::Invalid(format!("{moment} is yet to come")));
+        if let Moment::Time(at) = moment {
+            let passed = self.context.storage.wall().now() - *at;
+            if passed < TimeDelta::zero() {
+                return Err(Error::Invalid(format!("{moment} is yet to come")));
+            }
+            let unsettled = (SETTLED - passed).to_std().unwrap_or_default();
+            tokio::time::sleep(unsettled).await;
         }
         self.context.catalogue.refresh().await?;
         self.context.check_answers(names)?;
@@ -89,7 +96,11 @@ impl Past {
         );
         // Known before the logs are read, so that nothing lands unseen in between.
         let topics: Vec<String> = topics.into_iter().collect();
-        let held = now.pin(&topics, ReadMode::Merged).await?;
+        let held = match moment {
+            Moment::Time(_) => now.pin(&topics, ReadMode::Merged).await?,
+            // A place that has not landed is known by the log alone.
+            Moment::Heads(_) => Pin::default(),
+        };
         let mut pin = Pin {
             notes: held.notes.clone(),
             ..Pin::default()

@@ -45,7 +45,7 @@ struct Part {
 /// The answer as the request wants it.
 ///
 /// # Errors
-/// Those of the first megabyte of it.
+/// Those of the first megabyte of it, or of less, where memory has no room for that.
 pub(super) async fn respond(
     service: &SqlService,
     answer: Answer,
@@ -124,8 +124,8 @@ async fn encoded(
     let mut most = WHOLE;
     let gone = |_| Error::Cancelled("the client has left".to_owned());
     while let Some(batch) = rows.next().await {
-        encoder.write(&batch?)?;
-        if encoder.ready() >= most {
+        let has_room = encoder.write(&batch?)?;
+        if encoder.ready() >= most || !has_room {
             most = CHUNK;
             let part = Part {
                 bytes: encoder.take().into(),

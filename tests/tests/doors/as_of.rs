@@ -5,7 +5,7 @@ use anabranch_tests::daemon::{Daemon, request, run};
 use anabranch_tests::ledger::line;
 use anabranch_tests::places;
 use anabranch_tests::process::{Setup, write_project};
-use chrono::SecondsFormat;
+use chrono::{SecondsFormat, TimeDelta};
 use rand::rngs::SmallRng;
 use rand::{Rng, SeedableRng};
 
@@ -183,6 +183,23 @@ async fn answers_are_what_they_were() -> anyhow::Result<()> {
         "{by_daemon}"
     );
     Ok(())
+}
+
+/// What was received by a time may be written after it.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_time_just_passed_is_waited_for() -> anyhow::Result<()> {
+    let past = Past::start().await?;
+    let body: String = (0..100).map(line).collect();
+    past.daemon.post("facts", &[], body.as_bytes()).await?;
+    past.daemon.landed("facts", 100).await?;
+    let time = past.daemon.context.storage.wall().now();
+    let as_of = time.to_rfc3339_opts(SecondsFormat::Micros, true);
+    let count = "SELECT count(*) AS n FROM facts";
+    let (status, text) = past.ask(count, &as_of).await?;
+    let passed = past.daemon.context.storage.wall().now() - time;
+    anyhow::ensure!(status == 200 && text.contains("\"n\":100"), "{text}");
+    anyhow::ensure!(passed >= TimeDelta::seconds(5), "{passed}");
+    past.daemon.stop().await
 }
 
 #[tokio::test(flavor = "multi_thread")]
