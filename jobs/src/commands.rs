@@ -22,6 +22,7 @@ use crate::commands::jobs::JobsCommand;
 use crate::commands::plan::PlanArgs;
 use crate::commands::printing::Printing;
 use crate::commands::queries::QueriesCommand;
+use crate::commands::replay::ReplayArgs;
 use crate::commands::rollback::RollbackArgs;
 use crate::commands::settings::SettingsArgs;
 use crate::commands::sql::SqlArgs;
@@ -53,6 +54,7 @@ pub mod maintain;
 pub mod plan;
 pub mod printing;
 pub mod queries;
+pub mod replay;
 pub mod rollback;
 pub mod settings;
 pub mod sql;
@@ -121,7 +123,7 @@ Examples:
   anabranch sql -c 'SELECT * FROM post_minutes LIMIT 5'
   anabranch status
 
-Exit codes: 0 done; 1 `verify`, `diff` or `demo` found a difference; 2 dead letters, wrong arguments, or
+Exit codes: 0 done; 1 `verify`, `diff`, `replay` or `demo` found a difference; 2 dead letters, wrong arguments, or
 `plan` found something to do; 3 `apply` stopped at a gate, or `plan` found that it had;
 64 wrong input, SQL or settings; 65 damaged data; 66 no such thing; 69 unavailable, or a bound was
 reached; 70 a defect; 75 stopped, or another process was first: try again; 77 not allowed.
@@ -201,6 +203,9 @@ enum Command {
     /// Answers SQL over merged views, topics, `dead_letters` and `jobs`: in a shell, or from the
     /// command line, a file or standard input
     Sql(SqlArgs),
+    /// Computes the answer of a receipt again from what there was then, and compares; exit code 1 where
+    /// they differ
+    Replay(ReplayArgs),
     /// Compares merged answers with a recompute from the raw facts; exit code 1 where they differ
     #[command(after_help = VERIFY_EXAMPLES)]
     Verify(VerifyArgs),
@@ -313,6 +318,7 @@ impl Command {
     fn only_reads(&self) -> bool {
         match self {
             Self::Sql(_)
+            | Self::Replay(_)
             | Self::Verify(_)
             | Self::Status
             | Self::Step(_)
@@ -346,7 +352,11 @@ impl Command {
     /// it in its own place, and the answer to a query has what concerns the query.
     fn says_notes(&self) -> bool {
         let one_query = matches!(self, Self::Sql(args) if args.is_given_statements());
-        !one_query && !matches!(self, Self::Status | Self::Plan(_) | Self::Apply(_))
+        let has_its_own = matches!(
+            self,
+            Self::Status | Self::Plan(_) | Self::Apply(_) | Self::Replay(_)
+        );
+        !one_query && !has_its_own
     }
 
     /// Whether it gives rows, which may be printed as CSV.
@@ -413,9 +423,11 @@ pub async fn execute(cli: Cli) -> Result<u8> {
     }
     match cli.command {
         Command::Users(command) => return users::run(command, &cli.project, printing),
-        Command::Sql(mut args) if args.url.is_some() => {
-            let url = args.url.take().unwrap_or_default();
-            return sql::run_remote(args, url, printing).await;
+        Command::Sql(args) if args.remote.url.is_some() => {
+            return sql::run_remote(args, printing).await;
+        }
+        Command::Replay(args) if args.remote.url.is_some() => {
+            return replay::run_remote(&args, printing).await;
         }
         _ => {}
     }
@@ -441,6 +453,7 @@ pub async fn execute(cli: Cli) -> Result<u8> {
         Command::History { view } => rollback::history(&view, &context, printing).await,
         Command::Batch(command) => batch::run(command, &context, printing).await,
         Command::Sql(args) => sql::run(args, &context, printing).await,
+        Command::Replay(args) => replay::run(&args, &context, printing).await,
         Command::Verify(args) => verify::run(&args, &context, printing).await,
         Command::Status => status::run(&context, printing).await,
         Command::Step(command) => step::run(command, &context, printing).await,

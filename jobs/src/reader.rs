@@ -5,7 +5,7 @@ pub mod client;
 pub mod daemon_status;
 mod folding;
 pub mod local_service;
-pub(crate) mod past;
+pub mod past;
 pub mod presence;
 pub mod secured;
 pub mod session;

@@ -33,7 +33,7 @@ impl Caller {
     }
 
     /// This process itself, which reads the storage anyhow.
-    pub(crate) fn this_process() -> Self {
+    pub fn this_process() -> Self {
         Self::new(Door::Local, THIS_PROCESS.to_owned(), Identity::everybody())
     }
 

@@ -50,6 +50,9 @@ pub struct SqlRequest {
     /// The moment of which the answer is: a time, or places in topics.
     #[serde(default)]
     pub as_of: Option<String>,
+    /// Whether the answer has a receipt.
+    #[serde(default)]
+    pub receipt: Option<bool>,
 }
 
 impl SqlRequest {
@@ -76,6 +79,7 @@ impl SqlRequest {
             search_path: search_path.unwrap_or_default(),
             at_least: at_least.unwrap_or_default(),
             as_of: parsed("as_of", self.as_of.as_deref())?,
+            receipts: self.receipt.unwrap_or_default(),
         })
     }
 }
@@ -114,6 +118,7 @@ pub fn router(following: Arc<Following>) -> Router {
         .with_state(following);
     let all = Router::new()
         .route("/sql", post(sql))
+        .route("/replay", post(replay))
         .route("/views/{view}", get(view_rows))
         .route("/relations", get(relations))
         .route("/queries", get(queries))
@@ -134,6 +139,23 @@ async fn sql(
     let caller = caller(peer, &headers, identity);
     match answer(&service, &request, &caller, &headers, &body).await {
         Ok(response) => response,
+        Err(e) => error_response(&e),
+    }
+}
+
+/// Computes the answer of a receipt, which is the body, again and compares.
+async fn replay(
+    State(service): State<Arc<SqlService>>,
+    peer: Option<Extension<ConnectInfo<SocketAddr>>>,
+    Extension(identity): Extension<Identity>,
+    headers: HeaderMap,
+    body: String,
+) -> Response {
+    let peer = peer.map(|Extension(ConnectInfo(address))| address);
+    let caller = caller(peer, &headers, identity);
+    let replayed = async { service.replay(&caller, &body.parse()?).await };
+    match replayed.await {
+        Ok(replayed) => Json(replayed.json()).into_response(),
         Err(e) => error_response(&e),
     }
 }
@@ -248,7 +270,7 @@ async fn answer(
     if let Some(setting) = setting(&sql) {
         setting?;
         return Err(Error::Invalid(
-            "a request has no session; give `?read=batch`, `?search_path=candidate,public`, `?at_least=TOKEN` or `?as_of=TIME` with each statement instead".into(),
+            "a request has no session; give `?read=batch`, `?search_path=candidate,public`, `?at_least=TOKEN`, `?as_of=TIME` or `?receipt=true` with each statement instead".into(),
         ));
     }
     let answer = service.query_with(caller, &sql, &reading, &values).await?;
@@ -329,6 +351,10 @@ async fn look_up(
             request.at_least = Some(value);
         } else if name == "as_of" {
             request.as_of = Some(value);
+        } else if name == "receipt" {
+            request.receipt = Some(value.parse().map_err(|_| {
+                Error::Invalid(format!("`receipt` = `{value}`: write `true` or `false`"))
+            })?);
         } else {
             let near = nearest(&name, keys.iter().map(String::as_str));
             let near = near.map(|near| format!("; did you mean `{near}`?"));

@@ -10,6 +10,7 @@ use datafusion::sql::parser::Statement;
 use datafusion::sql::sqlparser::ast::{ObjectNamePart, TableFactor, Visit, Visitor};
 
 use crate::dialect::Dialect;
+use crate::freshness::FRESHNESS;
 use crate::information;
 use crate::reading::{PUBLIC, SearchPath};
 
@@ -21,6 +22,8 @@ pub(crate) struct Names {
     looked_for: Vec<(String, Vec<String>)>,
     /// Whether it asks which relations there are.
     pub(crate) of_information: bool,
+    /// Whether it asks how fresh they are.
+    pub(crate) of_freshness: bool,
 }
 
 impl Names {
@@ -87,6 +90,7 @@ pub(crate) fn relation_names(
     Ok(Names {
         relations: named,
         looked_for,
+        of_freshness: called.contains(FRESHNESS),
         of_information: !of_information.is_empty()
             || dialect.is_some_and(|dialect| dialect.asks(statement)),
     })

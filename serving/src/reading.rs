@@ -15,6 +15,9 @@ const AT_LEAST: &str = "anabranch.at_least";
 /// The setting that says of which moment answers are.
 const AS_OF: &str = "anabranch.as_of";
 
+/// The setting that says whether answers have receipts.
+const RECEIPTS: &str = "anabranch.receipts";
+
 /// The setting that says in which schemas names are looked for.
 const SEARCH_PATH: &str = "search_path";
 
@@ -32,6 +35,8 @@ pub struct Reading {
     pub at_least: Heads,
     /// Of which moment its answer is; now, where none is said.
     pub as_of: Option<Moment>,
+    /// Whether its answer has a receipt.
+    pub receipts: bool,
 }
 
 impl From<ReadMode> for Reading {
@@ -108,6 +113,8 @@ pub enum Setting {
     AtLeast(Heads),
     /// From now on answers are of this moment, or of now.
     AsOf(Option<Moment>),
+    /// From now on answers have receipts, or none.
+    Receipts(bool),
     /// To be told where names are looked for.
     ShowSearchPath,
 }
@@ -124,7 +131,7 @@ pub fn setting(sql: &str) -> Option<Result<Setting>> {
     }
     let rest = without_word(text, "set ")?;
     let rest = without_word(rest, "session ").unwrap_or(rest);
-    let (name, rest) = [READ, SEARCH_PATH, AT_LEAST, AS_OF]
+    let (name, rest) = [READ, SEARCH_PATH, AT_LEAST, AS_OF, RECEIPTS]
         .into_iter()
         .find_map(|name| Some((name, without_word(rest, name)?)))?;
     let value = rest
@@ -139,6 +146,13 @@ pub fn setting(sql: &str) -> Option<Result<Setting>> {
         SEARCH_PATH => value.to_lowercase().parse().map(Setting::SearchPath),
         AT_LEAST => bare.parse().map(Setting::AtLeast),
         AS_OF => bare.parse().map(|moment| Setting::AsOf(Some(moment))),
+        RECEIPTS => match bare.to_lowercase().as_str() {
+            "on" | "true" => Ok(Setting::Receipts(true)),
+            "off" | "false" => Ok(Setting::Receipts(false)),
+            other => Err(Error::Invalid(format!(
+                "`{RECEIPTS}` = `{other}`: write `on` or `off`"
+            ))),
+        },
         _ => match bare.to_lowercase().as_str() {
             "merged" => Ok(Setting::Read(ReadMode::Merged)),
             "batch" => Ok(Setting::Read(ReadMode::Batch)),
@@ -156,6 +170,7 @@ fn initial(name: &str) -> Option<Setting> {
         READ => Setting::Read(ReadMode::default()),
         AT_LEAST => Setting::AtLeast(Heads::default()),
         AS_OF => Setting::AsOf(None),
+        RECEIPTS => Setting::Receipts(false),
         _ => return None,
     })
 }

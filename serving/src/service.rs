@@ -6,33 +6,31 @@ use std::time::{Duration, Instant};
 
 use anabranch_shared::functions::{self, FunctionBounds};
 use anabranch_shared::sql::KnownNames;
-use anabranch_shared::view::{KeySample, Role, View, build_session, session_builder};
+use anabranch_shared::view::{Role, View, build_session, session_builder};
 use anabranch_shared::{
-    CATALOG, Error, ErrorKind, Moment, Pin, Pinner, ReadMode, Relation, Result, Stop, Storage,
-    TopicPin, ViewPin, sql,
+    CATALOG, Error, ErrorKind, Moment, Pin, Pinner, ReadMode, Receipt, Relation, Result, Stop,
+    Storage, TopicPin, ViewPin, sql,
 };
 use arrow::array::RecordBatch;
 use arrow::datatypes::{DataType, SchemaRef};
+use chrono::{DateTime, Utc};
 use datafusion::catalog::TableProvider;
-use datafusion::datasource::provider_as_source;
 use datafusion::execution::memory_pool::{FairSpillPool, MemoryPool};
 use datafusion::execution::runtime_env::{RuntimeEnv, RuntimeEnvBuilder};
 use datafusion::execution::{SendableRecordBatchStream, SessionState};
-use datafusion::logical_expr::{Expr, LogicalPlan, LogicalPlanBuilder};
-use datafusion::physical_plan::execute_stream;
-use datafusion::prelude::{DataFrame, SessionConfig, SessionContext};
+use datafusion::prelude::{SessionConfig, SessionContext};
 use datafusion::sql::sqlparser::ast;
+use futures::StreamExt;
 
 use crate::arithmetic;
 use crate::at_least::{LOOK_EVERY, WAIT, missing};
 use crate::audit::{AuditRecord, Auditor};
-use crate::blame::naming_views;
 use crate::caller::Caller;
 use crate::combine::{Combine, plan_combines};
 use crate::dialect::Dialect;
 use crate::door::Door;
+use crate::freshness;
 use crate::identity::{Identity, Rights, Rows};
-use crate::leaf::MergedLeaf;
 use crate::limits::QueryLimits;
 use crate::metrics::{Asked, QueryMetrics};
 use crate::names::{Names, relation_names};
@@ -41,19 +39,21 @@ use crate::parameters;
 use crate::planning;
 use crate::pool::QueryPool;
 use crate::reading::{PUBLIC, Reading};
+use crate::receipts::{self, Awaited, Receipts, Replayed};
 use crate::row_rights::{absent, is_there, narrowed};
 use crate::running::{Queries, QueryInfo, Running, Verification, Waiter};
 use crate::spellings;
 use crate::spellings::operators::Operators;
 use crate::statement;
-use crate::stoppable::stoppable;
 use crate::tables::DEAD_LETTERS;
 use crate::temporary;
 use crate::topic_table::FilesTable;
 use crate::workers;
 use statements::{Known, Read, Statements, computed};
+pub use views::stopped_by;
 
 mod statements;
+mod views;
 
 /// Steps of a function for one row, in queries.
 const FUNCTION_WORK: u64 = 400_000_000;
@@ -88,6 +88,8 @@ pub struct Answer {
     /// What is told of it, where it is.
     asked: Option<Asked>,
     query: Arc<Running>,
+    /// Its receipt, where one is wanted.
+    receipt: Option<Awaited>,
 }
 
 impl Answer {
@@ -109,6 +111,17 @@ impl Answer {
     /// What its query is cancelled by.
     pub(crate) fn id(&self) -> &str {
         self.query.id()
+    }
+
+    /// Its receipt, where one is wanted: there once its rows have been read.
+    pub(crate) fn awaited(&self) -> Option<&Awaited> {
+        self.receipt.as_ref()
+    }
+
+    /// What gives its receipt, where one is wanted, once its rows have been read.
+    pub fn receipt(&self) -> impl Fn() -> Option<String> + use<> {
+        let awaited = self.receipt.clone();
+        move || Some(awaited.as_ref()?.receipt()?.to_string())
     }
 
     /// The same, whose end is told.
@@ -169,6 +182,7 @@ pub struct SqlService {
     runtime: Arc<RuntimeEnv>,
     options: ServingOptions,
     queries: Arc<Queries>,
+    receipts: Arc<Receipts>,
 }
 
 impl SqlService {
@@ -187,6 +201,7 @@ impl SqlService {
             pinner,
             runtime,
             queries: Queries::new(options.limits.clone(), storage.wall().clone()),
+            receipts: Arc::new(Receipts::new(storage)),
             options,
         })
     }
@@ -440,12 +455,83 @@ impl SqlService {
         (query, waiter): (Arc<Running>, Waiter),
         asking: &Asking<'_>,
     ) -> Result<Answer> {
-        let (read, names) = self.read(&query, asking).await?;
-        let known = self.known(&query, asking, &names).await?;
+        let now = self.time_of(asking.reading);
+        let (read, names, rewritten) = self.read(&query, asking, now).await?;
+        let known = self.known(&query, asking, &names, now).await?;
         let pin = self.pinned(&query, asking, &names).await?;
+        let receipt = match asking.reading.receipts {
+            false => None,
+            true => Some(self.receipt(asking, (now, rewritten), &names, &pin).await?),
+        };
         let mode = (asking.reading.mode, asking.rights());
-        self.query_pinned((query, waiter), (read, known), &pin, mode)
+        self.query_pinned((query, waiter), (read, known, receipt), &pin, mode)
             .await
+    }
+
+    /// What time it is to a statement.
+    fn time_of(&self, reading: &Reading) -> DateTime<Utc> {
+        let then = reading.as_of.as_ref().and_then(Moment::time);
+        then.unwrap_or_else(|| self.queries.now())
+    }
+
+    /// What becomes the receipt of an answer.
+    async fn receipt(
+        &self,
+        asking: &Asking<'_>,
+        (at, rewritten): (DateTime<Utc>, Option<String>),
+        names: &Names,
+        pin: &Pin,
+    ) -> Result<Awaited> {
+        let asked = receipts::Asked {
+            sql: rewritten.as_deref().unwrap_or(asking.text),
+            values: match rewritten {
+                Some(_) => &[],
+                None => asking.values,
+            },
+            reading: asking.reading,
+            rights: asking.rights(),
+            user: asking.caller.identity.name(),
+            at,
+            of_information: names.of_information || names.of_freshness,
+        };
+        self.receipts.begin(&asked, pin).await
+    }
+
+    /// Computes the answer of a receipt again, with the rights of whoever asks that, and compares.
+    ///
+    /// # Errors
+    /// `Denied` where this storage did not make it, or whoever asks may read only some rows; those of
+    /// [`SqlService::query_by`], also where what was there then is not there any more.
+    pub async fn replay(&self, caller: &Caller, receipt: &Receipt) -> Result<Replayed> {
+        self.receipts.check(receipt).await?;
+        let claims = receipt.claims();
+        let values = receipts::values(claims)?;
+        let reading = Reading {
+            search_path: claims.search_path.parse()?,
+            as_of: Some(Moment::Receipt(Box::new(receipt.clone()))),
+            receipts: true,
+            ..Reading::default()
+        };
+        let asked = self.query_with(caller, &claims.sql, &reading, &values);
+        let Answer {
+            mut stream,
+            mut notes,
+            receipt,
+            ..
+        } = asked.await?;
+        while let Some(batch) = stream.next().await {
+            batch?;
+        }
+        let Some(now) = receipt.as_ref().and_then(Awaited::receipt) else {
+            let why = receipt.and_then(|receipt| receipt.refused());
+            return Err(Error::Denied(format!(
+                "what the receipt is of can't be compared: {}",
+                why.unwrap_or_default()
+            )));
+        };
+        // That it is of then is what was asked.
+        notes.retain(|note| !note.starts_with("as of "));
+        Ok(Replayed::new(claims.clone(), now.claims().clone(), notes))
     }
 
     /// What a statement reads: now, or what its transaction has pinned. What its asker may not read is
@@ -534,9 +620,10 @@ impl SqlService {
         }
         let mut pin = self.pinner.pin_at(relations, moment).await?;
         if let Some(missing) = missing(&reading.at_least, &pin) {
+            let moment = moment.in_short();
             return Err(Error::Invalid(format!("as of {moment} {missing}")));
         }
-        pin.notes.insert(0, format!("as of {moment}"));
+        pin.notes.insert(0, format!("as of {}", moment.in_short()));
         Ok(pin)
     }
 
@@ -621,14 +708,15 @@ impl SqlService {
         asking: &Asking<'_>,
         stated: &[Option<DataType>],
     ) -> Result<Description> {
-        let (read, names) = self.read(query, asking).await?;
-        let known = self.known(query, asking, &names).await?;
+        let now = self.time_of(asking.reading);
+        let (read, names, _) = self.read(query, asking, now).await?;
+        let known = self.known(query, asking, &names, now).await?;
         let pin = self.pinned(query, asking, &names).await?;
         let (stop, stated) = (query.stop.clone(), stated.to_vec());
         let describing = workers::compute(async move {
             let mut read = read.take()?;
-            read.register(&pin, known.as_deref())?;
-            let state = read.context.state();
+            read.register(&pin, &known)?;
+            let state = read.state();
             let types = parameters::inferred(&state, &read.statement, &stated).await?;
             let nothing: Vec<_> = types.iter().map(parameters::null_of).collect();
             parameters::bind(&mut read.statement, &nothing)?;
@@ -644,12 +732,19 @@ impl SqlService {
         query.stop.within(describing).await
     }
 
-    /// Reads a statement on the threads for queries, and says which relations it names.
-    async fn read(&self, query: &Arc<Running>, asking: &Asking<'_>) -> Result<(Read, Names)> {
+    /// Reads a statement on the threads for queries, and says which relations it names; also, for a receipt,
+    /// what is asked without its door's dialect and parameters, where it has a dialect.
+    async fn read(
+        &self,
+        query: &Arc<Running>,
+        asking: &Asking<'_>,
+        now: DateTime<Utc>,
+    ) -> Result<(Read, Names, Option<String>)> {
         let (service, text, held) = (self.clone(), asking.text.to_owned(), query.clone());
         let path = asking.reading.search_path.clone();
         let (values, dialect) = (asking.values.to_vec(), asking.dialect.cloned());
         let rights = asking.rights().clone();
+        let is_told = asking.reading.receipts && dialect.is_some();
         let bounds = self.options.limits.statement;
         let reading = workers::compute(async move {
             let state = service.state_of(&held)?;
@@ -668,30 +763,46 @@ impl SqlService {
             if !values.is_empty() {
                 parameters::bind(&mut statement, &values)?;
             }
+            let rewritten = is_told.then(|| statement.to_string());
             let mut statement = statement::written_out(&state, statement)?;
             spellings::rewrite(&mut statement)?;
             let names = relation_names(&state, &statement, &path, dialect.as_deref())?;
             let read = Statements {
                 context: SessionContext::new_with_state(state),
+                now,
                 statement,
                 names: columns,
                 dialect,
                 rights,
             };
-            Ok((workers::Kept::new(read), names))
+            Ok((workers::Kept::new(read), names, rewritten))
         });
         query.stop.within(reading).await
     }
 
-    /// Everything that can be queried, where a statement asks for that.
-    async fn known(&self, query: &Running, asking: &Asking<'_>, names: &Names) -> Result<Known> {
-        match names.of_information {
-            true => {
-                let readable = self.readable(asking.rights());
-                Ok(Some(query.stop.within(readable).await?))
-            }
-            false => Ok(None),
+    /// What a statement asks of everything that there is.
+    async fn known(
+        &self,
+        query: &Running,
+        asking: &Asking<'_>,
+        names: &Names,
+        now: DateTime<Utc>,
+    ) -> Result<Known> {
+        let mut known = Known::default();
+        if names.of_information {
+            let readable = self.readable(asking.rights());
+            known.relations = Some(query.stop.within(readable).await?);
         }
+        // Offsets tell of rows that not everybody may read.
+        if names.of_freshness && !asking.rights().has_filters() {
+            let pinning = self.pin_all(asking.reading, asking.rights());
+            let pin = match asking.pin {
+                Some(pin) => pin.clone(),
+                None => query.stop.within(pinning).await?,
+            };
+            known.freshness = Some(freshness::freshness(&pin, now)?);
+        }
+        Ok(known)
     }
 
     /// What there is that somebody may read.
@@ -720,74 +831,6 @@ impl SqlService {
         sql::explained(e, text, &KnownNames::new(&state, known))
     }
 
-    /// The columns of a view's answer, pinned.
-    pub fn answer_schema(&self, pin: &ViewPin, sample: Option<&KeySample>) -> Result<SchemaRef> {
-        let plan = view_answer_plan(pin, sample)?;
-        Ok(Arc::new(plan.schema().as_arrow().clone()))
-    }
-
-    /// The answer of a view, pinned; of a sample of its keys where one is given. It is made within the
-    /// memory of a pool of its own, and ends with an error once it is to stop.
-    pub async fn view_answer(
-        &self,
-        pin: &ViewPin,
-        sample: Option<&KeySample>,
-        memory: &Arc<dyn MemoryPool>,
-        stop: &Stop,
-    ) -> Result<SendableRecordBatchStream> {
-        let plan = view_answer_plan(pin, sample)?;
-        self.view_rows(pin, plan, memory, stop).await
-    }
-
-    /// As [`SqlService::view_answer`], of the keys alone that a condition on its leaf chooses.
-    pub(crate) async fn view_answer_of(
-        &self,
-        pin: &ViewPin,
-        keys: Option<Expr>,
-        memory: &Arc<dyn MemoryPool>,
-        stop: &Stop,
-    ) -> Result<SendableRecordBatchStream> {
-        let leaf = MergedLeaf::new(Arc::new(pin.clone())).of_keys(keys);
-        let plan = pin.view.answer_plan(Arc::new(leaf))?;
-        self.view_rows(pin, plan, memory, stop).await
-    }
-
-    /// The keys of a view's leaf, pinned.
-    pub(crate) async fn leaf_keys(
-        &self,
-        pin: &ViewPin,
-        stop: &Stop,
-    ) -> Result<SendableRecordBatchStream> {
-        let leaf = MergedLeaf::new(Arc::new(pin.clone()));
-        let keys = (0..pin.view.key_count()).collect();
-        let plan = LogicalPlanBuilder::scan(
-            pin.view.name(),
-            provider_as_source(Arc::new(leaf)),
-            Some(keys),
-        )?;
-        self.view_rows(pin, plan.build()?, self.memory_pool(), stop)
-            .await
-    }
-
-    /// The rows of a plan over a pinned view.
-    async fn view_rows(
-        &self,
-        pin: &ViewPin,
-        plan: LogicalPlan,
-        memory: &Arc<dyn MemoryPool>,
-        stop: &Stop,
-    ) -> Result<SendableRecordBatchStream> {
-        let mut runtime = RuntimeEnv::clone(&self.runtime);
-        runtime.memory_pool = memory.clone();
-        let state = stopped_by(self.state_within(Arc::new(runtime))?, stop);
-        let plan = DataFrame::new(state.clone(), plan)
-            .create_physical_plan()
-            .await?;
-        let context = SessionContext::new_with_state(state.clone());
-        let rows = execute_stream(stoppable(plan, stop)?, context.task_ctx())?;
-        Ok(naming_views(rows, state, vec![pin.clone()], stop.clone()))
-    }
-
     /// Answers one statement over a given pin.
     pub async fn query_on(&self, text: &str, pin: &Pin, mode: ReadMode) -> Result<Answer> {
         let limit = self.options.timeout;
@@ -804,10 +847,11 @@ impl SqlService {
             pin: Some(pin),
             dialect: None,
         };
-        let (read, names) = self.read(&query, &asking).await?;
-        let known = self.known(&query, &asking, &names).await?;
+        let now = self.time_of(asking.reading);
+        let (read, names, _) = self.read(&query, &asking, now).await?;
+        let known = self.known(&query, &asking, &names, now).await?;
         let mode = (mode, asking.rights());
-        let answer = self.query_pinned((query, waiter), (read, known), pin, mode);
+        let answer = self.query_pinned((query, waiter), (read, known, None), pin, mode);
         match answer.await {
             Err(e) => Err(self.explained(e, text, asking.rights()).await),
             answer => answer,
@@ -817,24 +861,31 @@ impl SqlService {
     async fn query_pinned(
         &self,
         (query, waiter): (Arc<Running>, Waiter),
-        read: (Read, Known),
+        (read, known, receipt): (Read, Known, Option<Awaited>),
         pin: &Pin,
         (mode, rights): (ReadMode, &Rights),
     ) -> Result<Answer> {
         let (of_plan, stop) = (pin.clone(), query.stop.clone());
         // Planning's state is large, and is moved as a whole otherwise.
-        let make = Box::pin(computed(read, of_plan, stop));
-        let stream = workers::rows(query.clone(), waiter, make).await?;
+        let make = Box::pin(computed((read, known, receipt.clone()), of_plan, stop));
+        let mut stream = workers::rows(query.clone(), waiter, make).await?;
+        let mut notes = pin.notes.clone();
+        if let Some(awaited) = &receipt {
+            stream = awaited.counting(stream);
+            let why = awaited.refused();
+            notes.extend(why.map(|why| format!("there is no receipt: {why}")));
+        }
         Ok(Answer {
+            receipt,
             asked: None,
             query,
             schema: stream.schema(),
             stream,
             freshness: match rights.has_filters() {
                 true => String::new(),
-                false => freshness(pin, mode),
+                false => in_one_line(pin, mode),
             },
-            notes: pin.notes.clone(),
+            notes,
         })
     }
 
@@ -850,26 +901,8 @@ impl SqlService {
     }
 }
 
-fn view_answer_plan(pin: &ViewPin, sample: Option<&KeySample>) -> Result<LogicalPlan> {
-    let leaf = Arc::new(MergedLeaf::new(Arc::new(pin.clone())));
-    match sample {
-        Some(sample) => pin.view.sampled_answer_plan(leaf, sample),
-        None => pin.view.answer_plan(leaf),
-    }
-}
-
-/// A session for views in which planning looks whether to go on, and so do functions that compute
-/// long. Its plans must be [`stoppable`] besides.
-pub fn stopped_by(state: SessionState, stop: &Stop) -> SessionState {
-    let bounds = FunctionBounds {
-        stop: stop.clone(),
-        ..Default::default()
-    };
-    planning::bounded(state, bounds)
-}
-
 /// How fresh an answer is, in one line.
-fn freshness(pin: &Pin, mode: ReadMode) -> String {
+fn in_one_line(pin: &Pin, mode: ReadMode) -> String {
     let mut parts = Vec::new();
     for (name, view) in &pin.views {
         let behind = view.boundary.distance_to(&view.head);

@@ -99,7 +99,7 @@ fn has_no_columns(sql: &Sql) -> bool {
 const READ_ONLY: &str = "queries only read";
 const NO_FILES: &str = "queries read topics, views, `dead_letters` and `jobs`, never files; views are declared in `anabranch.toml`, and files come in with `anabranch ingest`";
 const FACTS: &str = "queries only read; facts come in with `anabranch ingest` or `POST /topics/TOPIC`, and are never changed";
-const SETTINGS: &str = "of settings a query can only choose `anabranch.read`, `anabranch.at_least`, `anabranch.as_of` and `search_path`: `SET anabranch.read = 'batch'` or `'merged'`, `SET search_path = candidate, public` in `anabranch sql`; `?read=batch&search_path=candidate,public` with `POST /sql`";
+const SETTINGS: &str = "of settings a query can only choose `anabranch.read`, `anabranch.at_least`, `anabranch.as_of`, `anabranch.receipts` and `search_path`: `SET anabranch.read = 'batch'` or `'merged'`, `SET search_path = candidate, public` in `anabranch sql`; `?read=batch&search_path=candidate,public` with `POST /sql`";
 
 fn advice(sql: &Sql) -> Option<&'static str> {
     Some(match sql {

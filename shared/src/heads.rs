@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::str::FromStr;
 
-use chrono::{DateTime, SecondsFormat, Utc};
+use serde::{Deserialize, Serialize};
 
 use crate::{Error, Offset, Offsets, PartitionId, Result};
 
@@ -13,13 +13,19 @@ use crate::{Error, Offset, Offsets, PartitionId, Result};
 const MOST: usize = 1_000;
 
 /// Up to where some topics are meant, by their names.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
 pub struct Heads(BTreeMap<String, Offsets>);
 
 impl Heads {
     /// Where a topic stands, if it is named.
     pub fn get(&self, topic: &str) -> Option<&Offsets> {
         self.0.get(topic)
+    }
+
+    /// Whether none is named.
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
     }
 
     /// The topics, in order of their names.
@@ -42,6 +48,20 @@ impl fmt::Display for Heads {
             write!(f, "{comma}{topic}:{partition}:{offset}")?;
         }
         Ok(())
+    }
+}
+
+impl From<Heads> for String {
+    fn from(heads: Heads) -> Self {
+        heads.to_string()
+    }
+}
+
+impl TryFrom<String> for Heads {
+    type Error = Error;
+
+    fn try_from(text: String) -> Result<Self> {
+        text.parse()
     }
 }
 
@@ -78,50 +98,6 @@ impl FromStr for Heads {
     }
 }
 
-/// Whether a topic may be called so.
-fn is_name(topic: &str) -> bool {
-    topic.starts_with(|first: char| first.is_ascii_lowercase())
-}
-
-/// A moment of which an answer may be: of what had been admitted by then, or of these places in the logs.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Moment {
-    /// A time. Of each partition the facts up to the first that was admitted later.
-    Time(DateTime<Utc>),
-    /// Places in the topics' logs; a partition that is not named stands at its beginning.
-    Heads(Heads),
-}
-
-impl fmt::Display for Moment {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Time(at) => f.write_str(&at.to_rfc3339_opts(SecondsFormat::AutoSi, true)),
-            Self::Heads(heads) => heads.fmt(f),
-        }
-    }
-}
-
-impl FromStr for Moment {
-    type Err = Error;
-
-    fn from_str(text: &str) -> Result<Self> {
-        let text = text.trim();
-        if let Ok(time) = text.parse::<DateTime<Utc>>() {
-            return Ok(Self::Time(time));
-        }
-        match text.parse::<Heads>() {
-            // A time without its zone could be read as a place.
-            Ok(heads) if heads.iter().all(|(topic, _)| is_name(topic)) && !heads.0.is_empty() => {
-                Ok(Self::Heads(heads))
-            }
-            _ => Err(Error::Invalid(format!(
-                "`{}` is no moment; write a time with its zone, such as `2026-11-28T10:00:00Z`, or places in topics, such as `pageviews:0:133`",
-                text.escape_debug()
-            ))),
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     #![expect(clippy::unwrap_used, reason = "tests")]
@@ -143,23 +119,6 @@ mod tests {
             "a:0:99999999999999999999",
         ] {
             assert!(wrong.parse::<Heads>().is_err(), "{wrong}");
-        }
-    }
-
-    #[test]
-    fn a_moment_is_a_time_or_places() {
-        for (text, read) in [
-            ("2026-11-28T11:00:00.5+01:00", "2026-11-28T10:00:00.500Z"),
-            (" 2026-11-28 10:00:00Z", "2026-11-28T10:00:00Z"),
-            ("b:1:2,a:0:3", "a:0:3,b:1:2"),
-        ] {
-            let moment: Moment = text.parse().unwrap();
-            assert_eq!(moment.to_string(), read);
-            assert_eq!(read.parse::<Moment>().unwrap(), moment);
-        }
-        for wrong in ["", "yesterday", "2026-11-28", "2026-11-28T10:00:00", "a:0"] {
-            let said = wrong.parse::<Moment>().unwrap_err().to_string();
-            assert!(said.contains("is no moment"), "{said}");
         }
     }
 }

@@ -25,6 +25,7 @@ mod lease;
 mod log;
 mod master;
 pub mod metrics;
+mod moment;
 mod monotonic;
 mod nearest;
 mod panics;
@@ -33,6 +34,7 @@ mod pin;
 mod place;
 mod planted;
 pub mod process;
+mod receipt;
 mod redact;
 mod reference;
 mod references;
@@ -43,6 +45,7 @@ pub mod sql;
 mod steady;
 mod stop;
 mod storage;
+mod storage_secret;
 pub mod table;
 mod topic;
 pub mod view;
@@ -63,7 +66,7 @@ pub use error::{Error, ErrorKind, Result, StatementError};
 pub use export::{Answering, Export, ExportPin, ExportStanding};
 pub use fold_log::{FoldOptions, FoldProgress, fold_log, fold_log_unplaced, join_ranges};
 pub use give_way::GiveWay;
-pub use heads::{Heads, Moment};
+pub use heads::Heads;
 pub use held_lock::{HeldGuard, HeldMutex, Hold, LONGEST_OVER_S, LockHolds};
 pub use ids::Ids;
 pub use late_fields::{fit_facts, misfits};
@@ -73,12 +76,14 @@ pub use log::{
     admissions, dead_letter_schema, dead_letters_queried, newest_dead_letter, retry_schema,
 };
 pub use master::{Master, MasterLeaf, MasterPin, Ranges, Unit};
+pub use moment::Moment;
 pub use monotonic::Monotonic;
 pub use nearest::nearest;
 pub use panics::panic_text;
 pub use pin::{Pin, Pinner, PlainPin, ReadMode, ReferencePin, Relation, TopicPin, ViewPin};
 pub use place::{CATALOG, Generation, LogVersion, Offset, OffsetRange, Offsets, PartitionId};
 pub use planted::planted;
+pub use receipt::{Claims, FloatSum, Receipt, ViewClaim};
 pub use redact::without_passwords;
 pub use reference::{Met, MetBy, Reference, ReferenceRows, ReferencesAt, ReferencesMet};
 pub use references::{
@@ -91,6 +96,7 @@ pub use spill::{DeltaPart, Spill, SpilledStates, split_parts};
 pub use steady::Stamp;
 pub use stop::{Stop, StopReason};
 pub use storage::{CreateOutcome, RequestKind, Requests, StagedFile, Storage};
+pub use storage_secret::StorageSecret;
 pub use table::parquet::{
     EncodedFile, FileBytes, FileEncoder, encode_parquet, keep_ranges, parquet_footer, read_file,
     read_parquet,

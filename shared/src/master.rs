@@ -100,6 +100,7 @@ impl MasterPin {
         for file in &self.files {
             match side(file.ranges()?, at) {
                 Side::Below => kept.push(file.clone()),
+                Side::Across if planted("planted-past-reaches-on") => kept.push(file.clone()),
                 Side::Across => left.extend(file.ranges()?),
                 Side::Above => {}
             }

@@ -9,8 +9,8 @@ use arrow::datatypes::SchemaRef;
 use async_trait::async_trait;
 use object_store::path::Path;
 
-use crate::heads::Moment;
-use crate::log::FactsFile;
+use crate::log::{FactsFile, admissions};
+use crate::moment::Moment;
 use crate::reference::{Met, Reference};
 use crate::spill::DeltaPart;
 use crate::table::AddFile;
@@ -62,6 +62,21 @@ impl Pin {
 }
 
 impl TopicPin {
+    /// When the newest fact was admitted, in microseconds since 1970, to about a millisecond.
+    ///
+    /// # Errors
+    /// `Internal` for facts in memory without their times.
+    pub fn newest_admitted(&self) -> Result<Option<i64>> {
+        let schema = self.topic.schema();
+        let files = self.files.iter();
+        let mut newest = files.filter_map(|f| f.newest_admitted(&schema)).max();
+        for batch in &self.memory {
+            let admitted = admissions(batch)?.into_iter().map(|(_, _, at)| at);
+            newest = newest.max(admitted.max());
+        }
+        Ok(newest)
+    }
+
     /// Leaves out of memory what lies below `low`: retention may have removed facts that a daemon
     /// has landed a moment ago and still holds, for others or because it does not know yet.
     pub fn leave_removed_out(&mut self) -> Result<()> {

@@ -258,6 +258,8 @@ pub struct QuerySettings {
     pub verifications: u64,
     /// Such a verification that takes longer is stopped.
     pub verify_timeout: Duration,
+    /// The most facts of a view that an answer of the past may fold anew; at least 1.
+    pub as_of_facts: u64,
 }
 
 /// `[log]`: what daemons and schedulers write to their log.
@@ -425,6 +427,7 @@ impl Project {
                 max_function_bytes: reader.value(&query, &table::MAX_FUNCTION_BYTES).0,
                 verifications: reader.value(&query, &table::VERIFICATIONS).0,
                 verify_timeout: reader.value(&query, &table::VERIFY_TIMEOUT),
+                as_of_facts: reader.value(&query, &table::AS_OF_FACTS).0,
             },
             log: LogSettings {
                 format: reader.value(&log, &table::LOG_FORMAT),

@@ -27,6 +27,7 @@ changes         a view that is edited: queries and acknowledgements beside its b
 checksums       a rebuild over a log with its checksums, and over the same files without
 sums            a rebuild of a view with a sum, and with a maximum in its place
 late-fields     a rebuild over facts whose fields were declared when they came, and later
+many            a daemon and commands over `--many-topics` topics and `--many-views` views that hold little
 landing         a landing's commit, besides its Parquet, at 10 files in the log, a twentieth of `--log-files`, and all of them
 
 Exit codes: 0 done; 2 a figure could not be measured, with the reason on stderr.
@@ -44,6 +45,7 @@ import measures
 import measures_changes
 import measures_kept
 import measures_live
+import measures_many
 from project import Tools
 from runs import Failure, machine, say
 from table import aligned
@@ -63,6 +65,7 @@ FIGURES = {
     "checksums": measures_kept.checksums,
     "sums": measures_kept.sums,
     "late-fields": measures_kept.late_fields,
+    "many": measures_many.many,
 }
 PEERS = ["clickhouse", "duckdb"]
 
@@ -109,6 +112,8 @@ def parser():
     size("change-facts", 20_000_000, "facts of changes")
     size("change-rate", 2_000, "facts a second that come in meanwhile")
     size("change-seconds", 20, "most seconds of each measurement of changes")
+    size("many-topics", 500, "topics of many")
+    size("many-views", 300, "views of many")
     size("recovery-facts", 5_000_000, "facts of recovery")
     out.add_argument("--land-every", default="1s", help="the daemon's `land_every` of ingest-ndjson and ingest-arrow (default 1s)")
     out.add_argument("--daemon-memory", default="2GB", help="the daemon's bound (default 2GB)")

@@ -94,6 +94,7 @@ class Command(unittest.TestCase):
                 "--anabranch", os.path.join(folder, "anabranch"), "--runs", 1, "--work", work, "--out", out,
                 "--facts", 200_000, "--landings", 40, "--ingest-facts", 50_000, "--rate", 5_000, "--seconds", 3,
                 "--delta-facts", 20_000, "--times", 5, "--lookups", 50, "--recovery-facts", 100_000, "--log-files", 300,
+                "--many-topics", 20, "--many-views", 10,
             )  # fmt: skip
             self.assertEqual(done.returncode, 0, done.stderr)
             with open(out, encoding="utf-8") as stream:

@@ -259,7 +259,14 @@ impl Process {
         };
         match status?? {
             Some(status) if status.stopped() => Ok(()),
-            _ => anyhow::bail!("the process ended first: {}", self.errors().await),
+            status => {
+                let errors = self.errors().await;
+                let mut said = String::new();
+                while let Ok(line) = self.said.try_recv() {
+                    said += &line;
+                }
+                anyhow::bail!("the process ended first, {status:?}: {errors}, and said: {said}")
+            }
         }
     }
 

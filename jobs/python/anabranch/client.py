@@ -109,14 +109,21 @@ class Client:
         except urllib.error.URLError as e:
             raise Error(f"{self.url} does not answer: {e.reason}") from None
 
-    def sql(self, statement, parameters=(), *, read=None, at_least=None, as_of=None):
+    def sql(self, statement, parameters=(), *, read=None, at_least=None, as_of=None, receipt=False):
         """The answer of a statement, whose `$1`, `$2`, … the parameters stand for. `at_least` is the
         token of facts that the answer has to have seen, `as_of` a moment that has passed: a time with
-        its zone as text, or places such as tokens have."""
+        its zone as text, places such as tokens have, or a receipt. With `receipt` it has one."""
         body = json.dumps({"sql": statement, "parameters": list(parameters)}, default=_json).encode()
         query = [("read", read or self.read), ("at_least", at_least), ("as_of", as_of)]
+        query += [("receipt", "true" if receipt else None)]
         headers = {"content-type": "application/json", "accept": ARROW}
         return Answer(self._ask("POST", "/sql", query, body, headers))
+
+    def replay(self, receipt):
+        """Computes the answer of a receipt again from what there was then. Says whether it is the `same`,
+        and if not the `differences`."""
+        with self._ask("POST", "/replay", body=receipt.encode(), headers={"content-type": "text/plain"}) as said:
+            return json.load(said)
 
     def view(self, name, *, read=None, at_least=None, as_of=None, **keys):
         """The rows of a view with these keys; several values of one are given as a list."""
@@ -198,12 +205,14 @@ def _text(value):
 
 class Answer:
     """An answer, which is read once: as it comes by `batches`, or as a whole. `freshness` says how
-    fresh it is, `notes` what its reader should know."""
+    fresh it is, `notes` what its reader should know, `receipt` what it was computed from, where that
+    was asked for."""
 
     def __init__(self, response):
         headers = response.headers
         self.freshness = urllib.parse.unquote(headers.get("anabranch-freshness", ""))
         self.notes = [urllib.parse.unquote(note) for note in headers.get_all("anabranch-note", [])]
+        self.receipt = headers.get("anabranch-receipt")
         self._reader = pa.ipc.open_stream(response)
         self.schema = self._reader.schema
 

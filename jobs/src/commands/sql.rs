@@ -28,15 +28,9 @@ pub struct SqlArgs {
     /// Runs the statements of a file
     #[arg(short = 'f', long)]
     pub file: Option<PathBuf>,
-    /// Asks the daemon at a URL, `https://HOST:PORT`, without a project
-    #[arg(long, value_name = "URL")]
-    pub url: Option<String>,
-    /// The token of a user, in a file; without this it is that in ANABRANCH_TOKEN, if there is one
-    #[arg(long, value_name = "FILE", requires = "url")]
-    pub token_file: Option<PathBuf>,
-    /// Certificates in PEM that vouch for that daemon, besides those that this machine trusts
-    #[arg(long, value_name = "FILE", requires = "url")]
-    pub ca: Option<PathBuf>,
+    /// Who is asked, where it is no daemon of the project
+    #[command(flatten)]
+    pub remote: RemoteArgs,
     /// Prints CSV, as `--format csv` does
     #[arg(long)]
     pub csv: bool,
@@ -62,6 +56,37 @@ Examples:
   facts=$(anabranch sql -qtA 'SELECT count(*) FROM pageviews')
   anabranch sql -f report.sql
   anabranch sql --url https://facts.example.org:8787 --token-file token";
+
+/// A daemon that is asked without a project.
+#[derive(Debug, Default, clap::Args)]
+pub struct RemoteArgs {
+    /// Asks the daemon at a URL, `https://HOST:PORT`, without a project
+    #[arg(long, value_name = "URL")]
+    pub url: Option<String>,
+    /// The token of a user, in a file; without this it is that in ANABRANCH_TOKEN, if there is one
+    #[arg(long, value_name = "FILE", requires = "url")]
+    pub token_file: Option<PathBuf>,
+    /// Certificates in PEM that vouch for that daemon, besides those that this machine trusts
+    #[arg(long, value_name = "FILE", requires = "url")]
+    pub ca: Option<PathBuf>,
+}
+
+impl RemoteArgs {
+    /// A session with that daemon.
+    pub(crate) async fn session(&self) -> Result<QuerySession> {
+        let read = |path: &PathBuf| std::fs::read(path).map_err(|e| Error::io(path, e));
+        let token = match &self.token_file {
+            Some(path) => Some(String::from_utf8_lossy(&read(path)?).trim().to_owned()),
+            None => std::env::var(TOKEN).ok().filter(|token| !token.is_empty()),
+        };
+        let remote = Remote {
+            url: self.url.clone().unwrap_or_default(),
+            token,
+            ca: self.ca.as_ref().map(read).transpose()?,
+        };
+        QuerySession::remote(&remote).await
+    }
+}
 
 impl SqlArgs {
     /// Whether statements are given with the command, so that answers are all that it prints.
@@ -103,18 +128,8 @@ pub(crate) async fn run(args: SqlArgs, context: &Context, printing: Printing) ->
 }
 
 /// As [`run`], with the daemon at a URL, which needs no project.
-pub(crate) async fn run_remote(args: SqlArgs, url: String, printing: Printing) -> Result<u8> {
-    let read = |path: &PathBuf| std::fs::read(path).map_err(|e| Error::io(path, e));
-    let token = match &args.token_file {
-        Some(path) => Some(String::from_utf8_lossy(&read(path)?).trim().to_owned()),
-        None => std::env::var(TOKEN).ok().filter(|token| !token.is_empty()),
-    };
-    let remote = Remote {
-        url,
-        token,
-        ca: args.ca.as_ref().map(read).transpose()?,
-    };
-    let session = QuerySession::remote(&remote).await?;
+pub(crate) async fn run_remote(args: SqlArgs, printing: Printing) -> Result<u8> {
+    let session = args.remote.session().await?;
     run_with(args, session, printing).await
 }
 

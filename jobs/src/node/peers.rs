@@ -7,7 +7,9 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
-use anabranch_shared::{Backoff, Error, ErrorKind, Offset, PartitionId, Result, Storage};
+use anabranch_shared::{
+    Backoff, Error, ErrorKind, Offset, PartitionId, Result, Storage, StorageSecret,
+};
 use anabranch_speed::{DELTA, Daemon, DeltaRequest, HELD, Peer, PeerReply, Peers};
 use async_trait::async_trait;
 use bytes::{Bytes, BytesMut};
@@ -15,7 +17,7 @@ use parking_lot::{Mutex, RwLock};
 
 use crate::reader::client::{IDLE, refused};
 use crate::reader::presence::{self, Address, RENEW_EVERY};
-use crate::reader::secured::{Fingerprints, StorageSecret};
+use crate::reader::secured::{Fingerprints, wanted_secret};
 use crate::tasks::Tasks;
 
 /// Where a daemon is told that there is another one.
@@ -122,7 +124,7 @@ impl PeerList {
         let mut known = presence::known(&self.shared.storage).await?;
         known.retain(|a| a.wal != self.own && !a.wal.is_empty());
         self.shared.fingerprints.set(&known);
-        let secret = StorageSecret::wanted(&self.shared.storage, &known).await?;
+        let secret = wanted_secret(&self.shared.storage, &known).await?;
         *self.shared.secret.write() = secret;
         let before = self.peers.read().clone();
         let is_gone = |p: &Arc<HttpPeer>| known.iter().all(|a| a.wal != p.address.wal);

@@ -45,6 +45,7 @@ pub(super) struct Health {
 pub(super) fn router(health: Health, daemon: &Arc<Daemon>, following: Arc<Following>) -> Router {
     let own = Router::new()
         .route("/health", get(healthy))
+        .route("/openapi.json", get(described))
         .route("/ready", get(ready))
         .route("/status", get(status))
         .route("/metrics", get(metrics_text))
@@ -77,6 +78,12 @@ async fn healthy(State(health): State<Health>) -> impl IntoResponse {
         }
     }
     Json(body)
+}
+
+/// What is answered here, as OpenAPI describes it.
+async fn described() -> Response {
+    let text = include_str!("openapi.json").replace("VERSION", env!("CARGO_PKG_VERSION"));
+    ([(header::CONTENT_TYPE, "application/json")], text).into_response()
 }
 
 /// Red is a node that can't take facts or can't answer at all; also a topic most of whose input

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use anabranch_serving::{Auditor, Following, PostgresDoor, PostgresOptions, flight_router};
-use anabranch_shared::{Error, Result};
+use anabranch_shared::{Error, Result, StorageSecret};
 use anabranch_speed::Daemon;
 use axum::middleware::from_fn_with_state;
 use parking_lot::Mutex;
@@ -28,7 +28,6 @@ use crate::node::routes::{Health, router};
 use crate::project::context::Context;
 use crate::reader::daemon_status::DoorStatus;
 use crate::reader::presence::Address;
-use crate::reader::secured::StorageSecret;
 use crate::signal::{end_at_once, stop_signal};
 use crate::tasks::Tasks;
 use crate::work::{schedule, upkeep};
@@ -126,10 +125,9 @@ impl Running {
                 Some(access::listen(project, "flight", listen).await?)
             }
         };
-        let secret = match &who.users {
-            Some(_) => Some(StorageSecret::of(&context.storage).await?),
-            None => None,
-        };
+        // Receipts are signed with it also where nobody has to show it.
+        let secret = StorageSecret::of(&context.storage).await?;
+        let secret = who.users.as_ref().map(|_| secret);
         let mut address = Address::new(context, local)?;
         address.certificate = who
             .tls

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use anabranch_serving::{ColumnInfo, QueryInfo, Reading, RelationInfo, SearchPath, note_of};
 use anabranch_shared::ipc::{CheckedStream, IpcLimit};
-use anabranch_shared::{Error, ErrorKind, Heads, ReadMode, Result, Storage};
+use anabranch_shared::{Error, ErrorKind, Heads, ReadMode, Receipt, Result, Storage};
 use anabranch_speed::{INGEST_FROM, INGEST_ID, PAYLOAD};
 use arrow::array::RecordBatch;
 use arrow::datatypes::SchemaRef;
@@ -16,7 +16,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::reader::daemon_status::DaemonStatus;
 use crate::reader::presence::{self, Address};
-use crate::reader::secured::{Fingerprints, StorageSecret};
+use crate::reader::secured::{Fingerprints, wanted_secret};
 
 /// A connection that is idle for so long is not used again: a daemon closes it some time later.
 pub(crate) const IDLE: Duration = Duration::from_secs(10);
@@ -96,6 +96,8 @@ pub struct RemoteAnswer {
     pub freshness: String,
     /// What its reader should know.
     pub notes: Vec<String>,
+    /// Its receipt, where one was wanted and there is one.
+    pub receipt: Option<String>,
 }
 
 /// What a daemon says of a write.
@@ -177,7 +179,7 @@ impl Client {
     pub async fn look(storage: &Storage) -> Result<Daemons> {
         let mut known = presence::known(storage).await?;
         known.sort_by_key(|a| (!a.is_here(), -a.seen_at_ms));
-        let secret = StorageSecret::wanted(storage, &known).await?;
+        let secret = wanted_secret(storage, &known).await?;
         let bearer = secret.map(|secret| Bearer(secret.text().to_owned()));
         let fingerprints = Fingerprints::default();
         fingerprints.set(&known);
@@ -394,6 +396,9 @@ impl Client {
         if let Some(moment) = &reading.as_of {
             path += &format!("&as_of={}", in_path(&moment.to_string()));
         }
+        if reading.receipts {
+            path += "&receipt=true";
+        }
         let request = self
             .request(Method::POST, &path)
             .header("accept", "application/vnd.apache.arrow.stream; views=true")
@@ -406,6 +411,7 @@ impl Client {
             .map(text)
             .unwrap_or_default();
         let notes = headers.get_all("anabranch-note").iter().map(text).collect();
+        let receipt = headers.get("anabranch-receipt").map(text);
         let body = self.body(response, ANSWER.bytes).await?;
         let read = CheckedStream::new(body, ANSWER).and_then(CheckedStream::read);
         let read = read.map_err(|e| {
@@ -419,7 +425,20 @@ impl Client {
             batches: read.batches,
             freshness,
             notes,
+            receipt,
         })
+    }
+
+    /// Lets the daemon compute the answer of a receipt again and compare, as it tells programs.
+    ///
+    /// # Errors
+    /// As the daemon refuses it.
+    pub async fn replay(&self, receipt: &Receipt) -> Result<serde_json::Value> {
+        let request = self.request(Method::POST, "/replay");
+        let sent = request.body(receipt.to_string()).send().await;
+        let answer = self.checked(sent.map_err(|e| self.unreachable(e))?).await?;
+        let body = self.small_body(answer).await?;
+        serde_json::from_slice(&body).map_err(|e| Error::Internal(format!("daemon's answer: {e}")))
     }
 
     /// The queries that run on the daemon and wait there.

@@ -7,10 +7,10 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use anabranch_shared::{
-    DeltaPart, Error, Log, Master, Met, Moment, Offsets, Pin, Pinner, ReadMode, Result, Topic,
-    TopicPin, ViewPin, admissions, counted,
+    DeltaPart, Error, Log, Master, Met, Moment, Offsets, Pin, Pinner, Ranges, ReadMode, Result,
+    Topic, TopicPin, ViewPin, admissions, counted,
 };
-use anabranch_speed::follow_log;
+use anabranch_speed::{Following, follow_log};
 use chrono::TimeDelta;
 use tokio::sync::Semaphore;
 
@@ -96,10 +96,10 @@ impl Past {
         );
         // Known before the logs are read, so that nothing lands unseen in between.
         let topics: Vec<String> = topics.into_iter().collect();
-        let held = match moment {
-            Moment::Time(_) => now.pin(&topics, ReadMode::Merged).await?,
+        let held = match moment.heads() {
+            None => now.pin(&topics, ReadMode::Merged).await?,
             // A place that has not landed is known by the log alone.
-            Moment::Heads(_) => Pin::default(),
+            Some(_) => Pin::default(),
         };
         let mut pin = Pin {
             notes: held.notes.clone(),
@@ -134,12 +134,55 @@ impl Past {
         at: &Offsets,
     ) -> Result<(ViewPin, Option<String>)> {
         let name = master.view().name();
+        let cut = Cut::of(master, at)?;
+        let count = cut.left();
+        if count == 0 {
+            return Ok((cut.view, None));
+        }
+        let facts = counted(count, "fact", "facts");
+        let boundary = &cut.view.boundary;
+        let most = self.context.project.query.as_of_facts;
+        if count > most {
+            return Err(Error::NoRoom(format!(
+                "view `{name}`: {facts} would be folded anew, more than `as_of_facts` in `[query]` ({most}); ask where states end, such as [{boundary}], or raise it"
+            )));
+        }
+        if !master.view().references().is_empty() {
+            return Err(Error::Invalid(format!(
+                "view `{name}` joins references, and of {facts} no states are there that end where the answer is to end: which rows they met then is not known; ask where a run of it ends, such as [{boundary}]"
+            )));
+        }
+        let ended = || Error::Unavailable("this process is ending".to_owned());
+        let _turn = self.turn.acquire().await.map_err(|_| ended())?;
+        let stop = StopOnDrop(Arc::default());
+        let memory = self.context.project.query.memory_bytes / SHARE;
+        let memory = usize::try_from(memory).unwrap_or(usize::MAX);
+        let following = following(&self.context, memory, &stop.0)?;
+        let view = cut.folded(master, log, &following).await?;
+        Ok((view, Some(format!("{facts} of `{name}` were folded anew"))))
+    }
+}
+
+/// A view cut at a place in its topic's log: the states that end before it.
+#[derive(Debug)]
+pub struct Cut {
+    view: ViewPin,
+    /// Of these facts there are no such states.
+    left: Ranges,
+}
+
+impl Cut {
+    /// A master view, as it is known, cut at a place.
+    ///
+    /// # Errors
+    /// `Corrupt` for a file that another writer added.
+    pub fn of(master: &Master, at: &Offsets) -> Result<Self> {
         let (files, left) = master.pin().below(at)?;
         let mut boundary = at.clone();
         for (partition, range) in &left {
             boundary.lower(*partition, range.start);
         }
-        let mut view = ViewPin {
+        let view = ViewPin {
             view: master.view().clone(),
             generation: master.generation(),
             boundary,
@@ -149,78 +192,73 @@ impl Past {
             delta: Vec::new(),
             met: Met::default(),
         };
-        let facts: u64 = left.iter().map(|(_, range)| range.len()).sum();
-        if facts == 0 {
-            return Ok((view, None));
-        }
-        if !master.view().references().is_empty() {
-            return Err(Error::Invalid(format!(
-                "view `{name}` joins references, and of {} no states are there that end where the answer is to end: which rows they met then is not known; ask where a run of it ends, such as [{}]",
-                counted(facts, "fact", "facts"),
-                view.boundary
-            )));
-        }
-        let ended = || Error::Unavailable("this process is ending".to_owned());
-        let _turn = self.turn.acquire().await.map_err(|_| ended())?;
-        let stop = StopOnDrop(Arc::default());
-        let memory = self.context.project.query.memory_bytes / SHARE;
-        let memory = usize::try_from(memory).unwrap_or(usize::MAX);
-        let following = following(&self.context, memory, &stop.0)?;
+        Ok(Self { view, left })
+    }
+
+    /// How many facts have no states that end before the place.
+    pub fn left(&self) -> u64 {
+        self.left.iter().map(|(_, range)| range.len()).sum()
+    }
+
+    /// The whole view as it was there, for which those are folded anew.
+    ///
+    /// # Errors
+    /// Those of the storage; `BelowLow` where retention has removed such facts.
+    pub async fn folded(
+        mut self,
+        master: &Arc<Master>,
+        log: &Arc<Log>,
+        following: &Following,
+    ) -> Result<ViewPin> {
         let mut parts: Vec<DeltaPart> = Vec::new();
-        for (partition, range) in left {
-            let (mut from, mut to) = (at.clone(), at.clone());
+        for (partition, range) in self.left {
+            let (mut from, mut to) = (self.view.head.clone(), self.view.head.clone());
             from.set(partition, range.start);
             to.set(partition, range.end);
-            let pieces = follow_log(log, master, &from, &to, &following).await?;
+            let pieces = follow_log(log, master, &from, &to, following).await?;
             parts.extend(pieces.iter().flat_map(|piece| piece.parts.clone()));
         }
-        view.delta = parts;
-        let note = format!(
-            "{} of `{name}` were folded anew",
-            counted(facts, "fact", "facts")
-        );
-        Ok((view, Some(note)))
+        self.view.delta = parts;
+        Ok(self.view)
     }
 }
 
 /// Where a topic stood.
 async fn place(log: &Log, moment: &Moment, held: Option<&TopicPin>) -> Result<Offsets> {
     let name = log.name();
-    match moment {
-        Moment::Heads(heads) => {
-            let at = heads.get(name).ok_or_else(|| {
-                Error::Invalid(format!(
-                    "the answer reads topic `{name}` too, of which no place is named; add `{name}:PARTITION:OFFSET` for each partition"
-                ))
-            })?;
-            let (low, head) = (log.low(), log.head());
-            if !head.covers(at) {
-                return Err(Error::Unavailable(format!(
-                    "topic `{name}`: facts up to [{at}] are wanted, and up to [{head}] they have landed; ask again once they have"
-                )));
-            }
-            if !at.covers(&low) {
-                return Err(Error::Invalid(format!(
-                    "topic `{name}`: retention has removed the facts below [{low}], among them some that were there at [{at}]"
-                )));
-            }
-            Ok(at.clone())
+    if let Some(heads) = moment.heads() {
+        let at = heads.get(name).ok_or_else(|| {
+            Error::Invalid(format!(
+                "the answer reads topic `{name}` too, of which no place is named; add `{name}:PARTITION:OFFSET` for each partition"
+            ))
+        })?;
+        let (low, head) = (log.low(), log.head());
+        if !head.covers(at) {
+            return Err(Error::Unavailable(format!(
+                "topic `{name}`: facts up to [{at}] are wanted, and up to [{head}] they have landed; ask again once they have"
+            )));
         }
-        Moment::Time(time) => {
-            let at_us = time.timestamp_micros();
-            let landed = log.head();
-            let unlanded = held.map_or(&[][..], |held| &held.memory);
-            for batch in unlanded {
-                let mut admitted = admissions(batch)?.into_iter();
-                if admitted.any(|(p, offset, us)| offset >= landed.get(p) && us <= at_us) {
-                    return Err(Error::Unavailable(format!(
-                        "topic `{name}`: facts that were there at {moment} have not landed yet; ask again once they have (`land_every` in `[daemon]`)"
-                    )));
-                }
-            }
-            log.admitted_by(at_us).await
+        if !at.covers(&low) {
+            return Err(Error::Invalid(format!(
+                "topic `{name}`: retention has removed the facts below [{low}], among them some that were there at [{at}]"
+            )));
+        }
+        return Ok(at.clone());
+    }
+    let at_us = moment
+        .time()
+        .map_or(i64::MAX, |time| time.timestamp_micros());
+    let landed = log.head();
+    let unlanded = held.map_or(&[][..], |held| &held.memory);
+    for batch in unlanded {
+        let mut admitted = admissions(batch)?.into_iter();
+        if admitted.any(|(p, offset, us)| offset >= landed.get(p) && us <= at_us) {
+            return Err(Error::Unavailable(format!(
+                "topic `{name}`: facts that were there at {moment} have not landed yet; ask again once they have (`land_every` in `[daemon]`)"
+            )));
         }
     }
+    log.admitted_by(at_us).await
 }
 
 fn pin_topic(log: &Log, at: &Offsets) -> Result<TopicPin> {

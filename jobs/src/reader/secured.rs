@@ -5,8 +5,7 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use anabranch_shared::{CreateOutcome, Error, Ids, Result, Storage, layout};
-use object_store::path::Path;
+use anabranch_shared::{Error, Result, Storage, StorageSecret};
 use parking_lot::RwLock;
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::crypto::ring::default_provider;
@@ -17,78 +16,17 @@ use sha2::{Digest, Sha256};
 
 use crate::reader::presence::Address;
 
-/// What the secret begins with.
-const PREFIX: &str = "abs_";
-
-/// The secret of a storage.
-#[derive(Clone)]
-pub struct StorageSecret(String);
-
-impl std::fmt::Debug for StorageSecret {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str("StorageSecret")
-    }
-}
-
-impl StorageSecret {
-    /// The secret of a storage, if it has one.
-    ///
-    /// # Errors
-    /// Those of the storage; `Corrupt` for one that is cut off.
-    pub async fn find(storage: &Storage) -> Result<Option<Self>> {
-        let path = Path::from(layout::DAEMONS_SECRET);
-        let Some(body) = storage.get(&path).await? else {
-            return Ok(None);
-        };
-        let text = String::from_utf8_lossy(&body).trim().to_owned();
-        match text.starts_with(PREFIX) && text.len() > 60 {
-            true => Ok(Some(Self(text))),
-            false => Err(Error::Corrupt(format!(
-                "`{path}` is no secret; remove it, and start the daemons anew"
-            ))),
-        }
-    }
-
-    /// The secret of a storage, made where it has none.
-    ///
-    /// # Errors
-    /// As [`StorageSecret::find`].
-    pub async fn of(storage: &Storage) -> Result<Self> {
-        if let Some(found) = Self::find(storage).await? {
-            return Ok(found);
-        }
-        // 244 random bits: two numbers of 122.
-        let random =
-            [Ids::default().fresh(), Ids::default().fresh()].map(|u| u.simple().to_string());
-        let text = format!("{PREFIX}{}", random.concat());
-        let path = Path::from(layout::DAEMONS_SECRET);
-        match storage.create_for_owner(&path, text.clone()).await? {
-            CreateOutcome::Created => Ok(Self(text)),
-            CreateOutcome::Exists => Self::find(storage).await?.ok_or_else(|| {
-                Error::Conflict(format!("`{path}` was removed meanwhile; try again"))
-            }),
-        }
-    }
-
-    /// The one that the daemons at these addresses want to be shown, if any of them does.
-    ///
-    /// # Errors
-    /// As [`StorageSecret::find`].
-    pub(crate) async fn wanted(storage: &Storage, known: &[Address]) -> Result<Option<Self>> {
-        match known.iter().any(|address| address.has_users) {
-            true => Self::find(storage).await,
-            false => Ok(None),
-        }
-    }
-
-    /// Whether a text is the secret. The time that this takes tells nothing: digests are compared.
-    pub fn is(&self, text: &str) -> bool {
-        Sha256::digest(text) == Sha256::digest(&self.0)
-    }
-
-    /// The text, to be shown to a daemon of the storage.
-    pub(crate) fn text(&self) -> &str {
-        &self.0
+/// The storage's secret, where the daemons at these addresses want to be shown it.
+///
+/// # Errors
+/// As [`StorageSecret::find`].
+pub(crate) async fn wanted_secret(
+    storage: &Storage,
+    known: &[Address],
+) -> Result<Option<StorageSecret>> {
+    match known.iter().any(|address| address.has_users) {
+        true => StorageSecret::find(storage).await,
+        false => Ok(None),
     }
 }
 
@@ -169,25 +107,5 @@ impl ServerCertVerifier for OfStorage {
     fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
         let algorithms = &self.provider.signature_verification_algorithms;
         algorithms.supported_schemes()
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[tokio::test]
-    async fn a_storage_has_one_secret() -> Result<()> {
-        let dir = tempfile::tempdir().map_err(|e| Error::io("a folder", e))?;
-        let storage = Storage::folder(dir.path())?;
-        assert!(StorageSecret::find(&storage).await?.is_none());
-        let (one, other) =
-            tokio::try_join!(StorageSecret::of(&storage), StorageSecret::of(&storage))?;
-        assert!(one.is(other.text()) && !one.is("") && !one.is(&format!("{}x", one.text())));
-        let path = Path::from(layout::DAEMONS_SECRET);
-        storage.put(&path, b"abs_".to_vec()).await?;
-        let found = StorageSecret::find(&storage).await;
-        assert!(matches!(found, Err(Error::Corrupt(_))));
-        Ok(())
     }
 }

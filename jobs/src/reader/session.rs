@@ -3,8 +3,8 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use anabranch_serving::{Reading, RelationInfo, Setting, SqlService};
-use anabranch_shared::{Error, ErrorKind, ReadMode, Result};
+use anabranch_serving::{Caller, Reading, RelationInfo, Setting, SqlService};
+use anabranch_shared::{Error, ErrorKind, ReadMode, Receipt, Result};
 use arrow::array::{ArrayRef, RecordBatch, StringArray};
 use arrow::datatypes::Schema;
 use async_trait::async_trait;
@@ -133,6 +133,10 @@ impl QuerySession {
                 reading.as_of = moment;
                 Vec::new()
             }
+            Setting::Receipts(wanted) => {
+                reading.receipts = wanted;
+                Vec::new()
+            }
             Setting::SearchPath(path) => {
                 reading.search_path = path;
                 Vec::new()
@@ -150,6 +154,21 @@ impl QuerySession {
             freshness: String::new(),
             notes: vec![],
         })
+    }
+
+    /// Lets whoever answers compute the answer of a receipt again and compare, as programs are told.
+    ///
+    /// # Errors
+    /// Those of [`SqlService::replay`].
+    pub async fn replay(&self, receipt: &Receipt) -> Result<serde_json::Value> {
+        let answerer = self.answerer.lock().clone();
+        match answerer.as_ref() {
+            Answerer::Daemon(client) => client.replay(receipt).await,
+            Answerer::Local(service) => {
+                let replayed = service.replay(&Caller::this_process(), receipt).await?;
+                Ok(replayed.json())
+            }
+        }
     }
 
     /// The rows of a query.
@@ -197,20 +216,26 @@ async fn answer(
                 schema: a.schema,
                 batches: a.batches,
                 freshness: a.freshness,
-                notes: a.notes,
+                notes: with_receipt(a.notes, a.receipt),
             })
         }
         Answerer::Local(service) => {
             let a = service.query(sql, reading.clone()).await?;
+            let receipt = a.receipt();
             let batches = datafusion::physical_plan::common::collect(a.stream).await?;
             Ok(Answer {
                 schema: a.schema,
                 batches,
                 freshness: a.freshness,
-                notes: a.notes,
+                notes: with_receipt(a.notes, receipt()),
             })
         }
     }
+}
+
+fn with_receipt(mut notes: Vec<String>, receipt: Option<String>) -> Vec<String> {
+    notes.extend(receipt.map(|receipt| format!("receipt: {receipt}")));
+    notes
 }
 
 #[async_trait]

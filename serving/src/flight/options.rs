@@ -113,6 +113,7 @@ impl Options {
             search_path: search_path.unwrap_or_default(),
             at_least: at_least.unwrap_or_default(),
             as_of,
+            receipts: false,
         })
     }
 

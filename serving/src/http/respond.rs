@@ -20,6 +20,7 @@ use tokio::sync::mpsc;
 use crate::arrow_form::Texts;
 use crate::encode::{ARROW, CSV, Encoder, JSON, NDJSON, PARQUET};
 use crate::metrics::Asked;
+use crate::receipts::Awaited;
 use crate::running::Waiter;
 use crate::service::{Answer, SqlService};
 use crate::workers::{self, Computing};
@@ -35,6 +36,18 @@ const CHUNK: usize = 256 << 10;
 
 /// Parts of an answer that may wait for its reader.
 const WAITING: usize = 2;
+
+/// The header that holds an answer's receipt.
+const RECEIPT: &str = "anabranch-receipt";
+
+/// How much of an answer is there before any of it is sent.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Whole {
+    /// So many bytes, if there are that many.
+    UpTo(usize),
+    /// All of it.
+    Always,
+}
 
 /// A part of an answer.
 struct Part {
@@ -59,6 +72,7 @@ pub(super) async fn respond(
         .unwrap_or(JSON);
     // The threads that write the answer may be busy when its reader goes.
     let (waiter, asked, stop) = (answer.waiter(), answer.asked(), answer.stop().clone());
+    let awaited = answer.awaited().cloned();
     let Answer {
         schema,
         stream,
@@ -69,7 +83,12 @@ pub(super) async fn respond(
     let pool = service.memory_pool();
     let encoder = Encoder::new(&schema, content_type, Texts::accepted(accept), pool)?;
     let (send, mut received) = mpsc::channel(WAITING);
-    let computing = workers::begin(encode(encoder, stream, send, (stop, asked)))?;
+    let whole = match awaited {
+        // What goes with an answer comes before it, and a receipt is known at its end.
+        Some(_) => Whole::Always,
+        None => Whole::UpTo(WHOLE),
+    };
+    let computing = workers::begin(encode((encoder, whole), stream, send, (stop, asked)))?;
     let none = || Error::Internal("an answer has no end".to_owned());
     let first = received.recv().await.ok_or_else(none)??;
     let body = match first.is_last {
@@ -89,14 +108,23 @@ pub(super) async fn respond(
             response.headers_mut().append(name, value);
         }
     };
+    if let Some(receipt) = awaited.as_ref().and_then(Awaited::receipt) {
+        note(RECEIPT, &receipt.to_string());
+    }
+    let late = awaited.and_then(|awaited| awaited.refused());
+    let late = late.map(|why| format!("there is no receipt: {why}"));
+    let notes = notes
+        .iter()
+        .filter(|n| Some(*n) != late.as_ref())
+        .chain(&late);
     note("anabranch-freshness", &freshness);
-    notes.iter().for_each(|n| note("anabranch-note", n));
+    notes.for_each(|n| note("anabranch-note", n));
     Ok(response)
 }
 
 /// Writes an answer and sends it in parts, as long as somebody reads it and the query goes on.
 async fn encode(
-    encoder: Encoder,
+    encoder: (Encoder, Whole),
     rows: SendableRecordBatchStream,
     send: mpsc::Sender<Result<Part>>,
     (stop, asked): (Stop, Option<Asked>),
@@ -117,14 +145,22 @@ async fn encode(
 }
 
 async fn encoded(
-    mut encoder: Encoder,
+    (mut encoder, whole): (Encoder, Whole),
     mut rows: SendableRecordBatchStream,
     send: &mpsc::Sender<Result<Part>>,
 ) -> Result<()> {
-    let mut most = WHOLE;
+    let mut most = match whole {
+        Whole::UpTo(bytes) => bytes,
+        Whole::Always => usize::MAX,
+    };
     let gone = |_| Error::Cancelled("the client has left".to_owned());
     while let Some(batch) = rows.next().await {
         let has_room = encoder.write(&batch?)?;
+        if !has_room && whole == Whole::Always {
+            return Err(Error::NoRoom(
+                "an answer with a receipt is whole before it is sent, and this one has no room in memory (`memory` in `[query]`); narrow the query, or ask without a receipt".to_owned(),
+            ));
+        }
         if encoder.ready() >= most || !has_room {
             most = CHUNK;
             let part = Part {

@@ -523,6 +523,9 @@ impl<W: AsyncWrite + Unpin + Send> Connection<W> {
         let mut sent = 0;
         while sent < most {
             let Some(batch) = guard.run(rows.next(most - sent)).await? else {
+                if let Some(receipt) = rows.receipt() {
+                    self.notice("NOTICE", "00000", &receipt)?;
+                }
                 return Ok((sent, false));
             };
             self.write_batch(&batch, writing, stop.as_ref()).await?;

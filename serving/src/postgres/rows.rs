@@ -126,6 +126,21 @@ impl Rows {
         }
     }
 
+    /// Their receipt, where one is wanted and all of them have been read; or why there is none.
+    pub(super) fn receipt(&self) -> Option<String> {
+        let Source::Answer(answer) = &self.source else {
+            return None;
+        };
+        let awaited = answer.awaited()?;
+        let receipt = awaited
+            .receipt()
+            .map(|receipt| format!("receipt: {receipt}"));
+        let none = || Some(format!("there is no receipt: {}", awaited.refused()?));
+        // What was known before its rows is among the notes.
+        let none = || none().filter(|none| !answer.notes.contains(none));
+        receipt.or_else(none)
+    }
+
     /// How fresh they are, in one line; empty where that is not known.
     pub(super) fn freshness(&self) -> &str {
         match &self.source {

@@ -71,6 +71,7 @@ static KNOWN: &[Known] = &[
     known("anabranch.as_of", "", Takes::Own),
     known("anabranch.at_least", "", Takes::Own),
     known("anabranch.read", "merged", Takes::Own),
+    known("anabranch.receipts", "off", Takes::Own),
     reported("application_name", "", Takes::Own),
     known("bytea_output", "hex", Takes::Only(&["hex"])),
     reported("client_encoding", "UTF8", Takes::Only(UTF8)),
@@ -253,6 +254,7 @@ impl Settings {
             search_path: search_path(&value("search_path")).unwrap_or_default(),
             at_least: value("anabranch.at_least").parse().unwrap_or_default(),
             as_of: value("anabranch.as_of").parse().ok(),
+            receipts: value("anabranch.receipts") == "on",
         }
     }
 
@@ -288,6 +290,13 @@ fn checked(name: &str, value: &str) -> Result<String> {
             let read: Heads = value.trim_matches('\'').parse()?;
             Ok(read.to_string())
         }
+        "anabranch.receipts" => match value.trim_matches('\'').to_lowercase().as_str() {
+            value if ON.contains(&value) => Ok("on".to_owned()),
+            value if OFF.contains(&value) => Ok("off".to_owned()),
+            other => Err(Error::Invalid(format!(
+                "`anabranch.receipts` = `{other}`: write `on` or `off`"
+            ))),
+        },
         "anabranch.read" => match value {
             "merged" | "batch" => Ok(value.to_owned()),
             other => Err(Error::Invalid(format!(

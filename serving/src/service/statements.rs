@@ -4,8 +4,10 @@
 use std::sync::Arc;
 
 use anabranch_shared::{Error, Pin, Relation, Result, Stop, sql};
+use arrow::array::RecordBatch;
+use chrono::{DateTime, Utc};
 use datafusion::execution::context::SQLOptions;
-use datafusion::execution::{SendableRecordBatchStream, TaskContext};
+use datafusion::execution::{SendableRecordBatchStream, SessionState, TaskContext};
 use datafusion::logical_expr::LogicalPlan;
 use datafusion::physical_plan::execute_stream;
 use datafusion::prelude::SessionContext;
@@ -17,8 +19,9 @@ use crate::described::in_sql_types;
 use crate::dialect::Dialect;
 use crate::identity::Rights;
 use crate::naming::ColumnNames;
+use crate::receipts::{Awaited, volatile};
 use crate::stoppable::{largest_constant, stoppable};
-use crate::{additive, information, tables, workers};
+use crate::{additive, freshness, information, tables, workers};
 
 /// Bytes of a constant that a batch may hold, written out for each row.
 const CONSTANTS_AT_ONCE: usize = 64_000_000;
@@ -26,6 +29,8 @@ const CONSTANTS_AT_ONCE: usize = 64_000_000;
 /// A statement that has been read, its session, and the names of the columns of its answer.
 pub(super) struct Statements {
     pub(super) context: SessionContext,
+    /// What time it is to the statement.
+    pub(super) now: DateTime<Utc>,
     pub(super) statement: Statement,
     pub(super) names: ColumnNames,
     pub(super) dialect: Option<Arc<dyn Dialect>>,
@@ -35,22 +40,33 @@ pub(super) struct Statements {
 
 pub(super) type Read = workers::Kept<Statements>;
 
-/// Everything that can be queried, where the statement asks for that.
-pub(super) type Known = Option<Vec<Relation>>;
+/// What a statement asks of everything that there is; none where it does not.
+#[derive(Default)]
+pub(super) struct Known {
+    /// What can be queried.
+    pub(super) relations: Option<Vec<Relation>>,
+    /// How fresh it is.
+    pub(super) freshness: Option<RecordBatch>,
+}
 
 /// Plans a statement over a pin and begins to compute it, on the threads for queries.
 pub(super) async fn computed(
-    (read, known): (Read, Known),
+    (read, known, receipt): (Read, Known, Option<Awaited>),
     pin: Pin,
     stop: Stop,
 ) -> Result<SendableRecordBatchStream> {
     let mut read = read.take()?;
     // Whoever names a view computes it anew, in the session without the query's tables.
-    let of_views = read.context.state();
-    read.register(&pin, known.as_deref())?;
+    let of_views = read.state();
+    read.register(&pin, &known)?;
     let plan = read.checked(&pin).await?;
+    if let Some(receipt) = receipt
+        && let Some(function) = volatile(&plan)
+    {
+        receipt.refuse(format!("`{function}` gives another value each time"));
+    }
     stop.check()?;
-    let state = read.context.state();
+    let state = read.state();
     let plan: Result<_> = workers::at_length(async {
         let plan = state.optimize(&plan_combines(plan)?)?;
         stop.check()?;
@@ -73,14 +89,27 @@ pub(super) async fn computed(
 }
 
 impl Statements {
+    /// The session's state, in which it is one time for the whole statement.
+    pub(super) fn state(&self) -> SessionState {
+        let mut state = self.context.state();
+        state.execution_props_mut().query_execution_start_time = Some(self.now);
+        state
+    }
+
     /// Makes known to the session what it reads, and what its door has besides.
-    pub(super) fn register(&self, pin: &Pin, known: Option<&[Relation]>) -> Result<()> {
+    pub(super) fn register(&self, pin: &Pin, known: &Known) -> Result<()> {
         tables::register(&self.context, pin, &self.rights)?;
-        if let Some(relations) = known {
+        if let Some(relations) = &known.relations {
             information::register(&self.context, relations)?;
         }
+        if let Some(rows) = &known.freshness {
+            freshness::register(&self.context, rows)?;
+        }
         match &self.dialect {
-            Some(dialect) => dialect.register(&self.context, known.unwrap_or_default()),
+            Some(dialect) => dialect.register(
+                &self.context,
+                known.relations.as_deref().unwrap_or_default(),
+            ),
             None => Ok(()),
         }
     }
@@ -96,7 +125,7 @@ impl Statements {
 
     /// The statement's plan. Columns that the engine takes for one are planned apart.
     pub(super) async fn planned(&mut self) -> Result<LogicalPlan> {
-        let (state, statement) = (self.context.state(), &self.statement);
+        let (state, statement) = (self.state(), &self.statement);
         let planned = state.statement_to_plan(statement.clone()).await;
         let mut e = match planned {
             Ok(plan) => return Ok(plan),

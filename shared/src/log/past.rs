@@ -84,13 +84,26 @@ pub fn admissions(facts: &RecordBatch) -> Result<Vec<(PartitionId, Offset, i64)>
         .collect())
 }
 
+impl FactsFile {
+    /// When its newest fact was admitted, in microseconds since 1970, by its statistics, which may be below
+    /// that by a millisecond.
+    pub(crate) fn newest_admitted(&self, schema: &Schema) -> Option<i64> {
+        told_newest(&self.add, schema)
+    }
+}
+
 /// No fact of a file was admitted later, by its statistics.
 fn newest(add: &AddFile, schema: &Schema) -> Option<i64> {
+    Some(told_newest(add, schema)?.saturating_add(ROUNDED_US))
+}
+
+/// The newest time of admission that a file's statistics tell.
+fn told_newest(add: &AddFile, schema: &Schema) -> Option<i64> {
     let index = schema.index_of(INGESTED_AT).ok()?;
     let statistics = add.statistics(schema);
     let newest = &statistics.column_statistics.get(index)?.max_value;
     match newest.get_value()? {
-        ScalarValue::TimestampMicrosecond(Some(at), _) => Some(at.saturating_add(ROUNDED_US)),
+        ScalarValue::TimestampMicrosecond(Some(at), _) => Some(*at),
         _ => None,
     }
 }

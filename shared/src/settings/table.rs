@@ -463,6 +463,8 @@ settings! {
     VERIFICATIONS: Defaulted<Count> = Query."verifications", Defaulted(|| Count(2));
     /// Such a verification that takes longer is stopped.
     VERIFY_TIMEOUT: Defaulted<Duration> = Query."verify_timeout", Defaulted(|| minutes(60));
+    /// The most facts of a view that an answer as of a moment that has passed may fold anew.
+    AS_OF_FACTS: Defaulted<Count> = Query."as_of_facts", Defaulted(|| Count(50_000_000));
 
     /// The form of an event: text, or a JSON object on a line; `ANABRANCH_LOG_FORMAT` goes before it.
     LOG_FORMAT: Defaulted<LogFormat> = Log."format", Defaulted(|| LogFormat::Text);

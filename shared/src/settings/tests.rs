@@ -78,7 +78,9 @@ fn other_value(section: Section, key: &str) -> &'static str {
         (Section::Build, "nice") => "7",
         (Section::Build, "hold") => "\"8d\"",
         (Section::Query, "timeout" | "verify_timeout") => "\"7s\"",
-        (Section::Query, "at_once" | "waiting" | "max_terms" | "verifications") => "7",
+        (Section::Query, "at_once" | "waiting" | "max_terms" | "verifications" | "as_of_facts") => {
+            "7"
+        }
         (Section::Query, _) => "\"7MiB\"",
         (Section::Log, "format") => "\"json\"",
         (Section::Log, "slow_query") => "\"off\"",
@@ -406,6 +408,7 @@ fn defaults_are_those_of_the_documentation() {
             max_function_bytes: 256_000_000,
             verifications: 2,
             verify_timeout: Duration::from_secs(3_600),
+            as_of_facts: 50_000_000,
         },
         log: LogSettings {
             format: LogFormat::Text,

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use anabranch_tests::daemon::{Daemon, request, run};
 use anabranch_tests::ledger::line;
 use anabranch_tests::places;
-use anabranch_tests::process::{Setup, write_project};
+use anabranch_tests::process::{Setup, until, write_project};
 use arrow::array::AsArray;
 use arrow::datatypes::Int64Type;
 use bytes::Bytes;
@@ -372,4 +372,53 @@ async fn a_large_answer_goes_over_as_it_is_read() -> anyhow::Result<()> {
     }
     anyhow::ensure!(cut_off > 0);
     asked.daemon.stop().await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn how_fresh_all_is_can_be_asked() -> anyhow::Result<()> {
+    let asked = Asked::start().await?;
+    asked.daemon.landed("facts", 1_000).await?;
+    let ran = run(asked._dir.path(), &["batch", "refresh", "words"])?;
+    anyhow::ensure!(ran.code == Some(0), "{ran:?}");
+    let body: String = (1_000..1_050).map(line).collect();
+    asked.daemon.post("facts", &[], body.as_bytes()).await?;
+    let sql = "SELECT relation, kind, topic, in_delta, head, age_seconds < 60 AS is_young FROM anabranch_freshness() WHERE in_delta IS NULL OR in_delta > $1 ORDER BY relation";
+    // The daemon follows the refresh.
+    let followed = "SELECT count(*) AS n FROM anabranch_freshness() WHERE relation = 'words' AND in_delta = $1";
+    until("the daemon follows", async || {
+        Ok(asked.with(followed, json!([50])).await?.1 == json!([{ "n": 1 }]))
+    })
+    .await?;
+    let (status, rows) = asked.with(sql, json!([0])).await?;
+    let row = |relation: &str, kind: &str, in_delta: Option<u64>| {
+        json!({
+            "relation": relation, "kind": kind, "topic": "facts", "in_delta": in_delta,
+            "head": "0:1050", "is_young": true,
+        })
+    };
+    let expected = json!([
+        row("days", "view", Some(1_050)),
+        row("facts", "topic", None),
+        row("words", "view", Some(50)),
+    ]);
+    anyhow::ensure!(status == 200 && rows == expected, "{rows}");
+    // As of then, beside what is read then, and at another door.
+    let sql = "SELECT max(in_delta) AS n, (SELECT count(*) FROM facts) AS facts FROM anabranch_freshness() f WHERE f.relation = 'words'";
+    let http = &asked.daemon.client.address().http;
+    let then = request("POST", http, "/sql?as_of=facts:0:1000", &[], sql.as_bytes());
+    let (_, text) = then.await?;
+    anyhow::ensure!(text.contains("\"n\":0,\"facts\":1000"), "{text}");
+    let door = asked.daemon.over_postgres().await?;
+    let row = door.query_one(sql, &[]).await?;
+    let told: (i64, i64) = (row.get(0), row.get(1));
+    anyhow::ensure!(told == (50, 1_050), "{told:?}");
+    let (status, said) = asked
+        .with("SELECT * FROM anabranch_freshness(1)", json!([]))
+        .await?;
+    anyhow::ensure!(
+        status == 400 && said["error"].to_string().contains("takes no arguments"),
+        "{said}"
+    );
+    let Asked { daemon, .. } = asked;
+    daemon.stop().await
 }

@@ -31,11 +31,15 @@ struct Past {
 
 impl Past {
     async fn start() -> anyhow::Result<Self> {
+        Self::start_with("").await
+    }
+
+    async fn start_with(settings: &str) -> anyhow::Result<Self> {
         let dir = places::folder()?;
         write_project(dir.path(), Setup::default())?;
         let path = dir.path().join("anabranch.toml");
         let more = "[views.per_id]\nsql = \"per_id.sql\"\n[views.empty]\nsql = \"empty.sql\"\n[doors.postgres]\nlisten = \"127.0.0.1:0\"\n";
-        std::fs::write(&path, std::fs::read_to_string(&path)? + more)?;
+        std::fs::write(&path, std::fs::read_to_string(&path)? + more + settings)?;
         let per_id = "SELECT id % 500 AS id, count(DISTINCT date_trunc('day', ts)) AS days FROM facts GROUP BY 1";
         std::fs::write(dir.path().join("per_id.sql"), per_id)?;
         let empty = "SELECT word, count(*) AS n FROM facts WHERE id < 0 GROUP BY word";
@@ -199,6 +203,38 @@ async fn a_time_just_passed_is_waited_for() -> anyhow::Result<()> {
     let passed = past.daemon.context.storage.wall().now() - time;
     anyhow::ensure!(status == 200 && text.contains("\"n\":100"), "{text}");
     anyhow::ensure!(passed >= TimeDelta::seconds(5), "{passed}");
+    past.daemon.stop().await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn more_facts_than_may_be_folded_are_refused() -> anyhow::Result<()> {
+    let past = Past::start_with("[query]\nas_of_facts = 50\n").await?;
+    let body: String = (0..100).map(line).collect();
+    past.daemon.post("facts", &[], body.as_bytes()).await?;
+    past.daemon.landed("facts", 100).await?;
+    let sum = "SELECT sum(facts) AS n FROM words";
+    let (_, text) = past.ask(sum, "facts:0:50").await?;
+    anyhow::ensure!(text.starts_with("[{\"n\":50"), "{text}");
+    let (status, text) = past.refused(sum, "facts:0:51").await?;
+    let part = "51 facts would be folded anew, more than `as_of_facts`";
+    anyhow::ensure!(status == 503 && text.contains(part), "{text}");
+    // Facts themselves are read, and not folded.
+    let count = "SELECT count(*) AS n FROM facts";
+    let (_, text) = past.ask(count, "facts:0:100").await?;
+    anyhow::ensure!(text.contains("\"n\":100"), "{text}");
+    past.daemon.stop().await
+}
+
+/// What time it is, is the time that was asked for.
+#[tokio::test(flavor = "multi_thread")]
+async fn now_is_then() -> anyhow::Result<()> {
+    let past = Past::start().await?;
+    let sql = "SELECT now() AS at, current_date AS day";
+    let (_, text) = past.ask(sql, "2026-01-31T23:30:00Z").await?;
+    anyhow::ensure!(
+        text.contains("2026-01-31T23:30:00") && text.contains("\"2026-01-31\""),
+        "{text}"
+    );
     past.daemon.stop().await
 }
 

@@ -11,6 +11,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+import time
 
 URL, PACKAGE = sys.argv[1], sys.argv[2]
 
@@ -57,6 +58,18 @@ word = daemon.sql("SELECT min(word) AS w FROM words").rows()[0]["w"]
 check("a view's key", [row["word"] for row in daemon.view("words", word=word).rows()], [word])
 e = fails("SQL", "invalid", lambda: daemon.sql("SELECT\n nothing FROM facts"))
 check("its place", (e.line, e.column), (2, 2))
+counted = daemon.sql("SELECT count(*) AS n FROM facts WHERE id > $1", [10], receipt=True)
+for again in range(100):
+    try:
+        replayed = daemon.replay(counted.receipt)
+        break
+    except anabranch.client.Error as e:
+        # Until what it saw has landed.
+        check("a replay", e.kind, "unavailable")
+        time.sleep(0.1)
+check("replayed", (replayed["same"], replayed["then"]["values"]), (True, ["10"]))
+check("no receipt", daemon.sql("SELECT 1 AS n").receipt, None)
+fails("a forged receipt", "denied", lambda: daemon.replay(counted.receipt[:-4] + "AAAA"))
 fails("no view", "not found", lambda: daemon.view("wrds"))
 fails("nobody", "unavailable", lambda: anabranch.connect("http://127.0.0.1:9").sql("SELECT 1"))
 late = "SELECT 100 / (value - 1900000) AS x, repeat('x', 100) AS y FROM generate_series(1, 2000000)"

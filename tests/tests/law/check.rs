@@ -3,6 +3,7 @@
 
 use std::sync::Arc;
 
+use anabranch_jobs::reader::past::Cut;
 use anabranch_shared::view::{View, planning_session};
 use anabranch_shared::{
     Error, ErrorKind, Generation, Master, MasterPin, Met, OFFSET, Offset, Offsets, PARTITION, Pin,
@@ -15,8 +16,9 @@ use arrow::datatypes::{DataType, SchemaRef};
 use arrow::util::display::{ArrayFormatter, FormatOptions};
 use datafusion::datasource::MemTable;
 use datafusion::prelude::{DataFrame, SessionContext};
-use rand::Rng;
+use rand::rngs::SmallRng;
 use rand::seq::IndexedRandom;
+use rand::{Rng, SeedableRng};
 
 use super::SPILLED;
 use super::world::{Machine, World, WorldView, fold_options, is_late};
@@ -31,6 +33,7 @@ impl World<'_> {
         }
         let pin = self.pin_by_hand().await?;
         self.check_pin(&pin, ReadMode::Merged).await?;
+        self.check_past().await?;
         for i in 0..self.machines.len() {
             let Some(daemon) = self.machines[i].daemon.clone() else {
                 continue;
@@ -186,6 +189,54 @@ impl World<'_> {
             delta,
             met: Met::default(),
         })
+    }
+
+    /// Now and then the views as they were at a random place of the log.
+    async fn check_past(&mut self) -> anyhow::Result<()> {
+        let (low, head, mut at) = (self.log.low(), self.log.head(), Offsets::default());
+        // Random numbers of its own: those of the case choose what happens.
+        let sum = head.iter().map(|(_, end)| end.0.unsigned_abs()).sum();
+        let mut rng = SmallRng::seed_from_u64(sum);
+        if rng.random_bool(0.7) {
+            return Ok(());
+        }
+        for (p, end) in head.iter() {
+            let all = self.acknowledged.iter().chain(&self.sourced);
+            let of_it = all.filter(|a| a.partition == p);
+            let ends = of_it.map(|a| a.range.end);
+            let ends = ends.filter(|e| (low.get(p)..=end).contains(e));
+            let ends: Vec<Offset> = ends.chain([low.get(p)]).collect();
+            at.set(p, ends.choose(&mut rng).copied().unwrap_or_default());
+        }
+        let relations: Vec<_> = self.views.iter().flat_map(WorldView::relations).collect();
+        for (name, master) in relations {
+            let from = self.view(&name)?.start_of(master.generation());
+            if !at.covers(&from) {
+                continue;
+            }
+            let cut = Cut::of(&master, &at)?;
+            let is_folded = cut.left() > 0;
+            let following = Following::unbounded(fold_options());
+            let view = match cut.folded(&master, &self.log, &following).await {
+                // States across the place hold facts that retention has removed.
+                Err(Error::BelowLow { .. }) => {
+                    self.coverage.count("checks: of a past that is gone");
+                    continue;
+                }
+                view => view?,
+            };
+            self.coverage.count(match is_folded {
+                true => "checks: of a past, folded anew",
+                false => "checks: of a past that states end at",
+            });
+            let expected = self.recompute(&view.view, &from, &at).await;
+            let mut pin = Pin::default();
+            pin.views.insert(name.clone(), view);
+            let found = self.ask(&format!("SELECT * FROM {name}"), &pin).await;
+            self.ensure_alike(expected, found)
+                .map_err(|e| anyhow::anyhow!("{name} as of [{at}]: {e}"))?;
+        }
+        Ok(())
     }
 
     async fn recompute(

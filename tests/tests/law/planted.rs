@@ -104,6 +104,11 @@ const BUGS: &[Bug] = &[
         1_000_000,
     ),
     (
+        "planted-past-reaches-on",
+        "of a moment that has passed states are taken that reach beyond it",
+        1_000_000,
+    ),
+    (
         "planted-cut-before-commit",
         "the WAL is cut before the commit",
         1_000_036,

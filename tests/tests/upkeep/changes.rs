@@ -13,7 +13,7 @@ use anabranch_jobs::reader::client::Client;
 use anabranch_shared::ReadMode;
 use anabranch_tests::ledger::line;
 use anabranch_tests::places;
-use anabranch_tests::process::{EDITED, Process, Setup, VIEW, run_well, write_project};
+use anabranch_tests::process::{EDITED, Process, Setup, VIEW, run_well, until, write_project};
 use arrow::array::AsArray;
 use arrow::datatypes::Int64Type;
 
@@ -87,10 +87,24 @@ async fn ask(client: Client, sent: Arc<AtomicI64>, done: Arc<AtomicBool>) -> any
     Ok(asked)
 }
 
+/// Waits until facts have landed that had not when this is called.
+async fn landed_on(context: &Context) -> anyhow::Result<()> {
+    let log = context.log("facts").await?;
+    log.refresh().await?;
+    let before = log.head();
+    until("facts land", async || {
+        log.refresh().await?;
+        Ok(log.head() != before)
+    })
+    .await
+}
+
 /// Edits the view, lets whoever applies that die at each step, goes on, and takes it back and forth.
-async fn round(dir: &Path, sql: &str) -> anyhow::Result<()> {
+async fn round(dir: &Path, context: &Context, sql: &str) -> anyhow::Result<()> {
     std::fs::write(dir.join("words.sql"), sql)?;
     for point in DIES {
+        // Without a fact that the candidate lacks nothing would be published.
+        landed_on(context).await?;
         let mut apply = Process::start_to_stop(dir, &["apply", "--yes"], point, 1)?;
         apply.stopped().await?;
         apply.kill()?;
@@ -129,7 +143,7 @@ async fn answers_go_on_through_changes() -> anyhow::Result<()> {
         .collect();
     let changed = async {
         for sql in [EDITED, VIEW].iter().cycle().take(rounds) {
-            round(dir.path(), sql).await?;
+            round(dir.path(), &context, sql).await?;
         }
         anyhow::Ok(())
     };

@@ -10,7 +10,7 @@ use std::task::{Context, Poll};
 use anabranch_serving::{
     Identity, Refused, Users, basic_credentials, flight_error, flight_refusal,
 };
-use anabranch_shared::{Error, ErrorKind};
+use anabranch_shared::{Error, ErrorKind, StorageSecret};
 use anabranch_speed::DELTA;
 use axum::body::{Body, Bytes, HttpBody};
 use axum::extract::{ConnectInfo, Request, State};
@@ -23,7 +23,6 @@ use percent_encoding::percent_decode_str;
 use super::guard::error;
 use super::{Connection, Standing};
 use crate::node::peers::PEERS;
-use crate::reader::secured::StorageSecret;
 
 /// What a request needs.
 #[derive(Clone, Debug, PartialEq, Eq)]

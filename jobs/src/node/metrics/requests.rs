@@ -15,7 +15,7 @@ use prometheus_client::registry::Registry;
 use crate::node::peers::PEERS;
 
 /// What a daemon answers, with a name in braces for what differs.
-const ROUTES: [&str; 15] = [
+const ROUTES: [&str; 17] = [
     "/health",
     "/ready",
     "/status",
@@ -28,6 +28,8 @@ const ROUTES: [&str; 15] = [
     "/topics/{topic}/ingested/{id}",
     DELTA,
     "/sql",
+    "/replay",
+    "/openapi.json",
     "/relations",
     "/queries",
     "/queries/{id}",
@@ -194,6 +196,17 @@ mod tests {
                 });
             }
         }
+        assert_eq!(found, BTreeSet::from(ROUTES));
+    }
+
+    /// What daemons ask each other is nobody's to know of.
+    #[test]
+    fn every_route_is_described() {
+        let described = include_str!("../openapi.json");
+        let described: serde_json::Value = serde_json::from_str(described).unwrap_or_default();
+        let paths = described["paths"].as_object().into_iter().flatten();
+        let mut found: BTreeSet<&str> = paths.map(|(path, _)| path.as_str()).collect();
+        found.extend([PEERS, DELTA]);
         assert_eq!(found, BTreeSet::from(ROUTES));
     }
 

@@ -1,0 +1,214 @@
+// How the console asks the daemon. Owns the token, how errors are told apart, and whether the daemon
+// answers at all.
+
+import { parse, namesInOrder } from './json.js';
+import { forThisTab, keep, kept, store } from './store.js';
+
+/** Where the daemon's paths begin: one folder above this file, whatever prefix a proxy puts before it. */
+const ROOT = new URL('../', import.meta.url);
+
+const TOKEN = 'anabranch.token';
+
+/** The daemon answered that it will not, and why. */
+export class Refusal extends Error {
+  constructor(message, status, { kind, line, column } = {}) {
+    super(message);
+    Object.assign(this, { status, kind, line, column });
+  }
+}
+
+/** Nobody answered. */
+export class NoAnswer extends Error {
+  constructor() {
+    super('the daemon does not answer');
+  }
+}
+
+/** Who asks: the token of this tab, and whether the daemon wants another one, with its reason. */
+export const session = store({ token: kept(forThisTab, TOKEN, null), isWanted: false, why: null });
+
+/** Whether the daemon answers, since when it does not, and how often it has come back. */
+export const connection = store({ answers: true, since: null, returns: 0 });
+
+export function signIn(token) {
+  keep(forThisTab, TOKEN, token);
+  session.set({ token, isWanted: false, why: null });
+}
+
+export function signOut() {
+  keep(forThisTab, TOKEN, null);
+  session.set({ token: null, isWanted: true, why: null });
+}
+
+let lastAnswerAt = 0;
+
+/** When the daemon last answered anything, in milliseconds. */
+export const answeredAt = () => lastAnswerAt;
+
+function noteAnswer() {
+  lastAnswerAt = Date.now();
+  const { answers, returns } = connection.get();
+  if (!answers) connection.set({ answers: true, since: null, returns: returns + 1 });
+}
+
+function noteSilence() {
+  const before = connection.get();
+  if (before.answers) connection.set({ ...before, answers: false, since: Date.now() });
+}
+
+/** Sends a request. Its answer may be an error; that it comes is all that counts here. */
+async function send(path, { method = 'GET', headers = {}, body, signal, as } = {}) {
+  const token = as ?? session.get().token;
+  const shown = token ? { authorization: `Bearer ${token}` } : {};
+  let response;
+  try {
+    const options = { method, headers: { ...headers, ...shown }, body, signal, cache: 'no-store' };
+    response = await fetch(new URL(path, ROOT), options);
+  } catch (error) {
+    // Whoever leaves does not want it any more; whoever has waited too long has no answer.
+    if (signal?.aborted && signal.reason?.name !== 'TimeoutError') throw error;
+    noteSilence();
+    throw new NoAnswer();
+  }
+  const isJson = (response.headers.get('content-type') ?? '').includes('json');
+  if ([502, 503, 504].includes(response.status) && !isJson) {
+    // A proxy speaks in the daemon's place.
+    noteSilence();
+    throw new NoAnswer();
+  }
+  noteAnswer();
+  return response;
+}
+
+async function refusal(response) {
+  const text = await response.text();
+  let body = {};
+  try {
+    body = JSON.parse(text);
+  } catch {
+    body = { error: text.slice(0, 500) };
+  }
+  const message = String(body?.error || `the daemon answers with status ${response.status}`);
+  const { token, isWanted } = session.get();
+  if (response.status === 401 && !isWanted) {
+    session.set({ token, isWanted: true, why: token ? message : null });
+  }
+  return new Refusal(message, response.status, body ?? {});
+}
+
+async function answered(response, alsoGood = []) {
+  if (response.ok || alsoGood.includes(response.status)) return response;
+  throw await refusal(response);
+}
+
+/**
+ * What a path answers, which is JSON. `alsoGood` are statuses whose body is an answer all the same; `as`
+ * is a token that is only tried.
+ */
+async function get(path, { signal, alsoGood, as } = {}) {
+  const response = await answered(await send(path, { signal, as }), alsoGood);
+  return parse(await response.text());
+}
+
+export const health = (signal) => get('health', { signal });
+export const ready = (signal) => get('ready', { signal, alsoGood: [503] });
+export const status = (signal) => get('status', { signal });
+export const relations = (signal, as) => get('relations?as=objects', { signal, as });
+export const queries = async (signal) => (await get('queries', { signal })).queries;
+
+/** Stops a query. */
+export async function cancelQuery(id) {
+  await answered(await send(`queries/${encodeURIComponent(id)}`, { method: 'DELETE' }));
+}
+
+/** A header's text, which is percent-encoded; null where there is none. */
+function headerText(response, name) {
+  const value = response.headers.get(name);
+  try {
+    return value && decodeURIComponent(value);
+  } catch {
+    return value;
+  }
+}
+
+async function sendStatement(statement, parameters, { accept, signal }) {
+  const headers = { 'content-type': 'application/json', accept };
+  const body = JSON.stringify({ sql: statement, parameters });
+  return answered(await send('sql', { method: 'POST', headers, body, signal }));
+}
+
+/** The rows of a statement, as objects. For answers that fit on a page. */
+export async function rows(statement, { parameters = [], signal } = {}) {
+  const response = await sendStatement(statement, parameters, { accept: 'application/json', signal });
+  return parse(await response.text());
+}
+
+/** The rows of a statement as a file. */
+export async function csv(statement, { signal } = {}) {
+  const response = await sendStatement(statement, [], { accept: 'text/csv', signal });
+  return response.blob();
+}
+
+/**
+ * The answer of a statement, read line by line until `most.rows` or `most.cells`: its columns, its rows
+ * as lists of values, whether there are more, and what the daemon says of it. `onProgress` is told how
+ * many rows there are so far.
+ */
+export async function answer(statement, { signal, most, onProgress }) {
+  const begun = performance.now();
+  const response = await sendStatement(statement, [], { accept: 'application/x-ndjson', signal });
+  const result = {
+    statement,
+    columns: [],
+    rows: [],
+    hasMore: false,
+    freshness: headerText(response, 'anabranch-freshness'),
+    notes: headerText(response, 'anabranch-note'),
+    readAt: Date.now(),
+  };
+  const take = (line) => {
+    const row = parse(line);
+    if (result.rows.length === 0) result.columns = namesInOrder(line, row);
+    result.rows.push(result.columns.map((name) => row[name]));
+  };
+  const isFull = () =>
+    result.rows.length >= most.rows || result.rows.length * result.columns.length >= most.cells;
+  const reader = response.body.getReader();
+  const decoder = new TextDecoder();
+  let rest = '';
+  let toldAt = begun;
+  for (;;) {
+    const { value, done } = await readPart(reader, signal, result.rows.length);
+    rest += done ? decoder.decode() : decoder.decode(value, { stream: true });
+    const lines = rest.split('\n');
+    rest = done ? '' : lines.pop();
+    for (const line of lines) {
+      if (line === '') continue;
+      if (isFull()) {
+        result.hasMore = true;
+        break;
+      }
+      take(line);
+    }
+    if (result.hasMore) {
+      await reader.cancel();
+      break;
+    }
+    if (done) break;
+    if (performance.now() - toldAt > 200) {
+      toldAt = performance.now();
+      onProgress?.(result.rows.length);
+    }
+  }
+  result.tookMs = performance.now() - begun;
+  return result;
+}
+
+async function readPart(reader, signal, rowsSoFar) {
+  try {
+    return await reader.read();
+  } catch (error) {
+    if (signal?.aborted) throw error;
+    throw new Refusal(`the answer broke off after ${rowsSoFar} rows; run it again, or ask for less`, 0);
+  }
+}

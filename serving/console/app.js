@@ -1,0 +1,88 @@
+// The console: which page is shown, and what is around it.
+
+import { html, render, useEffect, useErrorBoundary, useRef } from './vendor/preact-htm.module.js';
+import { connection, ready, session } from './api.js';
+import { attention } from './attention.js';
+import { Heading, Problem } from './components/parts.js';
+import { Shell, SignIn } from './components/shell.js';
+import { zone } from './format.js';
+import { LATER, useHeartbeat, useLoad } from './load.js';
+import { Explore } from './pages/explore.js';
+import { Jobs } from './pages/jobs.js';
+import { Now } from './pages/now.js';
+import { Sql } from './pages/sql.js';
+import { System } from './pages/system.js';
+import { Topics } from './pages/topics.js';
+import { Views } from './pages/views.js';
+import { route } from './router.js';
+import { useStore } from './store.js';
+
+const PAGES = [
+  { path: 'now', title: 'Now', page: Now },
+  { path: 'explore', title: 'Explore', page: Explore },
+  { path: 'sql', title: 'SQL', page: Sql },
+  { path: 'views', title: 'Views', page: Views },
+  { path: 'topics', title: 'Topics', page: Topics },
+  { path: 'jobs', title: 'Jobs', page: Jobs },
+  { path: 'system', title: 'System', page: System },
+];
+
+function App() {
+  const { path, query } = useStore(route);
+  const { isWanted } = useStore(session);
+  // Times are written anew in another zone.
+  useStore(zone);
+  useHeartbeat();
+  const urgent = useUrgent();
+  const current = path[0] ?? 'now';
+  const found = PAGES.find((page) => page.path === current);
+  const place = isWanted ? 'sign-in' : path.join('/');
+  useTitle(isWanted ? 'Sign in' : [path[1], found?.title ?? 'No such page'].filter(Boolean).join(' – '), urgent);
+  useFocus(place);
+  const page = isWanted
+    ? html`<${SignIn} />`
+    : found
+      ? html`<${Guarded} key=${place}><${found.page} name=${path[1]} query=${query} /><//>`
+      : html`<${NoPage} />`;
+  return html`<${Shell} pages=${PAGES} current=${isWanted ? null : current} urgent=${urgent}>${page}<//>`;
+}
+
+/** How many things need somebody; it is seen on each page. */
+function useUrgent() {
+  const { value } = useLoad(ready, [], { every: LATER });
+  if (value === undefined) return 0;
+  const items = attention(value, null).filter((item) => item.level !== 'note');
+  return Math.max(items.length, value.ready ? 0 : 1);
+}
+
+/** A page that can't be drawn takes nothing else with it. */
+function Guarded({ children }) {
+  const [error, again] = useErrorBoundary((e) => console.error(e));
+  if (error) return html`<${Heading}>This page can't be shown<//><${Problem} error=${error} again=${again} />`;
+  return children;
+}
+
+const NoPage = () => html`
+  <${Heading}>There is no such page<//>
+  <p>What there is stands at the top. <a href="#/now">Go to what happens now</a>.</p>`;
+
+/** The browser's tab tells of trouble too. */
+function useTitle(title, urgent) {
+  const { answers } = useStore(connection);
+  const sign = answers ? (urgent > 0 ? `▲ ${urgent} ` : '') : '✕ ';
+  useEffect(() => {
+    document.title = `${sign}${title} – Anabranch`;
+  }, [sign, title]);
+}
+
+/** Whoever goes to a page is at its heading, also with a screen reader. */
+function useFocus(place) {
+  const isFirst = useRef(true);
+  useEffect(() => {
+    if (!isFirst.current) document.querySelector('main h1')?.focus({ preventScroll: true });
+    if (!isFirst.current) scrollTo(0, 0);
+    isFirst.current = false;
+  }, [place]);
+}
+
+render(html`<${App} />`, document.getElementById('app'));

@@ -1,0 +1,200 @@
+// Lines over time: drawn by uPlot, with a cursor for the keyboard and the same as a table.
+
+import { html, useEffect, useRef, useState } from '../vendor/preact-htm.module.js';
+import { number, short, text, time, zone } from '../format.js';
+import { useStore } from '../store.js';
+import { Table } from './table.js';
+import { useId } from './parts.js';
+
+/** Lines differ by their dashes too. */
+const DASHES = [[], [6, 4], [2, 3], [10, 3, 2, 3]];
+const DASH_NAMES = ['solid', 'dashed', 'dotted', 'dash and dot'];
+export const MOST_LINES = DASHES.length;
+
+/** The table beside a chart has so many rows. */
+const MOST_ROWS = 1_000;
+
+const HEIGHT = 260;
+
+const darkness = matchMedia('(prefers-color-scheme: dark)');
+
+function useIsDark() {
+  const [isDark, setIsDark] = useState(darkness.matches);
+  useEffect(() => {
+    const look = () => setIsDark(darkness.matches);
+    darkness.addEventListener('change', look);
+    return () => darkness.removeEventListener('change', look);
+  }, []);
+  return isDark;
+}
+
+/** Where lines would stand for many points of a pixel, only the table tells each. */
+const colour = (name) => getComputedStyle(document.documentElement).getPropertyValue(name).trim();
+
+/**
+ * `at` are seconds since 1970 in their order, `lines` are `{ name, values }` with a number or null for
+ * each of them. `children` stands beside the title.
+ */
+export function TimeChart({ title, at, lines, children }) {
+  const shownZone = useStore(zone);
+  const isDark = useIsDark();
+  const box = useRef(null);
+  const plot = useRef(null);
+  const [place, setPlace] = useState(null);
+  const [isOpen, setIsOpen] = useState(false);
+  const id = useId('chart');
+  const last = at.length - 1;
+
+  useEffect(() => {
+    let isOver = false;
+    let watch = null;
+    import('../vendor/uPlot.esm.js').then(({ default: UPlot }) => {
+      if (isOver || !box.current) return;
+      const options = chartOptions(UPlot, { lines, isUtc: shownZone === 'utc', width: box.current.clientWidth });
+      plot.current = new UPlot(options, [at, ...lines.map((line) => line.values)], box.current);
+      watch = new ResizeObserver(() => {
+        const width = box.current?.clientWidth;
+        if (width) plot.current?.setSize({ width, height: HEIGHT });
+      });
+      watch.observe(box.current);
+    });
+    return () => {
+      isOver = true;
+      watch?.disconnect();
+      plot.current?.destroy();
+      plot.current = null;
+    };
+  }, [at, lines, shownZone, isDark]);
+
+  const point = place === null ? last : Math.min(place, last);
+  const says = last < 0 ? 'no points' : pointText(at, lines, point);
+  const move = (event) => {
+    const next = nextPlace(event.key, point, last);
+    if (next === null) return;
+    event.preventDefault();
+    setPlace(next);
+    showCursor(plot.current, next);
+  };
+  return html`
+    <figure class="chart" aria-labelledby=${id}>
+      <figcaption id=${id}><span class="chart-title">${title}</span>${children}</figcaption>
+      ${lines.length > 1 && html`<${Legend} lines=${lines} />`}
+      <div class="plot" ref=${box} tabindex="0" role="slider" aria-label=${`${title}, point by point: left and right arrow keys`}
+        aria-valuemin="0" aria-valuemax=${Math.max(last, 0)} aria-valuenow=${Math.max(point, 0)} aria-valuetext=${says} onKeyDown=${move}
+        onBlur=${() => showCursor(plot.current, null)} onFocus=${() => showCursor(plot.current, point)}></div>
+      <p class="point" aria-hidden="true">${place === null ? '' : says}</p>
+      <details onToggle=${(event) => setIsOpen(event.target.open)}>
+        <summary>The same as a table</summary>
+        ${isOpen && html`<${PointTable} title=${title} at=${at} lines=${lines} />`}
+      </details>
+    </figure>`;
+}
+
+const pointText = (at, lines, point) =>
+  `${time(at[point] * 1000)}: ${lines.map((l) => `${l.values[point] == null ? 'none' : number(l.values[point])} ${l.name}`).join(', ')}`;
+
+function nextPlace(key, from, last) {
+  const steps = { ArrowLeft: -1, ArrowDown: -1, ArrowRight: 1, ArrowUp: 1, PageUp: 10, PageDown: -10 };
+  if (key === 'Home') return 0;
+  if (key === 'End') return last;
+  return key in steps ? Math.max(0, Math.min(last, from + steps[key])) : null;
+}
+
+function showCursor(plot, place) {
+  if (!plot) return;
+  if (place === null) {
+    plot.setCursor({ left: -10, top: -10 });
+    return;
+  }
+  const left = plot.valToPos(plot.data[0][place], 'x');
+  const value = plot.data[1]?.[place];
+  plot.setCursor({ left, top: value == null ? 0 : plot.valToPos(value, 'y') });
+}
+
+const Legend = ({ lines }) => html`
+  <ul class="legend">
+    ${lines.map(({ name }, nth) => html`
+      <li>
+        <svg width="28" height="8" aria-hidden="true"><line x1="0" y1="4" x2="28" y2="4" stroke=${`var(--line-${nth + 1})`} stroke-width="2.5" stroke-dasharray=${DASHES[nth].join(' ')} /></svg>
+        <bdi>${name}</bdi> <span class="hidden">(${DASH_NAMES[nth]})</span>
+      </li>`)}
+  </ul>`;
+
+function PointTable({ title, at, lines }) {
+  const from = Math.max(0, at.length - MOST_ROWS);
+  const points = at.slice(from).map((_, nth) => from + nth).reverse();
+  const columns = [
+    { title: 'Time', cell: (point) => time(at[point] * 1000) },
+    ...lines.map((line) => ({ title: line.name, isNumber: true, cell: (point) => number(line.values[point]) })),
+  ];
+  return html`
+    ${from > 0 && html`<p class="soft">The newest ${number(MOST_ROWS)} of ${number(at.length)} points.</p>`}
+    <${Table} caption=${title} columns=${columns} rows=${points} class="tall" />`;
+}
+
+function chartOptions(UPlot, { lines, isUtc, width }) {
+  const ink = colour('--soft');
+  const grid = { stroke: colour('--line'), width: 1 };
+  const font = '12px system-ui, sans-serif';
+  const axis = { stroke: ink, grid, ticks: grid, font };
+  const drawn = lines.map(({ name }, nth) => {
+    const stroke = colour(`--line-${nth + 1}`);
+    const fill = lines.length === 1 ? colour('--line-fill') : undefined;
+    return { label: text(name), stroke, width: 2, dash: DASHES[nth], fill, spanGaps: true };
+  });
+  return {
+    width: Math.max(width, 200),
+    height: HEIGHT,
+    tzDate: (seconds) => (isUtc ? UPlot.tzDate(new Date(seconds * 1000), 'Etc/UTC') : new Date(seconds * 1000)),
+    legend: { show: false },
+    cursor: { drag: { x: false, y: false }, points: { size: 8 } },
+    scales: { x: { time: true }, y: { range: fromZero } },
+    axes: [
+      { ...axis, values: timeLabels(isUtc) },
+      { ...axis, size: 64, values: (_, splits) => splits.map((value) => (value == null ? '' : short(value))) },
+    ],
+    series: [{}, ...drawn],
+    plugins: [tooltip()],
+  };
+}
+
+/** Amounts are seen from nought, or the eye is misled. */
+function fromZero(_, least, most) {
+  if (least == null || most == null) return [0, 1];
+  const room = (Math.max(most, 0) - Math.min(least, 0)) * 0.08 || 1;
+  return [least < 0 ? least - room : 0, most > 0 ? most + room : 0];
+}
+
+/** Marks of the axis of time in the reader's zone: the day where it begins, else the hour. */
+function timeLabels(isUtc) {
+  return (_, splits, __, ___, step) => splits.map((seconds, nth) => {
+    const whole = time(seconds * 1000);
+    const before = nth > 0 ? time(splits[nth - 1] * 1000) : '';
+    const day = whole.slice(5, 10);
+    if (step >= 86_400) return step >= 86_400 * 28 ? whole.slice(0, 7) : day;
+    const clock = step < 60 ? whole.slice(11, 19) : whole.slice(11, 16);
+    return before.slice(0, 10) === whole.slice(0, 10) ? clock : `${clock}\n${day}`;
+  });
+}
+
+/** What is under the pointer. The keyboard's cursor says the same below the chart. */
+function tooltip() {
+  const box = document.createElement('div');
+  box.className = 'tip';
+  box.hidden = true;
+  return {
+    hooks: {
+      init: (u) => u.over.append(box),
+      setCursor: (u) => {
+        const { idx, left } = u.cursor;
+        box.hidden = idx == null || left < 0;
+        if (box.hidden) return;
+        const lines = u.series.slice(1).map((s, nth) => `${number(u.data[nth + 1][idx])} ${s.label}`);
+        box.textContent = [time(u.data[0][idx] * 1000), ...lines].join('\n');
+        const isRight = left > u.over.clientWidth / 2;
+        box.style.left = isRight ? '' : `${left + 12}px`;
+        box.style.right = isRight ? `${u.over.clientWidth - left + 12}px` : '';
+      },
+    },
+  };
+}

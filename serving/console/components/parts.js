@@ -1,0 +1,164 @@
+// The small parts that every page is made of.
+
+import { html, useEffect, useRef, useState } from '../vendor/preact-htm.module.js';
+import { NoAnswer } from '../api.js';
+import { clock, number, span, time } from '../format.js';
+import { useOldness } from '../load.js';
+import { href } from '../router.js';
+
+let made = 0;
+
+/** An id that nothing else on the page has; names that people give are none. */
+export function useId(prefix = 'id') {
+  const id = useRef(null);
+  id.current ??= `${prefix}-${(made += 1)}`;
+  return id.current;
+}
+
+/** A link to a page of the console. */
+export const Link = ({ to, query, children, ...rest }) => html`<a href=${href(to, query)} ...${rest}>${children}</a>`;
+
+/** The heading of a page. It takes the focus when the reader comes to the page. */
+export const Heading = ({ children, about }) => html`
+  <div class="heading">
+    <h1 tabindex="-1">${children}</h1>
+    ${about && html`<p class="soft">${about}</p>`}
+  </div>`;
+
+/** A part of a page that loads by itself. `children` draws what was loaded. */
+export function Part({ title, load, children, actions, class: kind = '', isQuiet = false }) {
+  const id = useId('part');
+  return html`
+    <section class="part ${kind}" aria-labelledby=${id}>
+      <div class="part-head"><h2 id=${id} class=${isQuiet ? 'hidden' : ''}>${title}</h2>${actions}</div>
+      ${load ? html`<${Loaded} load=${load} what=${title}>${children}<//>` : children}
+    </section>`;
+}
+
+/** What was loaded, or why it was not. What is old is grey, and says how old it is. */
+export function Loaded({ load, what, children }) {
+  const { value, error, isLoading, again } = load;
+  const age = useOldness(load);
+  if (value === undefined) {
+    if (error) return html`<${Problem} error=${error} again=${again} />`;
+    return html`<p class="soft loading" aria-busy="true">${isLoading ? 'Loading …' : 'Nothing was loaded.'}</p>`;
+  }
+  return html`
+    ${error && !(error instanceof NoAnswer) && html`<${Problem} error=${error} again=${again} isOld=${true} />`}
+    ${age !== null && html`<p class="old-note">${what}: from ${span(age)} ago</p>`}
+    <div class=${age !== null ? 'old' : ''}>${children(value)}</div>`;
+}
+
+/** What went wrong, and what can be done. */
+export function Problem({ error, again, isOld = false }) {
+  const isSilent = error instanceof NoAnswer;
+  const isForbidden = error?.status === 403;
+  return html`
+    <div class="problem" role=${isSilent ? undefined : 'alert'}>
+      <p>
+        <${Mark} level="red" />
+        ${isForbidden && 'You may not see this: '}<${Prose} text=${error?.message ?? String(error)} />.
+        ${isOld && ' What is shown is from before.'}
+      </p>
+      ${isForbidden && html`<p class="soft">Ask whoever runs the daemon for the right; <code>anabranch users</code> gives it.</p>`}
+      ${isSilent && html`<p class="soft">It is asked again every 2 seconds.</p>`}
+      ${again && !isSilent && !isForbidden && html`<button type="button" onClick=${again}>Try again</button>`}
+    </div>`;
+}
+
+const MARKS = { red: '✕', attention: '▲', note: '●', good: '✓' };
+const MARK_SAYS = { red: 'Red', attention: 'Needs attention', note: 'Note', good: 'Good' };
+
+/** A sign of how it stands: a shape and a word, never the colour alone. */
+export const Mark = ({ level, isLabelled = false }) => html`
+  <span class="mark ${level}"><span aria-hidden="true">${MARKS[level]}</span>
+  <span class=${isLabelled ? 'mark-says' : 'hidden'}>${MARK_SAYS[level]}</span></span>`;
+
+/** A text of the daemon's: what stands in backticks is code, and a command can be copied. */
+export function Prose({ text }) {
+  return String(text).split(/`([^`]*)`/).map((part, at) => {
+    if (at % 2 === 0) return part;
+    return part.startsWith('anabranch ') ? html`<${Command} text=${part} />` : html`<code>${part}</code>`;
+  });
+}
+
+/** A command that can be copied. */
+export const Command = ({ text }) => html`<span class="command"><code>${text}</code><${Copy} text=${text} /></span>`;
+
+/** Copies a text. Browsers allow that over HTTPS and on this machine; elsewhere it is not there. */
+export function Copy({ text, says = 'Copy' }) {
+  const [copied, setCopied] = useState(false);
+  useEffect(() => {
+    if (!copied) return undefined;
+    const timer = setTimeout(() => setCopied(false), 2000);
+    return () => clearTimeout(timer);
+  }, [copied]);
+  if (!navigator.clipboard) return null;
+  const copy = () => navigator.clipboard.writeText(text).then(() => setCopied(true), () => {});
+  return html`<button type="button" class="small" onClick=${copy} aria-label=${`${says}: ${text.slice(0, 80)}`}>${copied ? 'Copied' : says}</button>`;
+}
+
+/** Lines of code, whole. */
+export function Code({ text, label }) {
+  return html`<${Scroll} label=${label} class="code"><pre><code>${text}</code></pre><//>`;
+}
+
+/** Nothing is there, and what to do about it. */
+export const Empty = ({ children }) => html`<div class="empty">${children}</div>`;
+
+/** A number with what it is. */
+export const Stat = ({ says, children, hint }) => html`
+  <div class="stat"><dt>${says}</dt><dd>${children}${hint && html` <span class="soft">${hint}</span>`}</dd></div>`;
+
+/** A moment. */
+export function Time({ at, isShort = false }) {
+  if (at == null) return '–';
+  return html`<time dateTime=${String(at)} title=${time(at)}>${isShort ? clock(at) : time(at)}</time>`;
+}
+
+/** How much of a bound is used. */
+export function Use({ says, used, bound, write = number }) {
+  const share = bound > 0 ? Math.min(1, used / bound) : 0;
+  const percent = Math.round(share * 100);
+  return html`
+    <div class="use">
+      <span class="use-says">${says}</span>
+      <span class="bar ${share >= 0.9 ? 'nearly-full' : ''}" role="meter" aria-label=${says} aria-valuemin="0" aria-valuemax="100"
+        aria-valuenow=${percent} aria-valuetext=${`${write(used)} of ${write(bound)}`}>
+        <span style=${{ width: `${share * 100}%` }}></span>
+      </span>
+      <span>${write(used)} of ${write(bound)} (${percent} %)</span>
+    </div>`;
+}
+
+/** How much of a log a view has absorbed, and what is in its delta. The same stands beside it as text. */
+export function Split({ head, inDelta }) {
+  const share = head > 0 ? inDelta / head : 0;
+  return html`<span class="split" aria-hidden="true"><span class="delta" style=${{ width: `${share * 100}%` }}></span></span>`;
+}
+
+/** A small line of how something went lately. What it says is beside it as text. */
+export function Spark({ values }) {
+  if (values.length < 3) return null;
+  const most = Math.max(...values, 1);
+  const points = values.map((v, at) => `${((at / (values.length - 1)) * 100).toFixed(1)},${(19 - (v / most) * 18).toFixed(1)}`);
+  return html`<svg class="spark" viewBox="0 0 100 20" preserveAspectRatio="none" aria-hidden="true"><polyline points=${points.join(' ')} /></svg>`;
+}
+
+/** What may be wider than the page. It can be reached and scrolled by keyboard where it is. */
+export function Scroll({ label, children, class: kind = '' }) {
+  const box = useRef(null);
+  const [isWide, setIsWide] = useState(false);
+  useEffect(() => {
+    const look = () => {
+      const { scrollWidth, clientWidth, scrollHeight, clientHeight } = box.current;
+      setIsWide(scrollWidth > clientWidth + 1 || scrollHeight > clientHeight + 1);
+    };
+    const watch = new ResizeObserver(look);
+    watch.observe(box.current);
+    if (box.current.firstElementChild) watch.observe(box.current.firstElementChild);
+    return () => watch.disconnect();
+  }, []);
+  const reached = isWide ? { tabIndex: 0, role: 'region', 'aria-label': label } : {};
+  return html`<div ref=${box} class="scroll ${kind}" ...${reached}>${children}</div>`;
+}

@@ -1,0 +1,110 @@
+// How a part of a page gets what it shows: each by itself, again every so often while the page is
+// visible, and never after the reader has left.
+
+import { useCallback, useEffect, useState } from './vendor/preact-htm.module.js';
+import { NoAnswer, answeredAt, connection, health, session } from './api.js';
+import { useStore } from './store.js';
+
+/** How often what is watched is asked for again, in milliseconds. */
+export const SOON = 2_000;
+export const LATER = 15_000;
+
+/** What is older than so many intervals is shown as old. */
+const OLD_AFTER = 3;
+
+/**
+ * Loads with `load(signal)`, again when one of `deps` changes and every `every` milliseconds, if that is
+ * given. The last value stays while the next one is on its way. Gives `{ value, at, error, isLoading,
+ * every, again }`.
+ */
+export function useLoad(load, deps, { every } = {}) {
+  const [state, setState] = useState({ isLoading: true });
+  const [turn, setTurn] = useState(0);
+  const { returns } = useStore(connection);
+  const { token } = useStore(session);
+  useEffect(() => {
+    const controller = new AbortController();
+    let timer = null;
+    let isFirst = true;
+    const run = async () => {
+      timer = null;
+      if (!isFirst && (document.hidden || !connection.get().answers)) {
+        timer = setTimeout(run, every);
+        return;
+      }
+      isFirst = false;
+      try {
+        const value = await load(controller.signal);
+        if (controller.signal.aborted) return;
+        setState({ value, at: Date.now(), isLoading: false });
+      } catch (error) {
+        if (controller.signal.aborted) return;
+        setState((before) => ({ ...before, error, isLoading: false }));
+      }
+      if (every) timer = setTimeout(run, every);
+    };
+    const seen = () => {
+      if (document.hidden || !every || timer === null) return;
+      clearTimeout(timer);
+      run();
+    };
+    setState((before) => ({ ...before, isLoading: true }));
+    run();
+    document.addEventListener('visibilitychange', seen);
+    return () => {
+      controller.abort();
+      clearTimeout(timer);
+      document.removeEventListener('visibilitychange', seen);
+    };
+  }, [...deps, turn, returns, token, every]);
+  const again = useCallback(() => setTurn((before) => before + 1), []);
+  return { ...state, every, again };
+}
+
+/** The time, once a second, for whatever shows an age. */
+export function useNow() {
+  const [now, setNow] = useState(Date.now());
+  useEffect(() => {
+    const timer = setInterval(() => document.hidden || setNow(Date.now()), 1000);
+    return () => clearInterval(timer);
+  }, []);
+  return now;
+}
+
+/** How old what was loaded is, in whole seconds, where that is older than it should be; else null. */
+export function useOldness({ at, every }) {
+  const [age, setAge] = useState(null);
+  useEffect(() => {
+    const look = () => {
+      const passed = Date.now() - at;
+      setAge(at && every && passed > OLD_AFTER * every ? Math.floor(passed / 1000) : null);
+    };
+    look();
+    if (!at || !every) return undefined;
+    const timer = setInterval(look, 1000);
+    return () => clearInterval(timer);
+  }, [at, every]);
+  return age;
+}
+
+/** Looks whether the daemon answers, as long as nothing else asks it. */
+export function useHeartbeat() {
+  useEffect(() => {
+    const beat = async () => {
+      const isQuiet = Date.now() - answeredAt() > SOON || !connection.get().answers;
+      if (document.hidden || !isQuiet) return;
+      try {
+        await health(AbortSignal.timeout(10_000));
+      } catch (error) {
+        if (!(error instanceof NoAnswer)) console.warn(error.message);
+      }
+    };
+    beat();
+    const timer = setInterval(beat, SOON);
+    document.addEventListener('visibilitychange', beat);
+    return () => {
+      clearInterval(timer);
+      document.removeEventListener('visibilitychange', beat);
+    };
+  }, []);
+}

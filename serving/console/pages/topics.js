@@ -1,0 +1,169 @@
+// Topics: the list, and one of them with its fields, its newest facts and its dead letters.
+
+import { html } from '../vendor/preact-htm.module.js';
+import { relations, rows, status } from '../api.js';
+import { Code, Command, Empty, Heading, Link, Part, Stat, Time } from '../components/parts.js';
+import { Rows, Table } from '../components/table.js';
+import { ago, counted, number, short, span } from '../format.js';
+import { freshness, noteHeads, offsets, placesUpTo, rate } from '../freshness.js';
+import { LATER, SOON, useLoad } from '../load.js';
+import { href } from '../router.js';
+import { column, relation, statement } from '../statement.js';
+
+export const Topics = ({ name }) => (name === undefined ? html`<${List} />` : html`<${Topic} name=${name} />`);
+
+async function loadAll(signal) {
+  const all = await freshness(signal);
+  noteHeads(all);
+  return all;
+}
+
+const DEAD_COUNTS = 'SELECT topic, count(*) AS dead FROM dead_letters GROUP BY topic';
+
+function List() {
+  const fresh = useLoad(loadAll, [], { every: SOON });
+  const state = useLoad(status, [], { every: SOON });
+  const dead = useLoad((signal) => rows(DEAD_COUNTS, { signal }), [], { every: LATER });
+  const deadOf = (topic) => dead.value?.find((row) => row.topic === topic)?.dead ?? (dead.value ? 0 : null);
+  const columns = [
+    { title: 'Topic', cell: (r) => html`<${Link} to=${['topics', r.relation]}>${r.relation}<//>` },
+    { title: 'Facts', isNumber: true, cell: (r) => number(placesUpTo(r.head)) },
+    { title: 'Facts a second', isNumber: true, cell: (r) => short(rate(r.relation)) },
+    { title: 'Newest came', isNumber: true, cell: (r) => ago(r.age_seconds) },
+    { title: 'Not landed', isNumber: true, cell: (r) => number(state.value?.unlanded_facts?.[r.relation]) },
+    { title: 'Dead letters', isNumber: true, cell: (r) => number(deadOf(r.relation)) },
+  ];
+  return html`
+    <${Heading} about="Logs of facts that only grow. Views are made from them.">Topics<//>
+    <${Part} title="All topics" load=${fresh} isQuiet>
+      ${(all) => html`<${Table} caption="Topics" columns=${columns} rows=${all.filter((r) => r.kind === 'topic')}
+        empty=${html`<p>No topics yet. Declare one under <code>[topics.NAME]</code> in <code>anabranch.toml</code>.</p>`} />`}
+    <//>`;
+}
+
+function Topic({ name }) {
+  const all = useLoad(relations, [], { every: LATER });
+  const found = all.value?.find((r) => r.name === name && r.kind === 'topic');
+  return html`
+    <p class="back"><${Link} to=${['topics']}>All topics<//></p>
+    <${Heading}><bdi>${name}</bdi><//>
+    <${How} name=${name} />
+    <${Part} title="Fields" load=${all}>${() => (found ? html`<${Fields} topic=${found} />` : html`<${Absent} name=${name} />`)}<//>
+    ${found && html`
+      <${Newest} topic=${found} />
+      <${DeadLetters} name=${name} />
+      <${Part} title="Views made from it">
+        <${Made} views=${all.value.filter((r) => r.topic === name)} />
+      <//>`}`;
+}
+
+const Absent = ({ name }) => html`<${Empty}><p>There is no topic <code>${name}</code> that you may read. <${Link} to=${['topics']}>See those that there are<//>.</p><//>`;
+
+function How({ name }) {
+  const fresh = useLoad(loadAll, [], { every: SOON });
+  const state = useLoad(status, [], { every: SOON });
+  const { unlanded_facts: unlanded, intake, kafka, steps, landed } = state.value ?? {};
+  const counts = intake?.[name];
+  return html`
+    <${Part} title="How it stands" load=${fresh}>
+      ${(all) => {
+        const row = all.find((r) => r.relation === name && r.kind === 'topic');
+        if (!row) return html`<p class="soft">Nothing is known of it.</p>`;
+        return html`
+          <dl class="stats">
+            <${Stat} says="Facts">${number(placesUpTo(row.head))}<//>
+            <${Stat} says="Facts a second">${short(rate(name))}<//>
+            <${Stat} says="Newest came">${ago(row.age_seconds)}<//>
+            <${Stat} says="Not landed yet">${number(unlanded?.[name])}<//>
+            ${counts && html`<${Stat} says="Since the daemon started" hint=${`${counted(counts.duplicates, 'duplicate', 'duplicates')}, ${counted(counts.dead_letters, 'dead letter', 'dead letters')}`}>${counted(counts.facts, 'fact', 'facts')}<//>`}
+            ${kafka?.[name] && html`<${Stat} says="Comes from">Kafka, ${counted(Object.keys(kafka[name].partitions ?? {}).length, 'partition', 'partitions')}<//>`}
+            ${steps?.[name] && html`<${Stat} says="Made by">step ${steps[name].step}, from <${Link} to=${['topics', steps[name].from]}>${steps[name].from}<//><//>`}
+          </dl>
+          <${Partitions} head=${row.head} landed=${landed?.[name]} />`;
+      }}
+    <//>`;
+}
+
+function Partitions({ head, landed }) {
+  const heads = offsets(head);
+  if (heads.length === 0) return null;
+  const down = new Map(offsets(landed));
+  const columns = [
+    { title: 'Partition', cell: ([partition]) => partition },
+    { title: 'Head', isNumber: true, cell: ([, offset]) => number(offset) },
+    { title: 'Landed up to', isNumber: true, cell: ([partition]) => number(down.get(partition)) },
+  ];
+  return html`<${Table} caption="Head by partition" isCaptionShown=${true} columns=${columns} rows=${heads} />`;
+}
+
+function Fields({ topic }) {
+  const columns = [
+    { title: 'Field', cell: (c) => html`<bdi>${c.name}</bdi>` },
+    { title: 'Type', cell: (c) => html`<code>${c.type}</code>` },
+    { title: 'May be NULL', cell: (c) => (c.nullable ? 'yes' : 'no') },
+  ];
+  return html`<${Table} caption="Fields" columns=${columns} rows=${topic.columns} />`;
+}
+
+const INGESTED = '_ingested_at';
+
+function Newest({ topic }) {
+  const hasTime = topic.columns.some((c) => c.name === INGESTED);
+  const sql = `SELECT *\nFROM ${relation(topic.name)}${hasTime ? `\nORDER BY ${column(INGESTED)} DESC` : ''}\nLIMIT 50`;
+  const load = useLoad((signal) => rows(sql, { signal }), [sql]);
+  const example = exampleFact(topic.columns);
+  return html`
+    <${Part} title="Newest facts" load=${load} actions=${html`<${Actions} load=${load} sql=${sql} />`}>
+      ${(newest) => html`<${Rows} caption="The 50 newest facts" rows=${newest} names=${newest.length ? undefined : []}
+        empty=${html`<p>No facts yet. Send some:</p><${Command} text=${`curl -d '${example}' ${location.host}/topics/${encodeURIComponent(topic.name)}`} />`} />`}
+    <//>`;
+}
+
+/** A fact that the topic would take, to begin with. */
+function exampleFact(columns) {
+  const value = ({ type }) => {
+    if (/^timestamp/.test(type)) return new Date().toISOString();
+    if (/^date/.test(type)) return new Date().toISOString().slice(0, 10);
+    if (/int|real|double|decimal/.test(type)) return 1;
+    return type === 'boolean' ? true : 'a';
+  };
+  const own = columns.filter((c) => !c.name.startsWith('_'));
+  return JSON.stringify(Object.fromEntries(own.map((c) => [c.name, value(c)]))).replaceAll("'", "'\\''");
+}
+
+export const Actions = ({ load, sql }) => html`
+  <div class="actions">
+    <button type="button" class="small" onClick=${load.again} disabled=${load.isLoading}>Look again</button>
+    <a class="small" href=${href(['sql'], { q: sql })}>Open in SQL</a>
+  </div>`;
+
+function DeadLetters({ name }) {
+  const asked = statement((value) => `SELECT *\nFROM dead_letters\nWHERE topic = ${value(name)}\nORDER BY received_at DESC\nLIMIT 50`);
+  const load = useLoad((signal) => rows(asked.sql, { parameters: asked.parameters, signal }), [name]);
+  return html`
+    <${Part} title="Dead letters" load=${load} actions=${html`<${Actions} load=${load} sql=${asked.text} />`}>
+      ${(letters) => (letters.length === 0
+        ? html`<${Empty}><p>None. Records that can't become facts are kept here, with the reason.</p><//>`
+        : html`
+          <p class="soft">The ${letters.length === 1 ? 'newest' : `${letters.length} newest`}. To try them again, corrected: <code>anabranch dead-letters retry</code></p>
+          <ul class="letters">${letters.map((letter) => html`<li><${Letter} of=${letter} /></li>`)}</ul>`)}
+    <//>`;
+}
+
+const Letter = ({ of }) => html`
+  <details>
+    <summary>
+      <${Time} at=${of.received_at} /> <span class="reason">${of.reason}</span>
+      ${of.retried_at != null && html` <span class="soft">tried again <${Time} at=${of.retried_at} /></span>`}
+    </summary>
+    <dl class="pairs">
+      ${of.field != null && html`<dt>Field</dt><dd><code>${of.field}</code></dd>`}
+      ${of.source != null && html`<dt>From</dt><dd>${of.source}${of.line != null && `, line ${of.line}`}</dd>`}
+      <dt>Place</dt><dd>partition ${of._partition}, ${number(of._offset)}</dd>
+    </dl>
+    <${Code} text=${of.raw ?? ''} label="The record as it came" />
+  </details>`;
+
+const Made = ({ views }) => (views.length === 0
+  ? html`<${Empty}><p>No view reads this topic yet. Write one, name it under <code>[views.NAME]</code>, and run <code>anabranch apply</code>.</p><//>`
+  : html`<ul class="names">${views.map((v) => html`<li><${Link} to=${['views', v.name]}>${v.name}<//></li>`)}</ul>`);

@@ -1,0 +1,45 @@
+// Addresses: `#/topics/events?x=y`. Everything that a page shows is in its address, so that it can be sent.
+
+import { store } from './store.js';
+
+function read() {
+  const [path, query] = location.hash.replace(/^#\/?/, '').split(/\?(.*)/s);
+  return { path: path.split('/').filter(Boolean).map(decode), query: new URLSearchParams(query ?? '') };
+}
+
+function decode(part) {
+  try {
+    return decodeURIComponent(part);
+  } catch {
+    return part;
+  }
+}
+
+/** Where the reader is: the parts of the path, and the query. */
+export const route = store(read());
+
+window.addEventListener('hashchange', () => route.set(read()));
+
+/** The address of a page. */
+export function href(path, query = {}) {
+  const entries = query instanceof URLSearchParams ? [...query] : Object.entries(query);
+  const given = new URLSearchParams(entries.filter(([, value]) => value != null)).toString();
+  return `#/${path.map(encodeURIComponent).join('/')}${given && `?${given}`}`;
+}
+
+/** Goes to an address, which the reader can come back from. */
+export function go(to) {
+  location.hash = to.slice(1);
+}
+
+/** Changes the query of this page; null takes a name out. Does not add to the history of the browser. */
+export function change(values) {
+  const { path, query } = route.get();
+  const next = new URLSearchParams(query);
+  for (const [name, value] of Object.entries(values)) {
+    if (value == null) next.delete(name);
+    else next.set(name, value);
+  }
+  history.replaceState(null, '', href(path, next));
+  route.set(read());
+}
