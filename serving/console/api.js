@@ -7,6 +7,9 @@ import { forThisTab, keep, kept, store } from './store.js';
 /** Where the daemon's paths begin: one folder above this file, whatever prefix a proxy puts before it. */
 const ROOT = new URL('../', import.meta.url);
 
+/** The address of a path of the daemon's, as others reach it. */
+export const addressOf = (path) => new URL(path, ROOT).href;
+
 const TOKEN = 'anabranch.token';
 
 /** The daemon answered that it will not, and why. */
@@ -25,19 +28,19 @@ export class NoAnswer extends Error {
 }
 
 /** Who asks: the token of this tab, and whether the daemon wants another one, with its reason. */
-export const session = store({ token: kept(forThisTab, TOKEN, null), isWanted: false, why: null });
+export const access = store({ token: kept(forThisTab, TOKEN, null), isWanted: false, why: null });
 
 /** Whether the daemon answers, since when it does not, and how often it has come back. */
 export const connection = store({ answers: true, since: null, returns: 0 });
 
 export function signIn(token) {
   keep(forThisTab, TOKEN, token);
-  session.set({ token, isWanted: false, why: null });
+  access.set({ token, isWanted: false, why: null });
 }
 
 export function signOut() {
   keep(forThisTab, TOKEN, null);
-  session.set({ token: null, isWanted: true, why: null });
+  access.set({ token: null, isWanted: true, why: null });
 }
 
 let lastAnswerAt = 0;
@@ -58,7 +61,7 @@ function noteSilence() {
 
 /** Sends a request. Its answer may be an error; that it comes is all that counts here. */
 async function send(path, { method = 'GET', headers = {}, body, signal, as } = {}) {
-  const token = as ?? session.get().token;
+  const token = as ?? access.get().token;
   const shown = token ? { authorization: `Bearer ${token}` } : {};
   let response;
   try {
@@ -89,9 +92,9 @@ async function refusal(response) {
     body = { error: text.slice(0, 500) };
   }
   const message = String(body?.error || `the daemon answers with status ${response.status}`);
-  const { token, isWanted } = session.get();
+  const { token, isWanted } = access.get();
   if (response.status === 401 && !isWanted) {
-    session.set({ token, isWanted: true, why: token ? message : null });
+    access.set({ token, isWanted: true, why: token ? message : null });
   }
   return new Refusal(message, response.status, body ?? {});
 }
@@ -131,32 +134,74 @@ function headerText(response, name) {
   }
 }
 
-async function sendStatement(statement, parameters, { accept, signal }) {
-  const headers = { 'content-type': 'application/json', accept };
-  const body = JSON.stringify({ sql: statement, parameters });
-  return answered(await send('sql', { method: 'POST', headers, body, signal }));
+/**
+ * How many statements are asked at once. A browser sends six requests at a time to one place, and what
+ * tells how the daemon is must not wait for statements that take long.
+ */
+const AT_ONCE = 4;
+
+let asking = 0;
+const waiting = [];
+
+/** Does work when it is its turn. Whoever gives up while waiting has none. */
+async function inTurn(signal, work) {
+  if (asking < AT_ONCE) {
+    asking += 1;
+  } else {
+    await new Promise((resolve, reject) => {
+      waiting.push(resolve);
+      signal?.addEventListener('abort', () => {
+        const at = waiting.indexOf(resolve);
+        if (at < 0) return;
+        waiting.splice(at, 1);
+        reject(signal.reason);
+      });
+    });
+  }
+  try {
+    return await work();
+  } finally {
+    // A turn goes to the next who waits, so the count stays.
+    const next = waiting.shift();
+    if (next) next();
+    else asking -= 1;
+  }
+}
+
+/** Asks a statement in its turn, which lasts until `read(response)` is done. */
+function ask(statement, parameters, { accept, signal }, read) {
+  return inTurn(signal, async () => {
+    const headers = { 'content-type': 'application/json', accept };
+    const body = JSON.stringify({ sql: statement, parameters });
+    return read(await answered(await send('sql', { method: 'POST', headers, body, signal })));
+  });
 }
 
 /** The rows of a statement, as objects. For answers that fit on a page. */
-export async function rows(statement, { parameters = [], signal } = {}) {
-  const response = await sendStatement(statement, parameters, { accept: 'application/json', signal });
-  return parse(await response.text());
+export function rows(statement, { parameters = [], signal } = {}) {
+  const how = { accept: 'application/json', signal };
+  return ask(statement, parameters, how, async (response) => parse(await response.text()));
 }
 
 /** The rows of a statement as a file. */
-export async function csv(statement, { signal } = {}) {
-  const response = await sendStatement(statement, [], { accept: 'text/csv', signal });
-  return response.blob();
-}
+export const csv = (statement, { signal } = {}) =>
+  ask(statement, [], { accept: 'text/csv', signal }, (response) => response.blob());
 
 /**
  * The answer of a statement, read line by line until `most.rows` or `most.cells`: its columns, its rows
  * as lists of values, whether there are more, and what the daemon says of it. `onProgress` is told how
  * many rows there are so far.
  */
-export async function answer(statement, { signal, most, onProgress }) {
+export function answer(statement, { signal, most, onProgress }) {
   const begun = performance.now();
-  const response = await sendStatement(statement, [], { accept: 'application/x-ndjson', signal });
+  const how = { accept: 'application/x-ndjson', signal };
+  return ask(statement, [], how, async (response) => {
+    const result = await readAnswer(statement, response, { signal, most, onProgress });
+    return { ...result, tookMs: performance.now() - begun };
+  });
+}
+
+async function readAnswer(statement, response, { signal, most, onProgress }) {
   const result = {
     statement,
     columns: [],
@@ -176,7 +221,7 @@ export async function answer(statement, { signal, most, onProgress }) {
   const reader = response.body.getReader();
   const decoder = new TextDecoder();
   let rest = '';
-  let toldAt = begun;
+  let toldAt = performance.now();
   for (;;) {
     const { value, done } = await readPart(reader, signal, result.rows.length);
     rest += done ? decoder.decode() : decoder.decode(value, { stream: true });
@@ -200,7 +245,6 @@ export async function answer(statement, { signal, most, onProgress }) {
       onProgress?.(result.rows.length);
     }
   }
-  result.tookMs = performance.now() - begun;
   return result;
 }
 

@@ -1,7 +1,7 @@
 // The console: which page is shown, and what is around it.
 
 import { html, render, useEffect, useErrorBoundary, useRef } from './vendor/preact-htm.module.js';
-import { connection, ready, session } from './api.js';
+import { access, connection, ready, status } from './api.js';
 import { attention } from './attention.js';
 import { Heading, Problem } from './components/parts.js';
 import { Shell, SignIn } from './components/shell.js';
@@ -29,7 +29,7 @@ const PAGES = [
 
 function App() {
   const { path, query } = useStore(route);
-  const { isWanted } = useStore(session);
+  const { isWanted } = useStore(access);
   // Times are written anew in another zone.
   useStore(zone);
   useHeartbeat();
@@ -49,10 +49,17 @@ function App() {
 
 /** How many things need somebody; it is seen on each page. */
 function useUrgent() {
-  const { value } = useLoad(ready, [], { every: LATER });
-  if (value === undefined) return 0;
-  const items = attention(value, null).filter((item) => item.level !== 'note');
-  return Math.max(items.length, value.ready ? 0 : 1);
+  const { value } = useLoad(countUrgent, [], { every: LATER });
+  return value ?? 0;
+}
+
+async function countUrgent(signal) {
+  const isReady = await ready(signal);
+  // Whoever is not told why may not see the rest either.
+  const mayOperate = isReady.red !== undefined;
+  const state = mayOperate ? await status(signal) : null;
+  const urgent = attention(isReady, state).filter((item) => item.level !== 'note');
+  return Math.max(urgent.length, isReady.ready ? 0 : 1);
 }
 
 /** A page that can't be drawn takes nothing else with it. */

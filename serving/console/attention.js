@@ -30,21 +30,26 @@ export function attention(ready, status) {
     const repeats = [ready.views_that_fail, ready.topics_untaken].flatMap((map) => Object.values(map ?? {}));
     if (!repeats.some((known) => why.includes(known))) add('attention', aboutOf(why), why, linkOf(why));
   }
-  each(status?.landing, (name, why) => add('attention', `topic ${name}`, `${why}; nothing that was acknowledged is lost`, topic(name)));
+  each(status?.landing, (name, why) =>
+    add('attention', `topic ${name}`, `${why}; nothing that was acknowledged is lost`, topic(name)));
   each(status?.wanted, (name) =>
-    add('attention', `view ${name}`, `the daemon asks for a refresh; a running scheduler begins it, otherwise run \`anabranch batch refresh ${name}\``, view(name)));
+    add('attention', `view ${name}`, `the daemon asks for a refresh; a running scheduler begins it, `
+      + `otherwise run \`anabranch batch refresh ${name}\``, view(name)));
   if (status?.bounds?.full) {
-    add('attention', 'memory', `deltas stay in memory, and facts are refused once it is full: ${status.bounds.full}`, ['system']);
+    const why = `deltas stay in memory, and facts are refused once it is full: ${status.bounds.full}`;
+    add('attention', 'memory', why, ['system']);
   }
   each(status?.dedup, (name, dedup) => {
     if (!dedup.is_shortened) return;
     const seconds = Math.floor(dedup.window_us / 1e6);
-    add('attention', `topic ${name}`, `duplicates are known for ${seconds} s only, because the memory for their keys is full; raise \`memory\` in \`[topics.${name}.dedup]\``, topic(name));
+    add('attention', `topic ${name}`, `duplicates are known for ${seconds} s only, because the memory for their `
+      + `keys is full; raise \`memory\` in \`[topics.${name}.dedup]\``, topic(name));
   });
   each(status?.kafka, (name, state) => source(name, state, 'reading from Kafka', add));
   each(status?.steps, (name, state) => source(name, state, `the step \`${state.step}\``, add));
   each(status?.misfits, (field, count) =>
-    add('note', `field ${field}`, `${count} values in \`_extra\` of facts from before it was declared do not fit it, and are read as NULL`));
+    add('note', `field ${field}`, `${count} values in \`_extra\` of facts from before it was declared do not fit `
+      + 'it, and are read as NULL'));
   for (const door of status?.doors ?? []) {
     const danger = dangerOf(door);
     if (danger) add('attention', `door ${door.name}`, danger, ['system']);

@@ -34,13 +34,13 @@ export function short(value) {
   const plain = Number(value);
   const size = Math.abs(plain);
   if (!Number.isFinite(plain)) return String(plain);
-  for (const [least, sign] of [[1e12, 'T'], [1e9, 'G'], [1e6, 'M'], [1e4, 'k']]) {
+  for (const [least, sign] of [[1e15, 'P'], [1e12, 'T'], [1e9, 'G'], [1e6, 'M'], [1e4, 'k']]) {
     if (size >= least) {
       const unit = sign === 'k' ? 1e3 : least;
       return `${Number((plain / unit).toPrecision(3))}${NARROW}${sign}`;
     }
   }
-  return number(Number(plain.toPrecision(4)));
+  return number(size < 1000 ? Number(plain.toPrecision(3)) : plain, 0);
 }
 
 export function bytes(value) {
@@ -97,6 +97,8 @@ function parts(ms) {
 /** `2026-11-30 10:02:03`, in the zone that the reader chose, with the fraction that the text has. */
 export function time(value) {
   if (value == null || value === '') return '–';
+  // A day is the same in all zones.
+  if (isDate(value)) return value;
   const ms = instant(value);
   if (!Number.isFinite(ms)) return String(value);
   const [year, month, day, hour, minute, second] = parts(ms);
@@ -113,6 +115,9 @@ export function clock(value) {
   const today = time(Date.now()).slice(0, 10);
   return whole.startsWith(today) ? whole.slice(11) : whole.slice(0, 16);
 }
+
+/** The day of a moment in UTC, in which days are cut. */
+export const day = (ms) => new Date(ms).toISOString().slice(0, 10);
 
 /** What the reader's zone is called. */
 export const zoneName = () => (isUtc() ? 'UTC' : Intl.DateTimeFormat().resolvedOptions().timeZone || 'local time');

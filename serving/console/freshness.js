@@ -1,6 +1,6 @@
 // How far everything is: heads, boundaries, what lies between, and how fast heads move.
 
-import { Refusal, rows, status as askStatus, relations as askRelations } from './api.js';
+import { Refusal, access, connection, relations as askRelations, rows, status as askStatus } from './api.js';
 
 /** Places by partition, from `0:133 1:20`, `{"0": 133}` or pairs. */
 export function offsets(from) {
@@ -16,8 +16,13 @@ export function offsets(from) {
 /** How many places there are up to here. */
 export const placesUpTo = (from) => offsets(from).reduce((sum, [, offset]) => sum + offset, 0);
 
-/** A daemon that has no such function is asked for it once. */
+/** Where there is no such function, it is asked for once: of each daemon, and by each user. */
 let hasFunction = true;
+const mayHaveIt = () => {
+  hasFunction = true;
+};
+access.watch(mayHaveIt);
+connection.watch(mayHaveIt);
 
 /**
  * Each relation with `relation, kind, topic, generation, boundary, head, in_delta, newest_ingested_at,
@@ -65,13 +70,11 @@ const LOOK_BACK_MS = 10_000;
 /** Two samples that lie closer say nothing of a rate. */
 const LEAST_APART_MS = 500;
 
-/** Notes the heads of the topics among some rows of freshness. */
+/** Notes the heads of topics, which are those of their views too. */
 export function noteHeads(all, at = Date.now()) {
   if (samples.length && at - samples.at(-1).at < LEAST_APART_MS) return;
   const heads = new Map();
-  for (const { kind, relation, head } of all) {
-    if (kind === 'topic') heads.set(relation, placesUpTo(head));
-  }
+  for (const { topic, relation, head } of all) heads.set(topic ?? relation, placesUpTo(head));
   samples.push({ at, heads });
   while (samples[0].at < at - KEPT_MS) samples.shift();
 }

@@ -2,7 +2,7 @@
 // visible, and never after the reader has left.
 
 import { useCallback, useEffect, useState } from './vendor/preact-htm.module.js';
-import { NoAnswer, answeredAt, connection, health, session } from './api.js';
+import { NoAnswer, access, answeredAt, connection, health } from './api.js';
 import { useStore } from './store.js';
 
 /** How often what is watched is asked for again, in milliseconds. */
@@ -14,14 +14,14 @@ const OLD_AFTER = 3;
 
 /**
  * Loads with `load(signal)`, again when one of `deps` changes and every `every` milliseconds, if that is
- * given. The last value stays while the next one is on its way. Gives `{ value, at, error, isLoading,
- * every, again }`.
+ * given. The last value stays while the next one is on its way; `isFormer` says that it is of other
+ * `deps`. Gives `{ value, at, error, isLoading, isFormer, every, again }`.
  */
 export function useLoad(load, deps, { every } = {}) {
   const [state, setState] = useState({ isLoading: true });
   const [turn, setTurn] = useState(0);
   const { returns } = useStore(connection);
-  const { token } = useStore(session);
+  const { token } = useStore(access);
   useEffect(() => {
     const controller = new AbortController();
     let timer = null;
@@ -36,7 +36,7 @@ export function useLoad(load, deps, { every } = {}) {
       try {
         const value = await load(controller.signal);
         if (controller.signal.aborted) return;
-        setState({ value, at: Date.now(), isLoading: false });
+        setState({ value, of: deps, at: Date.now(), isLoading: false });
       } catch (error) {
         if (controller.signal.aborted) return;
         setState((before) => ({ ...before, error, isLoading: false }));
@@ -58,7 +58,8 @@ export function useLoad(load, deps, { every } = {}) {
     };
   }, [...deps, turn, returns, token, every]);
   const again = useCallback(() => setTurn((before) => before + 1), []);
-  return { ...state, every, again };
+  const isFormer = state.of !== undefined && state.of.some((dep, nth) => dep !== deps[nth]);
+  return { ...state, isFormer, every, again };
 }
 
 /** The time, once a second, for whatever shows an age. */
@@ -87,6 +88,9 @@ export function useOldness({ at, every }) {
   return age;
 }
 
+/** A daemon that takes longer to say that it is there does not answer. */
+const MOST_PATIENCE = 30_000;
+
 /** Looks whether the daemon answers, as long as nothing else asks it. */
 export function useHeartbeat() {
   useEffect(() => {
@@ -94,7 +98,7 @@ export function useHeartbeat() {
       const isQuiet = Date.now() - answeredAt() > SOON || !connection.get().answers;
       if (document.hidden || !isQuiet) return;
       try {
-        await health(AbortSignal.timeout(10_000));
+        await health(AbortSignal.timeout(MOST_PATIENCE));
       } catch (error) {
         if (!(error instanceof NoAnswer)) console.warn(error.message);
       }

@@ -1,7 +1,8 @@
 //! `POST /sql`: a statement in, an answer out. `GET /views/VIEW?key=value`: rows of a view by its keys.
-//! `GET /views/VIEW/changes`: what changes in it. `GET /queries`: what runs; `DELETE /queries/ID` stops one.
+//! `GET /views/VIEW/changes`: what changes in it. `GET /console/`: all of this as pages. `GET /queries`: what runs; `DELETE /queries/ID` stops one.
 
 mod changes;
+mod console;
 mod respond;
 
 use std::collections::BTreeMap;
@@ -117,6 +118,11 @@ pub fn router(following: Arc<Following>) -> Router {
         .route("/views/{view}/changes", get(changes::changes))
         .with_state(following);
     let all = Router::new()
+        .route("/", get(console::start))
+        .route("/console", get(console::start))
+        .route("/console/", get(console::index))
+        .route("/console/{file}", get(console::file))
+        .route("/console/{folder}/{file}", get(console::file_in_folder))
         .route("/sql", post(sql))
         .route("/replay", post(replay))
         .route("/views/{view}", get(view_rows))

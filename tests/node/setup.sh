@@ -1,5 +1,5 @@
 #!/bin/sh
-# Fetches node-postgres and its cursors. Safe to repeat.
+# Fetches node-postgres with its cursors, and what drives a browser and looks at pages. Safe to repeat.
 #
 #   tests/node/setup.sh               prints the folder that has them
 #   ANABRANCH_NODE_CACHE=DIR …        another place than ~/.cache/anabranch/node

@@ -4,6 +4,7 @@ mod answers;
 mod as_of;
 mod bounds;
 mod changes;
+mod console;
 mod door;
 mod flight;
 pub(crate) mod gather;

@@ -1,7 +1,7 @@
 // Lines over time: drawn by uPlot, with a cursor for the keyboard and the same as a table.
 
 import { html, useEffect, useRef, useState } from '../vendor/preact-htm.module.js';
-import { number, short, text, time, zone } from '../format.js';
+import { day, number, short, text, time, zone } from '../format.js';
 import { useStore } from '../store.js';
 import { Table } from './table.js';
 import { useId } from './parts.js';
@@ -33,9 +33,10 @@ const colour = (name) => getComputedStyle(document.documentElement).getPropertyV
 
 /**
  * `at` are seconds since 1970 in their order, `lines` are `{ name, values }` with a number or null for
- * each of them. `children` stands beside the title.
+ * each of them. `children` stands beside the title, which may be hidden where it stands above already. Days
+ * are those of UTC, whatever zone the reader chose.
  */
-export function TimeChart({ title, at, lines, children }) {
+export function TimeChart({ title, at, lines, children, isTitleHidden = false, isByDay = false }) {
   const shownZone = useStore(zone);
   const isDark = useIsDark();
   const box = useRef(null);
@@ -50,7 +51,8 @@ export function TimeChart({ title, at, lines, children }) {
     let watch = null;
     import('../vendor/uPlot.esm.js').then(({ default: UPlot }) => {
       if (isOver || !box.current) return;
-      const options = chartOptions(UPlot, { lines, isUtc: shownZone === 'utc', width: box.current.clientWidth });
+      const isUtc = isByDay || shownZone === 'utc';
+      const options = chartOptions(UPlot, { lines, isByDay, isUtc, width: box.current.clientWidth });
       plot.current = new UPlot(options, [at, ...lines.map((line) => line.values)], box.current);
       watch = new ResizeObserver(() => {
         const width = box.current?.clientWidth;
@@ -64,10 +66,11 @@ export function TimeChart({ title, at, lines, children }) {
       plot.current?.destroy();
       plot.current = null;
     };
-  }, [at, lines, shownZone, isDark]);
+  }, [at, lines, shownZone, isDark, isByDay]);
 
   const point = place === null ? last : Math.min(place, last);
-  const says = last < 0 ? 'no points' : pointText(at, lines, point);
+  const write = writer(isByDay);
+  const says = last < 0 ? 'no points' : `${write(at[point])}: ${pointText(lines, point)}`;
   const move = (event) => {
     const next = nextPlace(event.key, point, last);
     if (next === null) return;
@@ -77,21 +80,25 @@ export function TimeChart({ title, at, lines, children }) {
   };
   return html`
     <figure class="chart" aria-labelledby=${id}>
-      <figcaption id=${id}><span class="chart-title">${title}</span>${children}</figcaption>
+      <figcaption id=${id}><span class=${isTitleHidden ? 'hidden' : 'chart-title'}>${title}</span>${children}</figcaption>
       ${lines.length > 1 && html`<${Legend} lines=${lines} />`}
-      <div class="plot" ref=${box} tabindex="0" role="slider" aria-label=${`${title}, point by point: left and right arrow keys`}
-        aria-valuemin="0" aria-valuemax=${Math.max(last, 0)} aria-valuenow=${Math.max(point, 0)} aria-valuetext=${says} onKeyDown=${move}
-        onBlur=${() => showCursor(plot.current, null)} onFocus=${() => showCursor(plot.current, point)}></div>
+      <div class="plot" ref=${box} tabindex="0" role="slider"
+        aria-label=${`${title}, point by point: left and right arrow keys`} aria-valuetext=${says}
+        aria-valuemin="0" aria-valuemax=${Math.max(last, 0)} aria-valuenow=${Math.max(point, 0)}
+        onKeyDown=${move} onBlur=${() => showCursor(plot.current, null)} onFocus=${() => showCursor(plot.current, point)}></div>
       <p class="point" aria-hidden="true">${place === null ? '' : says}</p>
       <details onToggle=${(event) => setIsOpen(event.target.open)}>
         <summary>The same as a table</summary>
-        ${isOpen && html`<${PointTable} title=${title} at=${at} lines=${lines} />`}
+        ${isOpen && html`<${PointTable} title=${title} at=${at} lines=${lines} write=${write} />`}
       </details>
     </figure>`;
 }
 
-const pointText = (at, lines, point) =>
-  `${time(at[point] * 1000)}: ${lines.map((l) => `${l.values[point] == null ? 'none' : number(l.values[point])} ${l.name}`).join(', ')}`;
+/** How a moment of the chart is written. */
+const writer = (isByDay) => (seconds) => (isByDay ? day(seconds * 1000) : time(seconds * 1000));
+
+const pointText = (lines, point) =>
+  lines.map((l) => `${l.values[point] == null ? 'none' : number(l.values[point])} ${l.name}`).join(', ');
 
 function nextPlace(key, from, last) {
   const steps = { ArrowLeft: -1, ArrowDown: -1, ArrowRight: 1, ArrowUp: 1, PageUp: 10, PageDown: -10 };
@@ -115,16 +122,19 @@ const Legend = ({ lines }) => html`
   <ul class="legend">
     ${lines.map(({ name }, nth) => html`
       <li>
-        <svg width="28" height="8" aria-hidden="true"><line x1="0" y1="4" x2="28" y2="4" stroke=${`var(--line-${nth + 1})`} stroke-width="2.5" stroke-dasharray=${DASHES[nth].join(' ')} /></svg>
+        <svg width="28" height="8" aria-hidden="true">
+          <line x1="0" y1="4" x2="28" y2="4" stroke=${`var(--line-${nth + 1})`} stroke-width="2.5"
+            stroke-dasharray=${DASHES[nth].join(' ')} />
+        </svg>
         <bdi>${name}</bdi> <span class="hidden">(${DASH_NAMES[nth]})</span>
       </li>`)}
   </ul>`;
 
-function PointTable({ title, at, lines }) {
+function PointTable({ title, at, lines, write }) {
   const from = Math.max(0, at.length - MOST_ROWS);
   const points = at.slice(from).map((_, nth) => from + nth).reverse();
   const columns = [
-    { title: 'Time', cell: (point) => time(at[point] * 1000) },
+    { title: 'Time', cell: (point) => write(at[point]) },
     ...lines.map((line) => ({ title: line.name, isNumber: true, cell: (point) => number(line.values[point]) })),
   ];
   return html`
@@ -132,7 +142,7 @@ function PointTable({ title, at, lines }) {
     <${Table} caption=${title} columns=${columns} rows=${points} class="tall" />`;
 }
 
-function chartOptions(UPlot, { lines, isUtc, width }) {
+function chartOptions(UPlot, { lines, isByDay, isUtc, width }) {
   const ink = colour('--soft');
   const grid = { stroke: colour('--line'), width: 1 };
   const font = '12px system-ui, sans-serif';
@@ -150,11 +160,11 @@ function chartOptions(UPlot, { lines, isUtc, width }) {
     cursor: { drag: { x: false, y: false }, points: { size: 8 } },
     scales: { x: { time: true }, y: { range: fromZero } },
     axes: [
-      { ...axis, values: timeLabels(isUtc) },
-      { ...axis, size: 64, values: (_, splits) => splits.map((value) => (value == null ? '' : short(value))) },
+      { ...axis, values: isByDay ? dayLabels : timeLabels },
+      { ...axis, size: 56, values: (_, splits) => splits.map((value) => (value == null ? '' : short(value))) },
     ],
     series: [{}, ...drawn],
-    plugins: [tooltip()],
+    plugins: [tooltip(writer(isByDay))],
   };
 }
 
@@ -165,20 +175,29 @@ function fromZero(_, least, most) {
   return [least < 0 ? least - room : 0, most > 0 ? most + room : 0];
 }
 
-/** Marks of the axis of time in the reader's zone: the day where it begins, else the hour. */
-function timeLabels(isUtc) {
-  return (_, splits, __, ___, step) => splits.map((seconds, nth) => {
+/** Marks of the axis of time in the reader's zone: the hour, and below it the day where that begins. */
+function timeLabels(_, splits, __, ___, step) {
+  return splits.map((seconds, nth) => {
     const whole = time(seconds * 1000);
     const before = nth > 0 ? time(splits[nth - 1] * 1000) : '';
-    const day = whole.slice(5, 10);
-    if (step >= 86_400) return step >= 86_400 * 28 ? whole.slice(0, 7) : day;
+    const ofDay = whole.slice(5, 10);
+    if (step >= 86_400) return step >= 86_400 * 28 ? whole.slice(0, 7) : ofDay;
     const clock = step < 60 ? whole.slice(11, 19) : whole.slice(11, 16);
-    return before.slice(0, 10) === whole.slice(0, 10) ? clock : `${clock}\n${day}`;
+    return before.slice(0, 10) === whole.slice(0, 10) ? clock : `${clock}\n${ofDay}`;
+  });
+}
+
+/** Marks of an axis of days; between two of them there is none. */
+function dayLabels(_, splits, __, ___, step) {
+  return splits.map((seconds) => {
+    if (seconds % 86_400) return '';
+    const whole = day(seconds * 1000);
+    return step >= 86_400 * 28 ? whole.slice(0, 7) : whole.slice(5);
   });
 }
 
 /** What is under the pointer. The keyboard's cursor says the same below the chart. */
-function tooltip() {
+function tooltip(write) {
   const box = document.createElement('div');
   box.className = 'tip';
   box.hidden = true;
@@ -190,7 +209,7 @@ function tooltip() {
         box.hidden = idx == null || left < 0;
         if (box.hidden) return;
         const lines = u.series.slice(1).map((s, nth) => `${number(u.data[nth + 1][idx])} ${s.label}`);
-        box.textContent = [time(u.data[0][idx] * 1000), ...lines].join('\n');
+        box.textContent = [write(u.data[0][idx]), ...lines].join('\n');
         const isRight = left > u.over.clientWidth / 2;
         box.style.left = isRight ? '' : `${left + 12}px`;
         box.style.right = isRight ? `${u.over.clientWidth - left + 12}px` : '';

@@ -6,12 +6,15 @@ import { useId } from './parts.js';
 
 const ROW = 28;
 const HEAD = 32;
-const CHARACTER = 7.6;
+const CHARACTER = 8.2;
 const NARROWEST = 72;
 const WIDEST = 320;
 
 /** How many rows tell how wide a column is. */
 const LOOKED_AT = 60;
+
+/** Characters of a value that its cell has at most. */
+const MOST_SHOWN = 400;
 
 /** Cells of each side that are there before they are seen. */
 const BEYOND_ROWS = 6;
@@ -81,7 +84,8 @@ export function Grid({ label, columns, rowCount, cell, onChoose }) {
     event.preventDefault();
     choose(...to);
   };
-  const isSeen = chosen && chosen.row >= firstRow && chosen.row < lastRow && chosen.column >= firstColumn && chosen.column < lastColumn;
+  const isSeen = chosen && chosen.row >= firstRow && chosen.row < lastRow
+    && chosen.column >= firstColumn && chosen.column < lastColumn;
   const active = isSeen ? `${id}-${chosen.row}-${chosen.column}` : undefined;
   const place = (column) => ({ left: `${numbers + edges[column]}px`, width: `${edges[column + 1] - edges[column]}px` });
   return html`
@@ -91,17 +95,20 @@ export function Grid({ label, columns, rowCount, cell, onChoose }) {
         <div class="grid-head" role="row" aria-rowindex="1" style=${{ height: `${HEAD}px` }}>
           <div class="grid-number" role="columnheader" aria-colindex="1" style=${{ width: `${numbers}px` }}>Row</div>
           ${shownColumns.map((c) => html`
-            <div key=${c} class="grid-cell" role="columnheader" aria-colindex=${c + 2} style=${place(c)} title=${columns[c]}>${columns[c]}</div>`)}
+            <div key=${c} class="grid-cell" role="columnheader" aria-colindex=${c + 2} style=${place(c)}
+              title=${columns[c]}>${columns[c]}</div>`)}
         </div>
         ${count(firstRow, lastRow).map((r) => html`
-          <div key=${r} class="grid-row ${r % 2 ? 'odd' : ''}" role="row" aria-rowindex=${r + 2} style=${{ top: `${HEAD + r * ROW}px`, height: `${ROW}px` }}>
+          <div key=${r} class="grid-row" role="row" aria-rowindex=${r + 2}
+            style=${{ top: `${HEAD + r * ROW}px`, height: `${ROW}px` }}>
             <div class="grid-number" role="rowheader" aria-colindex="1" style=${{ width: `${numbers}px` }}>${number(r + 1)}</div>
             ${shownColumns.map((c) => {
               const { text, kind } = cell(r, c);
               const isChosen = chosen?.row === r && chosen?.column === c;
               return html`
-                <div key=${c} id=${`${id}-${r}-${c}`} class="grid-cell ${kind ?? ''} ${isChosen ? 'chosen' : ''}" role="gridcell"
-                  aria-colindex=${c + 2} aria-selected=${isChosen} style=${place(c)} onClick=${() => choose(r, c)}>${text.slice(0, 400)}</div>`;
+                <div key=${c} id=${`${id}-${r}-${c}`} role="gridcell" aria-colindex=${c + 2} aria-selected=${isChosen}
+                  class="grid-cell ${kind ?? ''} ${isChosen ? 'chosen' : ''}" style=${place(c)}
+                  onClick=${() => choose(r, c)}>${text.slice(0, MOST_SHOWN)}</div>`;
             })}
           </div>`)}
       </div>

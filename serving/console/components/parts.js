@@ -1,7 +1,7 @@
 // The small parts that every page is made of.
 
 import { html, useEffect, useRef, useState } from '../vendor/preact-htm.module.js';
-import { NoAnswer } from '../api.js';
+import { NoAnswer, access } from '../api.js';
 import { clock, number, span, time } from '../format.js';
 import { useOldness } from '../load.js';
 import { href } from '../router.js';
@@ -37,32 +37,36 @@ export function Part({ title, load, children, actions, class: kind = '', isQuiet
 
 /** What was loaded, or why it was not. What is old is grey, and says how old it is. */
 export function Loaded({ load, what, children }) {
-  const { value, error, isLoading, again } = load;
+  const { value, error, isLoading, isFormer, again } = load;
   const age = useOldness(load);
   if (value === undefined) {
+    // That the daemon is silent is said at the top of the page, once.
+    if (error instanceof NoAnswer) return html`<p class="soft">It comes as soon as the daemon answers.</p>`;
     if (error) return html`<${Problem} error=${error} again=${again} />`;
     return html`<p class="soft loading" aria-busy="true">${isLoading ? 'Loading …' : 'Nothing was loaded.'}</p>`;
   }
   return html`
     ${error && !(error instanceof NoAnswer) && html`<${Problem} error=${error} again=${again} isOld=${true} />`}
     ${age !== null && html`<p class="old-note">${what}: from ${span(age)} ago</p>`}
-    <div class=${age !== null ? 'old' : ''}>${children(value)}</div>`;
+    <div class=${age !== null ? 'old' : isFormer ? 'former' : ''} aria-busy=${isFormer}>${children(value)}</div>`;
 }
 
-/** What went wrong, and what can be done. */
+/** What went wrong, and what can be done. The statement is the console's own, so its place says nothing. */
 export function Problem({ error, again, isOld = false }) {
-  const isSilent = error instanceof NoAnswer;
-  const isForbidden = error?.status === 403;
+  // To users what they may not read is not there.
+  const isHidden = error?.status === 404 && access.get().token !== null;
+  const isForbidden = error?.status === 403 || isHidden;
+  const [said] = String(error?.message ?? error).split('\n');
+  const why = said.replace(/^line \d+, column \d+: /, '');
   return html`
-    <div class="problem" role=${isSilent ? undefined : 'alert'}>
+    <div class="problem" role="alert">
       <p>
-        <${Mark} level="red" />
-        ${isForbidden && 'You may not see this: '}<${Prose} text=${error?.message ?? String(error)} />.
-        ${isOld && ' What is shown is from before.'}
+        <${Mark} level="red" /> ${isForbidden && 'You may not see this: '}
+        <${Prose} text=${why} />.${isOld && ' What is shown is from before.'}
       </p>
-      ${isForbidden && html`<p class="soft">Ask whoever runs the daemon for the right; <code>anabranch users</code> gives it.</p>`}
-      ${isSilent && html`<p class="soft">It is asked again every 2 seconds.</p>`}
-      ${again && !isSilent && !isForbidden && html`<button type="button" onClick=${again}>Try again</button>`}
+      ${isForbidden && html`
+        <p class="soft">Ask whoever runs the daemon for the right; <code>anabranch users</code> gives it.</p>`}
+      ${again && !isForbidden && html`<button type="button" onClick=${again}>Try again</button>`}
     </div>`;
 }
 
@@ -71,8 +75,9 @@ const MARK_SAYS = { red: 'Red', attention: 'Needs attention', note: 'Note', good
 
 /** A sign of how it stands: a shape and a word, never the colour alone. */
 export const Mark = ({ level, isLabelled = false }) => html`
-  <span class="mark ${level}"><span aria-hidden="true">${MARKS[level]}</span>
-  <span class=${isLabelled ? 'mark-says' : 'hidden'}>${MARK_SAYS[level]}</span></span>`;
+  <span class="mark ${level}">
+    <span aria-hidden="true">${MARKS[level]} </span><span class=${isLabelled ? 'mark-says' : 'hidden'}>${MARK_SAYS[level]} </span>
+  </span>`;
 
 /** A text of the daemon's: what stands in backticks is code, and a command can be copied. */
 export function Prose({ text }) {
@@ -80,6 +85,14 @@ export function Prose({ text }) {
     if (at % 2 === 0) return part;
     return part.startsWith('anabranch ') ? html`<${Command} text=${part} />` : html`<code>${part}</code>`;
   });
+}
+
+/** A text of the daemon's that may end with lines of SQL in which it draws a place. */
+export function Said({ text }) {
+  const [first, ...drawn] = String(text).split('\n');
+  return html`
+    <p><${Prose} text=${first} /></p>
+    ${drawn.length > 0 && html`<${Code} text=${drawn.join('\n')} label="The place in the SQL" />`}`;
 }
 
 /** A command that can be copied. */
@@ -95,7 +108,10 @@ export function Copy({ text, says = 'Copy' }) {
   }, [copied]);
   if (!navigator.clipboard) return null;
   const copy = () => navigator.clipboard.writeText(text).then(() => setCopied(true), () => {});
-  return html`<button type="button" class="small" onClick=${copy} aria-label=${`${says}: ${text.slice(0, 80)}`}>${copied ? 'Copied' : says}</button>`;
+  return html`
+    <button type="button" class="small" onClick=${copy} aria-label=${`${copied ? 'Copied' : says}: ${text.slice(0, 80)}`}>
+      ${copied ? 'Copied' : says}
+    </button>`;
 }
 
 /** Lines of code, whole. */
@@ -106,9 +122,25 @@ export function Code({ text, label }) {
 /** Nothing is there, and what to do about it. */
 export const Empty = ({ children }) => html`<div class="empty">${children}</div>`;
 
+/** No view is there. To users what they may not read is not there either. */
+export const NoViews = () => html`
+  <${Empty}>${access.get().token ? html`<p>There is no view that you may read.</p>` : html`
+    <p>
+      No views yet. Write one as a file of SQL, name it under <code>[views.NAME]</code>
+      ${' in '}<code>anabranch.toml</code>, and run <code>anabranch apply</code>.
+    </p>`}<//>`;
+
+/** The same of topics. */
+export const NoTopics = () => html`
+  <${Empty}>${access.get().token ? html`<p>There is no topic that you may read.</p>` : html`
+    <p>
+      No topics yet. Declare one under <code>[topics.NAME]</code> in <code>anabranch.toml</code>;
+      ${' '}<code>anabranch init</code> writes one to begin with.
+    </p>`}<//>`;
+
 /** A number with what it is. */
 export const Stat = ({ says, children, hint }) => html`
-  <div class="stat"><dt>${says}</dt><dd>${children}${hint && html` <span class="soft">${hint}</span>`}</dd></div>`;
+  <div class="stat"><dt>${says}</dt><dd>${children}${hint && html` <span class="soft">(${hint})</span>`}</dd></div>`;
 
 /** A moment. */
 export function Time({ at, isShort = false }) {
@@ -123,8 +155,8 @@ export function Use({ says, used, bound, write = number }) {
   return html`
     <div class="use">
       <span class="use-says">${says}</span>
-      <span class="bar ${share >= 0.9 ? 'nearly-full' : ''}" role="meter" aria-label=${says} aria-valuemin="0" aria-valuemax="100"
-        aria-valuenow=${percent} aria-valuetext=${`${write(used)} of ${write(bound)}`}>
+      <span class="bar ${share >= 0.9 ? 'nearly-full' : ''}" role="meter" aria-label=${says}
+        aria-valuemin="0" aria-valuemax="100" aria-valuenow=${percent} aria-valuetext=${`${write(used)} of ${write(bound)}`}>
         <span style=${{ width: `${share * 100}%` }}></span>
       </span>
       <span>${write(used)} of ${write(bound)} (${percent} %)</span>
@@ -134,15 +166,20 @@ export function Use({ says, used, bound, write = number }) {
 /** How much of a log a view has absorbed, and what is in its delta. The same stands beside it as text. */
 export function Split({ head, inDelta }) {
   const share = head > 0 ? inDelta / head : 0;
-  return html`<span class="split" aria-hidden="true"><span class="delta" style=${{ width: `${share * 100}%` }}></span></span>`;
+  return html`
+    <span class="split" aria-hidden="true"><span class="delta" style=${{ width: `${share * 100}%` }}></span></span>`;
 }
 
 /** A small line of how something went lately. What it says is beside it as text. */
 export function Spark({ values }) {
   if (values.length < 3) return null;
   const most = Math.max(...values, 1);
-  const points = values.map((v, at) => `${((at / (values.length - 1)) * 100).toFixed(1)},${(19 - (v / most) * 18).toFixed(1)}`);
-  return html`<svg class="spark" viewBox="0 0 100 20" preserveAspectRatio="none" aria-hidden="true"><polyline points=${points.join(' ')} /></svg>`;
+  const across = 100 / (values.length - 1);
+  const points = values.map((value, at) => `${(at * across).toFixed(1)},${(19 - (value / most) * 18).toFixed(1)}`);
+  return html`
+    <svg class="spark" viewBox="0 0 100 20" preserveAspectRatio="none" aria-hidden="true">
+      <polyline points=${points.join(' ')} />
+    </svg>`;
 }
 
 /** What may be wider than the page. It can be reached and scrolled by keyboard where it is. */
@@ -159,6 +196,6 @@ export function Scroll({ label, children, class: kind = '' }) {
     if (box.current.firstElementChild) watch.observe(box.current.firstElementChild);
     return () => watch.disconnect();
   }, []);
-  const reached = isWide ? { tabIndex: 0, role: 'region', 'aria-label': label } : {};
+  const reached = isWide ? { tabIndex: 0, role: 'group', 'aria-label': label } : {};
   return html`<div ref=${box} class="scroll ${kind}" ...${reached}>${children}</div>`;
 }

@@ -1,7 +1,7 @@
 // What is around every page: the way to the others, whether the daemon answers, the zone, who asks.
 
 import { html, useState } from '../vendor/preact-htm.module.js';
-import { connection, relations, session, signIn, signOut } from '../api.js';
+import { access, connection, relations, signIn, signOut } from '../api.js';
 import { setZone, span, time, zone, zoneName } from '../format.js';
 import { useNow } from '../load.js';
 import { href } from '../router.js';
@@ -16,7 +16,11 @@ export function Shell({ pages, current, urgent, children }) {
       <nav aria-label="Pages">
         <ul>
           ${pages.map(({ path, title }) => html`
-            <li><a href=${href([path])} aria-current=${path === current ? 'page' : undefined}>${title}${path === 'now' && urgent > 0 && html`<${Badge} count=${urgent} />`}</a></li>`)}
+            <li>
+              <a href=${href([path])} aria-current=${path === current ? 'page' : undefined}>
+                ${title}${path === 'now' && urgent > 0 && html`<${Badge} count=${urgent} />`}
+              </a>
+            </li>`)}
         </ul>
       </nav>
       <div class="top-end"><${Zone} /><${Who} /></div>
@@ -25,7 +29,8 @@ export function Shell({ pages, current, urgent, children }) {
     <main id="main" tabindex="-1">${children}</main>`;
 }
 
-const Badge = ({ count }) => html` <span class="badge"><span aria-hidden="true">▲ ${count}</span><span class="hidden">, ${count} to look at</span></span>`;
+const Badge = ({ count }) => html`
+  <span class="badge"><span aria-hidden="true">▲ ${count}</span><span class="hidden">, ${count} to look at</span></span>`;
 
 function skip(event) {
   // The address holds the page; it is not to become `#main`.
@@ -41,7 +46,10 @@ function Silence() {
     <div class="silence" role="status">
       ${!answers && html`
         <p><${Mark} level="red" /> <strong>The daemon has not answered since ${time(since).slice(11)}</strong></p>
-        <p aria-live="off">That is ${span(Math.max(0, Math.floor((now - since) / 1000)))}. What you see is from before. It is asked again every 2 seconds.</p>`}
+        <p aria-live="off">
+          That is ${span(Math.max(0, Math.floor((now - since) / 1000)))}. What you see is from before.
+          It is asked again every 2 seconds.
+        </p>`}
     </div>`;
 }
 
@@ -55,13 +63,13 @@ function Zone() {
 }
 
 function Who() {
-  const { token } = useStore(session);
+  const { token } = useStore(access);
   return token && html`<button type="button" class="quiet" onClick=${signOut}>Sign out</button>`;
 }
 
 /** Asks for a token. It is kept for this tab, and sent to nobody but the daemon. */
 export function SignIn() {
-  const { why } = useStore(session);
+  const { why } = useStore(access);
   const [text, setText] = useState('');
   const [isTrying, setIsTrying] = useState(false);
   const [trouble, setTrouble] = useState(null);

@@ -37,13 +37,12 @@ export function Value({ of, isCut = true }) {
 
 const isNumeric = (value) => typeof value === 'number' || value instanceof Exact;
 
-/** Rows of an answer as a table, with the columns that they have. */
+/** Rows of an answer as a table, with columns of these names. */
 export function Rows({ caption, rows, names, empty }) {
-  const shown = names ?? Object.keys(rows[0] ?? {});
-  const columns = shown.map((name) => ({
+  const columns = names.map((name) => ({
     title: html`<bdi>${name}</bdi>`,
     cell: (row) => html`<${Value} of=${row[name]} />`,
     isNumber: rows.length > 0 && rows.every((row) => row[name] == null || isNumeric(row[name])),
   }));
-  return html`<${Table} caption=${caption} columns=${columns} rows=${rows} empty=${empty} hasRowHeads=${false} />`;
+  return html`<${Table} caption=${caption} columns=${columns} rows=${rows} empty=${empty} hasRowHeads=${false} class="tall" />`;
 }

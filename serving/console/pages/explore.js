@@ -4,7 +4,7 @@
 import { html, useMemo } from '../vendor/preact-htm.module.js';
 import { Refusal, relations, rows } from '../api.js';
 import { TimeChart } from '../components/chart.js';
-import { Empty, Heading, Link, Part, Time, useId } from '../components/parts.js';
+import { Empty, Heading, Link, NoViews, Part, Time, useId } from '../components/parts.js';
 import { Rows, Value } from '../components/table.js';
 import { counted, instant, number, text, zoneName } from '../format.js';
 import { Exact } from '../json.js';
@@ -13,7 +13,7 @@ import { go, href } from '../router.js';
 import { RANGES, explorable, ranking, sample, series, total } from '../statement.js';
 
 /** Names of the address that are no keys. A key of such a name is written with `key.` before it. */
-const OWN = ['view', 'range', 'measure', 'null'];
+const OWN = ['view', 'range', 'measure', 'null', 'live'];
 const PREFIX = 'key.';
 
 const inAddress = (key) => (OWN.includes(key) || key.startsWith(PREFIX) ? PREFIX + key : key);
@@ -29,32 +29,42 @@ export function chosen(query, view) {
     const values = [...query.getAll(inAddress(name)), ...(nulls.includes(name) ? [null] : [])];
     if (values.length) filters[name] = values;
   }
-  return { view: view.name, time, keys, measures, measure, range: time ? range : { name: 'all' }, filters };
+  const columns = view.columns.map((c) => c.name);
+  const isLive = query.get('live') === 'on';
+  const { name, topic } = view;
+  return { view: name, topic, columns, time, keys, measures, measure, range: time ? range : {}, filters, isLive };
 }
 
 /** The address of what is looked at, with some of it changed. */
 function address(look, changes) {
-  const { view, range, measure, measures, filters, time } = { ...look, ...changes };
+  const { view, range, measure, measures, filters, time, isLive } = { ...look, ...changes };
   const query = new URLSearchParams({ view });
   if (time) query.set('range', range.name);
   if (measure !== measures[0]) query.set('measure', measure.name);
   for (const [key, values] of Object.entries(filters)) {
     for (const value of values) query.append(...(value === null ? ['null', key] : [inAddress(key), value]));
   }
+  if (isLive) query.set('live', 'on');
   return href(['explore'], query);
 }
+
+/** How often what is looked at is asked for again, if it is. */
+const pace = (look) => ({ every: look.isLive ? LATER : undefined });
+
+const ABOUT = `Choose a view. A time of it becomes a line, its other keys become rankings; click a value to look
+at that alone.`;
 
 export function Explore({ query }) {
   const all = useLoad(relations, [], { every: LATER });
   const name = query.get('view');
   return html`
-    <${Heading} about="Choose a view. A time of it becomes a line, its other keys become rankings; click a value to look at that alone.">Explore<//>
-    <${Part} title="View" load=${all} isQuiet class="bare">
+    <${Heading} about=${ABOUT}>Explore<//>
+    <${Part} title="What is looked at" load=${all} isQuiet class="bare">
       ${(list) => {
         const views = list.filter((r) => r.kind === 'view');
-        if (views.length === 0) return html`<${Empty}><p>No views yet. Write one as a file of SQL, name it under <code>[views.NAME]</code> in <code>anabranch.toml</code>, and run <code>anabranch apply</code>.</p><//>`;
+        if (views.length === 0) return html`<${NoViews} />`;
         const view = name === null ? best(views) : views.find((v) => v.name === name);
-        if (!view) return html`<${Empty}><p>There is no view <code>${name}</code> that you may read. <${Link} to=${['explore']}>See another<//>.</p><//>`;
+        if (!view) return html`<${NoSuchView} name=${name} />`;
         const look = chosen(query, view);
         return html`
           <${Controls} look=${look} views=${views} />
@@ -63,18 +73,24 @@ export function Explore({ query }) {
     <//>`;
 }
 
+const NoSuchView = ({ name }) => html`
+  <${Empty}>
+    <p>There is no view <code>${name}</code> that you may read. <${Link} to=${['explore']}>See another<//>.</p>
+  <//>`;
+
 /** The view to begin with: one that has a time. */
 const best = (views) => views.find((v) => explorable(v).time !== null) ?? views[0];
 
 function Controls({ look, views }) {
   const id = useId('view');
   const filters = Object.entries(look.filters);
+  const turnTo = (view) => go(href(['explore'], { view, range: look.time ? look.range.name : null }));
   const without = (key) => Object.fromEntries(filters.filter(([name]) => name !== key));
   return html`
     <div class="controls">
       <div class="choice">
         <label for=${id}>View</label>
-        <select id=${id} value=${look.view} onChange=${(event) => go(href(['explore'], { view: event.target.value, range: look.time ? look.range.name : null }))}>
+        <select id=${id} value=${look.view} onChange=${(event) => turnTo(event.target.value)}>
           ${views.map((v) => html`<option value=${v.name}>${v.name}</option>`)}
         </select>
       </div>
@@ -82,25 +98,34 @@ function Controls({ look, views }) {
         <div class="choice" role="group" aria-label="How far back">
           <span class="label" aria-hidden="true">How far back</span>
           <span class="buttons">${RANGES.map((range) => html`
-            <${Toggle} isOn=${range === look.range} says=${range.says} to=${address(look, { range })}>${range.name}<//>`)}</span>
+            <${Toggle} isOn=${range === look.range} title=${range.says} to=${address(look, { range })}>
+              ${range.name}
+            <//>`)}</span>
         </div>`}
       <div class="choice" role="group" aria-label="What is counted">
         <span class="label" aria-hidden="true">What is counted</span>
         <span class="buttons">${look.measures.map((measure) => html`
           <${Toggle} isOn=${measure === look.measure} to=${address(look, { measure })}>${measure.says}<//>`)}</span>
       </div>
+      <div class="choice">
+        <${Toggle} isOn=${look.isLive} to=${address(look, { isLive: !look.isLive })}>Again every 15 s<//>
+      </div>
     </div>
     ${filters.length > 0 && html`
       <p class="chosen-filters" aria-live="polite">Only
-        ${filters.map(([key, values]) => html` <span class="filter"><bdi>${key}</bdi> ${values.length > 1 ? 'is one of' : 'is'} ${values.map((value, at) => html`${at > 0 && ', '}<bdi>${shownName(value)}</bdi>`)}
-          <a href=${address(look, { filters: without(key) })} aria-label=${`Show every ${key}`}>✕</a></span>`)}
+        ${filters.map(([key, values]) => html`
+          ${' '}<span class="filter">
+            <bdi>${key}</bdi> ${values.length > 1 ? 'is one of' : 'is'}
+            ${values.map((value, at) => html`${at > 0 && 'or '}<bdi>${shownName(value)}</bdi>`)}
+            <a href=${address(look, { filters: without(key) })} aria-label=${`Show every ${key}`}>✕</a>
+          </span>`)}
         ${filters.length > 1 && html` <a href=${address(look, { filters: {} })}>Show everything</a>`}
       </p>`}`;
 }
 
 /** A button that is on or off, and leads to an address. */
-const Toggle = ({ isOn, says, to, children, ...rest }) => html`
-  <button type="button" aria-pressed=${isOn} aria-label=${says} onClick=${() => go(to)} ...${rest}>${children}</button>`;
+const Toggle = ({ isOn, to, children, ...rest }) => html`
+  <button type="button" aria-pressed=${isOn} onClick=${() => go(to)} ...${rest}>${children}</button>`;
 
 const shownName = (value) => (value === null ? 'NULL' : value === '' ? 'empty text' : text(value));
 
@@ -113,7 +138,7 @@ async function measured(look, write, signal) {
   for (const [nth, how] of functions.entries()) {
     const asked = write(how);
     try {
-      return { found: await rows(asked.sql, { parameters: asked.parameters, signal }), asked, how };
+      return { found: await rows(asked.sql, { parameters: asked.parameters, signal }), asked, how, of: look };
     } catch (error) {
       const isRefused = error instanceof Refusal && error.status < 500 && ![401, 403, 429].includes(error.status);
       if (!isRefused || nth === functions.length - 1) throw error;
@@ -141,11 +166,14 @@ const InSql = ({ load }) => html`
   </div>`;
 
 function Total({ look, place }) {
-  const load = useLoad((signal) => measured(look, (how) => total(look, how), signal), [place]);
+  const load = useLoad((signal) => measured(look, (how) => total(look, how), signal), [place], pace(look));
   return html`
     <${Part} title="Total" load=${load} actions=${html`<${InSql} load=${load} />`}>
-      ${({ found: [row] }) => html`
-        <p class="total"><strong>${number(row?.amount ?? (look.measure.functions[0] === 'avg' ? null : 0))}</strong> ${look.measure.says}${look.time && html`<span class="soft">, ${look.range.says}</span>`}</p>
+      ${({ found: [row], how, of }) => html`
+        <p class="total">
+          <strong>${number(row?.amount ?? (how === 'avg' ? null : 0))}</strong>
+          ${' '}${of.measure.says}${of.time && html`<span class="soft">, ${of.range.says}</span>`}
+        </p>
         ${look.time && row?.newest == null && html`<${Nothing} look=${look} />`}`}
     <//>`;
 }
@@ -157,9 +185,16 @@ function Nothing({ look }) {
   const load = useLoad((signal) => measured(look, (how) => total(everything, how), signal), [address(everything, {})]);
   const newest = load.value?.found[0]?.newest;
   if (load.value === undefined) return null;
-  return newest == null
-    ? html`<${Empty}><p>Nothing is there${Object.keys(look.filters).length ? ' with these values' : ' yet. It comes with the facts of the view’s topic'}.</p><//>`
-    : html`<${Empty}><p>Nothing in this time. The newest is of <${Time} at=${newest} />. <a href=${address(look, { range: all })}>Show all time</a></p><//>`;
+  if (newest != null) {
+    const toAll = address(look, { range: all });
+    return html`
+      <${Empty}>
+        <p>Nothing in this time. The newest is of <${Time} at=${newest} />. <a href=${toAll}>Show all time</a></p>
+      <//>`;
+  }
+  if (Object.keys(look.filters).length) return html`<${Empty}><p>Nothing has these values.</p><//>`;
+  const topic = html`<${Link} to=${['topics', look.topic]}>${look.topic}<//>`;
+  return html`<${Empty}><p>Nothing is there yet. It comes with the facts of ${topic}.</p><//>`;
 }
 
 const plain = (value) => (value == null ? null : Number(value));
@@ -183,10 +218,11 @@ export function points(found, isNought) {
 }
 
 function Series({ look, place }) {
-  const load = useLoad((signal) => measured(look, (how) => series(look, how), signal), [place]);
+  const load = useLoad((signal) => measured(look, (how) => series(look, how), signal), [place], pace(look));
   return html`
-    <${Part} title=${`${look.measure.says} by ${look.range.step}`} load=${load} actions=${html`<${InSql} load=${load} />`}>
-      ${({ found, how }) => html`<${Line} look=${look} found=${found} how=${how} />`}
+    <${Part} title=${`${look.measure.says} by ${look.range.step}, ${look.range.says}`} load=${load}
+      actions=${html`<${InSql} load=${load} />`}>
+      ${({ found, how, of }) => html`<${Line} look=${of} found=${found} how=${how} />`}
     <//>`;
 }
 
@@ -195,15 +231,19 @@ function Line({ look, found, how }) {
     const { at, values } = points(found, how !== 'avg');
     return { at, lines: [{ name: look.measure.says, values }] };
   }, [found]);
+  const isByDay = look.range.step === 'day';
   if (data.at.length === 0) return html`<p class="soft">Nothing in this time.</p>`;
   return html`
-    <${TimeChart} title=${`${look.measure.says}, ${look.range.says}`} at=${data.at} lines=${data.lines}>
-      <span class="soft">${counted(data.at.length, 'point', 'points')}; times are in ${zoneName()}${look.range.step === 'day' && ', days begin at midnight UTC'}</span>
+    <${TimeChart} title=${`${look.measure.says}, ${look.range.says}`} isTitleHidden isByDay=${isByDay}
+      at=${data.at} lines=${data.lines}>
+      <span class="soft">
+        ${counted(data.at.length, 'point', 'points')}; ${isByDay ? 'days are those of UTC' : `times are in ${zoneName()}`}
+      </span>
     <//>`;
 }
 
 function Ranking({ look, of, place }) {
-  const load = useLoad((signal) => measured(look, (how) => ranking(look, how, of), signal), [place]);
+  const load = useLoad((signal) => measured(look, (how) => ranking(look, how, of), signal), [place], pace(look));
   return html`
     <${Part} title=${of} load=${load} class="ranking" actions=${html`<${InSql} load=${load} />`}>
       ${({ found }) => html`<${Ranks} look=${look} of=${of} found=${found} />`}
@@ -246,6 +286,7 @@ function Sample({ look, place }) {
   }, [place]);
   return html`
     <${Part} title="Rows" load=${load} actions=${html`<${InSql} load=${load} />`}>
-      ${({ found }) => html`<${Rows} caption=${`Rows of ${look.view}`} rows=${found} names=${found.length ? undefined : []} empty=${html`<p>No rows.</p>`} />`}
+      ${({ found }) => html`
+        <${Rows} caption=${`Rows of ${look.view}`} rows=${found} names=${look.columns} empty=${html`<p>No rows.</p>`} />`}
     <//>`;
 }

@@ -2,7 +2,7 @@
 
 import { html } from '../vendor/preact-htm.module.js';
 import { rows } from '../api.js';
-import { Heading, Link, Mark, Part, Prose, Time, useId } from '../components/parts.js';
+import { Heading, Link, Mark, Part, Prose, Said, Time, useId } from '../components/parts.js';
 import { Table } from '../components/table.js';
 import { bytes, instant, number, short, span } from '../format.js';
 import { LATER, useLoad } from '../load.js';
@@ -19,7 +19,7 @@ WHERE nth = 1 AND outcome <> 'done'
 ORDER BY ended_at DESC`;
 
 export function Jobs({ query }) {
-  const given = { view: query.get('view'), job: query.get('job'), outcome: query.get('outcome'), before: query.get('before') };
+  const given = Object.fromEntries(['view', 'job', 'outcome', 'before'].map((name) => [name, query.get(name)]));
   const asked = statement((value) => {
     const same = ['view', 'job', 'outcome'].filter((name) => given[name] !== null);
     const all = same.map((name) => `${name} = ${value(given[name])}`);
@@ -43,10 +43,15 @@ export function Jobs({ query }) {
         <${Filters} given=${given} known=${views.value ?? []} />
         <${JobTable} jobs=${jobs} hasView=${true} empty=${isNarrowed
           ? html`<p>No job is like that. <${Link} to=${['jobs']}>Show all<//></p>`
-          : html`<p>No job has ended yet. <code>anabranch up</code> runs them by their schedules; <code>anabranch batch refresh</code> runs one now.</p>`} />
+          : html`
+            <p>
+              No job has ended yet. <code>anabranch up</code> runs them by their schedules;
+              ${' '}<code>anabranch batch refresh</code> runs one now.
+            </p>`} />
         <p class="actions">
           ${given.before && html`<button type="button" onClick=${() => change({ before: null })}>Newest</button>`}
-          ${jobs.length === SHOWN && html`<button type="button" onClick=${() => change({ before: jobs.at(-1).ended_at })}>Older</button>`}
+          ${jobs.length === SHOWN && html`
+            <button type="button" onClick=${() => change({ before: jobs.at(-1).ended_at })}>Older</button>`}
         </p>`}
     <//>`;
 }
@@ -55,7 +60,7 @@ const Failure = ({ job }) => html`
   <${Mark} level="attention" />
   <strong>${job.job} of <${Link} to=${['views', job.view]}>${job.view}<//></strong>
   <span class="soft"> ${job.outcome} at <${Time} at=${job.ended_at} isShort /></span>
-  ${job.error && html`<p><${Prose} text=${job.error} /></p>`}`;
+  ${job.error && html`<${Said} text=${job.error} />`}`;
 
 function Filters({ given, known }) {
   const values = (name) => [...new Set([...known.map((row) => row[name]), given[name]].filter((value) => value != null))];
@@ -93,7 +98,7 @@ export function JobTable({ jobs, empty, hasView = false }) {
     { title: 'Facts', isNumber: true, cell: (job) => number(job.facts) },
     { title: 'Facts a second', isNumber: true, cell: (job) => short(job.facts_per_second) },
     { title: 'Written', isNumber: true, cell: (job) => bytes(job.bytes) },
-    { title: 'Most memory', isNumber: true, cell: (job) => bytes(job.peak_memory_bytes) },
+    { title: 'Peak memory', isNumber: true, cell: (job) => bytes(job.peak_memory_bytes) },
     { title: 'Started by', cell: (job) => job.trigger },
     { title: 'Error', kind: 'wrap', cell: (job) => (job.error ? html`<${Prose} text=${job.error} />` : '–') },
   ];

@@ -1,12 +1,13 @@
 // Now: what needs somebody, what goes well, and how fresh everything is.
 
 import { html, useMemo } from '../vendor/preact-htm.module.js';
-import { ready, rows, status } from '../api.js';
+import { connection, ready, rows, status } from '../api.js';
 import { attention } from '../attention.js';
-import { Empty, Heading, Link, Loaded, Mark, Part, Prose, Spark, Split } from '../components/parts.js';
+import { Heading, Link, Loaded, Mark, NoTopics, NoViews, Part, Prose, Said, Spark, Split } from '../components/parts.js';
 import { ago, counted, number, short, time } from '../format.js';
 import { freshness, noteHeads, placesUpTo, rate, rates } from '../freshness.js';
 import { LATER, SOON, useLoad, useNow } from '../load.js';
+import { useStore } from '../store.js';
 
 const LAST_CHECKS = `SELECT view, ended_at, outcome FROM jobs
 WHERE job = 'verify' ORDER BY ended_at DESC LIMIT 1`;
@@ -20,10 +21,12 @@ export function Now() {
     () => attention(isReady.value ?? null, state.value ?? null),
     [isReady.value, state.value],
   );
+  const { answers } = useStore(connection);
   // What one of the two can't tell, the other may.
   const known = isReady.value === undefined ? state : isReady;
   return html`
     <${Heading} about="What needs you, and how fresh each answer is. It is asked for again every 2 seconds.">Now<//>
+    ${!answers && html`<${Part} title="What needs you first"><${Items} items=${[silence]} /><//>`}
     <${Part} title="What needs you" load=${known} class="attention">
       ${() => html`<${Attention} items=${items} ready=${isReady.value} state=${state} />`}
     <//>
@@ -31,12 +34,19 @@ export function Now() {
       ${(all) => html`<${Well} all=${all} items=${items} checks=${checks.value} />`}
     <//>
     <${Part} title="Views" load=${fresh}>
-      ${(all) => html`<${Cards} all=${all.filter((r) => r.kind === 'view')} card=${ViewCard} empty=${noViews} />`}
+      ${(all) => html`<${Cards} all=${all.filter((r) => r.kind === 'view')} card=${ViewCard} none=${NoViews} />`}
     <//>
     <${Part} title="Topics" load=${fresh}>
-      ${(all) => html`<${Cards} all=${all.filter((r) => r.kind === 'topic')} card=${TopicCard} empty=${noTopics} />`}
+      ${(all) => html`<${Cards} all=${all.filter((r) => r.kind === 'topic')} card=${TopicCard} none=${NoTopics} />`}
     <//>`;
 }
+
+const silence = {
+  level: 'red',
+  about: 'the daemon',
+  why: 'it does not answer: it has ended, or the way to it is cut. Its log says why it ended; `anabranch up` starts '
+    + 'it again, and nothing that was acknowledged is lost',
+};
 
 async function loadFreshness(signal) {
   const all = await freshness(signal);
@@ -52,13 +62,19 @@ function Attention({ items, ready: known, state }) {
     <div aria-live="polite">
       ${urgent.length === 0 && !isBlind && html`<p class="verdict"><${Mark} level="good" /> Nothing needs you.</p>`}
       ${isBlind && html`
-        <p class="verdict"><${Mark} level=${known.ready ? 'good' : 'red'} /> The daemon says that it is ${known.ready ? '' : 'not '}ready.</p>
+        <p class="verdict">
+          <${Mark} level=${known.ready ? 'good' : 'red'} /> The daemon says that it is ${known.ready ? '' : 'not '}ready.
+        </p>
         <p class="soft">Why it would not be is told to those who have the right <code>operate</code>.</p>`}
       ${urgent.length > 0 && html`<${Items} items=${urgent} />`}
     </div>
-    ${state.error && state.value === undefined && !isBlind && html`<${Loaded} load=${state} what="The daemon's state">${() => null}<//>`}
+    ${state.error && state.value === undefined && !isBlind && html`
+      <${Loaded} load=${state} what="The daemon's state">${() => null}<//>`}
     ${notes.length > 0 && html`
-      <details open=${urgent.length === 0}><summary>${counted(notes.length, 'note', 'notes')}</summary><${Items} items=${notes} /></details>`}`;
+      <details open=${urgent.length === 0}>
+        <summary>${counted(notes.length, 'note', 'notes')}</summary>
+        <${Items} items=${notes} />
+      </details>`}`;
 }
 
 const Items = ({ items }) => html`
@@ -67,29 +83,47 @@ const Items = ({ items }) => html`
       <li class=${level}>
         <${Mark} level=${level} isLabelled=${level !== 'note'} />
         <strong>${link ? html`<${Link} to=${link}>${about}<//>` : about}</strong>
-        <p><${Prose} text=${why} /></p>
+        <${Said} text=${why} />
       </li>`)}
   </ul>`;
 
 function Well({ all, items, checks }) {
-  const topics = all.filter((r) => r.kind === 'topic');
+  const topics = new Map(all.map((r) => [r.topic ?? r.relation, r]));
   const views = all.filter((r) => r.kind === 'view');
-  const moving = topics.map((r) => rate(r.relation)).filter((r) => r !== null);
-  const speed = moving.length ? moving.reduce((sum, r) => sum + r, 0) : null;
+  const speeds = [...topics.keys()].map(rate).filter((r) => r !== null);
+  const speed = speeds.length ? speeds.reduce((sum, r) => sum + r, 0) : null;
+  const ages = all.map((r) => r.age_seconds).filter((age) => age != null);
+  const isEmpty = [...topics.values()].every((r) => placesUpTo(r.head) === 0);
   const failing = new Set(items.filter((i) => i.level !== 'note' && i.link?.[0] === 'views').map((i) => i.link[1]));
-  const ages = topics.map((r) => r.age_seconds).filter((age) => age != null);
+  const answering = views.filter((r) => !failing.has(r.relation)).length;
   const check = checks?.[0];
   return html`
     <ul class="well">
-      <li>${speed === null ? 'How fast facts come in is known in a moment.' : html`
-        <strong>${number(speed, speed < 10 ? 1 : 0)}</strong> ${speed === 1 ? 'fact' : 'facts'} a second come in.`}
-        ${ages.length > 0 && ` The newest came ${ago(Math.min(...ages))}.`}</li>
-      <li>${views.length === 0 ? 'There are no views yet.' : failing.size === 0
-        ? `${views.length === 1 ? 'The view answers' : `All ${views.length} views answer`}, up to the newest fact.`
-        : `${counted(views.length - failing.size, 'view answers', 'views answer')} up to the newest fact; ${counted(failing.size, 'view needs', 'views need')} you.`}</li>
+      ${topics.size > 0 && html`
+        <li><${Speed} speed=${speed} ages=${ages} isEmpty=${isEmpty} topic=${[...topics.keys()][0]} /></li>`}
+      <li>${answeringText(views.length, answering, failing.size)}</li>
       ${check && html`<li><${Check} of=${check} /></li>`}
-      ${checks?.length === 0 && html`<li>No view has been compared with its facts yet. <${Prose} text="\`anabranch verify\`" /> does that.</li>`}
+      ${checks?.length === 0 && views.length > 0 && html`
+        <li>
+          No view is compared with its facts by a schedule yet (<code>verify_cron</code>).
+          ${' '}<${Prose} text="\`anabranch verify\`" /> does it now.
+        </li>`}
     </ul>`;
+}
+
+function answeringText(all, answering, failing) {
+  if (all + failing === 0) return 'There is no view yet.';
+  if (failing === 0) return `${all === 1 ? 'The view answers' : `All ${all} views answer`}, up to the newest fact.`;
+  const others = counted(failing, 'view needs', 'views need');
+  return `${counted(answering, 'view answers', 'views answer')} up to the newest fact; ${others} you.`;
+}
+
+function Speed({ speed, ages, isEmpty, topic }) {
+  if (isEmpty) return html`No facts have come yet. <${Link} to=${['topics', topic]}>See how to send some<//>.`;
+  const newest = ages.length > 0 && ` The newest came ${ago(Math.min(...ages))}.`;
+  if (speed === null) return html`How fast facts come in is known in a moment.${newest}`;
+  if (speed === 0) return html`No facts come in right now.${newest}`;
+  return html`<strong>${number(speed, speed < 10 ? 1 : 0)}</strong> facts a second come in.${newest}`;
 }
 
 function Check({ of: { view, ended_at: endedAt, outcome } }) {
@@ -101,11 +135,8 @@ function Check({ of: { view, ended_at: endedAt, outcome } }) {
     : html`The last check, of ${link} ${ago(age)}, ${outcome}. <${Link} to=${['jobs']} query=${{ job: 'verify' }}>See why<//>`;
 }
 
-const noViews = html`<p>No views yet. Write one as a file of SQL, name it under <code>[views.NAME]</code> in <code>anabranch.toml</code>, and run <code>anabranch apply</code>.</p>`;
-const noTopics = html`<p>No topics yet. Declare one under <code>[topics.NAME]</code> in <code>anabranch.toml</code>; <code>anabranch init</code> writes one to begin with.</p>`;
-
-function Cards({ all, card: Card, empty }) {
-  if (all.length === 0) return html`<${Empty}>${empty}<//>`;
+function Cards({ all, card: Card, none: None }) {
+  if (all.length === 0) return html`<${None} />`;
   return html`<ul class="cards">${all.map((row) => html`<li key=${row.relation}><${Card} row=${row} /></li>`)}</ul>`;
 }
 
@@ -128,6 +159,6 @@ function TopicCard({ row }) {
       <span class="card-name">${row.relation}</span>
       <span class="card-main">${speed === null ? '–' : `${short(speed)} a second`}</span>
       <${Spark} values=${rates(row.relation)} />
-      <span class="soft">${counted(placesUpTo(row.head), 'fact', 'facts')}${row.age_seconds != null && `, newest ${ago(row.age_seconds)}`}</span>
+      <span class="soft">head ${number(placesUpTo(row.head))}${row.age_seconds != null && `, newest ${ago(row.age_seconds)}`}</span>
     <//>`;
 }

@@ -21,6 +21,9 @@ const KEPT_STATEMENTS = 50;
 /** What is read of an answer at most; all of it is in the file. */
 const MOST = { rows: 100_000, cells: 5_000_000 };
 
+/** Longer statements are in no address. */
+const MOST_IN_ADDRESS = 20_000;
+
 /** A chart has so many points at most. */
 const MOST_POINTS = 20_000;
 
@@ -52,7 +55,7 @@ export function Sql({ query }) {
     const begunAt = Date.now();
     const mine = { controller, statement, begunAt, rows: 0, isRunning: true };
     setRun(mine);
-    change({ q: statement });
+    change({ q: statement.length <= MOST_IN_ADDRESS ? statement : null });
     const update = (changes) => setRun((before) => (before?.controller === controller ? { ...before, ...changes } : before));
     let outcome;
     try {
@@ -63,8 +66,9 @@ export function Sql({ query }) {
     } catch (error) {
       outcome = controller.signal.aborted ? { isCancelled: true } : { error };
     }
-    update({ ...outcome, isRunning: false, tookMs: Date.now() - begunAt });
-    setHistory(remember({ statement, at: begunAt, tookMs: Date.now() - begunAt, rows: outcome.result?.rows.length ?? null, hasMore: outcome.result?.hasMore ?? false }));
+    const tookMs = Date.now() - begunAt;
+    update({ ...outcome, isRunning: false, tookMs });
+    setHistory(remember({ statement, at: begunAt, tookMs, rows: outcome.rows ?? null }));
   };
   const take = (statement) => {
     write(statement);
@@ -84,7 +88,10 @@ export function Sql({ query }) {
       <div class="sql-answer">
         ${run?.error && html`<${SqlProblem} run=${run} box=${box} draft=${draft} />`}
         ${run?.result && html`<${Answer} key=${run.begunAt} run=${run} />`}
-        ${!run && html`<${Empty}><p>Write a statement and run it with ${RUN_KEYS}. <code>SHOW TABLES</code> lists what there is.</p><//>`}
+        ${!run && html`
+          <${Empty}>
+            <p>Write a statement and run it with ${RUN_KEYS}. <code>SHOW TABLES</code> lists what there is.</p>
+          <//>`}
       </div>
       <aside class="sql-side" aria-label="Help with statements">
         <${Known} take=${(name) => insert(box.current, name)} />
@@ -95,7 +102,10 @@ export function Sql({ query }) {
 
 function RunSays({ run }) {
   if (!run) return null;
-  if (run.isRunning) return html`Running … <span aria-hidden="true"><${Clock} since=${run.begunAt} />${run.rows > 0 && `, ${counted(run.rows, 'row', 'rows')} so far`}</span>`;
+  if (run.isRunning) {
+    const soFar = run.rows > 0 && `, ${counted(run.rows, 'row', 'rows')} so far`;
+    return html`Running … <span aria-hidden="true"><${Clock} since=${run.begunAt} />${soFar}</span>`;
+  }
   if (run.isCancelled) return 'Cancelled.';
   if (run.error) return 'It failed.';
   return `${run.result.hasMore ? 'The first ' : ''}${counted(run.rows, 'row', 'rows')} in ${span(run.result.tookMs / 1000)}.`;
@@ -132,6 +142,9 @@ function SqlProblem({ run: { error, statement }, box, draft }) {
   const isPlaced = error instanceof Refusal && error.line > 0;
   const lines = statement.split('\n');
   const line = isPlaced ? lines[error.line - 1] : undefined;
+  // The daemon draws the place below what it says.
+  const [said, ...below] = isPlaced ? error.message.split('\n') : [error.message];
+  const drawn = below.filter((text, nth) => nth > 0 || text.trim() !== '|');
   const goThere = () => {
     const before = lines.slice(0, error.line - 1).reduce((sum, l) => sum + l.length + 1, 0);
     const at = before + [...(line ?? '')].slice(0, (error.column ?? 1) - 1).join('').length;
@@ -140,10 +153,13 @@ function SqlProblem({ run: { error, statement }, box, draft }) {
   };
   return html`
     <div class="problem" role="alert">
-      <p><${Mark} level="red" /> <${Prose} text=${error.message} /></p>
+      <p><${Mark} level="red" /> <${Prose} text=${said} /></p>
       ${line !== undefined && html`
-        <${Code} label="The place in the statement" text=${excerpt(line, error.line, error.column)} />
-        ${statement === draft && html`<button type="button" class="small" onClick=${goThere}>Go to line ${error.line}, column ${error.column ?? 1}</button>`}`}
+        <${Code} label="The place in the statement" text=${drawn.join('\n') || excerpt(line, error.line, error.column)} />
+        ${statement === draft && html`
+          <button type="button" class="small" onClick=${goThere}>
+            Go to line ${error.line}, column ${error.column ?? 1}
+          </button>`}`}
     </div>`;
 }
 
@@ -179,9 +195,14 @@ function Answer({ run: { result } }) {
         <h2>Answer</h2>
         <div class="actions"><${Download} statement=${result.statement} /></div>
       </div>
-      ${result.hasMore && html`<p class="soft">Only the first ${number(result.rows.length)} rows are here. The file that you download has all of them.</p>`}
+      ${result.hasMore && html`
+        <p class="soft">
+          Only the first ${number(result.rows.length)} rows are here. The file that you download has all of them.
+        </p>`}
       <${Tabs} label="The answer" tabs=${tabs} chosen=${tab} choose=${setTab}>
-        ${(name) => (name === 'rows' ? html`<${ResultGrid} result=${result} kinds=${kinds} />` : html`<${ResultChart} result=${result} kinds=${kinds} />`)}
+        ${(name) => (name === 'rows'
+          ? html`<${ResultGrid} result=${result} kinds=${kinds} />`
+          : html`<${ResultChart} result=${result} kinds=${kinds} />`)}
       <//>
       <${Said} result=${result} />
     </section>`;
@@ -198,18 +219,26 @@ function ResultGrid({ result, kinds }) {
   }, [result, kinds, shownZone]);
   if (result.rows.length === 0) return html`<p class="soft">No rows.</p>`;
   return html`
-    <${Grid} label="Rows of the answer. Arrow keys go from cell to cell." columns=${result.columns} rowCount=${result.rows.length} cell=${cell} onChoose=${setChosen} />
-    ${chosen && html`<${Whole} name=${result.columns[chosen.column]} value=${result.rows[chosen.row]?.[chosen.column]} row=${chosen.row} />`}`;
+    <${Grid} label="Rows of the answer. Arrow keys go from cell to cell." columns=${result.columns}
+      rowCount=${result.rows.length} cell=${cell} onChoose=${setChosen} />
+    ${chosen && html`
+      <${Whole} name=${result.columns[chosen.column]} value=${result.rows[chosen.row]?.[chosen.column]} row=${chosen.row} />`}`;
 }
 
 /** The chosen value, whole. */
 function Whole({ name, value, row }) {
   const raw = text(value);
-  const shown = value !== null && typeof value === 'object' && !(value instanceof Exact) ? JSON.stringify(value, null, 2) : raw;
+  const isNested = value !== null && typeof value === 'object' && !(value instanceof Exact);
+  const shown = isNested ? JSON.stringify(value, null, 2) : raw;
   return html`
     <div class="whole">
-      <div class="part-head"><h3><bdi>${name}</bdi>, row ${number(row + 1)}</h3><div class="actions"><${Copy} text=${raw} says="Copy value" /></div></div>
-      ${value === '' ? html`<p class="soft">The empty text.</p>` : html`<${Code} text=${shown.slice(0, 100_000)} label="The value" />`}
+      <div class="part-head">
+        <h3><bdi>${name}</bdi>, row ${number(row + 1)}</h3>
+        <div class="actions"><${Copy} text=${raw} says="Copy value" /></div>
+      </div>
+      ${value === ''
+        ? html`<p class="soft">The empty text.</p>`
+        : html`<${Code} text=${shown.slice(0, 100_000)} label="The value" />`}
     </div>`;
 }
 
@@ -221,9 +250,11 @@ function ResultChart({ result, kinds }) {
   const { data, isCut } = useMemo(() => {
     const usable = result.rows.filter((row) => row[timeAt] != null).slice(0, MOST_POINTS);
     const sorted = usable.map((row) => [instant(row[timeAt]) / 1000, row]).sort((a, b) => a[0] - b[0]);
-    const lines = values.map((nth) => ({ name: result.columns[nth], values: sorted.map(([, row]) => (row[nth] == null ? null : Number(row[nth]))) }));
+    const plain = (value) => (value == null ? null : Number(value));
+    const lines = values.map((nth) => ({ name: result.columns[nth], values: sorted.map(([, row]) => plain(row[nth])) }));
     return { data: { at: sorted.map(([at]) => at), lines }, isCut: result.rows.length > MOST_POINTS };
   }, [result, timeAt, values]);
+  const isByDay = result.rows.every((row) => row[timeAt] == null || isDate(row[timeAt]));
   const toggle = (nth) => setValues((before) => (before.includes(nth) ? before.filter((v) => v !== nth) : [...before, nth]));
   return html`
     <div class="controls">
@@ -240,7 +271,10 @@ function ResultChart({ result, kinds }) {
     ${isCut && html`<p class="soft">Drawn of the first ${number(MOST_POINTS)} rows.</p>`}
     ${values.length === 0
       ? html`<p class="soft">Choose a line.</p>`
-      : html`<${TimeChart} title=${`By ${result.columns[timeAt]}`} at=${data.at} lines=${data.lines}><span class="soft">times are in ${zoneName()}</span><//>`}`;
+      : html`
+        <${TimeChart} title=${`By ${result.columns[timeAt]}`} isByDay=${isByDay} at=${data.at} lines=${data.lines}>
+          ${!isByDay && html`<span class="soft">times are in ${zoneName()}</span>`}
+        <//>`}`;
 }
 
 /** What the daemon says of the answer. */
@@ -294,7 +328,8 @@ function Known({ take }) {
           const found = all.filter((r) => has(r.name) || r.columns.some((c) => has(c.name)));
           return html`
             <label for=${id} class="hidden">Look for a name</label>
-            <input id=${id} type="search" placeholder="Look for a name" value=${sought} onInput=${(event) => setSought(event.target.value)} />
+            <input id=${id} type="search" placeholder="Look for a name" value=${sought}
+              onInput=${(event) => setSought(event.target.value)} />
             ${found.length === 0 && html`<p class="soft">None is called like that.</p>`}
             <ul class="names">
               ${found.slice(0, 200).map((r) => html`
@@ -302,7 +337,13 @@ function Known({ take }) {
                   <details open=${wanted !== '' && !has(r.name)}>
                     <summary><bdi>${r.name}</bdi> <span class="soft">${r.kind}</span></summary>
                     <button type="button" class="small" onClick=${() => take(relation(r.name))}>Put in the name</button>
-                    <ul>${r.columns.map((c) => html`<li><button type="button" class="name" onClick=${() => take(shortName(c.name))} title=${`Put in ${c.name}`}>${c.name}</button> <span class="soft">${c.type}</span></li>`)}</ul>
+                    <ul>
+                      ${r.columns.map((c) => html`
+                        <li>
+                          <button type="button" class="name" onClick=${() => take(shortName(c.name))}>${c.name}</button>
+                          ${' '}<span class="soft">${c.type}</span>
+                        </li>`)}
+                    </ul>
                   </details>
                 </li>`)}
             </ul>
@@ -315,12 +356,18 @@ function Known({ take }) {
 const History = ({ entries, take, clear }) => html`
   <details class="history">
     <summary>What was asked before (${entries.length})</summary>
-    ${entries.length === 0 ? html`<p class="soft">Nothing yet. The last ${KEPT_STATEMENTS} statements are kept in this browser.</p>` : html`
+    ${entries.length === 0 ? html`
+      <p class="soft">Nothing yet. The last ${KEPT_STATEMENTS} statements are kept in this browser.</p>` : html`
       <ul>
         ${entries.map((e) => html`
           <li key=${e.at}>
-            <button type="button" class="past" onClick=${() => take(e.statement)}><code>${e.statement.trim().slice(0, 300)}</code></button>
-            <span class="soft"><${Time} at=${e.at} isShort />, ${e.rows === null ? 'no answer' : `${counted(e.rows, 'row', 'rows')}`}, ${span(e.tookMs / 1000)}</span>
+            <button type="button" class="past" onClick=${() => take(e.statement)}>
+              <code>${e.statement.trim().slice(0, 300)}</code>
+            </button>
+            <span class="soft">
+              <${Time} at=${e.at} isShort />, ${e.rows === null ? 'no answer' : counted(e.rows, 'row', 'rows')},
+              ${' '}${span(e.tookMs / 1000)}
+            </span>
           </li>`)}
       </ul>
       <button type="button" class="small" onClick=${clear}>Forget them</button>`}

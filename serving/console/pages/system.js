@@ -35,7 +35,9 @@ function Bounds({ of: { bounds, unlanded_facts: unlanded = {}, dedup = {} } }) {
   return html`
     <${Use} says="Memory of facts and deltas" used=${bounds.memory_bytes} bound=${bounds.memory_bound_bytes} write=${bytes} />
     ${bounds.spill_bound_bytes > 0
-      ? html`<${Use} says="Disk of deltas that memory has no room for" used=${bounds.spilled_bytes} bound=${bounds.spill_bound_bytes} write=${bytes} />`
+      ? html`
+        <${Use} says="Disk of deltas that memory has no room for" used=${bounds.spilled_bytes}
+          bound=${bounds.spill_bound_bytes} write=${bytes} />`
       : html`<p>Nothing is put on disk when memory is full (<code>spill</code> in <code>[daemon]</code>).</p>`}
     ${bounds.full && html`<p class="bad">✕ ${bounds.full}</p>`}
     <dl class="stats">
@@ -45,13 +47,14 @@ function Bounds({ of: { bounds, unlanded_facts: unlanded = {}, dedup = {} } }) {
 }
 
 function Doors({ doors }) {
+  const isOpen = (d) => d.is_beyond && !(d.has_users && d.is_encrypted);
   const columns = [
     { title: 'Door', cell: (d) => d.name },
     { title: 'Address', cell: (d) => html`<code>${d.address}</code>` },
     { title: 'Reached by', cell: (d) => (d.is_beyond ? 'other machines' : 'this machine alone') },
     { title: 'Lets in', cell: (d) => (d.has_users ? 'users' : 'everybody') },
     { title: 'Sent', cell: (d) => (d.is_encrypted ? 'encrypted' : 'in clear text') },
-    { title: 'Safe', cell: (d) => (d.is_beyond && !(d.has_users && d.is_encrypted) ? html`<${Mark} level="attention" isLabelled />` : html`<span class="good">✓ yes</span>`) },
+    { title: 'Safe', cell: (d) => (isOpen(d) ? html`<${Mark} level="attention" isLabelled />` : html`<span class="good">✓ yes</span>`) },
   ];
   return html`<${Table} caption="Doors" columns=${columns} rows=${doors} empty=${html`<p>The daemon names none.</p>`} />`;
 }
@@ -98,7 +101,11 @@ function Running() {
         ${trouble && html`<${Problem} error=${trouble} />`}
         ${list.length === 0
           ? html`<${Empty}><p>None runs. <${Link} to=${['sql']}>Ask something<//>.</p><//>`
-          : html`<ul class="queries">${list.map((q) => html`<li key=${q.id}><${Query} of=${q} stop=${stop} isStopping=${stopping.includes(q.id)} /></li>`)}</ul>`}`}
+          : html`
+            <ul class="queries">
+              ${list.map((q) => html`
+                <li key=${q.id}><${Query} of=${q} stop=${stop} isStopping=${stopping.includes(q.id)} /></li>`)}
+            </ul>`}`}
     <//>`;
 }
 
@@ -107,5 +114,5 @@ const Query = ({ of, stop, isStopping }) => html`
     <p><strong>${of.state}</strong> for ${span(of.seconds)}, ${bytes(of.memory_bytes)} <span class="soft">asked by ${of.who}</span></p>
     <${Code} text=${of.statement} label="Statement" />
     <button type="button" onClick=${() => stop(of.id)} disabled=${isStopping || of.state === 'stopping'}
-      aria-label=${`Stop the query that has been ${of.state} for ${span(of.seconds)}`}>${isStopping ? 'Stopping …' : 'Stop it'}</button>
+      aria-label=${`Stop it: the query that has been ${of.state} for ${span(of.seconds)}`}>${isStopping ? 'Stopping …' : 'Stop it'}</button>
   </div>`;

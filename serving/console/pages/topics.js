@@ -1,8 +1,8 @@
 // Topics: the list, and one of them with its fields, its newest facts and its dead letters.
 
 import { html } from '../vendor/preact-htm.module.js';
-import { relations, rows, status } from '../api.js';
-import { Code, Command, Empty, Heading, Link, Part, Stat, Time } from '../components/parts.js';
+import { addressOf, relations, rows, status } from '../api.js';
+import { Code, Command, Empty, Heading, Link, NoTopics, Part, Prose, Stat, Time } from '../components/parts.js';
 import { Rows, Table } from '../components/table.js';
 import { ago, counted, number, short, span } from '../format.js';
 import { freshness, noteHeads, offsets, placesUpTo, rate } from '../freshness.js';
@@ -23,11 +23,13 @@ const DEAD_COUNTS = 'SELECT topic, count(*) AS dead FROM dead_letters GROUP BY t
 function List() {
   const fresh = useLoad(loadAll, [], { every: SOON });
   const state = useLoad(status, [], { every: SOON });
-  const dead = useLoad((signal) => rows(DEAD_COUNTS, { signal }), [], { every: LATER });
+  // Without a topic there is no such table.
+  const isEmpty = !fresh.value?.some((r) => r.kind === 'topic');
+  const dead = useLoad(async (signal) => (isEmpty ? [] : rows(DEAD_COUNTS, { signal })), [isEmpty], { every: LATER });
   const deadOf = (topic) => dead.value?.find((row) => row.topic === topic)?.dead ?? (dead.value ? 0 : null);
   const columns = [
     { title: 'Topic', cell: (r) => html`<${Link} to=${['topics', r.relation]}>${r.relation}<//>` },
-    { title: 'Facts', isNumber: true, cell: (r) => number(placesUpTo(r.head)) },
+    { title: 'Head', isNumber: true, cell: (r) => number(placesUpTo(r.head)) },
     { title: 'Facts a second', isNumber: true, cell: (r) => short(rate(r.relation)) },
     { title: 'Newest came', isNumber: true, cell: (r) => ago(r.age_seconds) },
     { title: 'Not landed', isNumber: true, cell: (r) => number(state.value?.unlanded_facts?.[r.relation]) },
@@ -36,8 +38,10 @@ function List() {
   return html`
     <${Heading} about="Logs of facts that only grow. Views are made from them.">Topics<//>
     <${Part} title="All topics" load=${fresh} isQuiet>
-      ${(all) => html`<${Table} caption="Topics" columns=${columns} rows=${all.filter((r) => r.kind === 'topic')}
-        empty=${html`<p>No topics yet. Declare one under <code>[topics.NAME]</code> in <code>anabranch.toml</code>.</p>`} />`}
+      ${(all) => {
+        const topics = all.filter((r) => r.kind === 'topic');
+        return topics.length ? html`<${Table} caption="Topics" columns=${columns} rows=${topics} />` : html`<${NoTopics} />`;
+      }}
     <//>`;
 }
 
@@ -57,13 +61,15 @@ function Topic({ name }) {
       <//>`}`;
 }
 
-const Absent = ({ name }) => html`<${Empty}><p>There is no topic <code>${name}</code> that you may read. <${Link} to=${['topics']}>See those that there are<//>.</p><//>`;
+const Absent = ({ name }) => html`
+  <${Empty}>
+    <p>There is no topic <code>${name}</code> that you may read. <${Link} to=${['topics']}>See those that there are<//>.</p>
+  <//>`;
 
 function How({ name }) {
   const fresh = useLoad(loadAll, [], { every: SOON });
   const state = useLoad(status, [], { every: SOON });
   const { unlanded_facts: unlanded, intake, kafka, steps, landed } = state.value ?? {};
-  const counts = intake?.[name];
   return html`
     <${Part} title="How it stands" load=${fresh}>
       ${(all) => {
@@ -71,17 +77,30 @@ function How({ name }) {
         if (!row) return html`<p class="soft">Nothing is known of it.</p>`;
         return html`
           <dl class="stats">
-            <${Stat} says="Facts">${number(placesUpTo(row.head))}<//>
+            <${Stat} says="Head" hint="offsets">${number(placesUpTo(row.head))}<//>
             <${Stat} says="Facts a second">${short(rate(name))}<//>
             <${Stat} says="Newest came">${ago(row.age_seconds)}<//>
             <${Stat} says="Not landed yet">${number(unlanded?.[name])}<//>
-            ${counts && html`<${Stat} says="Since the daemon started" hint=${`${counted(counts.duplicates, 'duplicate', 'duplicates')}, ${counted(counts.dead_letters, 'dead letter', 'dead letters')}`}>${counted(counts.facts, 'fact', 'facts')}<//>`}
-            ${kafka?.[name] && html`<${Stat} says="Comes from">Kafka, ${counted(Object.keys(kafka[name].partitions ?? {}).length, 'partition', 'partitions')}<//>`}
-            ${steps?.[name] && html`<${Stat} says="Made by">step ${steps[name].step}, from <${Link} to=${['topics', steps[name].from]}>${steps[name].from}<//><//>`}
+            ${intake?.[name] && html`<${Intake} of=${intake[name]} />`}
+            ${kafka?.[name] && html`<${FromKafka} of=${kafka[name]} />`}
+            ${steps?.[name] && html`<${FromStep} of=${steps[name]} />`}
           </dl>
           <${Partitions} head=${row.head} landed=${landed?.[name]} />`;
       }}
     <//>`;
+}
+
+function Intake({ of: { facts, duplicates, dead_letters: dead } }) {
+  const others = `${counted(duplicates, 'duplicate', 'duplicates')}, ${counted(dead, 'dead letter', 'dead letters')}`;
+  return html`<${Stat} says="Since the daemon started" hint=${others}>${counted(facts, 'fact', 'facts')}<//>`;
+}
+
+function FromKafka({ of: { partitions = {} } }) {
+  return html`<${Stat} says="Comes from">Kafka, ${counted(Object.keys(partitions).length, 'partition', 'partitions')}<//>`;
+}
+
+function FromStep({ of: { step, from } }) {
+  return html`<${Stat} says="Made by">step ${step}, from <${Link} to=${['topics', from]}>${from}<//><//>`;
 }
 
 function Partitions({ head, landed }) {
@@ -111,11 +130,12 @@ function Newest({ topic }) {
   const hasTime = topic.columns.some((c) => c.name === INGESTED);
   const sql = `SELECT *\nFROM ${relation(topic.name)}${hasTime ? `\nORDER BY ${column(INGESTED)} DESC` : ''}\nLIMIT 50`;
   const load = useLoad((signal) => rows(sql, { signal }), [sql]);
-  const example = exampleFact(topic.columns);
+  const address = addressOf(`topics/${encodeURIComponent(topic.name)}`);
+  const example = `curl -d '${exampleFact(topic.columns)}' ${address}`;
   return html`
     <${Part} title="Newest facts" load=${load} actions=${html`<${Actions} load=${load} sql=${sql} />`}>
-      ${(newest) => html`<${Rows} caption="The 50 newest facts" rows=${newest} names=${newest.length ? undefined : []}
-        empty=${html`<p>No facts yet. Send some:</p><${Command} text=${`curl -d '${example}' ${location.host}/topics/${encodeURIComponent(topic.name)}`} />`} />`}
+      ${(newest) => html`<${Rows} caption="The 50 newest facts" rows=${newest} names=${topic.columns.map((c) => c.name)}
+        empty=${html`<p>No facts yet. Send some:</p><${Command} text=${example} />`} />`}
     <//>`;
 }
 
@@ -138,14 +158,21 @@ export const Actions = ({ load, sql }) => html`
   </div>`;
 
 function DeadLetters({ name }) {
-  const asked = statement((value) => `SELECT *\nFROM dead_letters\nWHERE topic = ${value(name)}\nORDER BY received_at DESC\nLIMIT 50`);
+  const asked = statement((value) => `SELECT *
+FROM dead_letters
+WHERE topic = ${value(name)}
+ORDER BY received_at DESC
+LIMIT 50`);
   const load = useLoad((signal) => rows(asked.sql, { parameters: asked.parameters, signal }), [name]);
   return html`
     <${Part} title="Dead letters" load=${load} actions=${html`<${Actions} load=${load} sql=${asked.text} />`}>
       ${(letters) => (letters.length === 0
         ? html`<${Empty}><p>None. Records that can't become facts are kept here, with the reason.</p><//>`
         : html`
-          <p class="soft">The ${letters.length === 1 ? 'newest' : `${letters.length} newest`}. To try them again, corrected: <code>anabranch dead-letters retry</code></p>
+          <p class="soft">
+            The ${letters.length === 1 ? 'newest' : `${letters.length} newest`}. To try them again, corrected:
+            ${' '}<code>anabranch dead-letters retry</code>
+          </p>
           <ul class="letters">${letters.map((letter) => html`<li><${Letter} of=${letter} /></li>`)}</ul>`)}
     <//>`;
 }
@@ -153,7 +180,7 @@ function DeadLetters({ name }) {
 const Letter = ({ of }) => html`
   <details>
     <summary>
-      <${Time} at=${of.received_at} /> <span class="reason">${of.reason}</span>
+      <${Time} at=${of.received_at} /> <span class="reason"><${Prose} text=${of.reason} /></span>
       ${of.retried_at != null && html` <span class="soft">tried again <${Time} at=${of.retried_at} /></span>`}
     </summary>
     <dl class="pairs">
@@ -165,5 +192,11 @@ const Letter = ({ of }) => html`
   </details>`;
 
 const Made = ({ views }) => (views.length === 0
-  ? html`<${Empty}><p>No view reads this topic yet. Write one, name it under <code>[views.NAME]</code>, and run <code>anabranch apply</code>.</p><//>`
+  ? html`
+    <${Empty}>
+      <p>
+        No view reads this topic yet. Write one, name it under <code>[views.NAME]</code>, and run
+        ${' '}<code>anabranch apply</code>.
+      </p>
+    <//>`
   : html`<ul class="names">${views.map((v) => html`<li><${Link} to=${['views', v.name]}>${v.name}<//></li>`)}</ul>`);

@@ -1,14 +1,14 @@
 // Views: the list, and one of them with its SQL, its columns, how far it is, rows of it and its jobs.
 
 import { html } from '../vendor/preact-htm.module.js';
-import { relations, rows, status } from '../api.js';
-import { Code, Copy, Empty, Heading, Link, Part, Prose, Split, Stat } from '../components/parts.js';
+import { ready, relations, rows, status } from '../api.js';
+import { Code, Copy, Empty, Heading, Link, NoViews, Part, Said, Split, Stat } from '../components/parts.js';
 import { Rows, Table } from '../components/table.js';
 import { ago, bytes, counted, number, zoneName } from '../format.js';
 import { freshness, placesUpTo } from '../freshness.js';
 import { LATER, SOON, useLoad } from '../load.js';
 import { href } from '../router.js';
-import { explorable, sample, statement } from '../statement.js';
+import { explorable, sample, shortName, statement } from '../statement.js';
 import { JobTable } from './jobs.js';
 import { Actions } from './topics.js';
 
@@ -18,49 +18,72 @@ function List() {
   const all = useLoad(relations, [], { every: LATER });
   const fresh = useLoad(freshness, [], { every: SOON });
   const state = useLoad(status, [], { every: SOON });
+  const known = useLoad(ready, [], { every: SOON });
   const of = (name) => fresh.value?.find((r) => r.relation === name && r.kind === 'view') ?? {};
   const columns = [
     { title: 'View', cell: (v) => html`<${Link} to=${['views', v.name]}>${v.name}<//>` },
+    { title: 'Answers', cell: (v) => answers(v, state.value) },
     { title: 'Made from', cell: (v) => (v.topic ? html`<${Link} to=${['topics', v.topic]}>${v.topic}<//>` : '–') },
     { title: 'Keys', kind: 'wrap', cell: (v) => keysOf(v).join(', ') || '–' },
     { title: 'Generation', isNumber: true, cell: (v) => number(of(v.name).generation) },
     { title: 'In the delta', isNumber: true, cell: (v) => number(of(v.name).in_delta) },
     { title: 'Newest fact', isNumber: true, cell: (v) => ago(of(v.name).age_seconds) },
-    { title: 'Answers', cell: (v) => answers(state.value?.deltas?.[v.name]) },
   ];
   return html`
     <${Heading} about="Each is written once, as SQL, and answers up to the newest fact.">Views<//>
     <${Part} title="All views" load=${all} isQuiet>
-      ${(list) => html`<${Table} caption="Views" columns=${columns} rows=${list.filter((v) => v.kind === 'view')}
-        empty=${html`<p>No views yet. Write one as a file of SQL, name it under <code>[views.NAME]</code> in <code>anabranch.toml</code>, and run <code>anabranch apply</code>.</p>`} />`}
+      ${(list) => {
+        const views = list.filter((v) => v.kind === 'view');
+        // One that can't be used at all is no relation, and is to be seen all the same.
+        const failing = Object.keys(known.value?.views_that_fail ?? {});
+        const unusable = failing.filter((name) => !views.some((v) => v.name === name));
+        views.push(...unusable.map((name) => ({ name, columns: [], fails: true })));
+        return views.length ? html`<${Table} caption="Views" columns=${columns} rows=${views} />` : html`<${NoViews} />`;
+      }}
     <//>`;
 }
 
 const keysOf = (view) => view.columns.filter((c) => c.role === 'key').map((c) => c.name);
 
-const answers = (delta) => (delta === undefined ? '–' : delta.failed ? html`<span class="bad">✕ no</span>` : html`<span class="good">✓ yes</span>`);
+function answers({ name, fails = false }, state) {
+  const delta = state?.deltas?.[name];
+  if (!fails && delta === undefined) return '–';
+  return fails || delta.failed ? html`<span class="bad">✕ no</span>` : html`<span class="good">✓ yes</span>`;
+}
 
 function View({ name }) {
   const all = useLoad(relations, [], { every: LATER });
+  const known = useLoad(ready, [], { every: SOON });
   const view = all.value?.find((r) => r.name === name && r.kind === 'view');
+  const why = known.value?.views_that_fail?.[name];
   return html`
     <p class="back"><${Link} to=${['views']}>All views<//></p>
     <div class="with-actions">
       <${Heading}><bdi>${name}</bdi><//>
       ${view && html`<p class="actions"><a class="button" href=${href(['explore'], { view: name })}>Explore it</a></p>`}
     </div>
-    <${How} name=${name} />
+    ${why && html`<${Part} title="It does not answer"><div class="problem" role="alert"><${Said} text=${why} /></div><//>`}
+    ${!(why && all.value && !view) && html`<${How} name=${name} />`}
     <${Part} title="SQL" load=${all} actions=${view?.sql && html`<div class="actions"><${Copy} text=${view.sql} /></div>`}>
       ${() => (view ? html`
         ${view.topic && html`<p class="soft">Made from the topic <${Link} to=${['topics', view.topic]}>${view.topic}<//>.</p>`}
-        <${Code} text=${view.sql ?? ''} label="SQL of the view" />` : html`
-        <${Empty}><p>There is no view <code>${name}</code> that you may read. <${Link} to=${['views']}>See those that there are<//>.</p><//>`)}
+        <${Code} text=${view.sql ?? ''} label="SQL of the view" />` : html`<${Absent} name=${name} isUnusable=${Boolean(why)} />`)}
     <//>
     ${view && html`
       <${Part} title="Columns"><${Columns} view=${view} /><//>
       <${Sample} view=${view} />
       <${JobsOf} name=${name} />`}`;
 }
+
+const Absent = ({ name, isUnusable }) => html`
+  <${Empty}>
+    <p>
+      ${isUnusable
+        ? 'Mend its SQL in the project; it is taken as soon as it can be used.'
+        : html`There is no view <code>${name}</code> that you may read.`}
+      ${' '}<${Link} to=${['views']}>See those that there are<//>.
+    </p>
+  <//>`;
 
 function How({ name }) {
   const fresh = useLoad(freshness, [], { every: SOON });
@@ -73,17 +96,23 @@ function How({ name }) {
         if (!row) return html`<p class="soft">Nothing is known of it.</p>`;
         const head = placesUpTo(row.head);
         return html`
-          ${delta?.failed && html`<div class="problem" role="alert"><p>✕ It does not answer: <${Prose} text=${delta.failed} />.</p></div>`}
           <dl class="stats">
             <${Stat} says="Generation">${number(row.generation)}<//>
             <${Stat} says="Newest fact">${ago(row.age_seconds)}<//>
-            <${Stat} says="Facts seen" hint="head">${number(head)}<//>
-            <${Stat} says="Absorbed by the batch layer" hint="boundary">${row.boundary == null ? '–' : number(placesUpTo(row.boundary))}<//>
-            <${Stat} says="In the delta" hint=${delta && `${counted(delta.states, 'state', 'states')}, ${bytes(delta.bytes)}${delta.spilled_bytes ? `, ${bytes(delta.spilled_bytes)} on disk` : ''}`}>${number(row.in_delta)}<//>
+            <${Stat} says="Seen up to" hint="the head">${number(head)}<//>
+            <${Stat} says="Absorbed by the batch layer" hint="the boundary">
+              ${row.boundary == null ? '–' : number(placesUpTo(row.boundary))}
+            <//>
+            <${Stat} says="In the delta" hint=${delta && sizeOf(delta)}>${number(row.in_delta)}<//>
           </dl>
           <${Split} head=${head} inDelta=${Number(row.in_delta ?? 0)} />`;
       }}
     <//>`;
+}
+
+function sizeOf({ states, bytes: inMemory, spilled_bytes: onDisk }) {
+  const disk = onDisk ? `, ${bytes(onDisk)} on disk` : '';
+  return `${counted(states, 'state', 'states')}, ${bytes(inMemory)}${disk}`;
 }
 
 function Columns({ view }) {
@@ -94,7 +123,7 @@ function Columns({ view }) {
     { title: 'Is', cell: (c) => c.role ?? '–' },
     { title: 'Made by', cell: (c) => (c.function ? html`<code>${c.function}</code>` : '–') },
     { title: 'Value', cell: (c) => trust[c.exactness] ?? c.exactness ?? '–' },
-    { title: 'At another grain', cell: (c) => (c.combines ? html`<code>combine(${c.name})</code>` : '–') },
+    { title: 'At another grain', cell: (c) => (c.combines ? html`<code>combine(${shortName(c.name)})</code>` : '–') },
     { title: 'May be NULL', cell: (c) => (c.nullable ? 'yes' : 'no') },
   ];
   return html`<${Table} caption="Columns" columns=${columns} rows=${view.columns} />`;
@@ -107,17 +136,24 @@ function Sample({ view }) {
   return html`
     <${Part} title="Rows" load=${load} actions=${html`<${Actions} load=${load} sql=${asked.text} />`}>
       ${(found) => html`
-        ${found.length > 0 && html`<p class="soft">${found.length < 50 ? counted(found.length, 'row', 'rows') : '50 rows'}${time && ', the newest first'}. Times are in ${zoneName()}.</p>`}
-        <${Rows} caption=${`Rows of ${view.name}`} rows=${found} names=${found.length ? undefined : []}
+        ${found.length > 0 && html`
+          <p class="soft">
+            ${counted(found.length, 'row', 'rows')}${time && ', the newest first'}. Times are in ${zoneName()}.
+          </p>`}
+        <${Rows} caption=${`Rows of ${view.name}`} rows=${found} names=${view.columns.map((c) => c.name)}
           empty=${html`<p>No rows yet. They come with the facts of <${Link} to=${['topics', view.topic]}>${view.topic}<//>.</p>`} />`}
     <//>`;
 }
+
+const noJobs = html`
+  <p>No job of it has ended yet. A scheduler runs them; so does <code>anabranch batch refresh</code>.</p>`;
 
 function JobsOf({ name }) {
   const asked = statement((value) => `SELECT *\nFROM jobs\nWHERE view = ${value(name)}\nORDER BY ended_at DESC\nLIMIT 20`);
   const load = useLoad((signal) => rows(asked.sql, { parameters: asked.parameters, signal }), [name], { every: LATER });
   return html`
-    <${Part} title="Jobs" load=${load} actions=${html`<div class="actions"><a class="small" href=${href(['jobs'], { view: name })}>All its jobs</a></div>`}>
-      ${(jobs) => html`<${JobTable} jobs=${jobs} empty=${html`<p>No job of it has ended yet. A scheduler runs them; so does <code>anabranch batch refresh</code>.</p>`} />`}
+    <${Part} title="Jobs" load=${load}
+      actions=${html`<div class="actions"><a class="small" href=${href(['jobs'], { view: name })}>All its jobs</a></div>`}>
+      ${(jobs) => html`<${JobTable} jobs=${jobs} empty=${noJobs} />`}
     <//>`;
 }

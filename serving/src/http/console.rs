@@ -16,7 +16,8 @@ use sha2::{Digest, Sha256};
 use super::error_response;
 
 /// What a page of the console may load and do: nothing of another origin, and nothing written into it.
-const POLICY: &str = "default-src 'self'; base-uri 'none'; form-action 'self'; frame-ancestors 'none'";
+const POLICY: &str =
+    "default-src 'self'; base-uri 'none'; form-action 'self'; frame-ancestors 'none'";
 
 /// A file of the console as it is sent.
 struct File {
@@ -73,11 +74,44 @@ impl File {
 
 macro_rules! files {
     ($($name:literal)*) => {
-        [$(($name, include_bytes!(concat!("../../console/", $name)).as_slice())),*]
+        &[$(($name, include_bytes!(concat!("../../console/", $name)).as_slice())),*]
     };
 }
 
 /// All files, by their paths.
+const FILE_BYTES: &[(&str, &[u8])] = files![
+    "api.js"
+    "app.js"
+    "attention.js"
+    "components/chart.js"
+    "components/editor.js"
+    "components/grid.js"
+    "components/parts.js"
+    "components/shell.js"
+    "components/table.js"
+    "components/tabs.js"
+    "console.css"
+    "format.js"
+    "freshness.js"
+    "icon.svg"
+    "index.html"
+    "json.js"
+    "load.js"
+    "pages/explore.js"
+    "pages/jobs.js"
+    "pages/now.js"
+    "pages/sql.js"
+    "pages/system.js"
+    "pages/topics.js"
+    "pages/views.js"
+    "router.js"
+    "statement.js"
+    "store.js"
+    "vendor/preact-htm.module.js"
+    "vendor/uPlot.esm.js"
+    "vendor/uPlot.min.css"
+];
+
 fn files() -> Result<&'static BTreeMap<&'static str, File>> {
     static FILES: OnceLock<Option<BTreeMap<&str, File>>> = OnceLock::new();
     let made = FILES.get_or_init(|| {
@@ -119,4 +153,78 @@ pub(super) async fn file_in_folder(
     headers: HeaderMap,
 ) -> Response {
     answer(&format!("{folder}/{name}"), &headers)
+}
+
+#[cfg(test)]
+mod tests {
+    #![expect(clippy::unwrap_used, reason = "tests")]
+
+    use std::collections::BTreeSet;
+
+    use axum::http::HeaderValue;
+
+    use super::*;
+
+    const FOLDER: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/console");
+
+    fn walked(folder: &std::path::Path, found: &mut BTreeSet<String>) {
+        for entry in std::fs::read_dir(folder).unwrap() {
+            let path = entry.unwrap().path();
+            if path.is_dir() {
+                walked(&path, found);
+            } else {
+                let name = path.strip_prefix(FOLDER).unwrap();
+                found.insert(name.to_str().unwrap().to_owned());
+            }
+        }
+    }
+
+    #[test]
+    fn each_file_of_the_folder_is_served() {
+        let mut found = BTreeSet::new();
+        walked(std::path::Path::new(FOLDER), &mut found);
+        for kept in ["vendor/LICENSES.md", "vendor/SHA256SUMS"] {
+            assert!(found.remove(kept), "{kept}");
+        }
+        let served = FILE_BYTES.iter().map(|(name, _)| (*name).to_owned());
+        assert_eq!(served.collect::<BTreeSet<_>>(), found);
+        let own = FILE_BYTES.iter().filter(|(n, _)| !n.starts_with("vendor/"));
+        let own = own.map(|(name, _)| files().unwrap()[name].gzip.len());
+        let own = own.sum::<usize>();
+        assert!(own < 80_000, "{own} bytes, compressed");
+    }
+
+    /// What others have published is kept as they did.
+    #[test]
+    fn files_of_others_are_as_they_were_published() {
+        let sums = std::fs::read_to_string(format!("{FOLDER}/vendor/SHA256SUMS")).unwrap();
+        let mut listed = BTreeSet::new();
+        for line in sums.lines().filter(|line| !line.starts_with('#')) {
+            let (sum, name) = line.split_once("  ").unwrap();
+            let bytes = std::fs::read(format!("{FOLDER}/vendor/{name}")).unwrap();
+            assert_eq!(hex::encode(Sha256::digest(bytes)), sum, "{name}");
+            listed.insert(format!("vendor/{name}"));
+        }
+        let served = FILE_BYTES.iter().map(|(name, _)| (*name).to_owned());
+        let of_others = served.filter(|name| name.starts_with("vendor/"));
+        assert_eq!(of_others.collect::<BTreeSet<_>>(), listed);
+    }
+
+    #[test]
+    fn a_file_is_sent_once() {
+        let mut headers = HeaderMap::new();
+        let first = answer("app.js", &headers);
+        assert_eq!(first.status(), StatusCode::OK);
+        assert_eq!(first.headers()["content-security-policy"], POLICY);
+        let tag: HeaderValue = first.headers()[header::ETAG].clone();
+        headers.insert(header::IF_NONE_MATCH, tag);
+        assert_eq!(
+            answer("app.js", &headers).status(),
+            StatusCode::NOT_MODIFIED
+        );
+        assert_eq!(
+            answer("../Cargo.toml", &headers).status(),
+            StatusCode::NOT_FOUND
+        );
+    }
 }

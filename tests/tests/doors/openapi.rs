@@ -12,6 +12,7 @@ use tokio::process::Command;
 
 /// What may be answered: 503 is a bound that was reached, and not a failure.
 const CONFIG: &str = r#"
+parameters = { "path.topic" = "facts", "path.view" = "words" }
 [checks.not_a_server_error]
 expected-statuses = ["2xx", "4xx", "503"]
 [checks.negative_data_rejection]
@@ -42,7 +43,7 @@ async fn the_description_is_true() -> anyhow::Result<()> {
         .args(["--config-file", "schemathesis.toml", "run", "--seed", "7"])
         .args([
             "--max-examples",
-            "40",
+            "100",
             "--phases",
             "examples,coverage,fuzzing",
         ])

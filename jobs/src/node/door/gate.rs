@@ -46,7 +46,9 @@ fn need(path: &str) -> Need {
         return Need::Ingest(percent_decode_str(topic).decode_utf8_lossy().into_owned());
     }
     match path {
-        "/health" | "/ready" => Need::Nothing,
+        "/" | "/health" | "/ready" => Need::Nothing,
+        // Its files tell nothing; what they ask for is asked with a token.
+        path if path == "/console" || path.starts_with("/console/") => Need::Nothing,
         "/status" | "/metrics" => Need::Operate,
         DELTA | PEERS => Need::Daemon,
         path if path.starts_with("/verify/") => Need::Operate,
@@ -301,6 +303,8 @@ mod tests {
         for (path, expected) in [
             ("/health", Need::Nothing),
             ("/ready", Need::Nothing),
+            ("/", Need::Nothing),
+            ("/console/pages/now.js", Need::Nothing),
             ("/status", Need::Operate),
             ("/metrics", Need::Operate),
             ("/verify/words", Need::Operate),

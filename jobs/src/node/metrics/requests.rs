@@ -15,7 +15,7 @@ use prometheus_client::registry::Registry;
 use crate::node::peers::PEERS;
 
 /// What a daemon answers, with a name in braces for what differs.
-const ROUTES: [&str; 17] = [
+const ROUTES: [&str; 22] = [
     "/health",
     "/ready",
     "/status",
@@ -27,6 +27,11 @@ const ROUTES: [&str; 17] = [
     "/topics/{topic}",
     "/topics/{topic}/ingested/{id}",
     DELTA,
+    "/",
+    "/console",
+    "/console/",
+    "/console/{file}",
+    "/console/{folder}/{file}",
     "/sql",
     "/replay",
     "/openapi.json",
@@ -169,7 +174,10 @@ mod tests {
             ("/topics/", OTHER),
             ("/topics/a/b", OTHER),
             ("/sql/", OTHER),
-            ("/", OTHER),
+            ("/", "/"),
+            ("/console/", "/console/"),
+            ("/console/app.js", "/console/{file}"),
+            ("/console/pages/now.js", "/console/{folder}/{file}"),
             ("", OTHER),
             ("/wp-login.php", OTHER),
         ] {
@@ -199,14 +207,15 @@ mod tests {
         assert_eq!(found, BTreeSet::from(ROUTES));
     }
 
-    /// What daemons ask each other is nobody's to know of.
+    /// What daemons ask each other is nobody's to know of, and pages are no interface.
     #[test]
     fn every_route_is_described() {
         let described = include_str!("../openapi.json");
         let described: serde_json::Value = serde_json::from_str(described).unwrap_or_default();
         let paths = described["paths"].as_object().into_iter().flatten();
         let mut found: BTreeSet<&str> = paths.map(|(path, _)| path.as_str()).collect();
-        found.extend([PEERS, DELTA]);
+        found.extend([PEERS, DELTA, "/"]);
+        found.extend(ROUTES.into_iter().filter(|r| r.starts_with("/console")));
         assert_eq!(found, BTreeSet::from(ROUTES));
     }
 
