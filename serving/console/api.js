@@ -125,13 +125,18 @@ export async function cancelQuery(id) {
 }
 
 /** A header's text, which is percent-encoded; null where there is none. */
-function headerText(response, name) {
-  const value = response.headers.get(name);
-  try {
-    return value && decodeURIComponent(value);
-  } catch {
-    return value;
-  }
+const headerText = (response, name) => headerTexts(response, name).join(', ') || null;
+
+/** The texts of headers of one name, which are percent-encoded. */
+function headerTexts(response, name) {
+  const values = (response.headers.get(name) ?? '').split(', ').filter(Boolean);
+  return values.map((value) => {
+    try {
+      return decodeURIComponent(value);
+    } catch {
+      return value;
+    }
+  });
 }
 
 /**
@@ -208,7 +213,7 @@ async function readAnswer(statement, response, { signal, most, onProgress }) {
     rows: [],
     hasMore: false,
     freshness: headerText(response, 'anabranch-freshness'),
-    notes: headerText(response, 'anabranch-note'),
+    notes: headerTexts(response, 'anabranch-note'),
     readAt: Date.now(),
   };
   const take = (line) => {

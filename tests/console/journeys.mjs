@@ -29,7 +29,7 @@ let failed = 0;
 
 /** A journey has a browser of its own, and ends clean: no error, no dialog, no request elsewhere. */
 async function journey(says, walk, { expected = [], ...options } = {}) {
-  const context = await browser.newContext({ viewport: { width: 1280, height: 900 }, ...options });
+  const context = await browser.newContext({ locale: 'en-US', viewport: { width: 1280, height: 900 }, ...options });
   const page = await context.newPage();
   const wrong = [];
   page.on('console', (message) => {

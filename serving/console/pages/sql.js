@@ -282,7 +282,7 @@ const Said = ({ result }) => html`
   <dl class="pairs said">
     <dt>Asked</dt><dd><${Time} at=${result.readAt} /> ${zoneName()}</dd>
     ${result.freshness && html`<dt>Seen up to</dt><dd><code>${result.freshness}</code></dd>`}
-    ${result.notes && html`<dt>Note</dt><dd><${Prose} text=${result.notes} /></dd>`}
+    ${result.notes.map((note) => html`<dt>Note</dt><dd><${Prose} text=${note} /></dd>`)}
   </dl>`;
 
 function Download({ statement }) {

@@ -25,8 +25,11 @@ use crate::running::Waiter;
 use crate::service::{Answer, SqlService};
 use crate::workers::{self, Computing};
 
-/// What is escaped in notes: header values are ASCII.
+/// What is escaped in headers: their values are ASCII.
 const NOT_IN_A_HEADER: &AsciiSet = &CONTROLS.add(b'%');
+
+/// What is escaped where there may be several of one name: browsers make one of them, with commas between.
+const NOT_IN_SEVERAL: &AsciiSet = &NOT_IN_A_HEADER.add(b',');
 
 /// Bytes up to which an answer is whole before it is sent.
 const WHOLE: usize = 1 << 20;
@@ -36,6 +39,9 @@ const CHUNK: usize = 256 << 10;
 
 /// Parts of an answer that may wait for its reader.
 const WAITING: usize = 2;
+
+/// The header that holds one of the things that an answer's reader should know.
+const NOTE: &str = "anabranch-note";
 
 /// The header that holds an answer's receipt.
 const RECEIPT: &str = "anabranch-receipt";
@@ -102,7 +108,11 @@ pub(super) async fn respond(
     };
     let mut response = ([(header::CONTENT_TYPE, content_type)], body).into_response();
     let mut note = |name: &'static str, value: &str| {
-        let value = utf8_percent_encode(value, NOT_IN_A_HEADER).to_string();
+        let escaped = match name {
+            NOTE => NOT_IN_SEVERAL,
+            _ => NOT_IN_A_HEADER,
+        };
+        let value = utf8_percent_encode(value, escaped).to_string();
         if let Ok(value) = HeaderValue::from_str(&value) {
             let name = HeaderName::from_static(name);
             response.headers_mut().append(name, value);
@@ -118,7 +128,7 @@ pub(super) async fn respond(
         .filter(|n| Some(*n) != late.as_ref())
         .chain(&late);
     note("anabranch-freshness", &freshness);
-    notes.for_each(|n| note("anabranch-note", n));
+    notes.for_each(|n| note(NOTE, n));
     Ok(response)
 }
 

@@ -23,14 +23,15 @@ const DAYS: (&str, &str) = (
 
 /// The folder of the modules, and the browser.
 fn browser() -> Option<(PathBuf, PathBuf)> {
-    let found = |name: &str| std::env::var_os(name).map(PathBuf::from);
-    let both = found("ANABRANCH_NODE").zip(found("ANABRANCH_CHROMIUM"));
-    if both.is_none() {
+    let Some(modules) = std::env::var_os("ANABRANCH_NODE").map(PathBuf::from) else {
         skipped(
-            "`ANABRANCH_CHROMIUM` names no Chromium, or `ANABRANCH_NODE` no folder of `tests/node/setup.sh`",
+            "`ANABRANCH_NODE` names no folder with a browser; `tests/node/setup.sh` fetches it",
         );
-    }
-    both
+        return None;
+    };
+    let chromium = std::env::var_os("ANABRANCH_CHROMIUM").map(PathBuf::from);
+    let chromium = chromium.unwrap_or_else(|| modules.join("browser"));
+    Some((modules, chromium))
 }
 
 async fn walked(
@@ -64,6 +65,22 @@ fn declare(dir: &Path) -> anyhow::Result<()> {
     let more = format!("[views.{name}]\nsql = \"{name}.sql\"\n");
     std::fs::write(&path, std::fs::read_to_string(&path)? + &more)?;
     Ok(std::fs::write(dir.join(format!("{name}.sql")), sql)?)
+}
+
+/// What needs no browser: numbers, statements, what needs somebody.
+#[tokio::test(flavor = "multi_thread")]
+async fn its_modules_compute_right() -> anyhow::Result<()> {
+    if std::env::var_os("ANABRANCH_NODE").is_none() {
+        skipped("`ANABRANCH_NODE` is not set, so there may be no Node");
+        return Ok(());
+    }
+    let here = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let mut node = tokio::process::Command::new("node");
+    node.arg(here.join("console/units.mjs"))
+        .arg(here.join("../serving/console"));
+    let Output { status, stdout, .. } = node.output().await?;
+    anyhow::ensure!(status.success(), "{}", String::from_utf8_lossy(&stdout));
+    Ok(())
 }
 
 #[tokio::test(flavor = "multi_thread")]
