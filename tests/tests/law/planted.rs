@@ -106,7 +106,7 @@ const BUGS: &[Bug] = &[
     (
         "planted-past-reaches-on",
         "of a moment that has passed states are taken that reach beyond it",
-        1_000_000,
+        1_000_009,
     ),
     (
         "planted-cut-before-commit",
