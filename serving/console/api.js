@@ -174,12 +174,20 @@ async function inTurn(signal, work) {
 }
 
 /** Asks a statement in its turn, which lasts until `read(response)` is done. */
-function ask(statement, parameters, { accept, signal }, read) {
+function ask(statement, parameters, { accept, signal, receipt }, read) {
   return inTurn(signal, async () => {
     const headers = { 'content-type': 'application/json', accept };
     const body = JSON.stringify({ sql: statement, parameters });
-    return read(await answered(await send('sql', { method: 'POST', headers, body, signal })));
+    const path = receipt ? 'sql?receipt=true' : 'sql';
+    return read(await answered(await send(path, { method: 'POST', headers, body, signal })));
   });
+}
+
+/** Whether what a receipt is of comes to the same now, and if not what differs. */
+export async function replay(receipt) {
+  const headers = { 'content-type': 'text/plain' };
+  const response = await answered(await send('replay', { method: 'POST', headers, body: receipt }));
+  return parse(await response.text());
 }
 
 /** The rows of a statement, as objects. For answers that fit on a page. */
@@ -195,11 +203,11 @@ export const csv = (statement, { signal } = {}) =>
 /**
  * The answer of a statement, read line by line until `most.rows` or `most.cells`: its columns, its rows
  * as lists of values, whether there are more, and what the daemon says of it. `onProgress` is told how
- * many rows there are so far.
+ * many rows there are so far. With `receipt` it has one, by which it can be computed again.
  */
-export function answer(statement, { signal, most, onProgress }) {
+export function answer(statement, { signal, most, onProgress, receipt }) {
   const begun = performance.now();
-  const how = { accept: 'application/x-ndjson', signal };
+  const how = { accept: 'application/x-ndjson', signal, receipt };
   return ask(statement, [], how, async (response) => {
     const result = await readAnswer(statement, response, { signal, most, onProgress });
     return { ...result, tookMs: performance.now() - begun };
@@ -214,6 +222,7 @@ async function readAnswer(statement, response, { signal, most, onProgress }) {
     hasMore: false,
     freshness: headerText(response, 'anabranch-freshness'),
     notes: headerTexts(response, 'anabranch-note'),
+    receipt: headerText(response, 'anabranch-receipt'),
     readAt: Date.now(),
   };
   const take = (line) => {

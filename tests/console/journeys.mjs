@@ -140,6 +140,16 @@ await journey('an error is shown at its place', async (page) => {
   await assertAccessible(page, 'an error');
 }, { expected: [/status of 4\d\d/] });
 
+await journey('an answer has a receipt, by which it is computed again', async (page) => {
+  const view = await someView(page);
+  await open(page, '#/sql', 'SQL');
+  await page.getByLabel('With a receipt').check();
+  await run(page, `SELECT count(*) AS n, now() AS at FROM "${view}"`);
+  await page.getByRole('button', { name: 'Compute it again' }).click();
+  await page.getByText('The same answer comes of it now.').waitFor();
+  await assertAccessible(page, 'a receipt');
+});
+
 await journey('what was written and asked is kept', async (page) => {
   await open(page, '#/sql', 'SQL');
   await run(page, 'SELECT 1 AS one');

@@ -1,6 +1,6 @@
 // The small parts that every page is made of.
 
-import { html, useEffect, useRef, useState } from '../vendor/preact-htm.module.js';
+import { html, useEffect, useLayoutEffect, useRef, useState } from '../vendor/preact-htm.module.js';
 import { NoAnswer, access } from '../api.js';
 import { clock, number, span, time } from '../format.js';
 import { useOldness } from '../load.js';
@@ -186,11 +186,13 @@ export function Spark({ values }) {
 export function Scroll({ label, children, class: kind = '' }) {
   const box = useRef(null);
   const [isWide, setIsWide] = useState(false);
+  const look = () => {
+    const { scrollWidth, clientWidth, scrollHeight, clientHeight } = box.current;
+    setIsWide(scrollWidth > clientWidth + 1 || scrollHeight > clientHeight + 1);
+  };
+  // At once when it is drawn, and when it is stretched.
+  useLayoutEffect(look);
   useEffect(() => {
-    const look = () => {
-      const { scrollWidth, clientWidth, scrollHeight, clientHeight } = box.current;
-      setIsWide(scrollWidth > clientWidth + 1 || scrollHeight > clientHeight + 1);
-    };
     const watch = new ResizeObserver(look);
     watch.observe(box.current);
     if (box.current.firstElementChild) watch.observe(box.current.firstElementChild);

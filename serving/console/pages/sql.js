@@ -1,7 +1,7 @@
 // SQL: a statement, its answer as a grid and as a chart, what it was asked before.
 
 import { html, useEffect, useMemo, useRef, useState } from '../vendor/preact-htm.module.js';
-import { Refusal, answer, csv, relations } from '../api.js';
+import { Refusal, answer, csv, relations, replay } from '../api.js';
 import { MOST_LINES, TimeChart } from '../components/chart.js';
 import { Editor, RUN_KEYS } from '../components/editor.js';
 import { Grid } from '../components/grid.js';
@@ -16,6 +16,7 @@ import { forThisBrowser, keep, kept, useStore } from '../store.js';
 
 const DRAFT = 'anabranch.sql.draft';
 const HISTORY = 'anabranch.sql.history';
+const RECEIPTS = 'anabranch.sql.receipts';
 const KEPT_STATEMENTS = 50;
 
 /** What is read of an answer at most; all of it is in the file. */
@@ -32,6 +33,7 @@ export function Sql({ query }) {
   const [draft, setDraft] = useState(() => asked ?? kept(forThisBrowser, DRAFT, ''));
   const [run, setRun] = useState(null);
   const [history, setHistory] = useState(readHistory);
+  const [receipt, setReceipt] = useState(() => kept(forThisBrowser, RECEIPTS, '') === 'on');
   const box = useRef(null);
   const write = (value) => {
     setDraft(value);
@@ -60,7 +62,7 @@ export function Sql({ query }) {
     let outcome;
     try {
       const result = await answer(statement, {
-        signal: controller.signal, most: MOST, onProgress: (rows) => update({ rows }),
+        signal: controller.signal, most: MOST, onProgress: (rows) => update({ rows }), receipt,
       });
       outcome = { result, rows: result.rows.length };
     } catch (error) {
@@ -74,6 +76,10 @@ export function Sql({ query }) {
     write(statement);
     box.current?.focus();
   };
+  const wantReceipt = ({ target }) => {
+    setReceipt(target.checked);
+    keep(forThisBrowser, RECEIPTS, target.checked ? 'on' : null);
+  };
   return html`
     <${Heading}>SQL<//>
     <section class="part" aria-label="Statement">
@@ -81,6 +87,7 @@ export function Sql({ query }) {
       <div class="toolbar">
         <button type="button" class="main" onClick=${start} disabled=${draft.trim() === ''}>Run</button>
         ${run?.isRunning && html`<button type="button" onClick=${() => run.controller.abort()}>Cancel</button>`}
+        <label class="check"><input type="checkbox" checked=${receipt} onChange=${wantReceipt} /> With a receipt</label>
         <span role="status" class="run-says"><${RunSays} run=${run} /></span>
       </div>
     </section>
@@ -283,7 +290,28 @@ const Said = ({ result }) => html`
     <dt>Asked</dt><dd><${Time} at=${result.readAt} /> ${zoneName()}</dd>
     ${result.freshness && html`<dt>Seen up to</dt><dd><code>${result.freshness}</code></dd>`}
     ${result.notes.map((note) => html`<dt>Note</dt><dd><${Prose} text=${note} /></dd>`)}
+    ${result.receipt && html`<dt>Receipt</dt><dd><${Receipt} receipt=${result.receipt} /></dd>`}
   </dl>`;
+
+/** What the answer was computed from, signed, by which the daemon computes it again. */
+function Receipt({ receipt }) {
+  const [said, setSaid] = useState(null);
+  const again = async () => {
+    setSaid('It is computed again …');
+    try {
+      const { same, differences, notes } = await replay(receipt);
+      const rest = [...differences, ...notes].map((text) => `${text}.`);
+      setSaid([same ? 'The same answer comes of it now.' : 'Another answer comes of it now:', ...rest].join(' '));
+    } catch (error) {
+      setSaid(error.message);
+    }
+  };
+  return html`
+    <code class="cut">${receipt.slice(0, 24)}…</code>
+    <${Copy} text=${receipt} says="Copy receipt" />
+    <button type="button" class="small" onClick=${again}>Compute it again</button>
+    <p class="soft" role="status">${said && html`<${Prose} text=${said} />`}</p>`;
+}
 
 function Download({ statement }) {
   const [state, setState] = useState(null);
