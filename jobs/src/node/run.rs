@@ -70,7 +70,12 @@ pub async fn run(context: &Context, with_scheduler: bool) -> Result<()> {
         .values()
         .map(|s| s.with_delta(|d| d.unlanded.facts()))
         .sum::<usize>();
-    tracing::info!(http = %running.local, unlanded_facts = recovered, ready_ms = begun.elapsed().as_millis() as u64, "ready");
+    let scheme = match running.address.certificate.is_empty() {
+        true => "http",
+        false => "https",
+    };
+    let console = format!("{scheme}://{}/console/", running.local);
+    tracing::info!(http = %running.local, unlanded_facts = recovered, ready_ms = begun.elapsed().as_millis() as u64, %console, "ready");
     let http = running.http.clone();
     tokio::select! {
         () = signal => {}
