@@ -72,17 +72,27 @@ async fn behind(
         });
     };
     let built = &report.served;
-    if served == built || served.generation > built.generation {
+    if served == built {
         return Ok(None);
+    }
+    let at = || {
+        format!(
+            "it is at generation {}, boundary [{}]",
+            served.generation, served.boundary
+        )
+    };
+    if served.generation != built.generation {
+        // Numbers tell nothing: a roll-back goes to a lower one.
+        context.catalogue.refresh().await?;
+        let entry = context.catalogue.current();
+        let live = entry.views.get(name).and_then(|view| view.live.as_ref());
+        let answers = live.is_some_and(|live| live.generation.0 == built.generation);
+        // Otherwise another process has gone on from there.
+        return Ok(answers.then(at));
     }
     // Another process may have gone on from there.
     let generation = Generation(built.generation);
     let now = Master::look(&context.storage, name, generation).await?;
     let now = Served::of(generation, &now);
-    Ok((*served != now).then(|| {
-        format!(
-            "it is at generation {}, boundary [{}]",
-            served.generation, served.boundary
-        )
-    }))
+    Ok((*served != now).then(at))
 }

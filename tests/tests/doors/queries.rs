@@ -246,7 +246,14 @@ impl Terminal {
             }
             anyhow::Ok(())
         };
-        tokio::time::timeout(Duration::from_secs(60), listening).await??;
+        let heard = tokio::time::timeout(Duration::from_secs(60), listening).await;
+        match heard {
+            Ok(heard) => heard?,
+            Err(_) => {
+                let text = String::from_utf8_lossy(&self.text);
+                anyhow::bail!("`{part}` is not heard, but: {}", text.escape_debug())
+            }
+        }
         self.text.clear();
         Ok(())
     }

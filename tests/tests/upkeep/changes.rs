@@ -168,3 +168,24 @@ async fn answers_go_on_through_changes() -> anyhow::Result<()> {
     run_well(dir.path(), &["verify"]).await?;
     daemon.terminate().await
 }
+
+/// Whoever goes back is answered by the former generation from then on.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_roll_back_ends_when_the_daemon_serves_it() -> anyhow::Result<()> {
+    let dir = places::folder()?;
+    write_project(dir.path(), Setup::default())?;
+    let context = Context::open(dir.path()).await?;
+    let mut daemon = Process::start(dir.path(), &["speed"])?;
+    let client = daemon.ready(&context).await?;
+    let body: String = (0..1_000).map(line).collect();
+    client.write_ndjson("facts", body.into()).await?;
+    std::fs::write(dir.path().join("words.sql"), EDITED)?;
+    run_well(dir.path(), &["apply", "--yes"]).await?;
+    // Only one of the two definitions has the column.
+    for column in ["different", "newest"].iter().cycle().take(8) {
+        run_well(dir.path(), &["rollback", "words"]).await?;
+        let sql = format!("SELECT max({column}) AS m FROM words");
+        client.query(&sql, ReadMode::Merged).await?;
+    }
+    Ok(())
+}
