@@ -245,10 +245,10 @@ impl Awaited {
         *self.0.lock() = State::Refused(why);
     }
 
-    /// Why there is none.
+    /// That there is none, and why, in a sentence.
     pub(crate) fn refused(&self) -> Option<String> {
         match &*self.0.lock() {
-            State::Refused(why) => Some(why.clone()),
+            State::Refused(why) => Some(format!("there is no receipt: {why}")),
             _ => None,
         }
     }

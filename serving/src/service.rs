@@ -525,7 +525,7 @@ impl SqlService {
         let Some(now) = receipt.as_ref().and_then(Awaited::receipt) else {
             let why = receipt.and_then(|receipt| receipt.refused());
             return Err(Error::Denied(format!(
-                "what the receipt is of can't be compared: {}",
+                "the answer can't be compared with what it was: {}",
                 why.unwrap_or_default()
             )));
         };
@@ -872,8 +872,7 @@ impl SqlService {
         let mut notes = pin.notes.clone();
         if let Some(awaited) = &receipt {
             stream = awaited.counting(stream);
-            let why = awaited.refused();
-            notes.extend(why.map(|why| format!("there is no receipt: {why}")));
+            notes.extend(awaited.refused());
         }
         Ok(Answer {
             receipt,

@@ -122,7 +122,6 @@ pub(super) async fn respond(
         note(RECEIPT, &receipt.to_string());
     }
     let late = awaited.and_then(|awaited| awaited.refused());
-    let late = late.map(|why| format!("there is no receipt: {why}"));
     let notes = notes
         .iter()
         .filter(|n| Some(*n) != late.as_ref())
