@@ -353,15 +353,17 @@ async fn files_are_for_those_whom_the_settings_name() -> anyhow::Result<()> {
         let mut data = Vec::new();
         modes(&dir.path().join("data"), &mut data)?;
         for (path, is_dir, mode) in &data {
-            let is_address = path.contains("/daemons/");
-            let expected = match (is_dir, is_address) {
+            let is_secret = path.contains("/daemons/") || path.contains("/secrets/");
+            let expected = match (is_dir, is_secret) {
                 (true, _) => folder,
                 (false, true) => 0o600,
                 (false, false) => file,
             };
             anyhow::ensure!(*mode == expected, "{path}: {mode:o}");
         }
-        anyhow::ensure!(data.iter().any(|(path, ..)| path.contains("/daemons/")));
+        for part in ["/daemons/", "/secrets/"] {
+            anyhow::ensure!(data.iter().any(|(path, ..)| path.contains(part)), "{part}");
+        }
         daemon.stop().await?;
     }
     Ok(())
