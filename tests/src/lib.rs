@@ -14,7 +14,6 @@ pub mod places;
 pub mod process;
 pub mod proxy;
 pub mod s3;
-pub mod scripts;
 pub mod sender;
 pub mod skip;
 pub mod stored;

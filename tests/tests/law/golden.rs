@@ -3,16 +3,21 @@
 //!
 //! `golden/answers/*.slt` may never change what they answer. `golden/plans/*.plan` say what is pushed
 //! down to the views' leaf and what is not; an upgrade of the engine may change how they read.
-//! `ANABRANCH_GOLDEN=write` writes the plans anew, and the rows of queries that have none yet.
+//! `ANABRANCH_GOLDEN=write` writes both anew: the answers as facts give them that are in memory alone.
 
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
+use anabranch_jobs::reader::client::Client;
 use anabranch_shared::ReadMode;
 use anabranch_tests::daemon::{Daemon, run, shown};
 use anabranch_tests::places;
-use anabranch_tests::scripts::{self, Expected, Record};
+use arrow::datatypes::DataType;
+use sqllogictest::{
+    AsyncDB, DBOutput, DefaultColumnType, Runner, default_normalizer, default_validator,
+    strict_column_validator,
+};
 
 /// Where states lie.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -155,25 +160,34 @@ async fn answers_from(daemon: &Daemon, offset: i64) -> anyhow::Result<()> {
     }
 }
 
-/// What came of a statement, in the form of what a script expects.
-async fn outcome(daemon: &Daemon, sql: &str) -> anyhow::Result<Expected> {
-    Ok(match daemon.client.query(sql, ReadMode::Merged).await {
-        Ok(answer) => Expected::Rows {
-            types: scripts::types(&answer.schema),
-            rows: shown(&answer.batches)?
-                .iter()
-                .map(|r| r.join(" "))
-                .collect(),
-        },
-        Err(e) => Expected::Error(e.to_string()),
-    })
+/// A daemon, as the scripts' runner asks it.
+struct Asked(Client);
+
+#[async_trait::async_trait]
+impl AsyncDB for Asked {
+    type Error = anabranch_shared::Error;
+    type ColumnType = DefaultColumnType;
+
+    async fn run(&mut self, sql: &str) -> Result<DBOutput<Self::ColumnType>, Self::Error> {
+        let answer = self.0.query(sql, ReadMode::Merged).await?;
+        let types = answer.schema.fields().iter().map(|f| letter(f.data_type()));
+        Ok(DBOutput::Rows {
+            types: types.collect(),
+            rows: shown(&answer.batches)
+                .map_err(|e| anabranch_shared::Error::Internal(e.to_string()))?,
+        })
+    }
+
+    async fn shutdown(&mut self) {}
 }
 
-/// Whether something came as it was to.
-fn is_as_expected(expected: &Expected, came: &Expected) -> bool {
-    match (expected, came) {
-        (Expected::Error(part), Expected::Error(whole)) => whole.contains(part),
-        _ => expected == came,
+/// The type of a column, as scripts say it.
+fn letter(data_type: &DataType) -> DefaultColumnType {
+    match data_type {
+        t if t.is_integer() => DefaultColumnType::Integer,
+        t if t.is_floating() || t.is_decimal() => DefaultColumnType::FloatingPoint,
+        DataType::Utf8 | DataType::Utf8View | DataType::LargeUtf8 => DefaultColumnType::Text,
+        _ => DefaultColumnType::Any,
     }
 }
 
@@ -182,31 +196,25 @@ async fn scripts_are_answered_alike_wherever_the_states_lie() -> anyhow::Result<
     let mut wrong = Vec::new();
     for (nth, lie) in LIES.into_iter().enumerate() {
         let (_dir, daemon) = project(lie).await?;
+        let mut runner = Runner::new(async || Ok(Asked(daemon.client.clone())));
+        runner.with_column_validator(strict_column_validator);
         for path in files("answers", "slt")? {
-            let mut records = scripts::parse(&fs::read_to_string(&path)?)?;
-            for Record {
-                line,
-                sql,
-                expected,
-                ..
-            } in &mut records
-            {
-                let came = outcome(&daemon, sql).await?;
-                let is_new = matches!(expected, Expected::Rows { rows, .. } if rows.is_empty());
-                let has_rows = matches!(came, Expected::Rows { .. });
-                if writes() && nth == 0 && is_new && has_rows {
-                    *expected = came;
-                } else if !is_as_expected(expected, &came) {
-                    let place = format!("{}:{line}", path.display());
-                    wrong.push(format!(
-                        "{place}, {lie:?}:\n{sql}\n{came:?}\nand not {expected:?}"
-                    ));
-                }
+            if writes() && nth == 0 {
+                let written = runner.update_test_file(
+                    &path,
+                    " ",
+                    default_validator,
+                    default_normalizer,
+                    strict_column_validator,
+                );
+                written.await.map_err(|e| anyhow::anyhow!("{e}"))?;
             }
-            if writes() {
-                fs::write(&path, scripts::text(&records))?;
+            // One that differs hides no other file's.
+            if let Err(e) = runner.run_file_async(&path).await {
+                wrong.push(format!("{lie:?}: {}", e.display(false)));
             }
         }
+        drop(runner);
         daemon.stop().await?;
     }
     anyhow::ensure!(wrong.is_empty(), "{}", wrong.join("\n\n"));
