@@ -7,6 +7,7 @@ mod intake;
 mod journal;
 mod metrics;
 pub mod open;
+mod operations;
 pub mod peers;
 mod python;
 mod ready;

@@ -3,8 +3,9 @@
 pub mod apply;
 pub mod build;
 pub mod compare;
+pub mod dead_letters;
 pub mod diff;
-mod doer;
+pub mod doer;
 pub mod history;
 pub mod job_states;
 pub mod judge;

@@ -48,7 +48,7 @@ pub trait Auditor: Debug + Send + Sync {
 
 impl AuditRecord {
     /// A statement that has come.
-    pub(crate) fn begun(caller: &Caller, statement: &str, now: DateTime<Utc>) -> Self {
+    pub fn begun(caller: &Caller, statement: &str, now: DateTime<Utc>) -> Self {
         let words: Vec<&str> = statement.split_whitespace().collect();
         let hash = digest(&SHA256, words.join(" ").as_bytes());
         let mut fingerprint = hex::encode(hash);
@@ -62,6 +62,16 @@ impl AuditRecord {
             rows: 0,
             seconds: 0.0,
             outcome: "",
+        }
+    }
+
+    /// What is over, of which no row was read by whoever asked.
+    #[must_use]
+    pub fn ended(self, outcome: &'static str, seconds: f64) -> Self {
+        Self {
+            seconds,
+            outcome,
+            ..self
         }
     }
 }

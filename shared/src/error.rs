@@ -420,6 +420,9 @@ fn plain(e: &DataFusionError) -> String {
         None if e.strip_backtrace().contains(TEMPORARY_FULL) => {
             "temporary files take more disk than they may (`spill` in `[query]`); narrow the query, or raise it".to_owned()
         }
+        None if matches!(e.find_root(), DataFusionError::ResourcesExhausted(_)) => {
+            "what is computed takes more memory than it may (`memory` in `[query]`; of builds and verifications `memory` in `[batch]`); narrow it, or raise that".to_owned()
+        }
         None => engine::message(e),
     }
 }

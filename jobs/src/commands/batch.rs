@@ -4,7 +4,6 @@ use clap::Subcommand;
 use std::io::IsTerminal;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Weak};
-use std::time::Duration;
 
 use anabranch_shared::settings::ViewSettings;
 use anabranch_shared::{Error, FoldProgress, Result};
@@ -12,9 +11,10 @@ use anabranch_shared::{Error, FoldProgress, Result};
 use crate::commands::maintain;
 use crate::commands::printing::Printing;
 use crate::commands::{LINE_EVERY, SHOW_EVERY, progress_bar};
-use crate::output::{Format, human_bytes, human_count, human_duration, human_rate, rows_table};
+use crate::output::Format;
 use crate::project::context::{Context, no_view};
 use crate::signal::stop_flag;
+use crate::work::build::text::{json, table};
 use crate::work::build::{Build, BuildReport, build_view, drop_view};
 use crate::work::served;
 
@@ -115,43 +115,12 @@ pub(crate) async fn show(view: String, progress: Weak<FoldProgress>, shown: bool
 
 /// Prints what was built.
 fn print_builds(reports: &[BuildReport], printing: Printing) -> Result<()> {
-    if !printing.is_for_people() {
-        let rows: Vec<_> = reports
-            .iter()
-            .map(|r| {
-                serde_json::json!({
-                    "view": r.view, "facts": r.outcome.facts, "states": r.outcome.states,
-                    "bytes": r.outcome.bytes, "boundary": r.outcome.boundary,
-                    "seconds": r.took_us as f64 / 1e6, "cut_over": r.cut_over,
-                })
-            })
-            .collect();
-        return match printing.format {
-            Format::Ndjson => rows.iter().try_for_each(|row| printing.json(row)),
-            _ => printing.json(&rows),
-        };
+    let rows = || reports.iter().map(json).collect::<Vec<_>>();
+    match (printing.is_for_people(), printing.format) {
+        (true, _) => printing.text(&table(reports)),
+        (false, Format::Ndjson) => rows().iter().try_for_each(|row| printing.json(row)),
+        (false, _) => printing.json(&rows()),
     }
-    let rows = reports.iter().map(|r| {
-        let took = Duration::from_micros(u64::try_from(r.took_us).unwrap_or(0));
-        vec![
-            r.view.clone(),
-            human_count(r.outcome.facts),
-            human_count(r.outcome.states),
-            human_bytes(r.outcome.bytes),
-            human_duration(took),
-            human_rate(r.outcome.facts, took),
-            format!("[{}]", r.outcome.boundary),
-            if r.cut_over {
-                "cut over".into()
-            } else {
-                String::new()
-            },
-        ]
-    });
-    let headers = [
-        "view", "facts", "states", "written", "took", "rate", "boundary", "",
-    ];
-    printing.text(&rows_table(&headers, rows.collect()))
 }
 
 /// What is done to master views and logs.

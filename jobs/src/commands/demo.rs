@@ -13,7 +13,6 @@ use tokio::process::{Child, Command};
 
 use crate::clock::now;
 use crate::commands::batch::build;
-use crate::commands::{diff, plan};
 use crate::generate::{FIELDS, Generator, GeneratorOptions};
 use crate::output::{Format, Style, human_count, human_duration, human_rate, write_batches};
 use crate::project::context::Context;
@@ -22,7 +21,9 @@ use crate::work::apply::{
     ApplyOptions, Verdict, begin_candidates, build_candidate, cut_over, roll_back, verdict,
 };
 use crate::work::build::Build;
-use crate::work::plan::{Plan, plan as plan_of};
+use crate::work::doer::Why;
+use crate::work::judge::text as diff_text;
+use crate::work::plan::{Plan, plan as plan_of, text as plan_text};
 use crate::work::verify_view::verify_view;
 
 /// The time that the facts are of, up to now.
@@ -363,7 +364,7 @@ impl Story<'_> {
         self.title("a view's SQL is edited, with a mistake: `anabranch plan`")?;
         let wrong = EDITED.replace(" WHERE action = 'pageview'", "");
         let (context, planned) = self.edit(&wrong).await?;
-        self.say(&indented(&plan::text(&planned)))?;
+        self.say(&indented(&plan_text::text(&planned)))?;
         self.title(
             "`anabranch apply` builds it beside what answers, compares, and stops at the gate",
         )?;
@@ -393,7 +394,13 @@ impl Story<'_> {
         let count = "SELECT sum(visits) AS visits FROM author_referrers";
         let all = client.query(count, ReadMode::Merged).await?.batches;
         let begun = Instant::now();
-        roll_back(&context, "author_referrers", Some("to show it"), &stop).await?;
+        roll_back(
+            &context,
+            "author_referrers",
+            &Why::because(Some("to show it")),
+            &stop,
+        )
+        .await?;
         let took = begun.elapsed();
         let again = client.query(count, ReadMode::Merged).await?.batches;
         let gone = client.query(visitors, ReadMode::Merged).await.is_err();
@@ -405,7 +412,7 @@ impl Story<'_> {
             gone,
         )?;
         self.check("with every visit that came since", again == all)?;
-        roll_back(&context, "author_referrers", None, &stop).await?;
+        roll_back(&context, "author_referrers", &Why::default(), &stop).await?;
         let answer = client.query(visitors, ReadMode::Merged).await;
         self.check("and the roll-back is taken back", answer.is_ok())
     }
@@ -426,7 +433,7 @@ impl Story<'_> {
         planned: &Plan,
         options: &ApplyOptions,
     ) -> Result<BTreeMap<String, Verdict>> {
-        begin_candidates(context, planned).await?;
+        begin_candidates(context, planned, &ApplyOptions::default()).await?;
         let mut verdicts = BTreeMap::new();
         for change in planned.views.iter().filter(|v| v.is_candidate()) {
             let built = build_candidate(context, change, options).await?;
@@ -438,7 +445,7 @@ impl Story<'_> {
             ))?;
             let found = verdict(context, change, options).await?;
             if let Some(judged) = &found.judged {
-                self.say(&indented(&diff::text(judged)))?;
+                self.say(&indented(&diff_text::text(judged)))?;
             }
             for broken in &found.broken {
                 self.say(&format!(

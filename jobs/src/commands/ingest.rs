@@ -18,7 +18,6 @@ use anabranch_speed::intake::files::{
 };
 use anabranch_speed::wal::WalLock;
 use anabranch_speed::{Dedup, Payload, PlacedFacts, made_by_step};
-use futures::{StreamExt, TryStreamExt};
 use indicatif::{ProgressBar, ProgressStyle};
 
 use self::remote::Input;
@@ -28,6 +27,7 @@ use crate::commands::printing::Printing;
 use crate::output::{for_people, human_count, human_duration, human_rate};
 use crate::project::context::Context;
 use crate::reader::client::{Acknowledged, Client};
+use crate::work::dead_letters::{Place, Writes};
 
 mod named;
 mod remote;
@@ -37,9 +37,6 @@ const LANDING_RECORDS: u64 = 1_000_000;
 
 /// Bytes of one landing, in memory.
 const LANDING_BYTES: usize = 1 << 30;
-
-/// Requests of one command that the daemon has at once.
-const AT_ONCE: usize = 32;
 
 /// Ingests that may run side by side on one machine.
 const SLOTS: usize = 64;
@@ -535,36 +532,6 @@ impl Target {
         })
     }
 
-    /// Writes some payloads, each of one record with an identity of its own; says of each what came
-    /// of it. One whose identity is known is repeated.
-    pub(crate) async fn write_each<K: Clone>(
-        &mut self,
-        topic: &str,
-        payloads: impl IntoIterator<Item = (K, Payload)>,
-    ) -> Result<Vec<(K, Acknowledged)>> {
-        match self {
-            Self::Daemon(client) => {
-                let write = async |(of, payload): (K, Payload)| {
-                    let Some((id, _)) = payload.ingest.clone() else {
-                        return Err(Error::Internal("a payload without an identity".into()));
-                    };
-                    let body = payload.encode()?;
-                    Ok((of, client.write_payload(topic, body, &id, 0).await?))
-                };
-                let writes = futures::stream::iter(payloads.into_iter().map(write));
-                writes.buffered(AT_ONCE).try_collect().await
-            }
-            Self::Log(direct) => {
-                let mut written = Vec::new();
-                for (of, payload) in payloads {
-                    written.push((of, direct.push_one(payload)?));
-                }
-                direct.land(&mut IngestReport::default()).await?;
-                Ok(written)
-            }
-        }
-    }
-
     async fn ingested(&self, topic: &str, id: &str) -> Result<u64> {
         match self {
             Self::Daemon(client) => client.ingested(topic, id).await,
@@ -622,6 +589,26 @@ impl Target {
         match self {
             Self::Daemon(_) => Ok(()),
             Self::Log(direct) => direct.land(report).await,
+        }
+    }
+}
+
+impl Writes for Target {
+    async fn write_each(
+        &mut self,
+        topic: &str,
+        payloads: BTreeMap<Place, Payload>,
+    ) -> Result<Vec<(Place, Acknowledged)>> {
+        match self {
+            Self::Daemon(client) => client.write_payloads(topic, payloads).await,
+            Self::Log(direct) => {
+                let mut written = Vec::new();
+                for (of, payload) in payloads {
+                    written.push((of, direct.push_one(payload)?));
+                }
+                direct.land(&mut IngestReport::default()).await?;
+                Ok(written)
+            }
         }
     }
 }

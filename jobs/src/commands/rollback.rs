@@ -9,7 +9,8 @@ use crate::commands::printing::Printing;
 use crate::output::rows_table;
 use crate::project::context::{Context, no_view};
 use crate::signal::stop_flag;
-use crate::work::apply::roll_back;
+use crate::work::apply::{roll_back, rolled_back_text};
+use crate::work::doer::Why;
 use crate::work::history;
 
 /// What goes back.
@@ -25,15 +26,11 @@ pub struct RollbackArgs {
 /// Goes back, and says so.
 pub(crate) async fn run(args: &RollbackArgs, context: &Context, printing: Printing) -> Result<u8> {
     let stop = stop_flag();
-    let done = roll_back(context, &args.view, args.message.as_deref(), &stop).await?;
+    let why = Why::because(args.message.as_deref());
+    let done = roll_back(context, &args.view, &why, &stop).await?;
     let (from, to) = done;
     printing.either(
-        || {
-            format!(
-                "view {}: g{to} answers again; g{from} is kept, and `anabranch rollback {}` brings it back\n",
-                args.view, args.view
-            )
-        },
+        || rolled_back_text(&args.view, from, to),
         &json!({"view": args.view, "from": from, "to": to}),
     )?;
     Ok(0)

@@ -16,6 +16,7 @@ use axum::routing::{get, post};
 use axum::{Extension, Router};
 
 use crate::node::metrics::{NodeMetrics, OPENMETRICS};
+use crate::node::operations::{self, Operations};
 use crate::node::peers::{PEERS, PeerList};
 use crate::node::ready::{Node, Readiness, topics_red};
 use crate::project::context::Context;
@@ -42,7 +43,12 @@ pub(super) struct Health {
 }
 
 /// What a daemon serves.
-pub(super) fn router(health: Health, daemon: &Arc<Daemon>, following: Arc<Following>) -> Router {
+pub(super) fn router(
+    health: Health,
+    daemon: &Arc<Daemon>,
+    following: Arc<Following>,
+    operations: Arc<Operations>,
+) -> Router {
     let own = Router::new()
         .route("/health", get(healthy))
         .route("/openapi.json", get(described))
@@ -52,7 +58,17 @@ pub(super) fn router(health: Health, daemon: &Arc<Daemon>, following: Arc<Follow
         .route("/verify/{view}", post(verify_own))
         .route(PEERS, post(look_for_peers))
         .with_state(health);
-    own.merge(anabranch_serving::router(following))
+    let acts = Router::new()
+        .route("/whoami", get(operations::whoami))
+        .route("/plan", get(operations::planned))
+        .route("/operations", get(operations::list).post(operations::begin))
+        .route(
+            "/operations/{id}",
+            get(operations::one).delete(operations::stop),
+        )
+        .with_state(operations);
+    own.merge(acts)
+        .merge(anabranch_serving::router(following))
         .layer(DefaultBodyLimit::max(ASKED_BYTES))
         .layer(from_fn(refuse_large))
         .merge(anabranch_speed::router(daemon.clone()))

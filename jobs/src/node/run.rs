@@ -22,6 +22,7 @@ use crate::node::intake::DaemonIntake;
 use crate::node::journal::{self, Journal};
 use crate::node::metrics::{NodeMetrics, Sources, measure};
 use crate::node::open::{note, open, service, topic_options};
+use crate::node::operations::Operations;
 use crate::node::peers::PeerList;
 use crate::node::ready::Node;
 use crate::node::routes::{Health, router};
@@ -156,7 +157,7 @@ impl Running {
         let peers = Arc::new(peers);
         let audit = Audit::of(project);
         let auditor = audit.clone().map(|audit| audit as Arc<dyn Auditor>);
-        let sql = Arc::new(service(context, daemon, auditor)?);
+        let sql = Arc::new(service(context, daemon, auditor.clone())?);
         let loops = Arc::new(Tasks::new(CancellationToken::new()));
         let serving = Arc::new(Tasks::new(closing.clone()));
         let door = Door::new(&project.http, who.tls.clone());
@@ -222,7 +223,9 @@ impl Running {
                 Some((door, place, app))
             }
         };
-        let app = router(health, daemon, following.clone()).layer(from_fn_with_state(gating, gate));
+        let operations = Operations::new(project.dir.clone(), auditor, tasks.clone());
+        let app = router(health, daemon, following.clone(), Arc::new(operations))
+            .layer(from_fn_with_state(gating, gate));
         let app = match project.http.origins.as_slice() {
             [] => app,
             origins => app.layer(pages(origins)?),

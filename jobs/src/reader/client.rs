@@ -6,10 +6,11 @@ use std::time::Duration;
 use anabranch_serving::{ColumnInfo, QueryInfo, Reading, RelationInfo, SearchPath, note_of};
 use anabranch_shared::ipc::{CheckedStream, IpcLimit};
 use anabranch_shared::{Error, ErrorKind, Heads, ReadMode, Receipt, Result, Storage};
-use anabranch_speed::{INGEST_FROM, INGEST_ID, PAYLOAD};
+use anabranch_speed::{INGEST_FROM, INGEST_ID, PAYLOAD, Payload};
 use arrow::array::RecordBatch;
 use arrow::datatypes::SchemaRef;
 use bytes::{Bytes, BytesMut};
+use futures::{StreamExt, TryStreamExt};
 use reqwest::Method;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
@@ -38,6 +39,9 @@ const ANSWER: IpcLimit = IpcLimit {
     bytes: 4 << 30,
     name: "the most of one answer",
 };
+
+/// Payloads that one caller writes at once.
+const WRITES_AT_ONCE: usize = 32;
 
 /// A silent connection is asked for a sign of life after so long: the machine may be gone.
 const KEEP_ALIVE: Duration = Duration::from_secs(15);
@@ -518,6 +522,24 @@ impl Client {
             .header(INGEST_ID, id)
             .header(INGEST_FROM, from.to_string());
         self.acknowledged(request.body(payload)).await
+    }
+
+    /// Writes payloads of one record each, which have identities, several at once; says of each what came
+    /// of it.
+    pub async fn write_payloads<K>(
+        &self,
+        topic: &str,
+        payloads: impl IntoIterator<Item = (K, Payload)>,
+    ) -> Result<Vec<(K, Acknowledged)>> {
+        let write = async |(of, payload): (K, Payload)| {
+            let Some((id, _)) = payload.ingest.clone() else {
+                return Err(Error::Internal("a payload without an identity".into()));
+            };
+            let body = payload.encode()?;
+            Ok((of, self.write_payload(topic, body, &id, 0).await?))
+        };
+        let writes = futures::stream::iter(payloads.into_iter().map(write));
+        writes.buffered(WRITES_AT_ONCE).try_collect().await
     }
 
     /// Writes NDJSON.

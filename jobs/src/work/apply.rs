@@ -23,12 +23,14 @@ use crate::reader::local_service::local_service;
 use crate::work::build::{
     Build, BuildReport, build_view, drop_view, export_view, take_from_parent,
 };
-use crate::work::doer::doer;
+use crate::work::doer::{Why, doer};
 use crate::work::history;
 use crate::work::judge::{Broken, JudgeOptions, Judged, Judgement, broken, judge};
 use crate::work::plan::{Action, Past, Plan, ViewChange, candidate_of, gate_text, past_of};
 use crate::work::served;
 use crate::work::upkeep;
+
+pub mod whole;
 
 /// The share of the memory bound of a build that rows may take which are compared.
 const ROWS_SHARE: u64 = 4;
@@ -41,8 +43,8 @@ const CATCH_UP_TRIES: usize = 10;
 pub struct ApplyOptions {
     /// Whether views are built also where retention has removed facts that they then lack.
     pub from_low: bool,
-    /// Why it is done.
-    pub message: Option<String>,
+    /// Who does it, and why.
+    pub why: Why,
     /// Set from outside to stop early.
     pub stop: Arc<AtomicBool>,
     /// What was done so far of the generation that is being built.
@@ -144,7 +146,11 @@ pub(crate) fn settings_of<'c>(context: &'c Context, name: &str) -> Result<&'c Vi
 
 /// Notes which candidates a plan builds, all in one entry, so that clean-up and retention know of them.
 /// Those of an earlier try that are of the same definitions are gone on with.
-pub async fn begin_candidates(context: &Context, plan: &Plan) -> Result<()> {
+pub async fn begin_candidates(
+    context: &Context,
+    plan: &Plan,
+    options: &ApplyOptions,
+) -> Result<()> {
     let entry = context.catalogue.current();
     let mut new: Vec<(Arc<View>, &ViewChange)> = Vec::new();
     for change in plan.views.iter().filter(|v| v.is_candidate()) {
@@ -161,7 +167,7 @@ pub async fn begin_candidates(context: &Context, plan: &Plan) -> Result<()> {
     context.catalogue.declare_topics(&topics).await?;
     let names: Vec<&str> = new.iter().map(|(view, _)| view.name()).collect();
     let claimed = context.catalogue.claim_generations(&names).await?;
-    let by = doer(None);
+    let by = doer(&options.why);
     let mut candidates = Vec::new();
     for (view, change) in new {
         let none = || Error::Internal(format!("no generation of `{}`", view.name()));
@@ -494,7 +500,7 @@ pub async fn cut_over(
     verdicts: &BTreeMap<String, Verdict>,
     options: &ApplyOptions,
 ) -> Result<()> {
-    let who = doer(options.message.as_deref());
+    let who = doer(&options.why);
     let (mut changes, mut reports) = (Vec::new(), Vec::new());
     for change in plan.views.iter().filter(|v| v.is_candidate()) {
         let (name, former) = (&change.view, change.former());
@@ -570,11 +576,18 @@ async fn export_follows(context: &Context, name: &str, options: &ApplyOptions) {
     }
 }
 
+/// A roll-back in words.
+pub fn rolled_back_text(view: &str, from: Generation, to: Generation) -> String {
+    format!(
+        "view {view}: g{to} answers again; g{from} is kept, and `anabranch rollback {view}` brings it back\n"
+    )
+}
+
 /// Makes the previous generation of a view the one that answers again. Returns which took whose place.
 pub async fn roll_back(
     context: &Context,
     name: &str,
-    message: Option<&str>,
+    why: &Why,
     stop: &Arc<AtomicBool>,
 ) -> Result<(Generation, Generation)> {
     context.catalogue.refresh().await?;
@@ -591,7 +604,7 @@ pub async fn roll_back(
     history::keep(context, name).await?;
     let (to, from) = (previous.entry.generation, live.generation);
     let pin = Master::look(&context.storage, name, to).await?;
-    let who = doer(message);
+    let who = doer(why);
     let settings = context.project.views.iter().find(|v| v.name == name);
     let keep = settings.and_then(|s| s.keep_previous);
     // As long as it would have been kept otherwise, where nobody says.

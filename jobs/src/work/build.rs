@@ -21,8 +21,10 @@ use crate::project::job_history::{self, JobRecord, peak_memory_bytes};
 use crate::project::limits::threads;
 use crate::project::standing::{ViewStanding, to_be_moved};
 use crate::reader::daemon_status::Served;
-use crate::work::doer::doer;
+use crate::work::doer::{Why, doer};
 use crate::work::upkeep;
+
+pub mod text;
 
 /// How often a view is refreshed so that its export need not go back.
 const EXPORT_TRIES: usize = 5;
@@ -480,7 +482,7 @@ async fn build_new(
                 entry,
                 outcome.boundary.clone(),
             )],
-            &doer(None),
+            &doer(&Why::default()),
         )
         .await?;
     Ok(Built {

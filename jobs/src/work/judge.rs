@@ -8,7 +8,7 @@ use anabranch_shared::convert::sql_type;
 use anabranch_shared::settings::{GateSettings, Limit, Project};
 use anabranch_shared::view::{KeySample, View};
 use anabranch_shared::{
-    Error, Offsets, Pin, Pinner, ReadMode, Result, Stop, blocking, counted, nearest,
+    Error, Offsets, Pin, Pinner, ReadMode, Result, Role, Stop, blocking, counted, nearest,
 };
 use arrow::datatypes::{Schema, SchemaRef};
 use datafusion::execution::memory_pool::{FairSpillPool, MemoryPool};
@@ -16,10 +16,12 @@ use futures::StreamExt;
 use serde::Serialize;
 
 use crate::output::human_number;
-use crate::project::context::Context;
+use crate::project::context::{Context, no_view};
 use crate::reader::local_service::local_service;
 use crate::reader::storage_pinner::LocalPinner;
 use crate::work::diff::{ColumnDiff, Diff, Differ, RowsFile, Side, keys_of};
+
+pub mod text;
 
 /// How two generations are compared.
 #[derive(Clone, Debug, Default)]
@@ -89,6 +91,46 @@ impl Broken {
         } = self;
         format!("`{limit}` allows {allowed}, found {found}")
     }
+}
+
+/// The relation of a view's generation that a word means.
+fn relation(view: &str, word: &str) -> Result<String> {
+    match word {
+        "live" => Ok(view.to_owned()),
+        "candidate" | "previous" => Ok(format!("{word}.{view}")),
+        _ if anabranch_shared::is_schema_of_generations(word) => Ok(format!("{word}.{view}")),
+        _ => Err(Error::Invalid(format!(
+            "`{word}` is no generation; write `live`, `candidate`, `previous`, or a number such as `g6`"
+        ))),
+    }
+}
+
+/// The relations of a view's generations that are meant to be compared: `live`, `candidate`, `previous` or a
+/// number such as `g6`. Where they are left open, what answers is compared with the candidate, or with the
+/// previous generation where there is none.
+///
+/// # Errors
+/// `NotFound` where there is no such view, or nothing to compare with; `Invalid` for a word that is no generation.
+pub fn sides(
+    context: &Context,
+    view: &str,
+    a: Option<&str>,
+    b: Option<&str>,
+) -> Result<(String, String)> {
+    let entry = context.catalogue.current();
+    let known = entry.views.get(view);
+    let known = known.ok_or_else(|| no_view(view, entry.views.keys()))?;
+    let other = match (b, known.candidate.is_some()) {
+        (Some(word), _) => word,
+        (None, true) => "candidate",
+        (None, false) if known.of_role(Role::Previous).is_some() => "previous",
+        (None, false) => {
+            return Err(Error::NotFound(format!(
+                "view `{view}` has neither a candidate nor a previous generation to compare with; `anabranch apply --no-cut-over` builds a candidate"
+            )));
+        }
+    };
+    Ok((relation(view, a.unwrap_or("live"))?, relation(view, other)?))
 }
 
 /// Compares two generations, pinned at one head for both.

@@ -19,6 +19,8 @@ use crate::project::job_history::LastRows;
 use crate::work::build::{Build, parent_start, parent_states};
 use crate::work::judge::check_gate;
 
+pub mod text;
+
 /// How far back the jobs lie whose rate is taken for what a build will take.
 const RATE_OF: Duration = Duration::from_secs(90 * 24 * 3_600);
 

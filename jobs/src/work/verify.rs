@@ -25,6 +25,8 @@ use serde::{Deserialize, Serialize};
 use crate::clock::now_ms;
 use crate::work::compare::{Comparer, Comparison, Side, Tolerance};
 
+pub mod text;
+
 /// The share of the memory bound that the engine's operators may take while one of the two answers is
 /// made; where they spill, what is sorted and written lies beside it.
 const ENGINE_SHARE: u64 = 2;

@@ -66,6 +66,11 @@ impl Rights {
         self.rows(relation) != Rows::None
     }
 
+    /// Whether the user may query all rows of a relation.
+    pub fn may_read_whole(&self, relation: &str) -> bool {
+        self.rows(relation) == Rows::All
+    }
+
     /// Which rows of a relation the user may read.
     pub(crate) fn rows(&self, relation: &str) -> Rows<'_> {
         let name = relation.rsplit_once('.').map_or(relation, |(_, name)| name);

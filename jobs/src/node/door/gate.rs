@@ -51,7 +51,8 @@ fn need(path: &str) -> Need {
         path if path == "/console" || path.starts_with("/console/") => Need::Nothing,
         "/status" | "/metrics" => Need::Operate,
         DELTA | PEERS => Need::Daemon,
-        path if path.starts_with("/verify/") => Need::Operate,
+        "/plan" | "/operations" => Need::Operate,
+        path if path.starts_with("/verify/") || path.starts_with("/operations/") => Need::Operate,
         _ => Need::Somebody,
     }
 }
@@ -308,6 +309,10 @@ mod tests {
             ("/status", Need::Operate),
             ("/metrics", Need::Operate),
             ("/verify/words", Need::Operate),
+            ("/plan", Need::Operate),
+            ("/operations", Need::Operate),
+            ("/operations/3f", Need::Operate),
+            ("/whoami", Need::Somebody),
             (DELTA, Need::Daemon),
             (PEERS, Need::Daemon),
             ("/sql", Need::Somebody),

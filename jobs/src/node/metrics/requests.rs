@@ -15,7 +15,7 @@ use prometheus_client::registry::Registry;
 use crate::node::peers::PEERS;
 
 /// What a daemon answers, with a name in braces for what differs.
-const ROUTES: [&str; 22] = [
+const ROUTES: [&str; 26] = [
     "/health",
     "/ready",
     "/status",
@@ -38,6 +38,10 @@ const ROUTES: [&str; 22] = [
     "/relations",
     "/queries",
     "/queries/{id}",
+    "/whoami",
+    "/plan",
+    "/operations",
+    "/operations/{id}",
 ];
 
 /// Every other path, and every other method.

@@ -12,6 +12,7 @@ use anabranch_jobs::reader::local_service::local_service;
 use anabranch_jobs::work::apply::{
     ApplyOptions, Verdict, begin_candidates, build_candidate, cut_over, roll_back, verdict,
 };
+use anabranch_jobs::work::doer::Why;
 use anabranch_jobs::work::plan::{Action, plan};
 use anabranch_jobs::work::schedule::Scheduler;
 use anabranch_jobs::work::schedule_times::Job;
@@ -69,7 +70,7 @@ async fn apply(dir: &Path) -> anyhow::Result<Vec<String>> {
         "{planned:?}"
     );
     let options = ApplyOptions::default();
-    begin_candidates(&context, &planned).await?;
+    begin_candidates(&context, &planned, &options).await?;
     build_candidate(&context, changes[0], &options).await?;
     let found: Verdict = verdict(&context, changes[0], &options).await?;
     let broken: Vec<String> = found.broken.iter().map(|b| b.limit.clone()).collect();
@@ -136,8 +137,8 @@ async fn mend(dir: &Path) -> anyhow::Result<()> {
     anyhow::ensure!(broken.is_empty(), "{broken:?}");
     let context = Context::open(dir).await?;
     let stop = Arc::new(AtomicBool::new(false));
-    let (from, to) = roll_back(&context, view, Some("was it right?"), &stop).await?;
-    let again = roll_back(&context, view, Some("it was"), &stop).await?;
+    let (from, to) = roll_back(&context, view, &Why::because(Some("was it right?")), &stop).await?;
+    let again = roll_back(&context, view, &Why::because(Some("it was")), &stop).await?;
     anyhow::ensure!(again == (to, from), "{from} {to} {again:?}");
     let said = plan(&context, &[]).await?;
     anyhow::ensure!(!said.has_changes(), "{said:?}");
