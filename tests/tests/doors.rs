@@ -11,6 +11,7 @@ pub(crate) mod gather;
 mod jvm;
 mod metrics;
 mod openapi;
+mod operations;
 mod postgres;
 mod queries;
 mod receipts;

@@ -23,6 +23,7 @@ use self::bucket::Bucket;
 pub use self::rows::RowsFile;
 pub use self::segments::Segment;
 use self::segments::Segments;
+use crate::output::human_count;
 
 mod bucket;
 mod rows;
@@ -147,10 +148,10 @@ impl Diff {
         format!(
             "{} before, {} after: {} changed, {} lost, {} new",
             counted(self.rows_a, "row", "rows"),
-            self.rows_b,
-            self.changed,
-            self.only_a,
-            self.only_b
+            human_count(self.rows_b),
+            human_count(self.changed),
+            human_count(self.only_a),
+            human_count(self.only_b)
         )
     }
 }

@@ -48,7 +48,7 @@ impl Guarded {
 }
 
 /// A request with a token. Gives the status and the answer.
-async fn ask(
+pub(crate) async fn ask(
     daemon: &Daemon,
     (method, path): (&str, &str),
     token: &str,
