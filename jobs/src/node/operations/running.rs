@@ -217,3 +217,28 @@ impl Tells for Operation {
         Ok(())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_said_is_bounded() -> Result<()> {
+        let prepared = Prepared {
+            request: OperationRequest::Refresh {
+                view: "words".to_owned(),
+            },
+            of: "words".to_owned(),
+            command: "anabranch batch refresh words".to_owned(),
+            reads: Vec::new(),
+        };
+        let operation = Operation::new("1".to_owned(), prepared, None);
+        for _ in 0..3 {
+            operation.says(&"ü".repeat(MOST_SAID / 4 + 1))?;
+        }
+        let said = operation.standing.lock().said.clone();
+        assert!(said.len() <= MOST_SAID && said.len() + 2 > MOST_SAID);
+        assert!(said.chars().all(|c| c == 'ü'));
+        Ok(())
+    }
+}
