@@ -124,6 +124,42 @@ export async function cancelQuery(id) {
   await answered(await send(`queries/${encodeURIComponent(id)}`, { method: 'DELETE' }));
 }
 
+/** Who asks, as the daemon knows them, and whether they may act. */
+export const whoami = (signal) => get('whoami', { signal });
+
+/** What would change, of all views or of these alone. */
+export function plan(views, signal) {
+  const query = new URLSearchParams(views.map((view) => ['view', view])).toString();
+  return get(`plan${query && `?${query}`}`, { signal });
+}
+
+/** Operations that run or ran, the newest first, without what they said. */
+export const operations = async (signal) => (await get('operations', { signal })).operations;
+
+/** An operation, whole. */
+export const operation = (id, signal) => get(operationPath(id), { signal });
+
+const operationPath = (id) => `operations/${encodeURIComponent(id)}`;
+
+/** The command that does what is asked for. Nothing is done. */
+export const commandOf = async (asked, signal) => (await post('operations?show=true', asked, signal)).command;
+
+/** Begins what is asked for. Gives the operation. */
+export const begin = (asked) => post('operations', asked);
+
+/** Stops an operation. */
+export async function stopOperation(id) {
+  const response = await answered(await send(operationPath(id), { method: 'DELETE' }));
+  return parse(await response.text());
+}
+
+async function post(path, asked, signal) {
+  const headers = { 'content-type': 'application/json' };
+  const options = { method: 'POST', headers, body: JSON.stringify(asked), signal };
+  const response = await answered(await send(path, options));
+  return parse(await response.text());
+}
+
 /** A header's text, which is percent-encoded; null where there is none. */
 const headerText = (response, name) => headerTexts(response, name).join(', ') || null;
 

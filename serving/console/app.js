@@ -16,6 +16,7 @@ import { Topics } from './pages/topics.js';
 import { Views } from './pages/views.js';
 import { route } from './router.js';
 import { useStore } from './store.js';
+import { useWhoami } from './who.js';
 
 const PAGES = [
   { path: 'now', title: 'Now', page: Now },
@@ -33,6 +34,7 @@ function App() {
   // Times are written anew in another zone.
   useStore(zone);
   useHeartbeat();
+  useWhoami();
   const urgent = useUrgent();
   const current = path[0] ?? 'now';
   const found = PAGES.find((page) => page.path === current);

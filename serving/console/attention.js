@@ -4,27 +4,31 @@
 const LEVELS = ['red', 'attention', 'note'];
 
 /**
- * A list of `{ level, about, why, link }`: red is what keeps the daemon from taking facts or from
- * answering. `why` is as the daemon says it, with names and commands in backticks. Either may be null,
- * where it could not be asked.
+ * A list of `{ level, about, why, link, mends }`: red is what keeps the daemon from taking facts or from
+ * answering. `why` is as the daemon says it, with names and commands in backticks. `mends` is the place
+ * of the button that mends it, as `{ says, to, query }`. Each that is asked may be null, where it could
+ * not be; `plan` and `letters`, counts of dead letters, are for those who may act.
  */
-export function attention(ready, status) {
+export function attention(ready, status, { plan = null, letters = null } = {}) {
   const items = [];
-  const add = (level, about, why, link) => {
+  const mayAct = plan !== null;
+  const add = (level, about, why, link, mends) => {
     const text = String(why);
     const isKnown = items.some((item) => item.why.includes(text) || text.includes(item.why));
-    if (!isKnown) items.push({ level, about, why: text, link });
+    if (!isKnown) items.push({ level, about, why: text, link, ...(mends && mayAct ? { mends } : {}) });
   };
   const each = (map, tell) => Object.entries(map ?? {}).forEach(([name, value]) => tell(name, value));
   const topic = (name) => ['topics', name];
   const view = (name) => ['views', name];
+  const isPlanned = (name) => plan?.views.some((v) => v.view === name && v.is_change);
 
   each(ready?.red, (what, why) => add('red', what, why, linkOf(what)));
   each(ready?.topics_red, (name, why) => add('red', `topic ${name}`, why, topic(name)));
   each(status?.ended_tasks, (name, why) =>
     add('red', `task ${name}`, `it has ended, and what it did is not done any more: ${why}; restart the daemon`));
 
-  each(ready?.views_that_fail, (name, why) => add('attention', `view ${name}`, `it does not answer: ${why}`, view(name)));
+  each(ready?.views_that_fail, (name, why) =>
+    add('attention', `view ${name}`, `it does not answer: ${why}`, view(name), mendsView(name, status, isPlanned)));
   each(ready?.topics_untaken, (name, why) => add('attention', `topic ${name}`, `${why}; it is tried again`, topic(name)));
   for (const why of ready?.attention ?? []) {
     const repeats = [ready.views_that_fail, ready.topics_untaken].flatMap((map) => Object.values(map ?? {}));
@@ -34,7 +38,7 @@ export function attention(ready, status) {
     add('attention', `topic ${name}`, `${why}; nothing that was acknowledged is lost`, topic(name)));
   each(status?.wanted, (name) =>
     add('attention', `view ${name}`, `the daemon asks for a refresh; a running scheduler begins it, `
-      + `otherwise run \`anabranch batch refresh ${name}\``, view(name)));
+      + `otherwise run \`anabranch batch refresh ${name}\``, view(name), { says: 'Refresh it', to: view(name), query: { part: 'actions' } }));
   if (status?.bounds?.full) {
     const why = `deltas stay in memory, and facts are refused once it is full: ${status.bounds.full}`;
     add('attention', 'memory', why, ['system']);
@@ -54,8 +58,37 @@ export function attention(ready, status) {
     const danger = dangerOf(door);
     if (danger) add('attention', `door ${door.name}`, danger, ['system']);
   }
-  each(ready?.notes, (name, why) => add('note', `view ${name}`, why, view(name)));
+  for (const change of plan?.views ?? []) edited(change, add);
+  for (const { topic: name, dead } of letters ?? []) {
+    if (Number(dead) === 0) continue;
+    const says = `${dead} ${Number(dead) === 1 ? 'dead letter waits' : 'dead letters wait'} to be tried again`;
+    add('note', `topic ${name}`, says, topic(name), { says: 'Try a fix', to: topic(name), query: { part: 'dead-letters' } });
+  }
+  each(ready?.notes, (name, why) => {
+    // That it was edited is said with what is to be done.
+    if (!(isPlanned(name) && why.includes('`anabranch plan`'))) add('note', `view ${name}`, why, view(name));
+  });
   return items.sort((a, b) => LEVELS.indexOf(a.level) - LEVELS.indexOf(b.level));
+}
+
+const toChanges = (name) => ({ says: 'See its changes', to: ['views', name], query: { part: 'changes' } });
+
+/** A view that fails answers again by the generation before, or by what its author has mended. */
+function mendsView(name, status, isPlanned) {
+  if (isPlanned(name)) return toChanges(name);
+  const hasPrevious = status?.served?.[`previous.${name}`] !== undefined;
+  return hasPrevious ? { says: 'Roll it back', to: ['views', name], query: { part: 'actions' } } : undefined;
+}
+
+/** A view whose files say something else than what runs. */
+function edited({ view: name, is_change: isChange, doing, stopped_by: stops }, add) {
+  if (!isChange) return;
+  const link = ['views', name];
+  if (stops?.length > 0) {
+    add('attention', `view ${name}`, `a gate keeps its candidate from answering: ${stops.join('; ')}`, link, toChanges(name));
+  } else {
+    add('note', `view ${name}`, `the project differs from what runs; to do: ${doing}`, link, toChanges(name));
+  }
 }
 
 function source(name, { stopped, trouble, paused }, what, add) {

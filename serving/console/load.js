@@ -14,8 +14,8 @@ const OLD_AFTER = 3;
 
 /**
  * Loads with `load(signal)`, again when one of `deps` changes and every `every` milliseconds, if that is
- * given. The last value stays while the next one is on its way; `isFormer` says that it is of other
- * `deps`. Gives `{ value, at, error, isLoading, isFormer, every, again }`.
+ * given: a number, or a function of the last value and error that gives one, or null for no more. The last
+ * value stays while the next one is on its way; `isFormer` says that it is of other `deps`. Gives `{ value, at, error, isLoading, isFormer, every, again }`.
  */
 export function useLoad(load, deps, { every } = {}) {
   const [state, setState] = useState({ isLoading: true });
@@ -26,25 +26,34 @@ export function useLoad(load, deps, { every } = {}) {
     const controller = new AbortController();
     let timer = null;
     let isFirst = true;
+    let wait = every;
+    let last;
+    const after = (error) => {
+      wait = typeof every === 'function' ? every(last, error) : every;
+      if (wait) timer = setTimeout(run, wait);
+    };
     const run = async () => {
       timer = null;
       if (!isFirst && (document.hidden || !connection.get().answers)) {
-        timer = setTimeout(run, every);
+        timer = setTimeout(run, wait);
         return;
       }
       isFirst = false;
       try {
         const value = await load(controller.signal);
         if (controller.signal.aborted) return;
+        last = value;
         setState({ value, of: deps, at: Date.now(), isLoading: false });
       } catch (error) {
         if (controller.signal.aborted) return;
         setState((before) => ({ ...before, error, isLoading: false }));
+        after(error);
+        return;
       }
-      if (every) timer = setTimeout(run, every);
+      after();
     };
     const seen = () => {
-      if (document.hidden || !every || timer === null) return;
+      if (document.hidden || timer === null) return;
       clearTimeout(timer);
       run();
     };

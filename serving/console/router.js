@@ -32,13 +32,16 @@ export function go(to) {
   location.hash = to.slice(1);
 }
 
-/** Changes the query of this page; null takes a name out. Does not add to the history of the browser. */
+/**
+ * Changes the query of this page; null takes a name out, and a list gives it several times. Does not add
+ * to the history of the browser.
+ */
 export function change(values) {
   const { path, query } = route.get();
   const next = new URLSearchParams(query);
   for (const [name, value] of Object.entries(values)) {
-    if (value == null) next.delete(name);
-    else next.set(name, value);
+    next.delete(name);
+    for (const each of [value ?? []].flat()) next.append(name, each);
   }
   history.replaceState(null, '', href(path, next));
   route.set(read());

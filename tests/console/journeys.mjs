@@ -3,14 +3,16 @@
 //   CONSOLE_URL=http://127.0.0.1:8787/console/ node journeys.mjs
 //
 // PLAYWRIGHT is the folder of `playwright-core`, AXE that of `axe-core`, CHROMIUM the browser; CONSOLE_TOKEN a
-// user's token where the daemon has users. The daemon has at least one topic with facts and one view of
-// it with a time. Nothing is written but what the page keeps in the browser. Ends with 1 where
-// something does not hold.
+// user's token where the daemon has users, CONSOLE_READER that of one who may only read. The daemon has at
+// least one topic with facts and one view of it with a time. Nothing is written but what the page keeps in
+// the browser, unless CONSOLE_PROJECT names the daemon's project, to which things are done then: see
+// `acting.mjs`. Ends with 1 where something does not hold.
 
 import assert from 'node:assert/strict';
 import { readFileSync } from 'node:fs';
 import { createRequire } from 'node:module';
 import { join } from 'node:path';
+import { acting, actingOnNothing, readingAlone } from './acting.mjs';
 
 const require = createRequire(import.meta.url);
 const { chromium } = require(process.env.PLAYWRIGHT ?? 'playwright-core');
@@ -28,7 +30,7 @@ const browser = await chromium.launch({
 let failed = 0;
 
 /** A journey has a browser of its own, and ends clean: no error, no dialog, no request elsewhere. */
-async function journey(says, walk, { expected = [], ...options } = {}) {
+async function journey(says, walk, { expected = [], token = TOKEN, ...options } = {}) {
   const context = await browser.newContext({ locale: 'en-US', viewport: { width: 1280, height: 900 }, ...options });
   const page = await context.newPage();
   const wrong = [];
@@ -47,7 +49,7 @@ async function journey(says, walk, { expected = [], ...options } = {}) {
   });
   // A page that is still empty has no storage.
   const keep = (token) => location.origin !== 'null' && sessionStorage.setItem('anabranch.token', token);
-  if (TOKEN) await page.addInitScript(keep, TOKEN);
+  if (token) await page.addInitScript(keep, token);
   try {
     await walk(page);
     assert.deepEqual(wrong, []);
@@ -284,6 +286,11 @@ await journey('an answer is given as a file', async (page) => {
   const path = await (await begun).path();
   assert.equal(readFileSync(path, 'utf8'), 'x,n\n"a,b",1\n');
 });
+
+const tools = { BASE, EVIL, assertAccessible, journey, open, run, settled };
+await actingOnNothing(tools);
+if (process.env.CONSOLE_READER) await readingAlone(tools, process.env.CONSOLE_READER);
+if (process.env.CONSOLE_PROJECT) await acting(tools, process.env.CONSOLE_PROJECT);
 
 await browser.close();
 process.exitCode = failed ? 1 : 0;

@@ -23,6 +23,11 @@ const fresh = await load('freshness.js');
 const { moved } = await load('components/grid.js');
 const { points, chosen } = await load('pages/explore.js');
 const { excerpt } = await load('pages/sql.js');
+const operations = await load('operations.js');
+const { mayIngest, read } = await load('who.js');
+const { chosenOf, retryOf } = await load('pages/letters.js');
+const { linesOf } = await load('pages/changes.js');
+const { changeOf, namesOf } = await load('components/difference.js');
 
 test('long numbers keep their digits', () => {
   for (const text of ['9223372036854775807', '-9223372036854775808', '12345678901234567890.0123456789']) {
@@ -119,4 +124,81 @@ test('keys go from cell to cell', () => {
 
 test('a caret stands under the place of an error', () => {
   assert.equal(excerpt('SELECT é, x', 12, 11), '12 | SELECT é, x\n   |           ^');
+});
+
+test('what a button mends leads to its place, for those who may press it', () => {
+  const ready = { notes: { v: 'view `v` was edited; `anabranch plan` shows it' }, views_that_fail: { w: 'boom' } };
+  const status = { served: { w: {}, 'previous.w': {} }, wanted: { u: 1 } };
+  const plan = { views: [
+    { view: 'v', is_change: true, doing: 'build it', stopped_by: [] },
+    { view: 'x', is_change: true, doing: 'build it', stopped_by: ['`keys_lost` allows 0'] },
+    { view: 'u', is_change: false },
+  ] };
+  const items = attention(ready, status, { plan, letters: [{ topic: 't', dead: 2 }, { topic: 's', dead: 0 }] });
+  const told = items.map((i) => [i.level, i.about, i.mends?.says]);
+  assert.deepEqual(told, [
+    ['attention', 'view w', 'Roll it back'], ['attention', 'view u', 'Refresh it'], ['attention', 'view x', 'See its changes'],
+    ['note', 'view v', 'See its changes'], ['note', 'topic t', 'Try a fix'],
+  ]);
+  assert.ok(attention(ready, status).every((i) => i.mends === undefined));
+});
+
+test('rights say what is offered', () => {
+  assert.ok(mayIngest(['admin'], 'facts'));
+  assert.ok(mayIngest(['read *', 'ingest f?c[st]*'], 'facts'));
+  assert.ok(!mayIngest(['ingest fact', 'operate'], 'facts'));
+  assert.ok(!mayIngest(['ingest f.cts'], 'facts'));
+  assert.deepEqual(read([]), { user: null, rights: [], operates: false });
+  assert.equal(read({ user: 'ann', rights: ['operate'], operates: true }).operates, true);
+  assert.equal(read({ operates: 'yes' }).operates, false);
+});
+
+test('an operation is looked at less often the longer it runs', () => {
+  const of = (state, begunAt) => ({ state, begun_at: new Date(begunAt).toISOString() });
+  assert.equal(operations.pace(of('running', 0), undefined, 1_000), 500);
+  assert.equal(operations.pace(of('waiting', 0), undefined, 30_000), 1_500);
+  assert.equal(operations.pace(of('running', 0), undefined, 900_000), 2_000);
+  // The clocks of the daemon and of the reader need not be the same.
+  assert.equal(operations.pace(of('running', 60_000), undefined, 0), 500);
+  assert.equal(operations.pace(of('differs', 0), undefined, 1_000), null);
+  assert.equal(operations.pace(undefined, { status: 404 }), null);
+  assert.equal(operations.pace(of('running', 0), { status: undefined }, 900_000), 2_000);
+  assert.equal(operations.speedOf({ at: 0, done: 100 }, { at: 2_000, done: 500 }), 200);
+  assert.equal(operations.speedOf({ at: 0, done: 100 }, { at: 100, done: 500 }), null);
+});
+
+test('each request has words, and each end has some', () => {
+  for (const asked of [
+    { do: 'refresh', view: 'v' }, { do: 'rebuild', view: 'v' }, { do: 'verify', view: 'v' }, { do: 'diff', view: 'v' },
+    { do: 'apply', plan: 'p', cut_over: true }, { do: 'apply', plan: 'p', views: ['v'], cut_over: false },
+    { do: 'roll_back', view: 'v', generation: 1 }, { do: 'retry', topic: 't', dry_run: false },
+  ]) {
+    const { title, says } = operations.wordsOf(asked);
+    assert.ok(title.length > 0 && says.endsWith('.'), asked.do);
+    for (const state of ['waiting', 'running', 'done', 'differs', 'stopped', 'failed']) {
+      assert.match(operations.outcomeOf({ do: asked.do, state }).says, /\.$/);
+    }
+  }
+});
+
+test('dead letters are chosen by place or by reason, and a fix that changes nothing is none', () => {
+  assert.equal(chosenOf(new URLSearchParams()), null);
+  assert.deepEqual(chosenOf(new URLSearchParams([['place', '0:1'], ['place', '0:2'], ['reason', 'x']])), { places: ['0:1', '0:2'] });
+  const chosen = chosenOf(new URLSearchParams([['reason', "it's"]]));
+  assert.deepEqual(chosen, { where: "reason = 'it''s'" });
+  assert.deepEqual(retryOf('t', chosen, 'SELECT raw\nFROM dead_letters', true), { do: 'retry', topic: 't', ...chosen, dry_run: true });
+  assert.equal(retryOf('t', chosen, ' SELECT 1 ', false).fix, 'SELECT 1');
+});
+
+test('a difference is told by signs, and by the names that a relation has', () => {
+  assert.deepEqual(linesOf('@@ -1 +1 @@\n-a\n+b\n c\n').map((l) => l.kind), ['line-place', 'line-lost', 'line-new', '']);
+  assert.equal(changeOf({ total_a: 0, total_b: 0 }), 0);
+  assert.equal(changeOf({ total_a: 0, total_b: 1 }), null);
+  assert.equal(changeOf({ total_a: -2, total_b: -1 }), 0.5);
+  const known = [
+    { name: 'w', columns: [{ name: 'a' }, { name: 'b' }] }, { name: 'candidate.w', columns: [{ name: 'c' }, { name: 'a' }] },
+    { name: 'aw', columns: [{ name: 'd' }] },
+  ];
+  assert.deepEqual(namesOf(known, 'w', ['a', 'c']), ['c', 'a']);
+  assert.equal(namesOf(known, 'w', ['d']), null);
 });

@@ -8,7 +8,7 @@ const isMac = /Mac|iPhone|iPad/.test(navigator.platform);
 
 export const RUN_KEYS = isMac ? '⌘ Enter' : 'Ctrl+Enter';
 
-export function Editor({ label, text, onInput, onRun, box }) {
+export function Editor({ label, text, onInput, onRun, box, runs = 'runs', rows = '8' }) {
   const id = useId('editor');
   const leaves = useRef(false);
   const press = (event) => {
@@ -26,10 +26,10 @@ export function Editor({ label, text, onInput, onRun, box }) {
   };
   return html`
     <label for=${id} class="hidden">${label}</label>
-    <textarea id=${id} ref=${box} class="editor" rows="8" spellcheck="false" autocomplete="off" autocapitalize="off" wrap="off"
+    <textarea id=${id} ref=${box} class="editor" rows=${rows} spellcheck="false" autocomplete="off" autocapitalize="off" wrap="off"
       aria-describedby=${`${id}-keys`} value=${text} onInput=${(event) => onInput(event.target.value)} onKeyDown=${press}
       onBlur=${() => { leaves.current = false; }}></textarea>
-    <p id=${`${id}-keys`} class="soft keys">${RUN_KEYS} runs it. Tab indents; press Escape first, and Tab leaves the box.</p>`;
+    <p id=${`${id}-keys`} class="soft keys">${RUN_KEYS} ${runs} it. Tab indents; press Escape first, and Tab leaves the box.</p>`;
 }
 
 /** Moves the chosen lines to the right or back, or puts in an indent where there is only a cursor. */

@@ -4,7 +4,7 @@ import { html, useEffect, useLayoutEffect, useRef, useState } from '../vendor/pr
 import { NoAnswer, access } from '../api.js';
 import { clock, number, span, time } from '../format.js';
 import { useOldness } from '../load.js';
-import { href } from '../router.js';
+import { href, route } from '../router.js';
 
 let made = 0;
 
@@ -25,12 +25,25 @@ export const Heading = ({ children, about }) => html`
     ${about && html`<p class="soft">${about}</p>`}
   </div>`;
 
-/** A part of a page that loads by itself. `children` draws what was loaded. */
-export function Part({ title, load, children, actions, class: kind = '', isQuiet = false }) {
+/**
+ * A part of a page that loads by itself. `children` draws what was loaded. An address that names it, as
+ * `?part=changes` does, leads to it.
+ */
+export function Part({ title, name, load, children, actions, class: kind = '', isQuiet = false }) {
   const id = useId('part');
+  const heading = useRef(null);
+  const isMeant = name !== undefined && route.get().query.get('part') === name;
+  const isThere = !load || load.value !== undefined || load.error !== undefined;
+  useEffect(() => {
+    if (!isMeant || !isThere) return;
+    heading.current.focus({ preventScroll: true });
+    heading.current.scrollIntoView();
+  }, [isMeant, isThere]);
   return html`
     <section class="part ${kind}" aria-labelledby=${id}>
-      <div class="part-head"><h2 id=${id} class=${isQuiet ? 'hidden' : ''}>${title}</h2>${actions}</div>
+      <div class="part-head">
+        <h2 id=${id} ref=${heading} tabindex=${name && '-1'} class=${isQuiet ? 'hidden' : ''}>${title}</h2>${actions}
+      </div>
       ${load ? html`<${Loaded} load=${load} what=${title}>${children}<//>` : children}
     </section>`;
 }
@@ -137,6 +150,19 @@ export const NoTopics = () => html`
       No topics yet. Declare one under <code>[topics.NAME]</code> in <code>anabranch.toml</code>;
       ${' '}<code>anabranch init</code> writes one to begin with.
     </p>`}<//>`;
+
+/** One of several values, which are `[value, text]`, or null for all. */
+export function Choice({ says, chosen, options, choose }) {
+  const id = useId('choice');
+  return html`
+    <div class="choice">
+      <label for=${id}>${says}</label>
+      <select id=${id} value=${chosen ?? ''} onChange=${(event) => choose(event.target.value || null)}>
+        <option value="">all</option>
+        ${options.map(([value, shown]) => html`<option value=${value}>${shown}</option>`)}
+      </select>
+    </div>`;
+}
 
 /** A number with what it is. */
 export const Stat = ({ says, children, hint }) => html`

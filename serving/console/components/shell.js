@@ -6,6 +6,7 @@ import { setZone, span, time, zone, zoneName } from '../format.js';
 import { useNow } from '../load.js';
 import { href } from '../router.js';
 import { useStore } from '../store.js';
+import { useWho } from '../who.js';
 import { Mark, useId } from './parts.js';
 
 export function Shell({ pages, current, urgent, children }) {
@@ -64,7 +65,10 @@ function Zone() {
 
 function Who() {
   const { token } = useStore(access);
-  return token && html`<button type="button" class="quiet" onClick=${signOut}>Sign out</button>`;
+  const { user } = useWho();
+  return html`
+    ${user !== null && html`<span class="who"><span class="hidden">Signed in as </span><bdi>${user}</bdi></span>`}
+    ${token && html`<button type="button" class="quiet" onClick=${signOut}>Sign out</button>`}`;
 }
 
 /** Asks for a token. It is kept for this tab, and sent to nobody but the daemon. */

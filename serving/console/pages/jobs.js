@@ -1,13 +1,16 @@
 // Jobs: what ran, the newest first, and above it those whose last run failed.
 
-import { html } from '../vendor/preact-htm.module.js';
-import { rows } from '../api.js';
-import { Heading, Link, Mark, Part, Prose, Said, Time, useId } from '../components/parts.js';
+import { html, useState } from '../vendor/preact-htm.module.js';
+import { operations, rows, stopOperation } from '../api.js';
+import { Followed, Progress, Standing, nameOf } from '../components/operation.js';
+import { Choice, Empty, Heading, Link, Mark, Part, Problem, Prose, Said, Time } from '../components/parts.js';
 import { Table } from '../components/table.js';
-import { bytes, instant, number, short, span } from '../format.js';
-import { LATER, useLoad } from '../load.js';
+import { bytes, counted, instant, number, short, span } from '../format.js';
+import { LATER, SOON, useLoad } from '../load.js';
+import { isOver } from '../operations.js';
 import { change } from '../router.js';
 import { statement } from '../statement.js';
+import { useWho } from '../who.js';
 import { Actions } from './topics.js';
 
 const SHOWN = 200;
@@ -19,6 +22,7 @@ WHERE nth = 1 AND outcome <> 'done'
 ORDER BY ended_at DESC`;
 
 export function Jobs({ query }) {
+  const { operates } = useWho();
   const given = Object.fromEntries(['view', 'job', 'outcome', 'before'].map((name) => [name, query.get(name)]));
   const asked = statement((value) => {
     const same = ['view', 'job', 'outcome'].filter((name) => given[name] !== null);
@@ -33,6 +37,7 @@ export function Jobs({ query }) {
   const isNarrowed = Object.values(given).some((value) => value !== null);
   return html`
     <${Heading} about="Refreshes, rebuilds and checks of views: what ran, and what came of it.">Jobs<//>
+    ${operates && html`<${Operations} follows=${query.get('op')} onEnd=${load.again} />`}
     <${Part} title="Failed when they last ran" load=${failed}>
       ${(jobs) => (jobs.length === 0
         ? html`<p><${Mark} level="good" /> None.</p>`
@@ -56,6 +61,66 @@ export function Jobs({ query }) {
     <//>`;
 }
 
+/** So many operations are shown at once. */
+const NEWEST = 5;
+
+/** What was begun by buttons, and what it says. */
+function Operations({ follows, onEnd }) {
+  const load = useLoad(operations, [], { every: SOON });
+  const ended = () => {
+    load.again();
+    onEnd();
+  };
+  const item = (of) => html`
+    <li key=${of.id}>${of.id === follows
+      ? html`<${Followed} id=${of.id} onEnd=${ended} />`
+      : html`<${Brief} of=${of} again=${load.again} />`}</li>`;
+  return html`
+    <${Part} title="Operations" name="operations" load=${load}>
+      ${(all) => html`
+        ${all.length === 0 && html`
+          <${Empty}>
+            <p>
+              Nothing was begun by a button since the daemon started. Buttons are on the pages
+              of <${Link} to=${['views']}>views<//> and <${Link} to=${['topics']}>topics<//>.
+            </p>
+          <//>`}
+        ${follows && !all.some((of) => of.id === follows) && html`<${Followed} id=${follows} onEnd=${ended} />`}
+        <ul class="operations">${all.slice(0, NEWEST).map(item)}</ul>
+        ${all.length > NEWEST && html`
+          <details open=${all.findIndex((of) => of.id === follows) >= NEWEST}>
+            <summary>${counted(all.length - NEWEST, 'earlier operation', 'earlier operations')}</summary>
+            <ul class="operations">${all.slice(NEWEST).map(item)}</ul>
+          </details>`}`}
+    <//>`;
+}
+
+function Brief({ of, again }) {
+  const [trouble, setTrouble] = useState(null);
+  const stop = async () => {
+    try {
+      await stopOperation(of.id);
+      again();
+    } catch (error) {
+      setTrouble(error);
+    }
+  };
+  return html`
+    <section class="operation" aria-label=${nameOf(of)}>
+      <div class="part-head">
+        <h3>${nameOf(of)}</h3>
+        <span class="actions">
+          ${!isOver(of) && html`<button type="button" class="small" onClick=${stop}>Stop it</button>`}
+          <button type="button" class="small" onClick=${() => change({ op: of.id })} aria-label=${`Show what it says: ${nameOf(of)}`}>Show what it says</button>
+        </span>
+      </div>
+      <${Standing} of=${of} isQuiet />
+      ${!isOver(of) && html`<${Progress} of=${of} />`}
+      ${of.error && html`<${Said} text=${of.error.error} />`}
+      ${trouble && html`<${Problem} error=${trouble} />`}
+    </section>`;
+}
+
 const Failure = ({ job }) => html`
   <${Mark} level="attention" />
   <strong>${job.job} of <${Link} to=${['views', job.view]}>${job.view}<//></strong>
@@ -64,23 +129,14 @@ const Failure = ({ job }) => html`
 
 function Filters({ given, known }) {
   const values = (name) => [...new Set([...known.map((row) => row[name]), given[name]].filter((value) => value != null))];
+  const choice = (says, name, all) => html`
+    <${Choice} says=${says} chosen=${given[name]} options=${all.map((value) => [value, value])}
+      choose=${(value) => change({ [name]: value, before: null })} />`;
   return html`
     <div class="filters">
-      <${Choice} says="View" name="view" chosen=${given.view} values=${values('view')} />
-      <${Choice} says="Job" name="job" chosen=${given.job} values=${values('job')} />
-      <${Choice} says="Outcome" name="outcome" chosen=${given.outcome} values=${['done', 'failed', 'stopped']} />
-    </div>`;
-}
-
-function Choice({ says, name, chosen, values }) {
-  const id = useId('choice');
-  return html`
-    <div class="choice">
-      <label for=${id}>${says}</label>
-      <select id=${id} value=${chosen ?? ''} onChange=${(event) => change({ [name]: event.target.value || null, before: null })}>
-        <option value="">all</option>
-        ${values.map((value) => html`<option value=${value}>${value}</option>`)}
-      </select>
+      ${choice('View', 'view', values('view'))}
+      ${choice('Job', 'job', values('job'))}
+      ${choice('Outcome', 'outcome', ['done', 'failed', 'stopped'])}
     </div>`;
 }
 

@@ -1,13 +1,14 @@
 // Now: what needs somebody, what goes well, and how fresh everything is.
 
 import { html, useMemo } from '../vendor/preact-htm.module.js';
-import { connection, ready, rows, status } from '../api.js';
+import { connection, plan, ready, rows, status } from '../api.js';
 import { attention } from '../attention.js';
 import { Heading, Link, Loaded, Mark, NoTopics, NoViews, Part, Prose, Said, Spark, Split } from '../components/parts.js';
 import { ago, counted, number, short, time } from '../format.js';
 import { freshness, noteHeads, placesUpTo, rate, rates } from '../freshness.js';
 import { LATER, SOON, useLoad, useNow } from '../load.js';
 import { useStore } from '../store.js';
+import { useWho } from '../who.js';
 
 const LAST_CHECKS = `SELECT view, ended_at, outcome FROM jobs
 WHERE job = 'verify' ORDER BY ended_at DESC LIMIT 1`;
@@ -17,9 +18,10 @@ export function Now() {
   const state = useLoad(status, [], { every: SOON });
   const fresh = useLoad(loadFreshness, [], { every: SOON });
   const checks = useLoad((signal) => rows(LAST_CHECKS, { signal }), [], { every: LATER });
+  const acts = useActs();
   const items = useMemo(
-    () => attention(isReady.value ?? null, state.value ?? null),
-    [isReady.value, state.value],
+    () => attention(isReady.value ?? null, state.value ?? null, acts),
+    [isReady.value, state.value, acts],
   );
   const { answers } = useStore(connection);
   // What one of the two can't tell, the other may.
@@ -39,6 +41,28 @@ export function Now() {
     <${Part} title="Topics" load=${fresh}>
       ${(all) => html`<${Cards} all=${all.filter((r) => r.kind === 'topic')} card=${TopicCard} none=${NoTopics} />`}
     <//>`;
+}
+
+/** How often what waits for a button is asked for, in milliseconds: it takes more than a look. */
+const SELDOM = 30_000;
+
+const WAITING = `SELECT topic, count(*) AS dead FROM dead_letters
+WHERE retried_at IS NULL GROUP BY topic ORDER BY topic`;
+
+/** What waits for a button, for those who may press it: changes of the project, and dead letters. */
+function useActs() {
+  const { operates } = useWho();
+  const ask = async (signal) => {
+    if (!operates) return {};
+    const otherwise = (value) => () => value;
+    // A project that can't be read is told where it is applied; without a topic there are no dead letters.
+    const [planned, letters] = await Promise.all([
+      plan([], signal).catch(otherwise({ views: [] })),
+      rows(WAITING, { signal }).catch(otherwise([])),
+    ]);
+    return { plan: planned, letters };
+  };
+  return useLoad(ask, [operates], { every: SELDOM }).value;
 }
 
 const silence = {
@@ -79,11 +103,13 @@ function Attention({ items, ready: known, state }) {
 
 const Items = ({ items }) => html`
   <ul class="items">
-    ${items.map(({ level, about, why, link }) => html`
+    ${items.map(({ level, about, why, link, mends }) => html`
       <li class=${level}>
         <${Mark} level=${level} isLabelled=${level !== 'note'} />
         <strong>${link ? html`<${Link} to=${link}>${about}<//>` : about}</strong>
         <${Said} text=${why} />
+        ${mends && html`
+          <p><${Link} class="button small" to=${mends.to} query=${mends.query} aria-label=${`${mends.says}: ${about}`}>${mends.says}<//></p>`}
       </li>`)}
   </ul>`;
 

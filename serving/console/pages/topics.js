@@ -1,16 +1,18 @@
 // Topics: the list, and one of them with its fields, its newest facts and its dead letters.
 
-import { html } from '../vendor/preact-htm.module.js';
+import { html, useState } from '../vendor/preact-htm.module.js';
 import { addressOf, relations, rows, status } from '../api.js';
-import { Code, Command, Empty, Heading, Link, NoTopics, Part, Prose, Stat, Time } from '../components/parts.js';
+import { Command, Empty, Heading, Link, NoTopics, Part, Stat } from '../components/parts.js';
 import { Rows, Table } from '../components/table.js';
 import { ago, counted, number, short, span } from '../format.js';
 import { freshness, noteHeads, offsets, placesUpTo, rate } from '../freshness.js';
 import { LATER, SOON, useLoad } from '../load.js';
 import { href } from '../router.js';
-import { column, relation, statement } from '../statement.js';
+import { column, relation } from '../statement.js';
+import { DeadLetters } from './letters.js';
 
-export const Topics = ({ name }) => (name === undefined ? html`<${List} />` : html`<${Topic} name=${name} />`);
+export const Topics = ({ name, query }) =>
+  (name === undefined ? html`<${List} />` : html`<${Topic} name=${name} query=${query} />`);
 
 async function loadAll(signal) {
   const all = await freshness(signal);
@@ -45,7 +47,9 @@ function List() {
     <//>`;
 }
 
-function Topic({ name }) {
+function Topic({ name, query }) {
+  // Each retry may bring facts.
+  const [retries, setRetries] = useState(0);
   const all = useLoad(relations, [], { every: LATER });
   const found = all.value?.find((r) => r.name === name && r.kind === 'topic');
   return html`
@@ -54,8 +58,8 @@ function Topic({ name }) {
     <${How} name=${name} />
     <${Part} title="Fields" load=${all}>${() => (found ? html`<${Fields} topic=${found} />` : html`<${Absent} name=${name} />`)}<//>
     ${found && html`
-      <${Newest} topic=${found} />
-      <${DeadLetters} name=${name} />
+      <${Newest} topic=${found} retries=${retries} />
+      <${DeadLetters} name=${name} query=${query} onEnd=${() => setRetries((before) => before + 1)} />
       <${Part} title="Views made from it">
         <${Made} views=${all.value.filter((r) => r.topic === name)} />
       <//>`}`;
@@ -126,10 +130,10 @@ function Fields({ topic }) {
 
 const INGESTED = '_ingested_at';
 
-function Newest({ topic }) {
+function Newest({ topic, retries }) {
   const hasTime = topic.columns.some((c) => c.name === INGESTED);
   const sql = `SELECT *\nFROM ${relation(topic.name)}${hasTime ? `\nORDER BY ${column(INGESTED)} DESC` : ''}\nLIMIT 50`;
-  const load = useLoad((signal) => rows(sql, { signal }), [sql]);
+  const load = useLoad((signal) => rows(sql, { signal }), [sql, retries]);
   const address = addressOf(`topics/${encodeURIComponent(topic.name)}`);
   const example = `curl -d '${exampleFact(topic.columns)}' ${address}`;
   return html`
@@ -156,40 +160,6 @@ export const Actions = ({ load, sql }) => html`
     <button type="button" class="small" onClick=${load.again} disabled=${load.isLoading}>Look again</button>
     <a class="small" href=${href(['sql'], { q: sql })}>Open in SQL</a>
   </div>`;
-
-function DeadLetters({ name }) {
-  const asked = statement((value) => `SELECT *
-FROM dead_letters
-WHERE topic = ${value(name)}
-ORDER BY received_at DESC
-LIMIT 50`);
-  const load = useLoad((signal) => rows(asked.sql, { parameters: asked.parameters, signal }), [name]);
-  return html`
-    <${Part} title="Dead letters" load=${load} actions=${html`<${Actions} load=${load} sql=${asked.text} />`}>
-      ${(letters) => (letters.length === 0
-        ? html`<${Empty}><p>None. Records that can't become facts are kept here, with the reason.</p><//>`
-        : html`
-          <p class="soft">
-            The ${letters.length === 1 ? 'newest' : `${letters.length} newest`}. To try them again, corrected:
-            ${' '}<code>anabranch dead-letters retry</code>
-          </p>
-          <ul class="letters">${letters.map((letter) => html`<li><${Letter} of=${letter} /></li>`)}</ul>`)}
-    <//>`;
-}
-
-const Letter = ({ of }) => html`
-  <details>
-    <summary>
-      <${Time} at=${of.received_at} /> <span class="reason"><${Prose} text=${of.reason} /></span>
-      ${of.retried_at != null && html` <span class="soft">tried again <${Time} at=${of.retried_at} /></span>`}
-    </summary>
-    <dl class="pairs">
-      ${of.field != null && html`<dt>Field</dt><dd><code>${of.field}</code></dd>`}
-      ${of.source != null && html`<dt>From</dt><dd>${of.source}${of.line != null && `, line ${of.line}`}</dd>`}
-      <dt>Place</dt><dd>partition ${of._partition}, ${number(of._offset)}</dd>
-    </dl>
-    <${Code} text=${of.raw ?? ''} label="The record as it came" />
-  </details>`;
 
 const Made = ({ views }) => (views.length === 0
   ? html`

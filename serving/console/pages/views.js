@@ -2,6 +2,8 @@
 
 import { html } from '../vendor/preact-htm.module.js';
 import { ready, relations, rows, status } from '../api.js';
+import { Act } from '../components/act.js';
+import { Begun } from '../components/operation.js';
 import { Code, Copy, Empty, Heading, Link, NoViews, Part, Said, Split, Stat } from '../components/parts.js';
 import { Rows, Table } from '../components/table.js';
 import { ago, bytes, counted, number, zoneName } from '../format.js';
@@ -9,12 +11,16 @@ import { freshness, placesUpTo } from '../freshness.js';
 import { LATER, SOON, useLoad } from '../load.js';
 import { href } from '../router.js';
 import { explorable, sample, shortName, statement } from '../statement.js';
+import { useWho } from '../who.js';
+import { Changes, usePlan } from './changes.js';
 import { JobTable } from './jobs.js';
 import { Actions } from './topics.js';
 
-export const Views = ({ name }) => (name === undefined ? html`<${List} />` : html`<${View} name=${name} />`);
+export const Views = ({ name, query }) =>
+  (name === undefined ? html`<${List} query=${query} />` : html`<${View} name=${name} query=${query} />`);
 
-function List() {
+function List({ query }) {
+  const { operates } = useWho();
   const all = useLoad(relations, [], { every: LATER });
   const fresh = useLoad(freshness, [], { every: SOON });
   const state = useLoad(status, [], { every: SOON });
@@ -31,6 +37,7 @@ function List() {
   ];
   return html`
     <${Heading} about="Each is written once, as SQL, and answers up to the newest fact.">Views<//>
+    ${operates && html`<${ChangesOf} query=${query} onEnd=${all.again} />`}
     <${Part} title="All views" load=${all} isQuiet>
       ${(list) => {
         const views = list.filter((v) => v.kind === 'view');
@@ -43,6 +50,16 @@ function List() {
     <//>`;
 }
 
+/** The changes of all views or of one, with what was begun to make them. */
+function ChangesOf({ view, query, onEnd }) {
+  const load = usePlan(view === undefined ? [] : [view]);
+  const ended = () => {
+    load.again();
+    onEnd();
+  };
+  return html`<${Begun} query=${query} onEnd=${ended} /><${Changes} load=${load} view=${view} />`;
+}
+
 const keysOf = (view) => view.columns.filter((c) => c.role === 'key').map((c) => c.name);
 
 function answers({ name, fails = false }, state) {
@@ -51,7 +68,8 @@ function answers({ name, fails = false }, state) {
   return fails || delta.failed ? html`<span class="bad">✕ no</span>` : html`<span class="good">✓ yes</span>`;
 }
 
-function View({ name }) {
+function View({ name, query }) {
+  const { operates } = useWho();
   const all = useLoad(relations, [], { every: LATER });
   const known = useLoad(ready, [], { every: SOON });
   const view = all.value?.find((r) => r.name === name && r.kind === 'view');
@@ -64,6 +82,7 @@ function View({ name }) {
     </div>
     ${why && html`<${Part} title="It does not answer"><div class="problem" role="alert"><${Said} text=${why} /></div><//>`}
     ${!(why && all.value && !view) && html`<${How} name=${name} />`}
+    ${operates && all.value && html`<${Acting} name=${name} query=${query} known=${all.value} onEnd=${all.again} />`}
     <${Part} title="SQL" load=${all} actions=${view?.sql && html`<div class="actions"><${Copy} text=${view.sql} /></div>`}>
       ${() => (view ? html`
         ${view.topic && html`<p class="soft">Made from the topic <${Link} to=${['topics', view.topic]}>${view.topic}<//>.</p>`}
@@ -73,6 +92,54 @@ function View({ name }) {
       <${Part} title="Columns"><${Columns} view=${view} /><//>
       <${Sample} view=${view} />
       <${JobsOf} name=${name} />`}`;
+}
+
+/** A generation that does not answer: it is asked, and nothing is done to it by itself. */
+const isOther = (name) => /^(candidate|previous|g\d+)\./.test(name);
+
+/**
+ * What can be done to a view: by buttons, and by its changes. One that is new in the project is not there
+ * yet; whoever comes for its changes is shown them.
+ */
+function Acting({ name, query, known, onEnd }) {
+  const has = (relation) => known.some((r) => r.kind === 'view' && r.name === relation);
+  const fresh = useLoad(freshness, [], { every: SOON });
+  const looks = () => {
+    fresh.again();
+    onEnd();
+  };
+  if (isOther(name)) {
+    const of = name.slice(name.indexOf('.') + 1);
+    return html`<p class="part">What can be done to it is at <${Link} to=${['views', of]}>${of}<//>.</p>`;
+  }
+  const live = fresh.value?.find((r) => r.relation === name && r.kind === 'view')?.generation;
+  return html`
+    ${has(name) && html`
+      <${Part} title="Actions" name="actions">
+        <${Buttons} view=${name} live=${live} hasCandidate=${has(`candidate.${name}`)} hasPrevious=${has(`previous.${name}`)}
+          again=${looks} />
+      <//>`}
+    ${(has(name) || query.get('part') === 'changes') && html`<${ChangesOf} view=${name} query=${query} onEnd=${looks} />`}`;
+}
+
+function Buttons({ view, live, hasCandidate, hasPrevious, again }) {
+  return html`
+    <div class="acts">
+      <${Act} says="Refresh" asked=${{ do: 'refresh', view }} again=${again} />
+      <${Act} says="Rebuild" asked=${{ do: 'rebuild', view }} again=${again} />
+      <${Act} says="Verify" asked=${{ do: 'verify', view }} again=${again} />
+      ${hasCandidate && html`
+        <${Act} says="Compare with the candidate" asked=${{ do: 'diff', view, a: 'live', b: 'candidate' }} again=${again} />`}
+      ${hasPrevious && html`
+        <${Act} says="Compare with the previous" asked=${{ do: 'diff', view, a: 'previous', b: 'live' }} again=${again} />`}
+      ${hasPrevious && live != null && html`
+        <${Act} says=${`Roll back from g${live}`} asked=${{ do: 'roll_back', view, generation: Number(live) }} again=${again} />`}
+    </div>
+    ${(hasCandidate || hasPrevious) && html`
+      <p class="soft">
+        ${hasCandidate && html`A candidate stands beside what answers: <${Link} to=${['views', `candidate.${view}`]}>candidate.${view}<//>. `}
+        ${hasPrevious && html`What answered before is kept: <${Link} to=${['views', `previous.${view}`]}>previous.${view}<//>.`}
+      </p>`}`;
 }
 
 const Absent = ({ name, isUnusable }) => html`

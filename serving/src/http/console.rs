@@ -83,9 +83,12 @@ const FILE_BYTES: &[(&str, &[u8])] = files![
     "api.js"
     "app.js"
     "attention.js"
+    "components/act.js"
     "components/chart.js"
+    "components/difference.js"
     "components/editor.js"
     "components/grid.js"
+    "components/operation.js"
     "components/parts.js"
     "components/shell.js"
     "components/table.js"
@@ -97,8 +100,11 @@ const FILE_BYTES: &[(&str, &[u8])] = files![
     "index.html"
     "json.js"
     "load.js"
+    "operations.js"
+    "pages/changes.js"
     "pages/explore.js"
     "pages/jobs.js"
+    "pages/letters.js"
     "pages/now.js"
     "pages/sql.js"
     "pages/system.js"
@@ -110,6 +116,7 @@ const FILE_BYTES: &[(&str, &[u8])] = files![
     "vendor/preact-htm.module.js"
     "vendor/uPlot.esm.js"
     "vendor/uPlot.min.css"
+    "who.js"
 ];
 
 fn files() -> Result<&'static BTreeMap<&'static str, File>> {

@@ -34,10 +34,11 @@ fn browser() -> Option<(PathBuf, PathBuf)> {
     Some((modules, chromium))
 }
 
+/// Goes through all journeys; `given` are variables that tell them more.
 async fn walked(
     (modules, chromium): &(PathBuf, PathBuf),
     daemon: &Daemon,
-    token: Option<&str>,
+    given: &[(&str, &str)],
 ) -> anyhow::Result<()> {
     let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("console/journeys.mjs");
     let modules = modules.join("node_modules");
@@ -48,10 +49,8 @@ async fn walked(
         .env("PLAYWRIGHT", modules.join("playwright-core"))
         .env("AXE", modules.join("axe-core"))
         .env("CHROMIUM", chromium)
+        .envs(given.iter().copied())
         .kill_on_drop(true);
-    if let Some(token) = token {
-        node.env("CONSOLE_TOKEN", token);
-    }
     let Output { status, stdout, .. } = tokio::time::timeout(PATIENCE, node.output()).await??;
     let said = String::from_utf8_lossy(&stdout);
     println!("{said}");
@@ -91,13 +90,18 @@ async fn people_find_their_way() -> anyhow::Result<()> {
     let dir = places::folder()?;
     write_project(dir.path(), Setup::default())?;
     declare(dir.path())?;
+    let path = dir.path().join("anabranch.toml");
+    let gated = std::fs::read_to_string(&path)? + "[views.words.gate]\nkeys_lost = 0\n";
+    std::fs::write(&path, gated)?;
     let daemon = Daemon::start(dir.path()).await?;
     let body: String = (0..1_000).map(line).collect();
-    // One that is none is shown, too.
+    // Those that are none are shown, too: one that is hostile, and one that a fix makes a fact of.
     let body = body + "{\"id\":\"<img src=x onerror=alert(1)>\"}\n";
+    let body = body + "{\"ts\":\"2026-01-01T00:00:00Z\",\"id\":\"17x\",\"word\":\"w1\"}\n";
     daemon.post("facts", &[], body.as_bytes()).await?;
-    daemon.landed("facts", 1_001).await?;
-    walked(&browser, &daemon, None).await?;
+    daemon.landed("facts", 1_002).await?;
+    let project = dir.path().to_string_lossy().into_owned();
+    walked(&browser, &daemon, &[("CONSOLE_PROJECT", project.as_str())]).await?;
     daemon.stop().await
 }
 
@@ -109,6 +113,7 @@ async fn users_sign_in() -> anyhow::Result<()> {
     let guarded = Guarded::new("")?;
     declare(guarded.path())?;
     let token = guarded.add("it", &["admin"]).await?;
+    let reader = guarded.add("reader", &["read *"]).await?;
     let daemon = Daemon::start(guarded.path()).await?;
     let http = &daemon.client.address().http;
     let bearer = format!("Bearer {token}");
@@ -116,7 +121,11 @@ async fn users_sign_in() -> anyhow::Result<()> {
     let body: String = (0..1_000).map(line).collect();
     let (status, text) = request("POST", http, "/topics/facts", &headers, body.as_bytes()).await?;
     anyhow::ensure!(status == 200, "{text}");
-    walked(&browser, &daemon, Some(&token)).await?;
+    let tokens = [
+        ("CONSOLE_TOKEN", token.as_str()),
+        ("CONSOLE_READER", reader.as_str()),
+    ];
+    walked(&browser, &daemon, &tokens).await?;
     daemon.stop().await
 }
 
