@@ -6,8 +6,8 @@ const LEVELS = ['red', 'attention', 'note'];
 /**
  * A list of `{ level, about, why, link, mends }`: red is what keeps the daemon from taking facts or from
  * answering. `why` is as the daemon says it, with names and commands in backticks. `mends` is the place
- * of the button that mends it, as `{ says, to, query }`. Each that is asked may be null, where it could
- * not be; `plan` and `letters`, counts of dead letters, are for those who may act.
+ * of the button that mends it, as `{ says, to, query }`. What could not be asked is null; `plan` and
+ * `letters`, counts of dead letters, are for those who may act.
  */
 export function attention(ready, status, { plan = null, letters = null } = {}) {
   const items = [];
@@ -15,7 +15,7 @@ export function attention(ready, status, { plan = null, letters = null } = {}) {
   const add = (level, about, why, link, mends) => {
     const text = String(why);
     const isKnown = items.some((item) => item.why.includes(text) || text.includes(item.why));
-    if (!isKnown) items.push({ level, about, why: text, link, ...(mends && mayAct ? { mends } : {}) });
+    if (!isKnown) items.push({ level, about, why: text, link, mends: mayAct ? mends : undefined });
   };
   const each = (map, tell) => Object.entries(map ?? {}).forEach(([name, value]) => tell(name, value));
   const topic = (name) => ['topics', name];
@@ -80,15 +80,12 @@ function mendsView(name, status, isPlanned) {
   return hasPrevious ? { says: 'Roll it back', to: ['views', name], query: { part: 'actions' } } : undefined;
 }
 
-/** A view whose files say something else than what runs. */
+/** A view whose files say something else than what runs. It answers all the same. */
 function edited({ view: name, is_change: isChange, doing, stopped_by: stops }, add) {
-  if (!isChange) return;
-  const link = ['views', name];
-  if (stops?.length > 0) {
-    add('attention', `view ${name}`, `a gate keeps its candidate from answering: ${stops.join('; ')}`, link, toChanges(name));
-  } else {
-    add('note', `view ${name}`, `the project differs from what runs; to do: ${doing}`, link, toChanges(name));
-  }
+  const why = stops?.length > 0
+    ? `a gate keeps its candidate from answering: ${stops.join('; ')}`
+    : `the project differs from what runs; to do: ${doing}`;
+  if (isChange) add('note', `view ${name}`, why, ['views', name], toChanges(name));
 }
 
 function source(name, { stopped, trouble, paused }, what, add) {

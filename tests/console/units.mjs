@@ -137,8 +137,8 @@ test('what a button mends leads to its place, for those who may press it', () =>
   const items = attention(ready, status, { plan, letters: [{ topic: 't', dead: 2 }, { topic: 's', dead: 0 }] });
   const told = items.map((i) => [i.level, i.about, i.mends?.says]);
   assert.deepEqual(told, [
-    ['attention', 'view w', 'Roll it back'], ['attention', 'view u', 'Refresh it'], ['attention', 'view x', 'See its changes'],
-    ['note', 'view v', 'See its changes'], ['note', 'topic t', 'Try a fix'],
+    ['attention', 'view w', 'Roll it back'], ['attention', 'view u', 'Refresh it'],
+    ['note', 'view v', 'See its changes'], ['note', 'view x', 'See its changes'], ['note', 'topic t', 'Try a fix'],
   ]);
   assert.ok(attention(ready, status).every((i) => i.mends === undefined));
 });

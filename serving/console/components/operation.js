@@ -111,13 +111,16 @@ const hasTables = (of) => isRetry(of) || (of.result?.diff !== undefined) || comp
 function Result({ of }) {
   if (of.result.diff) return html`<${Difference} of=${of.result} />`;
   if (isRetry(of)) return html`<${Retried} of=${of.result} isDry=${isDry(of)} />`;
-  return comparedOf(of).map(({ compared, not_compared: why, broken = [] }) => html`
-    ${broken.map(({ limit, allowed, found }) => html`
-      <p class="broken">
-        <${Mark} level="attention" /> The gate is broken: <code>${limit}</code> allows ${allowed}, found ${found}.
-      </p>`)}
-    ${why && html`<p>Not compared: <${Prose} text=${why} /></p>`}
-    ${compared && html`<${Difference} of=${compared} />`}`);
+  const all = comparedOf(of);
+  return html`
+    ${all.flatMap(({ compared, broken = [] }) => broken.map(({ limit, allowed, found }) => html`
+      <p>
+        <${Mark} level="attention" /> The gate${compared && html` of <bdi>${compared.view}</bdi>`} is broken:
+        ${' '}<code>${limit}</code> allows ${allowed}, found ${found}.
+      </p>`))}
+    ${all.map(({ compared, not_compared: why }) => html`
+      ${why && html`<p>Not compared: <${Prose} text=${why} /></p>`}
+      ${compared && html`<${Difference} of=${compared} />`}`)}`;
 }
 
 function Retried({ of, isDry: isTried }) {
