@@ -2,6 +2,7 @@
 
 mod access;
 mod audit;
+mod boards;
 mod door;
 mod intake;
 mod journal;

@@ -1,5 +1,6 @@
 //! A user's project: its folder, its settings, and what its storage knows of it.
 
+pub mod boards;
 pub mod context;
 pub mod dead_letter_retries;
 mod declare;

@@ -52,6 +52,7 @@ use crate::workers;
 use statements::{Known, Read, Statements, computed};
 pub use views::stopped_by;
 
+mod sources;
 mod statements;
 mod views;
 

@@ -2,6 +2,7 @@
 
 mod answers;
 mod as_of;
+mod boards;
 mod bounds;
 mod changes;
 mod console;

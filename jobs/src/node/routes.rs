@@ -15,6 +15,7 @@ use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use axum::{Extension, Router};
 
+use crate::node::boards::{self, Boards};
 use crate::node::metrics::{NodeMetrics, OPENMETRICS};
 use crate::node::operations::{self, Operations};
 use crate::node::peers::{PEERS, PeerList};
@@ -48,6 +49,7 @@ pub(super) fn router(
     daemon: &Arc<Daemon>,
     following: Arc<Following>,
     operations: Arc<Operations>,
+    boards: Arc<Boards>,
 ) -> Router {
     let own = Router::new()
         .route("/health", get(healthy))
@@ -67,7 +69,13 @@ pub(super) fn router(
             get(operations::one).delete(operations::stop),
         )
         .with_state(operations);
+    let seen = Router::new()
+        .route("/boards", get(boards::list))
+        .route("/boards/{board}", get(boards::one))
+        .route("/boards/{board}/{panel}", get(boards::panel))
+        .with_state(boards);
     own.merge(acts)
+        .merge(seen)
         .merge(anabranch_serving::router(following))
         .layer(DefaultBodyLimit::max(ASKED_BYTES))
         .layer(from_fn(refuse_large))

@@ -14,6 +14,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::node::access;
 use crate::node::audit::Audit;
+use crate::node::boards::Boards;
 use crate::node::door::Door;
 use crate::node::door::gate::{Gate, flight_gate, gate};
 use crate::node::door::guard::{Guard, guard, pages};
@@ -224,8 +225,16 @@ impl Running {
             }
         };
         let operations = Operations::new(project.dir.clone(), auditor, tasks.clone());
-        let app = router(health, daemon, following.clone(), Arc::new(operations))
-            .layer(from_fn_with_state(gating, gate));
+        let boards = Boards::new(project.dir.clone(), sql.clone());
+        let boards = Arc::new(boards);
+        let app = router(
+            health,
+            daemon,
+            following.clone(),
+            Arc::new(operations),
+            boards,
+        )
+        .layer(from_fn_with_state(gating, gate));
         let app = match project.http.origins.as_slice() {
             [] => app,
             origins => app.layer(pages(origins)?),

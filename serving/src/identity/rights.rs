@@ -1,5 +1,5 @@
 //! What a user may do, as a users file says it: `read PATTERN`, `read PATTERN where COLUMN = 'VALUE'`,
-//! `ingest PATTERN`, `operate`, `admin`.
+//! `ingest PATTERN`, `board PATTERN`, `operate`, `admin`.
 
 use std::fmt;
 use std::str::FromStr;
@@ -18,6 +18,8 @@ enum Right {
     Read(Pattern, Option<RowFilter>),
     /// Send facts of topics with a name like that.
     Ingest(Pattern),
+    /// See boards with a name like that, whatever they show.
+    Board(Pattern),
     /// See how the daemon is, and end what others do.
     Operate,
     /// Everything.
@@ -115,8 +117,23 @@ impl Rights {
         self.0.iter().any(|right| match right {
             Right::Ingest(pattern) => pattern.matches(topic) && !is_own,
             Right::Admin => !is_own,
-            Right::Read(..) | Right::Operate => false,
+            Right::Read(..) | Right::Board(_) | Right::Operate => false,
         })
+    }
+
+    /// Whether the user may see all of a board, whatever else they may read.
+    pub fn may_see_board(&self, board: &str) -> bool {
+        self.0.iter().any(|right| match right {
+            Right::Board(pattern) => pattern.matches(board),
+            Right::Admin => true,
+            Right::Read(..) | Right::Ingest(_) | Right::Operate => false,
+        })
+    }
+
+    /// Whether the user may query something.
+    pub fn may_read_something(&self) -> bool {
+        let reads = |right: &Right| matches!(right, Right::Read(..) | Right::Admin);
+        self.0.iter().any(reads)
     }
 
     /// Whether the user may see how the daemon is, and end what others do.
@@ -141,6 +158,7 @@ impl fmt::Display for Right {
             Self::Read(pattern, None) => write!(f, "read {pattern}"),
             Self::Read(pattern, Some(filter)) => write!(f, "read {pattern} where {filter}"),
             Self::Ingest(pattern) => write!(f, "ingest {pattern}"),
+            Self::Board(pattern) => write!(f, "board {pattern}"),
             Self::Operate => f.write_str("operate"),
             Self::Admin => f.write_str("admin"),
         }
@@ -230,10 +248,11 @@ impl FromStr for Right {
                 "`{text}` takes no condition; `read NAME where COLUMN = 'VALUE'` does"
             ))),
             ["ingest", name] => Ok(Self::Ingest(pattern(name)?)),
+            ["board", name] => Ok(Self::Board(pattern(name)?)),
             ["operate"] => Ok(Self::Operate),
             ["admin"] => Ok(Self::Admin),
             _ => Err(Error::Invalid(format!(
-                "`{text}` is no right; write `read NAME`, `read NAME where COLUMN = 'VALUE'`, `ingest NAME`, `operate` or `admin`, where NAME is a view's or a topic's and `*` stands for any characters"
+                "`{text}` is no right; write `read NAME`, `read NAME where COLUMN = 'VALUE'`, `ingest NAME`, `board NAME`, `operate` or `admin`, where NAME is a view's, a topic's or a board's and `*` stands for any characters"
             ))),
         }
     }
@@ -313,6 +332,18 @@ mod tests {
         ] {
             assert!(Rights::parse(&[wrong]).is_err(), "{wrong}");
         }
+    }
+
+    /// A wall sees its board, and nothing else.
+    #[test]
+    fn boards_go_by_name() {
+        let wall = Rights::parse(&["board news*"]).unwrap();
+        assert!(wall.may_see_board("newsroom") && !wall.may_see_board("sales"));
+        assert!(!wall.may_read_something() && !wall.may_read("x") && !wall.may_operate());
+        assert_eq!(wall.written(), ["board news*"]);
+        let reader = Rights::parse(&["read *", "operate"]).unwrap();
+        assert!(!reader.may_see_board("newsroom") && reader.may_read_something());
+        assert!(Rights::all().may_see_board("newsroom") && Rights::all().may_read_something());
     }
 
     #[test]

@@ -46,6 +46,7 @@ const NEWSROOM: &[(&str, &str)] = &[
     newsroom!("views/visitor_sessions.sql"),
     newsroom!("steps/content.py"),
     newsroom!("steps/content.sql"),
+    newsroom!("boards/newsroom.toml"),
     newsroom!("questions/authors_by_facebook.sql"),
     newsroom!("questions/authors_now.sql"),
     newsroom!("questions/local_days.sql"),

@@ -15,7 +15,7 @@ use prometheus_client::registry::Registry;
 use crate::node::peers::PEERS;
 
 /// What a daemon answers, with a name in braces for what differs.
-const ROUTES: [&str; 26] = [
+const ROUTES: [&str; 29] = [
     "/health",
     "/ready",
     "/status",
@@ -42,6 +42,9 @@ const ROUTES: [&str; 26] = [
     "/plan",
     "/operations",
     "/operations/{id}",
+    "/boards",
+    "/boards/{board}",
+    "/boards/{board}/{panel}",
 ];
 
 /// Every other path, and every other method.
