@@ -4,7 +4,7 @@ import { html, useEffect, useRef } from '../vendor/preact-htm.module.js';
 import { counted, instant, number, short, span } from '../format.js';
 import { useNow } from '../load.js';
 import { isOver, outcomeOf, useOperation } from '../operations.js';
-import { change } from '../router.js';
+import { change, route } from '../router.js';
 import { Difference } from './difference.js';
 import { Code, Command, Empty, Mark, Part, Problem, Prose, Said, Time, useId } from './parts.js';
 import { Table } from './table.js';
@@ -37,7 +37,8 @@ function Following({ id, onEnd }) {
     <section class="operation" aria-labelledby=${label}>
       <div class="part-head">
         <h3 id=${label} tabindex="-1" ref=${heading}>${value ? nameOf(value) : `operation ${id}`}</h3>
-        <button type="button" class="small" onClick=${() => change({ op: null })}>Put away</button>
+        ${route.get().query.get('op') === id && html`
+          <button type="button" class="small" onClick=${() => change({ op: null })}>Put away</button>`}
       </div>
       ${isUnknown && html`
         <${Empty}>
@@ -87,7 +88,7 @@ const secondsOf = (of, until) => Math.max(0, (until - instant(of.begun_at)) / 10
 const Since = ({ of }) => `for ${span(Math.floor(secondsOf(of, useNow())))} so far`;
 
 /** How far it is, in facts. */
-export function Progress({ of, speed = null }) {
+function Progress({ of, speed = null }) {
   if (!of.progress) return null;
   const [done, total] = [Number(of.progress.done), Number(of.progress.total)];
   const share = total > 0 ? Math.min(1, done / total) : 0;

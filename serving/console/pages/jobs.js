@@ -1,9 +1,9 @@
 // Jobs: what ran, the newest first, and above it those whose last run failed.
 
-import { html, useState } from '../vendor/preact-htm.module.js';
-import { operations, rows, stopOperation } from '../api.js';
-import { Followed, Progress, Standing, nameOf } from '../components/operation.js';
-import { Choice, Empty, Heading, Link, Mark, Part, Problem, Prose, Said, Time } from '../components/parts.js';
+import { html } from '../vendor/preact-htm.module.js';
+import { operations, rows } from '../api.js';
+import { Followed, Standing, nameOf } from '../components/operation.js';
+import { Choice, Empty, Heading, Link, Mark, Part, Prose, Said, Time } from '../components/parts.js';
 import { Table } from '../components/table.js';
 import { bytes, counted, instant, number, short, span } from '../format.js';
 import { LATER, SOON, useLoad } from '../load.js';
@@ -71,12 +71,13 @@ function Operations({ follows, onEnd }) {
     load.again();
     onEnd();
   };
+  // What runs is followed, as what the address names is.
   const item = (of) => html`
-    <li key=${of.id}>${of.id === follows
+    <li key=${of.id}>${of.id === follows || !isOver(of)
       ? html`<${Followed} id=${of.id} onEnd=${ended} />`
-      : html`<${Brief} of=${of} again=${load.again} />`}</li>`;
+      : html`<${Brief} of=${of} />`}</li>`;
   return html`
-    <${Part} title="Operations" name="operations" load=${load}>
+    <${Part} title="Operations" load=${load}>
       ${(all) => html`
         ${all.length === 0 && html`
           <${Empty}>
@@ -95,31 +96,15 @@ function Operations({ follows, onEnd }) {
     <//>`;
 }
 
-function Brief({ of, again }) {
-  const [trouble, setTrouble] = useState(null);
-  const stop = async () => {
-    try {
-      await stopOperation(of.id);
-      again();
-    } catch (error) {
-      setTrouble(error);
-    }
-  };
-  return html`
-    <section class="operation" aria-label=${nameOf(of)}>
-      <div class="part-head">
-        <h3>${nameOf(of)}</h3>
-        <span class="actions">
-          ${!isOver(of) && html`<button type="button" class="small" onClick=${stop}>Stop it</button>`}
-          <button type="button" class="small" onClick=${() => change({ op: of.id })} aria-label=${`Show what it says: ${nameOf(of)}`}>Show what it says</button>
-        </span>
-      </div>
-      <${Standing} of=${of} isQuiet />
-      ${!isOver(of) && html`<${Progress} of=${of} />`}
-      ${of.error && html`<${Said} text=${of.error.error} />`}
-      ${trouble && html`<${Problem} error=${trouble} />`}
-    </section>`;
-}
+const Brief = ({ of }) => html`
+  <section class="operation" aria-label=${nameOf(of)}>
+    <div class="part-head">
+      <h3>${nameOf(of)}</h3>
+      <button type="button" class="small" onClick=${() => change({ op: of.id })} aria-label=${`Show what it says: ${nameOf(of)}`}>Show what it says</button>
+    </div>
+    <${Standing} of=${of} isQuiet />
+    ${of.error && html`<${Said} text=${of.error.error} />`}
+  </section>`;
 
 const Failure = ({ job }) => html`
   <${Mark} level="attention" />

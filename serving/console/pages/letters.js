@@ -57,7 +57,7 @@ export function DeadLetters({ name, query, onEnd }) {
         ${letters.length === 0
           ? html`<${None} isNarrowed=${reason !== null} />`
           : html`<${Letters} letters=${letters} query=${query} mayRetry=${mayRetry} />`}
-        ${mayRetry && html`<${Fix} topic=${name} query=${query} onWritten=${written} />`}`}
+        ${mayRetry && html`<${Fix} topic=${name} query=${query} isEmpty=${letters.length === 0} onWritten=${written} />`}`}
     <//>`;
 }
 
@@ -125,8 +125,8 @@ const Letter = ({ of }) => html`
   </details>`;
 
 /** Tries a fix on what is chosen, and writes what comes of it. What was begun stays to be seen. */
-function Fix({ topic, query, onWritten }) {
-  const chosen = chosenOf(query);
+function Fix({ topic, query, isEmpty, onWritten }) {
+  const chosen = isEmpty ? null : chosenOf(query);
   const follows = query.get('op');
   const [fix, setFix] = useState(query.get('fix') ?? PREFILLED);
   const [begun, setBegun] = useState({});
@@ -180,7 +180,7 @@ function Fix({ topic, query, onWritten }) {
             <button type="button" onClick=${() => change({ place: null, reason: null, fix: null })}>Choose none</button>
           </p>
         </section>`
-      : html`<p class="soft hint">Choose some, or a reason with all that are of it, to try a fix.</p>`}
+      : !isEmpty && html`<p class="soft hint">Choose some, or a reason with all that are of it, to try a fix.</p>`}
     ${follows && html`<${Followed} id=${follows} onEnd=${ended} />`}`;
 }
 
