@@ -5,6 +5,7 @@
 mod grid;
 mod human;
 mod layout;
+mod plot;
 mod record;
 mod table;
 mod unaligned;
@@ -25,6 +26,7 @@ pub use human::{
     human_bytes, human_count, human_duration, human_number, human_rate, key_value_table, rows_table,
 };
 pub use layout::{Expanded, Layout};
+pub use plot::plot;
 
 /// How an answer is written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]

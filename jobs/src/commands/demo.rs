@@ -1,14 +1,15 @@
 //! `anabranch demo`: the whole story in less than a minute, on a temporary folder, with the real
 //! binary as a child process that is killed on the way.
 
-use std::collections::BTreeMap;
 use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use anabranch_shared::{Error, ReadMode, Result, counted};
+use anabranch_shared::{Error, FoldProgress, ReadMode, Result, counted};
 use bytes::Bytes;
+use parking_lot::Mutex;
 use tokio::process::{Child, Command};
 
 use crate::clock::now;
@@ -17,12 +18,10 @@ use crate::generate::{FIELDS, Generator, GeneratorOptions};
 use crate::output::{Format, Style, human_count, human_duration, human_rate, write_batches};
 use crate::project::context::Context;
 use crate::reader::client::Client;
-use crate::work::apply::{
-    ApplyOptions, Verdict, begin_candidates, build_candidate, cut_over, roll_back, verdict,
-};
+use crate::work::apply::whole::{Applied, Tells, apply};
+use crate::work::apply::{ApplyOptions, roll_back};
 use crate::work::build::Build;
 use crate::work::doer::Why;
-use crate::work::judge::text as diff_text;
 use crate::work::plan::{Plan, plan as plan_of, text as plan_text};
 use crate::work::verify_view::verify_view;
 
@@ -368,11 +367,10 @@ impl Story<'_> {
         self.title(
             "`anabranch apply` builds it beside what answers, compares, and stops at the gate",
         )?;
-        let options = ApplyOptions::default();
-        let stopped = self.judge(&context, &planned, &options).await?;
+        let stopped = self.apply(&context, &planned).await?;
         self.check(
             "the gate stops it: `visits` may change by 1 % and no more",
-            stopped.values().any(|v| !v.broken.is_empty()),
+            stopped.is_stopped() && !stopped.has_cut_over(),
         )?;
         let before = client.query(visitors, ReadMode::Merged).await;
         self.check("what answers has not changed", before.is_err())?;
@@ -380,17 +378,10 @@ impl Story<'_> {
 
         self.title("the mistake is mended: cut over, roll back, cut over again")?;
         let (context, planned) = self.edit(EDITED).await?;
-        let verdicts = self.judge(&context, &planned, &options).await?;
-        let holds = verdicts.values().all(|v| v.broken.is_empty());
-        self.check("the gate lets it pass", holds && !verdicts.is_empty())?;
-        let begun = Instant::now();
-        cut_over(&context, &planned, &verdicts, &options).await?;
-        self.say(&format!(
-            "   the running daemon serves the new generation {} after the cut-over began",
-            human_duration(begun.elapsed())
-        ))?;
+        let applied = self.apply(&context, &planned).await?;
+        self.check("the gate lets it pass", applied.has_cut_over())?;
         self.show(client, visitors).await?;
-        let stop = options.stop.clone();
+        let stop = Arc::default();
         let count = "SELECT sum(visits) AS visits FROM author_referrers";
         let all = client.query(count, ReadMode::Merged).await?.batches;
         let begun = Instant::now();
@@ -426,36 +417,25 @@ impl Story<'_> {
         Ok((context, planned))
     }
 
-    /// Builds what a plan says and compares it.
-    async fn judge(
-        &mut self,
-        context: &Context,
-        planned: &Plan,
-        options: &ApplyOptions,
-    ) -> Result<BTreeMap<String, Verdict>> {
-        begin_candidates(context, planned, &ApplyOptions::default()).await?;
-        let mut verdicts = BTreeMap::new();
-        for change in planned.views.iter().filter(|v| v.is_candidate()) {
-            let built = build_candidate(context, change, options).await?;
-            self.say(&format!(
-                "   {}: g{} of {}",
-                built.view,
-                built.generation,
-                counted(built.outcome.facts, "fact", "facts")
-            ))?;
-            let found = verdict(context, change, options).await?;
-            if let Some(judged) = &found.judged {
-                self.say(&indented(&diff_text::text(judged)))?;
-            }
-            for broken in &found.broken {
-                self.say(&format!(
-                    "   `{}` allows {}, found {}",
-                    broken.limit, broken.allowed, broken.found
-                ))?;
-            }
-            verdicts.insert(change.view.clone(), found);
-        }
-        Ok(verdicts)
+    /// Does what a plan says, and says what `anabranch apply` says.
+    async fn apply(&mut self, context: &Context, planned: &Plan) -> Result<Applied> {
+        let (options, told) = (ApplyOptions::default(), Told::default());
+        let applied = apply(context, planned, true, &options, &told).await?;
+        self.say(&indented(&told.0.into_inner()))?;
+        Ok(applied)
+    }
+}
+
+/// Keeps what is said until the story comes to it.
+#[derive(Default)]
+struct Told(Mutex<String>);
+
+impl Tells for Told {
+    fn builds(&self, _: &str, _: &Arc<FoldProgress>) {}
+
+    fn says(&self, text: &str) -> Result<()> {
+        self.0.lock().push_str(text);
+        Ok(())
     }
 }
 

@@ -37,6 +37,12 @@ pub(super) enum Command {
     Again(Option<Expanded>),
     /// `\watch`
     Watch(Watch),
+    /// `\plot`
+    Plot,
+    /// `\explain`, `\explain analyze`
+    Explain { analyze: bool },
+    /// `\freshness`
+    Freshness,
     /// `\p`
     Show,
     /// `\r`
@@ -130,6 +136,8 @@ pub(super) enum CommandError {
         "`\\watch` takes a number of seconds, as in `\\watch 2` or `\\watch 2 c=10` for ten times, not `{argument}`"
     )]
     Watch { argument: String },
+    #[error("`\\explain` takes `analyze` or nothing, not `{argument}`")]
+    Explain { argument: String },
     #[error("`\\i` needs the path of a file with SQL: `\\i FILE`")]
     NoFile,
     #[error("`\\!` needs a command of the system: `\\! ls`")]
@@ -157,6 +165,7 @@ pub(super) const COMMANDS: [Section; 4] = [
             ("\\d", "NAME", "its columns; `*` and `?` in a name mean any"),
             ("\\d+", "NAME", "the same, and the SQL of a view"),
             ("\\df", "[NAME]", "functions"),
+            ("\\freshness", "", "how fresh each of them is"),
         ],
     ),
     (
@@ -201,6 +210,12 @@ pub(super) const COMMANDS: [Section; 4] = [
                 "[SECONDS]",
                 "the same again and again, until Ctrl-C",
             ),
+            (
+                "\\plot",
+                "",
+                "the same, drawn: lines over its time, or bars",
+            ),
+            ("\\explain", "[analyze]", "how it is computed"),
             ("\\p", "", "shows the statement, or the last one"),
             ("\\r", "", "drops the statement (also Ctrl-C)"),
             ("\\i", "FILE", "runs the statements of a file"),
@@ -268,7 +283,7 @@ fn parted(line: &str) -> (&str, &str) {
 pub(super) fn takes_statement(line: &str) -> bool {
     matches!(
         parted(line).0,
-        "\\g" | "\\gx" | "\\watch" | "\\e" | "\\edit"
+        "\\g" | "\\gx" | "\\watch" | "\\plot" | "\\explain" | "\\e" | "\\edit"
     )
 }
 
@@ -316,6 +331,15 @@ pub(super) fn parse(line: &str) -> Result<Command, CommandError> {
         "\\g" => alone(Command::Again(None)),
         "\\gx" => alone(Command::Again(Some(Expanded::On))),
         "\\watch" => Ok(Command::Watch(watch(argument)?)),
+        "\\plot" => alone(Command::Plot),
+        "\\explain" => match argument {
+            "" => Ok(Command::Explain { analyze: false }),
+            word if word.eq_ignore_ascii_case("analyze") => Ok(Command::Explain { analyze: true }),
+            argument => Err(CommandError::Explain {
+                argument: argument.to_owned(),
+            }),
+        },
+        "\\freshness" => alone(Command::Freshness),
         "\\p" | "\\print" => alone(Command::Show),
         "\\r" | "\\reset" => alone(Command::Reset),
         "\\!" if argument.is_empty() => Err(CommandError::NoCommand),

@@ -198,7 +198,7 @@ pub(crate) async fn gate(
             return denied(&identity, "send facts of this topic");
         }
         Need::Operate if !rights.may_operate() => {
-            return denied(&identity, "see how the daemon is");
+            return denied(&identity, "see how the daemon is, or have it do something");
         }
         Need::Daemon => return denied(&identity, "ask what daemons ask each other"),
         _ => {}

@@ -340,7 +340,7 @@ mod tests {
             ),
             (
                 r#"{"do": "roll_back", "view": "w", "generation": 4, "message": "it's $(rm)"}"#,
-                "anabranch rollback w --message \"it's \\$(rm)\"",
+                "anabranch rollback w --message \"it's \"'$(rm)'",
             ),
             (
                 r#"{"do": "retry", "topic": "t", "places": ["0:1"], "dry_run": true}"#,

@@ -9,7 +9,7 @@ use chrono::SecondsFormat;
 
 use super::{Giver, Runner, Step, Then};
 use crate::clock::now;
-use crate::output::{Expanded, Layout, human_count, human_duration};
+use crate::output::{Expanded, Layout, human_count, human_duration, plot};
 use crate::shell::command::{self, Command, Setting, Watch};
 use crate::shell::{describe, external};
 
@@ -18,6 +18,12 @@ const DEEPEST_INCLUDE: usize = 16;
 
 /// The functions that there are, each once.
 const FUNCTIONS: &str = "SELECT routine_name AS name, lower(min(function_type)) AS kind, coalesce(min(syntax_example), '') AS call, coalesce(min(description), '') AS does FROM information_schema.routines";
+
+/// How fresh each relation is, what needs a look first.
+const FRESHNESS: &str = "SELECT relation, kind, in_delta, newest_ingested_at, round(age_seconds, 1) AS age_seconds, head FROM anabranch_freshness() ORDER BY kind DESC, relation";
+
+/// The width of what is drawn, where no terminal says another one.
+const PLOT_WIDTH: u16 = 80;
 
 impl Runner<'_> {
     pub(super) async fn command(&mut self, command: Command, depth: usize) -> io::Result<Step> {
@@ -56,6 +62,27 @@ impl Runner<'_> {
                     None => Ok(nothing_yet("\\watch")),
                 };
             }
+            Command::Plot => {
+                return match self.statement() {
+                    Some(sql) => self.plot(&sql).await,
+                    None => Ok(nothing_yet("\\plot")),
+                };
+            }
+            Command::Explain { analyze } => {
+                let Some(sql) = self.statement() else {
+                    return Ok(nothing_yet("\\explain"));
+                };
+                let how = if analyze {
+                    "EXPLAIN ANALYZE"
+                } else {
+                    "EXPLAIN"
+                };
+                let step = self.query(&format!("{how} {sql}"), None).await;
+                // What is explained is what the next command is about.
+                self.last = Some(sql);
+                return step;
+            }
+            Command::Freshness => return self.aside(FRESHNESS).await,
             Command::Show => match &self.last {
                 Some(last) => {
                     let text = format!("{last}\n");
@@ -174,7 +201,31 @@ impl Runner<'_> {
             None => String::new(),
         };
         let sql = format!("{FUNCTIONS}{condition} GROUP BY routine_name ORDER BY routine_name");
-        match self.ask(&sql).await {
+        self.aside(&sql).await
+    }
+
+    /// Draws the answer of a statement.
+    async fn plot(&mut self, sql: &str) -> io::Result<Step> {
+        self.last = Some(sql.to_owned());
+        let answer = match self.ask(sql).await {
+            Ok(answer) => answer,
+            Err(error) => return Ok(Step::Failed(error)),
+        };
+        let width = usize::from(self.place_style().width.unwrap_or(PLOT_WIDTH));
+        match plot(&answer.schema, &answer.batches, width) {
+            Ok(text) => self.say(&text).await?,
+            Err(error) => return Ok(Step::Failed(error)),
+        }
+        if self.options.layout.footer && !answer.freshness.is_empty() {
+            self.remark(&answer.freshness)?;
+        }
+        answer.notes.iter().try_for_each(|note| self.note(note))?;
+        Ok(Step::Answered(1))
+    }
+
+    /// Answers a question of the shell's own, which is not the last that a person asked.
+    async fn aside(&mut self, sql: &str) -> io::Result<Step> {
+        match self.ask(sql).await {
             Ok(answer) => {
                 let took = std::time::Duration::ZERO;
                 let timing = std::mem::replace(&mut self.options.timing, false);

@@ -110,7 +110,7 @@ impl Shown {
 
 impl Runner<'_> {
     /// What the place of the answers can show now.
-    fn place_style(&self) -> Style {
+    pub(super) fn place_style(&self) -> Style {
         match (&self.place.file, &self.giver) {
             (Some(_), _) => Style::plain(),
             (None, Giver::Person(_)) => self.options.style.resized(),

@@ -48,6 +48,10 @@ fn commands_parse() {
             "\\format NDJSON",
             Command::Set(Setting::Format(Format::Ndjson)),
         ),
+        ("\\plot", Command::Plot),
+        ("\\explain", Command::Explain { analyze: false }),
+        ("\\explain ANALYZE;", Command::Explain { analyze: true }),
+        ("\\freshness", Command::Freshness),
         ("\\x", Command::Set(Setting::Expanded(None))),
         (
             "\\x auto",

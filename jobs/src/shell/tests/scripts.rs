@@ -275,3 +275,19 @@ async fn a_terminal_shows_so_many_rows_and_a_pipe_all() {
         assert!(!err.contains("are shown"), "{err}");
     }
 }
+
+#[tokio::test]
+async fn answers_are_drawn_and_explained() {
+    let session = Canned::default();
+    let text = "8 \\plot\n\\plot\n3 \\explain analyze";
+    let (outcome, out, err) = script(&session, text).await;
+    assert!(
+        matches!(outcome, ScriptOutcome::Failed { .. }),
+        "{outcome:?}"
+    );
+    let asked = session.asked.lock().unwrap().clone();
+    assert_eq!(asked, ["8", "8", "EXPLAIN ANALYZE 3"], "{out}{err}");
+    assert!(out.starts_with("n\n1 8 █"), "{out}");
+    let (_, _, err) = script(&session, "\\plot").await;
+    assert!(err.contains("there is none yet"), "{err}");
+}

@@ -44,6 +44,11 @@ impl Applied {
         self.verdicts.values().any(|v| !v.broken.is_empty())
     }
 
+    /// Whether other generations answer now.
+    pub fn has_cut_over(&self) -> bool {
+        self.has_cut_over
+    }
+
     /// For programs.
     pub fn json(&self, plan: &Plan) -> serde_json::Value {
         let verdicts = self.verdicts.values();
