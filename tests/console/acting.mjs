@@ -37,7 +37,7 @@ const json = (route, body, status = 200) => route.fulfill({ status, contentType:
 export async function actingOnNothing({ EVIL, assertAccessible, journey, open, settled }) {
   const operation = {
     id: 'evil', do: 'apply', of: EVIL, command: `anabranch apply 3f --message '${EVIL}'`, by: EVIL,
-    begun_at: new Date().toISOString(), ended_at: null, state: 'running', progress: { done: 5000, total: 20000 },
+    begun_at: new Date().toISOString(), ended_at: null, state: 'running', progress: { done: 5000, total: 200_000_000 },
     said: `${EVIL}\n  of all`, result: null, error: null,
   };
   for (const { width, colorScheme } of LOOKS) {
@@ -55,8 +55,9 @@ export async function actingOnNothing({ EVIL, assertAccessible, journey, open, s
       await open(page, '#/jobs?op=evil', 'Jobs');
       const bar = page.getByRole('progressbar');
       await bar.waitFor();
-      assert.match(await bar.getAttribute('aria-valuetext'), /^5\s000 of 20\s000 facts$/);
+      assert.match(await bar.getAttribute('aria-valuetext'), /^5\s000 of 200\s000\s000 facts$/);
       assert.equal(await page.locator('.operation pre').textContent(), `${EVIL}\n  of all`);
+      await page.getByText('a second').waitFor();
       await settled(page);
       await assertAccessible(page, 'an operation that runs');
       await assertFits(page, 'an operation that runs');
@@ -118,7 +119,7 @@ export async function acting(tools, project) {
     assert.match(await dialog.locator('pre').textContent(), /^anabranch apply [0-9a-f]+ --yes --no-cut-over$/);
     await doIt(dialog);
     await page.getByText('A gate is broken. What answers has not changed').waitFor();
-    await dialog.waitFor({ state: 'detached' });
+    await page.locator('dialog').waitFor({ state: 'detached' });
     await page.waitForFunction(() => document.activeElement.tagName === 'H3');
     await shownOperation(page).getByText(/The gate of words is broken: keys_lost allows 0/).waitFor();
     await shownOperation(page).getByRole('table', { name: 'Columns' }).waitFor();
@@ -257,7 +258,7 @@ export async function acting(tools, project) {
     const focused = () => page.evaluate(() => document.activeElement.textContent);
     assert.equal(await focused(), 'Verify words');
     await page.keyboard.press('Escape');
-    await dialog.waitFor({ state: 'detached' });
+    await page.locator('dialog').waitFor({ state: 'detached' });
     assert.equal(await focused(), 'Verify');
     await page.keyboard.press('Enter');
     await dialog.getByText('anabranch verify words').waitFor();

@@ -107,11 +107,11 @@ function Apply({ of, view, changed, again }) {
   const isCompared = changed.some((v) => v.is_candidate);
   const stands = view !== undefined && changed[0]?.candidate != null;
   return html`
-    <p class="actions">
+    <div class="acts">
       ${isCompared && html`
         <${Act} says=${stands ? 'Build and compare again' : 'Build and compare'} asked=${{ ...asked, cut_over: false }} again=${again} />`}
       <${Act} says=${stands ? 'Cut over' : 'Apply'} asked=${{ ...asked, cut_over: true }} again=${again} isMain />
-    </p>
+    </div>
     ${view === undefined && changed.length > 1 && html`
       <p class="soft">That is for all ${counted(changed.length, 'view', 'views')} at once. Of one alone the buttons are on its page.</p>`}`;
 }

@@ -94,7 +94,7 @@ function Letters({ letters, query, mayRetry }) {
   return html`
     <p class="soft">The ${letters.length === 1 ? 'newest' : `${letters.length} newest`}.${!mayRetry && html`
       ${' To try them again, corrected: '}<code>anabranch dead-letters retry</code>`}</p>
-    ${mayRetry && open.length > 0 && html`
+    ${mayRetry && open.length > 1 && html`
       <label class="check">
         <input type="checkbox" checked=${isAll} onChange=${() => change({ place: isAll ? null : open })} />
         ${`Choose all ${open.length} of these`}
@@ -174,11 +174,11 @@ function Fix({ topic, query, isEmpty, onWritten }) {
           </p>
           <${Editor} label="Fix" text=${fix} onInput=${setFix} onRun=${tryIt} runs="tries" rows="4" />
           ${trouble && html`<${Problem} error=${trouble} />`}
-          <p class="actions">
+          <div class="acts">
             <button type="button" class=${isWorthIt ? '' : 'main'} onClick=${tryIt} aria-disabled=${isTrying}>${isTrying ? 'Trying …' : 'Try it'}</button>
             ${isWorthIt && html`<${Act} says="Retry" asked=${retryOf(topic, chosen, fix, false)} again=${onWritten} onBegun=${write} isMain />`}
             <button type="button" onClick=${() => change({ place: null, reason: null, fix: null })}>Choose none</button>
-          </p>
+          </div>
         </section>`
       : !isEmpty && html`<p class="soft hint">Choose some, or a reason with all that are of it, to try a fix.</p>`}
     ${follows && html`<${Followed} id=${follows} onEnd=${ended} />`}`;
