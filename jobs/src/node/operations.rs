@@ -21,7 +21,7 @@ use serde_json::{Value, json};
 use tokio::sync::Semaphore;
 
 use crate::clock::now;
-use crate::node::operations::request::{OperationRequest, Prepared};
+use crate::node::operations::request::{OperationRequest, Prepared, planned_as};
 use crate::node::operations::running::Operation;
 use crate::project::context::Context;
 use crate::tasks::Tasks;
@@ -135,9 +135,16 @@ impl Operations {
             }
         };
         operation.begins()?;
+        // What a plan says is told before opening declares what is new.
+        let planned = match operation.request() {
+            OperationRequest::Apply { plan, views, .. } => {
+                Some(planned_as(&self.read().await?, plan, views).await?)
+            }
+            _ => None,
+        };
         let context = Box::pin(Context::open(&self.project)).await?;
         // Builds hold much between their steps.
-        Box::pin(work::run(&context, operation)).await
+        Box::pin(work::run(&context, operation, planned)).await
     }
 }
 

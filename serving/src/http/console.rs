@@ -1,5 +1,6 @@
-//! `GET /console/…`: the console's files, as they lie in `serving/console`, compressed once. What they show
-//! they ask for as anybody would; they themselves tell nothing, so whoever reaches the daemon gets them.
+//! `GET /console/…`: the console's files, as they lie in `serving/console` but for their comments,
+//! compressed once. What they show they ask for as anybody would; they themselves tell nothing, so whoever
+//! reaches the daemon gets them.
 
 use std::collections::BTreeMap;
 use std::io::Write;
@@ -22,20 +23,26 @@ const POLICY: &str =
 /// A file of the console as it is sent.
 struct File {
     content_type: &'static str,
-    plain: &'static [u8],
+    plain: Vec<u8>,
     gzip: Vec<u8>,
     /// Changes with its content.
     tag: String,
 }
 
 impl File {
-    fn new(name: &str, plain: &'static [u8]) -> std::io::Result<Self> {
+    fn new(name: &str, bytes: &'static [u8]) -> std::io::Result<Self> {
+        let ending = name.rsplit('.').next();
+        let is_own = !name.starts_with("vendor/");
+        let plain = match (std::str::from_utf8(bytes), ending) {
+            (Ok(text), Some("js" | "css")) if is_own => without_comments(text).into_bytes(),
+            _ => bytes.to_vec(),
+        };
         let mut gzip = GzEncoder::new(Vec::new(), Compression::best());
-        gzip.write_all(plain)?;
-        let mut tag = hex::encode(Sha256::digest(plain));
+        gzip.write_all(&plain)?;
+        let mut tag = hex::encode(Sha256::digest(&plain));
         tag.truncate(16);
         Ok(Self {
-            content_type: match name.rsplit('.').next() {
+            content_type: match ending {
                 Some("html") => "text/html; charset=utf-8",
                 Some("css") => "text/css; charset=utf-8",
                 Some("svg") => "image/svg+xml",
@@ -67,9 +74,26 @@ impl File {
                 let encoding = [(header::CONTENT_ENCODING, "gzip")];
                 (fixed, content_type, encoding, self.gzip.clone()).into_response()
             }
-            false => (fixed, content_type, self.plain).into_response(),
+            false => (fixed, content_type, self.plain.clone()).into_response(),
         }
     }
+}
+
+/// Code whose lines of comments are empty, so that a browser gets no more than it runs and its errors name the
+/// lines of the files here.
+fn without_comments(code: &str) -> String {
+    let mut is_comment = false;
+    let mut kept = String::with_capacity(code.len());
+    for line in code.lines() {
+        let text = line.trim();
+        let begins = text.starts_with("/*");
+        if !is_comment && !begins && !text.starts_with("//") {
+            kept.push_str(line);
+        }
+        is_comment = (is_comment || begins) && !text.ends_with("*/");
+        kept.push('\n');
+    }
+    kept
 }
 
 macro_rules! files {
@@ -199,6 +223,23 @@ mod tests {
         let own = own.map(|(name, _)| files().unwrap()[name].gzip.len());
         let own = own.sum::<usize>();
         assert!(own < 80_000, "{own} bytes, compressed");
+    }
+
+    #[test]
+    fn comments_stay_here() {
+        let code = "// One.\nlet a = 1; // b\n/** Two. */\n  /*\n   * three\n   */\nlet b = 2;\n";
+        let kept = "\nlet a = 1; // b\n\n\n\n\nlet b = 2;\n";
+        assert_eq!(without_comments(code), kept);
+        // None is left open, and none begins within a text of several lines.
+        for (name, bytes) in FILE_BYTES.iter().filter(|(n, _)| !n.starts_with("vendor/")) {
+            let code = std::str::from_utf8(bytes).unwrap();
+            let kept = without_comments(code);
+            assert_eq!(kept.lines().count(), code.lines().count(), "{name}");
+            let odd = |text: &str| text.matches('`').count() % 2;
+            assert_eq!(odd(&kept), odd(code), "{name}");
+            assert_eq!(kept.lines().last(), code.lines().last(), "{name}");
+            assert!(!kept.trim().is_empty(), "{name}");
+        }
     }
 
     /// What others have published is kept as they did.

@@ -250,6 +250,23 @@ async fn what_commands_do_is_done_over_http() -> anyhow::Result<()> {
     }
     anyhow::ensure!(daemon.rows(total).await? == [["301"]]);
 
+    // What is new is declared and built.
+    let more = "[views.days]\nsql = \"days.sql\"\n[topics.later]\nevent_time = \"ts\"\n[topics.later.fields]\nts = \"timestamp not null\"\n";
+    std::fs::write(&settings, std::fs::read_to_string(&settings)? + more)?;
+    let days = "SELECT date_trunc('day', ts) AS day, count(*) AS facts FROM facts GROUP BY 1";
+    std::fs::write(dir.join("days.sql"), days)?;
+    let id = asker.plan_id().await?;
+    let done = asker.does(apply(&id, true)).await?;
+    anyhow::ensure!(
+        done["state"] == "done" && text(&done, "said").contains("view days: answers now"),
+        "{done}"
+    );
+    until("the new view answers", async || {
+        let rows = daemon.rows("SELECT sum(facts) FROM days").await;
+        Ok(rows.is_ok_and(|rows| rows == [["301"]]))
+    })
+    .await?;
+
     // A project that can't be read says where.
     std::fs::write(dir.join("words.sql"), "SELECT FROM")?;
     let (status, plan) = asker.get("/plan").await?;

@@ -9,7 +9,7 @@ use crate::project::context::{Context, no_view};
 use crate::work::apply::whole::check;
 use crate::work::dead_letters::{Place, RetryRequest};
 use crate::work::judge::sides;
-use crate::work::plan::plan;
+use crate::work::plan::{Plan, plan};
 
 /// The most dead letters that are retried at once, as many as the command takes by itself.
 const MOST_RETRIED: u64 = 100_000;
@@ -156,11 +156,8 @@ impl OperationRequest {
                 sides(context, view, a.as_deref(), b.as_deref())?;
                 vec![view.clone()]
             }
-            Self::Apply {
-                plan: id, views, ..
-            } => {
-                let planned = plan(context, views).await?;
-                check(&planned, Some(id), false)?;
+            Self::Apply { plan, views, .. } => {
+                let planned = planned_as(context, plan, views).await?;
                 if !planned.has_changes() {
                     return Err(Error::Conflict(
                         "there is nothing to do: what runs is what the project says".into(),
@@ -296,6 +293,16 @@ impl OperationRequest {
             dry_run: *dry_run,
         }))
     }
+}
+
+/// The plan of some views, or of all, as it was shown; reads only.
+///
+/// # Errors
+/// `Conflict` where it is another one by now, `Invalid` where it can't be done.
+pub(super) async fn planned_as(context: &Context, shown: &str, views: &[String]) -> Result<Plan> {
+    let planned = plan(context, views).await?;
+    check(&planned, Some(shown), false)?;
+    Ok(planned)
 }
 
 /// Refuses where another generation of a view answers than was shown.

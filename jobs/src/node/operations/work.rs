@@ -9,7 +9,7 @@ use super::request::{OperationRequest, answers_by};
 use super::running::Operation;
 use crate::project::context::{Context, no_view};
 use crate::reader::client::Client;
-use crate::work::apply::whole::{Tells, apply, check};
+use crate::work::apply::whole::{Tells, apply};
 use crate::work::apply::{ApplyOptions, roll_back, rolled_back_text};
 use crate::work::build::text::{json as build_json, table};
 use crate::work::build::{Build, build_view};
@@ -17,7 +17,7 @@ use crate::work::dead_letters::retry;
 use crate::work::doer::Why;
 use crate::work::judge::text::text as diff_text;
 use crate::work::judge::{JudgeOptions, Judgement, judge, sides};
-use crate::work::plan::plan;
+use crate::work::plan::Plan;
 use crate::work::served;
 use crate::work::verify::text::{json as verify_json, text as verify_text};
 use crate::work::verify::{Part, VerifyOptions};
@@ -46,7 +46,11 @@ impl Done {
 }
 
 /// Does it.
-pub(super) async fn run(context: &Context, operation: &Arc<Operation>) -> Result<Done> {
+pub(super) async fn run(
+    context: &Context,
+    operation: &Arc<Operation>,
+    planned: Option<Plan>,
+) -> Result<Done> {
     let request = operation.request();
     match request {
         OperationRequest::Refresh { view } => build(context, operation, view, Build::Refresh).await,
@@ -62,13 +66,9 @@ pub(super) async fn run(context: &Context, operation: &Arc<Operation>) -> Result
             diff(context, operation, (&a, &b), only_where.clone()).await
         }
         OperationRequest::Apply {
-            plan: id,
-            views,
-            cut_over,
-            message,
+            cut_over, message, ..
         } => {
-            let planned = plan(context, views).await?;
-            check(&planned, Some(id), false)?;
+            let planned = planned.ok_or_else(|| Error::Internal("no plan".into()))?;
             let options = ApplyOptions {
                 why: why(operation, message.as_ref()),
                 stop: operation.stop(),
