@@ -130,8 +130,13 @@ impl Operations {
         let _permit = match operation.request().writes_views() {
             false => None,
             true => {
-                let permit = self.writing.acquire().await;
-                Some(permit.map_err(|e| Error::Internal(e.to_string()))?)
+                let permit = tokio::select! {
+                    permit = self.writing.acquire() => Some(permit),
+                    () = operation.is_stopped() => None,
+                };
+                permit
+                    .transpose()
+                    .map_err(|e| Error::Internal(e.to_string()))?
             }
         };
         operation.begins()?;

@@ -403,3 +403,48 @@ async fn operations_are_stopped_and_bounded() -> anyhow::Result<()> {
     anyhow::ensure!(status == 404 && text(&none, "error").contains("no operation"));
     daemon.stop().await
 }
+
+/// Views are written by one at a time; one that waits for its turn is stopped at once.
+#[tokio::test(flavor = "multi_thread")]
+async fn those_that_write_views_wait_for_their_turn() -> anyhow::Result<()> {
+    let dir = places::folder()?;
+    write_project(dir.path(), Setup::default())?;
+    let daemon =
+        Daemon::start_with(dir.path(), &["speed"], "publish-before-commit=sleep(4000)").await?;
+    let asker = Asker {
+        daemon: &daemon,
+        token: "",
+    };
+    let facts: String = (0..100).map(line).collect();
+    daemon.post("facts", &[], facts.as_bytes()).await?;
+    daemon.landed("facts", 100).await?;
+    let refresh = json!({"do": "refresh", "view": "words"});
+    let mut begun = Vec::new();
+    for _ in 0..3 {
+        let (status, answer) = asker.asks("/operations", &refresh).await?;
+        anyhow::ensure!(status == 202, "{answer}");
+        begun.push(text(&answer, "id").to_owned());
+        until("the first runs", async || {
+            let (_, first) = asker.get(&format!("/operations/{}", begun[0])).await?;
+            Ok(first["state"] == "running")
+        })
+        .await?;
+    }
+    let path = format!("/operations/{}", begun[1]);
+    let (_, waits) = asker.get(&path).await?;
+    anyhow::ensure!(waits["state"] == "waiting", "{waits}");
+    ask(&daemon, ("DELETE", &path), "", "").await?;
+    let stopped = asker.ended(&begun[1]).await?;
+    anyhow::ensure!(
+        stopped["state"] == "stopped"
+            && text(&stopped["error"], "error").contains("before it began"),
+        "{stopped}"
+    );
+    let (_, first) = asker.get(&format!("/operations/{}", begun[0])).await?;
+    anyhow::ensure!(first["state"] == "running", "{first}");
+    for id in [&begun[0], &begun[2]] {
+        let ended = asker.ended(id).await?;
+        anyhow::ensure!(ended["state"] == "done", "{ended}");
+    }
+    daemon.stop().await
+}

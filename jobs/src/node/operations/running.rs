@@ -2,6 +2,7 @@
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Weak};
+use std::time::Duration;
 
 use anabranch_shared::{Error, FoldProgress, Result};
 use chrono::{DateTime, SecondsFormat, Utc};
@@ -17,6 +18,9 @@ use crate::work::verify::VerifyProgress;
 
 /// The most that is kept of what an operation said, in bytes.
 const MOST_SAID: usize = 256 << 10;
+
+/// How often one that waits looks whether it is to stop.
+const LOOK_EVERY: Duration = Duration::from_millis(50);
 
 /// How an operation stands.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
@@ -120,6 +124,13 @@ impl Operation {
     /// Set to stop it.
     pub(super) fn stop(&self) -> Arc<AtomicBool> {
         self.stop.clone()
+    }
+
+    /// Waits until it is to stop.
+    pub(super) async fn is_stopped(&self) {
+        while !self.stop.load(Ordering::Relaxed) {
+            tokio::time::sleep(LOOK_EVERY).await;
+        }
     }
 
     pub(super) fn has_ended(&self) -> bool {
