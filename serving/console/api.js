@@ -116,7 +116,7 @@ async function get(path, { signal, alsoGood, as } = {}) {
 export const health = (signal) => get('health', { signal });
 export const ready = (signal) => get('ready', { signal, alsoGood: [503] });
 export const status = (signal) => get('status', { signal });
-export const relations = (signal, as) => get('relations?as=objects', { signal, as });
+export const relations = (signal) => get('relations?as=objects', { signal });
 export const queries = async (signal) => (await get('queries', { signal })).queries;
 
 /** Stops a query. */
@@ -125,7 +125,17 @@ export async function cancelQuery(id) {
 }
 
 /** Who asks, as the daemon knows them, and whether they may act. */
-export const whoami = (signal) => get('whoami', { signal });
+export const whoami = (signal, as) => get('whoami', { signal, as });
+
+/** Boards that one may look at, each with why it can't be read, if it can't. */
+export const boards = async (signal) => (await get('boards', { signal })).boards;
+
+/** A board without what it shows. */
+export const board = (name, signal) => get(`boards/${encodeURIComponent(name)}`, { signal });
+
+/** What a panel of a board shows, by its place. Each waits for its turn, as statements do. */
+export const panel = (name, nth, signal) =>
+  inTurn(signal, () => get(`boards/${encodeURIComponent(name)}/${nth}`, { signal }));
 
 /** What would change, of all views or of these alone. */
 export function plan(views, signal) {

@@ -1,12 +1,13 @@
 // The console: which page is shown, and what is around it.
 
 import { html, render, useEffect, useErrorBoundary, useRef } from './vendor/preact-htm.module.js';
-import { access, connection, ready, status } from './api.js';
+import { access, connection, health, ready, status, whoami } from './api.js';
 import { attention } from './attention.js';
 import { Heading, Problem } from './components/parts.js';
-import { Shell, SignIn } from './components/shell.js';
+import { Shell, SignIn, Silence } from './components/shell.js';
 import { zone } from './format.js';
 import { LATER, useHeartbeat, useLoad } from './load.js';
+import { Board, Boards, TakenBack, Wall } from './pages/boards.js';
 import { Explore } from './pages/explore.js';
 import { Jobs } from './pages/jobs.js';
 import { Now } from './pages/now.js';
@@ -14,14 +15,15 @@ import { Sql } from './pages/sql.js';
 import { System } from './pages/system.js';
 import { Topics } from './pages/topics.js';
 import { Views } from './pages/views.js';
-import { route } from './router.js';
+import { isWall, route } from './router.js';
 import { useStore } from './store.js';
-import { useWhoami } from './who.js';
+import { seesBoardsAlone, useWho, useWhoami } from './who.js';
 
 const PAGES = [
   { path: 'now', title: 'Now', page: Now },
   { path: 'explore', title: 'Explore', page: Explore },
   { path: 'sql', title: 'SQL', page: Sql },
+  { path: 'boards', title: 'Boards', page: Boards },
   { path: 'views', title: 'Views', page: Views },
   { path: 'topics', title: 'Topics', page: Topics },
   { path: 'jobs', title: 'Jobs', page: Jobs },
@@ -29,14 +31,35 @@ const PAGES = [
 ];
 
 function App() {
-  const { path, query } = useStore(route);
-  const { isWanted } = useStore(access);
+  const place = useStore(route);
   // Times are written anew in another zone.
   useStore(zone);
-  useHeartbeat();
   useWhoami();
+  return isWall(place) ? html`<${OnWall} name=${place.path[1]} />` : html`<${Framed} ...${place} />`;
+}
+
+/** A board alone. Whoever sees only that may ask for nothing else. */
+function OnWall({ name }) {
+  const { isWanted, token, why } = useStore(access);
+  useHeartbeat(isWanted ? nothing : whoami);
+  useTitle(`${name} – Boards`, 0);
+  useFocus(isWanted);
+  const page = isWanted
+    ? token ? html`<${TakenBack} name=${name} why=${why} />` : html`<${SignIn} />`
+    : html`<${Guarded} key=${name}><${Board} name=${name} isWall /><//>`;
+  return html`<${Wall} name=${name}><${Silence} /><main id="main" tabindex="-1">${page}</main><//>`;
+}
+
+const nothing = async () => {};
+
+function Framed({ path, query }) {
+  const { isWanted } = useStore(access);
+  const { rights } = useWho();
+  useHeartbeat(health);
   const urgent = useUrgent();
-  const current = path[0] ?? 'now';
+  const pages = seesBoardsAlone(rights) ? PAGES.filter((page) => page.page === Boards) : PAGES;
+  const start = pages[0].path;
+  const current = path[0] ?? start;
   const found = PAGES.find((page) => page.path === current);
   const place = isWanted ? 'sign-in' : path.join('/');
   useTitle(isWanted ? 'Sign in' : [path[1], found?.title ?? 'No such page'].filter(Boolean).join(' – '), urgent);
@@ -46,7 +69,7 @@ function App() {
     : found
       ? html`<${Guarded} key=${place}><${found.page} name=${path[1]} query=${query} /><//>`
       : html`<${NoPage} />`;
-  return html`<${Shell} pages=${PAGES} current=${isWanted ? null : current} urgent=${urgent}>${page}<//>`;
+  return html`<${Shell} pages=${pages} start=${start} current=${isWanted ? null : current} urgent=${urgent}>${page}<//>`;
 }
 
 /** How many things need somebody; it is seen on each page. */

@@ -2,7 +2,7 @@
 // visible, and never after the reader has left.
 
 import { useCallback, useEffect, useState } from './vendor/preact-htm.module.js';
-import { NoAnswer, access, answeredAt, connection, health } from './api.js';
+import { NoAnswer, access, answeredAt, connection } from './api.js';
 import { useStore } from './store.js';
 
 /** How often what is watched is asked for again, in milliseconds. */
@@ -100,16 +100,16 @@ export function useOldness({ at, every }) {
 /** A daemon that takes longer to say that it is there does not answer. */
 const MOST_PATIENCE = 30_000;
 
-/** Looks whether the daemon answers, as long as nothing else asks it. */
-export function useHeartbeat() {
+/** Looks whether the daemon answers, with `ask(signal)`, as long as nothing else asks it. */
+export function useHeartbeat(ask) {
   useEffect(() => {
     const beat = async () => {
       const isQuiet = Date.now() - answeredAt() > SOON || !connection.get().answers;
       if (document.hidden || !isQuiet) return;
       try {
-        await health(AbortSignal.timeout(MOST_PATIENCE));
+        await ask(AbortSignal.timeout(MOST_PATIENCE));
       } catch (error) {
-        if (!(error instanceof NoAnswer)) console.warn(error.message);
+        if (!(error instanceof NoAnswer) && error.status !== 401) console.warn(error.message);
       }
     };
     beat();
@@ -119,5 +119,5 @@ export function useHeartbeat() {
       clearInterval(timer);
       document.removeEventListener('visibilitychange', beat);
     };
-  }, []);
+  }, [ask]);
 }

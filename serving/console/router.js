@@ -1,10 +1,25 @@
 // Addresses: `#/topics/events?x=y`. Everything that a page shows is in its address, so that it can be sent.
 
+import { signIn } from './api.js';
 import { store } from './store.js';
 
 function read() {
   const [path, query] = location.hash.replace(/^#\/?/, '').split(/\?(.*)/s);
   return { path: path.split('/').filter(Boolean).map(decode), query: new URLSearchParams(query ?? '') };
+}
+
+/** Whether an address is that of a board on a wall. */
+export const isWall = ({ path, query }) => path[0] === 'boards' && path.length > 1 && query.has('wall');
+
+/** Reads the address. A link of a wall carries a token, which does not stay there. */
+function arrive() {
+  const at = read();
+  const token = isWall(at) ? at.query.get('token') : null;
+  if (token === null) return at;
+  at.query.delete('token');
+  history.replaceState(null, '', href(at.path, at.query));
+  if (token.trim() !== '') signIn(token.trim());
+  return at;
 }
 
 function decode(part) {
@@ -16,9 +31,9 @@ function decode(part) {
 }
 
 /** Where the reader is: the parts of the path, and the query. */
-export const route = store(read());
+export const route = store(arrive());
 
-window.addEventListener('hashchange', () => route.set(read()));
+window.addEventListener('hashchange', () => route.set(arrive()));
 
 /** The address of a page. */
 export function href(path, query = {}) {

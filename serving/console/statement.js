@@ -31,8 +31,8 @@ export function statement(write) {
   return { sql, parameters, text: write(literal) };
 }
 
-const isTime = (type) => /^(timestamp|date)\b/i.test(type);
-const isNumber = (type) =>
+export const isTime = (type) => /^(timestamp|date)\b/i.test(type);
+export const isNumber = (type) =>
   /^(tinyint|smallint|int|integer|bigint|real|float|double|decimal|numeric)\b/i.test(type) && !type.endsWith('[]');
 
 /** How far back a chart looks, and how wide its steps are. */

@@ -30,6 +30,9 @@ export function read(known) {
   return { user, rights: Array.isArray(rights) ? rights.map(String) : [], operates: operates === true };
 }
 
+/** Whether all that somebody may see are boards. */
+export const seesBoardsAlone = (rights) => rights.length > 0 && rights.every((right) => right.startsWith('board '));
+
 /** Whether rights let somebody send facts of a topic: `ingest page*` is a pattern. */
 export const mayIngest = (rights, topic) =>
   rights.some((right) => right === 'admin' || (right.startsWith('ingest ') && isLike(right.slice(7).trim(), topic)));

@@ -1,6 +1,6 @@
 // Lines over time: drawn by uPlot, with a cursor for the keyboard and the same as a table.
 
-import { html, useEffect, useRef, useState } from '../vendor/preact-htm.module.js';
+import { html, useEffect, useMemo, useRef, useState } from '../vendor/preact-htm.module.js';
 import { day, number, short, text, time, zone } from '../format.js';
 import { useStore } from '../store.js';
 import { Table } from './table.js';
@@ -14,7 +14,11 @@ export const MOST_LINES = DASHES.length;
 /** The table beside a chart has so many rows. */
 const MOST_ROWS = 1_000;
 
+/** In pixels, where the page's letters have their usual size. */
 const HEIGHT = 260;
+
+/** How much larger than usual the page's letters are, as on a wall. */
+const scale = () => parseFloat(getComputedStyle(document.documentElement).fontSize) / 16 || 1;
 
 const darkness = matchMedia('(prefers-color-scheme: dark)');
 
@@ -41,10 +45,13 @@ export function TimeChart({ title, at, lines, children, isTitleHidden = false, i
   const isDark = useIsDark();
   const box = useRef(null);
   const plot = useRef(null);
+  const data = useRef(null);
+  const names = lines.map((line) => text(line.name)).join('\n');
   const [place, setPlace] = useState(null);
   const [isOpen, setIsOpen] = useState(false);
   const id = useId('chart');
   const last = at.length - 1;
+  data.current = useMemo(() => [at, ...lines.map((line) => line.values)], [at, lines]);
 
   useEffect(() => {
     let isOver = false;
@@ -53,10 +60,10 @@ export function TimeChart({ title, at, lines, children, isTitleHidden = false, i
       if (isOver || !box.current) return;
       const isUtc = isByDay || shownZone === 'utc';
       const options = chartOptions(UPlot, { lines, isByDay, isUtc, width: box.current.clientWidth });
-      plot.current = new UPlot(options, [at, ...lines.map((line) => line.values)], box.current);
+      plot.current = new UPlot(options, data.current, box.current);
       watch = new ResizeObserver(() => {
         const width = box.current?.clientWidth;
-        if (width) plot.current?.setSize({ width, height: HEIGHT });
+        if (width) plot.current?.setSize({ width, height: HEIGHT * scale() });
       });
       watch.observe(box.current);
     });
@@ -66,7 +73,12 @@ export function TimeChart({ title, at, lines, children, isTitleHidden = false, i
       plot.current?.destroy();
       plot.current = null;
     };
-  }, [at, lines, shownZone, isDark, isByDay]);
+  }, [names, shownZone, isDark, isByDay]);
+
+  // What is newer moves the lines that are drawn, so that nothing flickers.
+  useEffect(() => {
+    plot.current?.setData(data.current);
+  }, [at, lines]);
 
   const point = place === null ? last : Math.min(place, last);
   const write = writer(isByDay);
@@ -145,7 +157,7 @@ function PointTable({ title, at, lines, write }) {
 function chartOptions(UPlot, { lines, isByDay, isUtc, width }) {
   const ink = colour('--soft');
   const grid = { stroke: colour('--line'), width: 1 };
-  const font = '12px system-ui, sans-serif';
+  const font = `${12 * scale()}px system-ui, sans-serif`;
   const axis = { stroke: ink, grid, ticks: grid, font };
   const drawn = lines.map(({ name }, nth) => {
     const stroke = colour(`--line-${nth + 1}`);
@@ -154,14 +166,14 @@ function chartOptions(UPlot, { lines, isByDay, isUtc, width }) {
   });
   return {
     width: Math.max(width, 200),
-    height: HEIGHT,
+    height: HEIGHT * scale(),
     tzDate: (seconds) => (isUtc ? UPlot.tzDate(new Date(seconds * 1000), 'Etc/UTC') : new Date(seconds * 1000)),
     legend: { show: false },
     cursor: { drag: { x: false, y: false }, points: { size: 8 } },
     scales: { x: { time: true }, y: { range: fromZero } },
     axes: [
-      { ...axis, values: isByDay ? dayLabels : timeLabels },
-      { ...axis, size: 56, values: (_, splits) => splits.map((value) => (value == null ? '' : short(value))) },
+      { ...axis, size: 50 * scale(), values: isByDay ? dayLabels : timeLabels },
+      { ...axis, size: 56 * scale(), values: (_, splits) => splits.map((value) => (value == null ? '' : short(value))) },
     ],
     series: [{}, ...drawn],
     plugins: [tooltip(writer(isByDay))],

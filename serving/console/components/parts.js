@@ -49,17 +49,17 @@ export function Part({ title, name, load, children, actions, class: kind = '', i
 }
 
 /** What was loaded, or why it was not. What is old is grey, and says how old it is. */
-export function Loaded({ load, what, children }) {
+export function Loaded({ load, what, children, problem: Trouble = Problem }) {
   const { value, error, isLoading, isFormer, again } = load;
   const age = useOldness(load);
   if (value === undefined) {
     // That the daemon is silent is said at the top of the page, once.
     if (error instanceof NoAnswer) return html`<p class="soft">It comes as soon as the daemon answers.</p>`;
-    if (error) return html`<${Problem} error=${error} again=${again} />`;
+    if (error) return html`<${Trouble} error=${error} again=${again} />`;
     return html`<p class="soft loading" aria-busy="true">${isLoading ? 'Loading …' : 'Nothing was loaded.'}</p>`;
   }
   return html`
-    ${error && !(error instanceof NoAnswer) && html`<${Problem} error=${error} again=${again} isOld=${true} />`}
+    ${error && !(error instanceof NoAnswer) && html`<${Trouble} error=${error} again=${again} isOld=${true} />`}
     ${age !== null && html`<p class="old-note">${what}: from ${span(age)} ago</p>`}
     <div class=${age !== null ? 'old' : isFormer ? 'former' : ''} aria-busy=${isFormer}>${children(value)}</div>`;
 }
@@ -100,12 +100,12 @@ export function Prose({ text }) {
   });
 }
 
-/** A text of the daemon's that may end with lines of SQL in which it draws a place. */
-export function Said({ text }) {
+/** A text of the daemon's that may end with lines in which it draws a place. */
+export function Said({ text, label = 'The place in the SQL', children }) {
   const [first, ...drawn] = String(text).split('\n');
   return html`
-    <p><${Prose} text=${first} /></p>
-    ${drawn.length > 0 && html`<${Code} text=${drawn.join('\n')} label="The place in the SQL" />`}`;
+    <p>${children}<${Prose} text=${first} /></p>
+    ${drawn.length > 0 && html`<${Code} text=${drawn.join('\n')} label=${label} />`}`;
 }
 
 /** A command that can be copied. */

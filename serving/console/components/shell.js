@@ -1,7 +1,7 @@
 // What is around every page: the way to the others, whether the daemon answers, the zone, who asks.
 
 import { html, useState } from '../vendor/preact-htm.module.js';
-import { access, connection, relations, signIn, signOut } from '../api.js';
+import { access, connection, signIn, signOut, whoami } from '../api.js';
 import { setZone, span, time, zone, zoneName } from '../format.js';
 import { useNow } from '../load.js';
 import { href } from '../router.js';
@@ -9,11 +9,11 @@ import { useStore } from '../store.js';
 import { useWho } from '../who.js';
 import { Mark, useId } from './parts.js';
 
-export function Shell({ pages, current, urgent, children }) {
+export function Shell({ pages, start, current, urgent, children }) {
   return html`
     <a class="skip" href="#main" onClick=${skip}>Skip to the page</a>
     <header class="top">
-      <a class="brand" href="#/now"><img src="icon.svg" alt="" width="26" height="26" /> Anabranch</a>
+      <a class="brand" href=${href([start])}><img src="icon.svg" alt="" width="26" height="26" /> Anabranch</a>
       <nav aria-label="Pages">
         <ul>
           ${pages.map(({ path, title }) => html`
@@ -40,7 +40,7 @@ function skip(event) {
 }
 
 /** Says that the daemon does not answer, and since when. */
-function Silence() {
+export function Silence() {
   const { answers, since } = useStore(connection);
   const now = useNow();
   return html`
@@ -84,7 +84,7 @@ export function SignIn() {
     setTrouble(null);
     const token = text.trim();
     try {
-      await relations(undefined, token);
+      await whoami(undefined, token);
       signIn(token);
     } catch (error) {
       setTrouble(error.message);
