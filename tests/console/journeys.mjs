@@ -4,15 +4,17 @@
 //
 // PLAYWRIGHT is the folder of `playwright-core`, AXE that of `axe-core`, CHROMIUM the browser; CONSOLE_TOKEN a
 // user's token where the daemon has users, CONSOLE_READER that of one who may only read. The daemon has at
-// least one topic with facts and one view of it with a time. Nothing is written but what the page keeps in
+// least one topic with facts and one view of it with a time, and the board of `boards.mjs`. Nothing is written but what the page keeps in
 // the browser, unless CONSOLE_PROJECT names the daemon's project, to which things are done then: see
-// `acting.mjs`. Ends with 1 where something does not hold.
+// `acting.mjs`. CONSOLE_WALL is the token of one who may see that board alone, and CONSOLE_REVOKE the command, a
+// list in JSON, that takes it back. Ends with 1 where something does not hold.
 
 import assert from 'node:assert/strict';
 import { readFileSync } from 'node:fs';
 import { createRequire } from 'node:module';
 import { join } from 'node:path';
 import { acting, actingOnNothing, readingAlone } from './acting.mjs';
+import { editing, hanging, looking } from './boards.mjs';
 
 const require = createRequire(import.meta.url);
 const { chromium } = require(process.env.PLAYWRIGHT ?? 'playwright-core');
@@ -103,7 +105,7 @@ for (const colorScheme of ['light', 'dark']) {
       const places = {
         '#/now': 'Now', [`#/explore?view=${encodeURIComponent(view)}&range=all`]: 'Explore', '#/sql': 'SQL', '#/views': 'Views',
         [`#/views/${encodeURIComponent(view)}`]: view, '#/topics': 'Topics', [`#/topics/${encodeURIComponent(topic)}`]: topic,
-        '#/jobs': 'Jobs', '#/system': 'System', '#/nowhere': 'There is no such page', '#/views/nothing': 'nothing',
+        '#/boards': 'Boards', '#/jobs': 'Jobs', '#/system': 'System', '#/nowhere': 'There is no such page', '#/views/nothing': 'nothing',
       };
       for (const [hash, heading] of Object.entries(places)) {
         await open(page, hash, heading);
@@ -288,9 +290,12 @@ await journey('an answer is given as a file', async (page) => {
 });
 
 const tools = { BASE, EVIL, assertAccessible, journey, open, run, settled };
+await looking(tools);
+if (process.env.CONSOLE_WALL) await hanging(tools, process.env.CONSOLE_WALL, JSON.parse(process.env.CONSOLE_REVOKE));
 await actingOnNothing(tools);
 if (process.env.CONSOLE_READER) await readingAlone(tools, process.env.CONSOLE_READER);
 if (process.env.CONSOLE_PROJECT) await acting(tools, process.env.CONSOLE_PROJECT);
+if (process.env.CONSOLE_PROJECT) await editing(tools, process.env.CONSOLE_PROJECT);
 
 await browser.close();
 process.exitCode = failed ? 1 : 0;

@@ -24,7 +24,9 @@ const { moved } = await load('components/grid.js');
 const { points, chosen } = await load('pages/explore.js');
 const { excerpt } = await load('pages/sql.js');
 const operations = await load('operations.js');
-const { mayIngest, read } = await load('who.js');
+const { mayIngest, read, seesBoardsAlone } = await load('who.js');
+const { isWall } = await load('router.js');
+const boards = await load('boards.js');
 const { chosenOf, retryOf } = await load('pages/letters.js');
 const { linesOf } = await load('pages/changes.js');
 const { changeOf, namesOf } = await load('components/difference.js');
@@ -201,4 +203,64 @@ test('a difference is told by signs, and by the names that a relation has', () =
   ];
   assert.deepEqual(namesOf(known, 'w', ['a', 'c']), ['c', 'a']);
   assert.equal(namesOf(known, 'w', ['d']), null);
+});
+
+const NAMED = [{ name: 'site', type: 'varchar' }, { name: 'at', type: 'timestamp' }, { name: 'n', type: 'bigint' }, { name: 'u', type: 'decimal(10,2)' }];
+
+test('a panel draws the columns that it names, or the first that fit', () => {
+  const names = (panel) => {
+    const { time, label, value, usual, others } = boards.rolesOf(panel, NAMED);
+    return [time, label, value, usual].map((c) => c?.name).concat(others.map((c) => c.name));
+  };
+  assert.deepEqual(names({}), ['at', 'site', 'n', 'u', 'at', 'u']);
+  assert.deepEqual(names({ label: 'n' }), ['at', 'n', 'u', undefined, 'site', 'at']);
+  assert.deepEqual(names({ usual: 'n' }), ['at', 'site', 'u', 'n', 'at', 'n']);
+  assert.deepEqual(names({ value: null, usual: null, label: 'at' }), ['at', 'at', 'n', 'u', 'site', 'u']);
+  assert.throws(() => boards.rolesOf({ value: 'x' }, NAMED), /no column `x`; it has `site`, `at`/);
+});
+
+test('lines of a panel are over its first time, in order, and one for each label', () => {
+  const row = (site, hour, n) => ({ site, at: `2026-01-01T0${hour}:00:00Z`, n, u: null });
+  const answer = { columns: NAMED, rows: [row('b', 2, 4), row('a', 1, 3), row('a', 2, 5), { ...row('a', 3, 1), at: null }] };
+  const one = boards.linesOf({ label: 'site' }, answer, 4);
+  assert.deepEqual(one.at, [1767229200, 1767232800]);
+  assert.deepEqual(one.lines, [{ name: 'b', values: [null, 4] }, { name: 'a', values: [3, 5] }]);
+  assert.equal(boards.linesOf({ label: 'site' }, answer, 1).left, 1);
+  assert.deepEqual(boards.linesOf({}, answer, 4).lines.map((line) => line.name), ['n', 'u']);
+  assert.deepEqual(boards.linesOf({ value: 'u' }, answer, 4).lines.map((line) => line.name), ['u']);
+  assert.throws(() => boards.linesOf({}, { columns: NAMED.filter((c) => c.name !== 'at'), rows: [] }, 4), /no time/);
+});
+
+test('a value is compared with what is usual', () => {
+  assert.deepEqual(boards.compared(15, 10), { percent: 50, is: 'more' });
+  assert.deepEqual(boards.compared(5, 10), { percent: -50, is: 'less' });
+  assert.equal(boards.compared(1000, 1004).is, 'same');
+  assert.equal(boards.compared(-5, -10).is, 'more');
+  assert.equal(boards.compared(0, 0).is, 'same');
+  for (const [value, usual] of [[1, 0], [1, null], [null, 1], ['x', 1]]) assert.equal(boards.compared(value, usual), null);
+  const shares = boards.sharesOf([{ n: 4 }, { n: 1 }, { n: null }, { n: -2 }], { name: 'n' });
+  assert.deepEqual(shares, [1, 0.25, 0, 0]);
+  assert.deepEqual(boards.sharesOf([{ n: 0 }], { name: 'n' }), [0]);
+});
+
+test('panels are asked for as often as they say, and not all at once', () => {
+  assert.equal(boards.everyOf({ every_seconds: 6.5 }), 6500);
+  assert.equal(boards.everyOf({ every_seconds: 0.1 }), 2000);
+  assert.equal(boards.everyOf({}), 2000);
+  assert.equal(boards.everyOf(undefined), 5000);
+  assert.equal(boards.paceOf({ every_seconds: 10 }, null, 0.5), 11_000);
+});
+
+test('values of panels are written whole', () => {
+  assert.equal(boards.shown(new json.Exact('9223372036854775807')), '9\u202f223\u202f372\u202f036\u202f854\u202f775\u202f807');
+  assert.equal(boards.shown(null), '–');
+  assert.equal(boards.shown('a'), 'a');
+});
+
+test('a wall is known by its address, and by rights who sees boards alone', () => {
+  const at = (path, query) => isWall({ path, query: new URLSearchParams(query) });
+  assert.ok(at(['boards', 'a'], 'wall'));
+  assert.ok(!at(['boards'], 'wall') && !at(['sql', 'a'], 'wall') && !at(['boards', 'a'], 'token=x'));
+  assert.ok(seesBoardsAlone(['board a', 'board b*']));
+  assert.ok(!seesBoardsAlone([]) && !seesBoardsAlone(['board a', 'read *']) && !seesBoardsAlone(['admin']));
 });

@@ -94,7 +94,8 @@ function Difference({ value, usual }) {
   const percent = Math.abs(found.percent);
   return html`
     <span class="than ${found.is}">
-      <span aria-hidden="true">${sign} </span>${found.is !== 'same' && `${number(percent, percent < 10 ? 1 : 0)} % `}${word}
+      <span aria-hidden="true">${sign} </span>${found.is !== 'same' && `${number(percent, percent < 10 ? 1 : 0)} %`}
+      <span class="hidden"> ${word}</span>
     </span>`;
 }
 

@@ -66,7 +66,7 @@ export function Board({ name, isWall = false }) {
   const load = useLoad((signal) => readBoard(name, signal), [name], { every: EDITS });
   const title = load.value?.title ?? name;
   return html`
-    <div class="with-actions">
+    <div class="with-actions board-head">
       <${Heading}><bdi>${title}</bdi><//>
       ${isWall ? html`<${OfDay} />` : html`
         <p class="actions">
@@ -80,16 +80,18 @@ export function Board({ name, isWall = false }) {
         : html`
           <div class="board">
             ${panels.map((panel, nth) => html`
-              <${Panel} key=${`${nth} ${JSON.stringify(panel)}`} board=${name} nth=${nth} panel=${panel} isWall=${isWall} />`)}
+              <${Panel} key=${`${nth} ${JSON.stringify(panel)}`} board=${name} nth=${nth} panel=${panel} isWall=${isWall}
+                known=${load.error?.message} />`)}
           </div>`)}
     <//>`;
 }
 
-/** A panel, which stays the same as long as its key does. */
-function Panel({ board, nth, panel: given, isWall }) {
+/** A panel, which stays the same as long as its key does. What is `known` to be wrong with the file is said above. */
+function Panel({ board, nth, panel: given, isWall, known }) {
   const panel = useMemo(() => given, []);
   const load = useLoad((signal) => readPanel(board, nth, signal), [board, nth], { every: paceOf });
   const id = useId('panel');
+  const error = load.error?.message === known ? undefined : load.error;
   const sql = isWall ? null : load.value?.sql;
   return html`
     <section class="part panel ${panel.form} ${panel.wide ? 'wide' : ''}" aria-labelledby=${id}>
@@ -97,7 +99,7 @@ function Panel({ board, nth, panel: given, isWall }) {
         <h2 id=${id}><bdi>${panel.title}</bdi></h2>
         ${sql && html`<${Link} to=${['sql']} query=${{ q: sql }} class="button small" aria-label=${`SQL of ${panel.title}`}>SQL<//>`}
       </div>
-      <${Loaded} load=${{ ...load, every: everyOf(load.value) }} what="No answer" problem=${Wrong}>
+      <${Loaded} load=${{ ...load, error, every: everyOf(load.value) }} what="No answer" problem=${Wrong}>
         ${(value) => html`
           <${Drawn} panel=${panel} value=${value} />
           ${value.notes?.map((note) => html`<p class="soft note"><${Prose} text=${note} /></p>`)}`}
@@ -110,8 +112,8 @@ function Age({ of }) {
   const now = useNow();
   const seconds = Math.max(0, Math.floor((now - instant(of.computed_at)) / 1000));
   return html`
-    <p class="age soft" title=${`Computed at ${time(of.computed_at)}, seen up to ${of.freshness}`}>
-      ${span(seconds)} ago, every ${span(everyOf(of) / 1000)}
+    <p class="age soft" title=${`Computed at ${time(of.computed_at)}, and again when what it reads has moved; ${of.freshness}`}>
+      ${span(seconds)} ago, every ${span(Math.round(everyOf(of) / 1000))}
     </p>`;
 }
 
@@ -132,7 +134,7 @@ export function Wall({ name, children }) {
     return () => removeEventListener('keydown', leave);
   }, [out]);
   return html`
-    <a class="skip" href=${out}>Leave the wall (Escape)</a>
+    <header><a class="skip" href=${out}>Leave the wall (Escape)</a></header>
     ${children}`;
 }
 

@@ -7,7 +7,7 @@ use std::time::Duration;
 use anabranch_tests::daemon::{Daemon, request};
 use anabranch_tests::ledger::line;
 use anabranch_tests::places;
-use anabranch_tests::process::{Setup, write_project};
+use anabranch_tests::process::{Setup, binary, write_project};
 use anabranch_tests::skip::skipped;
 
 use super::users::Guarded;
@@ -20,6 +20,9 @@ const DAYS: (&str, &str) = (
     "days",
     "SELECT date_trunc('day', ts) AS day, word, count(*) AS facts, approx_distinct(id) AS different FROM facts GROUP BY 1, 2",
 );
+
+/// A board with each form.
+const BOARD: &str = include_str!("../../console/desk.toml");
 
 /// The folder of the modules, and the browser.
 fn browser() -> Option<(PathBuf, PathBuf)> {
@@ -63,7 +66,9 @@ fn declare(dir: &Path) -> anyhow::Result<()> {
     let (name, sql) = DAYS;
     let more = format!("[views.{name}]\nsql = \"{name}.sql\"\n");
     std::fs::write(&path, std::fs::read_to_string(&path)? + &more)?;
-    Ok(std::fs::write(dir.join(format!("{name}.sql")), sql)?)
+    std::fs::write(dir.join(format!("{name}.sql")), sql)?;
+    std::fs::create_dir(dir.join("boards"))?;
+    Ok(std::fs::write(dir.join("boards/desk.toml"), BOARD)?)
 }
 
 /// What needs no browser: numbers, statements, what needs somebody.
@@ -114,6 +119,7 @@ async fn users_sign_in() -> anyhow::Result<()> {
     declare(guarded.path())?;
     let token = guarded.add("it", &["admin"]).await?;
     let reader = guarded.add("reader", &["read *"]).await?;
+    let wall = guarded.add("wall", &["board desk"]).await?;
     let daemon = Daemon::start(guarded.path()).await?;
     let http = &daemon.client.address().http;
     let bearer = format!("Bearer {token}");
@@ -121,9 +127,15 @@ async fn users_sign_in() -> anyhow::Result<()> {
     let body: String = (0..1_000).map(line).collect();
     let (status, text) = request("POST", http, "/topics/facts", &headers, body.as_bytes()).await?;
     anyhow::ensure!(status == 200, "{text}");
+    let project = guarded.path().to_string_lossy().into_owned();
+    let program = binary()?.to_string_lossy().into_owned();
+    let revoke = serde_json::json!([program, "--project", project, "users", "revoke", "wall"]);
+    let revoke = revoke.to_string();
     let tokens = [
         ("CONSOLE_TOKEN", token.as_str()),
         ("CONSOLE_READER", reader.as_str()),
+        ("CONSOLE_WALL", wall.as_str()),
+        ("CONSOLE_REVOKE", revoke.as_str()),
     ];
     walked(&browser, &daemon, &tokens).await?;
     daemon.stop().await
