@@ -5,7 +5,7 @@ import { compared, linesOf, rolesOf, sharesOf, shown } from '../boards.js';
 import { counted, number, zoneName } from '../format.js';
 import { MOST_LINES, TimeChart } from './chart.js';
 import { Mark, Prose } from './parts.js';
-import { Rows, Table, Value } from './table.js';
+import { Name, Rows, Table, Value } from './table.js';
 
 /** So many rows are drawn; the page of SQL shows all. */
 const MOST_ROWS = 200;
@@ -102,9 +102,9 @@ function Difference({ value, usual }) {
 function Benchmark({ panel, answer, roles: { label, value, usual } }) {
   if (!value || !usual) return html`<${Unfit} says="the answer needs two numbers: a value, and what is usual" />`;
   const columns = [
-    ...(label ? [{ title: html`<bdi>${label.name}</bdi>`, cell: (row) => html`<${Value} of=${row[label.name]} />` }] : []),
-    { title: html`<bdi>${value.name}</bdi>${panel.unit && ` (${panel.unit})`}`, isNumber: true, cell: (row) => html`<strong>${shown(row[value.name])}</strong>` },
-    { title: html`<bdi>${usual.name}</bdi>`, isNumber: true, cell: (row) => shown(row[usual.name]) },
+    ...(label ? [{ title: html`<${Name} of=${label.name} />`, cell: (row) => html`<${Value} of=${row[label.name]} />` }] : []),
+    { title: html`<${Name} of=${value.name} />${panel.unit && ` (${panel.unit})`}`, isNumber: true, cell: (row) => html`<strong>${shown(row[value.name])}</strong>` },
+    { title: html`<${Name} of=${usual.name} />`, isNumber: true, cell: (row) => shown(row[usual.name]) },
     { title: 'Difference', isNumber: true, cell: (row) => html`<${Difference} value=${row[value.name]} usual=${row[usual.name]} />` },
   ];
   return html`

@@ -37,10 +37,13 @@ export function Value({ of, isCut = true }) {
 
 const isNumeric = (value) => typeof value === 'number' || value instanceof Exact;
 
+/** The name of a column, which may be broken where a word of it ends. */
+export const Name = ({ of }) => html`<bdi>${of.split(/(?<=_)/).map((part, nth) => [nth > 0 && html`<wbr />`, part])}</bdi>`;
+
 /** Rows of an answer as a table, with columns of these names. */
 export function Rows({ caption, rows, names, empty }) {
   const columns = names.map((name) => ({
-    title: html`<bdi>${name}</bdi>`,
+    title: html`<${Name} of=${name} />`,
     cell: (row) => html`<${Value} of=${row[name]} />`,
     isNumber: rows.length > 0 && rows.every((row) => row[name] == null || isNumeric(row[name])),
   }));

@@ -128,7 +128,8 @@ export function Wall({ name, children }) {
   }, []);
   useEffect(keepAwake, []);
   const out = href(['boards', name]);
-  useEffect(() => {
+  // At once: a key may be pressed as soon as the wall is seen.
+  useLayoutEffect(() => {
     const leave = (event) => event.key === 'Escape' && go(out);
     addEventListener('keydown', leave);
     return () => removeEventListener('keydown', leave);
