@@ -48,7 +48,7 @@ export function Part({ title, name, load, children, actions, class: kind = '', i
     </section>`;
 }
 
-/** What was loaded, or why it was not. What is old is grey, and says how old it is. */
+/** What was loaded, or why it was not. What is old is grey, and says how old it is, unless `what` is null. */
 export function Loaded({ load, what, children, problem: Trouble = Problem }) {
   const { value, error, isLoading, isFormer, again } = load;
   const age = useOldness(load);
@@ -60,7 +60,7 @@ export function Loaded({ load, what, children, problem: Trouble = Problem }) {
   }
   return html`
     ${error && !(error instanceof NoAnswer) && html`<${Trouble} error=${error} again=${again} isOld=${true} />`}
-    ${age !== null && html`<p class="old-note">${what}: from ${span(age)} ago</p>`}
+    ${age !== null && what !== null && html`<p class="old-note">${what}: from ${span(age)} ago</p>`}
     <div class=${age !== null ? 'old' : isFormer ? 'former' : ''} aria-busy=${isFormer}>${children(value)}</div>`;
 }
 

@@ -2,12 +2,12 @@
 // panel loads by itself, as often as the daemon says.
 
 import { html, useEffect, useLayoutEffect, useMemo } from '../vendor/preact-htm.module.js';
-import { boards, board as readBoard, panel as readPanel } from '../api.js';
+import { access, boards, board as readBoard, panel as readPanel } from '../api.js';
 import { everyOf, paceOf } from '../boards.js';
 import { Drawn } from '../components/panel.js';
 import { Code, Empty, Heading, Link, Loaded, Mark, Part, Problem, Prose, Said, useId } from '../components/parts.js';
 import { clock, instant, span, time } from '../format.js';
-import { useLoad, useNow } from '../load.js';
+import { useLoad, useNow, useOldness } from '../load.js';
 import { go, href } from '../router.js';
 
 /** How often it is looked whether a file was edited, in milliseconds. */
@@ -48,12 +48,13 @@ function List() {
 const NoBoards = () => html`
   <${Empty}>
     <p>No boards yet. Write one as a file <code>boards/NAME.toml</code> of the project; it is here as soon as it is saved:</p>
-  <//>
-  <${Code} text=${EXAMPLE} label="An example of a board" />`;
+    <${Code} text=${EXAMPLE} label="An example of a board" />
+  <//>`;
 
 /** What is wrong with a file or a statement, whole: its author is who reads it. */
-function Wrong({ error, again, isOld }) {
-  if ([403, 404].includes(error?.status)) return html`<${Problem} error=${error} again=${again} isOld=${isOld} />`;
+function Wrong({ error, isOld }) {
+  const isForbidden = error?.status === 403 || (error?.status === 404 && access.get().token !== null);
+  if (isForbidden) return html`<${Problem} error=${error} isOld=${isOld} />`;
   return html`
     <div class="problem" role="alert">
       <${Said} text=${error?.message ?? error} label="The place"><${Mark} level="red" /> <//>
@@ -99,21 +100,23 @@ function Panel({ board, nth, panel: given, isWall, known }) {
         <h2 id=${id}><bdi>${panel.title}</bdi></h2>
         ${sql && html`<${Link} to=${['sql']} query=${{ q: sql }} class="button small" aria-label=${`SQL of ${panel.title}`}>SQL<//>`}
       </div>
-      <${Loaded} load=${{ ...load, error, every: everyOf(load.value) }} what="No answer" problem=${Wrong}>
+      <${Loaded} load=${{ ...load, error, every: everyOf(load.value) }} what=${null} problem=${Wrong}>
         ${(value) => html`
           <${Drawn} panel=${panel} value=${value} />
           ${value.notes?.map((note) => html`<p class="soft note"><${Prose} text=${note} /></p>`)}`}
       <//>
-      ${load.value && html`<${Age} of=${load.value} />`}
+      ${load.value && html`<${Age} of=${load.value} at=${load.at} />`}
     </section>`;
 }
 
-function Age({ of }) {
+/** How old it is, with a sign where it should have been asked for again. */
+function Age({ of, at }) {
+  const isOld = useOldness({ at, every: everyOf(of) }) !== null;
   const now = useNow();
   const seconds = Math.max(0, Math.floor((now - instant(of.computed_at)) / 1000));
   return html`
     <p class="age soft" title=${`Computed at ${time(of.computed_at)}, and again when what it reads has moved; ${of.freshness}`}>
-      ${span(seconds)} ago, every ${span(Math.round(everyOf(of) / 1000))}
+      ${isOld && html`<${Mark} level="attention" />`}${span(seconds)} ago, every ${span(Math.round(everyOf(of) / 1000))}
     </p>`;
 }
 
