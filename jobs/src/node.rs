@@ -2,6 +2,7 @@
 
 mod access;
 mod audit;
+mod base;
 mod boards;
 mod door;
 mod intake;

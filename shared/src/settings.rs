@@ -174,6 +174,8 @@ pub struct HttpSettings {
     pub hosts: Vec<String>,
     /// Origins whose pages may ask and send, as browsers say them.
     pub origins: Vec<String>,
+    /// Path before the daemon's own, as a proxy leaves it.
+    pub base: Option<String>,
     /// The most connections; at least 1.
     pub connections: usize,
     /// The most connections from one address; at least 1.
@@ -522,6 +524,7 @@ impl HttpSettings {
         Self {
             hosts: hosts.map(|h| h.0).unwrap_or_default(),
             origins: origins.map(|o| o.0).unwrap_or_default(),
+            base: reader.optional(http, &table::BASE).map(|base| base.0),
             connections: count(reader.value(http, &table::CONNECTIONS).0),
             connections_per_address: count(reader.value(http, &table::CONNECTIONS_PER_ADDRESS).0),
             header_timeout: reader.value(http, &table::HEADER_TIMEOUT),

@@ -487,6 +487,7 @@ mod tests {
         HttpSettings {
             hosts: vec![],
             origins: vec![],
+            base: None,
             connections,
             connections_per_address,
             header_timeout: Duration::from_secs(1),

@@ -14,6 +14,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::node::access;
 use crate::node::audit::Audit;
+use crate::node::base::under;
 use crate::node::boards::Boards;
 use crate::node::door::Door;
 use crate::node::door::gate::{Gate, flight_gate, gate};
@@ -253,6 +254,10 @@ impl Running {
         daemon.set_peers(peers.clone());
         peers.announce().await;
         let app = app.layer(from_fn_with_state(journal.clone(), journal::note));
+        let app = match &project.http.base {
+            Some(base) => under(base, app),
+            None => app,
+        };
         if let Some((door, listener, at)) = postgres {
             tracing::info!(postgres = %at, "answers PostgreSQL's clients");
             let closing = closing.clone();

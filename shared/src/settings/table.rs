@@ -12,9 +12,9 @@ use super::gate::Limit;
 use super::kafka::{KafkaStart, OnGap, PartitionList, Tombstones, Word};
 use super::steps::{Command, StepProtocol};
 use super::value::{
-    Address, Count, FieldName, FieldNames, FileMode, HostList, Nice, OriginList, PeriodOrOff,
-    ProjectPath, Schedule, SettingValue, Size, SizeOrOff, Terms, Threads, ViewName, ZoneName,
-    minutes,
+    Address, BasePath, Count, FieldName, FieldNames, FileMode, HostList, Nice, OriginList,
+    PeriodOrOff, ProjectPath, Schedule, SettingValue, Size, SizeOrOff, Terms, Threads, ViewName,
+    ZoneName, minutes,
 };
 
 /// A table of `anabranch.toml`.
@@ -381,6 +381,8 @@ settings! {
     HOSTS: Optional<HostList> = Http."hosts", optional("\"facts.example.org, console.example.org\"");
     /// Origins, with commas between them, whose pages may ask and send: a browser lets them. Unset, none but the daemon's own and those of `hosts`.
     ORIGINS: Optional<OriginList> = Http."origins", optional("\"https://app.example.org\"");
+    /// Path under which a proxy passes requests on without taking it off, besides the daemon's own paths.
+    BASE: Optional<BasePath> = Http."base", optional("\"/facts\"");
     /// The most connections, and never more than half of the process's descriptors; beyond it only state is answered.
     CONNECTIONS: Defaulted<Count> = Http."connections", Defaulted(|| Count(2_000));
     /// The most connections from one address, and never more than three quarters of all.

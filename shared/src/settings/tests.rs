@@ -52,6 +52,7 @@ fn other_value(section: Section, key: &str) -> &'static str {
         (Section::Storage, "mode") => "\"0600\"",
         (Section::Http, "hosts") => "\"a.example, B.example\"",
         (Section::Http, "origins") => "\"https://a.example, http://b.example:81\"",
+        (Section::Http, "base") => "\"/facts/7\"",
         (Section::Http, "connections" | "connections_per_address") => "7",
         (Section::Http, "header_timeout" | "body_timeout") => "\"7s\"",
         (Section::Http, "least_rate") => "7",
@@ -356,6 +357,7 @@ fn defaults_are_those_of_the_documentation() {
         http: HttpSettings {
             hosts: vec![],
             origins: vec![],
+            base: None,
             connections: 2_000,
             connections_per_address: 500,
             header_timeout: Duration::from_secs(30),

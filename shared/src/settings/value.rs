@@ -442,6 +442,39 @@ impl SettingValue for OriginList {
     }
 }
 
+/// A path before others, such as `/facts`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct BasePath(pub(super) String);
+
+impl SettingValue for BasePath {
+    const TYPE: &'static str = "path";
+    const EXPECTED: &'static str =
+        "a path of an address that begins with `/` and ends with none, such as `\"/facts\"`";
+
+    fn read(found: &Found<'_>) -> Result<Self, Mismatch> {
+        let text = found.text()?;
+        let is_part = |part: &str| {
+            !part.is_empty()
+                && part != "."
+                && part != ".."
+                && part
+                    .bytes()
+                    .all(|b| b.is_ascii_alphanumeric() || b"-._~".contains(&b))
+        };
+        match text
+            .strip_prefix('/')
+            .is_some_and(|t| t.split('/').all(is_part))
+        {
+            true => Ok(Self(text.to_owned())),
+            false => Err(Mismatch::Plain),
+        }
+    }
+
+    fn write(&self) -> String {
+        quoted(&self.0)
+    }
+}
+
 /// Address to listen on, `HOST:PORT`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Address(pub(super) String);

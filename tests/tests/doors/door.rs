@@ -369,6 +369,45 @@ async fn files_are_for_those_whom_the_settings_name() -> anyhow::Result<()> {
     Ok(())
 }
 
+/// A proxy that leaves its path before the daemon's.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_path_of_a_proxy_is_taken_off() -> anyhow::Result<()> {
+    let dir = project(Setup::default(), "base = \"/of/facts\"")?;
+    let daemon = Daemon::start(dir.path()).await?;
+    let (status, answer) = daemon.post("facts", &[], lines(10).as_bytes()).await?;
+    anyhow::ensure!(status == 200, "{answer}");
+    for (path, expected) in [
+        ("/health", 200),
+        ("/of/facts/health", 200),
+        ("/of/facts/views/words", 200),
+        ("/of/facts/console/", 200),
+        ("/of/facts/console/app.js", 200),
+        ("/of/facts/nothing", 404),
+        ("/of/factsheet", 404),
+    ] {
+        let (status, answer) = daemon.get(path).await?;
+        anyhow::ensure!(status == expected, "{path}: {status} {answer}");
+    }
+    let client = reqwest::Client::builder()
+        .no_proxy()
+        .redirect(reqwest::redirect::Policy::none())
+        .build()?;
+    let http = &daemon.client.address().http;
+    for (path, to) in [
+        ("/of/facts", "/of/facts/console/"),
+        ("/of/facts/", "console/"),
+        ("/", "console/"),
+    ] {
+        let answer = client.get(format!("http://{http}{path}")).send().await?;
+        let location = answer.headers().get("location");
+        anyhow::ensure!(
+            location.and_then(|l| l.to_str().ok()) == Some(to),
+            "{path}: {answer:?}"
+        );
+    }
+    daemon.stop().await
+}
+
 /// Red is a node that can't take facts; it is green again by itself.
 #[tokio::test(flavor = "multi_thread")]
 async fn ready_is_red_while_facts_cannot_land_or_come() -> anyhow::Result<()> {

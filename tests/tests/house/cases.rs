@@ -75,7 +75,8 @@ fn is_there(code: &str, test: &str) -> bool {
 }
 
 /// Settings of these sections that bound nothing.
-const NO_BOUNDS: [&str; 10] = [
+const NO_BOUNDS: [&str; 11] = [
+    "[http] base",
     "[daemon] http",
     "[daemon] advertise",
     "[daemon] wal",
