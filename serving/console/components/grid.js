@@ -29,7 +29,7 @@ export function Grid({ label, columns, rowCount, cell, onChoose }) {
   const id = useId('grid');
   const [seen, setSeen] = useState({ top: 0, left: 0, width: 800, height: 400 });
   const [chosen, setChosen] = useState(null);
-  const numbers = Math.max(48, String(rowCount).length * 8 + 24);
+  const numbers = Math.max(60, String(rowCount).length * 8 + 24);
   const edges = useMemo(() => columnEdges(columns, rowCount, cell), [columns, rowCount, cell]);
   const wide = edges[columns.length];
 
@@ -86,6 +86,7 @@ export function Grid({ label, columns, rowCount, cell, onChoose }) {
   };
   const isSeen = chosen && chosen.row >= firstRow && chosen.row < lastRow
     && chosen.column >= firstColumn && chosen.column < lastColumn;
+  const isNumber = (c) => count(0, Math.min(rowCount, LOOKED_AT)).some((r) => cell(r, c).kind === 'number');
   const active = isSeen ? `${id}-${chosen.row}-${chosen.column}` : undefined;
   const place = (column) => ({ left: `${numbers + edges[column]}px`, width: `${edges[column + 1] - edges[column]}px` });
   return html`
@@ -95,7 +96,7 @@ export function Grid({ label, columns, rowCount, cell, onChoose }) {
         <div class="grid-head" role="row" aria-rowindex="1" style=${{ height: `${HEAD}px` }}>
           <div class="grid-number" role="columnheader" aria-colindex="1" style=${{ width: `${numbers}px` }}>Row</div>
           ${shownColumns.map((c) => html`
-            <div key=${c} class="grid-cell" role="columnheader" aria-colindex=${c + 2} style=${place(c)}
+            <div key=${c} class="grid-cell ${isNumber(c) ? 'number' : ''}" role="columnheader" aria-colindex=${c + 2} style=${place(c)}
               title=${columns[c]}>${columns[c]}</div>`)}
         </div>
         ${count(firstRow, lastRow).map((r) => html`
