@@ -189,7 +189,8 @@ fn every_link_of_the_documents_leads_somewhere() -> anyhow::Result<()> {
         root.join(".github/CONTRIBUTING.md"),
     ];
     for entry in std::fs::read_dir(root.join("jobs/docs"))? {
-        documents.push(entry?.path());
+        let path = entry?.path();
+        documents.extend(path.extension().is_some_and(|e| e == "md").then_some(path));
     }
     let mut found = 0;
     for document in documents {
