@@ -14,9 +14,6 @@ use crate::work::diff::RowsFile;
 use crate::work::judge::text::text;
 use crate::work::judge::{JudgeOptions, Judgement, judge, sides};
 
-/// The share of the memory bound of a build that rows may take.
-const ROWS_SHARE: u64 = 4;
-
 /// What is compared.
 #[derive(Debug, clap::Args)]
 pub struct DiffArgs {
@@ -55,9 +52,7 @@ pub(crate) async fn run(args: &DiffArgs, context: &Context, printing: Printing) 
         only_where: args.only_where.clone(),
         sample: args.sample,
         rows: rows.clone(),
-        memory_bytes: usize::try_from(context.project.build.memory_bytes / ROWS_SHARE)
-            .unwrap_or(usize::MAX),
-        stop: Stop::by_flag(&stop_flag()),
+        ..JudgeOptions::of(&context.project, Stop::by_flag(&stop_flag()))
     };
     let judged = match judge(context, (&a, &b), &options).await? {
         Judgement::Compared(judged) => judged,

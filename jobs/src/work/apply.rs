@@ -32,9 +32,6 @@ use crate::work::upkeep;
 
 pub mod whole;
 
-/// The share of the memory bound of a build that rows may take which are compared.
-const ROWS_SHARE: u64 = 4;
-
 /// How often a candidate is refreshed because what answers was meanwhile.
 const CATCH_UP_TRIES: usize = 10;
 
@@ -439,10 +436,7 @@ async fn compared(
     let candidate = Role::Candidate.relation(name);
     let judging = JudgeOptions {
         only_where: gate.only_where.clone(),
-        memory_bytes: usize::try_from(context.project.build.memory_bytes / ROWS_SHARE)
-            .unwrap_or(usize::MAX),
-        stop: Stop::by_flag(&options.stop),
-        ..JudgeOptions::default()
+        ..JudgeOptions::of(&context.project, Stop::by_flag(&options.stop))
     };
     match judge(context, (former, &candidate), &judging).await {
         Ok(Judgement::Compared(judged)) => Ok(Verdict {

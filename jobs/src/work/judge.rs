@@ -23,6 +23,9 @@ use crate::work::diff::{ColumnDiff, Diff, Differ, RowsFile, Side, keys_of};
 
 pub mod text;
 
+/// The share of the memory bound of a build that rows may take which are compared.
+const ROWS_SHARE: u64 = 4;
+
 /// How two generations are compared.
 #[derive(Clone, Debug, Default)]
 pub struct JudgeOptions {
@@ -36,6 +39,18 @@ pub struct JudgeOptions {
     pub memory_bytes: usize,
     /// Tells it to stop early.
     pub stop: Stop,
+}
+
+impl JudgeOptions {
+    /// All rows, within what a project gives to builds.
+    pub fn of(project: &Project, stop: Stop) -> Self {
+        Self {
+            memory_bytes: usize::try_from(project.build.memory_bytes / ROWS_SHARE)
+                .unwrap_or(usize::MAX),
+            stop,
+            ..Self::default()
+        }
+    }
 }
 
 /// Two generations of a view, compared.

@@ -26,9 +26,6 @@ use crate::work::verify_view::{options, verify_view_with};
 /// What the history of jobs calls whoever wanted a job that is begun here.
 const TRIGGER: &str = "console";
 
-/// The share of the memory bound of a build that rows may take which are compared.
-const ROWS_SHARE: u64 = 4;
-
 /// What came of an operation.
 pub(super) struct Done {
     pub(super) result: Value,
@@ -142,12 +139,9 @@ async fn diff(
     (a, b): (&str, &str),
     only_where: Option<String>,
 ) -> Result<Done> {
-    let memory = context.project.build.memory_bytes / ROWS_SHARE;
     let options = JudgeOptions {
         only_where,
-        memory_bytes: usize::try_from(memory).unwrap_or(usize::MAX),
-        stop: Stop::by_flag(&operation.stop()),
-        ..JudgeOptions::default()
+        ..JudgeOptions::of(&context.project, Stop::by_flag(&operation.stop()))
     };
     let judged = match judge(context, (a, b), &options).await? {
         Judgement::Compared(judged) => judged,
