@@ -87,7 +87,9 @@ fn filter(wanted: Option<&str>) -> Result<EnvFilter> {
         _ if wanted.contains('=') => return EnvFilter::try_new(wanted).map_err(|_| wrong()),
         _ => return Err(wrong()),
     };
-    EnvFilter::try_new(format!("{others},anabranch={wanted}")).map_err(|_| wrong())
+    // A consumer that was refused can't be closed well, and is told of by its source.
+    let quiet = "rdkafka::consumer::base_consumer=off";
+    EnvFilter::try_new(format!("{others},{quiet},anabranch={wanted}")).map_err(|_| wrong())
 }
 
 /// Standard error for logs: URLs in them lose their passwords. Each event comes in one piece.

@@ -257,6 +257,7 @@ impl DaemonStatus {
             own.stopped = own.stopped.take().or(state.stopped);
             own.trouble = own.trouble.take().or(state.trouble);
             own.paused |= state.paused;
+            own.refusals += state.refusals;
             own.group = state.group;
             own.partition_count = own.partition_count.max(state.partition_count);
             own.topic_id = own.topic_id.take().or(state.topic_id);
@@ -346,6 +347,14 @@ impl DaemonStatus {
                     state.group
                 );
                 notes.insert(format!("{topic} unread"), note);
+            }
+            // Once or twice its coordinator was away.
+            if state.refusals > 2 {
+                let note = format!(
+                    "topic `{topic}`: the consumer group `{}` refused this daemon {} times in ten minutes; if two daemons run on copies of one `wal` folder, give one a folder of its own, and restart it",
+                    state.group, state.refusals
+                );
+                notes.insert(format!("{topic} refused"), note);
             }
             let what = match (&state.stopped, &state.trouble) {
                 (Some(why), _) => format!("reading from Kafka has stopped: {why}"),

@@ -61,6 +61,9 @@ pub struct KafkaState {
     pub trouble: Option<String>,
     /// Whether reading pauses, because facts wait to land.
     pub paused: bool,
+    /// How often its group refused this daemon for good within the last ten minutes.
+    #[serde(default)]
+    pub refusals: usize,
     /// The consumer group.
     #[serde(default)]
     pub group: String,

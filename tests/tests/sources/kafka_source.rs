@@ -14,6 +14,7 @@ use anabranch_tests::process::{Process, Setup, run_well, until, write_project};
 use tokio::task::block_in_place;
 
 mod identity;
+mod refused;
 
 const TOPIC: &str = "from-kafka";
 

@@ -43,6 +43,8 @@ const LONGEST_RETRY: Duration = Duration::from_secs(10);
 const LAND_BEFORE_LEAVING: Duration = Duration::from_secs(10);
 /// How often positions are committed to Kafka, for monitoring.
 const COMMIT_EVERY: Duration = Duration::from_secs(5);
+/// For how long it is remembered that Kafka refused this daemon for good.
+const REFUSALS_WITHIN: Duration = Duration::from_secs(600);
 
 /// What the thread and librdkafka's callbacks, which it runs, work with.
 #[derive(Clone)]
@@ -64,10 +66,29 @@ pub(super) struct Source {
     committed_at: Instant,
     /// The id of Kafka's topic that was found to be the one that was read before.
     checked_id: Option<String>,
+    /// Why Kafka takes nothing more from this consumer.
+    refused: Option<RDKafkaErrorCode>,
+    /// When consumers were refused lately.
+    refusals: Vec<Instant>,
+    /// Between a consumer that was refused and the next.
+    anew: Backoff,
 }
 
 impl Source {
     pub(super) fn new(shared: Shared) -> Result<Self> {
+        Ok(Self {
+            consumer: Self::consumer(&shared)?,
+            shared,
+            committed: BTreeMap::new(),
+            committed_at: Instant::now(),
+            checked_id: None,
+            refused: None,
+            refusals: Vec::new(),
+            anew: Backoff::new(RETRY, LONGEST_RETRY),
+        })
+    }
+
+    fn consumer(shared: &Shared) -> Result<BaseConsumer<Shared>> {
         let settings = &shared.settings;
         let mut config = ClientConfig::new();
         // librdkafka's own defaults pause for a second once so many messages wait; what bounds the
@@ -115,14 +136,33 @@ impl Source {
                 "`[topics.{name}.source.kafka]`: {e}; see `properties` for what TLS and SASL need, and whether this build has them (feature `kafka-tls`)"
             ))
         };
-        let consumer = config.create_with_context(shared.clone()).map_err(of)?;
-        Ok(Self {
-            consumer,
-            shared,
-            committed: BTreeMap::new(),
-            committed_at: Instant::now(),
-            checked_id: None,
-        })
+        config.create_with_context(shared.clone()).map_err(of)
+    }
+
+    /// Makes the consumer anew, under the same name. librdkafka takes each `FENCED_INSTANCE_ID` as
+    /// final; it also comes where a coordinator was away and knows the member by a new id when it
+    /// answers what was asked under the one before.
+    fn begin_anew(&mut self, code: RDKafkaErrorCode) {
+        let shared = self.shared.clone();
+        shared.trouble(format!("the group refuses this daemon: {code}"));
+        self.count_refusals(Some(Instant::now()));
+        if self.refusals.len() == 1 {
+            self.anew.succeeded();
+        }
+        shared.leave(&shared.assigned());
+        shared.pause(&mut self.anew);
+        match Self::consumer(&shared) {
+            Ok(consumer) => self.consumer = consumer,
+            Err(e) => return shared.halt(&e.to_string()),
+        }
+        self.committed.clear();
+        self.subscribe();
+    }
+
+    fn count_refusals(&mut self, one_more: Option<Instant>) {
+        self.refusals.extend(one_more);
+        self.refusals.retain(|at| at.elapsed() < REFUSALS_WITHIN);
+        self.shared.state.lock().refusals = self.refusals.len();
     }
 
     /// Reads until it is told to stop, says so, and leaves its group.
@@ -132,6 +172,9 @@ impl Source {
             if self.shared.state.lock().stopped.is_some() {
                 std::thread::sleep(POLL);
                 continue;
+            }
+            if let Some(code) = self.refused.take() {
+                self.begin_anew(code);
             }
             self.throttle();
             let gathered = self.gather();
@@ -204,13 +247,17 @@ impl Source {
     }
 
     /// Messages by partition.
-    fn gather(&self) -> BTreeMap<i32, Messages> {
+    fn gather(&mut self) -> BTreeMap<i32, Messages> {
         let mut gathered: BTreeMap<i32, Messages> = BTreeMap::new();
         let (mut count, mut bytes) = (0, 0);
         let mut wait = POLL;
         while count < MESSAGES && bytes < MESSAGE_BYTES {
             match self.consumer.poll(wait) {
                 None => break,
+                Some(Err(KafkaError::MessageConsumptionFatal(code))) => {
+                    self.refused = Some(code);
+                    break;
+                }
                 Some(Ok(message)) => {
                     let position = self.shared.position(message.partition());
                     // What was fetched before a partition was given up, or went back.
@@ -245,10 +292,6 @@ impl Source {
                 let assigned = self.shared.assigned();
                 assigned.into_iter().for_each(|p| self.go_to_lane(p));
             }
-            KafkaError::MessageConsumptionFatal(code) => self.shared.halt(&format!(
-                "topic `{}`: Kafka refuses this daemon for good: {code}; if two daemons run on copies of one `wal` folder, give one a folder of its own, and restart",
-                self.shared.stream.name()
-            )),
             e => self.shared.trouble(e.to_string()),
         }
     }
@@ -345,6 +388,7 @@ impl Source {
     /// Commits what has landed to Kafka, for monitoring.
     fn commit(&mut self) {
         self.committed_at = Instant::now();
+        self.count_refusals(None);
         self.shared.count_partitions(&self.consumer);
         let landed = self.shared.stream.with_delta(|d| d.upto.clone());
         let mut list = TopicPartitionList::new();
@@ -616,6 +660,10 @@ impl ClientContext for Shared {
     }
 
     fn error(&self, error: KafkaError, reason: &str) {
+        // Where nobody polls for messages yet, the end of a partition comes here.
+        if error == KafkaError::Global(RDKafkaErrorCode::PartitionEOF) {
+            return;
+        }
         self.trouble(format!("{error}: {reason}"));
     }
 }

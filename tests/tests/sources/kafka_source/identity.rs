@@ -4,7 +4,7 @@
 use super::*;
 
 /// What `status` says that needs attention.
-async fn notes(dir: &Path) -> anyhow::Result<Vec<String>> {
+pub(super) async fn notes(dir: &Path) -> anyhow::Result<Vec<String>> {
     let said = run_well(dir, &["--format", "json", "status"]).await?;
     let status: serde_json::Value = serde_json::from_str(&said)?;
     let notes = status["notes"].as_array().cloned().unwrap_or_default();
