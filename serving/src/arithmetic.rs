@@ -10,7 +10,7 @@ use arrow::error::ArrowError;
 use datafusion::common::config::ConfigOptions;
 use datafusion::common::tree_node::{Transformed, TreeNode};
 use datafusion::common::{DFSchema, Result, exec_err};
-use datafusion::execution::{SessionState, SessionStateBuilder};
+use datafusion::execution::SessionStateBuilder;
 use datafusion::logical_expr::expr_rewriter::NamePreserver;
 use datafusion::logical_expr::utils::merge_schema;
 use datafusion::logical_expr::{
@@ -19,11 +19,9 @@ use datafusion::logical_expr::{
 };
 use datafusion::optimizer::AnalyzerRule;
 
-/// A session whose statements compute with whole numbers within their bounds.
-pub(crate) fn checked(state: SessionState) -> SessionState {
-    SessionStateBuilder::new_from_existing(state)
-        .with_analyzer_rule(Arc::new(Checked))
-        .build()
+/// Of a session, one whose statements compute with whole numbers within their bounds.
+pub(crate) fn checked(builder: SessionStateBuilder) -> SessionStateBuilder {
+    builder.with_analyzer_rule(Arc::new(Checked))
 }
 
 /// Puts functions in place of operators that wrap. Comes after types are the same on both sides.

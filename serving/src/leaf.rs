@@ -193,9 +193,9 @@ impl MergedLeaf {
         let read: BTreeSet<usize> = projection.iter().copied().chain(filtered).collect();
         let read: Vec<usize> = read.into_iter().collect();
         let stored = filter.filter(|f| stored_alike(f, codec)).cloned();
-        let store = Storage::engine_store(state.runtime_env())?;
+        let source = Storage::engine_source(state.runtime_env())?;
         let master = scan_files(
-            &store,
+            &source,
             &pin.root,
             &pin.files,
             (codec.storage_schema(), &LateReads::default()),

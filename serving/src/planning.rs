@@ -14,8 +14,8 @@ use datafusion::logical_expr::utils::merge_schema;
 use datafusion::optimizer::optimizer::ApplyOrder;
 use datafusion::optimizer::{AnalyzerRule, OptimizerConfig, OptimizerRule};
 
-/// A session whose planning keeps to bounds.
-pub(crate) fn bounded(state: SessionState, bounds: FunctionBounds) -> SessionState {
+/// Of a session, one whose planning keeps to bounds.
+pub(crate) fn bounded(state: SessionState, bounds: FunctionBounds) -> SessionStateBuilder {
     let stop = bounds.stop.clone();
     let rules = state.optimizers().to_vec();
     let builder = SessionStateBuilder::new_from_existing(state);
@@ -26,7 +26,6 @@ pub(crate) fn bounded(state: SessionState, bounds: FunctionBounds) -> SessionSta
     builder
         .with_optimizer_rules(looking.collect())
         .with_analyzer_rule(Arc::new(BoundFunctions(bounds)))
-        .build()
 }
 
 /// A rule that looks whether to go on before each of its steps.

@@ -4,12 +4,12 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use anabranch_shared::functions::{self, FunctionBounds};
+use anabranch_shared::functions::FunctionBounds;
 use anabranch_shared::sql::KnownNames;
-use anabranch_shared::view::{Role, View, build_session, session_builder};
+use anabranch_shared::view::{Role, View};
 use anabranch_shared::{
-    CATALOG, Error, ErrorKind, Moment, Pin, Pinner, ReadMode, Receipt, Relation, Result, Stop,
-    Storage, TopicPin, ViewPin, sql,
+    Error, ErrorKind, Moment, Pin, Pinner, ReadMode, Receipt, Relation, Result, Stop, Storage,
+    TopicPin, ViewPin, sql,
 };
 use arrow::array::RecordBatch;
 use arrow::datatypes::{DataType, SchemaRef};
@@ -18,15 +18,14 @@ use datafusion::catalog::TableProvider;
 use datafusion::execution::memory_pool::{FairSpillPool, MemoryPool};
 use datafusion::execution::runtime_env::{RuntimeEnv, RuntimeEnvBuilder};
 use datafusion::execution::{SendableRecordBatchStream, SessionState};
-use datafusion::prelude::{SessionConfig, SessionContext};
+use datafusion::prelude::SessionContext;
 use datafusion::sql::sqlparser::ast;
 use futures::StreamExt;
 
-use crate::arithmetic;
 use crate::at_least::{LOOK_EVERY, WAIT, missing};
 use crate::audit::{AuditRecord, Auditor};
 use crate::caller::Caller;
-use crate::combine::{Combine, plan_combines};
+use crate::combine::plan_combines;
 use crate::dialect::Dialect;
 use crate::door::Door;
 use crate::freshness;
@@ -36,22 +35,22 @@ use crate::metrics::{Asked, QueryMetrics};
 use crate::names::{Names, relation_names};
 use crate::naming::ColumnNames;
 use crate::parameters;
-use crate::planning;
 use crate::pool::QueryPool;
-use crate::reading::{PUBLIC, Reading};
+use crate::reading::Reading;
 use crate::receipts::{self, Awaited, Receipts, Replayed};
 use crate::row_rights::{absent, is_there, narrowed};
 use crate::running::{Queries, QueryInfo, Running, Verification, Waiter};
 use crate::spellings;
-use crate::spellings::operators::Operators;
 use crate::statement;
 use crate::tables::DEAD_LETTERS;
 use crate::temporary;
 use crate::topic_table::FilesTable;
 use crate::workers;
+use sessions::Sessions;
 use statements::{Known, Read, Statements, computed};
 pub use views::stopped_by;
 
+mod sessions;
 mod sources;
 mod statements;
 mod views;
@@ -181,6 +180,7 @@ pub(crate) struct Description {
 pub struct SqlService {
     pinner: Arc<dyn Pinner>,
     runtime: Arc<RuntimeEnv>,
+    sessions: Sessions,
     options: ServingOptions,
     queries: Arc<Queries>,
     receipts: Arc<Receipts>,
@@ -200,6 +200,7 @@ impl SqlService {
         storage.register(&runtime)?;
         Ok(Self {
             pinner,
+            sessions: Sessions::new(runtime.clone(), options.threads)?,
             runtime,
             queries: Queries::new(options.limits.clone(), storage.wall().clone()),
             receipts: Arc::new(Receipts::new(storage)),
@@ -290,32 +291,7 @@ impl SqlService {
             setting: "`max_function_bytes` in `[query]`",
             stop: query.stop.clone(),
         };
-        let mut state = self.state_within(Arc::new(runtime))?;
-        functions::bound(&mut state, &bounds)?;
-        datafusion::execution::FunctionRegistry::register_expr_planner(
-            &mut state,
-            Arc::new(Operators),
-        )?;
-        Ok(arithmetic::checked(planning::bounded(state, bounds)))
-    }
-
-    fn state_within(&self, runtime: Arc<RuntimeEnv>) -> Result<SessionState> {
-        let mut config = SessionConfig::new()
-            .with_target_partitions(self.options.threads.max(1))
-            .with_default_catalog_and_schema(CATALOG, PUBLIC);
-        config.options_mut().execution.time_zone = Some("+00:00".to_owned());
-        config.options_mut().execution.parquet.pushdown_filters = false;
-        // So that an error says where it is.
-        config.options_mut().sql_parser.collect_spans = true;
-        let builder = session_builder()
-            .with_config(config)
-            .with_runtime_env(runtime);
-        let mut state = build_session(builder)?;
-        datafusion::execution::FunctionRegistry::register_udaf(
-            &mut state,
-            Arc::new(Combine::udaf()),
-        )?;
-        Ok(state)
+        self.sessions.of_statement(Arc::new(runtime), bounds)
     }
 
     /// Answers one statement that this process asks.
@@ -721,7 +697,7 @@ impl SqlService {
             let types = parameters::inferred(&state, &read.statement, &stated).await?;
             let nothing: Vec<_> = types.iter().map(parameters::null_of).collect();
             parameters::bind(&mut read.statement, &nothing)?;
-            let plan = read.checked(&pin).await?;
+            let plan = read.checked(&state, &pin).await?;
             stop.check()?;
             let plan = workers::at_length(async { state.optimize(&plan_combines(plan)?) })?;
             let schema = Arc::new(plan.schema().as_arrow().clone());
@@ -819,9 +795,7 @@ impl SqlService {
         if !matches!(e.kind(), ErrorKind::Invalid | ErrorKind::NotFound) {
             return e;
         }
-        let Ok(state) = self.state_within(self.runtime.clone()) else {
-            return e;
-        };
+        let state = self.sessions.of_plans(self.runtime.clone());
         let relations = self.readable(rights).await.unwrap_or_default();
         let mut known: Vec<String> = relations.into_iter().map(|r| r.name).collect();
         if rights.rows(DEAD_LETTERS) == Rows::All {

@@ -127,9 +127,9 @@ impl FilesTable {
         projection: &[usize],
     ) -> Result<Arc<dyn ExecutionPlan>> {
         let partitions = state.config().target_partitions();
-        let store = Storage::engine_store(state.runtime_env())?;
+        let source = Storage::engine_source(state.runtime_env())?;
         let scan = scan_files(
-            &store,
+            &source,
             &self.root,
             files,
             (&self.schema, &self.reads),

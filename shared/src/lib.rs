@@ -90,7 +90,8 @@ pub use references::{
     ReferenceSize, as_met, bound_reference, references_held, with_references, with_references_at,
 };
 pub use scan::{
-    count_files, decode_states, scan_files, scan_sorted_states, scan_spilled, statistics_tell,
+    FileSource, count_files, decode_states, scan_files, scan_sorted_states, scan_spilled,
+    statistics_tell,
 };
 pub use spill::{DeltaPart, Spill, SpilledStates, split_parts};
 pub use steady::Stamp;

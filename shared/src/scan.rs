@@ -29,6 +29,7 @@ use object_store::path::Path;
 use object_store::{ObjectMeta, ObjectStore};
 
 use self::checked::CheckedFiles;
+pub use self::checked::FileSource;
 use crate::fit::{ByPlace, FitExpr};
 use crate::late_fields::{LateFields, is_declared};
 use crate::spill::SpilledStates;
@@ -48,7 +49,7 @@ const FOOTER_BYTES: usize = 64 << 10;
 /// `predicate` can't match by the statistics of files, row groups and pages. Rows that don't match
 /// may still be among the others. Fields that a file lacks are read from its `_extra` as `reads` says.
 pub fn scan_files(
-    store: &Arc<dyn ObjectStore>,
+    source: &FileSource,
     root: &Path,
     files: &[Arc<AddFile>],
     (schema, reads): (&SchemaRef, &LateReads),
@@ -58,7 +59,7 @@ pub fn scan_files(
 ) -> Result<Arc<dyn ExecutionPlan>> {
     fail::fail_point!("plan-scan");
     let locate = |file: &AddFile, size| PartitionedFile::new(format!("{root}/{}", file.path), size);
-    let place = (Storage::engine_url()?, store, &locate as &Locate<'_>);
+    let place = (Storage::engine_url()?, source, &locate as &Locate<'_>);
     scan_at(
         place,
         files,
@@ -98,15 +99,15 @@ pub fn scan_spilled(
         })
     };
     let adds: Vec<Arc<AddFile>> = files.iter().map(|f| f.add().clone()).collect();
-    let store: Arc<dyn ObjectStore> = Arc::new(LocalFileSystem::new());
+    let source = FileSource::new(Arc::new(LocalFileSystem::new()));
     let url = ObjectStoreUrl::local_filesystem();
-    let place = (url, &store, &locate as &Locate<'_>);
+    let place = (url, &source, &locate as &Locate<'_>);
     let columns = (schema, &LateReads::default());
     scan_at(place, &adds, columns, projection, predicate, partitions)
 }
 
 fn scan_at(
-    (url, store, locate): (ObjectStoreUrl, &Arc<dyn ObjectStore>, &Locate<'_>),
+    (url, source, locate): (ObjectStoreUrl, &FileSource, &Locate<'_>),
     files: &[Arc<AddFile>],
     (schema, reads): (&SchemaRef, &LateReads),
     projection: &[usize],
@@ -120,11 +121,15 @@ fn scan_at(
             schema.project(projection)?,
         ))));
     }
-    let mut source = source(store, schema);
-    if let Some(predicate) = predicate {
-        source = source.with_predicate(predicate);
+    let mut checked = CheckedFiles::new(source.clone());
+    if predicate.is_some() {
+        checked = checked.with_page_index();
     }
-    let config = FileScanConfigBuilder::new(url, Arc::new(source))
+    let mut parquet = parquet_source(checked, schema);
+    if let Some(predicate) = predicate {
+        parquet = parquet.with_predicate(predicate);
+    }
+    let config = FileScanConfigBuilder::new(url, Arc::new(parquet))
         .with_file_groups(groups(locate, &files, schema, partitions))
         .with_expr_adapter(Some(Arc::new(LateFields(reads.clone()))))
         .with_projection_indices(Some(projection.to_vec()))
@@ -134,10 +139,10 @@ fn scan_at(
 }
 
 /// Reads files of a schema, checked.
-fn source(store: &Arc<dyn ObjectStore>, schema: &SchemaRef) -> ParquetSource {
+fn parquet_source(files: CheckedFiles, schema: &SchemaRef) -> ParquetSource {
     ParquetSource::new(schema.clone())
         .with_metadata_size_hint(FOOTER_BYTES)
-        .with_parquet_file_reader_factory(Arc::new(CheckedFiles::new(store.clone())))
+        .with_parquet_file_reader_factory(Arc::new(files))
 }
 
 /// Whether the statistics of a column say what it holds: those of floating point say nothing of NaN.
@@ -287,7 +292,8 @@ pub fn scan_sorted_states(
     });
     let order = LexOrdering::new(keys)
         .ok_or_else(|| Error::Internal("states without keys have no order".into()))?;
-    let source = Arc::new(source(store, schema));
+    let files_of_store = CheckedFiles::new(FileSource::new(store.clone()));
+    let source = Arc::new(parquet_source(files_of_store, schema));
     let locate = |file: &AddFile, size| PartitionedFile::new(format!("{root}/{}", file.path), size);
     // One file a group: files overlap, only each by itself is sorted.
     let config = FileScanConfigBuilder::new(Storage::engine_url()?, source)

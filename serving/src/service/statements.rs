@@ -59,14 +59,14 @@ pub(super) async fn computed(
     // Whoever names a view computes it anew, in the session without the query's tables.
     let of_views = read.state();
     read.register(&pin, &known)?;
-    let plan = read.checked(&pin).await?;
+    let state = read.state();
+    let plan = read.checked(&state, &pin).await?;
     if let Some(receipt) = receipt
         && let Some(function) = volatile(&plan)
     {
         receipt.refuse(format!("`{function}` gives another value each time"));
     }
     stop.check()?;
-    let state = read.state();
     let plan: Result<_> = workers::at_length(async {
         let plan = state.optimize(&plan_combines(plan)?)?;
         stop.check()?;
@@ -78,7 +78,7 @@ pub(super) async fn computed(
     stop.check()?;
     let constant = largest_constant(&plan)?;
     let plan = stoppable(plan, &stop)?;
-    let rows = execute_stream(plan, task_of(&read.context, constant))?;
+    let rows = execute_stream(plan, task_of(&state, constant))?;
     let rows = read.names.rename(&schema, rows);
     if read.rights.has_filters() {
         // Whoever looks for the view at fault computes it of all rows.
@@ -115,8 +115,8 @@ impl Statements {
     }
 
     /// The plan of a statement that only reads, and whose sums add up.
-    pub(super) async fn checked(&mut self, pin: &Pin) -> Result<LogicalPlan> {
-        let plan = self.planned().await?;
+    pub(super) async fn checked(&mut self, state: &SessionState, pin: &Pin) -> Result<LogicalPlan> {
+        let plan = self.planned(state).await?;
         let plan = in_sql_types(plan)?;
         read_only().verify_plan(&plan)?;
         additive::check(&plan, &tables::answer_plans(pin, &self.rights)?)?;
@@ -124,14 +124,14 @@ impl Statements {
     }
 
     /// The statement's plan. Columns that the engine takes for one are planned apart.
-    pub(super) async fn planned(&mut self) -> Result<LogicalPlan> {
-        let (state, statement) = (self.state(), &self.statement);
+    async fn planned(&mut self, state: &SessionState) -> Result<LogicalPlan> {
+        let statement = &self.statement;
         let planned = state.statement_to_plan(statement.clone()).await;
         let mut e = match planned {
             Ok(plan) => return Ok(plan),
             Err(e) => Error::from(e),
         };
-        if let Some(apart) = sql::casts_apart(&state, statement, &e) {
+        if let Some(apart) = sql::casts_apart(state, statement, &e) {
             match state.statement_to_plan(apart).await {
                 Ok(plan) => return Ok(plan),
                 Err(of_casts) => e = of_casts.into(),
@@ -148,15 +148,14 @@ impl Statements {
 }
 
 /// What a plan is executed in: with fewer rows at once where it writes out a large constant for each.
-fn task_of(context: &SessionContext, constant_bytes: usize) -> Arc<TaskContext> {
-    let task = context.task_ctx();
+fn task_of(state: &SessionState, constant_bytes: usize) -> Arc<TaskContext> {
+    let task = TaskContext::from(state);
     let rows = task.session_config().batch_size();
     let most = CONSTANTS_AT_ONCE / constant_bytes.max(1);
     if most >= rows {
-        return task;
+        return Arc::new(task);
     }
     let config = task.session_config().clone().with_batch_size(most.max(1));
-    let task = TaskContext::from(&context.state());
     Arc::new(task.with_session_config(config))
 }
 

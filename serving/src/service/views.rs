@@ -81,7 +81,7 @@ impl SqlService {
     ) -> Result<SendableRecordBatchStream> {
         let mut runtime = RuntimeEnv::clone(&self.runtime);
         runtime.memory_pool = memory.clone();
-        let state = stopped_by(self.state_within(Arc::new(runtime))?, stop);
+        let state = stopped_by(self.sessions.of_plans(Arc::new(runtime)), stop);
         let plan = DataFrame::new(state.clone(), plan)
             .create_physical_plan()
             .await?;
@@ -106,5 +106,5 @@ pub fn stopped_by(state: SessionState, stop: &Stop) -> SessionState {
         stop: stop.clone(),
         ..Default::default()
     };
-    planning::bounded(state, bounds)
+    planning::bounded(state, bounds).build()
 }

@@ -25,8 +25,8 @@ use super::*;
 use crate::settings::FieldReads;
 use crate::view::{View, fold_facts};
 use crate::{
-    FoldOptions, Landing, Log, Offset, OffsetRange, Offsets, PartitionId, Storage, Topic,
-    TopicField, count_files, fold_log, scan_files,
+    FileSource, FoldOptions, Landing, Log, Offset, OffsetRange, Offsets, PartitionId, Storage,
+    Topic, TopicField, count_files, fold_log, scan_files,
 };
 
 fn topic(fields: &[(&str, &str)]) -> Topic {
@@ -379,7 +379,7 @@ async fn scanned(storage: &Storage, log: &Log, device: &str) -> (Vec<i64>, usize
         .with_state(|s| s.files.values().cloned().collect::<Vec<_>>());
     let columns = [at("_offset"), at("device"), at("n")];
     let scan = scan_files(
-        log.table().storage().store(),
+        &FileSource::new(log.table().storage().store().clone()),
         log.table().root(),
         &files,
         (&schema, &LateReads::default()),

@@ -20,7 +20,7 @@ use object_store::path::Path;
 
 use super::{Master, MasterPin};
 use crate::Result;
-use crate::scan::{decode_states, scan_files, scan_sorted_states};
+use crate::scan::{FileSource, decode_states, scan_files, scan_sorted_states};
 use crate::storage::Storage;
 use crate::topic::LateReads;
 use crate::view::{AggregateSplit, View, identity_states};
@@ -58,11 +58,9 @@ impl MasterLeaf {
         let stored = match sorted {
             true => scan_sorted_states(self.storage.store(), &self.root, &self.pin.files, codec)?,
             false => {
-                let (store, files) = (self.storage.store(), &self.pin.files);
-                {
-                    let columns = (schema, &LateReads::default());
-                    scan_files(store, &self.root, files, columns, &all, None, 1)?
-                }
+                let store = FileSource::new(self.storage.store().clone());
+                let columns = (schema, &LateReads::default());
+                scan_files(&store, &self.root, &self.pin.files, columns, &all, None, 1)?
             }
         };
         let states = decode_states(stored, codec, &all)?;

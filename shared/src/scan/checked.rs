@@ -1,24 +1,31 @@
 //! Ranged reads of Parquet files that are checked before they are decoded: what the engine asks for
 //! is widened to the borders of the file's checksums. Files without checksums, such as those of
-//! version 0.1.0, are read as they are.
+//! version 0.1.0, are read as they are. The ends of files that were asked for some of their rows are
+//! kept, decoded, as long as the engine has room for them: a query for few rows would else take
+//! longer over them than over the rows.
 
+use std::any::Any;
 use std::ops::Range;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use datafusion::common::Result as EngineResult;
+use chrono::DateTime;
+use datafusion::common::{HashMap, Result as EngineResult};
 use datafusion::datasource::listing::PartitionedFile;
 use datafusion::datasource::physical_plan::ParquetFileMetrics;
 use datafusion::datasource::physical_plan::parquet::ParquetFileReaderFactory;
+use datafusion::execution::cache::cache_manager::{
+    CachedFileMetadataEntry, FileMetadata, FileMetadataCache,
+};
 use datafusion::physical_plan::metrics::ExecutionPlanMetricsSet;
 use futures::FutureExt;
 use futures::future::BoxFuture;
 use object_store::path::Path;
-use object_store::{ObjectStore, ObjectStoreExt};
+use object_store::{ObjectMeta, ObjectStore, ObjectStoreExt};
 use parquet::arrow::arrow_reader::ArrowReaderOptions;
 use parquet::arrow::async_reader::AsyncFileReader;
 use parquet::errors::{ParquetError, Result as ParquetResult};
-use parquet::file::metadata::{ParquetMetaData, ParquetMetaDataReader};
+use parquet::file::metadata::{PageIndexPolicy, ParquetMetaData, ParquetMetaDataReader};
 
 use crate::damage::{damaged, lost};
 use crate::storage::Storage;
@@ -27,15 +34,48 @@ use crate::table::parquet::{wrong_bytes, wrong_size};
 use crate::table::{AddFile, Table};
 use crate::{Error, planted};
 
+/// Where a scan's files lie, and who keeps what was read of their ends.
+#[derive(Clone, Debug)]
+pub struct FileSource {
+    store: Arc<dyn ObjectStore>,
+    kept: Option<Arc<FileMetadataCache>>,
+}
+
+impl FileSource {
+    /// Files of which nothing is kept.
+    pub fn new(store: Arc<dyn ObjectStore>) -> Self {
+        Self { store, kept: None }
+    }
+
+    pub(crate) fn keeping(self, kept: Arc<FileMetadataCache>) -> Self {
+        Self {
+            kept: Some(kept),
+            ..self
+        }
+    }
+}
+
 /// Opens files that a scan reads; each must have its entry as an extension.
 #[derive(Debug)]
 pub(super) struct CheckedFiles {
-    store: Arc<dyn ObjectStore>,
+    source: FileSource,
+    page_index: PageIndexPolicy,
 }
 
 impl CheckedFiles {
-    pub(super) fn new(store: Arc<dyn ObjectStore>) -> Self {
-        Self { store }
+    pub(super) fn new(source: FileSource) -> Self {
+        Self {
+            source,
+            page_index: PageIndexPolicy::Skip,
+        }
+    }
+
+    /// With what tells which pages hold rows that are asked for, where files have it.
+    pub(super) fn with_page_index(self) -> Self {
+        Self {
+            page_index: PageIndexPolicy::Optional,
+            ..self
+        }
     }
 }
 
@@ -51,7 +91,8 @@ impl ParquetFileReaderFactory for CheckedFiles {
         let add = file.extension::<Arc<AddFile>>().cloned();
         let add = add.ok_or_else(|| Error::Internal(format!("`{path}` without its entry")))?;
         Ok(Box::new(CheckedReader {
-            store: self.store.clone(),
+            source: self.source.clone(),
+            page_index: self.page_index,
             metrics: ParquetFileMetrics::new(partition_index, path.as_ref(), metrics),
             tail: add.tail(&path)?.filter(|_| !planted("planted-damage-read")),
             path,
@@ -65,7 +106,8 @@ impl ParquetFileReaderFactory for CheckedFiles {
 
 /// Reads one file.
 struct CheckedReader {
-    store: Arc<dyn ObjectStore>,
+    source: FileSource,
+    page_index: PageIndexPolicy,
     metrics: ParquetFileMetrics,
     path: Path,
     add: Arc<AddFile>,
@@ -74,12 +116,31 @@ struct CheckedReader {
     tail: Option<Tail>,
     metadata_size_hint: Option<usize>,
     /// Its tail, once it was read and checked.
-    opened: Option<Opened>,
+    opened: Option<Arc<Opened>>,
 }
 
+/// The end of a file, checked and decoded.
 struct Opened {
+    /// What it was checked by.
+    checked: Tail,
     tail: Bytes,
     pieces: Vec<Piece>,
+    metadata: Arc<ParquetMetaData>,
+}
+
+impl FileMetadata for Opened {
+    fn as_any(&self) -> &dyn Any {
+        self
+    }
+
+    fn memory_size(&self) -> usize {
+        let pieces = self.pieces.len() * size_of::<Piece>();
+        size_of::<Self>() + self.tail.len() + pieces + self.metadata.memory_size()
+    }
+
+    fn extra_info(&self) -> HashMap<String, String> {
+        HashMap::new()
+    }
 }
 
 fn ours(e: Error) -> ParquetError {
@@ -87,12 +148,28 @@ fn ours(e: Error) -> ParquetError {
 }
 
 impl CheckedReader {
-    /// Reads and checks the tail, where the file has checksums, and gives its metadata.
+    /// Reads, checks and decodes the tail, or finds it kept.
     async fn open(
         &mut self,
         tail: Tail,
         options: Option<&ArrowReaderOptions>,
-    ) -> ParquetResult<ParquetMetaData> {
+    ) -> ParquetResult<Arc<Opened>> {
+        if let Some(opened) = &self.opened {
+            return Ok(opened.clone());
+        }
+        let opened = match self.kept(tail) {
+            Some(opened) => opened,
+            None => self.decoded(tail, options).await?,
+        };
+        self.opened = Some(opened.clone());
+        Ok(opened)
+    }
+
+    async fn decoded(
+        &self,
+        tail: Tail,
+        options: Option<&ArrowReaderOptions>,
+    ) -> ParquetResult<Arc<Opened>> {
         let range = tail.start..self.size;
         let bytes = self.fetch(std::slice::from_ref(&range)).await?.pop();
         let bytes = bytes.filter(|b| b.len() as u64 == range.end.saturating_sub(range.start));
@@ -100,21 +177,52 @@ impl CheckedReader {
             .filter(|b| tail.holds(b))
             .ok_or_else(|| ours(wrong_bytes(&self.path)))?;
         let unreadable = |e: ParquetError| ours(damaged(&self.path, e));
-        let mut reader = ParquetMetaDataReader::new().with_arrow_reader_options(options);
+        let mut reader = ParquetMetaDataReader::new()
+            .with_arrow_reader_options(options)
+            .with_page_index_policy(self.page_index);
         reader
             .try_parse_sized(&bytes, self.size)
             .map_err(unreadable)?;
         let metadata = reader.finish().map_err(unreadable)?;
         let pieces = pieces(&metadata).ok_or_else(|| ours(wrong_bytes(&self.path)))?;
-        self.opened = Some(Opened {
+        let opened = Arc::new(Opened {
+            checked: tail,
             tail: bytes,
             pieces,
+            metadata: Arc::new(metadata),
         });
-        Ok(metadata)
+        // Who reads all of a file has no use for its end again.
+        if let Some(kept) = &self.source.kept
+            && self.page_index != PageIndexPolicy::Skip
+        {
+            let entry = CachedFileMetadataEntry::new(self.object(), opened.clone());
+            kept.put(&self.path, entry);
+        }
+        Ok(opened)
+    }
+
+    /// The end that is kept of a file that has this one.
+    fn kept(&self, tail: Tail) -> Option<Arc<Opened>> {
+        let entry = self.source.kept.as_ref()?.get(&self.path)?;
+        let is_ours = entry.is_valid_for(&self.object());
+        let opened: Arc<dyn Any + Send + Sync> = entry.file_metadata;
+        let opened = opened.downcast::<Opened>().ok()?;
+        (is_ours && opened.checked == tail).then_some(opened)
+    }
+
+    /// The file, as what is kept of it is known by.
+    fn object(&self) -> ObjectMeta {
+        ObjectMeta {
+            location: self.path.clone(),
+            last_modified: DateTime::UNIX_EPOCH,
+            size: self.size,
+            e_tag: None,
+            version: None,
+        }
     }
 
     async fn fetch(&self, ranges: &[Range<u64>]) -> ParquetResult<Vec<Bytes>> {
-        match self.store.get_ranges(&self.path, ranges).await {
+        match self.source.store.get_ranges(&self.path, ranges).await {
             Ok(bytes) => Ok(bytes),
             Err(e) => Err(self.explain(e).await),
         }
@@ -122,7 +230,7 @@ impl CheckedReader {
 
     /// Why a range could not be read: where the file is not as its table names it, that is so.
     async fn explain(&self, e: object_store::Error) -> ParquetError {
-        match self.store.head(&self.path).await {
+        match self.source.store.head(&self.path).await {
             Ok(found) if found.size != self.size => {
                 ours(wrong_size(&self.path, found.size, self.add.size))
             }
@@ -140,20 +248,16 @@ impl CheckedReader {
         let Some((root, name)) = self.path.as_ref().rsplit_once('/') else {
             return Ok(false);
         };
-        let storage = Storage::of_store(self.store.clone());
+        let storage = Storage::of_store(self.source.store.clone());
         let table = Table::open(&storage, root).await?;
         Ok(table.with_state(|s| s.files.contains_key(name)))
     }
 
     async fn read(&mut self, ranges: &[Range<u64>]) -> ParquetResult<Vec<Bytes>> {
-        if let Some(tail) = self.tail
-            && self.opened.is_none()
-        {
-            self.open(tail, None).await?;
-        }
-        let (Some(tail), Some(opened)) = (self.tail, &self.opened) else {
+        let Some(tail) = self.tail else {
             return self.fetch(ranges).await;
         };
+        let opened = self.open(tail, None).await?;
         let elsewhere = || ours(wrong_bytes(&self.path));
         let mut runs = Vec::with_capacity(ranges.len());
         for range in ranges.iter().filter(|r| r.start < tail.start) {
@@ -252,7 +356,8 @@ impl AsyncFileReader for CheckedReader {
     ) -> BoxFuture<'a, ParquetResult<Arc<ParquetMetaData>>> {
         async move {
             if let Some(tail) = self.tail {
-                return self.open(tail, options).await.map(Arc::new);
+                let opened = self.open(tail, options).await?;
+                return Ok(opened.metadata.clone());
             }
             let (path, size) = (self.path.clone(), self.size);
             let reader = ParquetMetaDataReader::new()

@@ -41,6 +41,9 @@ pub(crate) mod sums;
 /// Rows of a row group: small enough that a query skips most of a file.
 const ROW_GROUP_ROWS: usize = 131_072;
 
+/// Rows of a page of a sorted file: whoever asks for one row decodes so many.
+const SORTED_PAGE_ROWS: usize = 4_096;
+
 /// Rows by which it is decided how columns are encoded, and of how many parts of the first ones
 /// they are.
 const SAMPLE_ROWS: usize = 4_096;
@@ -167,6 +170,15 @@ impl FileEncoder {
             .set_sorting_columns((self.sorted_by > 0).then(|| sorting.collect()))
             .set_statistics_enabled(EnabledStatistics::Page)
             .set_created_by(concat!("anabranch ", env!("CARGO_PKG_VERSION")).to_owned());
+        if self.sorted_by > 0 {
+            properties = properties.set_data_page_row_count_limit(SORTED_PAGE_ROWS);
+            // Nobody looks for rows by other columns.
+            for field in self.schema.fields().iter().skip(self.sorted_by) {
+                let path = ColumnPath::new(vec![field.name().clone()]);
+                properties =
+                    properties.set_column_statistics_enabled(path, EnabledStatistics::Chunk);
+            }
+        }
         // Sorted values repeat where the sample does not show it.
         for index in self.sorted_by..self.schema.fields().len() {
             if hardly_repeats(first, index)? {

@@ -85,10 +85,12 @@ impl World {
             let id: Arc<dyn PhysicalExpr> = Arc::new(Column::new("id", 0));
             Arc::new(BinaryExpr::new(id, Operator::GtEq, lit(from))) as Arc<dyn PhysicalExpr>
         });
-        let (store, root) = (self.storage.store(), self.table.root());
+        let root = self.table.root();
         let files = [self.add.clone()];
+        let runtime = Arc::new(RuntimeEnv::default());
+        self.storage.register(&runtime)?;
         let scan = scan_files(
-            store,
+            &Storage::engine_source(&runtime)?,
             root,
             &files,
             (&self.schema, &LateReads::default()),
@@ -96,8 +98,6 @@ impl World {
             predicate,
             1,
         )?;
-        let runtime = Arc::new(RuntimeEnv::default());
-        self.storage.register(&runtime)?;
         let task = Arc::new(TaskContext::default().with_runtime(runtime));
         let (mut sum, mut rows) = (0, 0);
         let mut batches = execute_stream(scan, task)?;

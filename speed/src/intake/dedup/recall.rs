@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use anabranch_shared::settings::DedupSettings;
 use anabranch_shared::table::AddFile;
-use anabranch_shared::{INGESTED_AT, Log, Result, scan_files, timestamp_type};
+use anabranch_shared::{FileSource, INGESTED_AT, Log, Result, scan_files, timestamp_type};
 use arrow::array::RecordBatch;
 use datafusion::common::ScalarValue;
 use datafusion::execution::TaskContext;
@@ -55,9 +55,9 @@ pub(crate) async fn read_keys(
         Arc::new(Literal::new(from)),
     );
     let (root, columns) = (log.table().root(), [key, time]);
-    let (store, recent) = (log.table().storage().store(), Arc::new(recent));
-    let facts = (&schema, &topic.late_reads());
-    let scan = scan_files(store, root, &files, facts, &columns, Some(recent), 1)?;
+    let store = FileSource::new(log.table().storage().store().clone());
+    let (facts, recent) = ((&schema, &topic.late_reads()), Arc::new(recent));
+    let scan = scan_files(&store, root, &files, facts, &columns, Some(recent), 1)?;
     let runtime = Arc::new(RuntimeEnv::default());
     log.table().storage().register(&runtime)?;
     let task = Arc::new(TaskContext::default().with_runtime(runtime));
