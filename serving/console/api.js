@@ -236,10 +236,10 @@ export async function replay(receipt) {
   return parse(await response.text());
 }
 
-/** The rows of a statement, as objects. For answers that fit on a page. */
-export function rows(statement, { parameters = [], signal } = {}) {
-  const how = { accept: 'application/json', signal };
-  return ask(statement, parameters, how, async (response) => parse(await response.text()));
+/** The rows of a statement, which is a text or has parameters, as objects. For answers that fit on a page. */
+export function rows(asked, { signal } = {}) {
+  const { sql = asked, parameters = [] } = asked;
+  return ask(sql, parameters, { accept: 'application/json', signal }, async (response) => parse(await response.text()));
 }
 
 /** The rows of a statement as a file. */

@@ -15,7 +15,6 @@ export function setZone(to) {
 
 const NARROW = '\u202f';
 const isUtc = () => zone.get() === 'utc';
-const two = (number) => String(number).padStart(2, '0');
 const grouped = (digits) => digits.replace(/\B(?=(\d{3})+$)/g, NARROW);
 
 /** A number with its thousands apart, and at most so many digits after the point. */
@@ -87,13 +86,6 @@ export function instant(text) {
   return Date.parse(`${found[1]}T${found[2]}${(found[3] ?? '').slice(0, 4)}${found[4] ?? 'Z'}`);
 }
 
-function parts(ms) {
-  const at = new Date(ms);
-  return isUtc()
-    ? [at.getUTCFullYear(), at.getUTCMonth() + 1, at.getUTCDate(), at.getUTCHours(), at.getUTCMinutes(), at.getUTCSeconds()]
-    : [at.getFullYear(), at.getMonth() + 1, at.getDate(), at.getHours(), at.getMinutes(), at.getSeconds()];
-}
-
 /** `2026-11-30 10:02:03`, in the zone that the reader chose, with the fraction that the text has. */
 export function time(value) {
   if (value == null || value === '') return '–';
@@ -101,17 +93,16 @@ export function time(value) {
   if (isDate(value)) return value;
   const ms = instant(value);
   if (!Number.isFinite(ms)) return String(value);
-  const [year, month, day, hour, minute, second] = parts(ms);
-  const fraction = typeof value === 'string' ? (TIMESTAMP.exec(value)?.[3] ?? '').replace(/0+$/, '') : '';
-  const rest = fraction === '.' ? '' : fraction;
-  return `${year}-${two(month)}-${two(day)} ${two(hour)}:${two(minute)}:${two(second)}${rest}`;
+  const shift = isUtc() ? 0 : new Date(ms).getTimezoneOffset() * 60_000;
+  const fraction = (TIMESTAMP.exec(value)?.[3] ?? '').replace(/\.?0+$/, '');
+  return new Date(ms - shift).toISOString().replace('T', ' ').replace(/\..*/, fraction);
 }
 
 /** The same without parts of a second, and without the day where that is today. */
 export function clock(value) {
   const ms = instant(value);
   if (!Number.isFinite(ms)) return '–';
-  const whole = time(Math.floor(ms / 1000) * 1000);
+  const whole = time(ms);
   const today = time(Date.now()).slice(0, 10);
   return whole.startsWith(today) ? whole.slice(11) : whole.slice(0, 16);
 }

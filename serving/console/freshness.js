@@ -24,11 +24,18 @@ const mayHaveIt = () => {
 access.watch(mayHaveIt);
 connection.watch(mayHaveIt);
 
+/** The same as `askFreshness`, and it is noted how far heads are. */
+export async function freshness(signal) {
+  const all = await askFreshness(signal);
+  noteHeads(all);
+  return all;
+}
+
 /**
  * Each relation with `relation, kind, topic, generation, boundary, head, in_delta, newest_ingested_at,
  * age_seconds`, of which a daemon that can't tell leaves out the last ones.
  */
-export async function freshness(signal) {
+async function askFreshness(signal) {
   if (hasFunction) {
     try {
       return await rows('SELECT * FROM anabranch_freshness()', { signal });

@@ -47,7 +47,8 @@ export const RANGES = [
 
 /**
  * What a view can be explored by: its time, its other keys, and its measures. A measure is
- * `{ name, says, write(how), adds }`.
+ * `{ name, says, functions, isNought, write(how) }`: how it may be added up, and whether it is nought where
+ * nothing is said of it.
  */
 export function explorable(view) {
   const hasKeys = view.columns.some((c) => c.role === 'key');
@@ -59,7 +60,7 @@ export function explorable(view) {
   return { time: timeKey, keys: others, measures: measures.length ? measures : [rowCount] };
 }
 
-const rowCount = { name: '*', says: 'rows', functions: ['count'], write: () => 'count(*)' };
+const rowCount = { name: '*', says: 'rows', functions: ['count'], isNought: true, write: () => 'count(*)' };
 
 const ADDS_UP = ['count', 'sum', 'count_if'];
 
@@ -68,7 +69,8 @@ function measure({ name, role, function: made, combines }) {
     ? ['avg']
     : ADDS_UP.includes(made) ? ['sum', 'combine'] : combines ? ['combine', 'sum'] : ['sum'];
   const says = functions[0] === 'avg' ? `mean of ${name} over rows` : name;
-  return { name, says, functions, write: (how) => `${how}(${quotedName(name)})` };
+  const isNought = ADDS_UP.includes(made) || /distinct/.test(made);
+  return { name, says, functions, isNought, write: (how) => `${how}(${quotedName(name)})` };
 }
 
 /** The conditions of a chart as one text, with WHERE, or nothing. */
@@ -97,12 +99,28 @@ function conditions({ time, range, filters }, value, but) {
 }
 
 /** A measure over time. */
-export function series(look, how) {
-  const { view, time, range, measure: shown } = look;
+export const series = (look, how) => statement((value) => stepped(look, how, conditions(look, value)));
+
+function stepped({ view, time, range, measure: shown }, how, all, more = '') {
+  const at = `date_trunc('${range.step}', ${quotedName(time.name)}) AS at`;
+  return `SELECT ${at}, ${shown.write(how)} AS amount${more}\nFROM ${relation(view)}${where(all)}\nGROUP BY 1\nORDER BY 1`;
+}
+
+/** The weeks before, by which it is told what is usual. */
+export const WEEKS = [1, 2, 3, 4];
+
+/** The same over the whole steps of the same time in the weeks before, and `until` when steps have ended now. */
+export function formerly(look, how) {
+  const { time, range: { interval, step } } = look;
+  const at = quotedName(time.name);
+  const until = `date_trunc('${step}', now())`;
+  const weeks = WEEKS.map((week) => {
+    const end = `${until} - INTERVAL '${week * 7} days'`;
+    return `${at} >= ${end} - INTERVAL '${interval}' + INTERVAL '1 ${step}' AND ${at} < ${end}`;
+  });
   return statement((value) => {
-    const step = `date_trunc('${range.step}', ${quotedName(time.name)})`;
-    const all = where(conditions(look, value));
-    return `SELECT ${step} AS at, ${shown.write(how)} AS amount\nFROM ${relation(view)}${all}\nGROUP BY 1\nORDER BY 1`;
+    const all = [`(${weeks.join('\n    OR ')})`, ...conditions({ ...look, time: null }, value)];
+    return stepped(look, how, all, `, ${until} AS until`);
   });
 }
 

@@ -232,6 +232,87 @@ await journey('a view is explored by clicks, and the address says all of it', as
   await page.getByText('1 row in').waitFor();
 });
 
+/** Answers statements that have a text in them; the daemon answers the others. */
+const answerTo = (page, text, rows) => page.route('**/sql', async (route) => {
+  if (!route.request().postData().includes(text)) return route.fallback();
+  return route.fulfill({ status: 200, contentType: 'application/json', body: JSON.stringify(rows(route.request())) });
+});
+
+await journey('a line stands beside the usual, in words and in the table', async (page) => {
+  const view = await someView(page);
+  const day = 86_400_000;
+  const today = Math.floor(Date.now() / day) * day;
+  const days = [3, 2, 1];
+  const at = (ago, weeks) => new Date(today - (ago + weeks * 7) * day).toISOString();
+  await answerTo(page, 'AS at,', (request) => (request.postData().includes('AS until')
+    ? [2, 1].flatMap((weeks) => days.map((ago) => ({ at: at(ago, weeks), amount: weeks * 2, until: at(0, 0) })))
+    : [...days, 0].map((ago) => ({ at: at(ago, 0), amount: 6 }))));
+  await open(page, `#/explore?view=${encodeURIComponent(view)}&range=7d`, 'Explore');
+  await page.getByText('100 % above the usual').waitFor();
+  await page.getByText('in 2 of the 4 weeks before').waitFor();
+  await page.locator('.plot canvas').waitFor();
+  const plot = page.getByRole('slider');
+  await plot.focus();
+  await page.keyboard.press('Home');
+  assert.match(await plot.getAttribute('aria-valuetext'), /: 6 \w+, 2 usual from, 4 usual to$/);
+  await page.getByText('The same as a table').click();
+  const newest = page.locator('.chart details tbody tr').first();
+  // The day that has not ended is not compared.
+  assert.match(await newest.textContent(), /6––$/);
+  await assertAccessible(page, 'a band');
+  await page.getByRole('button', { name: 'Beside the usual' }).click();
+  await page.getByText('above the usual').waitFor({ state: 'detached' });
+  assert.ok(page.url().includes('usual=off'));
+});
+
+await journey('facts that come are followed, stand still while they are read, and a wrong condition is told', async (page) => {
+  const view = await someView(page);
+  await open(page, `#/views/${encodeURIComponent(view)}`, view);
+  const topic = await page.getByText('Made from the topic').getByRole('link').textContent();
+  let came = 0;
+  await answerTo(page, '_came', () => {
+    came += 1;
+    return came > 1 ? [] : [{ _extra: EVIL, _partition: 0, _offset: 1e6, _ingested_at: new Date().toISOString(), _came: 301 }];
+  });
+  await open(page, `#/topics/${encodeURIComponent(topic)}?follow=on`, topic);
+  const part = page.locator('.part', { has: page.getByRole('heading', { name: 'Newest facts' }) });
+  await part.getByText('301 facts came, of which 101 are not shown').waitFor();
+  assert.match(await part.locator('tbody tr').first().textContent(), /<img src=x/);
+  assert.equal(await page.locator('main img').count(), 0);
+  await part.locator('tbody').hover();
+  await part.getByText('It pauses.').waitFor();
+  await part.getByRole('textbox').fill('no_such_field = 1');
+  await page.keyboard.press('Enter');
+  await part.getByRole('alert').getByText(/\| no_such_field = 1\n.*\^/).waitFor();
+  await part.getByText('Following has stopped.').waitFor();
+  assert.ok(page.url().includes('where=no_such_field'));
+  await assertAccessible(page, 'a tail');
+}, { expected: [/status of 400/] });
+
+await journey('runs stand in their lanes, and lead to their rows by the keyboard', async (page) => {
+  const at = (ago) => new Date(Date.now() - ago * 60_000).toISOString();
+  const ran = (view, job, outcome, from, to) => ({ view, job, outcome, started_at: at(from), ended_at: at(to), all_runs: 501 });
+  await answerTo(page, 'all_runs', () => [ran('days', 'refresh', 'done', 5, 4), ran(EVIL, 'verify', 'failed', 90, 30)]);
+  const running = { id: 'x', do: 'rebuild', of: 'days', state: 'running', begun_at: at(9), command: 'anabranch batch rebuild days' };
+  const json = (body) => (route) => route.fulfill({ contentType: 'application/json', body: JSON.stringify(body) });
+  await page.route('**/operations', json({ operations: [running] }));
+  await page.route('**/operations/x', json(running));
+  await open(page, '#/jobs?range=4h', 'Jobs');
+  const lanes = page.locator('.lanes');
+  await lanes.getByRole('link', { name: /^refresh of days: done, .*, took 60 s$/ }).waitFor();
+  await page.getByText('1 earlier run is not drawn.').waitFor();
+  assert.equal(await lanes.locator('.failed').count(), 1);
+  assert.equal(await page.locator('main img').count(), 0);
+  await assertAccessible(page, 'lanes');
+  await lanes.getByRole('link').first().focus();
+  await page.keyboard.press('End');
+  assert.match(await lanes.locator(':focus').getAttribute('title'), /^rebuild of days: running, /);
+  await page.keyboard.press('Home');
+  await page.keyboard.press('Enter');
+  await page.waitForFunction(() => document.activeElement.textContent === 'What ran');
+  assert.match(page.url(), /range=4h&.*job=verify&.*part=ran/);
+});
+
 await journey('a daemon that is gone is told, and its return is seen', async (page) => {
   await open(page, '#/now', 'Now');
   await settled(page);

@@ -21,14 +21,15 @@ const written = await load('statement.js');
 const { attention } = await load('attention.js');
 const fresh = await load('freshness.js');
 const { moved } = await load('components/grid.js');
-const { points, chosen } = await load('pages/explore.js');
-const { excerpt } = await load('pages/sql.js');
+const { besideUsual, points, chosen } = await load('pages/explore.js');
 const operations = await load('operations.js');
 const { mayIngest, read, seesBoardsAlone } = await load('who.js');
 const { isWall } = await load('router.js');
 const boards = await load('boards.js');
 const { chosenOf, retryOf } = await load('pages/letters.js');
 const { linesOf } = await load('pages/changes.js');
+const { lanesOf } = await load('pages/jobs.js');
+const { newestOf, tailOf } = await load('pages/topics.js');
 const { changeOf, namesOf } = await load('components/difference.js');
 
 test('long numbers keep their digits', () => {
@@ -91,6 +92,72 @@ test('steps of which nothing is said are nought where amounts add up', () => {
   assert.deepEqual(points(found, false).at, [0, 60, 240]);
 });
 
+const HOUR = 3_600_000;
+const DAY = 24 * HOUR;
+const BEGUN = Date.parse('2026-11-30T10:00:00Z');
+const hourOf = (hour, daysBefore, amount, ended = 3) => ({
+  at: new Date(BEGUN + hour * HOUR - daysBefore * DAY).toISOString(), amount,
+  until: new Date(BEGUN + ended * HOUR).toISOString(),
+});
+
+test('what is usual are the same hours of the weeks before, as far as they have ended', () => {
+  const found = [hourOf(0, 0, 6), hourOf(1, 0, 3), hourOf(3, 0, 1)];
+  const before = [hourOf(0, 14, 2), hourOf(2, 14, 4), hourOf(0, 7, 4), hourOf(1, 7, 3), hourOf(2, 7, null)];
+  const sums = besideUsual(found, before, true);
+  // An hour of which nothing is said is nought: of now, and of a week before that is known by then.
+  assert.deepEqual(sums.values, [6, 3, 0, 1]);
+  assert.deepEqual([sums.low, sums.high], [[2, 0, 4, null], [4, 3, 4, null]]);
+  assert.equal(sums.weeks, 2);
+  assert.equal(Math.round(sums.than.percent), Math.round(((9 - 8.5) / 8.5) * 100));
+  // What does not add up is compared where there is something to compare.
+  const means = besideUsual(found, before, false);
+  assert.deepEqual([means.values, means.low, means.high], [[6, 3, null, 1], [2, 3, 4, null], [4, 3, 4, null]]);
+  assert.equal(means.than.percent, 50);
+});
+
+test('a week that is not known is no nought, and rows that are further apart end later', () => {
+  const sums = besideUsual([hourOf(0, 0, 6), hourOf(1, 0, 6)], [hourOf(1, 14, 3), hourOf(0, 7, 6), hourOf(1, 7, 9)], true);
+  assert.deepEqual([sums.low, sums.high, sums.than.is], [[6, 3], [6, 9], 'same']);
+  const days = besideUsual([hourOf(-24, 0, 5), hourOf(0, 0, 1)], [hourOf(-24, 7, 5), hourOf(0, 7, 50)], true);
+  assert.deepEqual([days.values, days.high, days.than.is], [[5, 1], [5, null], 'same']);
+  assert.equal(besideUsual([hourOf(0, 0, 1)], [hourOf(0, 7, 1)], true).than, null);
+  // Days of many zones begin hour by hour.
+  assert.equal(besideUsual([hourOf(0, 0, 6), hourOf(1, 0, 6)], [hourOf(0, 7, 6), hourOf(1, 7, 9)], true, true).than, null);
+});
+
+test('the weeks before are asked for at once, by whole steps', () => {
+  const look = chosen(new URLSearchParams([['range', '4h'], ['site', 'a']]), view);
+  const { sql, parameters } = written.formerly(look, 'sum');
+  assert.deepEqual(parameters, ['a']);
+  assert.equal(sql.match(/INTERVAL '4 hours' \+ INTERVAL '1 minute'/g).length, 4);
+  assert.match(sql, /OR "min""ute" >= date_trunc\('minute', now\(\)\) - INTERVAL '28 days' - [^)]*\)\) - INTERVAL '28 days'\)\n {2}AND "site" = \$1\n/);
+});
+
+test('a tail asks for what it has not seen, and counts what it does not show', () => {
+  const fact = (partition, offset, second, came) => ({
+    _partition: partition, _offset: offset, _ingested_at: `2026-11-30T10:00:${String(second).padStart(2, '0')}Z`, _came: came,
+  });
+  const first = tailOf(undefined, [fact(1, 7, 9), fact(0, 3, 8)], 5);
+  assert.deepEqual([first.came, first.rows.length], [0, 2]);
+  assert.match(newestOf('t', 'a = 1 -- b', 200, first), /WHERE \(\na = 1 -- b\n\) AND _ingested_at > TIMESTAMP '2026-11-30T10:00:09Z' - INTERVAL '1 minute' AND CASE _partition WHEN 1 THEN _offset > 7 WHEN 0 THEN _offset > 3 ELSE true END\n/);
+  const second = tailOf(first, [fact(0, 4, 10, 1)], 5);
+  assert.deepEqual([second.came, second.rows.map((row) => row._offset), [...second.seen]], [1, [4, 7, 3], [[1, 7], [0, 4]]]);
+  assert.deepEqual(tailOf(second, [], 5).rows, second.rows);
+  const many = Array.from({ length: 200 }, (_, nth) => fact(0, 304 - nth, 20, 300));
+  const third = tailOf(second, many, 5);
+  assert.deepEqual([third.came, third.rows.length, [...third.seen]], [301, 200, [[0, 304]]]);
+  assert.match(newestOf('t', '', 200, third), /ELSE _ingested_at > TIMESTAMP '2026-11-30T10:00:20Z' END/);
+  assert.doesNotMatch(newestOf('t', '', 50), /WHERE|_came/);
+});
+
+test('runs stand in the lane of their view, or of their job where it is no refresh', () => {
+  const run = (viewName, job, from, to) => ({ view: viewName, job, started_at: from, ended_at: to });
+  const lanes = lanesOf([run('v', 'verify', 90), run('v', 'refresh', 50, 60), run('v', 'refresh', 20, 30), run('a', 'refresh', -50, 10)], 0, 100);
+  assert.deepEqual(lanes.map(([name, bars]) => [name.trim(), bars.map(({ left, width }) => [left, width])]), [
+    ['a', [[0, 10]]], ['v', [[20, 10], [50, 10]]], ['v, verify', [[90, 10]]],
+  ]);
+});
+
 test('what needs somebody is told once, the worst first', () => {
   const ready = {
     ready: false, red: { 'topic t': 'the disk is full' }, topics_red: {}, notes: { v: 'boom' },
@@ -122,10 +189,6 @@ test('keys go from cell to cell', () => {
   assert.deepEqual(moved('ArrowDown', { row: 3, column: 1 }, of), [4, 1]);
   assert.deepEqual(moved('End', { row: 3, column: 1 }, { ...of, isFar: true }), [99, 4]);
   assert.equal(moved('x', { row: 3, column: 1 }, of), null);
-});
-
-test('a caret stands under the place of an error', () => {
-  assert.equal(excerpt('SELECT é, x', 12, 11), '12 | SELECT é, x\n   |           ^');
 });
 
 test('what a button mends leads to its place, for those who may press it', () => {

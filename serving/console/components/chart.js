@@ -1,7 +1,7 @@
 // Lines over time: drawn by uPlot, with a cursor for the keyboard and the same as a table.
 
 import { html, useEffect, useMemo, useRef, useState } from '../vendor/preact-htm.module.js';
-import { day, number, short, text, time, zone } from '../format.js';
+import { day, number, short, text, time, zone, zoneName } from '../format.js';
 import { useStore } from '../store.js';
 import { Table } from './table.js';
 import { useId } from './parts.js';
@@ -36,9 +36,10 @@ function useIsDark() {
 const colour = (name) => getComputedStyle(document.documentElement).getPropertyValue(name).trim();
 
 /**
- * `at` are seconds since 1970 in their order, `lines` are `{ name, values }` with a number or null for
- * each of them. `children` stands beside the title, which may be hidden where it stands above already. Days
- * are those of UTC, whatever zone the reader chose.
+ * `at` are seconds since 1970 in their order, `lines` are `{ name, values, isUsual }` with a number or null for
+ * each of them; the last two may be the least and the most of what is usual, which are drawn as a band. `children`
+ * stands beside the title, which may be hidden where it stands above already. Days are those of UTC, whatever zone
+ * the reader chose.
  */
 export function TimeChart({ title, at, lines, children, isTitleHidden = false, isByDay = false }) {
   const shownZone = useStore(zone);
@@ -92,7 +93,8 @@ export function TimeChart({ title, at, lines, children, isTitleHidden = false, i
   };
   return html`
     <figure class="chart" aria-labelledby=${id}>
-      <figcaption id=${id}><span class=${isTitleHidden ? 'hidden' : 'chart-title'}>${title}</span>${children}</figcaption>
+      <figcaption id=${id}><span class=${isTitleHidden ? 'hidden' : 'chart-title'}>${title}</span>
+        ${children}<span class="soft">${isByDay ? 'days are those of UTC' : `times are in ${zoneName()}`}</span></figcaption>
       ${lines.length > 1 && html`<${Legend} lines=${lines} />`}
       <div class="plot" ref=${box} tabindex="0" role="slider"
         aria-label=${`${title}, point by point: left and right arrow keys`} aria-valuetext=${says}
@@ -112,7 +114,8 @@ const writer = (isByDay) => (seconds) => (isByDay ? day(seconds * 1000) : time(s
 const pointText = (lines, point) =>
   lines.map((l) => `${l.values[point] == null ? 'none' : number(l.values[point])} ${l.name}`).join(', ');
 
-function nextPlace(key, from, last) {
+/** Where a key leads from a place; null for other keys. */
+export function nextPlace(key, from, last) {
   const steps = { ArrowLeft: -1, ArrowDown: -1, ArrowRight: 1, ArrowUp: 1, PageUp: 10, PageDown: -10 };
   if (key === 'Home') return 0;
   if (key === 'End') return last;
@@ -132,7 +135,7 @@ function showCursor(plot, place) {
 
 const Legend = ({ lines }) => html`
   <ul class="legend">
-    ${lines.map(({ name }, nth) => html`
+    ${lines.map(({ name, isUsual }, nth) => !isUsual && html`
       <li>
         <svg width="28" height="8" aria-hidden="true">
           <line x1="0" y1="4" x2="28" y2="4" stroke=${`var(--line-${nth + 1})`} stroke-width="2.5"
@@ -140,6 +143,7 @@ const Legend = ({ lines }) => html`
         </svg>
         <bdi>${name}</bdi> <span class="hidden">(${DASH_NAMES[nth]})</span>
       </li>`)}
+    ${lines.at(-1)?.isUsual && html`<li><span class="band"></span> usual: least to most of the weeks before</li>`}
   </ul>`;
 
 function PointTable({ title, at, lines, write }) {
@@ -159,7 +163,8 @@ function chartOptions(UPlot, { lines, isByDay, isUtc, width }) {
   const grid = { stroke: colour('--line'), width: 1 };
   const font = `${12 * scale()}px system-ui, sans-serif`;
   const axis = { stroke: ink, grid, ticks: grid, font };
-  const drawn = lines.map(({ name }, nth) => {
+  const drawn = lines.map(({ name, isUsual }, nth) => {
+    if (isUsual) return { label: text(name), stroke: colour('--band'), points: { show: false } };
     const stroke = colour(`--line-${nth + 1}`);
     const fill = lines.length === 1 ? colour('--line-fill') : undefined;
     return { label: text(name), stroke, width: 2, dash: DASHES[nth], fill, spanGaps: true };
@@ -176,6 +181,7 @@ function chartOptions(UPlot, { lines, isByDay, isUtc, width }) {
       { ...axis, size: 56 * scale(), values: (_, splits) => splits.map((value) => (value == null ? '' : short(value))) },
     ],
     series: [{}, ...drawn],
+    bands: lines.at(-1)?.isUsual ? [{ series: [lines.length, lines.length - 1], fill: colour('--band') }] : [],
     plugins: [tooltip(writer(isByDay))],
   };
 }

@@ -49,7 +49,7 @@ function indent(area, isBack) {
 }
 
 /** Puts text in place of other, so that undo takes it back. */
-function replace(area, from, to, text) {
+export function replace(area, from, to, text) {
   area.setSelectionRange(from, to);
   const isDone = document.execCommand(text === '' ? 'delete' : 'insertText', false, text);
   if (isDone) return;

@@ -2,11 +2,10 @@
 
 import { html, useEffect, useRef } from '../vendor/preact-htm.module.js';
 import { counted, instant, number, short, span } from '../format.js';
-import { useNow } from '../load.js';
 import { isOver, outcomeOf, useOperation } from '../operations.js';
 import { change, route } from '../router.js';
 import { Difference } from './difference.js';
-import { Code, Command, Empty, Mark, Part, Problem, Prose, Said, Time, useId } from './parts.js';
+import { Code, Command, Empty, Mark, Part, Problem, Prose, Said, Since, Time, useId } from './parts.js';
 import { Table } from './table.js';
 
 /** Whether it writes nothing, but tells what would be written. */
@@ -78,14 +77,10 @@ export function Standing({ of, isQuiet = false }) {
     <p role=${isQuiet ? undefined : 'status'}><${Mark} level=${level} /> <strong>${says}</strong></p>
     <p class="soft">
       Begun${of.by != null && html` by <bdi>${of.by}</bdi>`} at <${Time} at=${of.begun_at} isShort />, ${isOver(of)
-        ? `took ${span(secondsOf(of, instant(of.ended_at)))}`
-        : html`<${Since} of=${of} />`}
+        ? `took ${span((instant(of.ended_at) - instant(of.begun_at)) / 1000)}`
+        : html`for <${Since} at=${instant(of.begun_at)} /> so far`}
     </p>`;
 }
-
-const secondsOf = (of, until) => Math.max(0, (until - instant(of.begun_at)) / 1000);
-
-const Since = ({ of }) => `for ${span(Math.floor(secondsOf(of, useNow())))} so far`;
 
 /** How far it is, in facts. */
 function Progress({ of, speed = null }) {

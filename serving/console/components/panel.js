@@ -2,7 +2,7 @@
 
 import { html, useMemo } from '../vendor/preact-htm.module.js';
 import { compared, linesOf, rolesOf, sharesOf, shown } from '../boards.js';
-import { counted, number, zoneName } from '../format.js';
+import { counted, number } from '../format.js';
 import { MOST_LINES, TimeChart } from './chart.js';
 import { Mark, Prose } from './parts.js';
 import { Name, Rows, Table, Value } from './table.js';
@@ -55,10 +55,8 @@ function Series({ panel, answer }) {
   if (drawn.at.length === 0) return html`<p class="soft">No rows with a time.</p>`;
   return html`
     <${TimeChart} title=${panel.title} isTitleHidden ...${drawn}>
-      <span class="soft">
-        ${panel.unit && `${panel.unit}; `}${drawn.isByDay ? 'days are those of UTC' : `times are in ${zoneName()}`}
-        ${drawn.left > 0 && `; ${counted(drawn.left, 'line', 'lines')} more are not drawn`}
-      </span>
+      ${panel.unit && html`<span class="soft">${panel.unit}</span>`}
+      ${drawn.left > 0 && html`<span class="soft">${counted(drawn.left, 'line', 'lines')} more are not drawn</span>`}
     <//>`;
 }
 

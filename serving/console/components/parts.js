@@ -3,8 +3,8 @@
 import { html, useEffect, useLayoutEffect, useRef, useState } from '../vendor/preact-htm.module.js';
 import { NoAnswer, access } from '../api.js';
 import { clock, number, span, time } from '../format.js';
-import { useOldness } from '../load.js';
-import { href, route } from '../router.js';
+import { useNow, useOldness } from '../load.js';
+import { go, href, route } from '../router.js';
 
 let made = 0;
 
@@ -26,10 +26,11 @@ export const Heading = ({ children, about }) => html`
   </div>`;
 
 /**
- * A part of a page that loads by itself. `children` draws what was loaded. An address that names it, as
- * `?part=changes` does, leads to it.
+ * A part of a page that loads by itself. `children` draws what was loaded. With `sql`, which is null as long as it
+ * is not known, it can be looked at again and opened as a statement. An address that names it, as `?part=changes`
+ * does, leads to it.
  */
-export function Part({ title, name, load, children, actions, class: kind = '', isQuiet = false }) {
+export function Part({ title, name, load, children, actions, sql, class: kind = '', isQuiet = false, problem }) {
   const id = useId('part');
   const heading = useRef(null);
   const isMeant = name !== undefined && route.get().query.get('part') === name;
@@ -42,15 +43,22 @@ export function Part({ title, name, load, children, actions, class: kind = '', i
   return html`
     <section class="part ${kind}" aria-labelledby=${id}>
       <div class="part-head">
-        <h2 id=${id} ref=${heading} tabindex=${name && '-1'} class=${isQuiet ? 'hidden' : ''}>${title}</h2>${actions}
+        <h2 id=${id} ref=${heading} tabindex=${name && '-1'} class=${isQuiet ? 'hidden' : ''}>${title}</h2>
+        ${sql !== undefined && html`
+          <div class="actions">
+            <button type="button" class="small" onClick=${load.again} disabled=${load.isLoading}>Look again</button>
+            ${sql && html`<a class="small" href=${href(['sql'], { q: sql })}>Open in SQL</a>`}
+          </div>`}
+        ${actions}
       </div>
-      ${load ? html`<${Loaded} load=${load} what=${title}>${children}<//>` : children}
+      ${load ? html`<${Loaded} load=${load} what=${title} problem=${problem}>${children}<//>` : children}
     </section>`;
 }
 
 /** What was loaded, or why it was not. What is old is grey, and says how old it is, unless `what` is null. */
 export function Loaded({ load, what, children, problem: Trouble = Problem }) {
-  const { value, error, isLoading, isFormer, again } = load;
+  const { value, error, isLoading, again } = load;
+  const isFormer = load.isFormer && !error;
   const age = useOldness(load);
   if (value === undefined) {
     // That the daemon is silent is said at the top of the page, once.
@@ -64,8 +72,11 @@ export function Loaded({ load, what, children, problem: Trouble = Problem }) {
     <div class=${age !== null ? 'old' : isFormer ? 'former' : ''} aria-busy=${isFormer}>${children(value)}</div>`;
 }
 
-/** What went wrong, and what can be done. The statement is the console's own, so its place says nothing. */
-export function Problem({ error, again, isOld = false }) {
+/**
+ * What went wrong, and what can be done. The statement is the console's own, so its place says nothing, unless it
+ * `isWhole`: then its author is who reads it.
+ */
+export function Problem({ error, again, isOld = false, isWhole = false }) {
   // To users what they may not read is not there.
   const isHidden = error?.status === 404 && access.get().token !== null;
   const isForbidden = error?.status === 403 || isHidden;
@@ -73,10 +84,9 @@ export function Problem({ error, again, isOld = false }) {
   const why = said.replace(/^line \d+, column \d+: /, '');
   return html`
     <div class="problem" role="alert">
-      <p>
-        <${Mark} level="red" /> ${isForbidden && 'You may not see this: '}
-        <${Prose} text=${why} />.${isOld && ' What is shown is from before.'}
-      </p>
+      ${isWhole && !isForbidden ? html`<${Said} text=${error?.message ?? error} label="The place"><${Mark} level="red" /> <//>` : html`
+        <p><${Mark} level="red" /> ${isForbidden && 'You may not see this: '}<${Prose} text=${why} />.</p>`}
+      ${isOld && html`<p>What is shown is from before.</p>`}
       ${isForbidden && html`
         <p class="soft">Ask whoever runs the daemon for the right; <code>anabranch users</code> gives it.</p>`}
       ${again && !isForbidden && html`<button type="button" onClick=${again}>Try again</button>`}
@@ -135,6 +145,12 @@ export function Code({ text, label }) {
 /** Nothing is there, and what to do about it. */
 export const Empty = ({ children }) => html`<div class="empty">${children}</div>`;
 
+/** There is none of that name. */
+export const Absent = ({ kind, name, to = `${kind}s` }) => html`
+  <${Empty}>
+    <p>There is no ${kind} <code>${name}</code> that you may read. <${Link} to=${[to]}>See those that there are<//>.</p>
+  <//>`;
+
 /** No view is there. To users what they may not read is not there either. */
 export const NoViews = () => html`
   <${Empty}>${access.get().token ? html`<p>There is no view that you may read.</p>` : html`
@@ -151,22 +167,29 @@ export const NoTopics = () => html`
       ${' '}<code>anabranch init</code> writes one to begin with.
     </p>`}<//>`;
 
-/** One of several values, which are `[value, text]`, or null for all. */
-export function Choice({ says, chosen, options, choose }) {
+/** One of several values, which are `[value, text]`, or null for all, unless it `isOne`. */
+export function Choice({ says, chosen, options, choose, isOne = false }) {
   const id = useId('choice');
   return html`
     <div class="choice">
       <label for=${id}>${says}</label>
       <select id=${id} value=${chosen ?? ''} onChange=${(event) => choose(event.target.value || null)}>
-        <option value="">all</option>
+        ${!isOne && html`<option value="">all</option>`}
         ${options.map(([value, shown]) => html`<option value=${value}>${shown}</option>`)}
       </select>
     </div>`;
 }
 
+/** How long ago a moment was, in whole seconds, as time goes on. */
+export const Since = ({ at }) => span(Math.max(0, Math.floor((useNow() - at) / 1000)));
+
 /** A number with what it is. */
 export const Stat = ({ says, children, hint }) => html`
   <div class="stat"><dt>${says}</dt><dd>${children}${hint && html` <span class="soft">(${hint})</span>`}</dd></div>`;
+
+/** A button that is on or off: it acts, or leads to an address. */
+export const Toggle = ({ isOn, to, children, ...rest }) => html`
+  <button type="button" aria-pressed=${Boolean(isOn)} onClick=${() => go(to)} ...${rest}>${children}</button>`;
 
 /** A moment. */
 export function Time({ at, isShort = false }) {

@@ -2,12 +2,11 @@
 
 import { html, useState } from '../vendor/preact-htm.module.js';
 import { access, connection, signIn, signOut, whoami } from '../api.js';
-import { setZone, span, time, zone, zoneName } from '../format.js';
-import { useNow } from '../load.js';
+import { setZone, time, zone, zoneName } from '../format.js';
 import { href } from '../router.js';
 import { useStore } from '../store.js';
 import { useWho } from '../who.js';
-import { Mark, useId } from './parts.js';
+import { Mark, Since, useId } from './parts.js';
 
 export function Shell({ pages, start, current, urgent, children }) {
   return html`
@@ -42,13 +41,12 @@ function skip(event) {
 /** Says that the daemon does not answer, and since when. */
 export function Silence() {
   const { answers, since } = useStore(connection);
-  const now = useNow();
   return html`
     <div class="silence" role="status">
       ${!answers && html`
         <p><${Mark} level="red" /> <strong>The daemon has not answered since ${time(since).slice(11)}</strong></p>
         <p aria-live="off">
-          That is ${span(Math.max(0, Math.floor((now - since) / 1000)))}. What you see is from before.
+          That is <${Since} at=${since} />. What you see is from before.
           It is asked again every 2 seconds.
         </p>`}
     </div>`;

@@ -35,7 +35,7 @@ export function Value({ of, isCut = true }) {
   return isCut && shown.length > 120 ? html`<span title=${shown.slice(0, 2000)}>${shown.slice(0, 120)}…</span>` : shown;
 }
 
-const isNumeric = (value) => typeof value === 'number' || value instanceof Exact;
+export const isNumeric = (value) => typeof value === 'number' || value instanceof Exact;
 
 /** The name of a column, which may be broken where a word of it ends. */
 export const Name = ({ of }) => html`<bdi>${of.split(/(?<=_)/).map((part, nth) => [nth > 0 && html`<wbr />`, part])}</bdi>`;

@@ -2,10 +2,10 @@
 // panel loads by itself, as often as the daemon says.
 
 import { html, useEffect, useLayoutEffect, useMemo } from '../vendor/preact-htm.module.js';
-import { access, boards, board as readBoard, panel as readPanel } from '../api.js';
+import { boards, board as readBoard, panel as readPanel } from '../api.js';
 import { everyOf, paceOf } from '../boards.js';
 import { Drawn } from '../components/panel.js';
-import { Code, Empty, Heading, Link, Loaded, Mark, Part, Problem, Prose, Said, useId } from '../components/parts.js';
+import { Code, Empty, Heading, Link, Loaded, Mark, Part, Problem, Prose, Since, useId } from '../components/parts.js';
 import { clock, instant, span, time } from '../format.js';
 import { useLoad, useNow, useOldness } from '../load.js';
 import { go, href } from '../router.js';
@@ -51,16 +51,8 @@ const NoBoards = () => html`
     <${Code} text=${EXAMPLE} label="An example of a board" />
   <//>`;
 
-/** What is wrong with a file or a statement, whole: its author is who reads it. */
-function Wrong({ error, isOld }) {
-  const isForbidden = error?.status === 403 || (error?.status === 404 && access.get().token !== null);
-  if (isForbidden) return html`<${Problem} error=${error} isOld=${isOld} />`;
-  return html`
-    <div class="problem" role="alert">
-      <${Said} text=${error?.message ?? error} label="The place"><${Mark} level="red" /> <//>
-      ${isOld && html`<p>What is shown is from before.</p>`}
-    </div>`;
-}
+/** What is wrong with a file or a statement, whole. */
+export const Wrong = ({ error, isOld }) => html`<${Problem} error=${error} isOld=${isOld} isWhole />`;
 
 /** A board. On a wall there is nothing else. */
 export function Board({ name, isWall = false }) {
@@ -112,11 +104,9 @@ function Panel({ board, nth, panel: given, isWall, known }) {
 /** How old it is, with a sign where it should have been asked for again. */
 function Age({ of, at }) {
   const isOld = useOldness({ at, every: everyOf(of) }) !== null;
-  const now = useNow();
-  const seconds = Math.max(0, Math.floor((now - instant(of.computed_at)) / 1000));
   return html`
     <p class="age soft" title=${`Computed at ${time(of.computed_at)}, and again when what it reads has moved; ${of.freshness}`}>
-      ${isOld && html`<${Mark} level="attention" />`}${span(seconds)} ago, every ${span(Math.round(everyOf(of) / 1000))}
+      ${isOld && html`<${Mark} level="attention" />`}<${Since} at=${instant(of.computed_at)} /> ago, every ${span(Math.round(everyOf(of) / 1000))}
     </p>`;
 }
 

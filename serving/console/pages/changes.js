@@ -21,13 +21,9 @@ export const usePlan = (views) => useLoad((signal) => loadPlan(views, signal), [
 
 /** The changes of all views, or of one alone. `load` is of `usePlan`. */
 export function Changes({ load, view }) {
-  const again = html`
-    <div class="actions">
-      ${view !== undefined && html`<a class="small" href="#/views?part=changes">All changes</a>`}
-      <button type="button" class="small" onClick=${load.again} disabled=${load.isLoading}>${load.isLoading ? 'Looking …' : 'Look again'}</button>
-    </div>`;
   return html`
-    <${Part} title="Changes" name="changes" load=${load} actions=${again}>
+    <${Part} title="Changes" name="changes" load=${load} sql=${null}
+      actions=${view !== undefined && html`<a class="small" href="#/views?part=changes">All changes</a>`}>
       ${({ plan: planned, wrong }) => html`
         ${wrong && html`<${Wrong} error=${wrong} />`}
         ${planned && html`<${Planned} of=${planned} view=${view} again=${load.again} />`}`}

@@ -1,19 +1,19 @@
-// Explore: charts that are made from a view's own columns. A time becomes a line, every other key a
-// ranking that narrows the rest, and all that was chosen is in the address.
+// Explore: charts that are made from a view's own columns. A time becomes a line, which stands beside the
+// usual, every other key a ranking that narrows the rest, and all that was chosen is in the address.
 
 import { html, useMemo } from '../vendor/preact-htm.module.js';
 import { Refusal, relations, rows } from '../api.js';
+import { compared, plain, shown } from '../boards.js';
 import { TimeChart } from '../components/chart.js';
-import { Empty, Heading, Link, NoViews, Part, Time, useId } from '../components/parts.js';
+import { Absent, Choice, Empty, Heading, Link, Loaded, NoViews, Part, Time, Toggle } from '../components/parts.js';
 import { Rows, Value } from '../components/table.js';
 import { counted, instant, number, text, zoneName } from '../format.js';
-import { Exact } from '../json.js';
 import { LATER, useLoad } from '../load.js';
 import { go, href } from '../router.js';
-import { RANGES, explorable, ranking, sample, series, total } from '../statement.js';
+import { RANGES, WEEKS, explorable, formerly, ranking, sample, series, total } from '../statement.js';
 
 /** Names of the address that are no keys. A key of such a name is written with `key.` before it. */
-const OWN = ['view', 'range', 'measure', 'null', 'live'];
+const OWN = ['view', 'range', 'measure', 'null', 'live', 'usual'];
 const PREFIX = 'key.';
 
 const inAddress = (key) => (OWN.includes(key) || key.startsWith(PREFIX) ? PREFIX + key : key);
@@ -31,13 +31,16 @@ export function chosen(query, view) {
   }
   const columns = view.columns.map((c) => c.name);
   const isLive = query.get('live') === 'on';
-  const { name, topic } = view;
-  return { view: name, topic, columns, time, keys, measures, measure, range: time ? range : {}, filters, isLive };
+  const isAlone = query.get('usual') === 'off';
+  const { name, topic, sql } = view;
+  // Days that begin at any hour.
+  const isDaily = /'day'/.test(sql);
+  return { view: name, topic, isDaily, columns, time, keys, measures, measure, range: time ? range : {}, filters, isLive, isAlone };
 }
 
 /** The address of what is looked at, with some of it changed. */
 function address(look, changes) {
-  const { view, range, measure, measures, filters, time, isLive } = { ...look, ...changes };
+  const { view, range, measure, measures, filters, time, isLive, isAlone } = { ...look, ...changes };
   const query = new URLSearchParams({ view });
   if (time) query.set('range', range.name);
   if (measure !== measures[0]) query.set('measure', measure.name);
@@ -45,11 +48,12 @@ function address(look, changes) {
     for (const value of values) query.append(...(value === null ? ['null', key] : [inAddress(key), value]));
   }
   if (isLive) query.set('live', 'on');
+  if (isAlone) query.set('usual', 'off');
   return href(['explore'], query);
 }
 
-/** How often what is looked at is asked for again, if it is. */
-const pace = (look) => ({ every: look.isLive ? LATER : undefined });
+/** Whether there are weeks before to look at. */
+const hasUsual = ({ step = 'day' }) => step !== 'day';
 
 const ABOUT = `Choose a view. A time of it becomes a line, its other keys become rankings; click a value to look
 at that alone.`;
@@ -64,7 +68,7 @@ export function Explore({ query }) {
         const views = list.filter((r) => r.kind === 'view');
         if (views.length === 0) return html`<${NoViews} />`;
         const view = name === null ? best(views) : views.find((v) => v.name === name);
-        if (!view) return html`<${NoSuchView} name=${name} />`;
+        if (!view) return html`<${Absent} kind="view" name=${name} to="explore" />`;
         const look = chosen(query, view);
         return html`
           <${Controls} look=${look} views=${views} />
@@ -73,27 +77,16 @@ export function Explore({ query }) {
     <//>`;
 }
 
-const NoSuchView = ({ name }) => html`
-  <${Empty}>
-    <p>There is no view <code>${name}</code> that you may read. <${Link} to=${['explore']}>See another<//>.</p>
-  <//>`;
-
 /** The view to begin with: one that has a time. */
 const best = (views) => views.find((v) => explorable(v).time !== null) ?? views[0];
 
 function Controls({ look, views }) {
-  const id = useId('view');
   const filters = Object.entries(look.filters);
   const turnTo = (view) => go(href(['explore'], { view, range: look.time ? look.range.name : null }));
   const without = (key) => Object.fromEntries(filters.filter(([name]) => name !== key));
   return html`
     <div class="controls">
-      <div class="choice">
-        <label for=${id}>View</label>
-        <select id=${id} value=${look.view} onChange=${(event) => turnTo(event.target.value)}>
-          ${views.map((v) => html`<option value=${v.name}>${v.name}</option>`)}
-        </select>
-      </div>
+      <${Choice} says="View" chosen=${look.view} options=${views.map((v) => [v.name, v.name])} choose=${turnTo} isOne />
       ${look.time && html`
         <div class="choice" role="group" aria-label="How far back">
           <span class="label" aria-hidden="true">How far back</span>
@@ -107,7 +100,9 @@ function Controls({ look, views }) {
         <span class="buttons">${look.measures.map((measure) => html`
           <${Toggle} isOn=${measure === look.measure} to=${address(look, { measure })}>${measure.says}<//>`)}</span>
       </div>
-      <div class="choice">
+      <div class="buttons">
+        ${hasUsual(look.range) && html`
+          <${Toggle} isOn=${!look.isAlone} to=${address(look, { isAlone: !look.isAlone })}>Beside the usual<//>`}
         <${Toggle} isOn=${look.isLive} to=${address(look, { isLive: !look.isLive })}>Again every 15 s<//>
       </div>
     </div>
@@ -123,22 +118,18 @@ function Controls({ look, views }) {
       </p>`}`;
 }
 
-/** A button that is on or off, and leads to an address. */
-const Toggle = ({ isOn, to, children, ...rest }) => html`
-  <button type="button" aria-pressed=${isOn} onClick=${() => go(to)} ...${rest}>${children}</button>`;
-
 const shownName = (value) => (value === null ? 'NULL' : value === '' ? 'empty text' : text(value));
 
 /**
  * Asks by the first of a measure's functions that the server takes: where values don't add up, `sum` is
  * refused and `combine` is not.
  */
-async function measured(look, write, signal) {
+async function measured(look, write, key, signal) {
   const { functions } = look.measure;
   for (const [nth, how] of functions.entries()) {
-    const asked = write(how);
+    const asked = write(look, how, key);
     try {
-      return { found: await rows(asked.sql, { parameters: asked.parameters, signal }), asked, how, of: look };
+      return { found: await rows(asked, { signal }), asked, of: look };
     } catch (error) {
       const isRefused = error instanceof Refusal && error.status < 500 && ![401, 403, 429].includes(error.status);
       if (!isRefused || nth === functions.length - 1) throw error;
@@ -147,31 +138,29 @@ async function measured(look, write, signal) {
   return undefined;
 }
 
-function Look({ look }) {
+/** What is looked at by a statement that `write(look, how, key)` gives; nothing without. */
+function useMeasured(look, write, key) {
   // The address says all of it, so it tells when to ask again.
   const place = address(look, {});
-  return html`
-    <${Total} look=${look} place=${place} />
-    ${look.time && html`<${Series} look=${look} place=${place} />`}
-    <div class="rankings">
-      ${look.keys.map(({ name }) => html`<${Ranking} key=${name} look=${look} of=${name} place=${place} />`)}
-    </div>
-    ${(!look.time || look.keys.length === 0) && html`<${Sample} look=${look} place=${place} />`}`;
+  const load = async (signal) => (write ? measured(look, write, key, signal) : {});
+  return useLoad(load, [place], { every: look.isLive ? LATER : undefined });
 }
 
-const InSql = ({ load }) => html`
-  <div class="actions">
-    <button type="button" class="small" onClick=${load.again} disabled=${load.isLoading}>Look again</button>
-    ${load.value?.asked && html`<a class="small" href=${href(['sql'], { q: load.value.asked.text })}>SQL</a>`}
-  </div>`;
+const Look = ({ look }) => html`
+  <${Total} look=${look} />
+  ${look.time && html`<${Series} look=${look} />`}
+  <div class="rankings">
+    ${look.keys.map(({ name }) => html`<${Ranking} key=${name} look=${look} of=${name} />`)}
+  </div>
+  ${(!look.time || look.keys.length === 0) && html`<${Sample} look=${look} />`}`;
 
-function Total({ look, place }) {
-  const load = useLoad((signal) => measured(look, (how) => total(look, how), signal), [place], pace(look));
+function Total({ look }) {
+  const load = useMeasured(look, total);
   return html`
-    <${Part} title="Total" load=${load} actions=${html`<${InSql} load=${load} />`}>
-      ${({ found: [row], how, of }) => html`
+    <${Part} title="Total" load=${load} sql=${load.value?.asked.text ?? null}>
+      ${({ found: [row], of }) => html`
         <p class="total">
-          <strong>${number(row?.amount ?? (how === 'avg' ? null : 0))}</strong>
+          <strong>${number(row?.amount ?? (of.measure.isNought ? 0 : null))}</strong>
           ${' '}${of.measure.says}${of.time && html`<span class="soft">, ${of.range.says}</span>`}
         </p>
         ${look.time && row?.newest == null && html`<${Nothing} look=${look} />`}`}
@@ -181,8 +170,7 @@ function Total({ look, place }) {
 /** Says where there is something. */
 function Nothing({ look }) {
   const all = RANGES.at(-1);
-  const everything = { ...look, range: all };
-  const load = useLoad((signal) => measured(look, (how) => total(everything, how), signal), [address(everything, {})]);
+  const load = useMeasured({ ...look, range: all }, total);
   const newest = load.value?.found[0]?.newest;
   if (load.value === undefined) return null;
   if (newest != null) {
@@ -197,11 +185,12 @@ function Nothing({ look }) {
   return html`<${Empty}><p>Nothing is there yet. It comes with the facts of ${topic}.</p><//>`;
 }
 
-const plain = (value) => (value == null ? null : Number(value));
+/** Rows as `[seconds since 1970, amount]`. */
+const amounts = (found) => found.filter((row) => row.at !== null).map((row) => [instant(row.at) / 1000, plain(row.amount)]);
 
 /** The points of a line. Steps that nothing is said of are nought where amounts add up. */
 export function points(found, isNought) {
-  const known = found.filter((row) => row.at !== null).map((row) => [instant(row.at) / 1000, plain(row.amount)]);
+  const known = amounts(found);
   let step = Infinity;
   for (let nth = 1; nth < known.length; nth += 1) step = Math.min(step, known[nth][0] - known[nth - 1][0]);
   const at = [];
@@ -217,35 +206,89 @@ export function points(found, isNought) {
   return { at, values };
 }
 
-function Series({ look, place }) {
-  const load = useLoad((signal) => measured(look, (how) => series(look, how), signal), [place], pace(look));
+const WEEK = 7 * 86_400;
+
+/**
+ * The points of a line beside the same of the weeks before: of each step that has ended the least and the most of
+ * them, `low` and `high`; how many `weeks` they are at most; and how the line is to their mean, `than`, which is null
+ * where they can't be compared. Of weeks before the first of all rows nothing is known.
+ */
+export function besideUsual(found, before, isNought, isDaily) {
+  const own = new Map(amounts(found));
+  const former = amounts(before);
+  const until = instant(before[0].until) / 1000;
+  const weeks = WEEKS.map(() => new Map());
+  for (const [at, amount] of former) {
+    const nth = Math.ceil((until - at) / WEEK) - 2;
+    weeks[nth].set(at + WEEKS[nth] * WEEK, amount);
+  }
+  const places = weeks.flatMap((week) => [...week.keys()]);
+  const known = [...new Set([...own.keys(), ...places])].sort((a, b) => a - b);
+  // Rows of a view may be further apart than the steps.
+  const width = isDaily ? WEEK / 7 : Math.min(...known.slice(1).map((at, nth) => at - known[nth]));
+  const hasEnded = (at) => at + width <= until;
+  const amount = (line, at, isKnown) => (line.has(at) ? line.get(at) : isKnown && isNought ? 0 : null);
+  const drawn = known.filter((at) => own.has(at) || hasEnded(at));
+  const { at, values } = points(drawn.map((each) => ({ at: each * 1000, amount: amount(own, each, true) })), isNought);
+  const first = Math.min(...places);
+  const usual = at.map((each) => (each < first || !hasEnded(each) ? [] : weeks
+    .map((week, nth) => amount(week, each, each - WEEKS[nth] * WEEK >= former[0][0])).filter((value) => value !== null)));
+  let now = 0;
+  let mean = null;
+  usual.forEach((all, nth) => {
+    if (all.length === 0 || values[nth] === null) return;
+    now += values[nth];
+    mean += all.reduce((a, b) => a + b) / all.length;
+  });
+  const of = (tell) => usual.map((all) => (all.length ? tell(...all) : null));
+  return { at, values, low: of(Math.min), high: of(Math.max), weeks: Math.max(...usual.map((all) => all.length)), than: compared(now, mean) };
+}
+
+function Series({ look }) {
+  const load = useMeasured(look, series);
+  const past = useMeasured(look, hasUsual(look.range) && !look.isAlone && formerly);
   return html`
-    <${Part} title=${`${look.measure.says} by ${look.range.step}, ${look.range.says}`} load=${load}
-      actions=${html`<${InSql} load=${load} />`}>
-      ${({ found, how, of }) => html`<${Line} look=${of} found=${found} how=${how} />`}
+    <${Part} title=${`${look.measure.says} by ${look.range.step}, ${look.range.says}`} load=${load} sql=${load.value?.asked.text ?? null}>
+      ${({ found, of }) => html`<${Line} look=${of} found=${found} past=${past} isFormer=${load.isFormer || past.isFormer} />`}
     <//>`;
 }
 
-function Line({ look, found, how }) {
+function Line({ look, found, past, isFormer }) {
+  const before = isFormer ? undefined : past.value?.found;
   const data = useMemo(() => {
-    const { at, values } = points(found, how !== 'avg');
-    return { at, lines: [{ name: look.measure.says, values }] };
-  }, [found]);
+    const { says, isNought } = look.measure;
+    const drawn = before?.length ? besideUsual(found, before, isNought, look.isDaily) : points(found, isNought);
+    const { at, values, low, high } = drawn;
+    const band = low ? [{ name: 'usual from', values: low, isUsual: true }, { name: 'usual to', values: high, isUsual: true }] : [];
+    return { ...drawn, at, lines: [{ name: says, values }, ...band] };
+  }, [found, before]);
   const isByDay = look.range.step === 'day';
-  if (data.at.length === 0) return html`<p class="soft">Nothing in this time.</p>`;
-  return html`
+  const chart = data.at.length === 0 ? html`<p class="soft">Nothing in this time.</p>` : html`
     <${TimeChart} title=${`${look.measure.says}, ${look.range.says}`} isTitleHidden isByDay=${isByDay}
       at=${data.at} lines=${data.lines}>
-      <span class="soft">
-        ${counted(data.at.length, 'point', 'points')}; ${isByDay ? 'days are those of UTC' : `times are in ${zoneName()}`}
-      </span>
+      <span class="soft">${counted(data.at.length, 'point', 'points')}</span>
     <//>`;
+  return html`
+    <${Loaded} load=${past} what=${null}>
+      ${({ asked }) => asked && html`<p class="loading">${!isFormer && html`<${Than} ...${data} step=${look.range.step} />`}</p>`}
+    <//>
+    ${chart}`;
 }
 
-function Ranking({ look, of, place }) {
-  const load = useLoad((signal) => measured(look, (how) => ranking(look, how, of), signal), [place], pace(look));
+/** How now is to the usual, in words. */
+function Than({ than, weeks = 0, step }) {
+  if (!than) return html`<span class="soft">Nothing of the weeks before to compare with yet.</span>`;
+  const percent = Math.abs(than.percent);
+  const says = than.is === 'same' ? 'As usual' : `${number(percent, percent < 10 ? 1 : 0)} % ${than.is === 'more' ? 'above' : 'below'} the usual`;
   return html`
-    <${Part} title=${of} load=${load} class="ranking" actions=${html`<${InSql} load=${load} />`}>
+    <strong>${says}</strong><span class="soft">, the mean of the same ${step}s in ${weeks} of the 4 weeks before, as far as
+    they have ended. Weeks are 7 × 24 hours of UTC.</span>`;
+}
+
+function Ranking({ look, of }) {
+  const load = useMeasured(look, ranking, of);
+  return html`
+    <${Part} title=${of} load=${load} class="ranking" sql=${load.value?.asked.text ?? null}>
       ${({ found }) => html`<${Ranks} look=${look} of=${of} found=${found} />`}
     <//>`;
 }
@@ -272,21 +315,24 @@ function Ranks({ look, of, found }) {
             <${Toggle} class="rank" isOn=${isChosen} to=${address(look, toggled(value))} title=${shownName(value)}>
               <span class="rank-bar" style=${{ width: `${share * 100}%` }} aria-hidden="true"></span>
               <span class="rank-name">${isChosen && html`<span aria-hidden="true">✓ </span>`}<${Value} of=${name ?? null} /></span>
-              <span class="rank-amount">${amount === undefined ? '' : number(amount instanceof Exact ? amount : plain(amount))}</span>
+              <span class="rank-amount">${amount === undefined ? '' : shown(amount)}</span>
             <//>
           </li>`;
       })}
     </ol>`;
 }
 
-function Sample({ look, place }) {
-  const load = useLoad(async (signal) => {
-    const asked = sample(look);
-    return { found: await rows(asked.sql, { parameters: asked.parameters, signal }), asked };
-  }, [place]);
+/** The rows themselves, the newest first where they have a time. */
+export function Sample({ look }) {
+  const { view, topic, time, columns } = look;
+  const asked = sample(look);
+  const load = useLoad((signal) => rows(asked, { signal }), [asked.text]);
   return html`
-    <${Part} title="Rows" load=${load} actions=${html`<${InSql} load=${load} />`}>
-      ${({ found }) => html`
-        <${Rows} caption=${`Rows of ${look.view}`} rows=${found} names=${look.columns} empty=${html`<p>No rows.</p>`} />`}
+    <${Part} title="Rows" load=${load} sql=${asked.text}>
+      ${(found) => html`
+        ${found.length > 0 && html`
+          <p class="soft">${counted(found.length, 'row', 'rows')}${time && ', the newest first'}. Times are in ${zoneName()}.</p>`}
+        <${Rows} caption=${`Rows of ${view}`} rows=${found} names=${columns}
+          empty=${html`<p>No rows. They come with the facts of <${Link} to=${['topics', topic]}>${topic}<//>.</p>`} />`}
     <//>`;
 }

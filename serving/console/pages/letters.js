@@ -12,7 +12,6 @@ import { begin } from '../operations.js';
 import { change } from '../router.js';
 import { statement } from '../statement.js';
 import { mayIngest, useWho } from '../who.js';
-import { Actions } from './topics.js';
 
 const SHOWN = 50;
 
@@ -43,7 +42,7 @@ export function DeadLetters({ name, query, onEnd }) {
     const narrowed = reason === null ? '' : ` AND reason = ${value(reason)}`;
     return `SELECT *\nFROM dead_letters\nWHERE topic = ${value(name)}${narrowed}\nORDER BY received_at DESC\nLIMIT ${SHOWN}`;
   });
-  const load = useLoad((signal) => rows(asked.sql, { parameters: asked.parameters, signal }), [asked.text]);
+  const load = useLoad((signal) => rows(asked, { signal }), [asked.text]);
   const reasons = useLoad((signal) => askReasons(name, signal), [name]);
   const written = () => {
     load.again();
@@ -51,7 +50,7 @@ export function DeadLetters({ name, query, onEnd }) {
     onEnd();
   };
   return html`
-    <${Part} title="Dead letters" name="dead-letters" load=${load} actions=${html`<${Actions} load=${load} sql=${asked.text} />`}>
+    <${Part} title="Dead letters" name="dead-letters" load=${load} sql=${asked.text}>
       ${(letters) => html`
         ${(reasons.value?.length > 1 || reason !== null) && html`<${Reasons} all=${reasons.value ?? []} chosen=${reason} />`}
         ${letters.length === 0
@@ -63,13 +62,13 @@ export function DeadLetters({ name, query, onEnd }) {
 
 /** The reasons of those that were not retried, the most frequent first. */
 function askReasons(topic, signal) {
-  const { sql, parameters } = statement((value) => `SELECT reason, count(*) AS letters
+  const asked = statement((value) => `SELECT reason, count(*) AS letters
 FROM dead_letters
 WHERE topic = ${value(topic)} AND retried_at IS NULL
 GROUP BY reason
 ORDER BY letters DESC, reason
 LIMIT 100`);
-  return rows(sql, { parameters, signal });
+  return rows(asked, { signal });
 }
 
 const None = ({ isNarrowed }) => html`

@@ -5,7 +5,7 @@ import { connection, plan, ready, rows, status } from '../api.js';
 import { attention } from '../attention.js';
 import { Heading, Link, Loaded, Mark, NoTopics, NoViews, Part, Prose, Said, Spark, Split } from '../components/parts.js';
 import { ago, counted, number, short, time } from '../format.js';
-import { freshness, noteHeads, placesUpTo, rate, rates } from '../freshness.js';
+import { freshness, placesUpTo, rate, rates } from '../freshness.js';
 import { LATER, SOON, useLoad, useNow } from '../load.js';
 import { useStore } from '../store.js';
 import { useWho } from '../who.js';
@@ -16,7 +16,7 @@ WHERE job = 'verify' ORDER BY ended_at DESC LIMIT 1`;
 export function Now() {
   const isReady = useLoad(ready, [], { every: SOON });
   const state = useLoad(status, [], { every: SOON });
-  const fresh = useLoad(loadFreshness, [], { every: SOON });
+  const fresh = useLoad(freshness, [], { every: SOON });
   const checks = useLoad((signal) => rows(LAST_CHECKS, { signal }), [], { every: LATER });
   const acts = useActs();
   const items = useMemo(
@@ -71,12 +71,6 @@ const silence = {
   why: 'it does not answer: it has ended, or the way to it is cut. Its log says why it ended; `anabranch up` starts '
     + 'it again, and nothing that was acknowledged is lost',
 };
-
-async function loadFreshness(signal) {
-  const all = await freshness(signal);
-  noteHeads(all);
-  return all;
-}
 
 function Attention({ items, ready: known, state }) {
   const notes = items.filter((item) => item.level === 'note');

@@ -1,15 +1,17 @@
 // SQL: a statement, its answer as a grid and as a chart, what it was asked before.
 
 import { html, useEffect, useMemo, useRef, useState } from '../vendor/preact-htm.module.js';
-import { Refusal, answer, csv, relations, replay } from '../api.js';
+import { answer, csv, relations, replay } from '../api.js';
+import { plain } from '../boards.js';
 import { MOST_LINES, TimeChart } from '../components/chart.js';
-import { Editor, RUN_KEYS } from '../components/editor.js';
+import { Editor, RUN_KEYS, replace } from '../components/editor.js';
 import { Grid } from '../components/grid.js';
-import { Code, Copy, Empty, Heading, Loaded, Mark, Prose, Time, useId } from '../components/parts.js';
+import { Choice, Code, Copy, Empty, Heading, Loaded, Mark, Prose, Said, Since, Time, useId } from '../components/parts.js';
+import { isNumeric } from '../components/table.js';
 import { Tabs } from '../components/tabs.js';
 import { counted, instant, isDate, isTimestamp, number, span, text, time, zone, zoneName } from '../format.js';
 import { Exact } from '../json.js';
-import { useLoad, useNow } from '../load.js';
+import { useLoad } from '../load.js';
 import { change } from '../router.js';
 import { relation, shortName } from '../statement.js';
 import { forThisBrowser, keep, kept, useStore } from '../store.js';
@@ -111,16 +113,11 @@ function RunSays({ run }) {
   if (!run) return null;
   if (run.isRunning) {
     const soFar = run.rows > 0 && `, ${counted(run.rows, 'row', 'rows')} so far`;
-    return html`Running … <span aria-hidden="true"><${Clock} since=${run.begunAt} />${soFar}</span>`;
+    return html`Running … <span aria-hidden="true"><${Since} at=${run.begunAt} />${soFar}</span>`;
   }
   if (run.isCancelled) return 'Cancelled.';
   if (run.error) return 'It failed.';
   return `${run.result.hasMore ? 'The first ' : ''}${counted(run.rows, 'row', 'rows')} in ${span(run.result.tookMs / 1000)}.`;
-}
-
-function Clock({ since }) {
-  const now = useNow();
-  return span(Math.max(0, Math.floor((now - since) / 1000)));
 }
 
 function readHistory() {
@@ -144,41 +141,23 @@ function forgetAll() {
   return [];
 }
 
-/** What is wrong, with the line and a caret below the place. */
+/** What is wrong, with its place as the daemon draws it. */
 function SqlProblem({ run: { error, statement }, box, draft }) {
-  const isPlaced = error instanceof Refusal && error.line > 0;
-  const lines = statement.split('\n');
-  const line = isPlaced ? lines[error.line - 1] : undefined;
-  // The daemon draws the place below what it says.
-  const [said, ...below] = isPlaced ? error.message.split('\n') : [error.message];
-  const drawn = below.filter((text, nth) => nth > 0 || text.trim() !== '|');
+  const { line, column } = error;
   const goThere = () => {
-    const before = lines.slice(0, error.line - 1).reduce((sum, l) => sum + l.length + 1, 0);
-    const at = before + [...(line ?? '')].slice(0, (error.column ?? 1) - 1).join('').length;
+    const lines = statement.split('\n').slice(0, line);
+    const before = [...lines.pop()].slice(0, (column ?? 1) - 1);
+    const at = [...lines, before.join('')].join('\n').length;
     box.current.focus();
     box.current.setSelectionRange(at, at);
   };
   return html`
     <div class="problem" role="alert">
-      <p><${Mark} level="red" /> <${Prose} text=${said} /></p>
-      ${line !== undefined && html`
-        <${Code} label="The place in the statement" text=${drawn.join('\n') || excerpt(line, error.line, error.column)} />
-        ${statement === draft && html`
-          <button type="button" class="small" onClick=${goThere}>
-            Go to line ${error.line}, column ${error.column ?? 1}
-          </button>`}`}
+      <${Said} text=${error.message} label="The place in the statement"><${Mark} level="red" /> <//>
+      ${line > 0 && statement === draft && html`
+        <button type="button" class="small" onClick=${goThere}>Go to line ${line}, column ${column ?? 1}</button>`}
     </div>`;
 }
-
-/** A line of a statement and a caret under a column of it, which are counted from 1. */
-export function excerpt(line, nth, column) {
-  const head = `${nth} | `;
-  if (!column) return head + line;
-  const before = [...line].slice(0, column - 1).map((c) => (c === '\t' ? '\t' : ' ')).join('');
-  return `${head}${line}\n${' '.repeat(String(nth).length)} | ${before}^`;
-}
-
-const isNumeric = (value) => typeof value === 'number' || value instanceof Exact;
 
 /** Of each column whether all that is seen of it are times, or numbers. */
 function kindsOf({ columns, rows }) {
@@ -211,7 +190,7 @@ function Answer({ run: { result } }) {
           ? html`<${ResultGrid} result=${result} kinds=${kinds} />`
           : html`<${ResultChart} result=${result} kinds=${kinds} />`)}
       <//>
-      <${Said} result=${result} />
+      <${Sources} result=${result} />
     </section>`;
 }
 
@@ -253,11 +232,9 @@ function ResultChart({ result, kinds }) {
   const of = (kind) => kinds.flatMap((k, nth) => (k === kind ? [nth] : []));
   const [timeAt, setTimeAt] = useState(of('time')[0]);
   const [values, setValues] = useState(of('number').slice(0, 1));
-  const id = useId('chart-by');
   const { data, isCut } = useMemo(() => {
     const usable = result.rows.filter((row) => row[timeAt] != null).slice(0, MOST_POINTS);
     const sorted = usable.map((row) => [instant(row[timeAt]) / 1000, row]).sort((a, b) => a[0] - b[0]);
-    const plain = (value) => (value == null ? null : Number(value));
     const lines = values.map((nth) => ({ name: result.columns[nth], values: sorted.map(([, row]) => plain(row[nth])) }));
     return { data: { at: sorted.map(([at]) => at), lines }, isCut: result.rows.length > MOST_POINTS };
   }, [result, timeAt, values]);
@@ -265,10 +242,8 @@ function ResultChart({ result, kinds }) {
   const toggle = (nth) => setValues((before) => (before.includes(nth) ? before.filter((v) => v !== nth) : [...before, nth]));
   return html`
     <div class="controls">
-      <div class="choice"><label for=${id}>Time</label>
-        <select id=${id} value=${timeAt} onChange=${(event) => setTimeAt(Number(event.target.value))}>
-          ${of('time').map((nth) => html`<option value=${nth}>${result.columns[nth]}</option>`)}
-        </select></div>
+      <${Choice} says="Time" chosen=${timeAt} options=${of('time').map((nth) => [nth, result.columns[nth]])}
+        choose=${(nth) => setTimeAt(Number(nth))} isOne />
       <fieldset class="choice"><legend>Lines</legend>
         ${of('number').slice(0, 40).map((nth) => html`
           <label class="check"><input type="checkbox" checked=${values.includes(nth)} onChange=${() => toggle(nth)}
@@ -279,13 +254,11 @@ function ResultChart({ result, kinds }) {
     ${values.length === 0
       ? html`<p class="soft">Choose a line.</p>`
       : html`
-        <${TimeChart} title=${`By ${result.columns[timeAt]}`} isByDay=${isByDay} at=${data.at} lines=${data.lines}>
-          ${!isByDay && html`<span class="soft">times are in ${zoneName()}</span>`}
-        <//>`}`;
+        <${TimeChart} title=${`By ${result.columns[timeAt]}`} isByDay=${isByDay} at=${data.at} lines=${data.lines} />`}`;
 }
 
 /** What the daemon says of the answer. */
-const Said = ({ result }) => html`
+const Sources = ({ result }) => html`
   <dl class="pairs said">
     <dt>Asked</dt><dd><${Time} at=${result.readAt} /> ${zoneName()}</dd>
     ${result.freshness && html`<dt>Seen up to</dt><dd><code>${result.freshness}</code></dd>`}
@@ -335,10 +308,7 @@ function Download({ statement }) {
 
 function insert(area, name) {
   area.focus();
-  if (!document.execCommand('insertText', false, name)) {
-    area.setRangeText(name, area.selectionStart, area.selectionEnd, 'end');
-    area.dispatchEvent(new InputEvent('input', { bubbles: true }));
-  }
+  replace(area, area.selectionStart, area.selectionEnd, name);
 }
 
 /** What can be asked: relations and their columns, with a search. */

@@ -4,17 +4,17 @@ import { html } from '../vendor/preact-htm.module.js';
 import { ready, relations, rows, status } from '../api.js';
 import { Act } from '../components/act.js';
 import { Begun } from '../components/operation.js';
-import { Code, Copy, Empty, Heading, Link, NoViews, Part, Said, Split, Stat } from '../components/parts.js';
-import { Rows, Table } from '../components/table.js';
-import { ago, bytes, counted, number, zoneName } from '../format.js';
+import { Absent, Code, Copy, Empty, Heading, Link, NoViews, Part, Said, Split, Stat } from '../components/parts.js';
+import { Table } from '../components/table.js';
+import { ago, bytes, counted, number } from '../format.js';
 import { freshness, placesUpTo } from '../freshness.js';
 import { LATER, SOON, useLoad } from '../load.js';
 import { href } from '../router.js';
-import { explorable, sample, shortName, statement } from '../statement.js';
+import { shortName, statement } from '../statement.js';
 import { useWho } from '../who.js';
 import { Changes, usePlan } from './changes.js';
+import { Sample, chosen } from './explore.js';
 import { JobTable } from './jobs.js';
-import { Actions } from './topics.js';
 
 export const Views = ({ name, query }) =>
   (name === undefined ? html`<${List} query=${query} />` : html`<${View} name=${name} query=${query} />`);
@@ -86,11 +86,13 @@ function View({ name, query }) {
     <${Part} title="SQL" load=${all} actions=${view?.sql && html`<div class="actions"><${Copy} text=${view.sql} /></div>`}>
       ${() => (view ? html`
         ${view.topic && html`<p class="soft">Made from the topic <${Link} to=${['topics', view.topic]}>${view.topic}<//>.</p>`}
-        <${Code} text=${view.sql ?? ''} label="SQL of the view" />` : html`<${Absent} name=${name} isUnusable=${Boolean(why)} />`)}
+        <${Code} text=${view.sql ?? ''} label="SQL of the view" />` : why
+        ? html`<${Empty}><p>Mend its SQL in the project; it is taken as soon as it can be used.</p><//>`
+        : html`<${Absent} kind="view" name=${name} />`)}
     <//>
     ${view && html`
       <${Part} title="Columns"><${Columns} view=${view} /><//>
-      <${Sample} view=${view} />
+      <${Sample} look=${chosen(new URLSearchParams('range=all'), view)} />
       <${JobsOf} name=${name} />`}`;
 }
 
@@ -142,16 +144,6 @@ function Buttons({ view, live, hasCandidate, hasPrevious, again }) {
       </p>`}`;
 }
 
-const Absent = ({ name, isUnusable }) => html`
-  <${Empty}>
-    <p>
-      ${isUnusable
-        ? 'Mend its SQL in the project; it is taken as soon as it can be used.'
-        : html`There is no view <code>${name}</code> that you may read.`}
-      ${' '}<${Link} to=${['views']}>See those that there are<//>.
-    </p>
-  <//>`;
-
 function How({ name }) {
   const fresh = useLoad(freshness, [], { every: SOON });
   const state = useLoad(status, [], { every: SOON });
@@ -196,28 +188,12 @@ function Columns({ view }) {
   return html`<${Table} caption="Columns" columns=${columns} rows=${view.columns} />`;
 }
 
-function Sample({ view }) {
-  const { time } = explorable(view);
-  const asked = sample({ view: view.name, time, range: {}, filters: {} });
-  const load = useLoad((signal) => rows(asked.sql, { parameters: asked.parameters, signal }), [asked.sql]);
-  return html`
-    <${Part} title="Rows" load=${load} actions=${html`<${Actions} load=${load} sql=${asked.text} />`}>
-      ${(found) => html`
-        ${found.length > 0 && html`
-          <p class="soft">
-            ${counted(found.length, 'row', 'rows')}${time && ', the newest first'}. Times are in ${zoneName()}.
-          </p>`}
-        <${Rows} caption=${`Rows of ${view.name}`} rows=${found} names=${view.columns.map((c) => c.name)}
-          empty=${html`<p>No rows yet. They come with the facts of <${Link} to=${['topics', view.topic]}>${view.topic}<//>.</p>`} />`}
-    <//>`;
-}
-
 const noJobs = html`
   <p>No job of it has ended yet. A scheduler runs them; so does <code>anabranch batch refresh</code>.</p>`;
 
 function JobsOf({ name }) {
   const asked = statement((value) => `SELECT *\nFROM jobs\nWHERE view = ${value(name)}\nORDER BY ended_at DESC\nLIMIT 20`);
-  const load = useLoad((signal) => rows(asked.sql, { parameters: asked.parameters, signal }), [name], { every: LATER });
+  const load = useLoad((signal) => rows(asked, { signal }), [name], { every: LATER });
   return html`
     <${Part} title="Jobs" load=${load}
       actions=${html`<div class="actions"><a class="small" href=${href(['jobs'], { view: name })}>All its jobs</a></div>`}>

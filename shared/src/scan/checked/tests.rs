@@ -15,7 +15,7 @@ use datafusion::physical_plan::execute_stream;
 use futures::TryStreamExt;
 
 use super::*;
-use crate::ErrorKind;
+use crate::{ErrorKind, RequestKind};
 use crate::scan::scan_files;
 use crate::table::Commit;
 use crate::table::parquet::{encode_parquet, read_file};
@@ -81,13 +81,22 @@ impl World {
 
     /// The sum of the ids of the rows that a scan gives, and how many they are.
     async fn scan(&self, columns: &[usize], from: Option<i64>) -> crate::Result<(i64, usize)> {
+        self.scan_with(Arc::default(), columns, from).await
+    }
+
+    /// The same by an engine that may have read the file before.
+    async fn scan_with(
+        &self,
+        runtime: Arc<RuntimeEnv>,
+        columns: &[usize],
+        from: Option<i64>,
+    ) -> crate::Result<(i64, usize)> {
         let predicate = from.map(|from| {
             let id: Arc<dyn PhysicalExpr> = Arc::new(Column::new("id", 0));
             Arc::new(BinaryExpr::new(id, Operator::GtEq, lit(from))) as Arc<dyn PhysicalExpr>
         });
         let root = self.table.root();
         let files = [self.add.clone()];
-        let runtime = Arc::new(RuntimeEnv::default());
         self.storage.register(&runtime)?;
         let scan = scan_files(
             &Storage::engine_source(&runtime)?,
@@ -213,4 +222,38 @@ async fn a_replaced_file_is_asked_for_again() {
     ] {
         assert_eq!(error.kind(), ErrorKind::Unavailable, "{error}");
     }
+}
+
+/// An engine that is asked for some rows reads a file's end once, whatever it has read of others.
+#[tokio::test]
+async fn a_files_end_is_kept_for_those_who_ask_for_some_rows() {
+    let world = world(0).await;
+    let (id, all) = (&[0][..], &[0, 1][..]);
+    let runtime: Arc<RuntimeEnv> = Arc::default();
+    let kept = || runtime.cache_manager.get_file_metadata_cache().len();
+    let before = || world.storage.requests().of(RequestKind::Get);
+    let right = world.scan(id, Some(200_000)).await.unwrap();
+    world.scan_with(runtime.clone(), all, None).await.unwrap();
+    assert_eq!(kept(), 0, "of a file that is read as a whole");
+
+    let mut asked = Vec::new();
+    for _ in 0..3 {
+        let begun = before();
+        let found = world.scan_with(runtime.clone(), id, Some(200_000)).await;
+        assert_eq!(found.unwrap(), right);
+        asked.push(before() - begun);
+    }
+    assert_eq!(kept(), 1);
+    assert!(asked[1] < asked[0] && asked[1] == asked[2], "{asked:?}");
+
+    // Another file of the same name and size has an end of its own.
+    let other = self::world(1).await;
+    assert_eq!((&other.add.path, other.add.size), (&world.add.path, world.add.size));
+    let found = other.scan_with(runtime.clone(), id, Some(200_000)).await;
+    assert_eq!(found.unwrap(), other.scan(id, Some(200_000)).await.unwrap());
+    // What is damaged of what was not read before is found as ever.
+    let mut torn = world.body.clone();
+    torn[10] ^= 1;
+    world.write(&torn);
+    assert!(world.scan_with(runtime, all, Some(0)).await.is_err());
 }
