@@ -7,8 +7,8 @@ use std::sync::Arc;
 
 use anabranch_shared::view::{AggregateSplit, StateCodec, identity_states};
 use anabranch_shared::{
-    DeltaPart, Error, LateReads, Result, Storage, ViewPin, count_files, decode_states, scan_files,
-    scan_spilled, split_parts,
+    DeltaPart, Error, FileSource, LateReads, Result, ViewPin, count_files, decode_states,
+    scan_files, scan_spilled, split_parts,
 };
 use arrow::array::RecordBatch;
 use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
@@ -193,7 +193,7 @@ impl MergedLeaf {
         let read: BTreeSet<usize> = projection.iter().copied().chain(filtered).collect();
         let read: Vec<usize> = read.into_iter().collect();
         let stored = filter.filter(|f| stored_alike(f, codec)).cloned();
-        let source = Storage::engine_source(state.runtime_env())?;
+        let source = FileSource::of_engine(state.runtime_env())?;
         let master = scan_files(
             &source,
             &pin.root,

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use anabranch_shared::table::AddFile;
 use anabranch_shared::{
-    FactsFile, LateReads, OFFSET, PARTITION, PlainPin, Ranges, Result, Storage, TopicPin,
+    FactsFile, FileSource, LateReads, OFFSET, PARTITION, PlainPin, Ranges, Result, TopicPin,
     dead_letter_schema, fit_facts, scan_files,
 };
 use arrow::array::RecordBatch;
@@ -127,7 +127,7 @@ impl FilesTable {
         projection: &[usize],
     ) -> Result<Arc<dyn ExecutionPlan>> {
         let partitions = state.config().target_partitions();
-        let source = Storage::engine_source(state.runtime_env())?;
+        let source = FileSource::of_engine(state.runtime_env())?;
         let scan = scan_files(
             &source,
             &self.root,

@@ -15,7 +15,6 @@ use parking_lot::Mutex;
 
 use crate::files::{Files, RealFiles};
 use crate::layout;
-use crate::scan::FileSource;
 use crate::settings::StorageSettings;
 use crate::{Error, Ids, Monotonic, Result, WallClock};
 
@@ -299,10 +298,8 @@ impl Storage {
     }
 
     /// The store that was made known to an engine's environment.
-    /// The files of an engine's store, of which the engine keeps what it has read of their ends.
-    pub fn engine_source(env: &RuntimeEnv) -> Result<FileSource> {
-        let store = env.object_store(Self::engine_url()?)?;
-        Ok(FileSource::new(store).keeping(env.cache_manager.get_file_metadata_cache()))
+    pub fn engine_store(env: &RuntimeEnv) -> Result<Arc<dyn ObjectStore>> {
+        Ok(env.object_store(Self::engine_url()?)?)
     }
 
     /// A storage to read from, of whose store no more is known.

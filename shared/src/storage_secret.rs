@@ -4,7 +4,10 @@
 use object_store::path::Path;
 use sha2::{Digest, Sha256};
 
-use crate::{CreateOutcome, Error, Ids, Result, Storage, layout};
+use crate::{CreateOutcome, Error, ErrorKind, Ids, Result, Storage, layout};
+
+/// How often it is tried to write it, where nothing says whether that went well.
+const TRIES: u32 = 3;
 
 /// What the secret begins with.
 const PREFIX: &str = "abs_";
@@ -51,11 +54,24 @@ impl StorageSecret {
             [Ids::default().fresh(), Ids::default().fresh()].map(|u| u.simple().to_string());
         let text = format!("{PREFIX}{}", random.concat());
         let path = Path::from(layout::DAEMONS_SECRET);
-        match storage.create_for_owner(&path, text.clone()).await? {
-            CreateOutcome::Created => Ok(Self(text)),
-            CreateOutcome::Exists => Self::find(storage).await?.ok_or_else(|| {
-                Error::Conflict(format!("`{path}` was removed meanwhile; try again"))
-            }),
+        let mut tries = 0;
+        loop {
+            tries += 1;
+            match storage.create_for_owner(&path, text.clone()).await {
+                Ok(CreateOutcome::Created) => return Ok(Self(text)),
+                Ok(CreateOutcome::Exists) => {
+                    return Self::find(storage).await?.ok_or_else(|| {
+                        Error::Conflict(format!("`{path}` was removed meanwhile; try again"))
+                    });
+                }
+                // It may be there, or come later: then it is the one, whoever wrote it.
+                Err(e) if e.kind() == ErrorKind::Unavailable && tries < TRIES => {
+                    if let Some(found) = Self::find(storage).await? {
+                        return Ok(found);
+                    }
+                }
+                Err(e) => return Err(e),
+            }
         }
     }
 

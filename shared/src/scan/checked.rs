@@ -17,6 +17,7 @@ use datafusion::datasource::physical_plan::parquet::ParquetFileReaderFactory;
 use datafusion::execution::cache::cache_manager::{
     CachedFileMetadataEntry, FileMetadata, FileMetadataCache,
 };
+use datafusion::execution::runtime_env::RuntimeEnv;
 use datafusion::physical_plan::metrics::ExecutionPlanMetricsSet;
 use futures::FutureExt;
 use futures::future::BoxFuture;
@@ -47,11 +48,12 @@ impl FileSource {
         Self { store, kept: None }
     }
 
-    pub(crate) fn keeping(self, kept: Arc<FileMetadataCache>) -> Self {
-        Self {
-            kept: Some(kept),
-            ..self
-        }
+    /// The files of an engine's store, of which the engine keeps what it has read of their ends.
+    pub fn of_engine(env: &RuntimeEnv) -> crate::Result<Self> {
+        Ok(Self {
+            store: Storage::engine_store(env)?,
+            kept: Some(env.cache_manager.get_file_metadata_cache()),
+        })
     }
 }
 
