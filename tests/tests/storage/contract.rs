@@ -1,7 +1,8 @@
 //! One contract for every kind of storage: a folder, a bucket of the tests' own server, and a bucket of
 //! moto, which somebody else wrote.
 
-use anabranch_shared::{CreateOutcome, Storage};
+use anabranch_shared::{CreateOutcome, Storage, StorageSecret};
+use anabranch_tests::faults::faulty;
 use anabranch_tests::places;
 use anabranch_tests::s3::{BUCKET, bucket_settings, environment};
 use anyhow::ensure;
@@ -196,4 +197,25 @@ async fn a_bucket_on_moto_keeps_the_contract() -> anyhow::Result<()> {
     };
     let server = Server::Moto(moto);
     keeps_the_contract(&bucket(&server)?).await
+}
+
+/// Half of the puts fail, half of these after they were done: a daemon that starts has the secret that
+/// the others have all the same.
+#[tokio::test]
+async fn a_secret_is_made_though_answers_are_lost() -> anyhow::Result<()> {
+    let mut failed = 0;
+    for seed in 0..60 {
+        let dir = places::folder()?;
+        let (storage, faults) = faulty(Storage::folder(dir.path())?);
+        faults.seed(seed);
+        faults.set_percent(50);
+        let Ok(made) = StorageSecret::of(&storage).await else {
+            failed += 1;
+            continue;
+        };
+        let found = StorageSecret::find(&storage).await?;
+        ensure!(found.is_some_and(|f| f.is(made.text())), "seed {seed}");
+    }
+    ensure!(failed < 6, "{failed} of 60 were not made");
+    Ok(())
 }
