@@ -1,8 +1,8 @@
 //! Ranged reads of Parquet files that are checked before they are decoded: what the engine asks for
 //! is widened to the borders of the file's checksums. Files without checksums, such as those of
 //! version 0.1.0, are read as they are. The ends of files that were asked for some of their rows are
-//! kept, decoded, as long as the engine has room for them: a query for few rows would else take
-//! longer over them than over the rows.
+//! kept, decoded, as long as the engine has room for them: queries for few rows would else decode
+//! them again each time.
 
 use std::any::Any;
 use std::ops::Range;
